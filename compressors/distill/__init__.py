@@ -1,0 +1,1 @@
+"""Losses per token, their one reduction, packing and the training loop."""

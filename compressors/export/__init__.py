@@ -1,0 +1,1 @@
+"""ONNX graphs with a KV cache, the runner for them, and parity."""

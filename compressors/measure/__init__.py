@@ -1,0 +1,1 @@
+"""Decode, score, count and time a model, whatever runs it."""

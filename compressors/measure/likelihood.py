@@ -1,0 +1,86 @@
+"""Score text under a model: log-likelihood of continuations, and perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from compressors.measure.runner import CausalRunner
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of one continuation: the sum of its token log-probabilities in nats, its tokens, and whether greedy decoding would give it."""
+
+    logprob_nats: float
+    num_tokens: int
+    is_greedy: bool
+
+
+def continuation_likelihoods(
+    runner: CausalRunner,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[Likelihood]:
+    """Return the likelihood of each continuation given its context, both token ids, the context at least one token.
+
+    Pairs are batched by length, longest first, so that padding is small and the largest batch comes first.
+    """
+    order = sorted(range(len(pairs)), key=lambda index: -(len(pairs[index][0]) + len(pairs[index][1])))
+    results: list[Likelihood | None] = [None] * len(pairs)
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        rows = [[*pairs[index][0], *pairs[index][1]] for index in chunk]
+        input_ids, attention_mask = pad_right([row[:-1] for row in rows], runner.device)
+        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
+        for row, index in enumerate(chunk):
+            context, continuation = pairs[index]
+            first = len(context) - 1
+            scores = logits[row, first : first + len(continuation)].float()
+            results[index] = _likelihood(scores, torch.tensor(list(continuation), device=scores.device))
+        on_scored(len(chunk))
+    return results  # type: ignore[return-value]
+
+
+def perplexity(
+    runner: CausalRunner,
+    token_ids: Sequence[int],
+    *,
+    window: int,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> float:
+    """Return exp(mean negative log-likelihood) over non-overlapping windows; the first token of a window is context only."""
+    chunks = [token_ids[start : start + window] for start in range(0, len(token_ids), window)]
+    pairs = [(chunk[:1], chunk[1:]) for chunk in chunks if len(chunk) > 1]
+    if not pairs:
+        raise ValueError(f"{len(token_ids)} tokens are too few for a perplexity")
+    scored = continuation_likelihoods(runner, pairs, batch_size=batch_size, on_scored=on_scored)
+    return math.exp(-sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored))
+
+
+def pad_right(
+    rows: Sequence[Sequence[int]], device: torch.device
+) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Return (input ids, attention mask) with the padding after the tokens."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(list(row))
+        mask[index, : len(row)] = 1
+    return ids.to(device), mask.to(device)
+
+
+def _likelihood(logits: Float[Tensor, "T V"], targets: Int[Tensor, "T"]) -> Likelihood:
+    logprobs = logits.log_softmax(dim=-1)
+    total = logprobs.gather(-1, targets[:, None]).sum()
+    is_greedy = bool((logits.argmax(dim=-1) == targets).all())
+    return Likelihood(float(total), len(targets), is_greedy)

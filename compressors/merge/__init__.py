@@ -1,0 +1,1 @@
+"""Fold adapters into weights and combine models."""

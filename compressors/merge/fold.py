@@ -1,0 +1,55 @@
+"""Fold a LoRA adapter into the weights it sits on, so that the result is a plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+PREFIX = "base_model.model."
+
+
+def fold_lora(
+    base: Mapping[str, Tensor], adapter: Mapping[str, Tensor], *, scale: float, is_transposed: bool = False
+) -> dict[str, Tensor]:
+    """Return the base weights with W + scale * B A wherever the adapter has a pair (A, B).
+
+    Computed in float32 and rounded once to the base's dtype; never into quantized weights, which ruins them
+    (https://github.com/huggingface/peft/issues/2321). `is_transposed`: the base stores (in, out), as GPT-2's Conv1D does.
+    Raises ValueError for an adapter tensor without a place in the base, or of a shape that does not fit.
+    """
+    folded = dict(base)
+    for name, down in adapter.items():
+        if not name.endswith(".lora_A.weight"):
+            if not name.endswith(".lora_B.weight"):
+                raise ValueError(f"adapter tensor {name!r} is not plain LoRA and cannot be folded")
+            continue
+        up = adapter[name.replace(".lora_A.", ".lora_B.")]
+        target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
+        if target not in base:
+            raise ValueError(f"adapter tensor {name!r} has no place in the base model")
+        weight = base[target]
+        if not weight.is_floating_point():
+            raise ValueError(f"{target} is quantized ({weight.dtype}): fold into the float model it came from")
+        delta = scale * (up.float() @ down.float())
+        delta = delta.T if is_transposed else delta
+        if delta.shape != weight.shape:
+            raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(weight.shape)}")
+        folded[target] = (weight.float() + delta).to(weight.dtype)
+    return folded
+
+
+def check_fold(adapter_logits: Tensor, folded_logits: Tensor, base_logits: Tensor, tolerance: float) -> tuple[float, float]:
+    """Return (max |folded - adapter|, max |folded - base|) in logits.
+
+    Raises ValueError when the fold differs from the adapter by more than `tolerance` of the largest logit, or not at all from the base.
+    """
+    error = float((folded_logits.float() - adapter_logits.float()).abs().max())
+    change = float((folded_logits.float() - base_logits.float()).abs().max())
+    scale = float(adapter_logits.float().abs().max().clamp(min=1.0))
+    if not error <= tolerance * scale:
+        raise ValueError(f"folded logits differ from the adapter's by {error:.3g} (allowed {tolerance * scale:.3g})")
+    if change == 0.0 or torch.equal(folded_logits, base_logits):
+        raise ValueError("folding changed nothing: the adapter is all zero, or was not applied")
+    return error, change

@@ -1,0 +1,1 @@
+"""Find, score and remove decoder blocks."""

@@ -1,0 +1,1 @@
+"""The original model rewrites answers; verifiers decide which rewrite is kept."""

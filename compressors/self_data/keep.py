@@ -1,0 +1,33 @@
+"""The keep-or-fall-back rule: a rewrite that passes its checks replaces the reference answer, else the reference stays."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from compressors.self_data.verifiers import BannedPhrases, Verifier
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The answer to train on, who wrote it, and why."""
+
+    answer: str
+    source: Literal["rewrite", "reference"]
+    reason: str
+
+
+def keep_or_fall_back(
+    rewrite: str, reference: str, choices: Sequence[str], verifier: Verifier, banned: BannedPhrases, is_finished: bool
+) -> Verdict:
+    """Return the rewrite when it ended by itself, says nothing banned and agrees with the reference; else the reference.
+
+    A row is never dropped, so the data set keeps its size and its questions. https://arxiv.org/abs/2410.09982
+    """
+    if not is_finished:
+        return Verdict(reference, "reference", "rewrite cut at the length limit")
+    reason = banned(rewrite, reference, choices) or verifier(rewrite, reference, choices)
+    if reason is not None:
+        return Verdict(reference, "reference", reason)
+    return Verdict(rewrite.strip(), "rewrite", "passed")

@@ -1,0 +1,39 @@
+"""What the original model is asked when it rewrites an answer, and how a chat turn becomes text."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# The reference method's wording: the reference is in the context, the answer must stand on its own.
+# https://arxiv.org/abs/2410.09982, after https://arxiv.org/abs/2402.13669
+REWRITE_TEMPLATE = (
+    "{question}\n\n### Reference Answer:\n{answer}\n\n"
+    "Refer to the reference answer and write your own response to the question above. Keep the final answer the same."
+)
+
+
+def rewrite_question(question: str, answer: str, template: str = REWRITE_TEMPLATE) -> str:
+    """Return the question that shows the reference answer. Raises ValueError when the template names neither."""
+    if "{question}" not in template or "{answer}" not in template:
+        raise ValueError("a rewrite template must contain {question} and {answer}")
+    return template.replace("{question}", question).replace("{answer}", answer)
+
+
+def chat_prompt(tokenizer: Any, question: str) -> list[int]:
+    """Return the token ids of a user turn, up to where the assistant begins to speak.
+
+    With the tokenizer's chat template where it has one, else a plain 'Question/Answer' frame.
+    """
+    if getattr(tokenizer, "chat_template", None):
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True
+        )
+        return tokenizer(text, add_special_tokens=False).input_ids
+    return tokenizer(f"Question: {question}\nAnswer: ").input_ids
+
+
+def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
+    """Return every token that ends an answer: the tokenizer's, and those of the model's generation config."""
+    configured = getattr(generation_config, "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*ids, tokenizer.eos_token_id) if token is not None})

@@ -1,0 +1,1 @@
+"""The DAG: recipes, plans, the Prefect flow (the only home of prefect), the report and the command line."""

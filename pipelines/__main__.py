@@ -1,0 +1,5 @@
+"""`python -m pipelines` is `attar`."""
+
+from pipelines.cli import main
+
+main()

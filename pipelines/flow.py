@@ -1,0 +1,226 @@
+"""The Prefect flow: one flow run a recipe run, one task run a node. The only home of prefect."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from prefect import Task, flow, task
+from prefect.artifacts import (
+    create_link_artifact,
+    create_progress_artifact,
+    create_table_artifact,
+    update_progress_artifact,
+)
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+
+from pipelines.comparison import comparison_rows
+from pipelines.console import RunConsole
+from pipelines.plan import PlannedNode, stage_inputs
+from pipelines.recipe import Node, Recipe
+from pipelines.report import write_report
+from pipelines.resources import ResourcePool
+from registry.artifact import Artifact, DatasetArtifact
+from registry.run_record import NodeRecord, RunRecord, new_run_folder
+from registry.store import Store
+from registry.tracking import Tracker
+from stages.contract import by_slot
+from stages.process import StageFailed, WorkOrder, run_in_process
+from stages.progress import Event, Metric, Progress
+
+logger = logging.getLogger(__name__)
+# Progress in Prefect's UI: each update is a request, and a person looks every few seconds at most.
+PROGRESS_SECONDS = 2.0
+
+
+@dataclass
+class Run:
+    """All that the nodes of one recipe run share."""
+
+    recipe: Recipe
+    home: Path
+    record: RunRecord
+    console: RunConsole
+    tracker: Tracker
+    pool: ResourcePool
+    forced: frozenset[str]
+    plan: Mapping[str, PlannedNode]
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+
+def run_recipe(
+    recipe: Recipe, plan: list[PlannedNode], home: Path, *, forced: frozenset[str], num_workers: int, console: Console
+) -> RunRecord:
+    """Run a planned recipe as a Prefect flow and return its record. Failed nodes are in the record, not raised."""
+    nodes = {
+        node.name: NodeRecord(
+            node.stage.name, node.config.model_dump(mode="json"), {slot: list(names) for slot, names in node.inputs.items()}
+        )
+        for node in recipe.nodes.values()
+    }
+    record = RunRecord(new_run_folder(home, recipe.name), recipe.name, recipe.fingerprint, nodes, recipe.description)
+    record.save()
+    with RunConsole(console) as shown:
+        pool, by_name = ResourcePool(num_workers), {planned.node.name: planned for planned in plan}
+        run = Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
+
+        # Made here, around the run: Prefect would store whatever were passed as a parameter.
+        @flow(
+            name=f"attar-{recipe.name}",
+            flow_run_name=record.id,
+            persist_result=False,
+            task_runner=ThreadPoolTaskRunner(max_workers=len(nodes)),  # a node that waits holds a thread, not a core
+        )
+        def recipe_flow(recipe: str, recipe_hash: str) -> State:
+            return _run_nodes(run)
+
+        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)
+    return record
+
+
+def _run_nodes(run: Run) -> State:
+    started = time.monotonic()
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        run.record.prefect_flow_run_id = str(context.flow_run.id)
+    run_id = run.record.id
+    tags = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
+    run.tracker.start(run_id, tags={**tags, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
+    run.record.mlflow_run_id = run.tracker.run_id
+    run.record.save()
+    futures: dict[str, PrefectFuture[Any]] = {}
+    for node in run.recipe.nodes.values():
+        upstream = [futures[name] for name in sorted(node.upstream)]
+        futures[node.name] = _node_task(run, node).submit(node.stage.name, wait_for=upstream)
+    states = {name: _final_state(future) for name, future in futures.items()}
+    for name in states:
+        if run.record.nodes[name].state == "Pending":
+            run.record.update(name, state="Skipped", cause="a node before it failed")
+            run.console.line(name, "skipped: a node before it failed", "yellow")
+    run.record.seconds = round(time.monotonic() - started, 3)
+    run.record.save()
+    _finish(run)
+    failed = [name for name, node in run.record.nodes.items() if node.state == "Failed"]
+    return Failed(message=f"failed: {', '.join(failed)}") if failed else Completed(message="all nodes done")
+
+
+def _node_task(run: Run, node: Node) -> Task[..., State]:
+    planned = run.plan[node.name]
+
+    @task(name=node.name, task_run_name=node.name, tags={node.stage.name}, cache_policy=NO_CACHE, persist_result=False)
+    def run_node(stage: str) -> State:
+        with run.pool.claim(planned.forecast.peak_memory_bytes, node.stage.is_light) as num_threads:
+            return _run_node(run, node, planned, num_threads)
+
+    return run_node
+
+
+def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> State:
+    started = time.monotonic()
+    inputs = stage_inputs(node, run.artifacts)
+    run.record.update(node.name, state="Running")
+    run.console.node_started(node.name, node.stage.name)
+    run.tracker.start_node(node.name, config=node.config.model_dump(mode="json"), tags={"attar.stage": node.stage.name})
+    for slot, artifacts in by_slot(inputs).items():
+        for artifact in artifacts:
+            if isinstance(artifact, DatasetArtifact):
+                run.tracker.log_input(node.name, slot, artifact)
+    order = WorkOrder(
+        stage=node.stage.name,
+        config=node.config,
+        inputs=inputs,
+        store_root=run.home,
+        num_threads=num_threads,
+        expected_bytes=int(planned.forecast.disk_bytes),
+        is_forced=node.name in run.forced,
+        environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)},
+    )
+    listener = _Listener(run, node.name)
+    try:
+        artifact, is_hit = run_in_process(order, listener)
+    except StageFailed as error:
+        return _node_failed(run, node, error, time.monotonic() - started)
+    return _node_done(run, node, artifact, is_hit, time.monotonic() - started)
+
+
+def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: float) -> State:
+    run.artifacts[node.name] = artifact
+    state = "Cached" if is_hit else "Completed"
+    run.record.update(
+        node.name, state=state, key=artifact.key, fingerprint=artifact.fingerprint, seconds=round(seconds, 3)
+    )
+    text = f"cached ({artifact.key[:12]})" if is_hit else f"done in {seconds:.1f} s ({artifact.key[:12]})"
+    run.console.node_ended(node.name, text, "dim" if is_hit else "green")
+    run.tracker.end_node(node.name, "FINISHED", artifact)
+    return Completed(name=state, message=f"{artifact.kind} {artifact.key[:12]}", data=None)
+
+
+def _node_failed(run: Run, node: Node, error: StageFailed, seconds: float) -> State:
+    run.record.update(node.name, state="Failed", cause=error.cause, details=error.details, seconds=round(seconds, 3))
+    run.console.node_ended(node.name, f"failed: {error.cause}", "red")
+    run.tracker.end_node(node.name, "FAILED", None)
+    return Failed(message=error.cause)
+
+
+class _Listener:
+    """Sends a stage's events to the console, to MLflow and, now and then, to Prefect's progress artifact."""
+
+    def __init__(self, run: Run, node: str) -> None:
+        self._run, self._node = run, node
+        self._artifact: UUID | None = None
+        self._told_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        self._run.console.event(self._node, event)
+        if isinstance(event, Metric):
+            self._run.tracker.log_metric(self._node, event.name, event.value, event.step)
+        elif isinstance(event, Progress) and event.total:
+            self._tell_prefect(100.0 * min(1.0, event.done / event.total), event.label)
+
+    def _tell_prefect(self, percent: float, label: str) -> None:
+        now = time.monotonic()
+        if now - self._told_at < PROGRESS_SECONDS:
+            return
+        self._told_at = now
+        try:
+            if self._artifact is None:
+                self._artifact = create_progress_artifact(percent, description=f"{self._node}: {label}")  # type: ignore[assignment]
+            elif percent > 0:
+                update_progress_artifact(self._artifact, percent, description=f"{self._node}: {label}")
+        except Exception as error:  # noqa: BLE001 - progress is a courtesy; the stage goes on
+            logger.warning("Prefect did not take a progress update: %s", error)
+
+
+def _final_state(future: PrefectFuture[Any]) -> State:
+    future.wait()
+    return future.state
+
+
+def _finish(run: Run) -> None:
+    """Write the report, put table and link into Prefect, close the MLflow run. None of these can fail the run any more."""
+    report: Path | None = None
+    try:
+        report = write_report(run.record, Store(run.home))
+    except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again
+        logger.warning("the report could not be written: %s", error)
+    try:
+        rows = comparison_rows(run.record, Store(run.home))
+        if rows:
+            create_table_artifact(rows, key="before-after", description="Before and after, by model")
+        if report is not None:
+            create_link_artifact(report.as_uri(), key="report", link_text=f"Report of {run.record.id}")
+    except Exception as error:  # noqa: BLE001
+        logger.warning("Prefect did not take the run's artifacts: %s", error)
+    run.tracker.end("FAILED" if run.record.has_failed else "FINISHED", report)

@@ -1,0 +1,107 @@
+"""What `attar list` and `attar show` print."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from rich.tree import Tree
+
+from compressors.distill.objectives import OBJECTIVES
+from compressors.merge.slerp import MERGE_METHODS
+from compressors.prune.metrics import BLOCK_METRICS
+from compressors.self_data.verifiers import VERIFIERS
+from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
+from registry.environment import attar_home
+from registry.lineage import Ancestor
+from registry.store import Store
+from stages.catalogue import STAGES
+
+CATALOGUES: dict[str, dict[str, type]] = {
+    "block metric": BLOCK_METRICS,
+    "verifier": VERIFIERS,
+    "objective": OBJECTIVES,
+    "merge method": MERGE_METHODS,
+}
+
+
+def list_stages() -> list[dict[str, Any]]:
+    """Return each stage with its inputs and its output."""
+    rows = []
+    for stage in STAGES.values():
+        inputs = [
+            f"{slot.name}: {'|'.join(kind.kind for kind in slot.kinds)}{'*' if slot.is_many else ''}{'' if slot.is_required else '?'}"
+            for slot in stage.slots.values()
+        ]
+        rows.append({"stage": stage.name, "inputs": ", ".join(inputs) or "-", "makes": stage.output_type.kind, "what": stage.summary})
+    return rows
+
+
+def list_methods() -> list[dict[str, Any]]:
+    """Return every method of every catalogue."""
+    return [
+        {"catalogue": catalogue, "method": name, "what": (inspect.getdoc(method) or "").partition("\n")[0]}
+        for catalogue, table in CATALOGUES.items()
+        for name, method in table.items()
+    ]
+
+
+def list_recipes() -> list[dict[str, Any]]:
+    """Return the shipped recipes."""
+    rows = []
+    for name, path in shipped_recipes().items():
+        try:
+            recipe = load_recipe(str(path))
+            rows.append({"recipe": name, "nodes": len(recipe.nodes), "what": recipe.description})
+        except RecipeError as error:
+            rows.append({"recipe": name, "nodes": 0, "what": f"does not load: {error}"})
+    return rows
+
+
+def list_artifacts() -> list[dict[str, Any]]:
+    """Return what lies in the store, newest first."""
+    store = Store(attar_home())
+    rows = []
+    for artifact in store.artifacts():
+        manifest = store.manifest(artifact)
+        rows.append(
+            {
+                "key": artifact.key[:12],
+                "kind": artifact.kind,
+                "stage": manifest["stage"],
+                "MB": f"{manifest['num_bytes'] / 1e6:,.1f}",
+                "created": manifest["created"],
+                "facts": ", ".join(f"{name}={_short(value)}" for name, value in list(artifact.facts.items())[:4]),
+            }
+        )
+    return rows
+
+
+LISTINGS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "stages": list_stages,
+    "methods": list_methods,
+    "recipes": list_recipes,
+    "artifacts": list_artifacts,
+}
+
+
+def lineage_tree(lineage: Ancestor) -> Tree:
+    """Return a lineage as a tree for the terminal."""
+    tree = Tree(_label(lineage), highlight=False)
+    _grow(tree, lineage)
+    return tree
+
+
+def _grow(tree: Tree, ancestor: Ancestor) -> None:
+    for one in ancestor.inputs:
+        _grow(tree.add(_label(one)), one)
+
+
+def _label(ancestor: Ancestor) -> str:
+    via = f"{ancestor.via}: " if ancestor.via else ""
+    return f"{via}{ancestor.stage} {ancestor.key[:12]} ({ancestor.kind}{'' if ancestor.is_present else ', collected'})"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]

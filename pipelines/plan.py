@@ -1,0 +1,77 @@
+"""What a run would do: which nodes are in the store, and what the others will cost. Also where impossible combinations are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pipelines.recipe import Node, Recipe, RecipeError
+from registry.artifact import Artifact, Facts
+from registry.store import Store
+from stages.contract import Forecast
+
+State = Literal["hit", "miss", "waiting", "forced"]
+
+
+@dataclass(frozen=True)
+class PlannedNode:
+    """One node of a plan. `waiting`: whether it is stored is known only once the nodes before it have run."""
+
+    node: Node
+    state: State
+    key: str
+    forecast: Forecast
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the planned node as plain JSON values."""
+        return {
+            "node": self.node.name,
+            "stage": self.node.stage.name,
+            "state": self.state,
+            "key": self.key,
+            "num_flops": self.forecast.num_flops,
+            "peak_memory_bytes": self.forecast.peak_memory_bytes,
+            "disk_bytes": self.forecast.disk_bytes,
+            "facts": self.forecast.facts,
+        }
+
+
+def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = frozenset()) -> list[PlannedNode]:
+    """Return the nodes in order with their state and forecast. Raises RecipeError when a stage refuses what it will be given.
+
+    Facts come from stored artifacts where there are some, else from the forecasts of the nodes before.
+    """
+    artifacts: dict[str, Artifact] = {}
+    facts: dict[str, Facts] = {}
+    planned = []
+    for node in recipe.nodes.values():
+        inputs = {slot: tuple(facts[name] for name in names) for slot, names in node.inputs.items()}
+        try:
+            forecast = node.stage.forecast(node.config, inputs)
+        except ValueError as error:
+            raise RecipeError(f"node {node.name!r}, config.{error}") from error
+        state, key = _state(node, store, artifacts, forced)
+        if state == "hit":
+            artifacts[node.name] = store.load(node.stage.name, key)
+        facts[node.name] = artifacts[node.name].facts if node.name in artifacts else forecast.facts
+        planned.append(PlannedNode(node, state, key, forecast))
+    return planned
+
+
+def stage_inputs(node: Node, artifacts: Mapping[str, Artifact]) -> Any:
+    """Return the inputs object of a node's stage, filled with the artifacts of the nodes that feed it."""
+    values: dict[str, Any] = {}
+    for slot_name, names in node.inputs.items():
+        chosen = tuple(artifacts[name] for name in names)
+        values[slot_name] = chosen if node.stage.slots[slot_name].is_many else chosen[0]
+    return node.stage.input_type(**values)
+
+
+def _state(node: Node, store: Store, artifacts: Mapping[str, Artifact], forced: Any) -> tuple[State, str]:
+    if node.name in forced:
+        return "forced", ""
+    if not node.upstream <= artifacts.keys():
+        return "waiting", ""
+    key = node.stage.key(node.config, stage_inputs(node, artifacts))
+    return ("hit" if store.holds(node.stage.name, key) else "miss"), key

@@ -1,0 +1,94 @@
+"""Handles that travel between stages: where a thing lies, what it is, and the fingerprint of its content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+Facts = dict[str, int | float | str | bool]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A folder on disk with a kind, a key (how it was made), a fingerprint (what is in it) and a few facts.
+
+    A stage returns an unsealed handle (`ModelArtifact.at(folder, num_blocks=24)`); the store seals it with key and fingerprint.
+    """
+
+    kind: ClassVar[str] = "artifact"
+    path: Path
+    facts: Facts = field(default_factory=dict)
+    key: str = ""
+    fingerprint: str = ""
+
+    @classmethod
+    def at(cls, path: Path, **facts: int | float | str | bool) -> Self:
+        """Return an unsealed handle on `path`."""
+        return cls(path=path, facts=facts)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the handle as plain JSON values."""
+        return {
+            "kind": self.kind,
+            "path": str(self.path),
+            "key": self.key,
+            "fingerprint": self.fingerprint,
+            "facts": self.facts,
+        }
+
+
+class ModelArtifact(Artifact):
+    """A plain Hugging Face folder: config.json, safetensors, tokenizer. Facts: num_blocks, hidden_size, vocab_size, num_parameters, dtype."""
+
+    kind = "model"
+
+
+class AdapterArtifact(Artifact):
+    """A PEFT LoRA adapter folder. Facts: rank, base_fingerprint, vocab_size."""
+
+    kind = "adapter"
+
+
+class DatasetArtifact(Artifact):
+    """`rows.jsonl`, with `logprobs/` beside it where a teacher recorded some. Facts: num_rows, num_heldout, vocab_size when recorded."""
+
+    kind = "dataset"
+
+
+class ScanArtifact(Artifact):
+    """`windows.csv`: the score of every window of blocks under every metric. Facts: num_blocks, num_tokens."""
+
+    kind = "scan"
+
+
+class OnnxArtifact(Artifact):
+    """`model.onnx` with external data, config and tokenizer beside it. Facts: num_blocks, vocab_size, parity numbers."""
+
+    kind = "onnx"
+
+
+class EvaluationArtifact(Artifact):
+    """`evaluation.json`: quality, size and speed of one model. Facts: the headline numbers."""
+
+    kind = "evaluation"
+
+
+class ReleaseArtifact(Artifact):
+    """`release.json`: the registered version, its aliases and the gate's verdict. Facts: name, version, is_champion."""
+
+    kind = "release"
+
+
+KINDS: dict[str, type[Artifact]] = {
+    kind.kind: kind
+    for kind in (
+        ModelArtifact,
+        AdapterArtifact,
+        DatasetArtifact,
+        ScanArtifact,
+        OnnxArtifact,
+        EvaluationArtifact,
+        ReleaseArtifact,
+    )
+}

@@ -1,0 +1,105 @@
+"""What a number was measured on: versions, processor, threads; and where Attar keeps its things."""
+
+from __future__ import annotations
+
+import os
+import platform
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "attar",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "peft",
+    "accelerate",
+    "prefect",
+    "mlflow",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "lm_eval",
+    "bitsandbytes",
+)
+# Spinning OpenMP pools of two processes on the same cores made generation ten times slower; waiting passively cures it.
+THREAD_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
+
+
+def attar_home() -> Path:
+    """Return the folder that holds everything a run leaves: `ATTAR_HOME`, else `.attar` in the working directory."""
+    return Path(os.environ.get("ATTAR_HOME") or ".attar").expanduser().resolve()
+
+
+def tracking_uri(home: Path) -> str:
+    """Return MLflow's tracking URI: the server that MLFLOW_TRACKING_URI names, else one SQLite file in the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+def num_cores() -> int:
+    """Return how many cores this process may use (its affinity, not the machine's count)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available_memory_bytes() -> int:
+    """Return the memory that a new process could take without swapping; 0 where the system does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+@cache
+def processor_flags() -> frozenset[str]:
+    """Return the processor's instruction flags as Linux names them; empty elsewhere."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("flags"):
+                return frozenset(line.partition(":")[2].split())
+    except OSError:
+        pass
+    return frozenset()
+
+
+def has_bf16_matrix_unit() -> bool:
+    """True with AMX tiles. AVX512-BF16 alone is a vector dot product, and torch's bf16 is slower than float32 on it."""
+    return "amx_bf16" in processor_flags()
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Return the installed version of each package that can change a result."""
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def describe_environment() -> dict[str, Any]:
+    """Return versions, processor and memory as plain JSON values."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "num_cores": num_cores(),
+        "available_memory_bytes": available_memory_bytes(),
+        "packages": package_versions(),
+    }
+
+
+def _processor_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

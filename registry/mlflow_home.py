@@ -1,0 +1,50 @@
+"""Where MLflow keeps things: the server that MLFLOW_TRACKING_URI names, else one SQLite file under ATTAR_HOME."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+from mlflow.exceptions import MlflowException
+
+from registry.environment import tracking_uri
+
+EXPERIMENT = "attar"
+
+
+def open_client(home: Path) -> MlflowClient:
+    """Return a client of tracking server and registry. The database is made on first use."""
+    home.mkdir(parents=True, exist_ok=True)
+    uri = tracking_uri(home)
+    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def experiment_id(client: MlflowClient, home: Path, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, made when missing; artifacts of a local one lie under the home folder."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage != "active":
+            client.restore_experiment(found.experiment_id)
+        return found.experiment_id
+    location = None if os.environ.get("MLFLOW_TRACKING_URI") else (home / "mlartifacts").as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:  # another run made it in the meantime
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def without_secrets(uri: str) -> str:
+    """Return a URI without user and password, fit for a log."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def all_experiment_ids(client: MlflowClient) -> list[str]:
+    """Return the ids of the active experiments."""
+    return [one.experiment_id for one in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]

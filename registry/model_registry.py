@@ -1,0 +1,169 @@
+"""MLflow's model registry: store a model as a LoggedModel, give it a version and aliases, and bring it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from registry.environment import attar_home, tracking_uri
+from registry.mlflow_home import experiment_id, open_client
+
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+KEY_TAG = "attar.key"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered version: its name, number, LoggedModel and who holds which alias after it."""
+
+    name: str
+    version: str
+    model_id: str
+    is_champion: bool
+    previous_version: str
+
+
+def register_model(
+    name: str,
+    key: str,
+    write: Callable[[Path], None],
+    *,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+    is_champion: bool,
+) -> Registration:
+    """Store what `write(folder)` writes as a LoggedModel, register it as a new version of `name` and set its aliases.
+
+    The candidate alias always moves to it; champion only when `is_champion`, and then previous moves to the former champion.
+    Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
+    """
+    client = open_client(attar_home())
+    version = _version_of_key(client, name, key)
+    if version is None:
+        model_id = _log_model(client, name, write, metrics=metrics, params=params, tags=tags, scratch=scratch)
+        version = _create_version(client, name, model_id, {**tags, KEY_TAG: key})
+    client.set_registered_model_alias(name, CANDIDATE, version.version)
+    previous = _alias_version(client, name, CHAMPION)
+    if is_champion and previous != version.version:
+        if previous:
+            client.set_registered_model_alias(name, PREVIOUS, previous)
+        client.set_registered_model_alias(name, CHAMPION, version.version)
+    return Registration(
+        name, version.version, version.model_id or "", is_champion, _alias_version(client, name, PREVIOUS)
+    )
+
+
+def download_model(uri: str, folder: Path) -> Path:
+    """Copy a registered model (`models:/NAME@ALIAS` or `models:/NAME/VERSION`) into `folder`, which must not exist yet, and return it.
+
+    Raises ValueError when the registry has no such model. The folder appears whole or not at all.
+    """
+    client = open_client(attar_home())
+    aside = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        version = _resolve(client, uri)
+        source = client.get_model_version_download_uri(version.name, version.version)
+        download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=tracking_uri(attar_home()))
+    except MlflowException as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise ValueError(f"{uri}: {error.message.splitlines()[0]}") from error
+    inner = [path for path in aside.iterdir()]
+    whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
+    os.rename(whole, folder)
+    shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def registered_keys() -> set[str]:
+    """Return the artifact keys that registered versions were made from; what gc must keep."""
+    client = open_client(attar_home())
+    keys = set()
+    for model in client.search_registered_models():
+        for version in client.search_model_versions(f"name='{model.name}'"):
+            keys.update(value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("key"))
+    return keys
+
+
+def _log_model(
+    client: MlflowClient,
+    name: str,
+    write: Callable[[Path], None],
+    *,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+) -> str:
+    experiment = experiment_id(client, attar_home())
+    run_id = os.environ.get("ATTAR_MLFLOW_RUN_ID")
+    model = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, params=dict(params), tags=dict(tags), model_type="causal-lm"
+    )
+    try:
+        location = urlsplit(model.artifact_location)
+        if location.scheme in ("", "file"):
+            write(Path(unquote(location.path)))  # straight into place: no second copy of the weights
+        else:
+            folder = scratch / "logged_model"
+            shutil.rmtree(folder, ignore_errors=True)
+            write(folder)
+            client.log_model_artifacts(model.model_id, str(folder))
+        for metric, value in metrics.items():
+            _log_metric(client, model.model_id, run_id, metric, value)
+    except BaseException:
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+        raise
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id
+
+
+def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
+    if run_id is not None:  # MLflow ties a model's metric to the run that measured it
+        client.log_metric(run_id, name, value, model_id=model_id)
+
+
+def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model = client.get_logged_model(model_id)
+    return client.create_model_version(
+        name, source=f"models:/{model_id}", run_id=model.source_run_id, tags=dict(tags), model_id=model_id
+    )
+
+
+def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:
+    found = client.search_model_versions(f"name='{name}' and tag.`{KEY_TAG}`='{key}'")
+    return found[0] if found else None
+
+
+def _alias_version(client: MlflowClient, name: str, alias: str) -> str:
+    try:
+        return client.get_model_version_by_alias(name, alias).version
+    except MlflowException:
+        return ""
+
+
+def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
+    name_and_more = uri.removeprefix("models:/")
+    if "@" in name_and_more:
+        name, _, alias = name_and_more.rpartition("@")
+        return client.get_model_version_by_alias(name, alias)
+    name, _, version = name_and_more.rpartition("/")
+    return client.get_model_version(name, version)

@@ -1,0 +1,101 @@
+"""The record of one recipe run: what each node did, kept as a small JSON file that is always whole."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import threading
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from registry.environment import describe_environment
+from registry.store import write_synced
+
+RECORD = "run.json"
+
+
+@dataclass
+class NodeRecord:
+    """What one node did in a run. `state`: Pending, Running, Completed, Cached, Failed, Skipped."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, list[str]]
+    state: str = "Pending"
+    key: str = ""
+    fingerprint: str = ""
+    seconds: float = 0.0
+    cause: str = ""
+    details: str = ""
+
+
+@dataclass
+class RunRecord:
+    """One run of a recipe, written to `runs/<id>/run.json` at every change."""
+
+    folder: Path
+    recipe: str
+    recipe_fingerprint: str
+    nodes: dict[str, NodeRecord]
+    description: str = ""
+    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    seconds: float = 0.0
+    mlflow_run_id: str = ""
+    prefect_flow_run_id: str = ""
+    environment: dict[str, Any] = field(default_factory=describe_environment)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+
+    @property
+    def id(self) -> str:
+        """Name of the run: date, time, recipe and a random part."""
+        return self.folder.name
+
+    @property
+    def has_failed(self) -> bool:
+        """True when a node failed or could not start."""
+        return any(node.state in ("Failed", "Skipped") for node in self.nodes.values())
+
+    def update(self, node: str, **changes: Any) -> None:
+        """Change a node's record and write the file."""
+        with self._lock:
+            for name, value in changes.items():
+                setattr(self.nodes[node], name, value)
+            self._write()
+
+    def save(self) -> None:
+        """Write the file."""
+        with self._lock:
+            self._write()
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the record as plain JSON values."""
+        values = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        values |= {"folder": str(self.folder), "nodes": {name: asdict(node) for name, node in self.nodes.items()}}
+        return {"id": self.id, **values}
+
+    def _write(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_synced(self.folder / RECORD, json.dumps(self.as_dict(), indent=1))
+
+
+def new_run_folder(home: Path, recipe: str) -> Path:
+    """Return a folder name for a new run; names sort by time."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    return home / "runs" / f"{stamp}-{recipe}-{secrets.token_hex(2)}"
+
+
+def find_run(home: Path, run_id: str) -> RunRecord:
+    """Return a run by the start of its id; `latest` is the newest. Raises ValueError when none or several match."""
+    folders = sorted(path.parent for path in (home / "runs").glob(f"*/{RECORD}"))
+    if run_id == "latest":
+        folders = folders[-1:]
+    else:
+        folders = [folder for folder in folders if folder.name.startswith(run_id)]
+    if len(folders) != 1:
+        raise ValueError(f"run {run_id!r}: {len(folders)} runs match under {home / 'runs'}")
+    values = json.loads((folders[0] / RECORD).read_text())
+    values.pop("id")
+    nodes = {name: NodeRecord(**node) for name, node in values.pop("nodes").items()}
+    return RunRecord(**{**values, "folder": folders[0], "nodes": nodes})

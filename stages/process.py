@@ -1,0 +1,148 @@
+"""Run a stage in a process of its own: its memory goes back when it ends, its threads are set once, and it dies with its parent.
+
+The processes come from a fork server that has the heavy imports done, so that a node starts in milliseconds, not in the seconds torch needs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import resource
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from registry.artifact import Artifact
+from registry.environment import THREAD_SETTINGS
+from registry.store import Store
+from stages.contract import StageConfig
+from stages.progress import Event, Metric, listen
+
+PRELOAD = ("stages.catalogue", "stages.preload")
+
+
+@dataclass(frozen=True)
+class WorkOrder:
+    """One stage call, small enough to send to any process or container."""
+
+    stage: str
+    config: StageConfig
+    inputs: Any
+    store_root: Path
+    num_threads: int
+    expected_bytes: int = 0
+    # build even if a whole artifact lies in the store
+    is_forced: bool = False
+    # set in the stage's process: the fork server's own environment is as old as the server
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+class StageFailed(RuntimeError):
+    """A stage ended badly; `cause` is its one-line reason, `details` the traceback (for --debug)."""
+
+    def __init__(self, cause: str, details: str = "") -> None:
+        super().__init__(cause)
+        self.cause, self.details = cause, details
+
+
+def start_fork_server() -> None:
+    """Start the fork server now, so that its imports run while the caller does something else."""
+    for name, value in THREAD_SETTINGS.items():
+        os.environ.setdefault(name, value)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOAD))
+    from multiprocessing import forkserver  # no public name starts it without starting a child
+
+    forkserver.ensure_running()
+
+
+def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple[Artifact, bool]:
+    """Run a stage in a child process and return (artifact, was it reused). Raises StageFailed.
+
+    Events of the stage reach `on_event` in this process, in order. If this process dies, the child ends itself.
+    """
+    context = multiprocessing.get_context("forkserver")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child_main, args=(order, sender), name=f"attar-{order.stage}")
+    child.start()
+    sender.close()
+    answer: tuple[str, Any, Any] | None = None
+    try:
+        while answer is None:
+            try:
+                message = receiver.recv()
+            except EOFError:
+                break
+            if isinstance(message, tuple):
+                answer = message
+            else:
+                on_event(message)
+    except BaseException:
+        child.terminate()
+        raise
+    finally:
+        child.join()
+    if answer is None:
+        raise StageFailed(_death_cause(child.exitcode))
+    verdict, first, second = answer
+    if verdict == "failed":
+        raise StageFailed(first, second)
+    return first, second
+
+
+def _child_main(order: WorkOrder, sender: Connection) -> None:
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    os.environ.update(order.environment)
+    import torch  # already in memory: the fork server preloads it
+
+    torch.set_num_threads(order.num_threads)
+    logging.basicConfig(level=logging.WARNING)
+    lock = threading.Lock()
+
+    def send(message: Any) -> None:
+        with lock:
+            sender.send(message)
+
+    from stages.catalogue import STAGES  # the catalogue imports every stage, and a stage may import this module
+
+    try:
+        with listen(send):
+            outcome = STAGES[order.stage].execute(
+                order.config,
+                order.inputs,
+                Store(order.store_root),
+                expected_bytes=order.expected_bytes,
+                is_forced=order.is_forced,
+            )
+        if not outcome.is_hit:
+            send(Metric("peak_memory_bytes", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0))
+        send(("done", outcome.artifact, outcome.is_hit))
+    except Exception as error:  # noqa: BLE001 - whatever ended the stage is reported by the parent, with its traceback
+        send(("failed", one_line(error), traceback.format_exc()))
+    sender.close()
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error as one line: the message alone for ours and users' errors, with its type otherwise."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    is_plain = isinstance(error, (ValueError, OSError, StageFailed)) and not isinstance(error, json.JSONDecodeError)
+    return message if is_plain else f"{type(error).__name__}: {message}"
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(137)
+
+
+def _death_cause(exit_code: int | None) -> str:
+    if exit_code == -9:
+        return "its process was killed (SIGKILL): out of memory, or killed by hand"
+    return f"its process ended without a result (exit code {exit_code})"

@@ -1,0 +1,64 @@
+"""The rows of a data set: what one holds, and reading and writing them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+Split = Literal["train", "heldout"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A question with its reference answer, and how an answer to it is checked.
+
+    `choices` (with `answer_index`) make it multiple choice. `text` alone, without a question, is plain text for perplexity.
+    `answer_ids` are set once a model wrote or scored the answer: the exact tokens, its stop token included.
+    """
+
+    id: str
+    question: str = ""
+    answer: str = ""
+    text: str = ""
+    choices: list[str] = field(default_factory=list)
+    answer_index: int = -1
+    verifier: str = "none"
+    split: Split = "train"
+    # provenance, filled by self_data
+    source: str = "reference"
+    reason: str = ""
+    reference: str = ""
+    rewrite: str = ""
+    answer_ids: list[int] = field(default_factory=list)
+    # name of the logprobs shard that holds this row's teacher, where one was recorded
+    recorded_in: str = ""
+
+    def with_changes(self, **changes: Any) -> Row:
+        """Return a copy with some fields replaced."""
+        return replace(self, **changes)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Read a `rows.jsonl`."""
+    with path.open() as stream:
+        return [Row(**json.loads(line)) for line in stream]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Write a `rows.jsonl`, fields at their default left out."""
+    with path.open("w") as stream:
+        for row in rows:
+            stream.write(json.dumps(_compact(row), ensure_ascii=False) + "\n")
+
+
+def split_rows(rows: Iterable[Row], split: Split) -> list[Row]:
+    """Return the rows of one split."""
+    return [row for row in rows if row.split == split]
+
+
+def _compact(row: Row) -> dict[str, Any]:
+    default = Row(id="")
+    return {name: value for name, value in asdict(row).items() if value != getattr(default, name)}

@@ -1,0 +1,88 @@
+"""Random models of every supported family, small enough to build in milliseconds: what tests and load runs compress."""
+
+from __future__ import annotations
+
+import string
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+
+# Family name -> transformers model type; what the prune stage is tested on.
+FAMILIES = {
+    "llama": "llama",
+    "mistral": "mistral",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "gemma2": "gemma2",
+    "gemma3": "gemma3_text",
+    "phi3": "phi3",
+    "gpt2": "gpt2",
+    "gpt_neox": "gpt_neox",
+    "opt": "opt",
+    "olmo2": "olmo2",
+    "smollm3": "smollm3",
+    "granite": "granite",
+}
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def random_model(
+    family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return a randomly initialised model and a byte tokenizer for it. Raises ValueError for an unknown family."""
+    if family not in FAMILIES:
+        raise ValueError(f"random model family {family!r} is unknown; known: {', '.join(FAMILIES)}")
+    tokenizer = byte_tokenizer()
+    config = tiny_config(family, num_blocks=num_blocks, hidden_size=hidden_size, tokenizer=tokenizer)
+    # transformers initialises from the global generator; forked, so that the caller's stays as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return model.eval(), tokenizer
+
+
+def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: Any) -> Any:
+    """Return the family's config with every size small. Initial weights are wide, so that blocks do something measurable."""
+    options: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_blocks,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden_size,
+        "max_position_embeddings": 1024,
+        "initializer_range": 0.15,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if family == "gpt2":
+        options |= {"n_inner": 2 * hidden_size}
+    elif family == "opt":
+        options |= {"ffn_dim": 2 * hidden_size, "word_embed_proj_dim": hidden_size}
+    elif family != "gpt_neox":
+        options |= {"num_key_value_heads": 2, "head_dim": hidden_size // 4}
+    if family in ("gemma2", "gemma3"):
+        options |= {"query_pre_attn_scalar": hidden_size // 4, "sliding_window": 16}
+    return AutoConfig.for_model(FAMILIES[family], **options)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token a byte and three special ones: it needs no training data and splits any text."""
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*special, *alphabet])}
+    assert set(string.ascii_letters) <= vocab.keys()
+    inner = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
+    inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    inner.add_special_tokens(special)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
