@@ -163,10 +163,13 @@ def pull(
     debug: DebugOption = False,
 ) -> None:
     """Copy a registered model, its ONNX graph included, into a folder."""
+    from registry.environment import configure_process
+
     name, _, alias = model.partition("@")
     with _refusals(debug):
         if folder.exists():
             raise ValueError(f"DIR {folder} exists already; give one that does not")
+        configure_process()
         from registry.model_registry import download_model
 
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -232,6 +235,7 @@ def _show_outcome(record: Any, console: Console, *, as_json: bool, debug: bool) 
             console.print(f"node {name!r} ({node.stage}) failed: {node.cause}", style="red", markup=False, highlight=False)
             if debug and node.details:
                 console.print(node.details, markup=False, highlight=False)
+            console.print(f"its log: {record.folder / 'logs' / f'{name}.log'}", markup=False, highlight=False)
     if record.has_failed:
         console.print("Finished nodes are kept: run the same command again to go on from here.", highlight=False)
     elif report_path.exists():

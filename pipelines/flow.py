@@ -144,6 +144,7 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
         num_threads=num_threads,
         expected_bytes=int(planned.forecast.disk_bytes),
         is_forced=node.name in run.forced,
+        log_path=run.record.folder / "logs" / f"{node.name}.log",
         environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)},
     )
     listener = _Listener(run, node.name)

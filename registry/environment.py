@@ -25,7 +25,18 @@ PACKAGES = (
     "bitsandbytes",
 )
 # Spinning OpenMP pools of two processes on the same cores made generation ten times slower; waiting passively cures it.
-THREAD_SETTINGS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0", "TOKENIZERS_PARALLELISM": "false"}
+PROCESS_SETTINGS = {
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "GOMP_SPINCOUNT": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    # nothing of a user's model leaves the machine unasked
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GIT_PYTHON_REFRESH": "quiet",
+    # our bars tell the progress; libraries' bars would only fill the logs
+    "TQDM_DISABLE": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 
 
 def attar_home() -> Path:
@@ -52,6 +63,12 @@ def available_memory_bytes() -> int:
     except OSError:
         pass
     return 0
+
+
+def configure_process() -> None:
+    """Set the environment that stages and MLflow need, where the user has not; before the heavy libraries are imported."""
+    for name, value in PROCESS_SETTINGS.items():
+        os.environ.setdefault(name, value)
 
 
 @cache

@@ -7,6 +7,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 
+# 0.72 / 0.8 is a hair below 0.9 in binary; nobody means to fail that
+ROUNDING = 1e-9
+
+
 @dataclass(frozen=True)
 class Check:
     """One threshold: what was measured, what was allowed, and whether it passed."""
@@ -19,7 +23,9 @@ class Check:
     @property
     def has_passed(self) -> bool:
         """A number that is not a number passes nothing."""
-        return self.measured <= self.limit if self.is_lower_better else self.measured >= self.limit
+        if self.is_lower_better:
+            return self.measured <= self.limit + ROUNDING
+        return self.measured >= self.limit - ROUNDING
 
     def as_dict(self) -> dict[str, Any]:
         """Return the check as plain JSON values."""

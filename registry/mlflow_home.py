@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
@@ -19,6 +21,9 @@ def open_client(home: Path) -> MlflowClient:
     """Return a client of tracking server and registry. The database is made on first use."""
     home.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(home)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports every database migration
+    # MLflow's SQL registry makes clients of its own, which look at the global setting
+    mlflow.set_tracking_uri(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import mlflow.transformers
+from huggingface_hub import ModelCard
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
@@ -30,7 +31,7 @@ def write_transformers_model(
         path=str(folder),
         task="text-generation",
         signature=text_generation_signature(),
-        model_card="",  # else MLflow asks the hub for one
+        model_card=_card(metadata),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
         metadata=dict(metadata),
     )
@@ -39,6 +40,12 @@ def write_transformers_model(
             shutil.copy2(path, folder / "model" / path.name)
     if onnx_folder is not None:
         shutil.copytree(onnx_folder, folder / "onnx", dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
+
+
+def _card(metadata: Mapping[str, Any]) -> ModelCard:
+    lines = [f"- {name}: {value}" for name, value in metadata.items()]
+    text = ["# Compressed with Attar", "", "`model/` is a Hugging Face folder, `onnx/` its ONNX graph.", "", *lines]
+    return ModelCard("\n".join(["---", "license: other", "---", *text]))
 
 
 def text_generation_signature() -> ModelSignature:

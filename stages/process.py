@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from registry.artifact import Artifact
-from registry.environment import THREAD_SETTINGS
+from registry.environment import configure_process
 from registry.store import Store
 from stages.contract import StageConfig
 from stages.progress import Event, Metric, listen
@@ -41,6 +41,8 @@ class WorkOrder:
     is_forced: bool = False
     # set in the stage's process: the fork server's own environment is as old as the server
     environment: dict[str, str] = field(default_factory=dict)
+    # what libraries print goes here, not between the lines of the run; None: to this process's own output
+    log_path: Path | None = None
 
 
 class StageFailed(RuntimeError):
@@ -53,8 +55,7 @@ class StageFailed(RuntimeError):
 
 def start_fork_server() -> None:
     """Start the fork server now, so that its imports run while the caller does something else."""
-    for name, value in THREAD_SETTINGS.items():
-        os.environ.setdefault(name, value)
+    configure_process()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))
     from multiprocessing import forkserver  # no public name starts it without starting a child
@@ -99,6 +100,8 @@ def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple
 def _child_main(order: WorkOrder, sender: Connection) -> None:
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.update(order.environment)
+    if order.log_path is not None:
+        _print_to(order.log_path)
     import torch  # already in memory: the fork server preloads it
 
     torch.set_num_threads(order.num_threads)
@@ -126,6 +129,14 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     except Exception as error:  # noqa: BLE001 - whatever ended the stage is reported by the parent, with its traceback
         send(("failed", one_line(error), traceback.format_exc()))
     sender.close()
+
+
+def _print_to(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def one_line(error: BaseException) -> str:

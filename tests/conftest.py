@@ -1,0 +1,62 @@
+"""What many tests stand on: a tiny random model in a folder, a data set, a store in a temporary home."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.environment import configure_process
+from registry.store import Store
+from stages.contract import NoInputs
+from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.ingest_model import IngestModelConfig, ingest_model
+
+configure_process()
+# one thread: a model of 64 hidden units only waits for its second one
+torch.set_num_threads(1)
+
+QUESTIONS = [
+    {"question": f"What is {a} plus {b}?", "answer": f"The sum of {a} and {b} is {a + b}.", "verifier": "number"}
+    for a, b in [(1, 2), (4, 4), (7, 5), (9, 3), (12, 6), (3, 3), (20, 1), (8, 6), (5, 5), (2, 9), (11, 4), (6, 7)]
+]
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store in a home of its own; whatever the stage leaves lies there."""
+    home = tmp_path / "home"
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    return Store(home)
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """A store for inputs that no test changes."""
+    return Store(tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.fixture(scope="session")
+def model(shared_store: Store) -> ModelArtifact:
+    """A random Llama of 4 blocks, hidden size 64."""
+    config = IngestModelConfig(source="random:llama?num_blocks=4&hidden_size=64&seed=0")
+    return ingest_model.execute(config, NoInputs(), shared_store).artifact
+
+
+@pytest.fixture(scope="session")
+def questions(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    """Twelve sums with checkable answers, three of them held out."""
+    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
+    path.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    config = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.25)
+    return ingest_data.execute(config, NoInputs(), shared_store).artifact
+
+
+@pytest.fixture(scope="session")
+def clean_environment() -> dict[str, str]:
+    """The environment for a child process: ours without another run's homes."""
+    dropped = ("ATTAR_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME")
+    return {name: value for name, value in os.environ.items() if name not in dropped}

@@ -1,0 +1,79 @@
+"""Verifiers and the keep-or-fall-back rule: a wrong rewrite never reaches the training set."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import pytest
+from compressors.catalogue import build
+from compressors.self_data.keep import keep_or_fall_back
+from compressors.self_data.verifiers import VERIFIERS, BannedPhrases, SameNumber, last_number, named_choices
+
+COLORS = ["red", "blue", "green", "dark blue"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("#### 1,234", Fraction(1234)),
+        ("it is 3.50 dollars", Fraction(7, 2)),
+        ("so 3/6", Fraction(1, 2)),
+        ("-7", Fraction(-7)),
+        ("first 5, then 12.", Fraction(12)),
+        ("none at all", None),
+        ("5/0", None),
+    ],
+)
+def test_last_number(text: str, expected: Fraction | None) -> None:
+    assert last_number(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is (B).", {1}),
+        ("B", {1}),
+        ("It is a green one.", {2}),
+        ("dark blue", {3}),
+        ("a red or a blue one", {0, 1}),
+        ("I do not know", set()),
+        ("Z", set()),
+    ],
+)
+def test_named_choices(text: str, expected: set[int]) -> None:
+    assert named_choices(text, COLORS) == expected
+
+
+@pytest.mark.parametrize(
+    ("verifier", "rewrite", "reference", "passes"),
+    [
+        ("number", "So it is 42.", "#### 42", True),
+        ("number", "So it is 41.", "#### 42", False),
+        ("number", "No idea.", "#### 42", False),
+        ("choice", "I choose blue.", "blue", True),
+        ("choice", "I choose red, not blue.", "blue", False),
+        ("contains", "The capital is Paris!", "paris", True),
+        ("contains", "The capital is Parisian.", "Paris", False),
+        ("none", "Whatever", "else", True),
+    ],
+)
+def test_verifier_decides(verifier: str, rewrite: str, reference: str, passes: bool) -> None:
+    reason = build(VERIFIERS, verifier)(rewrite, reference, COLORS)
+    assert (reason is None) is passes, reason
+
+
+@pytest.mark.parametrize(
+    ("rewrite", "is_finished", "source"),
+    [
+        ("It makes 42.", True, "rewrite"),
+        ("It makes 41.", True, "reference"),
+        ("It makes 42.", False, "reference"),
+        ("The reference answer says 42.", True, "reference"),
+        ("   ", True, "reference"),
+    ],
+)
+def test_keep_or_fall_back(rewrite: str, is_finished: bool, source: str) -> None:
+    verdict = keep_or_fall_back(rewrite, "#### 42", [], SameNumber(), BannedPhrases(), is_finished)
+    assert verdict.source == source
+    assert verdict.answer == ("It makes 42." if source == "rewrite" else "#### 42")
+    assert verdict.reason
