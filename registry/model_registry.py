@@ -56,12 +56,13 @@ def register_model(
         version = _create_version(client, name, model_id, {**tags, KEY_TAG: key})
     client.set_registered_model_alias(name, CANDIDATE, version.version)
     previous = _alias_version(client, name, CHAMPION)
-    if is_champion and previous != version.version:
+    if is_champion and previous != str(version.version):
         if previous:
             client.set_registered_model_alias(name, PREVIOUS, previous)
         client.set_registered_model_alias(name, CHAMPION, version.version)
+    # the SQL registry gives version numbers as text or as numbers, depending on the call
     return Registration(
-        name, version.version, version.model_id or "", is_champion, _alias_version(client, name, PREVIOUS)
+        name, str(version.version), version.model_id or "", is_champion, _alias_version(client, name, PREVIOUS)
     )
 
 
@@ -155,7 +156,7 @@ def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion |
 
 def _alias_version(client: MlflowClient, name: str, alias: str) -> str:
     try:
-        return client.get_model_version_by_alias(name, alias).version
+        return str(client.get_model_version_by_alias(name, alias).version)
     except MlflowException:
         return ""
 

@@ -100,7 +100,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     runner = _runner(config, inputs.model)
     has_generation_config = (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
-    rows = {f"{index}": _rows(config, data) for index, data in enumerate(inputs.tasks)}
+    rows = {_task_name(inputs, index): _rows(config, data) for index, data in enumerate(inputs.tasks)}
     evaluation: dict[str, Any] = {"format": inputs.model.kind, "num_blocks": inputs.model.facts["num_blocks"]}
     evaluation |= _size(config, inputs.model, model_config)
     evaluation["perplexity"] = _perplexity(config, inputs, runner, tokenizer)
@@ -129,6 +129,12 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
         numbers["accuracy"] = sum(evaluation["tasks"].values()) / len(evaluation["tasks"])
         numbers |= {f"accuracy_{name}": value for name, value in evaluation["tasks"].items()}
     return {name: float(value) for name, value in numbers.items()}
+
+
+def _task_name(inputs: EvaluateInputs, index: int) -> str:
+    """Return the data set's name, numbered where two have the same."""
+    names = [str(data.facts.get("name", f"task_{position}")) for position, data in enumerate(inputs.tasks)]
+    return names[index] if names.count(names[index]) == 1 else f"{names[index]}_{index}"
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
@@ -183,9 +189,12 @@ def _tasks(
 
     tasks: list[Any] = list(config.tasks)
     for name, some in rows.items():
-        for kind, chosen in (("choice", [r for r in some if r.choices]), ("open", [r for r in some if not r.choices])):
+        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
+        for chosen in (choice, generative):
             if chosen:
-                tasks.append(task_config(f"{kind}_{name}", chosen, config.max_new_tokens))
+                is_mixed = bool(choice and generative)
+                kind = ("_choice" if chosen is choice else "_open") if is_mixed else ""
+                tasks.append(task_config(name + kind, chosen, config.max_new_tokens))
     if not tasks:
         return {}
     model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)

@@ -142,13 +142,14 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
         raise ValueError("the data set has no training rows")
     if config.objectives.get("forward_kl") and not any(example.top_ids is not None for example in examples["train"]):
         raise ValueError("objectives.forward_kl: no row has recorded teacher log-probabilities")
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)  # PEFT draws A from the global generator
+    # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
+        torch.manual_seed(config.seed)
         model = add_lora(base, rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=config.targets)
-    is_packed = config.is_packed and _can_pack(model, examples["train"], device, dtype)
-    run = _Run(config, _trainer(config, model, examples["train"], is_packed), examples["heldout"], workdir)
-    run.resume()
-    run.train()
+        is_packed = config.is_packed and _can_pack(model, examples["train"], device, dtype)
+        run = _Run(config, _trainer(config, model, examples["train"], is_packed), examples["heldout"], workdir)
+        run.resume()
+        run.train()
     return _save(run, inputs, workdir / "content")
 
 

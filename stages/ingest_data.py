@@ -35,6 +35,9 @@ class IngestDataConfig(StageConfig):
     source: str
     """One of: jsonl:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK]; shipped/NAME is a file of ours."""
 
+    name: str = ""
+    """Name in results and tables; empty: taken from the source, such as the file's name."""
+
     question_field: str = "question"
     """Column with the question or instruction."""
 
@@ -95,7 +98,13 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
     rows = _split(rows, config.heldout_fraction)
     write_rows(workdir / "content" / "rows.jsonl", rows)
     num_heldout = sum(row.split == "heldout" for row in rows)
-    return DatasetArtifact.at(workdir / "content", num_rows=len(rows), num_heldout=num_heldout, source=config.source)
+    return DatasetArtifact.at(
+        workdir / "content",
+        name=config.name or _name_of(config.source),
+        num_rows=len(rows),
+        num_heldout=num_heldout,
+        source=config.source,
+    )
 
 
 def _to_row(config: IngestDataConfig, record: Mapping[str, Any], index: int) -> Row:
@@ -140,6 +149,13 @@ def _split(rows: list[Row], heldout_fraction: float) -> list[Row]:
     ranked = sorted(rows, key=lambda row: hashlib.sha256(f"{row.question}{row.text}".encode()).digest())
     heldout = {row.id for row in ranked[: round(len(rows) * heldout_fraction)]}
     return [row.with_changes(split="heldout" if row.id in heldout else "train") for row in rows]
+
+
+def _name_of(source: str) -> str:
+    scheme, _, rest = source.partition(":")
+    if scheme == "reasoning_gym":
+        return rest.replace(",", "_")[:60]
+    return Path(rest.partition("@")[0]).stem
 
 
 def _local_path(source: str) -> Path:

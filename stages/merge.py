@@ -26,8 +26,9 @@ from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import Bar, bar, metric, note
 
-# Two orders of adding the same float32 numbers; a wrong scale or a transposed matrix is off by far more.
-FOLD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+# Of the largest logit. Two orders of adding the same float32 numbers through 24 blocks came to 1.2e-4 on SmolLM2; a wrong scale
+# or a transposed matrix is off by far more.
+FOLD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
 
 class MergeConfig(StageConfig):

@@ -206,6 +206,7 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     note(f"kept {num_kept} of {len(rows)} rewrites" + "".join(f"; {count} {why}" for why, count in reasons.most_common(4)))
     return DatasetArtifact.at(
         content,
+        name=inputs.data.facts.get("name", "rewritten"),
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_rewritten=num_kept,

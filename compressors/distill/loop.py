@@ -90,6 +90,7 @@ class Trainer:
             "weights": {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad},
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
+            "device_random": None if self._is_cpu else torch.get_device_module().get_rng_state(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -100,8 +101,14 @@ class Trainer:
                 parameters[name].copy_(value)
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
+        if not self._is_cpu:
+            torch.get_device_module().set_rng_state(state["device_random"])
         self.step = state["step"]
         self.steps = self._epoch_steps(self.step // self.num_steps_per_epoch)
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.accelerator.device.type == "cpu"
 
     def _optimize(self, micro_batches: Sequence[Batch], epoch: int) -> StepRecord:
         self.model.train()

@@ -1,0 +1,148 @@
+"""Self-data: who wrote each answer and why, the teacher beside it, shards that survive a crash."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from compressors.measure.likelihood import continuation_likelihoods
+from compressors.measure.runner import TorchRunner
+from compressors.self_data.prompts import chat_prompt
+from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.store import Store
+from stages.model_folder import load_model, load_tokenizer
+from stages.rows import Row, read_rows
+from stages.self_data import SelfDataConfig, SelfDataInputs, self_data
+from stages.teacher_shards import TeacherRecord, finished_shards
+
+CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=4, num_recorded=16, precision="float32")
+
+
+def rewrite(store: Store, config: SelfDataConfig, model: ModelArtifact, data: DatasetArtifact) -> DatasetArtifact:
+    return self_data.execute(config, SelfDataInputs(model=model, data=data), store).artifact
+
+
+def all_verified_by_nothing(source: DatasetArtifact, folder: Path) -> DatasetArtifact:
+    """The same questions without a checkable answer, so that what the random model writes is kept."""
+    from stages.rows import write_rows
+
+    shutil.copytree(source.path.parent, folder)
+    rows = [row.with_changes(verifier="none") for row in read_rows(source.path / "rows.jsonl")]
+    write_rows(folder / "content" / "rows.jsonl", rows)
+    return DatasetArtifact(folder / "content", source.facts, source.key, source.fingerprint + "-open")
+
+
+@pytest.fixture
+def open_questions(questions: DatasetArtifact, tmp_path: Path) -> DatasetArtifact:
+    return all_verified_by_nothing(questions, tmp_path / "open")
+
+
+@pytest.fixture
+def quick_to_stop(model: ModelArtifact, tmp_path: Path) -> ModelArtifact:
+    """The random model with every second token it likes as a stop token: its answers end by themselves."""
+    from transformers import GenerationConfig
+
+    folder = tmp_path / "stopper" / "content"
+    shutil.copytree(model.path.parent, folder.parent)
+    GenerationConfig(eos_token_id=[2, *range(100, 259)]).save_pretrained(folder)
+    return ModelArtifact(folder, model.facts, model.key, model.fingerprint + "-stopper")
+
+
+def test_every_row_says_who_wrote_it_and_none_is_lost(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    rows = read_rows(rewrite(store, CONFIG, model, questions).path / "rows.jsonl")
+    before = {row.id: row for row in read_rows(questions.path / "rows.jsonl")}
+    assert [row.id for row in rows] == sorted(before)
+    for row in rows:
+        assert row.source == "reference" and row.reason, "a random model gets no sum right"
+        assert row.answer == row.reference == before[row.id].answer
+        assert row.split == before[row.id].split
+        assert row.answer_ids[-1] == 2, "a reference ends with the stop token too"
+
+
+def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
+    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
+) -> None:
+    rows = read_rows(rewrite(store, CONFIG, quick_to_stop, open_questions).path / "rows.jsonl")
+    kept = [row for row in rows if row.source == "rewrite"]
+    assert len(kept) >= 4
+    tokenizer = load_tokenizer(quick_to_stop.path)
+    runner = TorchRunner(load_model(quick_to_stop.path, "float32"))
+
+    def loss(row: Row, answer_ids: list[int]) -> float:
+        [scored] = continuation_likelihoods(runner, [(chat_prompt(tokenizer, row.question), answer_ids)], batch_size=1)
+        return -scored.logprob_nats / scored.num_tokens
+
+    ours = sum(loss(row, row.answer_ids) for row in kept) / len(kept)
+    human = sum(loss(row, tokenizer(row.reference).input_ids) for row in kept) / len(kept)
+    assert ours < human - 0.5
+
+
+def test_recorded_teacher_of_a_rewrite_is_what_it_drew_from(
+    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
+) -> None:
+    artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
+    record = TeacherRecord(artifact.path)
+    kept = [row for row in read_rows(artifact.path / "rows.jsonl") if row.source == "rewrite"]
+    for row in kept:
+        ids, logprobs = record.of(row)  # type: ignore[misc]
+        assert ids.shape == logprobs.shape == (len(row.answer_ids), 16)
+        assert ids[:, 0].tolist() == row.answer_ids, "greedy: each token is its distribution's first"
+        assert (logprobs.diff(dim=1) <= 0).all() and (logprobs.logsumexp(1) <= 1e-5).all()
+
+
+def test_recorded_teacher_of_a_reference_is_the_plain_forward(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    artifact = rewrite(store, CONFIG, model, questions)
+    record = TeacherRecord(artifact.path)
+    loaded, tokenizer = load_model(model.path, "float32"), load_tokenizer(model.path)
+    for row in read_rows(artifact.path / "rows.jsonl")[:3]:
+        prompt = chat_prompt(tokenizer, row.question)
+        with torch.no_grad():
+            logits = loaded(input_ids=torch.tensor([[*prompt, *row.answer_ids]])).logits[0, len(prompt) - 1 : -1]
+        ids, logprobs = record.of(row)  # type: ignore[misc]
+        expected = logits.log_softmax(-1).gather(-1, ids.long())
+        torch.testing.assert_close(logprobs, expected, atol=1e-4, rtol=0)
+    only_rewrites = rewrite(store, CONFIG.model_copy(update={"record": "rewrites"}), model, questions)
+    assert not any(row.recorded_in for row in read_rows(only_rewrites.path / "rows.jsonl"))
+    assert not (only_rewrites.path / "logprobs").exists()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_interrupted_shards_are_continued_to_the_same_rows(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch, temperature: float
+) -> None:
+    config = CONFIG.model_copy(update={"temperature": temperature})
+    whole = rewrite(Store(store.root / "other"), config, model, questions)
+    from stages import self_data as module
+
+    written = []
+    real = module.write_shard
+
+    def write_one_then_die(folder: Path, index: int, *rest: object) -> None:
+        real(folder, index, *rest)  # type: ignore[arg-type]
+        written.append(index)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_shard", write_one_then_die)
+    with pytest.raises(KeyboardInterrupt):
+        rewrite(store, config, model, questions)
+    [workdir] = (store.root / "work").iterdir()
+    assert finished_shards(workdir / "shards") == {0}
+    resumed = rewrite(store, config, model, questions)
+    assert written == [0, 1, 2], "the finished shard was not written again"
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def test_text_without_questions_is_refused(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
+    from stages.contract import NoInputs
+    from stages.ingest_data import IngestDataConfig, ingest_data
+
+    path = tmp_path / "text.txt"
+    path.write_text("only prose")
+    text = ingest_data.execute(IngestDataConfig(source=f"text:{path}"), NoInputs(), store).artifact
+    with pytest.raises(ValueError, match="no questions to answer, only text"):
+        rewrite(store, CONFIG, model, text)
