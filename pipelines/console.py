@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from datetime import datetime
@@ -82,6 +83,17 @@ class RunConsole:
             self._bars.update(task, description=step.label, completed=step.done, total=step.total or None, count=text)
         if is_due and not self.console.is_terminal:
             self.line(node, f"{step.label}: {text}")
+
+
+class WarningLines(logging.Handler):
+    """Shows our own warnings as lines of the run; Prefect's logging would hide them."""
+
+    def __init__(self, shown: RunConsole) -> None:
+        super().__init__(logging.WARNING)
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._shown.line("", f"warning: {record.getMessage()}", "yellow")
 
 
 class _Activity:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
 from pipelines.comparison import comparison_rows
-from pipelines.console import RunConsole
+from pipelines.console import RunConsole, WarningLines
 from pipelines.plan import PlannedNode, stage_inputs
 from pipelines.recipe import Node, Recipe
 from pipelines.report import write_report
@@ -36,7 +37,7 @@ from registry.run_record import NodeRecord, RunRecord, new_run_folder
 from registry.store import Store
 from registry.tracking import Tracker
 from stages.contract import by_slot
-from stages.process import StageFailed, WorkOrder, run_in_process
+from stages.process import OUR_PACKAGES, StageFailed, WorkOrder, run_in_process
 from stages.progress import Event, Metric, Progress
 
 logger = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ def run_recipe(
     }
     record = RunRecord(new_run_folder(home, recipe.name), recipe.name, recipe.fingerprint, nodes, recipe.description)
     record.save()
-    with RunConsole(console) as shown:
+    with RunConsole(console) as shown, _warnings_shown(shown):
         pool, by_name = ResourcePool(num_workers), {planned.node.name: planned for planned in plan}
         run = Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
 
@@ -87,6 +88,18 @@ def run_recipe(
 
         recipe_flow(recipe.name, recipe.fingerprint, return_state=True)
     return record
+
+
+@contextmanager
+def _warnings_shown(shown: RunConsole) -> Iterator[None]:
+    handler = WarningLines(shown)
+    for package in OUR_PACKAGES:
+        logging.getLogger(package).addHandler(handler)
+    try:
+        yield
+    finally:
+        for package in OUR_PACKAGES:
+            logging.getLogger(package).removeHandler(handler)
 
 
 def _run_nodes(run: Run) -> State:

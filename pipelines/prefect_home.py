@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from stages.orphans import claim_children, end_orphans
+
 DEFAULTS = {
     # a fresh database needs its migrations, and a loaded machine its time
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -28,6 +30,8 @@ DEFAULTS = {
 
 def configure_prefect(home: Path) -> None:
     """Set Prefect's environment where the user has not; with an API of their own, only logging is touched."""
+    end_orphans()  # the server of a run that was killed would keep the database busy
+    claim_children()
     if os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         return

@@ -48,7 +48,7 @@ def _abandoned_work(home: Path, is_dry_run: bool) -> list[dict[str, Any]]:
         try:
             with lock.acquire(timeout=0):
                 num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                removed.append({"stage": "work", "key": folder.name, "num_bytes": num_bytes})
+                removed.append({"stage": "unfinished work", "key": folder.name, "num_bytes": num_bytes})
                 if not is_dry_run:
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:

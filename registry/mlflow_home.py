@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
@@ -22,9 +24,21 @@ def open_client(home: Path) -> MlflowClient:
     home.mkdir(parents=True, exist_ok=True)
     uri = tracking_uri(home)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports every database migration
-    # MLflow's SQL registry makes clients of its own, which look at the global setting
-    mlflow.set_tracking_uri(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+@contextmanager
+def global_tracking_uri(uri: str) -> Iterator[None]:
+    """Set MLflow's global tracking URI inside the block: its SQL registry makes clients of its own, which look only there.
+
+    MLflow keeps the setting in MLFLOW_TRACKING_URI too, from where it would pass for the user's choice afterwards.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(chosen or None)  # type: ignore[arg-type]
 
 
 def experiment_id(client: MlflowClient, home: Path, name: str = EXPERIMENT) -> str:

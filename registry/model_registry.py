@@ -15,8 +15,8 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from registry.environment import attar_home, tracking_uri
-from registry.mlflow_home import experiment_id, open_client
+from registry.environment import attar_home
+from registry.mlflow_home import experiment_id, global_tracking_uri, open_client
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 KEY_TAG = "attar.key"
@@ -60,10 +60,9 @@ def register_model(
         if previous:
             client.set_registered_model_alias(name, PREVIOUS, previous)
         client.set_registered_model_alias(name, CHAMPION, version.version)
-    # the SQL registry gives version numbers as text or as numbers, depending on the call
-    return Registration(
-        name, str(version.version), version.model_id or "", is_champion, _alias_version(client, name, PREVIOUS)
-    )
+    # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
+    model_id = version.source.removeprefix("models:/")
+    return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))
 
 
 def download_model(uri: str, folder: Path) -> Path:
@@ -78,7 +77,8 @@ def download_model(uri: str, folder: Path) -> Path:
     try:
         version = _resolve(client, uri)
         source = client.get_model_version_download_uri(version.name, version.version)
-        download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=tracking_uri(attar_home()))
+        with global_tracking_uri(client.tracking_uri):
+            download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=client.tracking_uri)
     except MlflowException as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise ValueError(f"{uri}: {error.message.splitlines()[0]}") from error
@@ -144,9 +144,10 @@ def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mappin
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
     model = client.get_logged_model(model_id)
-    return client.create_model_version(
-        name, source=f"models:/{model_id}", run_id=model.source_run_id, tags=dict(tags), model_id=model_id
-    )
+    with global_tracking_uri(client.tracking_uri):
+        return client.create_model_version(
+            name, source=f"models:/{model_id}", run_id=model.source_run_id, tags=dict(tags), model_id=model_id
+        )
 
 
 def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:

@@ -23,6 +23,8 @@ from registry.fingerprint import content_fingerprint, folder_digests
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 CONTENT = "content"
+# What a work folder is for: left behind by a crash, it should say so.
+WORK = "work.json"
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 A = TypeVar("A", bound=Artifact)
 
@@ -164,6 +166,7 @@ class Store:
             self._check_space(slot)
             shutil.rmtree(content, ignore_errors=True)
             content.mkdir(parents=True)
+            write_synced(workdir / WORK, json.dumps({"stage": slot.stage, "config": slot.config}, indent=1))
             draft = build(workdir)
             assert type(draft) is kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
             sealed = workdir / "sealed"

@@ -22,8 +22,10 @@ from registry.artifact import Artifact
 from registry.environment import configure_process
 from registry.store import Store
 from stages.contract import StageConfig
-from stages.progress import Event, Metric, listen
+from stages.orphans import end_orphans
+from stages.progress import Event, Metric, Note, emit, listen
 
+OUR_PACKAGES = ("registry", "compressors", "stages", "pipelines")
 PRELOAD = ("stages.catalogue", "stages.preload")
 
 
@@ -106,6 +108,8 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
 
     torch.set_num_threads(order.num_threads)
     logging.basicConfig(level=logging.WARNING)
+    for package in OUR_PACKAGES:
+        logging.getLogger(package).addHandler(_WarningNotes())
     lock = threading.Lock()
 
     def send(message: Any) -> None:
@@ -131,6 +135,16 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     sender.close()
 
 
+class _WarningNotes(logging.Handler):
+    """Our own warnings are worth a line of the run; other libraries' stay in the log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        emit(Note(f"warning: {record.getMessage()}"))
+
+
 def _print_to(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
@@ -150,6 +164,7 @@ def _die_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         wait([parent.sentinel])
+        end_orphans()  # Prefect's server, which would stay for ever
         os._exit(137)
 
 

@@ -1,0 +1,94 @@
+"""SIGKILL inside every stage of a real run; the next run goes on, and nothing half-written is ever taken for whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from registry.store import Store
+from stages.catalogue import STAGES
+
+# How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
+KILLS = (
+    ("original", "ingest_model"),
+    ("questions", "ingest_data"),
+    ("block_scan", "scan"),
+    ("pruned", "prune"),
+    ("student_a", "self_data"),
+    ("student_a", "finetune"),
+    ("healed", "merge"),
+    ("onnx", "export"),
+    ("healed_scores", "evaluate"),
+    ("release", "register"),
+)
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Iterator[dict[str, str]]:
+    home = tmp_path_factory.mktemp("home")
+    os.environ["PREFECT_HOME"] = str(home / "prefect")
+    from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
+
+    server = SubprocessASGIServer()
+    server.start(timeout=180)
+    prefect = {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": os.environ.pop("PREFECT_HOME")}
+    yield clean_environment | prefect | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
+    server.stop()
+
+
+@pytest.mark.timeout(600)  # eleven runs in a row
+def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
+    home = Path(environment["ATTAR_HOME"])
+    assert sorted(stage for _, stage in KILLS) == sorted(STAGES)
+    killed: dict[str, str] = {}
+    for until, stage in KILLS:
+        before = stored(home)
+        with (tmp_path / f"{stage}.log").open("wb") as log:
+            process = subprocess.Popen(
+                command(until), env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+            )
+            killed[stage] = kill_inside(process, home, stage)
+        assert killed[stage] not in stored(home), f"{stage} was killed before its artifact was there"
+        assert before <= stored(home), "what was finished stays"
+        for artifact in Store(home).artifacts():
+            Store(home).verify(artifact)
+    done = subprocess.run(command("release"), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    nodes = json.loads(done.stdout)["nodes"].values()
+    assert {node["state"] for node in nodes} == {"Completed", "Cached"}
+    assert set(killed.values()) <= {node["key"] for node in nodes}, "the interrupted work is the work that was finished"
+    assert not list((home / "work").iterdir())
+
+
+def command(until: str) -> list[str]:
+    return [sys.executable, "-m", "pipelines", "run", "tiny", "--json", "--until", until]
+
+
+def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str) -> str:
+    """SIGKILL a run and all its processes once the stage is at work; return the key it was building."""
+    deadline = time.monotonic() + 120
+    done = stored(home)
+    while process.poll() is None and time.monotonic() < deadline:
+        for work in home.glob("work/*/work.json"):
+            if work.parent.name not in done and json.loads(work.read_text())["stage"] == stage and is_fresh(work, process):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return work.parent.name
+    pytest.fail(f"the stage {stage} was not seen at work before the run ended ({process.poll()})")
+
+
+def is_fresh(work: Path, process: subprocess.Popen[bytes]) -> bool:
+    """True when this run made the folder, not one that was killed before."""
+    return work.stat().st_mtime > psutil.Process(process.pid).create_time()
+
+
+def stored(home: Path) -> set[str]:
+    return {path.parent.name for path in home.glob("store/*/*/manifest.json")}
