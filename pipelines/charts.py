@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")  # no display on a server; must come before pyplot
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.patches import Rectangle  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 INK, ACCENT, MUTED = "#1d2733", "#c2571a", "#7c8a99"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": MUTED,
@@ -37,7 +38,9 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
         grid[size - 1, first] = score
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.4, 4.2))
-        image = axes.imshow(grid, origin="lower", cmap="viridis", aspect="auto", extent=(-0.5, num_blocks - 0.5, 0.5, num_blocks + 0.5))
+        image = axes.imshow(
+            grid, origin="lower", cmap="viridis", aspect="auto", extent=(-0.5, num_blocks - 0.5, 0.5, num_blocks + 0.5)
+        )
         figure.colorbar(image, ax=axes, label=metric.replace("_", " "))
         axes.set(xlabel="first block of the window", ylabel="blocks in the window")
         if removed and list(removed) == list(range(removed[0], removed[-1] + 1)):

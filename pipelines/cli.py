@@ -22,7 +22,9 @@ app = typer.Typer(
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 RecipeArgument = Annotated[str, typer.Argument(help="Name of a shipped recipe, or path of a YAML file.")]
-SetOption = Annotated[list[str], typer.Option("--set", metavar="NODE.config.FIELD=VALUE", help="Change the recipe; repeatable.")]
+SetOption = Annotated[
+    list[str], typer.Option("--set", metavar="NODE.config.FIELD=VALUE", help="Change the recipe; repeatable.")
+]
 FromOption = Annotated[str, typer.Option("--from", metavar="NODE", help="Build this node and all after it again.")]
 UntilOption = Annotated[str, typer.Option("--until", metavar="NODE", help="Run only this node and what it needs.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -123,8 +125,13 @@ def show(
         return
     from pipelines.listing import lineage_tree
 
-    out.print(f"{found.kind} {found.key}\n  path        {found.path}\n  fingerprint {found.fingerprint}", highlight=False)
-    out.print(f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, built in {manifest['build_seconds']} s on {manifest['created']}", highlight=False)
+    out.print(
+        f"{found.kind} {found.key}\n  path        {found.path}\n  fingerprint {found.fingerprint}", highlight=False
+    )
+    out.print(
+        f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, built in {manifest['build_seconds']} s on {manifest['created']}",
+        highlight=False,
+    )
     for name, value in found.facts.items():
         out.print(f"  {name:<24} {value}", highlight=False)
     out.print(lineage_tree(lineage))
@@ -157,7 +164,9 @@ def report(
 
 @app.command()
 def pull(
-    model: Annotated[str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered name; the alias is champion unless given.")],
+    model: Annotated[
+        str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered name; the alias is champion unless given.")
+    ],
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; must not exist yet.")],
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -196,7 +205,9 @@ def gc(
     if as_json:
         _print_json(removed)
         return
-    _print_table([{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed])
+    _print_table(
+        [{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed]
+    )
     total = sum(one["num_bytes"] for one in removed) / 1e6
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
@@ -232,7 +243,9 @@ def _show_outcome(record: Any, console: Console, *, as_json: bool, debug: bool) 
         _print_table(rows)
     for name, node in record.nodes.items():
         if node.state == "Failed":
-            console.print(f"node {name!r} ({node.stage}) failed: {node.cause}", style="red", markup=False, highlight=False)
+            console.print(
+                f"node {name!r} ({node.stage}) failed: {node.cause}", style="red", markup=False, highlight=False
+            )
             if debug and node.details:
                 console.print(node.details, markup=False, highlight=False)
             console.print(f"its log: {record.folder / 'logs' / f'{name}.log'}", markup=False, highlight=False)

@@ -47,7 +47,9 @@ class RunConsole:
     def line(self, node: str, text: str, style: str = "") -> None:
         """Print one line about a node."""
         stamp = datetime.now().strftime("%H:%M:%S")
-        self.console.print(f"{stamp} {node:<20} {text}", style=style or None, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(
+            f"{stamp} {node:<20} {text}", style=style or None, highlight=False, markup=False, soft_wrap=True
+        )
 
     def node_started(self, node: str, stage: str) -> None:
         """Show that a node begins."""

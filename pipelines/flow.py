@@ -66,7 +66,9 @@ def run_recipe(
     """Run a planned recipe as a Prefect flow and return its record. Failed nodes are in the record, not raised."""
     nodes = {
         node.name: NodeRecord(
-            node.stage.name, node.config.model_dump(mode="json"), {slot: list(names) for slot, names in node.inputs.items()}
+            node.stage.name,
+            node.config.model_dump(mode="json"),
+            {slot: list(names) for slot, names in node.inputs.items()},
         )
         for node in recipe.nodes.values()
     }
@@ -81,12 +83,12 @@ def run_recipe(
             name=f"attar-{recipe.name}",
             flow_run_name=record.id,
             persist_result=False,
-            task_runner=ThreadPoolTaskRunner(max_workers=len(nodes)),  # a node that waits holds a thread, not a core
+            task_runner=ThreadPoolTaskRunner(max_workers=len(nodes)),  # type: ignore[arg-type] - one thread a waiting node
         )
         def recipe_flow(recipe: str, recipe_hash: str) -> State:
             return _run_nodes(run)
 
-        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)
+        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
     return record
 
 

@@ -43,7 +43,9 @@ def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
     x1, y1 = source[0] + BOX_WIDTH, source[1] + BOX_HEIGHT // 2
     x2, y2 = target[0], target[1] + BOX_HEIGHT // 2
     middle = (x1 + x2) // 2
-    return f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#aab4bf" stroke-width="1.3"/>'
+    return (
+        f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#aab4bf" stroke-width="1.3"/>'
+    )
 
 
 def _box(place: tuple[int, int], name: str, node: NodeRecord) -> str:
@@ -51,7 +53,7 @@ def _box(place: tuple[int, int], name: str, node: NodeRecord) -> str:
     color = COLORS.get(node.state, "#7c8a99")
     detail = f"{node.stage} {node.key[:8]}"
     return (
-        f'<g><title>{escape(name)}: {escape(node.state)} {escape(node.key)}</title>'
+        f"<g><title>{escape(name)}: {escape(node.state)} {escape(node.key)}</title>"
         f'<rect x="{x}" y="{y}" width="{BOX_WIDTH}" height="{BOX_HEIGHT}" rx="6" fill="#fff" stroke="{color}" stroke-width="1.6"/>'
         f'<text x="{x + 10}" y="{y + 18}" font-weight="600" font-size="12" fill="#1d2733">{escape(name)}</text>'
         f'<text x="{x + 10}" y="{y + 34}" font-size="10.5" fill="#5b6875">{escape(detail)}</text></g>'

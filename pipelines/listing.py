@@ -34,7 +34,14 @@ def list_stages() -> list[dict[str, Any]]:
             f"{slot.name}: {'|'.join(kind.kind for kind in slot.kinds)}{'*' if slot.is_many else ''}{'' if slot.is_required else '?'}"
             for slot in stage.slots.values()
         ]
-        rows.append({"stage": stage.name, "inputs": ", ".join(inputs) or "-", "makes": stage.output_type.kind, "what": stage.summary})
+        rows.append(
+            {
+                "stage": stage.name,
+                "inputs": ", ".join(inputs) or "-",
+                "makes": stage.output_type.kind,
+                "what": stage.summary,
+            }
+        )
     return rows
 
 

@@ -51,7 +51,12 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """Digest of what the recipe says: stages, versions, configs, edges."""
-        return digest([[n.name, n.stage.name, n.stage.version, n.config.model_dump(mode="json"), n.inputs] for n in self.nodes.values()])
+        return digest(
+            [
+                [n.name, n.stage.name, n.stage.version, n.config.model_dump(mode="json"), n.inputs]
+                for n in self.nodes.values()
+            ]
+        )
 
     def until(self, name: str) -> Recipe:
         """Return the part that `name` needs, itself included."""
@@ -87,7 +92,9 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
     path = shipped_recipes().get(name_or_path, Path(name_or_path))
     if not path.is_file():
-        raise RecipeError(f"recipe {name_or_path!r}: no such file or shipped recipe.{did_you_mean(name_or_path, shipped_recipes())}")
+        raise RecipeError(
+            f"recipe {name_or_path!r}: no such file or shipped recipe.{did_you_mean(name_or_path, shipped_recipes())}"
+        )
     try:
         document = yaml.load(path.read_text(), Loader=_StrictLoader)
     except yaml.YAMLError as error:
@@ -148,7 +155,9 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
     _check_fields(spec, NODE_FIELDS, f"node {name!r}")
     stage_name = spec.get("stage")
     if stage_name not in STAGES:
-        raise RecipeError(f"node {name!r}, stage = {stage_name!r}: unknown stage.{did_you_mean(str(stage_name), STAGES)}")
+        raise RecipeError(
+            f"node {name!r}, stage = {stage_name!r}: unknown stage.{did_you_mean(str(stage_name), STAGES)}"
+        )
     stage = STAGES[stage_name]
     try:
         config = stage.config_type.model_validate(spec.get("config") or {})
@@ -157,11 +166,15 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
     inputs = {}
     for slot_name, value in (spec.get("inputs") or {}).items():
         if slot_name not in stage.slots:
-            raise RecipeError(f"node {name!r}, inputs.{slot_name}: unknown input.{did_you_mean(slot_name, stage.slots)}")
+            raise RecipeError(
+                f"node {name!r}, inputs.{slot_name}: unknown input.{did_you_mean(slot_name, stage.slots)}"
+            )
         names = tuple(map(str, value)) if isinstance(value, list) else (str(value),)
         for one in names:
             if one not in specs:
-                raise RecipeError(f"node {name!r}, inputs.{slot_name} = {one!r}: no such node.{did_you_mean(one, specs)}")
+                raise RecipeError(
+                    f"node {name!r}, inputs.{slot_name} = {one!r}: no such node.{did_you_mean(one, specs)}"
+                )
         inputs[slot_name] = names
     return Node(name, stage, config, inputs)
 

@@ -76,7 +76,11 @@ def _retention(record: RunRecord, store: Store) -> str:
     first, *others = found
     baseline = found[first]["tasks"]
     shares = {
-        model: {task: found[model]["tasks"][task] / value for task, value in baseline.items() if value and task in found[model]["tasks"]}
+        model: {
+            task: found[model]["tasks"][task] / value
+            for task, value in baseline.items()
+            if value and task in found[model]["tasks"]
+        }
         for model in others
     }
     return retention_bars(shares) if any(shares.values()) else ""

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-
 # 0.72 / 0.8 is a hair below 0.9 in binary; nobody means to fail that
 ROUNDING = 1e-9
 

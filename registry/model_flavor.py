@@ -18,7 +18,13 @@ REQUIREMENTS = ("torch", "transformers", "accelerate")
 
 
 def write_transformers_model(
-    folder: Path, model: Any, tokenizer: Any, *, model_folder: Path, onnx_folder: Path | None, metadata: Mapping[str, Any]
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    model_folder: Path,
+    onnx_folder: Path | None,
+    metadata: Mapping[str, Any],
 ) -> None:
     """Write `model` so that `mlflow.transformers.load_model` finds it: MLmodel, `model/`, `components/tokenizer/`, and `onnx/`.
 

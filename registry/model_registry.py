@@ -61,7 +61,7 @@ def register_model(
             client.set_registered_model_alias(name, PREVIOUS, previous)
         client.set_registered_model_alias(name, CHAMPION, version.version)
     # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
-    model_id = version.source.removeprefix("models:/")
+    model_id = str(version.source).removeprefix("models:/")
     return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))
 
 
@@ -82,7 +82,7 @@ def download_model(uri: str, folder: Path) -> Path:
     except MlflowException as error:
         shutil.rmtree(aside, ignore_errors=True)
         raise ValueError(f"{uri}: {error.message.splitlines()[0]}") from error
-    inner = [path for path in aside.iterdir()]
+    inner = list(aside.iterdir())
     whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
     os.rename(whole, folder)
     shutil.rmtree(aside, ignore_errors=True)
@@ -95,7 +95,9 @@ def registered_keys() -> set[str]:
     keys = set()
     for model in client.search_registered_models():
         for version in client.search_model_versions(f"name='{model.name}'"):
-            keys.update(value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("key"))
+            keys.update(
+                value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("key")
+            )
     return keys
 
 

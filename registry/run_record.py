@@ -89,10 +89,8 @@ def new_run_folder(home: Path, recipe: str) -> Path:
 def find_run(home: Path, run_id: str) -> RunRecord:
     """Return a run by the start of its id; `latest` is the newest. Raises ValueError when none or several match."""
     folders = sorted(path.parent for path in (home / "runs").glob(f"*/{RECORD}"))
-    if run_id == "latest":
-        folders = folders[-1:]
-    else:
-        folders = [folder for folder in folders if folder.name.startswith(run_id)]
+    matching = [folder for folder in folders if folder.name.startswith(run_id)]
+    folders = folders[-1:] if run_id == "latest" else matching
     if len(folders) != 1:
         raise ValueError(f"run {run_id!r}: {len(folders)} runs match under {home / 'runs'}")
     values = json.loads((folders[0] / RECORD).read_text())

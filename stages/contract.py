@@ -168,7 +168,7 @@ def _slots(input_type: type) -> list[InputSlot]:
         if is_many:
             hint = typing.get_args(hint)[0]
         is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        choices = typing.get_args(hint) if is_union else (hint,)
+        choices: tuple[Any, ...] = typing.get_args(hint) if is_union else (hint,)
         kinds = tuple(choice for choice in choices if choice is not type(None))
         has_default = entry.default is not dataclasses.MISSING
         slots.append(InputSlot(entry.name, kinds, is_required=not has_default, is_many=is_many))

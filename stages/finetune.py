@@ -118,7 +118,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if config.objectives.get("forward_kl") and data.get("num_recorded") == 0:
         raise ValueError("objectives.forward_kl: the data set has no recorded teacher; set num_recorded in self_data")
     if data.get("vocab_size", model.get("vocab_size")) != model.get("vocab_size", data.get("vocab_size")):
-        raise ValueError(f"vocabulary mismatch: model {model['vocab_size']}, recorded teacher {data['vocab_size']} tokens")
+        raise ValueError(
+            f"vocabulary mismatch: model {model['vocab_size']}, recorded teacher {data['vocab_size']} tokens"
+        )
     num_parameters = float(model.get("num_parameters", 0))
     num_tokens = float(data.get("num_rows", 0)) * 200.0 * config.num_epochs
     facts: Facts = {"rank": config.rank}

@@ -65,18 +65,19 @@ class RunnerLM(TemplateLM):
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         counter = bar("generating answers", len(requests), "texts")
-        prompts = [self.tok_encode(request.args[0]) for request in requests]
+        arguments: list[tuple[str, dict[str, Any]]] = [tuple(request.args) for request in requests]  # type: ignore[misc]
+        prompts = [self.tok_encode(text) for text, _ in arguments]
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         answers = [""] * len(prompts)
         for start in range(0, len(order), self.batch_size):
             chunk = order[start : start + self.batch_size]
-            limit = max(int(requests[index].args[1].get("max_gen_toks", 128)) for index in chunk)
+            limit = max(int(arguments[index][1].get("max_gen_toks", 128)) for index in chunk)
             generations = decode(
                 self.runner, [prompts[index] for index in chunk], max_new_tokens=limit, stop_ids=self.stop_ids
             )
             for index, generation in zip(chunk, generations, strict=True):
                 text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-                answers[index] = _cut(text, requests[index].args[1].get("until", []))
+                answers[index] = _cut(text, arguments[index][1].get("until", []))
             counter.advance(len(chunk))
         return answers
 
@@ -103,7 +104,7 @@ def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = 
             log_samples=False,
         )
         assert output is not None, "only ranks above zero get None"
-        results.update(output["results"])
+        results.update(output["results"])  # type: ignore[typeddict-item]
     return results
 
 

@@ -204,7 +204,9 @@ def _generate_tasks(config: IngestDataConfig, rest: str) -> Iterator[dict[str, A
         if name not in known:
             raise ValueError(f"reasoning-gym has no task {name!r}.{did_you_mean(name, known)}")
     size = -(-config.max_rows // len(names))
-    tasks = [reasoning_gym.create_dataset(name, seed=config.seed + index, size=size) for index, name in enumerate(names)]
+    tasks = [
+        reasoning_gym.create_dataset(name, seed=config.seed + index, size=size) for index, name in enumerate(names)
+    ]
     for index in range(size):
         for task in tasks:
             entry = task[index]

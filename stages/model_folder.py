@@ -49,7 +49,7 @@ def load_model(folder: Path, dtype: torch.dtype | str, device: torch.device | No
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
     )
-    return model.to(device).eval() if device is not None else model.eval()
+    return (model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
 
 
 def load_tokenizer(folder: Path) -> Any:

@@ -66,7 +66,9 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         if config.blocks:
             check_removal(num_blocks, config.blocks)
         elif num_removed >= num_blocks:
-            raise ValueError(f"num_blocks is {num_removed}, but the model has {num_blocks}; accepted: 1 to {num_blocks - 1}")
+            raise ValueError(
+                f"num_blocks is {num_removed}, but the model has {num_blocks}; accepted: 1 to {num_blocks - 1}"
+            )
         facts["num_blocks"] = num_blocks - num_removed
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=num_bytes)

@@ -112,7 +112,9 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
 def _verdict(config: RegisterConfig, inputs: RegisterInputs) -> list[dict[str, Any]]:
     """Gate the model on everything, and the ONNX graph on quality and speed where it was measured."""
     baseline = _numbers(inputs.baseline)
-    checks = [check.as_dict() | {"of": "model"} for check in run_gate(config.gate, _numbers(inputs.evaluation), baseline)]
+    checks = [
+        check.as_dict() | {"of": "model"} for check in run_gate(config.gate, _numbers(inputs.evaluation), baseline)
+    ]
     if inputs.onnx_evaluation is not None:
         onnx_checks = run_gate(config.gate, _numbers(inputs.onnx_evaluation), baseline)
         checks += [check.as_dict() | {"of": "onnx"} for check in onnx_checks]

@@ -84,7 +84,9 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
         if config.num_recorded > int(model["vocab_size"]):
-            raise ValueError(f"num_recorded is {config.num_recorded}, but the vocabulary has {model['vocab_size']} tokens")
+            raise ValueError(
+                f"num_recorded is {config.num_recorded}, but the vocabulary has {model['vocab_size']} tokens"
+            )
     if num_rows:
         facts["num_rows"] = int(num_rows)
     num_parameters = float(model.get("num_parameters", 0))
@@ -203,7 +205,10 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     num_kept = sum(row.source == "rewrite" for row in rows)
     metric("kept_fraction", num_kept / len(rows))
     reasons = Counter(_kind_of(row.reason) for row in rows if row.source == "reference")
-    note(f"kept {num_kept} of {len(rows)} rewrites" + "".join(f"; {count} {why}" for why, count in reasons.most_common(4)))
+    note(
+        f"kept {num_kept} of {len(rows)} rewrites"
+        + "".join(f"; {count} {why}" for why, count in reasons.most_common(4))
+    )
     return DatasetArtifact.at(
         content,
         name=inputs.data.facts.get("name", "rewritten"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.environment import configure_process
 from registry.store import Store

@@ -123,13 +123,15 @@ class Trainer:
             for name, (loss_sum, _) in sums.items():
                 losses[name] += float(loss_sum.detach()) / max(num_tokens[name], 1)
         trainable = [p for p in self.model.parameters() if p.requires_grad]
-        grad_norm = float(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm))
+        grad_norm = float(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm))  # type: ignore[arg-type]
         if not math.isfinite(grad_norm):
             raise ValueError(f"the gradient is {grad_norm} at step {self.step}: lower learning_rate or set float32")
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, sum(len(b.next_ids) for b in micro_batches))
+        return StepRecord(
+            self.step, epoch, losses, learning_rate, grad_norm, sum(len(b.next_ids) for b in micro_batches)
+        )
 
     def _epoch_steps(self, epoch: int) -> list[list[Batch]]:
         generator = torch.Generator().manual_seed(self.schedule.seed * 1_000_003 + epoch)

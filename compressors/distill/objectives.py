@@ -58,7 +58,9 @@ class ForwardKL:
         self, logprobs: Float[Tensor, "N V"], targets: Targets
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
         if targets.teacher_ids is None or targets.teacher_logprobs is None or targets.has_teacher is None:
-            return logprobs.new_zeros(len(logprobs)), torch.zeros(len(logprobs), dtype=torch.bool, device=logprobs.device)
+            return logprobs.new_zeros(len(logprobs)), torch.zeros(
+                len(logprobs), dtype=torch.bool, device=logprobs.device
+            )
         teacher = targets.teacher_logprobs.float()
         student = logprobs.gather(-1, targets.teacher_ids)
         divergence = (teacher.exp() * (teacher - student)).sum(dim=-1)

@@ -83,7 +83,13 @@ def collate(examples: Sequence[Example], *, is_packed: bool) -> Batch:
     next_ids = torch.tensor([token for example in examples for token in example.answer_ids])
     teacher = _teacher(examples)
     return Batch(
-        input_ids, position_ids, None if is_packed else mask, torch.tensor(rows), torch.tensor(columns), next_ids, *teacher
+        input_ids,
+        position_ids,
+        None if is_packed else mask,
+        torch.tensor(rows),
+        torch.tensor(columns),
+        next_ids,
+        *teacher,
     )
 
 

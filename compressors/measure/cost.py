@@ -48,7 +48,12 @@ class Latency:
 
 
 def measure_latency(
-    runner: CausalRunner, *, vocab_size: int, num_prompt_tokens: int = 128, num_new_tokens: int = 32, num_rounds: int = 3
+    runner: CausalRunner,
+    *,
+    vocab_size: int,
+    num_prompt_tokens: int = 128,
+    num_new_tokens: int = 32,
+    num_rounds: int = 3,
 ) -> Latency:
     """Time prefill and decode on random tokens; the first round warms up and is not counted."""
     generator = torch.Generator().manual_seed(0)

@@ -84,9 +84,7 @@ def decode(
     return generations
 
 
-def pad_left(
-    rows: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Return (input ids, attention mask) with the padding before the tokens."""
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)

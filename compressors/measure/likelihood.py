@@ -66,9 +66,7 @@ def perplexity(
     return math.exp(-sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored))
 
 
-def pad_right(
-    rows: Sequence[Sequence[int]], device: torch.device
-) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
     """Return (input ids, attention mask) with the padding after the tokens."""
     width = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), width, dtype=torch.long)

@@ -40,7 +40,9 @@ def fold_lora(
     return folded
 
 
-def check_fold(adapter_logits: Tensor, folded_logits: Tensor, base_logits: Tensor, tolerance: float) -> tuple[float, float]:
+def check_fold(
+    adapter_logits: Tensor, folded_logits: Tensor, base_logits: Tensor, tolerance: float
+) -> tuple[float, float]:
     """Return (max |folded - adapter|, max |folded - base|) in logits.
 
     Raises ValueError when the fold differs from the adapter by more than `tolerance` of the largest logit, or not at all from the base.

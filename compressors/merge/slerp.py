@@ -45,7 +45,7 @@ class Slerp:
             merged[name] = (combined + origin).to(weight.dtype)
         return merged, branches
 
-    def _merge(self, first: Float[Tensor, "..."], second: Float[Tensor, "..."]) -> tuple[Float[Tensor, "..."], Branch]:
+    def _merge(self, first: Float[Tensor, ...], second: Float[Tensor, ...]) -> tuple[Float[Tensor, ...], Branch]:
         if torch.equal(first, second):
             return first, "equal"
         a, b = first.double().flatten(), second.double().flatten()

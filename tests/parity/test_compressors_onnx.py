@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+
 from compressors.export.graph import export_program
 from compressors.export.parity import measure_parity
 from compressors.export.runtime import OnnxRunner

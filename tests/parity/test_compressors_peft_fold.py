@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from peft import get_peft_model_state_dict
+
 from compressors.adapt.lora import add_lora
 from compressors.merge.fold import fold_lora
-from peft import get_peft_model_state_dict
 from stages.tiny_model import random_model
 
 

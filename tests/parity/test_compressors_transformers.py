@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from compressors.catalogue import build
 from compressors.distill.loop import packing_matches
 from compressors.distill.packing import Example
@@ -13,7 +15,6 @@ from compressors.measure.runner import TorchRunner
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.scan import WindowScan
 from stages.tiny_model import FAMILIES, random_model
-from torch.utils.flop_counter import FlopCounterMode
 
 PROMPT = [5, 6, 7, 8, 9, 40, 41]
 

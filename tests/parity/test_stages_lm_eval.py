@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import pytest
-from compressors.measure.runner import TorchRunner
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+
+from compressors.measure.runner import TorchRunner
 from registry.artifact import ModelArtifact
 from stages.harness import RunnerLM, run_tasks, task_config
 from stages.model_folder import load_model, load_tokenizer
 from stages.rows import Row
 
 ROWS = [
-    Row(id=f"{i}", question=f"What comes after {word}?", choices=["two", "a cat", "blue"], answer_index=i % 3, verifier="choice")
+    Row(
+        id=f"{i}",
+        question=f"What comes after {word}?",
+        choices=["two", "a cat", "blue"],
+        answer_index=i % 3,
+        verifier="choice",
+    )
     for i, word in enumerate(["one", "dog", "red", "three", "mouse"])
 ]
 

@@ -8,11 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+
 from registry.store import Store
 from stages.catalogue import STAGES
 
@@ -32,16 +33,13 @@ KILLS = (
 
 
 @pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: dict[str, str]) -> Iterator[dict[str, str]]:
+def environment(
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_environment: dict[str, str],
+    serve_prefect: Callable[[Path], dict[str, str]],
+) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
-    os.environ["PREFECT_HOME"] = str(home / "prefect")
-    from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
-
-    server = SubprocessASGIServer()
-    server.start(timeout=180)
-    prefect = {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": os.environ.pop("PREFECT_HOME")}
-    yield clean_environment | prefect | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
-    server.stop()
+    return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
 @pytest.mark.timeout(600)  # eleven runs in a row
@@ -60,7 +58,9 @@ def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str],
         assert before <= stored(home), "what was finished stays"
         for artifact in Store(home).artifacts():
             Store(home).verify(artifact)
-    done = subprocess.run(command("release"), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    done = subprocess.run(
+        command("release"), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
     assert done.returncode == 0, done.stderr
     nodes = json.loads(done.stdout)["nodes"].values()
     assert {node["state"] for node in nodes} == {"Completed", "Cached"}
@@ -78,16 +78,20 @@ def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str) -> str
     done = stored(home)
     while process.poll() is None and time.monotonic() < deadline:
         for work in home.glob("work/*/work.json"):
-            if work.parent.name not in done and json.loads(work.read_text())["stage"] == stage and is_fresh(work, process):
+            if work.parent.name not in done and is_at_work(work, stage, process):
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return work.parent.name
     pytest.fail(f"the stage {stage} was not seen at work before the run ended ({process.poll()})")
 
 
-def is_fresh(work: Path, process: subprocess.Popen[bytes]) -> bool:
-    """True when this run made the folder, not one that was killed before."""
-    return work.stat().st_mtime > psutil.Process(process.pid).create_time()
+def is_at_work(work: Path, stage: str, process: subprocess.Popen[bytes]) -> bool:
+    """True when this run, not one that was killed before, is inside the stage."""
+    try:
+        is_fresh = work.stat().st_mtime > psutil.Process(process.pid).create_time()
+        return is_fresh and json.loads(work.read_text())["stage"] == stage
+    except FileNotFoundError:  # that stage has just ended
+        return False
 
 
 def stored(home: Path) -> set[str]:

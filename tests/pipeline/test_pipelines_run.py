@@ -7,16 +7,17 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
+
 from pipelines.cli import app
 from pipelines.recipe import load_recipe, shipped_recipes
 from registry.mlflow_home import open_client
-from typer.testing import CliRunner
 
 Environment = dict[str, str]
 
@@ -24,7 +25,9 @@ Environment = dict[str, str]
 def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
     command, folder = [sys.executable, "-m", "pipelines", *arguments], Path(environment["ATTAR_HOME"]).parent / "cwd"
     folder.mkdir(exist_ok=True)
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False)
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
+    )
 
 
 @pytest.fixture(scope="module")
@@ -47,15 +50,11 @@ def first(environment: Environment) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def served(environment: Environment, first: dict[str, Any]) -> Iterator[Environment]:
-    """The same home, with one Prefect server for the rest of the module: its start is half of a tiny run."""
-    os.environ["PREFECT_HOME"] = str(Path(environment["ATTAR_HOME"]) / "prefect")
-    from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
-
-    server = SubprocessASGIServer()
-    server.start(timeout=180)
-    yield environment | {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": os.environ.pop("PREFECT_HOME")}
-    server.stop()
+def served(
+    environment: Environment, first: dict[str, Any], home: Path, serve_prefect: Callable[[Path], Environment]
+) -> Environment:
+    """The same home with a Prefect server that stays up."""
+    return environment | serve_prefect(home)
 
 
 def states(run: dict[str, Any]) -> set[str]:
@@ -67,7 +66,15 @@ def test_first_run_builds_every_node_and_its_report(first: dict[str, Any], home:
     assert set(first["nodes"]) == set(load_recipe("tiny").nodes)
     assert Path(first["report"]).is_relative_to(home)
     page = Path(first["report"]).read_text()
-    for part in ("Before and after", "Distance across each window", "Loss (student_a)", "Retention", "Answers side by side", "Lineage", "Environment"):
+    for part in (
+        "Before and after",
+        "Distance across each window",
+        "Loss (student_a)",
+        "Retention",
+        "Answers side by side",
+        "Lineage",
+        "Environment",
+    ):
         assert part in page
     assert "<script src" not in page and "<link" not in page, "self-contained"
     assert [row["model"].split()[0] for row in first["table"]] == ["original", "healed", "onnx"]
@@ -89,7 +96,9 @@ def test_prefect_has_one_flow_run_with_a_task_run_a_node(first: dict[str, Any], 
     assert {("before-after", "table"), ("report", "markdown")} <= set(artifacts)
 
 
-def test_mlflow_has_a_parent_run_with_a_child_a_node(first: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_has_a_parent_run_with_a_child_a_node(
+    first: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     client = open_client(home)
     parent = client.get_run(first["mlflow_run_id"])
@@ -117,13 +126,19 @@ def test_second_run_reuses_every_node(first: dict[str, Any], environment: Enviro
     done = attar(environment, "run", "tiny", "--json")
     again = json.loads(done.stdout)
     assert done.returncode == 0 and states(again) == {"Cached"}
-    assert {name: node["key"] for name, node in again["nodes"].items()} == {name: node["key"] for name, node in first["nodes"].items()}
+    assert {name: node["key"] for name, node in again["nodes"].items()} == {
+        name: node["key"] for name, node in first["nodes"].items()
+    }
     with sqlite3.connect(home / "prefect" / "prefect.db") as database:
-        shown = database.execute("select distinct state_name from task_run where flow_run_id = ?", (again["prefect_flow_run_id"],))
+        shown = database.execute(
+            "select distinct state_name from task_run where flow_run_id = ?", (again["prefect_flow_run_id"],)
+        )
         assert shown.fetchall() == [("Cached",)]
 
 
-def test_flipped_byte_is_found_and_only_that_node_is_built_again(first: dict[str, Any], served: Environment, home: Path) -> None:
+def test_flipped_byte_is_found_and_only_that_node_is_built_again(
+    first: dict[str, Any], served: Environment, home: Path
+) -> None:
     node = first["nodes"]["pruned"]
     weights = home / "store" / "prune" / node["key"] / "content" / "model.safetensors"
     content = bytearray(weights.read_bytes())
@@ -141,14 +156,21 @@ def test_flipped_byte_is_found_and_only_that_node_is_built_again(first: dict[str
 
 def test_from_builds_a_node_and_what_follows_again(first: dict[str, Any], served: Environment) -> None:
     plan = json.loads(attar(served, "plan", "tiny", "--json", "--from", "block_scan", "--until", "pruned").stdout)
-    assert {row["node"]: row["state"] for row in plan} == {"original": "hit", "questions": "hit", "block_scan": "forced", "pruned": "forced"}
+    assert {row["node"]: row["state"] for row in plan} == {
+        "original": "hit",
+        "questions": "hit",
+        "block_scan": "forced",
+        "pruned": "forced",
+    }
     done = attar(served, "run", "tiny", "--json", "--from", "block_scan", "--until", "pruned")
     made = {name: node["state"] for name, node in json.loads(done.stdout)["nodes"].items()}
     assert made == {"original": "Cached", "questions": "Cached", "block_scan": "Completed", "pruned": "Completed"}
 
 
 @pytest.mark.parametrize("debug", [[], ["--debug"]], ids=["plain", "debug"])
-def test_failing_stage_says_node_cause_and_how_to_resume(environment: Environment, served: Environment, debug: list[str]) -> None:
+def test_failing_stage_says_node_cause_and_how_to_resume(
+    environment: Environment, served: Environment, debug: list[str]
+) -> None:
     # a fact that only the model itself can contradict
     mistake = ("--set", "original.config.expect={num_blocks: 4, num_parameters: 7}")
     done = attar(served, "run", "tiny", "--until", "pruned", *mistake, *debug)
@@ -174,8 +196,14 @@ def test_broken_tracking_does_not_cost_an_artifact(served: Environment, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "tiny", "--set", "pruned.config.num_blok=1"), "node 'pruned', config.num_blok: unknown field. Did you mean 'num_blocks'?"),
-        (("run", "tiny", "--set", "pruned.config.num_blocks=9"), "num_blocks is 9, but the model has 4; accepted: 1 to 3"),
+        (
+            ("run", "tiny", "--set", "pruned.config.num_blok=1"),
+            "node 'pruned', config.num_blok: unknown field. Did you mean 'num_blocks'?",
+        ),
+        (
+            ("run", "tiny", "--set", "pruned.config.num_blocks=9"),
+            "num_blocks is 9, but the model has 4; accepted: 1 to 3",
+        ),
         (("run", "nothing.yaml"), "recipe 'nothing.yaml': no such file or shipped recipe"),
         (("plan", "tiny", "--until", "heald"), "--until 'heald': the recipe has no such node. Did you mean 'healed'?"),
         (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
@@ -206,13 +234,28 @@ def test_listing_showing_reporting_and_pulling(
     assert {row["stage"] for row in output("list", "stages")} >= {"ingest_model", "prune", "register"}
     assert {row["method"] for row in output("list", "methods")} >= {"angular_distance", "forward_kl", "slerp"}
     assert {row["recipe"] for row in output("list", "recipes")} == set(shipped_recipes())
-    assert {row["kind"] for row in output("list", "artifacts")} >= {"model", "adapter", "dataset", "scan", "onnx", "evaluation", "release"}
+    assert {row["kind"] for row in output("list", "artifacts")} >= {
+        "model",
+        "adapter",
+        "dataset",
+        "scan",
+        "onnx",
+        "evaluation",
+        "release",
+    }
     shown = output("show", first["nodes"]["healed"]["key"][:16])
     assert [one["stage"] for one in shown["lineage"]["inputs"]] == ["prune", "finetune", "finetune"]
     assert output("report", first["id"])["report"] == first["report"]
     pulled = output("pull", "tiny@champion", str(tmp_path / "tiny"))
-    assert (Path(pulled["folder"]) / "model" / "config.json").exists() and (Path(pulled["folder"]) / "onnx" / "model.onnx").exists()
-    for arguments in (("list", "stages"), ("show", first["nodes"]["onnx"]["key"][:16]), ("plan", "tiny"), ("gc", "--dry-run")):
+    assert (Path(pulled["folder"]) / "model" / "config.json").exists() and (
+        Path(pulled["folder"]) / "onnx" / "model.onnx"
+    ).exists()
+    for arguments in (
+        ("list", "stages"),
+        ("show", first["nodes"]["onnx"]["key"][:16]),
+        ("plan", "tiny"),
+        ("gc", "--dry-run"),
+    ):
         done = CliRunner().invoke(app, list(arguments))
         assert done.exit_code == 0 and done.stdout.strip()
 
@@ -220,7 +263,10 @@ def test_listing_showing_reporting_and_pulling(
 def test_two_runs_at_once_build_each_artifact_once(served: Environment, tmp_path: Path) -> None:
     shared = served | {"ATTAR_HOME": str(tmp_path)}
     command = [sys.executable, "-m", "pipelines", "run", "tiny", "--json", "--until", "pruned"]
-    runs = [subprocess.Popen(command, env=shared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    runs = [
+        subprocess.Popen(command, env=shared, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     outputs = [run.communicate(timeout=250) for run in runs]
     assert [run.returncode for run in runs] == [0, 0], outputs
     records = [json.loads(out) for out, _ in outputs]
@@ -229,7 +275,12 @@ def test_two_runs_at_once_build_each_artifact_once(served: Environment, tmp_path
 
 
 def test_a_recipe_of_ones_own_by_path(served: Environment, tmp_path: Path) -> None:
-    recipe = {"nodes": {"m": {"stage": "ingest_model", "config": {"source": "random:gpt2?num_blocks=3"}}, "p": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "m"}}}}
+    recipe = {
+        "nodes": {
+            "m": {"stage": "ingest_model", "config": {"source": "random:gpt2?num_blocks=3"}},
+            "p": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "m"}},
+        }
+    }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(recipe))
     run = json.loads(attar(served, "run", str(path), "--json").stdout)

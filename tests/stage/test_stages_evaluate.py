@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from registry.artifact import DatasetArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
 from stages.contract import NoInputs
@@ -13,7 +14,9 @@ from stages.evaluate import EvaluateConfig, EvaluateInputs, evaluate
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
 
-CONFIG = EvaluateConfig(max_rows=6, max_new_tokens=8, num_samples=3, num_prompt_tokens=16, perplexity_window=64, precision="float32")
+CONFIG = EvaluateConfig(
+    max_rows=6, max_new_tokens=8, num_samples=3, num_prompt_tokens=16, perplexity_window=64, precision="float32"
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +43,9 @@ def content(artifact: EvaluationArtifact) -> dict:
     return json.loads((artifact.path / "evaluation.json").read_text())
 
 
-def test_torch_and_onnx_are_measured_alike(store: Store, model: ModelArtifact, onnx: OnnxArtifact, inputs: dict) -> None:
+def test_torch_and_onnx_are_measured_alike(
+    store: Store, model: ModelArtifact, onnx: OnnxArtifact, inputs: dict
+) -> None:
     torch_scores = evaluate.execute(CONFIG, EvaluateInputs(model=model, **inputs), store).artifact
     onnx_scores = evaluate.execute(CONFIG, EvaluateInputs(model=onnx, **inputs), store).artifact
     first, second = content(torch_scores), content(onnx_scores)
@@ -56,7 +61,9 @@ def test_torch_and_onnx_are_measured_alike(store: Store, model: ModelArtifact, o
 
 
 def test_task_files_of_ones_own_run_under_lm_eval(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
-    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps({"q": f"{i}?", "c": ["yes", "no"], "a": 0}) for i in range(4)))
+    (tmp_path / "mine.jsonl").write_text(
+        "\n".join(json.dumps({"q": f"{i}?", "c": ["yes", "no"], "a": 0}) for i in range(4))
+    )
     (tmp_path / "mine.yaml").write_text(
         "task: mine\ndataset_path: json\noutput_type: multiple_choice\ntest_split: train\n"
         f"dataset_kwargs:\n  data_files: {tmp_path / 'mine.jsonl'}\n  cache_dir: {tmp_path / 'cache'}\n"
@@ -119,11 +126,21 @@ for _ in range(8):
 assert "torch" not in sys.modules and "transformers" not in sys.modules
 print(json.dumps(out))
 """
-    done = subprocess.run([sys.executable, "-c", script, str(onnx.path)], capture_output=True, text=True, cwd=tmp_path, env=dict(os.environ), check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(onnx.path)],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=dict(os.environ),
+        check=True,
+    )
     from compressors.export.runtime import OnnxRunner
     from compressors.measure.decode import decode
     from stages.model_folder import load_tokenizer
     from stages.onnx_session import open_session
 
     ids = load_tokenizer(onnx.path)("What is 1 plus 2?").input_ids
-    assert json.loads(done.stdout) == decode(OnnxRunner(open_session(onnx.path)), [ids], max_new_tokens=8, stop_ids=())[0].token_ids
+    assert (
+        json.loads(done.stdout)
+        == decode(OnnxRunner(open_session(onnx.path)), [ids], max_new_tokens=8, stop_ids=())[0].token_ids
+    )

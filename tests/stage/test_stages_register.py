@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from registry.artifact import EvaluationArtifact, ModelArtifact
 from registry.collect import collect_garbage
 from registry.environment import tracking_uri
@@ -45,7 +46,9 @@ def release(store: Store, seed: int, accuracy: float):
 
 
 def aliases(store: Store) -> dict[str, str]:
-    return {name: str(version) for name, version in open_client(store.root).get_registered_model("small").aliases.items()}
+    return {
+        name: str(version) for name, version in open_client(store.root).get_registered_model("small").aliases.items()
+    }
 
 
 def test_aliases_follow_the_gate(store: Store) -> None:

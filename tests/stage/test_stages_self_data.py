@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
@@ -50,7 +51,9 @@ def quick_to_stop(model: ModelArtifact, tmp_path: Path) -> ModelArtifact:
     return ModelArtifact(folder, model.facts, model.key, model.fingerprint + "-stopper")
 
 
-def test_every_row_says_who_wrote_it_and_none_is_lost(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+def test_every_row_says_who_wrote_it_and_none_is_lost(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
     rows = read_rows(rewrite(store, CONFIG, model, questions).path / "rows.jsonl")
     before = {row.id: row for row in read_rows(questions.path / "rows.jsonl")}
     assert [row.id for row in rows] == sorted(before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from compressors.measure.decode import Sampling, decode
 from compressors.measure.likelihood import continuation_likelihoods, perplexity
 from compressors.measure.runner import TorchRunner
@@ -47,7 +48,8 @@ def test_recorded_candidates_are_the_models_own_distribution() -> None:
 def test_a_generator_repeats_its_sampling_and_top_p_keeps_the_head() -> None:
     logprobs = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log().expand(2000, 4)
     draws = [
-        Sampling(temperature=1.0, top_p=0.75, generator=torch.Generator().manual_seed(3)).pick(logprobs) for _ in range(2)
+        Sampling(temperature=1.0, top_p=0.75, generator=torch.Generator().manual_seed(3)).pick(logprobs)
+        for _ in range(2)
     ]
     assert torch.equal(*draws)
     shares = draws[0].bincount(minlength=4) / 2000

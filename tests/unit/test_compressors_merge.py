@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from compressors.merge.fold import check_fold, fold_lora
 from compressors.merge.slerp import Slerp
 

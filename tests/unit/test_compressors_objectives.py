@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from compressors.catalogue import build
 from compressors.distill.objectives import OBJECTIVES, ForwardKL, NextToken, Targets, log_remainder
 from compressors.distill.reduction import combine, summed_losses
@@ -88,7 +89,12 @@ def test_splitting_a_step_changes_nothing() -> None:
     expected = combine(sums, weights, num_tokens)
     total = torch.zeros(())
     for start, end in ((0, 1), (1, 5), (5, 12)):
-        part = Targets(*(field[start:end] for field in (whole.next_ids, whole.teacher_ids, whole.teacher_logprobs, whole.has_teacher)))
+        part = Targets(
+            *(
+                field[start:end]
+                for field in (whole.next_ids, whole.teacher_ids, whole.teacher_logprobs, whole.has_teacher)
+            )
+        )
         total = total + combine(summed_losses(objectives, student[start:end], part), weights, num_tokens)
     torch.testing.assert_close(total, expected, atol=1e-6, rtol=0)
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from compressors.catalogue import build
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.scan import WindowScan, best_window

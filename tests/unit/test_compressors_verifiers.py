@@ -5,6 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 import pytest
+
 from compressors.catalogue import build
 from compressors.self_data.keep import keep_or_fall_back
 from compressors.self_data.verifiers import VERIFIERS, BannedPhrases, SameNumber, last_number, named_choices

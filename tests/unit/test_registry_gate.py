@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from registry.gate import run_gate
 
 BASELINE = {"accuracy": 0.8, "perplexity": 20.0, "decode_seconds_per_token": 0.05, "num_parameters": 100.0}

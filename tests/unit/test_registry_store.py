@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import DiskFullError, Slot, Store
 
@@ -65,7 +66,9 @@ def test_a_build_that_fails_leaves_no_artifact_but_keeps_its_scratch(tmp_path: P
 
 
 @pytest.mark.parametrize("damage", ["flip", "remove", "add"])
-def test_damage_is_found_on_the_next_use_and_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
+def test_damage_is_found_on_the_next_use_and_built_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str
+) -> None:
     store = Store(tmp_path)
     artifact = store.get_or_build(SLOT, DatasetArtifact, "k1", write("precious")).artifact
     victim = artifact.path / "rows.jsonl"

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+
 from registry.artifact import AdapterArtifact, ModelArtifact, ScanArtifact
 from stages.catalogue import STAGES
 from stages.contract import NoInputs, StageConfig

@@ -1,0 +1,24 @@
+"""The same stages on a GPU: run where there is one, with `pytest -m gpu tests/gpu`."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.store import Store
+from stages.device import pick_device, pick_dtype
+from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
+from stages.self_data import SelfDataConfig, SelfDataInputs, self_data
+
+pytestmark = pytest.mark.gpu
+
+
+def test_self_data_and_finetune_on_the_accelerator(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    device = pick_device()
+    assert device.type != "cpu" and pick_dtype("auto", device) in (torch.bfloat16, torch.float32)
+    data = self_data.execute(
+        SelfDataConfig(max_new_tokens=8, num_recorded=8), SelfDataInputs(model=model, data=questions), store
+    ).artifact
+    config = FinetuneConfig(rank=4, objectives={"next_token": 1.0, "forward_kl": 1.0}, tokens_per_step=512)
+    adapter = finetune.execute(config, FinetuneInputs(model=model, data=data), store).artifact
+    assert int(adapter.facts["num_steps"]) > 0
