@@ -33,7 +33,9 @@ def main() -> None:
 
 def measure(environment: dict[str, str]) -> tuple[float, int, dict]:
     started = time.perf_counter()
-    process = subprocess.Popen([str(ATTAR), "run", "demo", "--json"], stdout=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(
+        [str(ATTAR), "run", "demo", "--json"], stdout=subprocess.PIPE, text=True, env=environment
+    )
     peak = [0]
     watcher = threading.Thread(target=watch, args=(process.pid, peak), daemon=True)
     watcher.start()

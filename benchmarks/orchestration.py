@@ -39,7 +39,9 @@ def main() -> None:
 
 
 def run_tiny(environment: dict[str, str]) -> dict:
-    done = subprocess.run([str(ATTAR), "run", "tiny", "--json"], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [str(ATTAR), "run", "tiny", "--json"], capture_output=True, text=True, env=environment, check=True
+    )
     return json.loads(done.stdout)
 
 

@@ -33,7 +33,9 @@ def main() -> None:
     print("| way | seconds | ratio |\n|---|---|---|")
     print(f"| one pass a window size ({num_blocks} passes) | {theirs:.1f} | 1.00 |")
     print(f"| one pass for all | {ours:.1f} | {ours / theirs:.3f} |")
-    print(f"largest difference of a score: {difference:.1e}; peak RSS {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+    print(
+        f"largest difference of a score: {difference:.1e}; peak RSS {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB"
+    )
 
 
 def one_pass(model, batches) -> dict[tuple[int, int], float]:

@@ -39,7 +39,9 @@ def test_every_path_of_the_tree_exists() -> None:
 
 
 def test_the_tree_names_every_module() -> None:
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     folders = {f"{Path(path).parent}/" for path in listed.stdout.split() if path.endswith(".py")} - {"./"}
     named = {path if path.endswith("/") else f"{Path(path).parent}/" for path in tree_paths()}
     assert folders <= named | {"tests/"}
@@ -74,7 +76,13 @@ def test_every_stage_and_recipe_is_described() -> None:
 
 def test_nothing_names_a_private_place() -> None:
     """No path of a machine, no private host: the project reads the same everywhere."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     pattern = re.compile(r"/(?:home|root|opt|work)/\w|\blocalhost:\d{4}/simple")
-    found = [path for path in listed.stdout.split() if (ROOT / path).is_file() and pattern.search((ROOT / path).read_text(errors="ignore"))]
+    found = [
+        path
+        for path in listed.stdout.split()
+        if (ROOT / path).is_file() and pattern.search((ROOT / path).read_text(errors="ignore"))
+    ]
     assert not [path for path in found if not path.endswith("test_architecture_readme.py")]

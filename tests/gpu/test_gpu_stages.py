@@ -13,7 +13,9 @@ from stages.self_data import SelfDataConfig, SelfDataInputs, self_data
 pytestmark = pytest.mark.gpu
 
 
-def test_self_data_and_finetune_on_the_accelerator(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+def test_self_data_and_finetune_on_the_accelerator(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
     device = pick_device()
     assert device.type != "cpu" and pick_dtype("auto", device) in (torch.bfloat16, torch.float32)
     data = self_data.execute(
