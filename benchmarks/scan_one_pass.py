@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import torch
+
 from compressors.catalogue import build
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.scan import WindowScan

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from pydantic import Field, field_validator
 
 from compressors.adapt.lora import add_lora
 from compressors.catalogue import build, did_you_mean
-from compressors.distill.loop import Schedule, StepRecord, Trainer, heldout_losses, packing_matches
+from compressors.distill.loop import Schedule, Trainer, packing_matches
 from compressors.distill.objectives import OBJECTIVES
 from compressors.distill.packing import Example
 from compressors.self_data.prompts import chat_prompt
@@ -23,11 +22,11 @@ from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArti
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
-from stages.progress import Metric, bar, emit, metric, note
+from stages.progress import metric, note
 from stages.rows import Row, read_rows, split_rows
 from stages.teacher_shards import TeacherRecord
+from stages.training_run import TrainingRun
 
-CHECKPOINT = "checkpoint.pt"
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 
@@ -149,96 +148,17 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
         torch.manual_seed(config.seed)
         model = add_lora(base, rank=config.rank, alpha=config.alpha, dropout=config.dropout, targets=config.targets)
         is_packed = config.is_packed and _can_pack(model, examples["train"], device, dtype)
-        run = _Run(config, _trainer(config, model, examples["train"], is_packed), examples["heldout"], workdir)
+        run = TrainingRun(
+            _trainer(config, model, examples["train"], is_packed),
+            examples["heldout"],
+            workdir,
+            eval_every=config.eval_every,
+            checkpoint_every=config.checkpoint_every,
+            patience=config.patience,
+        )
         run.resume()
         run.train()
-    return _save(run, inputs, workdir / "content")
-
-
-class _Run:
-    """Training with checkpoints, looks at the held-out rows, early stop and the best adapter so far."""
-
-    def __init__(self, config: FinetuneConfig, trainer: Trainer, heldout: Sequence[Example], workdir: Path) -> None:
-        self.config, self.trainer, self.heldout = config, trainer, heldout
-        self.checkpoint = workdir / CHECKPOINT
-        self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {"loss": float("inf"), "step": 0, "weights": {}}
-        self.num_worse = 0
-
-    def resume(self) -> None:
-        """Continue from the checkpoint of an interrupted run, or look at the held-out rows before the first step."""
-        if not self.checkpoint.exists():
-            self._look(0)
-            return
-        saved = torch.load(self.checkpoint, weights_only=True)
-        self.trainer.restore(saved["trainer"])
-        self.best, self.num_worse = saved["best"], saved["num_worse"]
-        for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
-            self._record(Metric(**entry))
-        note(f"continuing at step {self.trainer.step} of {self.trainer.num_steps}")
-
-    def train(self) -> None:
-        """Train to the end of the schedule or to the early stop."""
-        counter = bar("training", self.trainer.num_steps, "steps", done=self.trainer.step)
-        if self._is_over():
-            return
-        for record in self.trainer.run():
-            self._report(record)
-            counter.advance()
-            is_last = record.step == self.trainer.num_steps
-            if record.step % self.config.eval_every == 0 or is_last:
-                self._look(record.step)
-            if record.step % self.config.checkpoint_every == 0 or is_last or self._is_over():
-                self._save_checkpoint()
-            if self._is_over():
-                note(f"stopped early at step {record.step}: no better held-out loss in {self.num_worse} looks")
-                return
-
-    def _is_over(self) -> bool:
-        return bool(self.config.patience) and self.num_worse >= self.config.patience
-
-    def _report(self, record: StepRecord) -> None:
-        for name, loss in record.losses.items():
-            self._record(Metric(f"train_{name}_nats", loss, record.step))
-        self._record(Metric("learning_rate", record.learning_rate, record.step))
-        self._record(Metric("grad_norm", record.grad_norm, record.step))
-
-    def _look(self, step: int) -> None:
-        losses = heldout_losses(
-            self.trainer.model,
-            self.heldout,
-            self.trainer.objectives,
-            tokens_per_batch=self.config.tokens_per_micro_batch,
-            is_packed=self.trainer.is_packed,
-            device=self.trainer.accelerator.device,
-        )
-        for name, loss in losses.items():
-            self._record(Metric(f"heldout_{name}_nats", loss, step))
-        total = sum(self.config.objectives[name] * loss for name, loss in losses.items())
-        # without held-out rows the last step is the best one there is
-        if not losses or total < self.best["loss"]:
-            self.best = {"loss": total, "step": step, "weights": self.trainer.state()["weights"]}
-            self.num_worse = 0
-        else:
-            self.num_worse += 1
-
-    def _record(self, entry: Metric) -> None:
-        self.history.append(asdict(entry))
-        emit(entry)
-
-    def _save_checkpoint(self) -> None:
-        state = {
-            "trainer": self.trainer.state(),
-            "best": self.best,
-            "num_worse": self.num_worse,
-            "history": self.history,
-        }
-        temporary = self.checkpoint.with_suffix(".new")
-        with temporary.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, self.checkpoint)
+    return _save(config, run, inputs, workdir / "content")
 
 
 def _trainer(config: FinetuneConfig, model: PeftModel, examples: Sequence[Example], is_packed: bool) -> Trainer:
@@ -287,7 +207,7 @@ def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherR
     return Example(prompt, answer, recorded[0][: len(answer)], recorded[1][: len(answer)])
 
 
-def _save(run: _Run, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
+def _save(config: FinetuneConfig, run: TrainingRun, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
     model = run.trainer.accelerator.unwrap_model(run.trainer.model)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
@@ -301,7 +221,7 @@ def _save(run: _Run, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
     note(f"kept the adapter of step {run.best['step']} (held-out loss {run.best['loss']:.4f} nats)")
     return AdapterArtifact.at(
         content,
-        rank=run.config.rank,
+        rank=config.rank,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,

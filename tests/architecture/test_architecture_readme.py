@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+
 from pipelines.cli import app
 from pipelines.recipe import shipped_recipes
 from stages.catalogue import STAGES
@@ -59,7 +60,7 @@ def commands() -> list[list[str]]:
 def test_every_command_of_the_readme_exists(words: list[str]) -> None:
     if words[0] == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
-        assert set(word for word in words[1:] if "=" not in word) <= set(targets)
+        assert {word for word in words[1:] if "=" not in word} <= set(targets)
         return
     group = typer.main.get_command(app)
     command = group.commands[words[1]]  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from compressors.catalogue import build
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner

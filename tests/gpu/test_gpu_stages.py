@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.device import pick_device, pick_dtype

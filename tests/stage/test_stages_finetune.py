@@ -17,10 +17,11 @@ from safetensors.torch import load_file
 
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
-from stages.finetune import CHECKPOINT, FinetuneConfig, FinetuneInputs, finetune
+from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
 from stages.model_folder import load_model
 from stages.progress import Metric, listen
 from stages.self_data import SelfDataConfig, SelfDataInputs, self_data
+from stages.training_run import CHECKPOINT
 
 CONFIG = FinetuneConfig(
     rank=4,
