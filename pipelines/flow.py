@@ -58,6 +58,7 @@ class Run:
     forced: frozenset[str]
     plan: Mapping[str, PlannedNode]
     artifacts: dict[str, Artifact] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
 
 
 def run_recipe(
@@ -105,7 +106,7 @@ def _warnings_shown(shown: RunConsole) -> Iterator[None]:
 
 
 def _run_nodes(run: Run) -> State:
-    started = time.monotonic()
+    started = run.started
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
@@ -144,7 +145,7 @@ def _node_task(run: Run, node: Node) -> Task[..., State]:
 def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> State:
     started = time.monotonic()
     inputs = stage_inputs(node, run.artifacts)
-    run.record.update(node.name, state="Running")
+    run.record.update(node.name, state="Running", started_seconds=round(started - run.started, 3))
     run.console.node_started(node.name, node.stage.name)
     run.tracker.start_node(node.name, config=node.config.model_dump(mode="json"), tags={"attar.stage": node.stage.name})
     for slot, artifacts in by_slot(inputs).items():

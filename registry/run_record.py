@@ -26,6 +26,8 @@ class NodeRecord:
     state: str = "Pending"
     key: str = ""
     fingerprint: str = ""
+    # when it began, in seconds since the run did, and how long it took
+    started_seconds: float = 0.0
     seconds: float = 0.0
     cause: str = ""
     details: str = ""

@@ -24,10 +24,11 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
-from stages.progress import bar, metric
+from stages.progress import bar, metric, track
 from stages.rows import Row, read_rows, split_rows
 
 RESULT = "evaluation.json"
+NUM_TIMED_ROUNDS = 3
 
 
 class EvaluateConfig(StageConfig):
@@ -225,7 +226,7 @@ def _samples(
         if pool:
             pools.append(pool)
     samples = []
-    for row in chosen:
+    for row in track(chosen, "writing samples", "answers"):
         [generation] = decode(
             runner,
             [chat_prompt(tokenizer, row.question)],
@@ -238,5 +239,12 @@ def _samples(
 
 
 def _latency(config: EvaluateConfig, runner: CausalRunner, vocab_size: int) -> Any:
+    counter = bar("timing", NUM_TIMED_ROUNDS + 1, "rounds")
     with torch.inference_mode():
-        return measure_latency(runner, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
+        return measure_latency(
+            runner,
+            vocab_size=vocab_size,
+            num_prompt_tokens=config.num_prompt_tokens,
+            num_rounds=NUM_TIMED_ROUNDS,
+            on_round=counter.advance,
+        )

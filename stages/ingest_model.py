@@ -11,6 +11,7 @@ from registry.artifact import Facts, ModelArtifact
 from stages.contract import Forecast, NoInputs, StageConfig, stage
 from stages.model_folder import save_model
 from stages.model_source import FORMS, fetch_model, local_facts, parse_source, source_digest
+from stages.progress import bar
 
 FLOAT_BYTES = 4
 
@@ -55,10 +56,13 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     """
     scratch = workdir / "source"
     scratch.mkdir(exist_ok=True)
+    steps = bar("fetching the model", 2, "steps")
     model, tokenizer = fetch_model(parse_source(config.source), config.sha256, scratch)
+    steps.advance()
     content = workdir / "content"
     artifact = save_model(model, content)
     tokenizer.save_pretrained(content)
+    steps.advance()
     for name, expected in config.expect.items():
         if artifact.facts.get(name) != expected:
             raise ValueError(f"expect.{name} is {expected}, but the model has {artifact.facts.get(name)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,12 +55,16 @@ def measure_latency(
     num_prompt_tokens: int = 128,
     num_new_tokens: int = 32,
     num_rounds: int = 3,
+    on_round: Callable[[], None] = lambda: None,
 ) -> Latency:
     """Time prefill and decode on random tokens; the first round warms up and is not counted."""
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(vocab_size, (1, num_prompt_tokens), generator=generator).to(runner.device)
-    rounds = [_time_once(runner, prompt, num_new_tokens) for _ in range(num_rounds + 1)][1:]
-    prefill, decode = zip(*rounds, strict=True)
+    rounds = []
+    for _ in range(num_rounds + 1):
+        rounds.append(_time_once(runner, prompt, num_new_tokens))
+        on_round()
+    prefill, decode = zip(*rounds[1:], strict=True)
     return Latency(num_prompt_tokens, statistics.median(prefill), statistics.median(decode))
 
 

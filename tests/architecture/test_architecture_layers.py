@@ -6,9 +6,12 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipelines", "stages", "compressors", "registry")
@@ -110,3 +113,21 @@ def test_help_answers_at_once() -> None:
     script = "import sys, pipelines.cli; print(sorted(set(sys.modules) & {'torch', 'transformers', 'prefect', 'mlflow', 'numpy', 'pydantic'}))"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_every_range_admits_its_pin() -> None:
+    """A pin outside its range fails only on a fresh machine: pip refuses the pair."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (ROOT / "docker/constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {canonicalize_name(package): version for package, version in pins.items() if "#" not in package}
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    requirements = [Requirement(one) for one in wanted if not one.startswith("attar[")]
+    outside = [
+        f"{requirement} but {pins[canonicalize_name(requirement.name)]}"
+        for requirement in requirements
+        if canonicalize_name(requirement.name) in pins
+        and not requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    ]
+    assert not outside
+    gpu_only = {"onnxruntime-gpu", "bitsandbytes"}
+    assert {canonicalize_name(one.name) for one in requirements} - gpu_only <= pins.keys()

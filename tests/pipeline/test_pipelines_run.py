@@ -80,6 +80,13 @@ def test_first_run_builds_every_node_and_its_report(first: dict[str, Any], home:
     assert [row["model"].split()[0] for row in first["table"]] == ["original", "healed", "onnx"]
 
 
+def test_independent_nodes_overlap(first: dict[str, Any]) -> None:
+    spans = {name: (n["started_seconds"], n["started_seconds"] + n["seconds"]) for name, n in first["nodes"].items()}
+    begun, ended = zip(*(spans[name] for name in ("original", "questions", "choices", "prose")), strict=True)
+    assert max(begun) < min(ended), "four sources, none waits for another"
+    assert spans["pruned"][0] >= spans["block_scan"][1]
+
+
 def test_everything_a_run_leaves_lies_under_its_home(first: dict[str, Any], home: Path) -> None:
     assert list((home.parent / "cwd").iterdir()) == []
     assert {path.name for path in home.iterdir()} >= {"store", "runs", "mlflow.db", "mlartifacts", "prefect"}
