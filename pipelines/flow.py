@@ -32,6 +32,7 @@ from pipelines.plan import PlannedNode, stage_inputs
 from pipelines.recipe import Node, Recipe
 from pipelines.report import write_report
 from pipelines.resources import ResourcePool
+from pipelines.stopping import close_dead_runs, stop_on_signals
 from registry.artifact import Artifact, DatasetArtifact
 from registry.run_record import NodeRecord, RunRecord, new_run_folder
 from registry.store import Store
@@ -107,6 +108,8 @@ def _warnings_shown(shown: RunConsole) -> Iterator[None]:
 
 def _run_nodes(run: Run) -> State:
     started = run.started
+    stop_on_signals(run.record, run.console)
+    close_dead_runs(run.home)
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
@@ -125,7 +128,7 @@ def _run_nodes(run: Run) -> State:
             run.record.update(name, state="Skipped", cause="a node before it failed")
             run.console.line(name, "skipped: a node before it failed", "yellow")
     run.record.seconds = round(time.monotonic() - started, 3)
-    run.record.save()
+    run.record.close()
     _finish(run)
     failed = [name for name, node in run.record.nodes.items() if node.state == "Failed"]
     return Failed(message=f"failed: {', '.join(failed)}") if failed else Completed(message="all nodes done")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import threading
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from registry.environment import describe_environment
 from registry.store import write_synced
@@ -18,7 +21,7 @@ RECORD = "run.json"
 
 @dataclass
 class NodeRecord:
-    """What one node did in a run. `state`: Pending, Running, Completed, Cached, Failed, Skipped."""
+    """What one node did in a run. `state`: Pending, Running, Completed, Cached, Failed, Skipped, Stopped."""
 
     stage: str
     config: dict[str, Any]
@@ -44,6 +47,11 @@ class RunRecord:
     description: str = ""
     started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     seconds: float = 0.0
+    # False once it has ended in any way that could be told
+    is_open: bool = True
+    # the process that runs it, with its start, since process ids come round again
+    pid: int = field(default_factory=os.getpid)
+    pid_created: float = field(default_factory=lambda: psutil.Process().create_time())
     mlflow_run_id: str = ""
     prefect_flow_run_id: str = ""
     environment: dict[str, Any] = field(default_factory=describe_environment)
@@ -64,6 +72,20 @@ class RunRecord:
         with self._lock:
             for name, value in changes.items():
                 setattr(self.nodes[node], name, value)
+            self._write()
+
+    def stop(self, cause: str) -> None:
+        """Mark the nodes that were running as stopped. The run stays open, until MLflow and Prefect have been told too."""
+        with self._lock:
+            for node in self.nodes.values():
+                if node.state == "Running":
+                    node.state, node.cause = "Stopped", cause
+            self._write()
+
+    def close(self) -> None:
+        """Mark the run as ended."""
+        with self._lock:
+            self.is_open = False
             self._write()
 
     def save(self) -> None:
@@ -95,7 +117,17 @@ def find_run(home: Path, run_id: str) -> RunRecord:
     folders = folders[-1:] if run_id == "latest" else matching
     if len(folders) != 1:
         raise ValueError(f"run {run_id!r}: {len(folders)} runs match under {home / 'runs'}")
-    values = json.loads((folders[0] / RECORD).read_text())
+    return _read(folders[0])
+
+
+def open_runs(home: Path) -> list[RunRecord]:
+    """Return the runs that have not ended, or died without saying so."""
+    records = [_read(path.parent) for path in sorted((home / "runs").glob(f"*/{RECORD}"))]
+    return [record for record in records if record.is_open]
+
+
+def _read(folder: Path) -> RunRecord:
+    values = json.loads((folder / RECORD).read_text())
     values.pop("id")
     nodes = {name: NodeRecord(**node) for name, node in values.pop("nodes").items()}
-    return RunRecord(**{**values, "folder": folders[0], "nodes": nodes})
+    return RunRecord(**{**values, "folder": folder, "nodes": nodes})

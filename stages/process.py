@@ -10,6 +10,7 @@ import logging
 import multiprocessing
 import os
 import resource
+import signal
 import threading
 import traceback
 from collections.abc import Callable
@@ -100,6 +101,7 @@ def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple
 
 
 def _child_main(order: WorkOrder, sender: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
     os.environ.update(order.environment)
     if order.log_path is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from registry.run_record import open_runs
 from registry.store import Store
 from stages.catalogue import STAGES
 
@@ -66,6 +68,38 @@ def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str],
     assert {node["state"] for node in nodes} == {"Completed", "Cached"}
     assert set(killed.values()) <= {node["key"] for node in nodes}, "the interrupted work is the work that was finished"
     assert not list((home / "work").iterdir())
+    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+        states = [state for (state,) in database.execute("select state_name from flow_run")]
+    assert sorted(states) == ["Completed"] + ["Crashed"] * len(KILLS), "no run stays Running for ever"
+    assert not open_runs(home)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
+    number: signal.Signals, environment: dict[str, str], tmp_path: Path
+) -> None:
+    own = environment | {"ATTAR_HOME": str(tmp_path / "home")}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command("pruned"), env=own, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
+    wait_for_work(process, tmp_path / "home")
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)  # as Ctrl-C in a terminal does: the whole group
+    assert process.wait(timeout=20) == 128 + number
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert gone and not alive, "no process outlives the run"
+    assert f"stopped by {number.name}; run the same command again" in (tmp_path / "log").read_text()
+    [record] = open_runs(tmp_path / "home")
+    assert "Stopped" in {node.state for node in record.nodes.values()}
+
+
+def wait_for_work(process: subprocess.Popen[bytes], home: Path) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(home.glob("work/*/work.json")):
+            return
+    pytest.fail(f"no stage was seen at work before the run ended ({process.poll()})")
 
 
 def command(until: str) -> list[str]:
