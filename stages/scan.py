@@ -15,13 +15,12 @@ from compressors.catalogue import build
 from compressors.measure.likelihood import pad_right
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.scan import Scores, WindowScan
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
-from stages.model_folder import load_model, load_tokenizer
+from stages.model_folder import load_model
 from stages.progress import bar, metric
-from stages.rows import Row, read_rows, split_rows
+from stages.samples import training_samples
 
 TABLE = "windows.csv"
 
@@ -59,14 +58,12 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     return Forecast({"num_blocks": model["num_blocks"]} if "num_blocks" in model else {}, num_flops=num_flops)
 
 
-@stage("scan", version=1, forecast=_forecast)
+@stage("scan", version=2, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     """Score every window of every size under every block metric, as one table."""
     device = pick_device()
     model = load_model(inputs.model.path, pick_dtype(config.precision, device), device)
-    tokenizer = load_tokenizer(inputs.model.path)
-    rows = split_rows(read_rows(inputs.data.path / "rows.jsonl"), "train")[: config.num_samples]
-    samples = sorted((_sample(tokenizer, row)[: config.max_tokens] for row in rows), key=len)
+    samples = training_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
     totals = WindowScan({name: build(BLOCK_METRICS, name) for name in BLOCK_METRICS}, tokens=config.tokens)
     counter = bar("scanning", sum(map(len, samples)), "tokens")
     for start in range(0, len(samples), config.batch_size):
@@ -98,9 +95,3 @@ def read_scores(path: Path, metric_name: str) -> Scores:
         return {
             (int(row["first_block"]), int(row["num_blocks"])): float(row[metric_name]) for row in csv.DictReader(stream)
         }
-
-
-def _sample(tokenizer, row: Row) -> list[int]:
-    if row.text:
-        return tokenizer(row.text).input_ids
-    return chat_prompt(tokenizer, row.question) + tokenizer(row.answer, add_special_tokens=False).input_ids

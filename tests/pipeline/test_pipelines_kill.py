@@ -88,7 +88,8 @@ def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
     os.killpg(process.pid, number)  # as Ctrl-C in a terminal does: the whole group
     assert process.wait(timeout=20) == 128 + number
     gone, alive = psutil.wait_procs(children, timeout=20)
-    assert gone and not alive, "no process outlives the run"
+    assert gone
+    assert not alive, "no process outlives the run"
     assert f"stopped by {number.name}; run the same command again" in (tmp_path / "log").read_text()
     [record] = open_runs(tmp_path / "home")
     assert "Stopped" in {node.state for node in record.nodes.values()}

@@ -1,0 +1,71 @@
+"""The prune stage with a patch: fitted on rows or text, and refused where it has nothing to stand on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.store import Store
+from stages.contract import NoInputs
+from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.model_folder import load_model
+from stages.prune import PruneConfig, PruneInputs, prune
+from stages.samples import training_samples
+
+
+def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    cut = prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), store).artifact
+    config = PruneConfig(blocks=[2], patch="linear")
+    patched = prune.execute(config, PruneInputs(model=model, data=questions), store).artifact
+    assert patched.facts["num_parameters"] == cut.facts["num_parameters"]
+    sample = training_samples(model.path, questions, 1, 64)[0]
+
+    def kl_to_original(artifact: ModelArtifact) -> float:
+        with torch.no_grad():
+            original, other = (
+                load_model(one.path, "float32")(input_ids=torch.tensor([sample])).logits.log_softmax(-1)
+                for one in (model, artifact)
+            )
+        return float((original.exp() * (original - other)).sum(-1).mean())
+
+    assert kl_to_original(patched) < 0.7 * kl_to_original(cut)
+    metrics = [json.loads(line) for line in (patched.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    [left] = [entry["value"] for entry in metrics if entry["name"] == "patch_residual_fraction"]
+    assert 0.0 < left < 1.0
+
+
+def test_text_is_cut_into_pieces_and_short_rows_are_kept(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
+    (tmp_path / "story.txt").write_text("The boat came in at dawn. " * 20)
+    config = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}", heldout_fraction=0.0)
+    text = ingest_data.execute(config, NoInputs(), store).artifact
+    samples = training_samples(model.path, text, 100, 64)
+    assert sum(map(len, samples)) == len("The boat came in at dawn. " * 20)
+    assert max(map(len, samples)) == 64
+    assert len(training_samples(model.path, text, 3, 64)) == 3
+
+
+@pytest.mark.parametrize(
+    ("config", "inputs", "message"),
+    [
+        ({"blocks": [2], "patch": "linear"}, {}, "the input `data` is for patch 'linear', and needed there"),
+        ({"blocks": [2]}, {"data": ({},)}, "the input `data` is for patch 'linear'"),
+        ({"blocks": [1, 3], "patch": "linear"}, {"data": ({},)}, r"blocks \[1, 3\] are not one window"),
+    ],
+)
+def test_patch_without_a_footing_is_refused(config: dict, inputs: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        prune.forecast(PruneConfig(**config), {"model": ({},), **inputs})
+
+
+def test_patch_before_the_first_block_is_refused(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    config = PruneConfig(blocks=[0], patch="linear")
+    with pytest.raises(ValueError, match="the window may not begin at block 0"):
+        prune.execute(config, PruneInputs(model=model, data=questions), store)
