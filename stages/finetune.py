@@ -129,7 +129,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=4.0 * num_parameters * num_tokens, peak_memory_bytes=12.0 * num_parameters)
 
 
-@stage("finetune", version=1, forecast=_forecast)
+@stage("finetune", version=2, forecast=_forecast)
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
     """Train a LoRA adapter on the student, keeping the one with the lowest held-out loss.
 
@@ -190,12 +190,21 @@ def _examples(config: FinetuneConfig, inputs: FinetuneInputs, split: Any) -> lis
     tokenizer = load_tokenizer(inputs.model.path)
     teacher = TeacherRecord(inputs.data.path)
     rows = split_rows(read_rows(inputs.data.path / "rows.jsonl"), split)
-    examples = [_example(config, row, tokenizer, teacher) for row in rows if row.question]
+    examples = [example for row in rows for example in _row_examples(config, row, tokenizer, teacher)]
     return [example for example in examples if example.answer_ids]
 
 
+def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> list[Example]:
+    """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
+    if row.question or row.answer_ids:
+        return [_example(config, row, tokenizer, teacher)]
+    ids = tokenizer(row.text).input_ids
+    pieces = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
+    return [Example(piece[:1], piece[1:]) for piece in pieces]
+
+
 def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> Example:
-    prompt = chat_prompt(tokenizer, row.question)
+    prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
     answer = row.answer_ids or [
         *tokenizer(row.answer, add_special_tokens=False).input_ids,
         tokenizer.eos_token_id,

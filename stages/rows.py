@@ -16,7 +16,8 @@ class Row:
     """A question with its reference answer, and how an answer to it is checked.
 
     `choices` (with `answer_index`) make it multiple choice. `text` alone, without a question, is plain text for perplexity.
-    `answer_ids` are set once a model wrote or scored the answer: the exact tokens, its stop token included.
+    `answer_ids` are set once a model wrote or scored the answer: the exact tokens, its stop token included. A free text, which a
+    model wrote from its first token on, has `text`, `prompt_ids` and `answer_ids`.
     """
 
     id: str
@@ -32,6 +33,8 @@ class Row:
     reason: str = ""
     reference: str = ""
     rewrite: str = ""
+    # exact tokens before and of the answer, where a model wrote or scored it
+    prompt_ids: list[int] = field(default_factory=list)
     answer_ids: list[int] = field(default_factory=list)
     # name of the logprobs shard that holds this row's teacher, where one was recorded
     recorded_in: str = ""

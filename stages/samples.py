@@ -35,6 +35,6 @@ def training_samples(
 
 def _tokens(tokenizer: Any, row: Row) -> list[int]:
     if row.text:
-        return tokenizer(row.text).input_ids
+        return [*row.prompt_ids, *row.answer_ids] or tokenizer(row.text).input_ids
     answer = row.answer_ids or tokenizer(row.answer, add_special_tokens=False).input_ids
     return [*chat_prompt(tokenizer, row.question), *answer]

@@ -26,13 +26,17 @@ class Sampling:
         if self.temperature == 0.0:
             return logprobs.argmax(dim=-1)
         probs = (logprobs / self.temperature).softmax(dim=-1)
+        if self.top_p == 1.0:  # sorting a vocabulary costs more than a block; without a cut it is not needed
+            return self._draw(probs)
         ordered, order = probs.sort(dim=-1, descending=True)
         # a token stays while the mass before it is below top_p, so at least one does
         ordered = ordered * ((ordered.cumsum(dim=-1) - ordered) < self.top_p)
-        # drawn on the generator's device: a seed must give the same tokens wherever the model runs
-        device = self.generator.device if self.generator is not None else ordered.device
-        choice = torch.multinomial(ordered.to(device), 1, generator=self.generator).to(order.device)
-        return order.gather(-1, choice).squeeze(-1)
+        return order.gather(-1, self._draw(ordered)[:, None]).squeeze(-1)
+
+    def _draw(self, weights: Float[Tensor, "B V"]) -> Int[Tensor, "B"]:
+        # on the generator's device: a seed must give the same tokens wherever the model runs
+        device = self.generator.device if self.generator is not None else weights.device
+        return torch.multinomial(weights.to(device), 1, generator=self.generator).squeeze(-1).to(weights.device)
 
 
 @dataclass

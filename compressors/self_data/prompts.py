@@ -32,6 +32,16 @@ def chat_prompt(tokenizer: Any, question: str) -> list[int]:
     return tokenizer(f"Question: {question}\nAnswer: ").input_ids
 
 
+def start_token_id(tokenizer: Any, token: str = "") -> int:
+    """Return the token that a free text begins with: the one named, else the tokenizer's first. Raises ValueError for an unknown one."""
+    if token:
+        token_id = tokenizer.get_vocab().get(token)
+        if token_id is None:
+            raise ValueError(f"free_text_start {token!r} is no token of the tokenizer")
+        return token_id
+    return tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+
+
 def stop_token_ids(tokenizer: Any, generation_config: Any = None) -> list[int]:
     """Return every token that ends an answer: the tokenizer's, and those of the model's generation config."""
     configured = getattr(generation_config, "eos_token_id", None)

@@ -13,9 +13,12 @@ from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
+from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
 from stages.model_folder import load_model, load_tokenizer
+from stages.original_writer import SelfDataConfig
 from stages.rows import Row, read_rows
-from stages.self_data import SelfDataConfig, SelfDataInputs, self_data
+from stages.samples import training_samples
+from stages.self_data import SelfDataInputs, self_data
 from stages.teacher_shards import TeacherRecord, finished_shards
 
 CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=4, num_recorded=16, precision="float32")
@@ -149,3 +152,35 @@ def test_text_without_questions_is_refused(store: Store, model: ModelArtifact, t
     text = ingest_data.execute(IngestDataConfig(source=f"text:{path}"), NoInputs(), store).artifact
     with pytest.raises(ValueError, match="no questions to answer, only text"):
         rewrite(store, CONFIG, model, text)
+
+
+def test_free_texts_are_the_models_own_and_can_be_learned_from(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    config = CONFIG.model_copy(
+        update={"num_free_texts": 10, "free_text_tokens": 20, "free_text_start": "<|endoftext|>"}
+    )
+    artifact = rewrite(store, config, model, questions)
+    rows = read_rows(artifact.path / "rows.jsonl")
+    free = [row for row in rows if row.source == "free"]
+    assert len(free) == 10 and len(rows) == 10 + 12
+    assert [row.split for row in free].count("heldout") == 2, "every eighth"
+    record = TeacherRecord(artifact.path)
+    for row in free:
+        assert row.prompt_ids == [0] and row.text and 1 <= len(row.answer_ids) <= 20
+        ids, logprobs = record.of(row)  # type: ignore[misc]
+        assert ids.shape == logprobs.shape == (len(row.answer_ids), 16)
+    assert len({tuple(row.answer_ids) for row in free}) > 5, "sampled, not repeated"
+    samples = training_samples(model.path, artifact, 100, 64)
+    assert sum(sample[0] == 0 for sample in samples) == 8, "calibration reads them as they were written"
+    student = FinetuneConfig(
+        rank=2, objectives={"forward_kl": 1.0}, num_epochs=1, tokens_per_step=512, precision="float32"
+    )
+    adapter = finetune.execute(student, FinetuneInputs(model=model, data=artifact), store).artifact
+    assert int(adapter.facts["num_steps"]) >= 1
+
+
+def test_an_unknown_start_token_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    config = CONFIG.model_copy(update={"num_free_texts": 2, "free_text_start": "<nowhere>"})
+    with pytest.raises(ValueError, match="'<nowhere>' is no token of the tokenizer"):
+        rewrite(store, config, model, questions)
