@@ -109,7 +109,7 @@ def _warnings_shown(shown: RunConsole) -> Iterator[None]:
 def _run_nodes(run: Run) -> State:
     started = run.started
     stop_on_signals(run.record, run.console)
-    close_dead_runs(run.home)
+    close_dead_runs(run.home, run.tracker)
     context = FlowRunContext.get()
     if context is not None and context.flow_run is not None:
         run.record.prefect_flow_run_id = str(context.flow_run.id)

@@ -17,7 +17,7 @@ from prefect.states import Crashed
 
 from pipelines.console import RunConsole
 from registry.run_record import RunRecord, open_runs
-from registry.tracking import close_run
+from registry.tracking import Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +45,14 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def close_dead_runs(home: Path) -> None:
+def close_dead_runs(home: Path, tracker: Tracker) -> None:
     """Mark runs whose process is gone as crashed, in their record, in Prefect and in MLflow, where they would run for ever."""
     for record in open_runs(home):
         if _is_alive(record):
             continue
         record.stop("its process was killed")
         logger.warning("run %s had been stopped or killed: closing it", record.id)
-        close_run(home, record.mlflow_run_id)
+        tracker.close_dead_run(record.mlflow_run_id)
         try:
             if record.prefect_flow_run_id:
                 with get_client(sync_client=True) as client:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
-from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from registry.artifact import Artifact, DatasetArtifact
@@ -134,28 +133,24 @@ class Tracker:
             self._client.log_artifact(self.run_id, str(report))
         self._client.set_terminated(self.run_id, status)
 
+    @_guarded
+    def close_dead_run(self, run_id: str) -> None:
+        """Mark a run whose process died, and its unfinished children, as killed."""
+        if not run_id:
+            return
+        client = open_client(self._home)
+        run = client.get_run(run_id)
+        children = client.search_runs([run.info.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
+        for one in (run, *children):
+            if one.info.status == "RUNNING":
+                client.set_terminated(one.info.run_id, "KILLED")
+
     def _flush(self, node: str) -> None:
         with self._lock:
             metrics, self._buffers[node] = self._buffers.get(node, []), []
             self._flushed_at[node] = time.monotonic()
         if metrics:
             self._client.log_batch(self._children[node], metrics=metrics)
-
-
-def close_run(home: Path, run_id: str) -> None:
-    """Mark a run and its unfinished children as killed, if MLflow knows them."""
-    if not run_id:
-        return
-    try:
-        client = open_client(home)
-        children = client.search_runs(
-            [client.get_run(run_id).info.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'"
-        )
-        for info in (client.get_run(run_id).info, *(child.info for child in children)):
-            if info.status == "RUNNING":
-                client.set_terminated(info.run_id, "KILLED")
-    except MlflowException as error:
-        logger.warning("MLflow run %s could not be closed: %s", run_id, str(error).partition("\n")[0])
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

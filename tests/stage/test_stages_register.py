@@ -15,6 +15,7 @@ from registry.environment import tracking_uri
 from registry.mlflow_home import open_client
 from registry.model_registry import download_model
 from registry.store import Slot, Store
+from registry.tracking import Tracker
 from stages.contract import NoInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model
@@ -108,3 +109,11 @@ def test_gc_keeps_what_a_registered_model_needs(store: Store) -> None:
     assert stray.key in removed and not store.holds("ingest_model", stray.key)
     assert not needed & removed - {made.key}
     assert store.holds("ingest_model", ingest(store, 1).key)
+
+
+def test_closing_a_dead_run_never_raises(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """The next run closes what a killed one left, even where MLflow's database is broken by then."""
+    store.root.mkdir(parents=True)
+    (store.root / "mlflow.db").write_text("this is no database")
+    Tracker(store.root).close_dead_run("0123456789abcdef")
+    assert "MLflow tracking failed in close_dead_run" in caplog.text
