@@ -7,11 +7,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import ViewType
 from mlflow.exceptions import MlflowException
 
 from registry.environment import tracking_uri
@@ -56,14 +54,3 @@ def experiment_id(client: MlflowClient, home: Path, name: str = EXPERIMENT) -> s
         if found is None:
             raise
         return found.experiment_id
-
-
-def without_secrets(uri: str) -> str:
-    """Return a URI without user and password, fit for a log."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
-
-
-def all_experiment_ids(client: MlflowClient) -> list[str]:
-    """Return the ids of the active experiments."""
-    return [one.experiment_id for one in client.search_experiments(view_type=ViewType.ACTIVE_ONLY)]

@@ -23,7 +23,7 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import metric, note
-from stages.rows import Row, read_rows, split_rows
+from stages.rows import Row, Split, read_rows
 from stages.teacher_shards import TeacherRecord
 from stages.training_run import TrainingRun
 
@@ -138,7 +138,7 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     base = load_model(inputs.model.path, dtype, device)
-    examples = {split: _examples(config, inputs, split) for split in ("train", "heldout")}
+    examples = _examples(config, inputs)
     if not examples["train"]:
         raise ValueError("the data set has no training rows")
     if config.objectives.get("forward_kl") and not any(example.top_ids is not None for example in examples["train"]):
@@ -186,12 +186,15 @@ def _can_pack(model: PeftModel, examples: Sequence[Example], device: torch.devic
     return False
 
 
-def _examples(config: FinetuneConfig, inputs: FinetuneInputs, split: Any) -> list[Example]:
+def _examples(config: FinetuneConfig, inputs: FinetuneInputs) -> dict[Split, list[Example]]:
+    """Return the examples of each split; rows and recorded teacher are read once for both."""
     tokenizer = load_tokenizer(inputs.model.path)
     teacher = TeacherRecord(inputs.data.path)
-    rows = split_rows(read_rows(inputs.data.path / "rows.jsonl"), split)
-    examples = [example for row in rows for example in _row_examples(config, row, tokenizer, teacher)]
-    return [example for example in examples if example.answer_ids]
+    examples: dict[Split, list[Example]] = {"train": [], "heldout": []}
+    for row in read_rows(inputs.data.path / "rows.jsonl"):
+        made = _row_examples(config, row, tokenizer, teacher)
+        examples[row.split].extend(example for example in made if example.answer_ids)
+    return examples
 
 
 def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> list[Example]:

@@ -96,13 +96,14 @@ class OriginalWriter:
         """Return the rows with their answers decided, and what the teacher said about each."""
         config = self.config
         asked = [rewrite_question(row.question, row.answer, config.template) for row in rows]
-        generator = torch.Generator().manual_seed(config.seed * 1_000_003 + shard_index)
         generations = decode(
             self.runner,
             [chat_prompt(self.tokenizer, question) for question in asked],
             max_new_tokens=config.max_new_tokens,
             stop_ids=self.stop_ids,
-            sampling=Sampling(temperature=config.temperature, top_p=config.top_p, generator=generator),
+            sampling=Sampling(
+                temperature=config.temperature, top_p=config.top_p, generator=self._generator(shard_index)
+            ),
             num_recorded=config.num_recorded,
         )
         recorded: Recorded = {}
@@ -115,20 +116,19 @@ class OriginalWriter:
     def write_freely(self, rows: Sequence[Row], shard_index: int) -> tuple[list[Row], Recorded]:
         """Return the rows with a text of the model's own, and the distributions it drew them from."""
         start = start_token_id(self.tokenizer, self.config.free_text_start)
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + shard_index)
         generations = decode(
             self.runner,
             [[start]] * len(rows),
             max_new_tokens=self.config.free_text_tokens,
             stop_ids=[*self.stop_ids, start],
-            sampling=Sampling(temperature=1.0, generator=generator),
+            sampling=Sampling(temperature=1.0, generator=self._generator(shard_index)),
             num_recorded=self.config.num_recorded,
         )
         recorded: Recorded = {}
         written = []
         for row, generation in zip(rows, generations, strict=True):
             if self.config.num_recorded:
-                recorded[row.id] = torch.stack(generation.top_ids), torch.stack(generation.top_logprobs)
+                recorded[row.id] = _candidates(generation)
             text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             written.append(
                 row.with_changes(
@@ -141,6 +141,9 @@ class OriginalWriter:
                 )
             )
         return written, recorded
+
+    def _generator(self, shard_index: int) -> torch.Generator:
+        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + shard_index)
 
     def _decide(self, row: Row, generation: Generation, recorded: dict, shard_index: int) -> Row:
         text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
@@ -173,7 +176,7 @@ class OriginalWriter:
         if not self.config.num_recorded:
             return None
         if verdict.source == "rewrite":
-            return torch.stack(generation.top_ids), torch.stack(generation.top_logprobs)
+            return _candidates(generation)
         if self.config.record == "rewrites":
             return None
         # Without the reference in view: a model that sees the answer would only say "copy it".
@@ -183,3 +186,7 @@ class OriginalWriter:
         logprobs = logits[0, len(prompt) - 1 :].float().log_softmax(dim=-1)
         values, top_ids = logprobs.topk(min(self.config.num_recorded, logprobs.shape[-1]), dim=-1)
         return top_ids.cpu(), values.cpu()
+
+
+def _candidates(generation: Generation) -> tuple[Tensor, Tensor]:
+    return torch.stack(generation.top_ids), torch.stack(generation.top_logprobs)

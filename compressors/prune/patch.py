@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.scan import accepts, residual_stream
+from compressors.prune.scan import last_logits_only, residual_stream
 
 # The last matrix of a block's feed-forward part, by the names that model families give it.
 LAST_MATRICES = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")
@@ -58,9 +58,8 @@ class PatchFit:
     def update(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> None:
         """Run one batch (right-padded) and add its tokens to the equations."""
         keep = attention_mask.bool()
-        options = {"logits_to_keep": 1} if accepts(model.forward, "logits_to_keep") else {}
         with residual_stream(model) as states, _feed_forward_outputs(model, self.first_blocks) as outputs:
-            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **options)
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **last_logits_only(model))
         for first in self.first_blocks:
             change = states[first + self.num_blocks][keep].float() - states[first][keep].float()
             output = outputs[first - 1].reshape(*keep.shape, -1)  # OPT flattens batch and tokens there

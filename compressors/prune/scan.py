@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
@@ -35,7 +35,7 @@ class WindowScan:
     def update(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> None:
         """Run one batch (right-padded) and add its tokens to the means."""
         with residual_stream(model) as states:
-            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **_last_logits_only(model))
+            model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **last_logits_only(model))
         keep = attention_mask.bool() if self.tokens == "all" else _last_token(attention_mask)
         self.add(torch.stack([state[keep].float() for state in states]))
 
@@ -96,10 +96,6 @@ def _last_token(attention_mask: Int[Tensor, "B T"]) -> Tensor:
     return nn.functional.one_hot(last, attention_mask.shape[1]).bool()
 
 
-def _last_logits_only(model: PreTrainedModel) -> dict[str, int]:
-    return {"logits_to_keep": 1} if accepts(model.forward, "logits_to_keep") else {}
-
-
-def accepts(function: Callable, name: str) -> bool:
-    """True when a function has a parameter of that name. Families differ in what their forward takes."""
-    return name in inspect.signature(function).parameters
+def last_logits_only(model: PreTrainedModel) -> dict[str, int]:
+    """Return the forward option that spares the output head all but the last token, where the family has it."""
+    return {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
