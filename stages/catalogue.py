@@ -12,6 +12,7 @@ from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
 from stages.prune import prune
+from stages.record import record
 from stages.register import register
 from stages.scan import scan
 from stages.self_data import self_data
@@ -24,6 +25,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         scan,
         prune,
         self_data,
+        record,
         finetune,
         merge,
         export,

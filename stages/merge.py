@@ -18,13 +18,14 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.catalogue import build, did_you_mean
-from compressors.merge.fold import check_fold, fold_lora
+from compressors.merge.fold import check_fold, fold_adapter, fold_weights
 from compressors.merge.slerp import MERGE_METHODS
 from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import Bar, bar, metric, note
+from stages.training_run import WEIGHTS_FILE
 
 # Of the largest logit. Two orders of adding the same float32 numbers through 24 blocks came to 1.2e-4 on SmolLM2; a wrong scale
 # or a transposed matrix is off by far more.
@@ -77,7 +78,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(dict(base), peak_memory_bytes=(2 + num_students) * num_bytes, disk_bytes=num_bytes)
 
 
-@stage("merge", version=1, forecast=_forecast)
+@stage("merge", version=2, forecast=_forecast)
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact:
     """Make one plain model of a base and its students.
 
@@ -114,14 +115,21 @@ def _student_state(
     return state
 
 
-@torch.inference_mode()
 def _folded(base: PreTrainedModel, base_artifact: ModelArtifact, adapter: AdapterArtifact) -> dict[str, Tensor]:
+    if (adapter.path / WEIGHTS_FILE).exists():
+        original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+        return fold_weights(original, load_file(adapter.path / WEIGHTS_FILE, device=str(base.device)))
+    return _folded_adapter(base, base_artifact, adapter)
+
+
+@torch.inference_mode()
+def _folded_adapter(base: PreTrainedModel, base_artifact: ModelArtifact, adapter: AdapterArtifact) -> dict[str, Tensor]:
     original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     config = json.loads((adapter.path / "adapter_config.json").read_text())
-    folded = fold_lora(
+    folded = fold_adapter(
         original,
         load_file(adapter.path / "adapter_model.safetensors", device=str(base.device)),
-        scale=config["lora_alpha"] / config["r"],
+        scale=config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"]),
         is_transposed=any(isinstance(module, Conv1D) for module in base.modules()),
     )
     probe = torch.arange(32, device=base.device)[None] % base.config.vocab_size

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from compressors.measure.cost import num_matmul_parameters, num_parameters
@@ -17,6 +18,8 @@ from registry.artifact import Facts, ModelArtifact
 # Formats that unpickle, and source files: loading a model must never run what came with it.
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".py", ".so"}
 UNSAFE_CONFIG_KEYS = ("auto_map", "_attn_implementation_internal", "custom_pipelines")
+# How a frozen base is held in memory: as it is, or in 4 or 8 bits by bitsandbytes.
+QuantizedBase = Literal["none", "nf4", "int8"]
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -42,14 +45,34 @@ def refuse_unsafe(folder: Path) -> None:
                 raise ValueError(f"{folder}: {path.name} asks for remote code ({found[0]}); refused")
 
 
-def load_model(folder: Path, dtype: torch.dtype | str, device: torch.device | None = None) -> PreTrainedModel:
-    """Load a safe model folder in evaluation mode. Raises ValueError for an unsafe one."""
+def load_model(
+    folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
+) -> PreTrainedModel:
+    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked. Raises ValueError for an unsafe one."""
     refuse_unsafe(folder)
     quiet_transformers()
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, use_safetensors=True, local_files_only=True, trust_remote_code=False
+        folder,
+        dtype=dtype,
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        quantization_config=_quantization(quantized, dtype),
+        device_map=None if quantized == "none" else {"": device or "cpu"},
     )
+    if quantized != "none":  # placed while loading; such a model cannot be moved
+        return model.eval()
     return (model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
+
+
+def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> BitsAndBytesConfig | None:
+    if quantized == "none":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantized_base {quantized!r} needs bitsandbytes: install attar[gpu]")
+    if quantized == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
 
 
 def load_tokenizer(folder: Path) -> Any:

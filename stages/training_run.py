@@ -1,41 +1,49 @@
-"""One training from first step to best adapter: checkpoints, looks at the held-out rows, early stop."""
+"""One training from first step to best weights: checkpoints, looks at the held-out rows, early stop, and what is kept."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from peft import PeftModel
+from safetensors.torch import save_file
 
-from compressors.distill.loop import StepRecord, Trainer, heldout_losses
-from compressors.distill.packing import Example
-from stages.progress import Metric, bar, emit, note
+from compressors.distill.average import set_weights, trained_weights
+from compressors.distill.loop import NotFiniteError, StepRecord, Trainer, heldout_losses
+from registry.artifact import AdapterArtifact
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.heldout_quality import heldout_quality
+from stages.progress import Metric, bar, emit, metric, note
+from stages.training_rows import TrainingRows, is_checkable
 
 CHECKPOINT = "checkpoint.pt"
+WEIGHTS_FILE = "weights.safetensors"
+# Longest answer that a look by quality waits for.
+QUALITY_NEW_TOKENS = 256
 
 
 class TrainingRun:
-    """Training with checkpoints, looks at the held-out rows, early stop and the best adapter so far."""
+    """Training with checkpoints, looks at the held-out rows, early stop and the best weights so far."""
 
     def __init__(
-        self,
-        trainer: Trainer,
-        heldout: Sequence[Example],
-        workdir: Path,
-        *,
-        eval_every: int,
-        checkpoint_every: int,
-        patience: int,
+        self, config: FinetuneConfig, trainer: Trainer, rows: TrainingRows, tokenizer: Any, workdir: Path
     ) -> None:
-        self.trainer, self.heldout = trainer, heldout
-        self.eval_every, self.checkpoint_every, self.patience = eval_every, checkpoint_every, patience
+        self.config, self.trainer, self.rows, self.tokenizer = config, trainer, rows, tokenizer
+        self.checkable = [row for row in rows.heldout_rows if is_checkable(row)]
         self.checkpoint = workdir / CHECKPOINT
         self.history: list[dict[str, Any]] = []
-        self.best: dict[str, Any] = {"loss": float("inf"), "step": 0, "weights": {}}
+        self.best: dict[str, Any] = {"score": [float("inf")], "step": 0, "weights": {}}
         self.num_worse = 0
+        self._saved_at = time.monotonic()
+
+    @property
+    def student(self) -> Any:
+        """The student without accelerate's wrapping."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.student)
 
     def resume(self) -> None:
         """Continue from the checkpoint of an interrupted run, or look at the held-out rows before the first step."""
@@ -50,24 +58,38 @@ class TrainingRun:
         note(f"continuing at step {self.trainer.step} of {self.trainer.num_steps}")
 
     def train(self) -> None:
-        """Train to the end of the schedule or to the early stop."""
+        """Train to the end of the schedule or to the early stop. Raises ValueError for a step that gives no number."""
         counter = bar("training", self.trainer.num_steps, "steps", done=self.trainer.step)
         if self._is_over():
             return
-        for record in self.trainer.run():
-            self._report(record)
-            counter.advance()
-            is_last = record.step == self.trainer.num_steps
-            if record.step % self.eval_every == 0 or is_last:
-                self._look(record.step)
-            if record.step % self.checkpoint_every == 0 or is_last or self._is_over():
-                self._save_checkpoint()
-            if self._is_over():
-                note(f"stopped early at step {record.step}: no better held-out loss in {self.num_worse} looks")
-                return
+        try:
+            for record in self.trainer.run():
+                counter.advance()
+                self._after(record)
+                if self._is_over():
+                    note(f"stopped early at step {record.step}: nothing better in {self.num_worse} looks")
+                    return
+        except NotFiniteError as error:
+            rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
+            kept = (
+                f"the checkpoint of an earlier step is kept in {self.checkpoint.parent}; "
+                if self.checkpoint.exists()
+                else ""
+            )
+            raise ValueError(f"{error} (rows {rows}); {kept}lower learning_rate or set precision to float32") from error
+
+    def _after(self, record: StepRecord) -> None:
+        self._report(record)
+        is_last = record.step == self.trainer.num_steps
+        if record.step % self.config.eval_every == 0 or is_last:
+            self._look(record.step)
+        every = self.config.checkpoint_every
+        is_due = time.monotonic() - self._saved_at >= 60.0 * self.config.checkpoint_minutes
+        if is_due or is_last or self._is_over() or (every and record.step % every == 0):
+            self._save_checkpoint()
 
     def _is_over(self) -> bool:
-        return bool(self.patience) and self.num_worse >= self.patience
+        return bool(self.config.patience) and self.num_worse >= self.config.patience
 
     def _report(self, record: StepRecord) -> None:
         for name, loss in record.losses.items():
@@ -76,23 +98,27 @@ class TrainingRun:
         self._record(Metric("grad_norm", record.grad_norm, record.step))
 
     def _look(self, step: int) -> None:
-        losses = heldout_losses(
-            self.trainer.model,
-            self.heldout,
-            self.trainer.objectives,
-            tokens_per_batch=self.trainer.schedule.tokens_per_micro_batch,
-            is_packed=self.trainer.is_packed,
-            device=self.trainer.accelerator.device,
-        )
+        """Judge the weights of now (their running mean where one is kept) on the held-out rows."""
+        own = trained_weights(self.student)
+        average = self.trainer.average
+        if average is not None:
+            set_weights(self.student, average.weights)
+        losses = heldout_losses(self.trainer, self.rows.heldout)
         for name, loss in losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        total = sum(self.trainer.weights[name] * loss for name, loss in losses.items())
+        score = [sum(self.trainer.reduction.weights[name] * loss for name, loss in losses.items())]
+        if self.config.stop_on == "quality":
+            quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
+            self._record(Metric("heldout_quality", quality, step))
+            score = [-quality, *score]
         # without held-out rows the last step is the best one there is
-        if not losses or total < self.best["loss"]:
-            self.best = {"loss": total, "step": step, "weights": self.trainer.state()["weights"]}
+        if not losses or score < self.best["score"]:
+            self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
             self.num_worse = 0
         else:
             self.num_worse += 1
+        if average is not None:
+            set_weights(self.student, own)
 
     def _record(self, entry: Metric) -> None:
         self.history.append(asdict(entry))
@@ -111,3 +137,30 @@ class TrainingRun:
             stream.flush()
             os.fsync(stream.fileno())
         os.replace(temporary, self.checkpoint)
+        self._saved_at = time.monotonic()
+
+
+def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
+    """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
+    set_weights(run.student, run.best["weights"])
+    model = run.student.model
+    if isinstance(model, PeftModel):
+        # the base is named by content: a path would tie the adapter to this machine
+        model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
+        model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
+        (content / "README.md").unlink(missing_ok=True)
+    else:
+        content.mkdir(parents=True, exist_ok=True)
+        weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
+        save_file(weights, content / WEIGHTS_FILE)
+    metric("best_step", run.best["step"])
+    note(f"kept the weights of step {run.best['step']} (held-out loss {run.best['score'][-1]:.4f} nats)")
+    return AdapterArtifact.at(
+        content,
+        method=run.config.method,
+        rank=run.config.rank if isinstance(model, PeftModel) else 0,
+        num_steps=run.trainer.step,
+        best_step=run.best["step"],
+        base_fingerprint=inputs.model.fingerprint,
+        vocab_size=inputs.model.facts["vocab_size"],
+    )

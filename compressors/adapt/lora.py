@@ -1,6 +1,8 @@
-"""LoRA through PEFT: which matrices get an adapter, and putting one on a model. https://arxiv.org/abs/2106.09685"""
+"""Low-rank adapters through PEFT: which matrices get one, and putting them on a model."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
@@ -10,26 +12,48 @@ from transformers.pytorch_utils import Conv1D
 from compressors.prune.blocks import decoder_blocks
 
 
-def add_lora(model: PreTrainedModel, *, rank: int, alpha: float, dropout: float, targets: list[str]) -> PeftModel:
-    """Return the model with trainable adapters of `rank` on `targets` (module names; empty: every matrix of every block).
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """W + (alpha / rank) B A, with B zero at the start: step 0 is the base model exactly. https://arxiv.org/abs/2106.09685
 
-    The update is (alpha / rank) B A, with B zero at the start: step 0 is the base model exactly.
+    `is_rank_stabilized`: the scale is alpha / sqrt(rank), https://arxiv.org/abs/2312.03732. `is_decomposed`: magnitude and direction
+    of each row learn apart (DoRA), https://arxiv.org/abs/2402.09353. `targets`: names of matrices; empty: every one of a block.
     """
-    names = targets or linear_names(model)
-    if rank > 0 and not names:
-        raise ValueError("the model has no linear layer to adapt")
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=alpha,  # type: ignore[arg-type] - PEFT divides by rank, a float is as good
-        lora_dropout=dropout,
-        target_modules=names,
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, config)  # type: ignore[return-value]
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = ()
+    is_rank_stabilized: bool = False
+    is_decomposed: bool = False
+
+    def __call__(self, model: PreTrainedModel, first_block: int) -> PeftModel:
+        """Return the model with trainable adapters in the blocks from `first_block` on. Raises ValueError when nothing matches."""
+        known = linear_names(model)
+        unknown = sorted(set(self.targets) - set(known))
+        if unknown:
+            raise ValueError(
+                f"targets {', '.join(unknown)} name no matrix of the model's blocks. Known: {', '.join(known)}"
+            )
+        blocks = range(first_block, len(decoder_blocks(model)))
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,  # type: ignore[arg-type] - PEFT divides by rank, a float is as good
+            lora_dropout=self.dropout,
+            target_modules=list(self.targets) or known,
+            layers_to_transform=list(blocks) if first_block else None,
+            fan_in_fan_out=any(isinstance(m, Conv1D) for m in model.modules()),
+            use_rslora=self.is_rank_stabilized,
+            use_dora=self.is_decomposed,
+            task_type="CAUSAL_LM",
+        )
+        return get_peft_model(model, config)  # type: ignore[return-value]
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Return the names of the matrices inside a decoder block, each once, such as q_proj or down_proj."""
     block = decoder_blocks(model)[0]
-    return sorted({name.split(".")[-1] for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)})
+    found = sorted({name.split(".")[-1] for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)})
+    if not found:
+        raise ValueError("the model has no linear layer to adapt")
+    return found

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Targets:
-    """What each of N tokens should become: the next token, and where a teacher was recorded its top K candidates in nats."""
+    """What each of N tokens should become: the next token, and what a teacher says in nats.
+
+    A recorded teacher gives its top K candidates for the tokens it `has_teacher` for; a live one all of `teacher_full`.
+    """
 
     next_ids: Int[Tensor, "N"]
     teacher_ids: Int[Tensor, "N K"] | None = None
     teacher_logprobs: Float[Tensor, "N K"] | None = None
     has_teacher: Bool[Tensor, "N"] | None = None
+    teacher_full: Float[Tensor, "N V"] | None = None
 
 
 class Objective(Protocol):
@@ -46,7 +50,7 @@ class NextToken:
 
 @dataclass(frozen=True)
 class ForwardKL:
-    """KL(teacher || student) over the teacher's top K and one bucket for the rest: 0 when equal, exact when K = V.
+    """KL(teacher || student): exact with a live teacher; with a recorded one over its top K and one bucket for the rest.
 
     sum_k p_k (log p_k - log q_k) + p_rest (log p_rest - log q_rest). Merging the rest into one bucket can only lower the KL
     (log-sum inequality), so this is a lower bound of the full one. https://arxiv.org/abs/1503.02531
@@ -57,6 +61,9 @@ class ForwardKL:
     def __call__(
         self, logprobs: Float[Tensor, "N V"], targets: Targets
     ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+        if targets.teacher_full is not None:
+            full = targets.teacher_full
+            return (full.exp() * (full - logprobs)).sum(dim=-1), torch.ones_like(targets.next_ids, dtype=torch.bool)
         if targets.teacher_ids is None or targets.teacher_logprobs is None or targets.has_teacher is None:
             return logprobs.new_zeros(len(logprobs)), torch.zeros(
                 len(logprobs), dtype=torch.bool, device=logprobs.device

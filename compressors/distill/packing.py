@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -12,12 +13,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Example:
-    """One training sequence: prompt tokens are context, answer tokens are learned; `top_*` (answer x K) where a teacher was recorded."""
+    """One training sequence: prompt tokens are context, answer tokens are learned.
+
+    `top_*`: the teacher's candidates for the last T learned tokens, where it was recorded. `prefix`: what the first trained block
+    receives for each token, where the blocks before it are frozen and were run once.
+    """
 
     prompt_ids: Sequence[int]
     answer_ids: Sequence[int]
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
+    prefix: Float[Tensor, "S D"] | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -28,7 +34,8 @@ class Example:
 class Batch:
     """Model inputs, and for each learned token where its logits lie (`rows`, `columns`), what it is, and its teacher.
 
-    Packed rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the examples apart by that.
+    `places`: (index of the example, row, first column) of each example. Packed
+    rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the examples apart by that.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -40,6 +47,8 @@ class Batch:
     teacher_ids: Int[Tensor, "N K"] | None
     teacher_logprobs: Float[Tensor, "N K"] | None
     has_teacher: Tensor | None
+    prefix: Float[Tensor, "B T D"] | None
+    places: list[tuple[int, int, int]]
 
 
 def batches(
@@ -49,39 +58,37 @@ def batches(
 
     An example that is longer than a batch gets one of its own.
     """
-    chosen: list[Example] = []
+    chosen: list[int] = []
     for index in order:
-        candidate = [*chosen, examples[index]]
-        if chosen and _cost(candidate, is_packed) > tokens_per_batch:
-            yield collate(chosen, is_packed=is_packed)
-            candidate = [examples[index]]
-        chosen = candidate
+        if chosen and _cost([examples[i] for i in (*chosen, index)], is_packed) > tokens_per_batch:
+            yield collate(examples, chosen, is_packed=is_packed)
+            chosen = []
+        chosen.append(index)
     if chosen:
-        yield collate(chosen, is_packed=is_packed)
+        yield collate(examples, chosen, is_packed=is_packed)
 
 
-def collate(examples: Sequence[Example], *, is_packed: bool) -> Batch:
-    """Return one batch: all examples in one row (`is_packed`), else one row each, padded on the right."""
-    lengths = [example.num_tokens for example in examples]
-    num_columns = sum(lengths) if is_packed else max(lengths)
-    num_rows = 1 if is_packed else len(examples)
+def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bool) -> Batch:
+    """Return one batch of the chosen examples: all in one row (`is_packed`), else one row each, padded on the right."""
+    places, num_rows, num_columns = _places(examples, chosen, is_packed)
     input_ids = torch.zeros(num_rows, num_columns, dtype=torch.long)
     position_ids, mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
     rows: list[int] = []
     columns: list[int] = []
-    offset = 0
-    for index, example in enumerate(examples):
-        row, start = (0, offset) if is_packed else (index, 0)
+    prefix = _empty_prefix(examples[chosen[0]], num_rows, num_columns)
+    for index, row, start in places:
+        example = examples[index]
         end = start + example.num_tokens
         input_ids[row, start:end] = torch.tensor([*example.prompt_ids, *example.answer_ids])
         position_ids[row, start:end] = torch.arange(example.num_tokens)
         mask[row, start:end] = 1
+        if prefix is not None and example.prefix is not None:
+            prefix[row, start:end] = example.prefix
         first = start + len(example.prompt_ids) - 1  # the last prompt token predicts the first answer token
         rows.extend([row] * len(example.answer_ids))
         columns.extend(range(first, first + len(example.answer_ids)))
-        offset = end
-    next_ids = torch.tensor([token for example in examples for token in example.answer_ids])
-    teacher = _teacher(examples)
+    next_ids = torch.tensor([token for index in chosen for token in examples[index].answer_ids])
+    teacher = _teacher([examples[index] for index in chosen])
     return Batch(
         input_ids,
         position_ids,
@@ -90,6 +97,8 @@ def collate(examples: Sequence[Example], *, is_packed: bool) -> Batch:
         torch.tensor(columns),
         next_ids,
         *teacher,
+        prefix,
+        places,
     )
 
 
@@ -100,12 +109,32 @@ def _teacher(examples: Sequence[Example]) -> tuple[Tensor | None, Tensor | None,
     width = widths.pop()
     ids, logprobs, has = [], [], []
     for example in examples:
-        num_answer = len(example.answer_ids)
-        is_recorded = example.top_ids is not None and example.top_logprobs is not None
-        ids.append(example.top_ids.long() if is_recorded else torch.zeros(num_answer, width, dtype=torch.long))  # type: ignore[union-attr]
-        logprobs.append(example.top_logprobs if is_recorded else torch.zeros(num_answer, width))
-        has.append(torch.full((num_answer,), is_recorded))
-    return torch.cat(ids), torch.cat(logprobs), torch.cat(has)  # type: ignore[arg-type]
+        num_recorded = 0
+        if example.top_ids is not None and example.top_logprobs is not None:
+            num_recorded = len(example.top_ids)
+            ids.append(example.top_ids.long())
+            logprobs.append(example.top_logprobs)
+        num_silent = len(example.answer_ids) - num_recorded  # before the recorded ones
+        ids.insert(len(ids) - bool(num_recorded), torch.zeros(num_silent, width, dtype=torch.long))
+        logprobs.insert(len(logprobs) - bool(num_recorded), torch.zeros(num_silent, width))
+        has.append(torch.arange(len(example.answer_ids)) >= num_silent)
+    return torch.cat(ids), torch.cat(logprobs), torch.cat(has)
+
+
+def _places(
+    examples: Sequence[Example], chosen: Sequence[int], is_packed: bool
+) -> tuple[list[tuple[int, int, int]], int, int]:
+    lengths = [examples[index].num_tokens for index in chosen]
+    if not is_packed:
+        return [(index, row, 0) for row, index in enumerate(chosen)], len(chosen), max(lengths)
+    starts = [0, *itertools.accumulate(lengths)]
+    return [(index, 0, start) for index, start in zip(chosen, starts, strict=False)], 1, starts[-1]
+
+
+def _empty_prefix(example: Example, num_rows: int, num_columns: int) -> Tensor | None:
+    if example.prefix is None:
+        return None
+    return torch.zeros(num_rows, num_columns, example.prefix.shape[-1], dtype=example.prefix.dtype)
 
 
 def _cost(examples: Sequence[Example], is_packed: bool) -> int:

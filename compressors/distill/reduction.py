@@ -1,13 +1,114 @@
-"""The one place where losses per token become a number."""
+"""The one place where hidden states become losses, and losses per token become a number."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from compressors.distill.head import OutputHead
 from compressors.distill.objectives import Objective, Targets
+
+Sums = dict[str, tuple[float, int]]
+
+
+@dataclass(frozen=True)
+class LiveTeacher:
+    """The teacher's last hidden states of the same N tokens, and its head: its distribution is computed chunk by chunk."""
+
+    hidden: Float[Tensor, "N D"]
+    head: OutputHead
+
+    def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
+        """Return its log-probabilities of some of the tokens, in nats."""
+        return self.head.logits(self.hidden[tokens]).log_softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Objectives with their weights, and how many tokens go through the head at once.
+
+    Memory beyond the hidden states is O(tokens_per_chunk x V), whatever the batch, for the loss and for its gradient.
+    """
+
+    objectives: Mapping[str, Objective]
+    weights: Mapping[str, float]
+    tokens_per_chunk: int = 256
+
+    def loss(
+        self,
+        hidden: Float[Tensor, "N D"],
+        head: OutputHead,
+        targets: Targets,
+        num_tokens: Mapping[str, int],
+        teacher: LiveTeacher | None = None,
+    ) -> tuple[Tensor, Sums]:
+        """Return (sum_o weight_o * sum_o / num_tokens_o, {objective: (sum over the tokens it speaks about in nats, how many)}).
+
+        `num_tokens` counts the whole optimizer step (all micro-batches, all processes), so that splitting a batch changes nothing.
+        """
+        sums: Sums = {}
+
+        def chunk_loss(part: Tensor, tokens: slice, weight: Tensor, bias: Tensor | None) -> Tensor:
+            logprobs = head.logits(part, weight, bias).log_softmax(dim=-1)
+            full = None if teacher is None else teacher.logprobs(tokens)
+            chunk = summed_losses(self.objectives, logprobs, replace(_cut(targets, tokens), teacher_full=full))
+            for name, (value, count) in chunk.items():
+                before = sums.get(name, (0.0, 0))
+                sums[name] = (before[0] + float(value.detach()), before[1] + count)
+            return combine(chunk, self.weights, num_tokens)
+
+        total = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
+        return total, sums  # type: ignore[return-value]
+
+
+class _Chunked(torch.autograd.Function):
+    """Sum a loss over chunks of tokens, taking each chunk's gradient at once, while its logits are still there.
+
+    The gradient in the hidden states is as small as they are, so nothing is computed twice and no logits are kept.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, chunk_loss: Callable[..., Tensor], size: int
+    ) -> Tensor:
+        needs = ctx.needs_input_grad[:3]
+        total = hidden.new_zeros((), dtype=torch.float32)
+        gradients = [
+            torch.zeros_like(x) if x is not None and need else None
+            for x, need in zip((hidden, weight, bias), needs, strict=True)
+        ]
+        for start in range(0, len(hidden), size):
+            tokens = slice(start, start + size)
+            with torch.set_grad_enabled(any(needs)):
+                leaves = [
+                    x if x is None else x.detach().requires_grad_(need)
+                    for x, need in zip((hidden[tokens], weight, bias), needs, strict=True)
+                ]
+                loss = chunk_loss(leaves[0], tokens, *leaves[1:])
+            total += loss.detach()
+            _add_gradients(
+                loss, leaves, [g[tokens] if g is not None and i == 0 else g for i, g in enumerate(gradients)]
+            )
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        return *(None if g is None else g * outer.to(g.dtype) for g in ctx.gradients), None, None
+
+
+def _add_gradients(loss: Tensor, leaves: list[Tensor | None], into: list[Tensor | None]) -> None:
+    wanted = [(leaf, place) for leaf, place in zip(leaves, into, strict=True) if leaf is not None and place is not None]
+    if not wanted:
+        return
+    gradients = torch.autograd.grad(loss, [leaf for leaf, _ in wanted])
+    for (_, place), gradient in zip(wanted, gradients, strict=True):
+        place.add_(gradient)
 
 
 def summed_losses(
@@ -24,14 +125,15 @@ def summed_losses(
 def combine(
     sums: Mapping[str, tuple[Tensor, int]], weights: Mapping[str, float], num_tokens: Mapping[str, int]
 ) -> Tensor:
-    """Return sum_o weight_o * sum_o / num_tokens_o.
-
-    `num_tokens` counts the whole optimizer step (all micro-batches, all processes), so that splitting a batch changes nothing.
-    An objective without tokens in the step contributes zero.
-    """
+    """Return sum_o weight_o * sum_o / num_tokens_o. An objective without tokens in the step contributes zero."""
     total = None
     for name, (loss_sum, _) in sums.items():
         term = weights[name] * loss_sum / max(num_tokens[name], 1)
         total = term if total is None else total + term
     assert total is not None, "no objectives"
     return total
+
+
+def _cut(targets: Targets, tokens: slice) -> Targets:
+    parts = (targets.next_ids, targets.teacher_ids, targets.teacher_logprobs, targets.has_teacher)
+    return Targets(*(None if part is None else part[tokens] for part in parts))  # type: ignore[arg-type]

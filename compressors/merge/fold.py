@@ -1,4 +1,4 @@
-"""Fold a LoRA adapter into the weights it sits on, so that the result is a plain model."""
+"""Fold what training changed into the weights it sits on, so that the result is a plain model."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 
 PREFIX = "base_model.model."
+MAGNITUDE = ".lora_magnitude_vector"
 
 
-def fold_lora(
+def fold_adapter(
     base: Mapping[str, Tensor], adapter: Mapping[str, Tensor], *, scale: float, is_transposed: bool = False
 ) -> dict[str, Tensor]:
-    """Return the base weights with W + scale * B A wherever the adapter has a pair (A, B).
+    """Return the base weights with W + scale * B A wherever the adapter has a pair (A, B), under DoRA with its rows rescaled.
 
+    DoRA: W' = m * (W + scale * B A) / ||W + scale * B A||, norm and m one number an output row (https://arxiv.org/abs/2402.09353).
     Computed in float32 and rounded once to the base's dtype; never into quantized weights, which ruins them
     (https://github.com/huggingface/peft/issues/2321). `is_transposed`: the base stores (in, out), as GPT-2's Conv1D does.
     Raises ValueError for an adapter tensor without a place in the base, or of a shape that does not fit.
@@ -22,8 +24,8 @@ def fold_lora(
     folded = dict(base)
     for name, down in adapter.items():
         if not name.endswith(".lora_A.weight"):
-            if not name.endswith(".lora_B.weight"):
-                raise ValueError(f"adapter tensor {name!r} is not plain LoRA and cannot be folded")
+            if not name.endswith((".lora_B.weight", MAGNITUDE)):
+                raise ValueError(f"adapter tensor {name!r} is not of a low-rank adapter and cannot be folded")
             continue
         up = adapter[name.replace(".lora_A.", ".lora_B.")]
         target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
@@ -36,7 +38,25 @@ def fold_lora(
         delta = delta.T if is_transposed else delta
         if delta.shape != weight.shape:
             raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(weight.shape)}")
-        folded[target] = (weight.float() + delta).to(weight.dtype)
+        updated = weight.float() + delta
+        magnitude = adapter.get(name.replace(".lora_A.weight", MAGNITUDE))
+        if magnitude is not None:
+            norm = updated.norm(dim=0 if is_transposed else 1, keepdim=True)
+            updated = updated * (magnitude.float().reshape(norm.shape) / norm)
+        folded[target] = updated.to(weight.dtype)
+    return folded
+
+
+def fold_weights(base: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the base weights with the trained ones in their places, rounded to the base's dtype.
+
+    Raises ValueError for a weight without a place in the base, or of another shape.
+    """
+    folded = dict(base)
+    for name, value in trained.items():
+        if name not in base or base[name].shape != value.shape:
+            raise ValueError(f"trained weight {name!r} {tuple(value.shape)} has no place in the base model")
+        folded[name] = value.to(base[name].dtype)
     return folded
 
 

@@ -8,7 +8,8 @@ import torch
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.device import pick_device, pick_dtype
-from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.original_writer import SelfDataConfig
 from stages.self_data import SelfDataInputs, self_data
 
@@ -24,5 +25,5 @@ def test_self_data_and_finetune_on_the_accelerator(
         SelfDataConfig(max_new_tokens=8, num_recorded=8), SelfDataInputs(model=model, data=questions), store
     ).artifact
     config = FinetuneConfig(rank=4, objectives={"next_token": 1.0, "forward_kl": 1.0}, tokens_per_step=512)
-    adapter = finetune.execute(config, FinetuneInputs(model=model, data=data), store).artifact
+    adapter = finetune.execute(config, FinetuneInputs(model=model, data=(data,)), store).artifact
     assert int(adapter.facts["num_steps"]) > 0

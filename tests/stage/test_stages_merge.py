@@ -10,7 +10,8 @@ import torch
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
-from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model
@@ -26,7 +27,7 @@ def students(
         config = FinetuneConfig(
             rank=4, num_epochs=2, learning_rate=5e-3, tokens_per_step=512, seed=seed, precision="float32"
         )
-        return finetune.execute(config, FinetuneInputs(model=model, data=questions), shared_store).artifact
+        return finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), shared_store).artifact
 
     return train(0), train(1)
 

@@ -13,7 +13,8 @@ from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
-from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model, load_tokenizer
 from stages.original_writer import SelfDataConfig
 from stages.rows import Row, read_rows
@@ -176,7 +177,7 @@ def test_free_texts_are_the_models_own_and_can_be_learned_from(
     student = FinetuneConfig(
         rank=2, objectives={"forward_kl": 1.0}, num_epochs=1, tokens_per_step=512, precision="float32"
     )
-    adapter = finetune.execute(student, FinetuneInputs(model=model, data=artifact), store).artifact
+    adapter = finetune.execute(student, FinetuneInputs(model=model, data=(artifact,)), store).artifact
     assert int(adapter.facts["num_steps"]) >= 1
 
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from compressors.merge.fold import check_fold, fold_lora
+from compressors.merge.fold import check_fold, fold_adapter, fold_weights
 from compressors.merge.slerp import Slerp
 
 
@@ -25,7 +25,7 @@ ADAPTER = {
 def test_fold_adds_the_scaled_product_to_its_matrix_only(is_transposed: bool) -> None:
     weight = tensor(4, 3) if is_transposed else tensor(3, 4)
     base = {"q.weight": weight, "k.weight": tensor(3, 4, seed=5)}
-    folded = fold_lora(base, ADAPTER, scale=0.5, is_transposed=is_transposed)
+    folded = fold_adapter(base, ADAPTER, scale=0.5, is_transposed=is_transposed)
     delta = 0.5 * ADAPTER["base_model.model.q.lora_B.weight"] @ ADAPTER["base_model.model.q.lora_A.weight"]
     torch.testing.assert_close(folded["q.weight"], weight + (delta.T if is_transposed else delta))
     assert folded["k.weight"] is base["k.weight"]
@@ -37,12 +37,24 @@ def test_fold_adds_the_scaled_product_to_its_matrix_only(is_transposed: bool) ->
         ({"k.weight": tensor(3, 4)}, ADAPTER, "has no place in the base model"),
         ({"q.weight": tensor(5, 4)}, ADAPTER, "does not fit"),
         ({"q.weight": torch.ones(3, 4, dtype=torch.uint8)}, ADAPTER, "is quantized"),
-        ({"q.weight": tensor(3, 4)}, {"base_model.model.q.lora_magnitude": tensor(3)}, "is not plain LoRA"),
+        (
+            {"q.weight": tensor(3, 4)},
+            {"base_model.model.q.lora_embedding_A": tensor(3)},
+            "is not of a low-rank adapter",
+        ),
     ],
 )
 def test_fold_refuses_what_it_cannot_place(base: dict, adapter: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fold_lora(base, adapter, scale=1.0)
+        fold_adapter(base, adapter, scale=1.0)
+
+
+def test_trained_weights_take_their_places_and_nothing_else_moves() -> None:
+    base = {"q.weight": tensor(3, 4).bfloat16(), "k.weight": tensor(3, 4, seed=5)}
+    folded = fold_weights(base, {"q.weight": tensor(3, 4, seed=9)})
+    assert torch.equal(folded["q.weight"], tensor(3, 4, seed=9).bfloat16()) and folded["k.weight"] is base["k.weight"]
+    with pytest.raises(ValueError, match="has no place"):
+        fold_weights(base, {"q.weight": tensor(4, 4)})
 
 
 def test_check_fold_wants_equal_to_the_adapter_and_different_from_the_base() -> None:

@@ -1,0 +1,58 @@
+"""Fine-tuning of the weights themselves: all of them, or those of the last blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from compressors.prune.blocks import decoder_blocks
+
+
+@dataclass(frozen=True, kw_only=True)
+class FullWeights:
+    """Train every weight of the blocks from `first_block` on, and the final norm; with `adapt_embeddings` embedding and head too."""
+
+    adapt_embeddings: bool = False
+
+    def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
+        """Return the model with those weights trainable, in float32: an update of bf16 weights is lost to rounding."""
+        trained: list[nn.Module] = [*decoder_blocks(model)[first_block:], *final_norms(model)]
+        if self.adapt_embeddings:
+            trained += [model.get_input_embeddings(), model.get_output_embeddings()]
+        return _train_only(model, trained)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LastBlocks:
+    """Train the last `num_blocks` blocks, the final norm and the head. A head tied to the embedding is untouched unless `adapt_tied_head`."""
+
+    num_blocks: int = 2
+    adapt_tied_head: bool = False
+
+    def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
+        """Return the model with those weights trainable, in float32. Raises ValueError for more blocks than there are."""
+        blocks = decoder_blocks(model)
+        if self.num_blocks > len(blocks):
+            raise ValueError(f"num_last_blocks is {self.num_blocks}, but the model has {len(blocks)} blocks")
+        head = model.get_output_embeddings()
+        assert isinstance(head, nn.Module), "Student checks that there is one"
+        is_tied = head.weight is model.get_input_embeddings().weight
+        trained: list[nn.Module] = [*blocks[max(first_block, len(blocks) - self.num_blocks) :], *final_norms(model)]
+        return _train_only(model, trained if is_tied and not self.adapt_tied_head else [*trained, head])
+
+
+def final_norms(model: PreTrainedModel) -> list[nn.Module]:
+    """Return what stands between the last block and the head, found as the children beside the blocks that have their shape."""
+    blocks = decoder_blocks(model)
+    parent = next(m for m in model.modules() if any(child is blocks for child in m.children()))
+    return [child for child in parent.children() if "norm" in type(child).__name__.lower()]
+
+
+def _train_only(model: PreTrainedModel, trained: list[nn.Module]) -> PreTrainedModel:
+    model.requires_grad_(False)
+    for module in trained:
+        module.to(torch.float32).requires_grad_(True)
+    return model

@@ -1,0 +1,58 @@
+"""The output head by itself: logits of chosen hidden states, so that no B x T x V tensor ever exists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class OutputHead:
+    """logits = softcap(scale * (h W' + b)): all that the families do between the last hidden state and the logits."""
+
+    weight: Float[Tensor, "V D"]
+    bias: Float[Tensor, "V"] | None = None
+    scale: float = 1.0
+    softcap: float = 0.0
+
+    def logits(
+        self, hidden: Float[Tensor, "N D"], weight: Tensor | None = None, bias: Tensor | None = None
+    ) -> Float[Tensor, "N V"]:
+        """Return float32 logits; `weight` and `bias` stand in for the head's own, where a gradient is to be taken in them.
+
+        float32: a log-softmax over 50,000 entries in bf16 loses the third digit of every loss.
+        """
+        weight = self.weight if weight is None else weight
+        bias = self.bias if bias is None else bias
+        logits = nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+
+def output_head(model: PreTrainedModel) -> OutputHead:
+    """Return the head of a causal model. Raises ValueError for a model without a single output matrix."""
+    matrix = model.get_output_embeddings()
+    if not isinstance(matrix, nn.Linear):
+        raise ValueError(f"{type(model).__name__}: no output matrix found; not a plain causal model")
+    config = model.config
+    divisor = float(getattr(config, "logits_scaling", None) or 1.0)  # Granite
+    scale = float(getattr(config, "logit_scale", None) or 1.0)  # Cohere
+    return OutputHead(
+        matrix.weight, matrix.bias, scale / divisor, float(getattr(config, "final_logit_softcapping", None) or 0.0)
+    )
+
+
+@torch.no_grad()
+def check_head(model: PreTrainedModel, head: OutputHead) -> None:
+    """Raise ValueError unless the head on the last hidden states gives the model's own logits: some family may do more in between."""
+    ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
+    expected = model(input_ids=ids, use_cache=False).logits[0].float()
+    hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]
+    error, largest = float((head.logits(hidden) - expected).abs().max()), float(expected.abs().max().clamp(min=1e-6))
+    if not error <= 2e-2 * largest:  # bf16 models round their logits; another formula is off by far more
+        raise ValueError(f"{type(model).__name__}: its logits are not a plain output head's; cannot be fine-tuned here")

@@ -1,0 +1,127 @@
+"""A causal model as training sees it: hidden states of the learned tokens, with the blocks before the first trained one recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+
+import torch
+from jaxtyping import Float
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from compressors.distill.head import OutputHead, check_head, output_head
+from compressors.distill.packing import Batch, Example, batches
+from compressors.prune.blocks import decoder_blocks
+
+
+class Student(nn.Module):
+    """A model (bare, or under PEFT adapters) up to its output head.
+
+    `first_block`: blocks before it hold nothing that is trained; 0 when the embedding or block 0 does.
+    """
+
+    def __init__(self, model: PreTrainedModel | PeftModel) -> None:
+        super().__init__()
+        self.model = model
+        self.first_block = first_trained_block(plain_model(model))
+        check_head(plain_model(model), self.head)
+
+    @property
+    def head(self) -> OutputHead:
+        """The output head, with the weights of now."""
+        return output_head(plain_model(self.model))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "N D"]:
+        """Return the last hidden state of each learned token of the batch."""
+        plain = plain_model(self.model)
+        device = plain.device
+        options = {} if batch.attention_mask is None else {"attention_mask": batch.attention_mask.to(device)}
+        with _recorded(plain, self.first_block, batch.prefix):
+            output = plain.base_model(
+                input_ids=batch.input_ids.to(device),
+                position_ids=batch.position_ids.to(device),
+                use_cache=False,
+                **options,
+            )
+        return output.last_hidden_state[batch.rows.to(device), batch.columns.to(device)]
+
+    def logits(self, batch: Batch) -> Float[Tensor, "N V"]:
+        """Return the logits of the learned tokens, all at once: for a look at few tokens."""
+        return self.head.logits(self(batch))
+
+
+def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the transformers model, its adapters in place."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+
+
+def first_trained_block(model: PreTrainedModel) -> int:
+    """Return the index of the first block that is trained; 0 when the input embedding is, the number of blocks when none is."""
+    if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
+        return 0
+    blocks = decoder_blocks(model)
+    trained = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
+    return min(trained, default=len(blocks))
+
+
+@torch.no_grad()
+def record_prefix(
+    student: Student, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
+) -> Iterator[tuple[int, Float[Tensor, "T D"]]]:
+    """Yield (index, what the first trained block of `student` receives for that example), running only the blocks before it.
+
+    The frozen blocks give the same for an example in every epoch, so they need to run once: https://arxiv.org/abs/1706.04983.
+    """
+    plain = plain_model(student.model).eval()
+    block = decoder_blocks(plain)[student.first_block]
+    received: list[Tensor] = []
+
+    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        received.append(args[0] if args else kwargs["hidden_states"])
+        raise _EnoughError
+
+    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
+    try:
+        order = range(len(examples))
+        for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=order, is_packed=is_packed):
+            with suppress(_EnoughError):
+                student(batch)
+            hidden = received.pop()
+            for index, row, start in batch.places:
+                yield index, hidden[row, start : start + examples[index].num_tokens]
+    finally:
+        hook.remove()
+
+
+@contextmanager
+def _recorded(model: PreTrainedModel, first_block: int, prefix: Tensor | None) -> Iterator[None]:
+    """Let the blocks before `first_block` pass their input on, the last of them give `prefix` instead."""
+    if prefix is None:
+        yield
+        return
+    blocks = decoder_blocks(model)
+    originals = list(blocks[:first_block])
+    for index in range(first_block):
+        blocks[index] = _Passing(prefix.to(model.device) if index == first_block - 1 else None)
+    try:
+        yield
+    finally:
+        for index, original in enumerate(originals):
+            blocks[index] = original
+
+
+class _Passing(nn.Module):
+    """Stands for a block whose work is done: gives the recorded states, or what it was given."""
+
+    def __init__(self, recorded: Tensor | None) -> None:
+        super().__init__()
+        self.recorded = recorded
+
+    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
+        return hidden_states if self.recorded is None else self.recorded
+
+
+class _EnoughError(Exception):
+    """The blocks after the frozen ones need not run."""

@@ -1,0 +1,56 @@
+"""How many held-out questions a student answers right: what a training may be stopped by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressors.catalogue import build
+from compressors.distill.loop import Trainer
+from compressors.distill.student import plain_model
+from compressors.measure.decode import Sampling, decode
+from compressors.measure.likelihood import continuation_likelihoods
+from compressors.measure.runner import TorchRunner
+from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.verifiers import VERIFIERS
+from stages.rows import Row
+
+# Enough to order two states of one training, few enough for a look every some steps.
+MAX_ROWS = 64
+BATCH_ROWS = 16
+
+
+def heldout_quality(trainer: Trainer, rows: Sequence[Row], tokenizer: Any, max_new_tokens: int) -> float:
+    """Return the share of the first `MAX_ROWS` checkable rows answered right, in [0, 1].
+
+    Choices are ranked by mean log-probability a token; other answers are decoded greedily and go through the row's verifier.
+    """
+    model = plain_model(trainer.accelerator.unwrap_model(trainer.student).model).eval()
+    runner = TorchRunner(model)
+    rows = list(rows)[:MAX_ROWS]
+    with trainer.accelerator.autocast():
+        right = sum(_is_choice_right(runner, tokenizer, row) for row in rows if row.choices)
+        right += _num_verified(runner, tokenizer, [row for row in rows if not row.choices], max_new_tokens)
+    return right / len(rows)
+
+
+def _is_choice_right(runner: TorchRunner, tokenizer: Any, row: Row) -> bool:
+    prompt = chat_prompt(tokenizer, row.question)
+    pairs = [(prompt, tokenizer(choice, add_special_tokens=False).input_ids) for choice in row.choices]
+    scores = continuation_likelihoods(runner, pairs, batch_size=len(pairs))
+    means = [one.logprob_nats / max(one.num_tokens, 1) for one in scores]
+    return means.index(max(means)) == row.answer_index
+
+
+def _num_verified(runner: TorchRunner, tokenizer: Any, rows: Sequence[Row], max_new_tokens: int) -> int:
+    stop_ids = stop_token_ids(tokenizer, runner.model.generation_config)
+    num_right = 0
+    for start in range(0, len(rows), BATCH_ROWS):
+        part = rows[start : start + BATCH_ROWS]
+        prompts = [chat_prompt(tokenizer, row.question) for row in part]
+        written = decode(runner, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids, sampling=Sampling())
+        for row, generation in zip(part, written, strict=True):
+            text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+            verdict = build(VERIFIERS, row.verifier)(text, row.reference or row.answer, row.choices)
+            num_right += verdict is None
+    return num_right

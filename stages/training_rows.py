@@ -1,0 +1,170 @@
+"""The rows of one or several data sets as training examples, their teacher beside them, in the order training takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from compressors.distill.packing import Example
+from compressors.distill.student import Student, record_prefix
+from compressors.self_data.prompts import chat_prompt
+from registry.artifact import DatasetArtifact
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.model_folder import load_tokenizer
+from stages.progress import bar, note
+from stages.rows import Row, Split, read_rows
+from stages.teacher_shards import TeacherRecord
+
+PREFIX_FILE = "prefix.bin"
+# Of the pieces that a long training text is cut into, one in so many is held out.
+HELDOUT_PIECE = 16
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """Examples to learn and to look at; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+
+    train: list[Example]
+    heldout: list[Example]
+    sources: list[int]
+    ids: list[str]
+    heldout_rows: list[Row]
+
+    @staticmethod
+    def read(config: FinetuneConfig, inputs: FinetuneInputs) -> TrainingRows:
+        """Read every data set once. Raises ValueError when nothing is left to train on, or an objective has no teacher at all."""
+        tokenizer = load_tokenizer(inputs.model.path)
+        found = TrainingRows([], [], [], [], [])
+        for source, data in enumerate(inputs.data):
+            _read_one(config, data, source, tokenizer, found)
+        if not found.train:
+            raise ValueError("the data has no training rows")
+        needs_record = bool(config.objectives.get("forward_kl")) and inputs.teacher is None
+        if needs_record and not any(example.top_ids is not None for example in found.train):
+            raise ValueError("objectives.forward_kl: no row has recorded teacher log-probabilities")
+        if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
+            raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
+        return found
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The order of an epoch: all examples shuffled, or with `shares` so many tokens of each source.
+
+    With shares an epoch ends where the first source is used up; the others go on in the next one where they were.
+    """
+
+    examples: Sequence[Example]
+    sources: Sequence[int]
+    shares: Sequence[float]
+    seed: int
+
+    def __call__(self, epoch: int) -> list[int]:
+        """Return the examples of an epoch in order."""
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        if not self.shares:
+            return torch.randperm(len(self.examples), generator=generator).tolist()
+        chosen = [index for source in range(len(self.shares)) for index in self._slice(source, epoch)]
+        return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
+
+    def _slice(self, source: int, epoch: int) -> list[int]:
+        members = [index for index, one in enumerate(self.sources) if one == source]
+        count = self._num_taken(source, len(members))
+        taken = []
+        for place in range(epoch * count, (epoch + 1) * count):
+            cycle, position = divmod(place, len(members))
+            shuffled = torch.Generator().manual_seed(self.seed * 1_000_003 + 7919 * (source + 1) + cycle)
+            if position == 0 or place == epoch * count:
+                order = torch.randperm(len(members), generator=shuffled).tolist()
+            taken.append(members[order[position]])
+        return taken
+
+    def _num_taken(self, source: int, num_members: int) -> int:
+        tokens = [0] * len(self.shares)
+        for index, one in enumerate(self.sources):
+            tokens[one] += self.examples[index].num_tokens
+        if not all(tokens):
+            raise ValueError(f"data {tokens.index(0) + 1} of {len(tokens)} has no training rows, but a share")
+        epoch_tokens = min(count / share for count, share in zip(tokens, self.shares, strict=True))
+        return max(1, round(num_members * epoch_tokens * self.shares[source] / tokens[source]))
+
+
+def with_prefix(
+    rows: TrainingRows, student: Student, workdir: Path, tokens_per_batch: int, is_packed: bool
+) -> TrainingRows:
+    """Run the frozen blocks before the first trained one once over all examples, and give each example what they made of it.
+
+    The states lie in a file of the work folder, mapped into memory: 2 bytes x hidden size a token in bf16.
+    """
+    examples = [*rows.train, *rows.heldout]
+    if student.first_block == 0 or not examples:
+        return rows
+    num_tokens = sum(example.num_tokens for example in examples)
+    note(f"the first {student.first_block} blocks are frozen: run once over {num_tokens:,} tokens")
+    counter = bar("recording the frozen blocks", num_tokens, "tokens")
+    stored: Tensor | None = None
+    offset = 0
+    done: list[Example] = []
+    for index, states in record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed):
+        if stored is None:
+            size = num_tokens * states.shape[-1]
+            stored = torch.from_file(str(workdir / PREFIX_FILE), shared=True, size=size, dtype=states.dtype)
+            stored = stored.view(num_tokens, -1)
+        view = stored[offset : offset + len(states)]
+        view.copy_(states)
+        done.append(replace(examples[index], prefix=view))
+        offset += len(states)
+        counter.advance(len(states))
+    return replace(rows, train=done[: len(rows.train)], heldout=done[len(rows.train) :])
+
+
+def is_checkable(row: Row) -> bool:
+    """Say whether an answer to this row can be found right or wrong."""
+    return bool(row.choices) or (bool(row.question) and row.verifier != "none")
+
+
+def _read_one(config: FinetuneConfig, data: DatasetArtifact, source: int, tokenizer: Any, into: TrainingRows) -> None:
+    teacher = TeacherRecord(data.path)
+    for row in read_rows(data.path / "rows.jsonl"):
+        examples = [example for example in _row_examples(config, row, tokenizer, teacher) if example.answer_ids]
+        for piece, example in enumerate(examples):
+            split: Split = "heldout" if piece % HELDOUT_PIECE == HELDOUT_PIECE - 1 else row.split
+            (into.heldout if split == "heldout" else into.train).append(example)
+            if split == "train":
+                into.sources.append(source)
+                into.ids.append(row.id)
+        if row.split == "heldout":
+            into.heldout_rows.append(row)
+
+
+def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> list[Example]:
+    """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
+    if row.question or row.answer_ids:
+        return [_example(config, row, tokenizer, teacher)]
+    ids = tokenizer(row.text).input_ids
+    pieces = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
+    return [Example(piece[:1], piece[1:]) for piece in pieces]
+
+
+def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> Example:
+    prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
+    answer = row.answer_ids or [
+        *tokenizer(row.answer, add_special_tokens=False).input_ids,
+        tokenizer.eos_token_id,
+    ]
+    num_whole = len(prompt) + len(answer)
+    if config.learn == "all":
+        prompt, answer = prompt[:1], [*prompt[1:], *answer]
+    answer = answer[: max(0, config.max_tokens - len(prompt))]
+    recorded = teacher.of(row) if config.objectives.get("forward_kl") else None
+    if recorded is None or not answer:
+        return Example(prompt, answer)
+    # what was recorded ends where the row ends: cut what was cut off there, then what is not learned at the front
+    num_cut = num_whole - len(prompt) - len(answer)
+    ids, logprobs = (part[: len(part) - num_cut][-len(answer) :] for part in recorded)
+    return Example(prompt, answer, ids, logprobs)
