@@ -74,6 +74,12 @@ class EvaluationArtifact(Artifact):
     kind = "evaluation"
 
 
+class ComparisonArtifact(Artifact):
+    """`comparison.json`: what is left of the original in a student, with intervals. Facts: the estimates by measure and data set."""
+
+    kind = "comparison"
+
+
 class ReleaseArtifact(Artifact):
     """`release.json`: the registered version, its aliases and the gate's verdict. Facts: name, version, is_champion."""
 
@@ -89,6 +95,7 @@ KINDS: dict[str, type[Artifact]] = {
         ScanArtifact,
         OnnxArtifact,
         EvaluationArtifact,
+        ComparisonArtifact,
         ReleaseArtifact,
     )
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stages.compare import compare
 from stages.contract import Stage
 from stages.evaluate import evaluate
 from stages.export import export
@@ -30,6 +31,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         merge,
         export,
         evaluate,
+        compare,
         register,
     )
 }

@@ -61,7 +61,7 @@ def load_model(
         device_map=None if quantized == "none" else {"": device or "cpu"},
     )
     if quantized != "none":  # placed while loading; such a model cannot be moved
-        return model.eval()
+        return _without_inference_packing(model.eval())
     return (model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
 
 
@@ -73,6 +73,15 @@ def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> BitsAnd
     if quantized == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+
+
+def _without_inference_packing(model: PreTrainedModel) -> PreTrainedModel:
+    """Keep bitsandbytes from repacking 4-bit weights for inference: on a CPU with AVX512-BF16 its first call in evaluation mode does,
+    and from then on no gradient passes through them, silently (seen with 0.50.2)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return model
 
 
 def load_tokenizer(folder: Path) -> Any:

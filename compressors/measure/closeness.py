@@ -1,0 +1,98 @@
+"""How close a student stays to its original on given text: divergence, agreement and loss, token by token, with intervals over texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.stats import bootstrap
+
+from compressors.measure.likelihood import pad_right
+from compressors.measure.runner import CausalRunner
+
+NUM_RESAMPLES = 2000
+# Logits of both models for so many tokens are held at once.
+TOKENS_PER_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class TextCloseness:
+    """Sums over the continuation of one text: KL(original || student) and losses in nats, tokens on which both are greedily alike."""
+
+    kl_nats: float
+    loss_nats: float
+    original_loss_nats: float
+    num_agreeing: int
+    num_tokens: int
+
+
+@torch.inference_mode()
+def closeness(
+    student: CausalRunner,
+    original: CausalRunner,
+    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[TextCloseness]:
+    """Compare the two models on each continuation given its context, both token ids, the context at least one token."""
+    order = sorted(range(len(pairs)), key=lambda index: -(len(pairs[index][0]) + len(pairs[index][1])))
+    found: dict[int, TextCloseness] = {}
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        ids, mask = pad_right([[*pairs[index][0], *pairs[index][1]][:-1] for index in chunk], student.device)
+        mine, _ = student.forward(ids, mask, None, last_only=False)
+        theirs, _ = original.forward(ids, mask, None, last_only=False)
+        for row, index in enumerate(chunk):
+            context, continuation = pairs[index]
+            tokens = slice(len(context) - 1, len(context) - 1 + len(continuation))
+            found[index] = _compare(mine[row, tokens], theirs[row, tokens], torch.tensor(list(continuation)))
+        on_scored(len(chunk))
+    return [found[index] for index in range(len(pairs))]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Estimate:
+    """Return sum / sum over texts (or questions) with a percentile interval from resampling them, pairs kept together.
+
+    Means per token are such ratios, and so is retention: right answers of the student over those of the original.
+    """
+    above, below = np.asarray(numerators, float), np.asarray(denominators, float)
+    value = float(above.sum() / below.sum()) if below.sum() else float("nan")
+    if len(above) < 2 or not below.any():
+        return Estimate(value, float("nan"), float("nan"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        interval = bootstrap(
+            (above, below),
+            lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+            paired=True,
+            vectorized=True,
+            method="percentile",
+            n_resamples=NUM_RESAMPLES,
+            batch=100,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Estimate(value, float(interval.low), float(interval.high))
+
+
+def _compare(student: torch.Tensor, original: torch.Tensor, tokens: torch.Tensor) -> TextCloseness:
+    kl, loss, original_loss, num_agreeing = 0.0, 0.0, 0.0, 0
+    for start in range(0, len(tokens), TOKENS_PER_CHUNK):
+        part = slice(start, start + TOKENS_PER_CHUNK)
+        mine, theirs = student[part].float().log_softmax(-1), original[part].float().log_softmax(-1)
+        wanted = tokens[part, None].to(mine.device)
+        kl += float((theirs.exp() * (theirs - mine)).sum())
+        loss -= float(mine.gather(-1, wanted).sum())
+        original_loss -= float(theirs.gather(-1, wanted).sum())
+        num_agreeing += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
+    return TextCloseness(kl, loss, original_loss, num_agreeing, len(tokens))

@@ -1,0 +1,215 @@
+"""The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
+from registry.store import Store
+from stages.compare import CompareConfig, CompareInputs, compare
+from stages.contract import NoInputs
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.merge import MergeConfig, MergeInputs, merge
+from stages.model_folder import load_model
+from stages.progress import listen
+from stages.prune import PruneConfig, PruneInputs, prune
+from stages.record import RecordConfig, RecordInputs, record
+from stages.rows import read_rows
+from stages.teacher_shards import TeacherRecord
+
+CONFIG = FinetuneConfig(
+    method="full",
+    objectives={"forward_kl": 1.0},
+    learn="all",
+    num_epochs=12,
+    learning_rate=3e-3,
+    tokens_per_step=256,
+    tokens_per_micro_batch=256,
+    eval_every=4,
+    patience=0,
+    precision="float32",
+)
+PROSE = "The quick brown fox jumps over the lazy dog, and then it rests a while. " * 40
+
+
+@pytest.fixture(scope="module")
+def pruned(shared_store: Store, model: ModelArtifact) -> ModelArtifact:
+    return prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), shared_store).artifact
+
+
+@pytest.fixture(scope="module")
+def prose(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    path = tmp_path_factory.mktemp("prose") / "prose.txt"
+    path.write_text(PROSE)
+    return ingest_data.execute(IngestDataConfig(source=f"text:{path}"), NoInputs(), shared_store).artifact
+
+
+@pytest.fixture(scope="module")
+def recorded(shared_store: Store, model: ModelArtifact, prose: DatasetArtifact) -> DatasetArtifact:
+    config = RecordConfig(num_recorded=259, max_tokens=64, rows_per_shard=8, precision="float32")
+    return record.execute(config, RecordInputs(model=model, data=prose), shared_store).artifact
+
+
+def train(store: Store, model: ModelArtifact, *data: DatasetArtifact, **changes) -> AdapterArtifact:
+    teacher = changes.pop("teacher", None)
+    inputs = FinetuneInputs(model=model, data=data, teacher=teacher)
+    return finetune.execute(CONFIG.model_copy(update=changes), inputs, store).artifact
+
+
+def curve(adapter: AdapterArtifact, name: str) -> list[float]:
+    lines = (adapter.path / "records" / "metrics.jsonl").read_text().splitlines()
+    return [entry["value"] for entry in map(json.loads, lines) if entry["name"] == name]
+
+
+def weights(adapter: AdapterArtifact) -> dict[str, torch.Tensor]:
+    return load_file(next(adapter.path.glob("*.safetensors")))
+
+
+def test_record_keeps_what_the_teacher_says_of_every_token(model: ModelArtifact, recorded: DatasetArtifact) -> None:
+    teacher, original = TeacherRecord(recorded.path), load_model(model.path, torch.float32)
+    rows = read_rows(recorded.path / "rows.jsonl")
+    assert {row.split for row in rows} == {"train", "heldout"}, "long text gives held-out pieces"
+    for row in (rows[0], rows[-1]):
+        ids, logprobs = teacher.of(row)  # type: ignore[misc]
+        tokens = [*row.prompt_ids, *row.answer_ids]
+        with torch.no_grad():
+            expected = original(input_ids=torch.tensor([tokens[:-1]])).logits[0].log_softmax(-1)
+        assert len(ids) == len(tokens) - 1
+        torch.testing.assert_close(logprobs.float(), expected.gather(-1, ids.long()), atol=2e-3, rtol=2e-3)
+
+
+def test_record_of_answers_speaks_about_answers_only(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    config = RecordConfig(tokens="answers", num_recorded=8, precision="float32")
+    artifact = record.execute(config, RecordInputs(model=model, data=questions), store).artifact
+    for row in read_rows(artifact.path / "rows.jsonl"):
+        ids, _ = TeacherRecord(artifact.path).of(row)  # type: ignore[misc]
+        assert row.question and len(ids) == len(row.answer_ids)
+
+
+def test_a_live_teacher_trains_like_a_record_of_all_candidates(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    offline = train(store, pruned, recorded, num_epochs=2)
+    live = train(store, pruned, recorded, num_epochs=2, teacher=model)
+    mine, theirs = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
+    # what is stored is rounded to half precision
+    assert mine == pytest.approx(theirs, abs=5e-3) and mine[-1] < 0.8 * mine[0]
+
+
+def test_frozen_blocks_are_run_once_and_change_nothing(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    notes: list[str] = []
+    with listen(lambda event: notes.append(str(event))):
+        adapter = train(store, pruned, recorded, adapt_blocks="after_cut")
+    assert any("the first 1 blocks are frozen" in note for note in notes)
+    trained = {name.split(".")[2] for name in weights(adapter) if ".layers." in name}
+    assert trained == {"1", "2"}, "the block before the cut, which may hold a patch, and what follows"
+    heldout = curve(adapter, "heldout_forward_kl_nats")
+    assert heldout[-1] < 0.8 * heldout[0]
+    # the adapter was trained on recorded states: it must help the model that runs all its blocks
+    healed = fold(store, pruned, adapter)
+    again = train(store, healed, recorded, max_steps=1, learning_rate=1e-9)
+    assert curve(again, "heldout_forward_kl_nats")[0] == pytest.approx(min(heldout), abs=2e-3)
+
+
+def fold(store: Store, base: ModelArtifact, adapter: AdapterArtifact) -> ModelArtifact:
+    return merge.execute(MergeConfig(), MergeInputs(base=base, students=(adapter,)), store).artifact
+
+
+@pytest.mark.parametrize("method", ["lora", "rslora", "dora", "full", "last_blocks"])
+def test_every_method_folds_into_a_plain_model_with_the_loss_it_was_kept_for(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact, method: str
+) -> None:
+    adapter = train(store, pruned, recorded, method=method, rank=4, num_epochs=6, num_last_blocks=1)
+    heldout = curve(adapter, "heldout_forward_kl_nats")
+    assert min(heldout) < 0.95 * heldout[0]
+    again = train(store, fold(store, pruned, adapter), recorded, max_steps=1, learning_rate=1e-9)
+    assert curve(again, "heldout_forward_kl_nats")[0] == pytest.approx(min(heldout), abs=5e-3)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is in the extra gpu (#3)")
+@pytest.mark.parametrize("quantized", ["nf4", "int8"])
+def test_an_adapter_learns_on_a_quantized_base_and_folds_into_the_float_one(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact, quantized: str
+) -> None:
+    adapter = train(store, pruned, recorded, method="lora", rank=4, quantized_base=quantized, num_epochs=6)
+    heldout = curve(adapter, "heldout_forward_kl_nats")
+    assert min(heldout) < 0.95 * heldout[0]
+    assert load_model(fold(store, pruned, adapter).path, "auto").dtype == torch.float32
+
+
+def test_shares_take_tokens_of_each_source_as_told(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, recorded: DatasetArtifact, questions: DatasetArtifact
+) -> None:
+    answers = record.execute(
+        RecordConfig(num_recorded=8, precision="float32"), RecordInputs(model=model, data=questions), store
+    ).artifact
+    with pytest.raises(ValueError, match="shares"):
+        finetune.forecast(CONFIG.model_copy(update={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
+    adapter = train(store, pruned, answers, num_epochs=1)
+    assert int(adapter.facts["num_steps"]) >= 1
+
+
+def test_stopping_on_quality_looks_at_right_answers(
+    store: Store, pruned: ModelArtifact, questions: DatasetArtifact, prose: DatasetArtifact
+) -> None:
+    changes = {"objectives": {"next_token": 1.0}, "learn": "answers", "stop_on": "quality", "num_epochs": 8}
+    adapter = train(store, pruned, questions, **changes)
+    quality = curve(adapter, "heldout_quality")
+    assert len(quality) >= 2 and all(0.0 <= value <= 1.0 for value in quality)
+    with pytest.raises(ValueError, match="no held-out row has choices or a verifier"):
+        train(store, pruned, prose, **changes)
+
+
+def test_a_running_mean_of_the_weights_is_kept_instead(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    plain = train(store, pruned, recorded, num_epochs=3)
+    averaged = train(store, pruned, recorded, num_epochs=3, average_decay=0.9)
+    assert curve(plain, "train_forward_kl_nats") == curve(averaged, "train_forward_kl_nats"), (
+        "the training itself is the same"
+    )
+    assert curve(plain, "heldout_forward_kl_nats")[-1] != curve(averaged, "heldout_forward_kl_nats")[-1]
+
+
+def test_wrong_wishes_are_refused_in_one_line(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    with pytest.raises(ValueError, match="no removed block"):
+        train(store, model, recorded, adapt_blocks="after_cut")
+    with pytest.raises(ValueError, match="targets nope name no matrix"):
+        train(store, pruned, recorded, method="lora", targets=["nope"])
+    with pytest.raises(ValueError, match="quantized_base is 'nf4', but method 'full' trains the base itself"):
+        FinetuneConfig(method="full", quantized_base="nf4")
+    with pytest.raises(ValueError, match="vocabulary mismatch: model 10, teacher 12 tokens"):
+        finetune.forecast(CONFIG, {"model": ({"vocab_size": 10},), "data": ({},), "teacher": ({"vocab_size": 12},)})
+
+
+def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, questions: DatasetArtifact, prose: DatasetArtifact
+) -> None:
+    config = CompareConfig(num_own_answers=3, max_new_tokens=8, max_tokens=64, max_text_tokens=256, precision="float32")
+    inputs = {"original": model, "tasks": (questions,), "texts": (prose,)}
+    same = compare.execute(config, CompareInputs(model=model, **inputs), store).artifact  # type: ignore[arg-type]
+    cut = compare.execute(config, CompareInputs(model=pruned, **inputs), store).artifact  # type: ignore[arg-type]
+    names = ("prose", "sums", "own_answers")
+    for name in names:
+        assert same.facts[f"kl_nats_{name}"] == pytest.approx(0, abs=1e-5)
+        assert same.facts[f"agreement_{name}"] == 1.0 and same.facts[f"perplexity_ratio_{name}"] == 1.0
+        assert float(cut.facts[f"kl_nats_{name}"]) > 0.05 and float(cut.facts[f"agreement_{name}"]) < 1.0
+    result = json.loads((Path(cut.path) / "comparison.json").read_text())
+    assert all(
+        result[name]["kl_nats"]["low"] <= result[name]["kl_nats"]["value"] <= result[name]["kl_nats"]["high"]
+        for name in names
+    )
