@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
 from compressors.measure.slots import pad_left
-from compressors.self_data.prompts import REWRITE_TEMPLATE, chat_prompt, rewrite_question, stop_token_ids
+from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.styles import STYLES, rewrite_question
 from registry.environment import configure_process
 from stages.device import pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
@@ -82,12 +83,14 @@ def report(options: Any, dtype: torch.dtype, prompts: list, expected: list, writ
         rate, base = tokens / one, sum(map(len, expected)) / seconds[0]
         print(f"| {name} | {one:.1f} | {rate:.0f} | {rate / base:.2f} |")
     same = sum(a == b for a, b in zip(expected, written, strict=True))
-    print(f"same answers: {same} of {len(written)}; in bfloat16 near-ties fall by the shape of the batch, in float32 all are")
+    print(
+        f"same answers: {same} of {len(written)}; in bfloat16 near-ties fall by the shape of the batch, in float32 all are"
+    )
 
 
 def read_prompts(options: Any, tokenizer: Any) -> list[list[int]]:
     lines = [json.loads(line) for line in options.data.read_text().splitlines()][: options.num_prompts]
-    asked = [rewrite_question(line["question"], str(line["answer"]), REWRITE_TEMPLATE) for line in lines]
+    asked = [rewrite_question(line["question"], str(line["answer"]), (), STYLES["math"]) for line in lines]
     return [chat_prompt(tokenizer, question) for question in asked]
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compressors.measure.runner import CausalRunner
-from compressors.measure.sampling import Generation, Sampling, uniform_numbers
+from compressors.measure.sampling import GREEDY, Generation, Sampling, uniform_numbers
 
 # A prompt is read at about the cost of a step, so finished rows wait until this share of the batch has room, then go together.
 REFILL_FRACTION = 1 / 8
@@ -25,7 +25,7 @@ def decode(
     max_new_tokens: int,
     stop_ids: Sequence[int],
     batch_size: int = 32,
-    sampling: Sampling = Sampling(),
+    sampling: Sampling = GREEDY,
     seeds: Sequence[int] = (),
     num_recorded: int = 0,
     is_scored: bool = False,

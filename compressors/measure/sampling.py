@@ -37,6 +37,9 @@ class Sampling:
         return order.gather(-1, _first_above(ordered, uniforms)[:, None]).squeeze(-1)
 
 
+GREEDY = Sampling()
+
+
 def uniform_numbers(seed: int, num_tokens: int) -> Float[Tensor, "T"]:
     """Return the random numbers of one row, by its own generator: the same whatever batch the row is in."""
     return torch.rand(num_tokens, generator=torch.Generator().manual_seed(seed))

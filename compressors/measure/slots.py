@@ -150,9 +150,7 @@ class _SlotLayer(CacheLayerMixin):
         return self._num_cells
 
 
-def prefill_chunks(
-    rows: Sequence[int], prompts: Sequence[Sequence[int]]
-) -> list[list[tuple[int, Sequence[int]]]]:
+def prefill_chunks(rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[list[tuple[int, Sequence[int]]]]:
     """Return (row, prompt) pairs in groups that one forward pass takes; prompts of one token need none and are left out."""
     pairs = [(row, prompt) for row, prompt in zip(rows, prompts, strict=True) if len(prompt) > 1]
     if not pairs:

@@ -19,9 +19,9 @@ from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
 from stages.model_folder import load_model
-from stages.original_writer import SelfDataConfig
 from stages.progress import Metric, listen
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 from stages.training_run import CHECKPOINT
 
 CONFIG = FinetuneConfig(

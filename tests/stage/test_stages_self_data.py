@@ -15,13 +15,13 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
 from stages.model_folder import load_model, load_tokenizer
-from stages.original_writer import SelfDataConfig
 from stages.rows import Row, read_rows
 from stages.samples import training_samples
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 from stages.teacher_shards import TeacherRecord, finished_shards
 
-CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=4, num_recorded=16, precision="float32")
+CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=2, rows_per_shard=4, num_recorded=16, precision="float32")
 
 
 def rewrite(store: Store, config: SelfDataConfig, model: ModelArtifact, data: DatasetArtifact) -> DatasetArtifact:
