@@ -125,9 +125,9 @@ class _Batch:
                 last = len(self._indices) - 1
                 if row < last:
                     self._slots.move(last, row)
-                for column in (self._indices, self._tokens, self._lengths):
-                    column[row] = column[last]
-                    column.pop()
+                self._indices[row] = self._indices[last]
+                self._tokens[row], self._lengths[row] = self._tokens[last], self._lengths[last]
+                del self._indices[last], self._tokens[last], self._lengths[last]
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.device import pick_device, pick_dtype
 from stages.finetune import FinetuneConfig, FinetuneInputs, finetune
-from stages.self_data_config import SelfDataConfig
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 
 pytestmark = pytest.mark.gpu
 
