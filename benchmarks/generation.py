@@ -1,6 +1,6 @@
 """Write answers: our refilled batches against `model.generate` on batches in data-set order. Greedy, same model, dtype, batch size and run.
 
-python benchmarks/generation.py MODEL_FOLDER [--data QUESTIONS.jsonl] [--num-prompts 128] [--batch-size 32] [--max-new-tokens 256]
+python benchmarks/generation.py MODEL_FOLDER [--data QUESTIONS.jsonl] [--num-prompts 256] [--batch-size 32] [--max-new-tokens 256]
 """
 
 from __future__ import annotations
@@ -35,14 +35,19 @@ def main() -> None:
     prompts = read_prompts(options, tokenizer)
     stop_ids = stop_token_ids(tokenizer, model.generation_config)
     shape = {"max_new_tokens": options.max_new_tokens, "batch_size": options.batch_size}
-    ours_with_top = {"num_recorded": options.num_recorded}
+    runner = TorchRunner(model)
     with torch.inference_mode():
         generate(model, prompts[:4], stop_ids, max_new_tokens=4, batch_size=4)  # warm-up of both
-        decode(TorchRunner(model), prompts[:4], max_new_tokens=4, stop_ids=stop_ids)
+        decode(runner, prompts[:4], max_new_tokens=4, stop_ids=stop_ids)
         theirs, expected = timed(generate, model, prompts, stop_ids, **shape)
-        ours, written = timed(decode, TorchRunner(model), prompts, stop_ids=stop_ids, **shape)
-        recording, _ = timed(decode, TorchRunner(model), prompts, stop_ids=stop_ids, **shape, **ours_with_top)
-    report(options, dtype, prompts, expected, [one.token_ids for one in written], (theirs, ours, recording))
+        ours, written = timed(decode, runner, prompts, stop_ids=stop_ids, **shape)
+        rows = {"model.generate, data-set order": (theirs, expected)}
+        rows["ours, refilled batches"] = ours, [one.token_ids for one in written]
+        if options.num_recorded:
+            top = options.num_recorded
+            recording, written = timed(decode, runner, prompts, stop_ids=stop_ids, num_recorded=top, **shape)
+            rows[f"ours, top {top} log-probabilities recorded"] = recording, [one.token_ids for one in written]
+    report(options, dtype, prompts, rows)
 
 
 def generate(
@@ -66,22 +71,18 @@ def generate(
     return answers
 
 
-def report(options: Any, dtype: torch.dtype, prompts: list, expected: list, written: list, seconds: tuple) -> None:
-    names = (
-        "model.generate, data-set order",
-        "ours, refilled batches",
-        f"ours, top {options.num_recorded} log-probabilities recorded",
-    )
-    num_tokens = sum(map(len, written))
-    lengths = sorted(map(len, prompts)), sorted(map(len, written))
+def report(options: Any, dtype: torch.dtype, prompts: list, rows: dict[str, tuple[float, list]]) -> None:
+    (base_seconds, expected), (_, written), *_ = rows.values()
+    lengths, answers = sorted(map(len, prompts)), sorted(map(len, written))
     print(
-        f"{len(prompts)} prompts of {lengths[0][0]} to {lengths[0][-1]} tokens, answers of {lengths[1][0]} to {lengths[1][-1]}, "
-        f"mean {num_tokens / len(written):.0f}; batch {options.batch_size}, {dtype}, {torch.get_num_threads()} threads"
+        f"{len(prompts)} prompts of {lengths[0]} to {lengths[-1]} tokens, answers of {answers[0]} to {answers[-1]}, "
+        f"mean {sum(answers) / len(answers):.0f}; batch {options.batch_size}, {dtype}, {torch.get_num_threads()} threads"
     )
     print("| way | seconds | tokens/s | ratio |\n|---|---|---|---|")
-    for name, one, tokens in zip(names, seconds, (sum(map(len, expected)), num_tokens, num_tokens), strict=True):
-        rate, base = tokens / one, sum(map(len, expected)) / seconds[0]
-        print(f"| {name} | {one:.1f} | {rate:.0f} | {rate / base:.2f} |")
+    base = sum(map(len, expected)) / base_seconds
+    for name, (seconds, texts) in rows.items():
+        rate = sum(map(len, texts)) / seconds
+        print(f"| {name} | {seconds:.1f} | {rate:.0f} | {rate / base:.2f} |")
     same = sum(a == b for a, b in zip(expected, written, strict=True))
     print(
         f"same answers: {same} of {len(written)}; in bfloat16 near-ties fall by the shape of the batch, in float32 all are"
@@ -98,10 +99,10 @@ def arguments() -> Any:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--data", type=Path, default=SHIPPED)
-    parser.add_argument("--num-prompts", type=int, default=128)
+    parser.add_argument("--num-prompts", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--max-new-tokens", type=int, default=256)
-    parser.add_argument("--num-recorded", type=int, default=64)
+    parser.add_argument("--num-recorded", type=int, default=64, help="0 leaves the third row out")
     parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
     return parser.parse_args()
 
