@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 from functools import cache
@@ -69,6 +70,8 @@ def configure_process() -> None:
     """Set the environment that stages and MLflow need, where the user has not; before the heavy libraries are imported."""
     for name, value in PROCESS_SETTINGS.items():
         os.environ.setdefault(name, value)
+    # on every import it tells of an optional kernel that it does well without
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @cache

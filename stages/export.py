@@ -53,6 +53,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     model = inputs["model"][0]
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     facts: Facts = {name: model[name] for name in ("num_blocks", "vocab_size") if name in model}
+    facts["format"] = "onnx"
     return Forecast(facts, peak_memory_bytes=4 * num_bytes, disk_bytes=num_bytes)
 
 
@@ -80,6 +81,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
     return OnnxArtifact.at(
         content,
+        format="onnx",
         num_blocks=inputs.model.facts["num_blocks"],
         vocab_size=inputs.model.facts["vocab_size"],
         num_parameters=inputs.model.facts["num_parameters"],

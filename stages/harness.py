@@ -67,18 +67,21 @@ class RunnerLM(TemplateLM):
         counter = bar("generating answers", len(requests), "texts")
         arguments: list[tuple[str, dict[str, Any]]] = [tuple(request.args) for request in requests]  # type: ignore[misc]
         prompts = [self.tok_encode(text) for text, _ in arguments]
-        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        limits = [int(options.get("max_gen_toks", 128)) for _, options in arguments]
         answers = [""] * len(prompts)
-        for start in range(0, len(order), self.batch_size):
-            chunk = order[start : start + self.batch_size]
-            limit = max(int(arguments[index][1].get("max_gen_toks", 128)) for index in chunk)
+        for limit in sorted(set(limits)):
+            chosen = [index for index in range(len(prompts)) if limits[index] == limit]
             generations = decode(
-                self.runner, [prompts[index] for index in chunk], max_new_tokens=limit, stop_ids=self.stop_ids
+                self.runner,
+                [prompts[index] for index in chosen],
+                max_new_tokens=limit,
+                stop_ids=self.stop_ids,
+                batch_size=self.batch_size,
+                on_finished=counter.advance,
             )
-            for index, generation in zip(chunk, generations, strict=True):
+            for index, generation in zip(chosen, generations, strict=True):
                 text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
                 answers[index] = _cut(text, arguments[index][1].get("until", []))
-            counter.advance(len(chunk))
         return answers
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from compressors.catalogue import build
 from compressors.distill.loop import Trainer
 from compressors.distill.student import plain_model
-from compressors.measure.decode import Sampling, decode
+from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
@@ -48,7 +48,7 @@ def _num_verified(runner: TorchRunner, tokenizer: Any, rows: Sequence[Row], max_
     for start in range(0, len(rows), BATCH_ROWS):
         part = rows[start : start + BATCH_ROWS]
         prompts = [chat_prompt(tokenizer, row.question) for row in part]
-        written = decode(runner, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids, sampling=Sampling())
+        written = decode(runner, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         for row, generation in zip(part, written, strict=True):
             text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             verdict = build(VERIFIERS, row.verifier)(text, row.reference or row.answer, row.choices)

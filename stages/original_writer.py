@@ -2,133 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-import torch
-from pydantic import Field, field_validator
 from torch import Tensor
+from transformers import AutoConfig, GenerationConfig
 
 from compressors.catalogue import build
-from compressors.measure.decode import Generation, Sampling, decode
+from compressors.export.runtime import OnnxRunner
 from compressors.measure.likelihood import pad_right
-from compressors.measure.runner import TorchRunner
-from compressors.self_data.keep import Verdict, keep_or_fall_back
-from compressors.self_data.prompts import (
-    REWRITE_TEMPLATE,
-    chat_prompt,
-    rewrite_question,
-    start_token_id,
-    stop_token_ids,
-)
+from compressors.measure.runner import CausalRunner, TorchRunner
+from compressors.measure.sampling import Generation, Sampling
+from compressors.self_data.choose import CHOOSERS, Candidate, Decision, decide
+from compressors.self_data.keep import Verdict
+from compressors.self_data.prompts import chat_prompt, start_token_id, stop_token_ids
+from compressors.self_data.styles import AUTO, STYLES, rewrite_question, style_of
 from compressors.self_data.verifiers import VERIFIERS, BannedPhrases
-from stages.contract import StageConfig
-from stages.device import Precision
+from stages.chat_server import ServerSampler
+from stages.device import pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
+from stages.onnx_session import open_session
 from stages.rows import Row
+from stages.samplers import Prompt, RunnerSampler, Sampler, row_seed
+from stages.self_data_config import SelfDataConfig
 from stages.teacher_shards import shard_name
 
 Recorded = dict[str, tuple[Tensor, Tensor]]
-
-
-class SelfDataConfig(StageConfig):
-    """How answers are rewritten, checked and recorded."""
-
-    max_new_tokens: int = Field(default=256, ge=1)
-    """Longest rewrite in tokens; a rewrite that hits it falls back to the reference."""
-
-    temperature: float = Field(default=0.0, ge=0.0)
-    """0 is greedy; the reference method samples."""
-
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
-    """Mass of the tokens that sampling chooses from."""
-
-    batch_size: int = Field(default=32, ge=1)
-    """Rows decoded together; also the size of a shard, and so of what a crash can cost."""
-
-    num_recorded: int = Field(default=64, ge=0)
-    """How many of the teacher's candidates are kept for each token, with log-probabilities; 0 records nothing."""
-
-    record: Literal["all", "rewrites"] = "all"
-    """Which rows get a teacher: rewrites are recorded while generating; `all` also scores reference answers with one forward pass."""
-
-    num_free_texts: int = Field(default=0, ge=0)
-    """Texts that the model writes from `free_text_start` alone, at temperature 1: text in its own words, to calibrate and heal on."""
-
-    free_text_tokens: int = Field(default=128, ge=2)
-    """Length of each of those texts in tokens, unless it ends before."""
-
-    free_text_start: str = ""
-    """Token that a free text begins with; empty: the tokenizer's beginning-of-text token. Every eighth text is held out."""
-
-    template: str = REWRITE_TEMPLATE
-    """What the model is asked; must contain {question} and {answer}."""
-
-    banned_phrases: list[str] = list(BannedPhrases.phrases)
-    """A rewrite that says one of these (any case) falls back to the reference."""
-
-    seed: int = 0
-    """Seed of sampling; each shard has a generator of its own, so a resumed run draws the same."""
-
-    precision: Precision = "auto"
-    """Dtype of the model while it writes."""
-
-    @field_validator("template")
-    @classmethod
-    def _has_places(cls, value: str) -> str:
-        rewrite_question("", "", value)
-        return value
+Tick = Callable[[float], None]
 
 
 class OriginalWriter:
     """The original model with all that a shard needs."""
 
-    def __init__(self, config: SelfDataConfig, folder: Path, dtype: torch.dtype, device: torch.device) -> None:
-        self.config = config
+    def __init__(self, config: SelfDataConfig, folder: Path) -> None:
+        self.config, self._folder = config, folder
         self.tokenizer = load_tokenizer(folder)
-        model = load_model(folder, dtype, device)
-        self.runner = TorchRunner(model)
-        self.stop_ids = stop_token_ids(self.tokenizer, model.generation_config)
+        self.stop_ids = _stop_ids(self.tokenizer, folder)
         self.banned = BannedPhrases(tuple(phrase.lower() for phrase in config.banned_phrases))
+        self.chooser = build(CHOOSERS, config.choose)
+        self.sampler: Sampler = (
+            ServerSampler(config.server, self.tokenizer)
+            if config.server is not None
+            else RunnerSampler(self.runner, self.stop_ids, config.batch_size)
+        )
 
-    def rewrite(self, rows: Sequence[Row], shard_index: int) -> tuple[list[Row], Recorded]:
+    @cached_property
+    def runner(self) -> CausalRunner:
+        """The model in this process, loaded when first needed: behind a server only to record distributions."""
+        if self.config.sampler == "onnx":
+            return OnnxRunner(open_session(self._folder))
+        device = pick_device()
+        return TorchRunner(load_model(self._folder, pick_dtype(self.config.precision, device), device))
+
+    def rewrite(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with their answers decided, and what the teacher said about each."""
-        config = self.config
-        asked = [rewrite_question(row.question, row.answer, config.template) for row in rows]
-        generations = decode(
-            self.runner,
-            [chat_prompt(self.tokenizer, question) for question in asked],
+        config, num_samples = self.config, self.config.num_samples_per_prompt
+        prompts = [self._prompt(row, sample) for row in rows for sample in range(num_samples)]
+        generations = self.sampler.sample(
+            prompts,
             max_new_tokens=config.max_new_tokens,
-            stop_ids=self.stop_ids,
-            sampling=Sampling(
-                temperature=config.temperature, top_p=config.top_p, generator=self._generator(shard_index)
-            ),
+            sampling=Sampling(temperature=config.temperature, top_p=config.top_p),
             num_recorded=config.num_recorded,
+            is_scored=num_samples > 1,
+            on_finished=lambda count: on_finished(count / num_samples),
         )
         recorded: Recorded = {}
-        decided = [
-            self._decide(row, generation, recorded, shard_index)
-            for row, generation in zip(rows, generations, strict=True)
-        ]
+        decided = []
+        for index, row in enumerate(rows):
+            its = slice(index * num_samples, (index + 1) * num_samples)
+            decided.append(self._decide(row, prompts[its], generations[its], recorded, shard_index))
         return decided, recorded
 
-    def write_freely(self, rows: Sequence[Row], shard_index: int) -> tuple[list[Row], Recorded]:
+    def write_freely(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with a text of the model's own, and the distributions it drew them from."""
         start = start_token_id(self.tokenizer, self.config.free_text_start)
-        generations = decode(
-            self.runner,
-            [[start]] * len(rows),
+        # a text that comes back to its start token is over
+        sampler = RunnerSampler(self.runner, [*self.stop_ids, start], self.config.batch_size)
+        generations = sampler.sample(
+            [Prompt("", [start], row_seed(self.config.seed, row.id, 0)) for row in rows],
             max_new_tokens=self.config.free_text_tokens,
-            stop_ids=[*self.stop_ids, start],
-            sampling=Sampling(temperature=1.0, generator=self._generator(shard_index)),
+            sampling=Sampling(temperature=1.0),
             num_recorded=self.config.num_recorded,
+            on_finished=on_finished,
         )
         recorded: Recorded = {}
         written = []
         for row, generation in zip(rows, generations, strict=True):
-            if self.config.num_recorded:
-                recorded[row.id] = _candidates(generation)
+            if generation.top_ids is not None and generation.top_logprobs is not None:
+                recorded[row.id] = generation.top_ids, generation.top_logprobs
             text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
             written.append(
                 row.with_changes(
@@ -142,24 +105,45 @@ class OriginalWriter:
             )
         return written, recorded
 
-    def _generator(self, shard_index: int) -> torch.Generator:
-        return torch.Generator().manual_seed(self.config.seed * 1_000_003 + shard_index)
+    def _prompt(self, row: Row, sample_index: int) -> Prompt:
+        style = style_of(row.choices, row.verifier) if self.config.style == AUTO else self.config.style
+        asked = rewrite_question(row.question, row.answer, row.choices, self.config.template or STYLES[style])
+        seed = row_seed(self.config.seed, row.id, sample_index)
+        return Prompt(asked, chat_prompt(self.tokenizer, asked), seed)
 
-    def _decide(self, row: Row, generation: Generation, recorded: dict, shard_index: int) -> Row:
-        text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-        verdict = keep_or_fall_back(
-            text, row.answer, row.choices, build(VERIFIERS, row.verifier), self.banned, generation.is_finished
+    def _decide(
+        self,
+        row: Row,
+        prompts: Sequence[Prompt],
+        generations: Sequence[Generation],
+        recorded: Recorded,
+        shard_index: int,
+    ) -> Row:
+        texts = [self.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in generations]
+        decision = decide(
+            [
+                Candidate(text, one.is_finished, one.mean_logprob_nats)
+                for text, one in zip(texts, generations, strict=True)
+            ],
+            row.answer,
+            row.choices,
+            build(VERIFIERS, row.verifier),
+            self.banned,
+            self.chooser,
         )
-        answer_ids = self._answer_ids(verdict, generation)
-        teacher = self._teacher(row, verdict, generation, answer_ids)
+        generation, prompt = generations[decision.chosen_index], prompts[decision.chosen_index]
+        answer_ids = self._answer_ids(decision.verdict, generation)
+        teacher = self._teacher(row, decision, prompt, generation, answer_ids)
         if teacher is not None:
             recorded[row.id] = teacher
         return row.with_changes(
-            answer=verdict.answer,
-            source=verdict.source,
-            reason=verdict.reason,
+            answer=decision.verdict.answer,
+            source=decision.verdict.source,
+            reason=decision.verdict.reason,
             reference=row.answer,
-            rewrite=text,
+            rewrite=texts[decision.chosen_index],
+            pass_rate=decision.pass_rate,
+            difficulty=1.0 - decision.pass_rate,
             answer_ids=answer_ids,
             recorded_in=shard_name(shard_index) if teacher is not None else "",
         )
@@ -171,22 +155,29 @@ class OriginalWriter:
         return [*ids, self.tokenizer.eos_token_id]
 
     def _teacher(
-        self, row: Row, verdict: Verdict, generation: Generation, answer_ids: list[int]
+        self, row: Row, decision: Decision, prompt: Prompt, generation: Generation, answer_ids: list[int]
     ) -> tuple[Tensor, Tensor] | None:
         if not self.config.num_recorded:
             return None
-        if verdict.source == "rewrite":
-            return _candidates(generation)
+        if decision.verdict.source == "rewrite":
+            if generation.top_ids is not None and generation.top_logprobs is not None:
+                return generation.top_ids, generation.top_logprobs
+            return self._score(prompt.token_ids, answer_ids)  # a server's text: under the prompt that it answered
         if self.config.record == "rewrites":
             return None
         # Without the reference in view: a model that sees the answer would only say "copy it".
-        prompt = chat_prompt(self.tokenizer, row.question)
-        ids, mask = pad_right([[*prompt, *answer_ids][:-1]], self.runner.device)
+        return self._score(chat_prompt(self.tokenizer, row.question), answer_ids)
+
+    def _score(self, prompt_ids: list[int], answer_ids: list[int]) -> tuple[Tensor, Tensor]:
+        """Return the most probable candidates at each answer token, from one forward pass."""
+        ids, mask = pad_right([[*prompt_ids, *answer_ids][:-1]], self.runner.device)
         logits, _ = self.runner.forward(ids, mask, None, last_only=False)
-        logprobs = logits[0, len(prompt) - 1 :].float().log_softmax(dim=-1)
+        logprobs = logits[0, len(prompt_ids) - 1 :].float().log_softmax(dim=-1)
         values, top_ids = logprobs.topk(min(self.config.num_recorded, logprobs.shape[-1]), dim=-1)
         return top_ids.cpu(), values.cpu()
 
 
-def _candidates(generation: Generation) -> tuple[Tensor, Tensor]:
-    return torch.stack(generation.top_ids), torch.stack(generation.top_logprobs)
+def _stop_ids(tokenizer: Any, folder: Path) -> list[int]:
+    if (folder / "generation_config.json").exists():
+        return stop_token_ids(tokenizer, GenerationConfig.from_pretrained(folder))
+    return stop_token_ids(tokenizer, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))

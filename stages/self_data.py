@@ -8,25 +8,30 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from registry.artifact import DatasetArtifact, Facts, ModelArtifact
+from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, stage
-from stages.device import pick_device, pick_dtype
-from stages.original_writer import OriginalWriter, SelfDataConfig
+from stages.original_writer import OriginalWriter
 from stages.progress import bar, metric, note
 from stages.rows import Row, Split, read_rows, write_rows
+from stages.self_data_config import SelfDataConfig
 from stages.teacher_shards import FOLDER, finished_shards, gather_rows, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDataInputs:
-    """The original model and the rows whose answers it rewrites."""
+    """The original model, or its exported graph, and the rows whose answers it rewrites."""
 
-    model: ModelArtifact
+    model: ModelArtifact | OnnxArtifact
     data: DatasetArtifact
 
 
 def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"][0]
+    if config.server is not None:
+        config.server.check_key()
+    # a graph says its format, a model its hidden size; where neither is known yet, the stage looks again
+    if (config.sampler == "onnx" and "hidden_size" in model) or (config.sampler != "onnx" and "format" in model):
+        raise ValueError(_wrong_sampler(config))
     num_rows = float(data.get("num_rows", 0))
     facts: Facts = {"num_recorded": config.num_recorded}
     if "vocab_size" in model:
@@ -37,7 +42,7 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             )
     if num_rows:
         facts["num_rows"] = int(num_rows)
-    num_rows += config.num_free_texts
+    num_rows = num_rows * config.num_samples_per_prompt + config.num_free_texts
     num_parameters = float(model.get("num_parameters", 0))
     # prompt with reference, then the answer, which is about as long as the limit at worst
     num_flops = 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens
@@ -45,7 +50,7 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=2, forecast=_forecast)
+@stage("self_data", version=3, forecast=_forecast)
 def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
     """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
 
@@ -55,12 +60,14 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     if not rows:
         raise ValueError("the data set has no questions to answer, only text")
-    device = pick_device()
-    writer = OriginalWriter(config, inputs.model.path, pick_dtype(config.precision, device), device)
-    # by length, so that a batch has little padding; ids keep the rows apart
+    if isinstance(inputs.model, OnnxArtifact) != (config.sampler == "onnx"):
+        raise ValueError(_wrong_sampler(config))
+    writer = OriginalWriter(config, inputs.model.path)
+    # by length, so that a shard's rows are alike; ids keep the rows apart
     rows.sort(key=lambda row: (len(row.question) + len(row.answer), row.id))
     free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.num_free_texts)]
-    shards = [*_chunks(rows, config.batch_size), *_chunks(free, config.batch_size)]
+    num_together = max(config.rows_per_shard, config.batch_size)
+    shards = [*_chunks(rows, num_together), *_chunks(free, num_together)]
     folder = workdir / "shards"
     done = finished_shards(folder)
     if done:
@@ -68,9 +75,8 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
     counter = bar("writing", len(rows) + len(free), "rows", done=sum(len(shards[index]) for index in done))
     for index, shard in enumerate(shards):
         if index not in done:
-            written = writer.rewrite(shard, index) if shard[0].question else writer.write_freely(shard, index)
-            write_shard(folder, index, *written)
-            counter.advance(len(shard))
+            write = writer.rewrite if shard[0].question else writer.write_freely
+            write_shard(folder, index, *write(shard, index, counter.advance))
     return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
 
 
@@ -80,14 +86,7 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     write_rows(content / "rows.jsonl", rows)
     if any(row.recorded_in for row in rows):
         shutil.copytree(workdir / "shards" / FOLDER, content / FOLDER)
-    num_kept = sum(row.source == "rewrite" for row in rows)
-    num_asked = sum(bool(row.question) for row in rows)
-    metric("kept_fraction", num_kept / num_asked)
-    reasons = Counter(_kind_of(row.reason) for row in rows if row.source == "reference")
-    note(
-        f"kept {num_kept} of {num_asked} rewrites"
-        + "".join(f"; {count} {why}" for why, count in reasons.most_common(4))
-    )
+    num_kept = _report(rows)
     return DatasetArtifact.at(
         content,
         name=inputs.data.facts.get("name", "rewritten"),
@@ -97,6 +96,27 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
         num_recorded=config.num_recorded,
         vocab_size=inputs.model.facts["vocab_size"],
     )
+
+
+def _report(rows: list[Row]) -> int:
+    """Say how many rewrites were kept and why the others were not; return how many."""
+    asked = [row for row in rows if row.question]
+    num_kept = sum(row.source == "rewrite" for row in asked)
+    metric("kept_fraction", num_kept / len(asked))
+    metric("pass_rate", sum(row.pass_rate or 0.0 for row in asked) / len(asked))
+    reasons = Counter(_kind_of(row.reason) for row in asked if row.source == "reference").most_common(4)
+    why = "".join(f"; {count} {reason}" for reason, count in reasons)
+    if num_kept:
+        note(f"kept {num_kept} of {len(asked)} rewrites{why}")
+    else:
+        note(f"warning: no rewrite was accepted, all {len(asked)} rows keep their reference answers{why}")
+    return num_kept
+
+
+def _wrong_sampler(config: SelfDataConfig) -> str:
+    kind = "a Hugging Face model" if config.sampler == "onnx" else "an exported ONNX graph"
+    wanted = "torch or server" if config.sampler == "onnx" else "onnx"
+    return f"sampler is {config.sampler!r}, but the input is {kind}; accepted: {wanted}"
 
 
 def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:

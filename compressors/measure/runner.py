@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from compressors.measure.slots import Slots, TorchSlots
+
 
 class CausalRunner(Protocol):
     """Runs a causal model over new tokens and the cache of earlier ones. Rows are padded on the left (decoding) or right (scoring)."""
@@ -22,8 +24,8 @@ class CausalRunner(Protocol):
         """Return logits (of the last token alone when `last_only`) and the cache that includes `input_ids`. `cache` None: empty."""
         ...
 
-    def select_rows(self, cache: Any, rows: Int[Tensor, "R"]) -> Any:
-        """Return the cache of some rows, so that finished sequences stop costing."""
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        """Return an empty cache for rows of at most `num_prompt` prompt tokens and `num_new` written ones."""
         ...
 
 
@@ -50,9 +52,15 @@ class TorchRunner:
         logits = output.logits[:, -1:] if last_only else output.logits
         return logits, output.past_key_values
 
-    def select_rows(self, cache: Any, rows: Int[Tensor, "R"]) -> Any:
-        cache.batch_select_indices(rows)
-        return cache
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        return TorchSlots(
+            self.forward,
+            self.device,
+            num_layers=self.model.config.num_hidden_layers,
+            num_rows=num_rows,
+            num_prompt=num_prompt,
+            num_new=num_new,
+        )
 
 
 def positions_of(attention_mask: Int[Tensor, "B S"], num_tokens: int) -> Int[Tensor, "B T"]:

@@ -1,22 +1,8 @@
-"""What the original model is asked when it rewrites an answer, and how a chat turn becomes text."""
+"""How a chat turn becomes tokens, and which tokens begin and end a text."""
 
 from __future__ import annotations
 
 from typing import Any
-
-# The reference method's wording: the reference is in the context, the answer must stand on its own.
-# https://arxiv.org/abs/2410.09982, after https://arxiv.org/abs/2402.13669
-REWRITE_TEMPLATE = (
-    "{question}\n\n### Reference Answer:\n{answer}\n\n"
-    "Refer to the reference answer and write your own response to the question above. Keep the final answer the same."
-)
-
-
-def rewrite_question(question: str, answer: str, template: str = REWRITE_TEMPLATE) -> str:
-    """Return the question that shows the reference answer. Raises ValueError when the template names neither."""
-    if "{question}" not in template or "{answer}" not in template:
-        raise ValueError("a rewrite template must contain {question} and {answer}")
-    return template.replace("{question}", question).replace("{answer}", answer)
 
 
 def chat_prompt(tokenizer: Any, question: str) -> list[int]:

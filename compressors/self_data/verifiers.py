@@ -13,10 +13,18 @@ NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
 CHOICE = re.compile(r"(?:^|[\s(\[:*])([A-J])(?=$|[\s).\]:,*])")
 
 
+# The answer that a text comes to, comparable between texts.
+Value = Fraction | int | str
+
+
 class Verifier(Protocol):
     """Returns None when the rewrite passes, else the reason in a few words."""
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None: ...
+
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        """Return the answer that a text comes to, None when it comes to none."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,9 @@ class SameNumber:
             return "no number in the rewrite"
         return None if given == expected else f"number {given} is not {expected}"
 
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        return last_number(text)
+
 
 @dataclass(frozen=True)
 class SameChoice:
@@ -44,6 +55,10 @@ class SameChoice:
             return None
         return f"names {sorted(given) or 'no choice'}, not {sorted(expected)}"
 
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        named = named_choices(text, choices)
+        return named.pop() if len(named) == 1 else None
+
 
 @dataclass(frozen=True)
 class ContainsReference:
@@ -53,12 +68,18 @@ class ContainsReference:
         found = f" {_words(reference)} " in f" {_words(rewrite)} "
         return None if found else "the reference answer does not occur"
 
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        return None  # two sentences with the same fact in them are not the same text
+
 
 @dataclass(frozen=True)
 class NoCheck:
     """Every rewrite passes: for open questions without a checkable answer."""
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
+        return None
+
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
         return None
 
 

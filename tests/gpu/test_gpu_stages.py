@@ -10,8 +10,8 @@ from registry.store import Store
 from stages.device import pick_device, pick_dtype
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.original_writer import SelfDataConfig
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 
 pytestmark = pytest.mark.gpu
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -36,6 +39,20 @@ def test_left_padded_batch_equals_each_prompt_alone(runners: tuple[TorchRunner, 
     together = decode(onnx, PROMPTS, max_new_tokens=12, stop_ids=())
     for prompt, generation in zip(PROMPTS, together, strict=True):
         assert generation.token_ids == decode(onnx, [prompt], max_new_tokens=12, stop_ids=())[0].token_ids
+
+
+def test_refilled_batches_write_what_torch_writes(runners: tuple[TorchRunner, OnnxRunner]) -> None:
+    torch_runner, onnx = runners
+    draw = random.Random(1)
+    prompts = [[draw.randrange(3, 259) for _ in range(draw.choice([1, 4, 9, 60]))] for _ in range(14)]
+    free = [decode(torch_runner, [prompt], max_new_tokens=25, stop_ids=())[0].token_ids for prompt in prompts]
+    options: Any = {"max_new_tokens": 25, "stop_ids": [free[0][12], free[1][5]], "num_recorded": 8}
+    expected = decode(torch_runner, prompts, batch_size=14, **options)
+    for batch_size in (1, 3):
+        written = decode(onnx, prompts, batch_size=batch_size, **options)
+        assert [one.token_ids for one in written] == [one.token_ids for one in expected]
+        for ours, theirs in zip(written, expected, strict=True):
+            torch.testing.assert_close(ours.top_logprobs, theirs.top_logprobs, atol=1e-3, rtol=0)
 
 
 def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from compressors.catalogue import build
 from compressors.distill.loop import packing_matches
@@ -21,12 +25,25 @@ PROMPT = [5, 6, 7, 8, 9, 40, 41]
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_greedy_decoding_equals_generate(family: str) -> None:
+    """23 prompts of 1 to 110 tokens through 4 places, so that each is refilled several times, with stops in the middle of texts."""
     model, _ = random_model(family)
-    [ours] = decode(TorchRunner(model), [PROMPT], max_new_tokens=24, stop_ids=())
-    theirs = model.generate(
-        torch.tensor([PROMPT]), max_new_tokens=24, min_new_tokens=24, do_sample=False, eos_token_id=None, pad_token_id=0
+    draw = random.Random(0)
+    prompts = [[draw.randrange(3, 259) for _ in range(draw.choice([1, 2, 5, 30, 70, 110]))] for _ in range(23)]
+    free = [generate(model, prompt, 40) for prompt in prompts]
+    common = Counter(token for text in free for token in set(text[3:]))
+    stop_ids = [token for token, _ in common.most_common(6)]
+    expected = [text[: next((i + 1 for i, token in enumerate(text) if token in stop_ids), 40)] for text in free]
+    assert len({len(text) for text in expected}) > 1 and min(map(len, expected)) < 40, "answers end at different places"
+    ours = decode(TorchRunner(model), prompts, max_new_tokens=40, stop_ids=stop_ids, batch_size=4)
+    assert [one.token_ids for one in ours] == expected
+    assert [one.is_finished for one in ours] == [text[-1] in stop_ids for text in expected]
+
+
+def generate(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:
+    output = model.generate(  # type: ignore[operator]
+        torch.tensor([prompt]), max_new_tokens=num_tokens, do_sample=False, eos_token_id=None, pad_token_id=0
     )
-    assert ours.token_ids == theirs[0, len(PROMPT) :].tolist()
+    return output[0, len(prompt) :].tolist()
 
 
 def test_scan_equals_pairwise_cosines_of_hidden_states() -> None:

@@ -20,9 +20,9 @@ from registry.store import Store
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model
-from stages.original_writer import SelfDataConfig
 from stages.progress import Metric, listen
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 from stages.training_run import CHECKPOINT
 
 CONFIG = FinetuneConfig(

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
+from compressors.self_data.choose import CHOOSERS
 from compressors.self_data.prompts import chat_prompt
+from compressors.self_data.styles import AUTO, STYLES
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
+from stages.chat_server import ServerConfig
+from stages.export import ExportConfig, ExportInputs, export
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model, load_tokenizer
-from stages.original_writer import SelfDataConfig
+from stages.progress import Event, Note, listen
 from stages.rows import Row, read_rows
 from stages.samples import training_samples
 from stages.self_data import SelfDataInputs, self_data
+from stages.self_data_config import SelfDataConfig
 from stages.teacher_shards import TeacherRecord, finished_shards
 
-CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=4, num_recorded=16, precision="float32")
+CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=2, rows_per_shard=4, num_recorded=16, precision="float32")
 
 
 def rewrite(store: Store, config: SelfDataConfig, model: ModelArtifact, data: DatasetArtifact) -> DatasetArtifact:
@@ -185,3 +192,97 @@ def test_an_unknown_start_token_is_refused(store: Store, model: ModelArtifact, q
     config = CONFIG.model_copy(update={"num_free_texts": 2, "free_text_start": "<nowhere>"})
     with pytest.raises(ValueError, match="'<nowhere>' is no token of the tokenizer"):
         rewrite(store, config, model, questions)
+
+
+def test_no_accepted_rewrite_is_said_in_one_line(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    events: list[Event] = []
+    with listen(events.append):
+        artifact = rewrite(store, CONFIG, model, questions)
+    assert artifact.facts["num_rewritten"] == 0
+    [warning] = [event.text for event in events if isinstance(event, Note) and event.text.startswith("warning")]
+    assert warning.startswith("warning: no rewrite was accepted, all 12 rows keep their reference answers; 12 ")
+    for row in read_rows(artifact.path / "rows.jsonl"):
+        assert (row.answer, row.pass_rate, row.difficulty) == (row.reference, 0.0, 1.0)
+
+
+def test_of_several_samples_the_likeliest_that_passes_is_kept(
+    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
+) -> None:
+    """With no check but an end, the kept sample is the likeliest finished one of the row's own draws."""
+    # short, so that some are cut; the whole vocabulary recorded, so that every drawn token is in it
+    one = CONFIG.model_copy(update={"temperature": 1.0, "max_new_tokens": 3, "num_recorded": 259})
+    several = one.model_copy(update={"num_samples_per_prompt": 4})
+    first, best = (rewrite(store, config, quick_to_stop, open_questions) for config in (one, several))
+    rows = {row.id: row for row in read_rows(best.path / "rows.jsonl")}
+    assert len({row.pass_rate for row in rows.values()}) > 1
+    for row in rows.values():
+        assert row.pass_rate in (0.0, 0.25, 0.5, 0.75, 1.0) and row.difficulty == 1.0 - row.pass_rate
+        assert row.source == "reference" or row.pass_rate > 0.0
+    gains = []
+    for row in read_rows(first.path / "rows.jsonl"):
+        if row.source == "rewrite":  # the first sample is one of the four
+            assert rows[row.id].source == "rewrite"
+            gains.append(mean_logprob(best, rows[row.id]) - mean_logprob(first, row))
+    assert min(gains) > -1e-5 and max(gains) > 0.1
+    again = several.model_copy(update={"batch_size": 4, "rows_per_shard": 12})
+    rebatched = read_rows(rewrite(store, again, quick_to_stop, open_questions).path / "rows.jsonl")
+    assert [row.rewrite for row in rebatched] == [row.rewrite for row in rows.values()], "the same draws in any batch"
+
+
+def mean_logprob(artifact: DatasetArtifact, row: Row) -> float:
+    ids, logprobs = TeacherRecord(artifact.path).of(row)  # type: ignore[misc]
+    own = torch.tensor(row.answer_ids)[:, None] == ids
+    return float(logprobs[own].mean())
+
+
+def test_the_graph_writes_what_the_model_writes(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    graph = export.execute(
+        ExportConfig(num_prompts=1, num_new_tokens=4), ExportInputs(model=model, data=questions), store
+    )
+    through_onnx = CONFIG.model_copy(update={"sampler": "onnx"})
+    rows = [
+        read_rows(
+            self_data.execute(config, SelfDataInputs(model=one, data=questions), store).artifact.path / "rows.jsonl"
+        )
+        for config, one in ((CONFIG, model), (through_onnx, graph.artifact))
+    ]
+    assert rows[0] == rows[1]
+    for config, one in ((CONFIG, graph.artifact), (through_onnx, model)):
+        with pytest.raises(ValueError, match=f"sampler is '{config.sampler}', but the input is an? .*; accepted: "):
+            self_data.execute(config, SelfDataInputs(model=one, data=questions), store)
+        with pytest.raises(ValueError, match=f"sampler is '{config.sampler}'"):
+            self_data.forecast(config, {"model": (one.facts,), "data": (questions.facts,)})
+
+
+SERVER = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampler": "server"}, "sampler is 'server': server is missing"),
+        ({"server": SERVER}, "server is given, but sampler is 'torch'"),
+        ({"sampler": "server", "server": SERVER, "num_free_texts": 3}, "num_free_texts is 3, but a chat server"),
+        ({"num_samples_per_prompt": 4}, "num_samples_per_prompt is 4, but at temperature 0"),
+        ({"template": "{question} only"}, "must contain {question} and {answer}"),
+        ({"style": "poem"}, "'general', 'instruction', 'math', 'multiple_choice', 'code' or 'auto'"),
+        ({"choose": "best"}, "'best_of' or 'majority'"),
+    ],
+)
+def test_options_that_contradict_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        SelfDataConfig(**options)
+
+
+def test_a_key_in_the_recipe_is_refused_before_anything_runs(model: ModelArtifact) -> None:
+    config = SelfDataConfig(sampler="server", server=ServerConfig(**SERVER, api_key_env="sk-live-123"))
+    with pytest.raises(ValueError, match="not the name of an environment variable") as error:
+        self_data.forecast(config, {"model": (model.facts,), "data": ({},)})
+    assert "sk-live" not in str(error.value)
+
+
+def test_every_style_is_an_option() -> None:
+    assert {*STYLES, AUTO} == set(get_args(SelfDataConfig.model_fields["style"].annotation))
+    assert set(CHOOSERS) == set(get_args(SelfDataConfig.model_fields["choose"].annotation))

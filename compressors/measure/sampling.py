@@ -1,0 +1,71 @@
+"""How the next token is drawn, and what a finished continuation is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn. `temperature` 0 is greedy; `top_p` in (0, 1] keeps the smallest set of that mass."""
+
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+    @property
+    def is_greedy(self) -> bool:
+        """True when no number is drawn."""
+        return self.temperature == 0.0
+
+    def pick(self, logits: Float[Tensor, "B V"], uniforms: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+        """Return one token a row: the first whose cumulative probability exceeds the row's uniform number in [0, 1).
+
+        One number a row and token, drawn by the caller, is all the randomness there is: who else is in the batch cannot matter.
+        """
+        if self.is_greedy:
+            return logits.argmax(dim=-1)
+        probs = (logits.float() / self.temperature).softmax(dim=-1)
+        if self.top_p == 1.0:  # sorting a vocabulary costs more than a block; without a cut it is not needed
+            return _first_above(probs, uniforms)
+        ordered, order = probs.sort(dim=-1, descending=True, stable=True)
+        # a token stays while the mass before it is below top_p, so at least one does
+        ordered = ordered * ((ordered.cumsum(dim=-1) - ordered) < self.top_p)
+        return order.gather(-1, _first_above(ordered, uniforms)[:, None]).squeeze(-1)
+
+
+GREEDY = Sampling()
+
+
+def uniform_numbers(seed: int, num_tokens: int) -> Float[Tensor, "T"]:
+    """Return the random numbers of one row, by its own generator: the same whatever batch the row is in."""
+    return torch.rand(num_tokens, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Generation:
+    """New tokens of one prompt, the stop token included where one was drawn; how likely they were, and their recorded candidates.
+
+    `logprob_nats` is the sum over the tokens at temperature 1, None where it was not asked for.
+    """
+
+    token_ids: list[int]
+    is_finished: bool
+    logprob_nats: float | None = None
+    top_ids: Int[Tensor, "T K"] | None = None
+    top_logprobs: Float[Tensor, "T K"] | None = None
+
+    @property
+    def mean_logprob_nats(self) -> float | None:
+        """Mean log-probability of a token in nats; higher is likelier."""
+        return None if self.logprob_nats is None else self.logprob_nats / max(1, len(self.token_ids))
+
+
+def _first_above(weights: Float[Tensor, "B V"], uniforms: Float[Tensor, "B"]) -> Int[Tensor, "B"]:
+    cumulative = weights.cumsum(dim=-1)
+    # scaled by the total, which is below 1 after a cut; a token without mass is never the first above
+    bars = (uniforms.to(weights.device) * cumulative[:, -1])[:, None]
+    return torch.searchsorted(cumulative, bars, right=True).squeeze(-1).clamp(max=weights.shape[-1] - 1)
