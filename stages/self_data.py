@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compressors.self_data.compact import bytes_per_token
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, stage
 from stages.device import pick_device, pick_dtype
@@ -41,11 +42,14 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_parameters = float(model.get("num_parameters", 0))
     # prompt with reference, then the answer, which is about as long as the limit at worst
     num_flops = 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens
-    disk = num_rows * config.max_new_tokens * config.num_recorded * 8.0
+    disk = 0.0
+    if config.num_recorded:
+        token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
+        disk = num_rows * config.max_new_tokens * token_bytes
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=2, forecast=_forecast)
+@stage("self_data", version=3, forecast=_forecast)
 def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
     """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
 
