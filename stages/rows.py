@@ -33,6 +33,9 @@ class Row:
     reason: str = ""
     reference: str = ""
     rewrite: str = ""
+    # share of the model's rewrites that pass the verifier, in [0, 1], and 1 less that; None where none was written
+    pass_rate: float | None = None
+    difficulty: float | None = None
     # exact tokens before and of the answer, where a model wrote or scored it
     prompt_ids: list[int] = field(default_factory=list)
     answer_ids: list[int] = field(default_factory=list)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from compressors.self_data.compact import bytes_per_token
+from compressors.self_data.keep import reason_kind
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, stage
 from stages.device import pick_device, pick_dtype
@@ -87,7 +88,7 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     num_kept = sum(row.source == "rewrite" for row in rows)
     num_asked = sum(bool(row.question) for row in rows)
     metric("kept_fraction", num_kept / num_asked)
-    reasons = Counter(_kind_of(row.reason) for row in rows if row.source == "reference")
+    reasons = Counter(reason_kind(row.reason) for row in rows if row.source == "reference")
     note(
         f"kept {num_kept} of {num_asked} rewrites"
         + "".join(f"; {count} {why}" for why, count in reasons.most_common(4))
@@ -109,8 +110,3 @@ def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:
 
 def _split(index: int) -> Split:
     return "train" if index % 8 else "heldout"
-
-
-def _kind_of(reason: str) -> str:
-    """Group reasons that differ only in what was said."""
-    return " ".join(word for word in reason.split() if not any(mark in word for mark in "'[]0123456789"))

@@ -11,10 +11,12 @@ from typing import Protocol
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
 # "A", "(A)", "A." or "answer: A" as a word of its own, upper case: a lower-case "a" is an article
 CHOICE = re.compile(r"(?:^|[\s(\[:*])([A-J])(?=$|[\s).\]:,*])")
+# Every kind of objection to a rewrite, short and stable: data sets are counted by it
+OBJECTIONS = ("wrong answer", "banned phrase", "empty answer", "unfinished", "unusable reference")
 
 
 class Verifier(Protocol):
-    """Returns None when the rewrite passes, else the reason in a few words."""
+    """Returns None when the rewrite passes, else why not: one of `OBJECTIONS`, with what was seen in brackets behind it."""
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None: ...
 
@@ -26,10 +28,10 @@ class SameNumber:
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         expected, given = last_number(reference), last_number(rewrite)
         if expected is None:
-            return "no number in the reference"
+            return "unusable reference (no number in it)"
         if given is None:
-            return "no number in the rewrite"
-        return None if given == expected else f"number {given} is not {expected}"
+            return "wrong answer (no number)"
+        return None if given == expected else f"wrong answer (number {given} is not {expected})"
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class SameChoice:
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         expected, given = named_choices(reference, choices), named_choices(rewrite, choices)
         if len(expected) != 1:
-            return "the reference names no single choice"
+            return "unusable reference (it names no single choice)"
         if given == expected:
             return None
-        return f"names {sorted(given) or 'no choice'}, not {sorted(expected)}"
+        return f"wrong answer (names {sorted(given) or 'no choice'}, not {sorted(expected)})"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class ContainsReference:
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         found = f" {_words(reference)} " in f" {_words(rewrite)} "
-        return None if found else "the reference answer does not occur"
+        return None if found else "wrong answer (the reference does not occur in it)"
 
 
 @dataclass(frozen=True)
@@ -78,9 +80,9 @@ class BannedPhrases:
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         if not rewrite.strip():
-            return "empty"
+            return "empty answer"
         lowered = rewrite.lower()
-        return next((f"says {phrase!r}" for phrase in self.phrases if phrase in lowered), None)
+        return next((f"banned phrase ({phrase!r})" for phrase in self.phrases if phrase in lowered), None)
 
 
 VERIFIERS: dict[str, type[Verifier]] = {
