@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stages.contract import Stage
+from stages.curate import curate
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
@@ -24,6 +25,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         scan,
         prune,
         self_data,
+        curate,
         finetune,
         merge,
         export,

@@ -12,7 +12,9 @@ from compressors.self_data.compact import bytes_per_token
 from compressors.self_data.keep import reason_kind
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, stage
+from stages.data_card import write_card
 from stages.device import pick_device, pick_dtype
+from stages.original_losses import NUM_SCORED_ROWS, recorded_losses
 from stages.original_writer import OriginalWriter, SelfDataConfig
 from stages.progress import bar, metric, note
 from stages.rows import Row, Split, read_rows, write_rows
@@ -93,9 +95,11 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
         f"kept {num_kept} of {num_asked} rewrites"
         + "".join(f"; {count} {why}" for why, count in reasons.most_common(4))
     )
+    name = str(inputs.data.facts.get("name", "rewritten"))
+    write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))
     return DatasetArtifact.at(
         content,
-        name=inputs.data.facts.get("name", "rewritten"),
+        name=name,
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_rewritten=num_kept,

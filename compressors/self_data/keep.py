@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from compressors.self_data.verifiers import BannedPhrases, Verifier
+
 REWRITTEN = "rewritten"
 KEPT = "kept: "
 
