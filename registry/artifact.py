@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 Facts = dict[str, int | float | str | bool]
+# Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
+DATA_CARD = "data_card"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class AdapterArtifact(Artifact):
 
 
 class DatasetArtifact(Artifact):
-    """`rows.jsonl`, with `logprobs/` beside it where a teacher recorded some. Facts: num_rows, num_heldout, vocab_size when recorded."""
+    """`rows.jsonl`, `logprobs/` where a teacher recorded some, a data card in `records/`. Facts: num_rows, num_heldout, vocab_size when recorded."""
 
     kind = "dataset"
 

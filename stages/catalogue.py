@@ -6,6 +6,7 @@ from typing import Any
 
 from stages.compare import compare
 from stages.contract import Stage
+from stages.curate import curate
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
@@ -26,6 +27,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         scan,
         prune,
         self_data,
+        curate,
         record,
         finetune,
         merge,

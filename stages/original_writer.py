@@ -97,7 +97,7 @@ class OriginalWriter:
                 row.with_changes(
                     text=text or " ",
                     source="free",
-                    reason="written from the first token",
+                    reason="free text (from the first token)",
                     prompt_ids=[start],
                     answer_ids=generation.token_ids,
                     recorded_in=shard_name(shard_index) if row.id in recorded else "",

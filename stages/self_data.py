@@ -8,8 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from compressors.self_data.compact import bytes_per_token
+from compressors.self_data.keep import reason_kind
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, stage
+from stages.data_card import write_card
+from stages.original_losses import NUM_SCORED_ROWS, recorded_losses
 from stages.original_writer import OriginalWriter
 from stages.progress import bar, metric, note
 from stages.rows import Row, Split, read_rows, write_rows
@@ -46,7 +50,10 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_parameters = float(model.get("num_parameters", 0))
     # prompt with reference, then the answer, which is about as long as the limit at worst
     num_flops = 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens
-    disk = num_rows * config.max_new_tokens * config.num_recorded * 8.0
+    disk = 0.0
+    if config.num_recorded:
+        token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
+        disk = num_rows * config.max_new_tokens * token_bytes
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
@@ -87,9 +94,11 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     if any(row.recorded_in for row in rows):
         shutil.copytree(workdir / "shards" / FOLDER, content / FOLDER)
     num_kept = _report(rows)
+    name = str(inputs.data.facts.get("name", "rewritten"))
+    write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))
     return DatasetArtifact.at(
         content,
-        name=inputs.data.facts.get("name", "rewritten"),
+        name=name,
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_rewritten=num_kept,
@@ -104,7 +113,7 @@ def _report(rows: list[Row]) -> int:
     num_kept = sum(row.source == "rewrite" for row in asked)
     metric("kept_fraction", num_kept / len(asked))
     metric("pass_rate", sum(row.pass_rate or 0.0 for row in asked) / len(asked))
-    reasons = Counter(_kind_of(row.reason) for row in asked if row.source == "reference").most_common(4)
+    reasons = Counter(reason_kind(row.reason) for row in asked if row.source == "reference").most_common(4)
     why = "".join(f"; {count} {reason}" for reason, count in reasons)
     if num_kept:
         note(f"kept {num_kept} of {len(asked)} rewrites{why}")
@@ -125,8 +134,3 @@ def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:
 
 def _split(index: int) -> Split:
     return "train" if index % 8 else "heldout"
-
-
-def _kind_of(reason: str) -> str:
-    """Group reasons that differ only in what was said."""
-    return " ".join(word for word in reason.split() if not any(mark in word for mark in "'[]0123456789"))

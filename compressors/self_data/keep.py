@@ -8,10 +8,13 @@ from typing import Literal
 
 from compressors.self_data.verifiers import BannedPhrases, Verifier
 
+REWRITTEN = "rewritten"
+KEPT = "kept: "
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer to train on, who wrote it, and why."""
+    """The answer to train on, who wrote it, and why: `rewritten`, or `kept: KIND (detail)` with a kind of `OBJECTIONS`."""
 
     answer: str
     source: Literal["rewrite", "reference"]
@@ -26,8 +29,13 @@ def keep_or_fall_back(
     A row is never dropped, so the data set keeps its size and its questions. https://arxiv.org/abs/2410.09982
     """
     if not is_finished:
-        return Verdict(reference, "reference", "rewrite cut at the length limit")
+        return Verdict(reference, "reference", f"{KEPT}unfinished (cut at the length limit)")
     reason = banned(rewrite, reference, choices) or verifier(rewrite, reference, choices)
     if reason is not None:
-        return Verdict(reference, "reference", reason)
-    return Verdict(rewrite.strip(), "rewrite", "passed")
+        return Verdict(reference, "reference", KEPT + reason)
+    return Verdict(rewrite.strip(), "rewrite", REWRITTEN)
+
+
+def reason_kind(reason: str) -> str:
+    """Return a reason without its detail: `kept: wrong answer (number 5 is not 6)` becomes `kept: wrong answer`."""
+    return reason.partition(" (")[0]

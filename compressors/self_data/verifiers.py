@@ -11,6 +11,8 @@ from typing import Protocol
 NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
 # "A", "(A)", "A." or "answer: A" as a word of its own, upper case: a lower-case "a" is an article
 CHOICE = re.compile(r"(?:^|[\s(\[:*])([A-J])(?=$|[\s).\]:,*])")
+# Every kind of objection to a rewrite, short and stable: data sets are counted by it
+OBJECTIONS = ("wrong answer", "banned phrase", "empty answer", "unfinished", "unusable reference")
 
 
 # The answer that a text comes to, comparable between texts.
@@ -18,7 +20,7 @@ Value = Fraction | int | str
 
 
 class Verifier(Protocol):
-    """Returns None when the rewrite passes, else the reason in a few words."""
+    """Returns None when the rewrite passes, else why not: one of `OBJECTIONS`, with what was seen in brackets behind it."""
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None: ...
 
@@ -34,10 +36,10 @@ class SameNumber:
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         expected, given = last_number(reference), last_number(rewrite)
         if expected is None:
-            return "no number in the reference"
+            return "unusable reference (no number in it)"
         if given is None:
-            return "no number in the rewrite"
-        return None if given == expected else f"number {given} is not {expected}"
+            return "wrong answer (no number)"
+        return None if given == expected else f"wrong answer (number {given} is not {expected})"
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
         return last_number(text)
@@ -50,10 +52,10 @@ class SameChoice:
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         expected, given = named_choices(reference, choices), named_choices(rewrite, choices)
         if len(expected) != 1:
-            return "the reference names no single choice"
+            return "unusable reference (it names no single choice)"
         if given == expected:
             return None
-        return f"names {sorted(given) or 'no choice'}, not {sorted(expected)}"
+        return f"wrong answer (names {sorted(given) or 'no choice'}, not {sorted(expected)})"
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
         named = named_choices(text, choices)
@@ -66,7 +68,7 @@ class ContainsReference:
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         found = f" {_words(reference)} " in f" {_words(rewrite)} "
-        return None if found else "the reference answer does not occur"
+        return None if found else "wrong answer (the reference does not occur in it)"
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
         return None  # two sentences with the same fact in them are not the same text
@@ -99,9 +101,9 @@ class BannedPhrases:
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         if not rewrite.strip():
-            return "empty"
+            return "empty answer"
         lowered = rewrite.lower()
-        return next((f"says {phrase!r}" for phrase in self.phrases if phrase in lowered), None)
+        return next((f"banned phrase ({phrase!r})" for phrase in self.phrases if phrase in lowered), None)
 
 
 VERIFIERS: dict[str, type[Verifier]] = {

@@ -7,8 +7,8 @@ from fractions import Fraction
 import pytest
 
 from compressors.catalogue import build
-from compressors.self_data.keep import keep_or_fall_back
-from compressors.self_data.verifiers import VERIFIERS, BannedPhrases, SameNumber, last_number, named_choices
+from compressors.self_data.keep import keep_or_fall_back, reason_kind
+from compressors.self_data.verifiers import OBJECTIONS, VERIFIERS, BannedPhrases, SameNumber, last_number, named_choices
 
 COLORS = ["red", "blue", "green", "dark blue"]
 
@@ -64,17 +64,31 @@ def test_verifier_decides(verifier: str, rewrite: str, reference: str, passes: b
 
 
 @pytest.mark.parametrize(
-    ("rewrite", "is_finished", "source"),
+    ("rewrite", "is_finished", "provenance"),
     [
-        ("It makes 42.", True, "rewrite"),
-        ("It makes 41.", True, "reference"),
-        ("It makes 42.", False, "reference"),
-        ("The reference answer says 42.", True, "reference"),
-        ("   ", True, "reference"),
+        ("It makes 42.", True, "rewritten"),
+        ("It makes 41.", True, "kept: wrong answer"),
+        ("No idea.", True, "kept: wrong answer"),
+        ("It makes 42.", False, "kept: unfinished"),
+        ("The reference answer says 42.", True, "kept: banned phrase"),
+        ("   ", True, "kept: empty answer"),
     ],
 )
-def test_keep_or_fall_back(rewrite: str, is_finished: bool, source: str) -> None:
+def test_keep_or_fall_back(rewrite: str, is_finished: bool, provenance: str) -> None:
     verdict = keep_or_fall_back(rewrite, "#### 42", [], SameNumber(), BannedPhrases(), is_finished)
-    assert verdict.source == source
-    assert verdict.answer == ("It makes 42." if source == "rewrite" else "#### 42")
-    assert verdict.reason
+    assert reason_kind(verdict.reason) == provenance
+    assert verdict.source == ("rewrite" if provenance == "rewritten" else "reference")
+    assert verdict.answer == ("It makes 42." if provenance == "rewritten" else "#### 42")
+
+
+@pytest.mark.parametrize("name", VERIFIERS)
+@pytest.mark.parametrize("rewrite", ["41", "", "red or blue", "(B)", "nothing"])
+@pytest.mark.parametrize("reference", ["42", "green", "no number and no choice"])
+def test_every_objection_is_of_a_known_kind(name: str, rewrite: str, reference: str) -> None:
+    reason = build(VERIFIERS, name)(rewrite, reference, COLORS)
+    assert reason is None or reason_kind(reason) in OBJECTIONS
+
+
+def test_a_reference_that_cannot_be_checked_is_said_so() -> None:
+    verdict = keep_or_fall_back("It makes 42.", "many", [], SameNumber(), BannedPhrases(), True)
+    assert verdict.reason == "kept: unusable reference (no number in it)"
