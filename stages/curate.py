@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -174,7 +175,8 @@ def _finish(config: CurateConfig, inputs: CurateInputs, content: Path, curation:
     write_rows(content / "rows.jsonl", rows)
     _carry_teacher(inputs.data.path, content, rows)
     for kind, count in curation.counts.items():
-        metric(f"num_{kind.replace(' ', '_')}", count)
+        # a task's name may hold what MLflow refuses in a metric's
+        metric("num_dropped_" + re.sub(r"[^\w.-]", "_", kind), count)
     metric("kept_fraction", len(rows) / (len(rows) + len(curation.dropped)))
     why = "".join(f"; {count} {kind}" for kind, count in curation.counts.most_common())
     note(f"kept {len(rows)} of {len(rows) + len(curation.dropped)} rows{why}")

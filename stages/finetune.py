@@ -60,23 +60,29 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
     device = pick_device()
+    # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
+        torch.manual_seed(config.seed)
+        run = build_run(config, inputs, workdir)
+        run.resume()
+        run.train()
+    return save_adapter(run, inputs, workdir / "content")
+
+
+def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: student, teacher, rows and frozen states in place."""
+    device = pick_device()
     dtype = pick_dtype(config.precision, device)
     rows = TrainingRows.read(config, inputs)
     base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
     teacher = None
     if inputs.teacher is not None and config.objectives.get("forward_kl"):
         teacher = Student(load_model(inputs.teacher.path, dtype, device).requires_grad_(False))
-    # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
-    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
-        torch.manual_seed(config.seed)
-        student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
-        is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
-        rows = with_prefix(rows, student, workdir, config.tokens_per_micro_batch, is_packed)
-        trainer = _trainer(config, student, teacher, rows, is_packed, dtype)
-        run = TrainingRun(config, trainer, rows, load_tokenizer(inputs.model.path), workdir)
-        run.resume()
-        run.train()
-    return save_adapter(run, inputs, workdir / "content")
+    student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
+    is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
+    rows = with_prefix(rows, student, workdir, config.tokens_per_micro_batch, is_packed)
+    trainer = _trainer(config, student, teacher, rows, is_packed, dtype)
+    return TrainingRun(config, trainer, rows, load_tokenizer(inputs.model.path), workdir)
 
 
 def first_adapted_block(config: FinetuneConfig, facts: Facts) -> int:

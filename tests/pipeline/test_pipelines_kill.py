@@ -26,6 +26,7 @@ KILLS = (
     ("block_scan", "scan"),
     ("pruned", "prune"),
     ("student_a", "self_data"),
+    ("student_a", "curate"),
     ("student_a", "finetune"),
     ("healed", "merge"),
     ("onnx", "export"),
@@ -44,7 +45,7 @@ def environment(
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
-@pytest.mark.timeout(600)  # eleven runs in a row
+@pytest.mark.timeout(600)  # twelve runs in a row
 def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
     home = Path(environment["ATTAR_HOME"])
     assert sorted(stage for _, stage in KILLS) == sorted(STAGES)

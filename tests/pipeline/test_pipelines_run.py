@@ -130,9 +130,37 @@ def test_mlflow_has_a_parent_run_with_a_child_a_node(
     assert {metric.key for metric in model.metrics} >= {"model/accuracy", "onnx/perplexity"}
 
 
-def test_second_run_reuses_every_node(first: dict[str, Any], environment: Environment, home: Path) -> None:
+def test_data_cards_lie_in_the_runs_of_their_nodes(
+    first: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert set(data_cards(home, first)) == {"rewritten", "clean"}
+    for card in data_cards(home, first).values():
+        assert card["num_rows"] == sum(card["provenance"].values()) > 0
+        assert card["loss_under_original"]["reference_nats"] > 0
+
+
+def data_cards(home: Path, run: dict[str, Any]) -> dict[str, Any]:
+    """The data card of each node that has one, read from MLflow."""
+    client = open_client(home)
+    parent = client.get_run(run["mlflow_run_id"]).info
+    cards = {}
+    for node in client.search_runs([parent.experiment_id], f"tags.mlflow.parentRunId = '{parent.run_id}'"):
+        paths = {artifact.path for artifact in client.list_artifacts(node.info.run_id, "data_card")}
+        if paths:
+            assert paths == {"data_card/data_card.json", "data_card/data_card.md"}
+            card = client.download_artifacts(node.info.run_id, "data_card/data_card.json")
+            cards[node.info.run_name] = json.loads(Path(card).read_text())
+    return cards
+
+
+def test_second_run_reuses_every_node(
+    first: dict[str, Any], environment: Environment, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     done = attar(environment, "run", "tiny", "--json")
     again = json.loads(done.stdout)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert data_cards(home, again) == data_cards(home, first), "a reused data set has its card too"
     assert done.returncode == 0 and states(again) == {"Cached"}
     assert {name: node["key"] for name, node in again["nodes"].items()} == {
         name: node["key"] for name, node in first["nodes"].items()

@@ -129,6 +129,8 @@ def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, quest
     first = curate.execute(config, inputs, store).artifact
     again = curate.execute(config, inputs, Store(store.root / "other")).artifact
     assert first.fingerprint == again.fingerprint and first.facts == again.facts
+    told = [json.loads(line) for line in (first.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    assert {one["name"]: one["value"] for one in told} == {"num_dropped_over_budget": 4.0, "kept_fraction": 8 / 12}
     assert first.facts["num_rows"] == 5 + 3 and first.facts["num_dropped"] == 4
 
 

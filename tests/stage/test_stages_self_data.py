@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -81,7 +82,8 @@ def test_every_row_says_who_wrote_it_and_none_is_lost(
 def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
     store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
 ) -> None:
-    rows = read_rows(rewrite(store, CONFIG, quick_to_stop, open_questions).path / "rows.jsonl")
+    artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
+    rows = read_rows(artifact.path / "rows.jsonl")
     kept = [row for row in rows if row.source == "rewrite"]
     assert len(kept) >= 4
     tokenizer = load_tokenizer(quick_to_stop.path)
@@ -94,6 +96,11 @@ def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
     ours = sum(loss(row, row.answer_ids) for row in kept) / len(kept)
     human = sum(loss(row, tokenizer(row.reference).input_ids) for row in kept) / len(kept)
     assert ours < human - 0.5
+    card = json.loads((artifact.path / "records" / "data_card.json").read_text())
+    assert card["loss_under_original"]["num_rewritten"] == card["provenance"]["rewritten"] == len(kept)
+    lengths = [len(row.answer_ids) for row in kept]
+    exact = sum(loss(row, row.answer_ids) * length for row, length in zip(kept, lengths, strict=True)) / sum(lengths)
+    assert card["loss_under_original"]["rewritten_nats"] == pytest.approx(exact, abs=5e-3)
 
 
 def test_recorded_teacher_of_a_rewrite_is_what_it_drew_from(
