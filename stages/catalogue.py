@@ -11,6 +11,7 @@ from stages.finetune import finetune
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
+from stages.narrow import narrow
 from stages.prune import prune
 from stages.register import register
 from stages.scan import scan
@@ -23,6 +24,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         ingest_data,
         scan,
         prune,
+        narrow,
         self_data,
         finetune,
         merge,
