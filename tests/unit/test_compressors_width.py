@@ -133,20 +133,50 @@ def test_taylor_is_the_derivative_of_the_loss_by_a_gate(family: str) -> None:
         ids = IDS[sample : sample + 1, :length]
         with torch.no_grad():
             columns[3] *= factor
-            value = model(input_ids=ids, labels=ids).loss
+            logprobs = model(input_ids=ids).logits[0, :-1].log_softmax(dim=-1)
             columns[3] /= factor
-        return float(value)
+        return -float(logprobs.gather(-1, ids[0, 1:, None]).mean())
 
+    # RMS norms compute in float32 even here: a small step would measure their rounding. OPT's ReLU has kinks instead.
+    step = 1e-5 if family == "opt" else 1e-2
     for sample in range(3):
-        slope = (loss(sample, 1 + 1e-4) - loss(sample, 1 - 1e-4)) / 2e-4
-        assert float(effects[sample, 3]) == pytest.approx(slope, rel=1e-4, abs=1e-9)
-    assert effects.abs().min() > 0
+        slope = (loss(sample, 1 + step) - loss(sample, 1 - step)) / (2 * step)
+        assert float(effects[sample, 3]) == pytest.approx(slope, rel=1e-3, abs=1e-5)
+    assert effects[:, 3].abs().min() > 1e-4
 
 
 def test_taylor_leaves_the_model_as_it_was() -> None:
     model, _ = random_model("llama")
     scores(model, feed_forward_parts(model), "taylor")
     assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", DATA_SCORES)
+@pytest.mark.parametrize("find", [feed_forward_parts, attention_parts])
+def test_low_scores_matter_less_than_high_ones(name: str, find) -> None:
+    """What the score is for; with the wrong sign the two would change places."""
+
+    def uneven():
+        """Two groups of a random block matter alike: make one weaker."""
+        model, _ = random_model("llama", seed=3)
+        with torch.no_grad():
+            for index, block in enumerate(decoder_blocks(model)):
+                block.self_attn.v_proj.weight[16 * (index % 2) :][:16] *= 0.1
+        return model
+
+    model = uneven()
+    found = scores(model, find(model), name)
+    with torch.no_grad():
+        original = model(input_ids=IDS, attention_mask=MASK).logits.log_softmax(dim=-1)
+    losses = []
+    for sign in (1.0, -1.0):
+        cut = uneven()
+        kept = [highest(sign * one, len(one) // 2) for one in found]
+        cut_width(cut, **{"channels" if find is feed_forward_parts else "groups": kept})
+        with torch.no_grad():
+            other = cut(input_ids=IDS, attention_mask=MASK).logits.log_softmax(dim=-1)
+        losses.append(float((original.exp() * (original - other)).sum(dim=-1)[MASK.bool()].mean()))
+    assert losses[0] < 0.8 * losses[1], losses
 
 
 def test_random_follows_its_seed() -> None:
