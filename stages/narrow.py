@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from compressors.catalogue import build
 from compressors.prune.width_budget import WidthCost, width_cost
@@ -146,14 +145,15 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
     if inputs.data is not None:
         samples = training_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
     passes = Passes(model, samples, config.batch_size)
-    score = build(WIDTH_SCORES, config.score, config.params)
-    kept: dict[Units, list[Tensor]] = {what: passes.choose(score, what, count) for what, count in num_kept.items()}
+    kept = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
     result = load_model(inputs.model.path, "auto", device)  # the passes may have run in another dtype
     if config.patch != "none":
-        for what, units in kept.items():
-            passes.patch(result, what, units, config.ridge)
+        passes.patch(result, kept, config.ridge)
     cut_width(result, channels=kept.get("channels"), groups=kept.get("groups"))
-    note(f"kept in each block: {', '.join(f'{count} {what}' for what, count in num_kept.items())}")
+    note(
+        f"kept in each block: {num_channels} of {cost.num_channels} channels"
+        + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
+    )
     artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
     record_kept(workdir / "content", kept)
     return artifact

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressors.measure.likelihood import pad_right
-from compressors.prune.width_layout import Part, attention_parts, feed_forward_parts
+from compressors.prune.width_layout import Part, attention_parts, feed_forward_parts, num_inputs
 from compressors.prune.width_refit import Refit
 from compressors.prune.width_scores import WidthScan, WidthScore, highest
 from registry.fingerprint import RECORDS_FOLDER
@@ -32,30 +32,46 @@ class Passes:
     samples: Sequence[Sequence[int]]
     batch_size: int
 
-    def choose(self, score: WidthScore, what: Units, num_kept: int) -> list[Tensor]:
-        """Score the units of every block and return the indices of those that stay, one tensor a block."""
-        scan = WidthScan(score, _parts(self.model, what))
+    def choose(self, score: WidthScore, num_kept: Mapping[Units, int]) -> dict[Units, list[Tensor]]:
+        """Score the units of every block, all kinds in one pass, and return the indices of those that stay, one tensor a block."""
+        scan = WidthScan(score, [part for what in num_kept for part in _parts(self.model, what)])
         if score.source != "weights":
-            self._stream(f"scoring {what}", scan.update)
-        kept = []
-        for block_index, scores in enumerate(scan.scores()):
-            if not torch.isfinite(scores).all():
-                raise ValueError(f"block {block_index}: a score of its {what} is not a finite number")
-            kept.append(highest(scores, num_kept))
-            share = float(scores[kept[-1]].sum() / scores.sum().clamp(min=1e-30))
-            metric(f"kept_{what}_score_fraction", share, step=block_index)
+            self._stream("scoring width", scan.update)
+        scores = iter(scan.scores())
+        kept: dict[Units, list[Tensor]] = {}
+        for what, count in num_kept.items():
+            kept[what] = []
+            for block_index in range(self.model.config.num_hidden_layers):
+                found = next(scores)
+                if not torch.isfinite(found).all():
+                    raise ValueError(f"block {block_index}: a score of its {what} is not a finite number")
+                kept[what].append(highest(found, count))
+                share = float(found[kept[what][-1]].sum() / found.sum().clamp(min=1e-30))
+                metric(f"kept_{what}_score_fraction", share, step=block_index)
         return kept
 
-    def patch(self, target: PreTrainedModel, what: Units, kept: Sequence[Tensor], ridge: float) -> None:
-        """Fit on this model, fold into `target`, the same model perhaps in another dtype; some blocks at a time where memory is short."""
-        sources, targets = _parts(self.model, what), _parts(target, what)
-        num_at_once = max(1, int(MAX_GRAM_BYTES // (4 * (sources[0].num_units * sources[0].unit_width) ** 2)))
-        for first in range(0, len(sources), num_at_once):
-            fit = Refit(sources[first : first + num_at_once])
-            self._stream(f"fitting the patch of {what}", fit.update)
-            for index, part in enumerate(targets[first : first + num_at_once]):
-                left = fit.fold(index, part, kept[first + index], ridge)
-                metric(f"{what}_patch_residual_fraction", left, step=first + index)
+    def patch(self, target: PreTrainedModel, kept: Mapping[Units, Sequence[Tensor]], ridge: float) -> None:
+        """Fit on this model, fold into `target`, the same model perhaps in another dtype.
+
+        One pass over the samples, more where the normal equations of all blocks would take more than MAX_GRAM_BYTES.
+        """
+        waiting = [
+            (what, block_index, *pair, kept[what][block_index])
+            for what in kept
+            for block_index, pair in enumerate(zip(_parts(self.model, what), _parts(target, what), strict=True))
+        ]
+        while waiting:
+            num_bytes, now = 0.0, waiting[:1]
+            for one in waiting[1:]:
+                num_bytes += 4.0 * num_inputs(one[2].exit) ** 2
+                if num_bytes > MAX_GRAM_BYTES:
+                    break
+                now.append(one)
+            waiting = waiting[len(now) :]
+            fit = Refit([source for _, _, source, _, _ in now])
+            self._stream("fitting the patch", fit.update)
+            for index, (what, block_index, _, part, units) in enumerate(now):
+                metric(f"{what}_patch_residual_fraction", fit.fold(index, part, units, ridge), step=block_index)
 
     def _stream(self, label: str, update: Callable[[PreTrainedModel, Tensor, Tensor], None]) -> None:
         counter = bar(label, sum(map(len, self.samples)), "tokens")
@@ -65,7 +81,7 @@ class Passes:
             counter.advance(sum(map(len, batch)))
 
 
-def record_kept(content: Path, kept: Mapping[str, Sequence[Tensor]]) -> None:
+def record_kept(content: Path, kept: Mapping[Units, Sequence[Tensor]]) -> None:
     """Write which units stayed, a list a block: the weights no longer tell."""
     (content / RECORDS_FOLDER).mkdir()
     units = {what: [one.tolist() for one in blocks] for what, blocks in kept.items()}

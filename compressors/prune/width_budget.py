@@ -65,7 +65,7 @@ class WidthCost:
             fitting = fitting // multiple_of * multiple_of
         if fitting < 1 or budget >= self.num_parameters:
             least = self.parameters_at(min(multiple_of, self.num_channels), num_removed_groups)
-            without = f" without {num_removed_groups} KV groups" if num_removed_groups else ""
+            without = f" with {num_removed_groups} of {self.num_groups} KV groups gone" if num_removed_groups else ""
             raise ValueError(
                 f"{budget:,} parameters cannot be reached{without}; accepted: {least:,} to {self.num_parameters - 1:,} "
                 f"(the model has {self.num_parameters:,})"

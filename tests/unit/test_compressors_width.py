@@ -232,7 +232,7 @@ def test_budget_keeps_the_most_channels_that_fit(
         (10_000, 0, 1, "10,000 parameters cannot be reached; accepted: 3,650 to 9,999"),
         (3_649, 0, 1, "3,649 parameters cannot be reached; accepted: 3,650 to 9,999"),
         (5_199, 0, 32, "accepted: 5,200 to 9,999"),
-        (100, 2, 1, "without 2 KV groups; accepted: 3,050 to 9,999"),
+        (100, 2, 1, "with 2 of 4 KV groups gone; accepted: 3,050 to 9,999"),
     ],
 )
 def test_budget_out_of_reach_says_what_is_reachable(budget, num_removed_groups, multiple_of, message) -> None:
