@@ -72,9 +72,8 @@ def attention_parts(model: PreTrainedModel) -> list[Part]:
 
     Raises ValueError, with the reason, for families whose heads are not free to go.
     """
-    config = model.config.get_text_config()
-    num_heads = config.num_attention_heads
-    num_groups = getattr(config, "num_key_value_heads", None) or num_heads
+    num_heads = model.config.num_attention_heads
+    num_groups = getattr(model.config, "num_key_value_heads", None) or num_heads
     parts = [_attention(block, _family(model), num_heads, num_groups) for block in decoder_blocks(model)]
     return _same_width(parts, model, "KV groups")
 
