@@ -11,6 +11,7 @@ from rich.tree import Tree
 from compressors.distill.objectives import OBJECTIVES
 from compressors.merge.slerp import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
+from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
 from compressors.self_data.verifiers import VERIFIERS
 from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
@@ -21,6 +22,7 @@ from stages.catalogue import STAGES
 
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
+    "width score": WIDTH_SCORES,
     "verifier": VERIFIERS,
     "chooser": CHOOSERS,
     "objective": OBJECTIVES,

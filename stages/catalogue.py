@@ -13,6 +13,7 @@ from stages.finetune import finetune
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
+from stages.narrow import narrow
 from stages.prune import prune
 from stages.record import record
 from stages.register import register
@@ -26,6 +27,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         ingest_data,
         scan,
         prune,
+        narrow,
         self_data,
         curate,
         record,

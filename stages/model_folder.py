@@ -14,6 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from compressors.measure.cost import num_matmul_parameters, num_parameters
 from registry.artifact import Facts, ModelArtifact
+from stages.width_facts import width_facts
 
 # Formats that unpickle, and source files: loading a model must never run what came with it.
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".py", ".so"}
@@ -112,6 +113,7 @@ def model_facts(model: PreTrainedModel) -> Facts:
     """Return the facts of a loaded model."""
     return {
         **config_facts(model.config),
+        **width_facts(model),
         "num_parameters": num_parameters(model),
         "num_matmul_parameters": num_matmul_parameters(model),
         "dtype": str(model.dtype).removeprefix("torch."),
