@@ -81,7 +81,7 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
     rows = with_prefix(rows, student, workdir, config.tokens_per_micro_batch, is_packed)
-    trainer = _trainer(config, student, teacher, rows, is_packed, dtype)
+    trainer = _trainer(config, student, teacher, rows, is_packed)
     return TrainingRun(config, trainer, rows, load_tokenizer(inputs.model.path), workdir)
 
 
@@ -104,7 +104,6 @@ def _trainer(
     teacher: Student | None,
     rows: TrainingRows,
     is_packed: bool,
-    dtype: torch.dtype,
 ) -> Trainer:
     device = next(student.parameters()).device
     options = {name: getattr(config, name) for name in Schedule.__dataclass_fields__}
@@ -116,7 +115,7 @@ def _trainer(
         Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
         Schedule(**options),
         is_packed,
-        Accelerator(cpu=device.type == "cpu", mixed_precision="bf16" if dtype == torch.bfloat16 else "no"),
+        Accelerator(cpu=device.type == "cpu"),
         teacher=teacher,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from compressors.catalogue import build
 from compressors.distill.loop import Trainer
-from compressors.distill.student import plain_model
+from compressors.distill.student import mixed_precision, plain_model
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
@@ -28,7 +28,7 @@ def heldout_quality(trainer: Trainer, rows: Sequence[Row], tokenizer: Any, max_n
     model = plain_model(trainer.accelerator.unwrap_model(trainer.student).model).eval()
     runner = TorchRunner(model)
     rows = list(rows)[:MAX_ROWS]
-    with trainer.accelerator.autocast():
+    with mixed_precision(model):
         right = sum(_is_choice_right(runner, tokenizer, row) for row in rows if row.choices)
         right += _num_verified(runner, tokenizer, [row for row in rows if not row.choices], max_new_tokens)
     return right / len(rows)

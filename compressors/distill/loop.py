@@ -15,7 +15,7 @@ from compressors.distill.average import WeightAverage, set_weights, trained_weig
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch, Example, batches, collate
 from compressors.distill.reduction import LiveTeacher, Reduction, Sums
-from compressors.distill.student import Student
+from compressors.distill.student import Student, mixed_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,7 @@ class Trainer:
         num_tokens = {name: self._num_spoken(one, micro_batches) for name, one in self.reduction.objectives.items()}
         losses = dict.fromkeys(num_tokens, 0.0)
         for batch in micro_batches:
-            with self.accelerator.autocast():
+            with mixed_precision(self.student):
                 loss, sums = batch_loss(self.student, batch, self.reduction, num_tokens, self.teacher)
             self.accelerator.backward(loss)
             for name, (loss_sum, _) in sums.items():
@@ -206,7 +206,7 @@ def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, f
     counts = dict.fromkeys(totals, 0)
     limit, order = trainer.tokens_per_micro_batch, range(len(examples))
     for batch in batches(examples, tokens_per_batch=limit, order=order, is_packed=trainer.is_packed):
-        with trainer.accelerator.autocast():
+        with mixed_precision(trainer.student):
             _, sums = batch_loss(trainer.student, batch, trainer.reduction, dict.fromkeys(totals, 1), trainer.teacher)
         for name, (loss_sum, num_tokens) in sums.items():
             totals[name] += loss_sum

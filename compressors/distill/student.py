@@ -26,7 +26,8 @@ class Student(nn.Module):
         super().__init__()
         self.model = model
         self.first_block = first_trained_block(plain_model(model))
-        check_head(plain_model(model), self.head)
+        with mixed_precision(model):
+            check_head(plain_model(model), self.head)
 
     @property
     def head(self) -> OutputHead:
@@ -38,7 +39,7 @@ class Student(nn.Module):
         plain = plain_model(self.model)
         device = plain.device
         options = {} if batch.attention_mask is None else {"attention_mask": batch.attention_mask.to(device)}
-        with _recorded(plain, self.first_block, batch.prefix):
+        with mixed_precision(self.model), _recorded(plain, self.first_block, batch.prefix):
             output = plain.base_model(
                 input_ids=batch.input_ids.to(device),
                 position_ids=batch.position_ids.to(device),
@@ -49,7 +50,15 @@ class Student(nn.Module):
 
     def logits(self, batch: Batch) -> Float[Tensor, "N V"]:
         """Return the logits of the learned tokens, all at once: for a look at few tokens."""
-        return self.head.logits(self(batch))
+        with mixed_precision(self.model):
+            return self.head.logits(self(batch))
+
+
+def mixed_precision(model: nn.Module) -> torch.autocast:
+    """Return the context in which a model of bf16 weights with float32 ones among them, which are trained, multiplies in bf16."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.bfloat16 in dtypes)
 
 
 def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -138,6 +138,17 @@ def test_every_method_folds_into_a_plain_model_with_the_loss_it_was_kept_for(
     assert curve(again, "heldout_forward_kl_nats")[0] == pytest.approx(min(heldout), abs=5e-3)
 
 
+@pytest.mark.parametrize("method", ["lora", "full", "last_blocks"])
+def test_weights_learn_in_float32_on_a_bf16_base(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact, method: str
+) -> None:
+    changes = {"precision": "bfloat16", "adapt_blocks": "after_cut", "learning_rate": 3e-3}
+    adapter = train(store, pruned, recorded, method=method, rank=4, num_last_blocks=1, **changes)
+    heldout = curve(adapter, "heldout_forward_kl_nats")
+    assert min(heldout) < 0.95 * heldout[0]
+    assert {value.dtype for value in weights(adapter).values()} == {torch.float32}
+
+
 @pytest.mark.skipif(importlib.util.find_spec("bitsandbytes") is None, reason="bitsandbytes is in the extra gpu (#3)")
 @pytest.mark.parametrize("quantized", ["nf4", "int8"])
 def test_an_adapter_learns_on_a_quantized_base_and_folds_into_the_float_one(
