@@ -10,10 +10,11 @@ from accelerate import Accelerator
 
 from compressors.catalogue import build
 from compressors.distill.average import WeightAverage, trained_weights
-from compressors.distill.loop import Schedule, Trainer, packing_matches
+from compressors.distill.loop import Trainer, packing_matches
 from compressors.distill.objectives import OBJECTIVES
 from compressors.distill.packing import Example
 from compressors.distill.reduction import Reduction
+from compressors.distill.steps import Schedule, used_examples
 from compressors.distill.student import Student
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, stage
@@ -80,8 +81,22 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
         teacher = Student(load_model(inputs.teacher.path, dtype, device).requires_grad_(False))
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
-    rows = with_prefix(rows, student, workdir, config.tokens_per_micro_batch, is_packed)
-    trainer = _trainer(config, student, teacher, rows, is_packed)
+    schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
+    order = Mixture(rows.train, rows.sources, config.shares, config.seed)
+    used = used_examples(order, rows.train, schedule)
+    rows = with_prefix(rows, used, student, workdir, config.tokens_per_micro_batch, is_packed)
+    weights = {name: weight for name, weight in config.objectives.items() if weight}
+    trainer = Trainer(
+        student,
+        rows.train,
+        order,
+        Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
+        schedule,
+        is_packed,
+        Accelerator(cpu=device.type == "cpu"),
+        teacher=teacher,
+        average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
+    )
     return TrainingRun(config, trainer, rows, load_tokenizer(inputs.model.path), workdir)
 
 
@@ -96,29 +111,6 @@ def first_adapted_block(config: FinetuneConfig, facts: Facts) -> int:
     if not removed:
         raise ValueError("adapt_blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(map(int, removed.split(","))) - 1)
-
-
-def _trainer(
-    config: FinetuneConfig,
-    student: Student,
-    teacher: Student | None,
-    rows: TrainingRows,
-    is_packed: bool,
-) -> Trainer:
-    device = next(student.parameters()).device
-    options = {name: getattr(config, name) for name in Schedule.__dataclass_fields__}
-    weights = {name: weight for name, weight in config.objectives.items() if weight}
-    return Trainer(
-        student,
-        rows.train,
-        Mixture(rows.train, rows.sources, config.shares, config.seed),
-        Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
-        Schedule(**options),
-        is_packed,
-        Accelerator(cpu=device.type == "cpu"),
-        teacher=teacher,
-        average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
-    )
 
 
 def _can_pack(student: Student, examples: Sequence[Example], dtype: torch.dtype) -> bool:

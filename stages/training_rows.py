@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,13 +95,15 @@ class Mixture:
 
 
 def with_prefix(
-    rows: TrainingRows, student: Student, workdir: Path, tokens_per_batch: int, is_packed: bool
+    rows: TrainingRows, used: Set[int], student: Student, workdir: Path, tokens_per_batch: int, is_packed: bool
 ) -> TrainingRows:
-    """Run the frozen blocks before the first trained one once over all examples, and give each example what they made of it.
+    """Run the frozen blocks before the first trained one once over the examples that training reaches, and keep what they made of each.
 
     The states lie in a file of the work folder, mapped into memory: 2 bytes x hidden size a token in bf16.
     """
-    examples = [*rows.train, *rows.heldout]
+    places = [*sorted(used), *range(len(rows.train), len(rows.train) + len(rows.heldout))]
+    every = [*rows.train, *rows.heldout]
+    examples = [every[place] for place in places]
     if student.first_block == 0 or not examples:
         return rows
     num_tokens = sum(example.num_tokens for example in examples)
@@ -109,7 +111,6 @@ def with_prefix(
     counter = bar("recording the frozen blocks", num_tokens, "tokens")
     stored: Tensor | None = None
     offset = 0
-    done: list[Example] = []
     for index, states in record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed):
         if stored is None:
             size = num_tokens * states.shape[-1]
@@ -117,10 +118,10 @@ def with_prefix(
             stored = stored.view(num_tokens, -1)
         view = stored[offset : offset + len(states)]
         view.copy_(states)
-        done.append(replace(examples[index], prefix=view))
+        every[places[index]] = replace(examples[index], prefix=view)
         offset += len(states)
         counter.advance(len(states))
-    return replace(rows, train=done[: len(rows.train)], heldout=done[len(rows.train) :])
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
 def is_checkable(row: Row) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -15,25 +15,8 @@ from compressors.distill.average import WeightAverage, set_weights, trained_weig
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch, Example, batches, collate
 from compressors.distill.reduction import LiveTeacher, Reduction, Sums
+from compressors.distill.steps import Schedule, steps_of
 from compressors.distill.student import Student, mixed_precision
-
-
-@dataclass(frozen=True, kw_only=True)
-class Schedule:
-    """Steps and learning rate: linear warm-up over `warmup_fraction`, then along `decay` to zero.
-
-    `num_epochs` passes over the data, cut at `max_steps` where that is not 0.
-    """
-
-    num_epochs: int
-    max_steps: int
-    decay: Literal["cosine", "linear", "none"]
-    learning_rate: float
-    warmup_fraction: float
-    tokens_per_step: int
-    tokens_per_micro_batch: int
-    max_grad_norm: float
-    weight_decay: float
 
 
 @dataclass(frozen=True)
@@ -134,7 +117,7 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 self.tokens_per_micro_batch = max(1, self.tokens_per_micro_batch // 2)
         trainable = [p for p in self.student.parameters() if p.requires_grad]
-        learning_rate = self._learning_rate()
+        learning_rate = self.schedule.rate_at(self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         grad_norm = float(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm))  # type: ignore[arg-type]
@@ -170,24 +153,7 @@ class Trainer:
         return list(batches(self.examples, tokens_per_batch=limit, order=chosen, is_packed=self.is_packed))
 
     def _epoch_steps(self, epoch: int) -> list[list[int]]:
-        """Return the examples of each step of an epoch: whole examples, at least `tokens_per_step` tokens but for the last."""
-        steps: list[list[int]] = [[]]
-        num_tokens = 0
-        for index in self.order(epoch):
-            if num_tokens >= self.schedule.tokens_per_step:
-                steps.append([])
-                num_tokens = 0
-            steps[-1].append(index)
-            num_tokens += self.examples[index].num_tokens
-        return steps
-
-    def _learning_rate(self) -> float:
-        num_warmup = max(1, round(self.num_steps * self.schedule.warmup_fraction))
-        if self.step < num_warmup:
-            return self.schedule.learning_rate * (self.step + 1) / num_warmup
-        progress = (self.step - num_warmup) / max(1, self.num_steps - num_warmup)
-        left = {"cosine": 0.5 * (1.0 + math.cos(math.pi * progress)), "linear": 1.0 - progress, "none": 1.0}
-        return self.schedule.learning_rate * left[self.schedule.decay]
+        return steps_of(self.order(epoch), self.examples, self.schedule.tokens_per_step)
 
 
 class NotFiniteError(ValueError):

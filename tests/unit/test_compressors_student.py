@@ -10,10 +10,11 @@ from accelerate import Accelerator
 
 from compressors.adapt.lora import Lora
 from compressors.adapt.weights import FullWeights, LastBlocks
-from compressors.distill.loop import NotFiniteError, Schedule, Trainer
+from compressors.distill.loop import NotFiniteError, Trainer
 from compressors.distill.objectives import NextToken
 from compressors.distill.packing import Batch, Example, collate
 from compressors.distill.reduction import Reduction
+from compressors.distill.steps import Schedule, used_examples
 from compressors.distill.student import Student, plain_model, record_prefix
 from compressors.prune.blocks import decoder_blocks
 from stages.tiny_model import FAMILIES, random_model
@@ -145,3 +146,14 @@ def test_learning_rate_follows_its_schedule_over_the_steps_there_are(decay, expe
     assert len(rates) == 3
     # the first step is the warm-up's only one
     assert rates[:1] + rates[2:] == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_schedule_reaches_the_examples_of_its_steps_and_no_other() -> None:
+    schedule = Schedule(**{**SCHEDULE.__dict__, "max_steps": 3, "tokens_per_step": 5})
+    student = Student(FullWeights()(random_model("llama")[0], 3))
+    run = trainer(student, schedule)
+    taken = {index for epoch in range(2) for step in run._epoch_steps(epoch) for index in step}
+    assert taken == {0, 1, 2, 3} == used_examples(lambda epoch: range(4), EXAMPLES, schedule)
+    one = Schedule(**{**schedule.__dict__, "max_steps": 1})
+    assert used_examples(lambda epoch: range(4), EXAMPLES, one) == {0}
+    assert used_examples(lambda epoch: [3, 2, 1, 0] if epoch else [0, 1, 2, 3], EXAMPLES, one) == {0}
