@@ -97,7 +97,7 @@ def as_markdown(card: dict[str, Any]) -> str:
         lines += _table(f"Loss under the original ({loss['source']})", ("answers", "nats/token", "rows"), told)
     for part, kinds in card["examples"].items():
         for kind, examples in kinds.items():
-            lines += [f"## Examples, {part}: {kind}", ""]
+            lines += [f"## Examples {'that stayed' if part == 'kept' else 'left out'}: {kind}", ""]
             lines += [line for one in examples for line in _example_lines(one)]
     return "\n".join(lines).rstrip() + "\n"
 
