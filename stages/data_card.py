@@ -38,7 +38,7 @@ def write_card(
     if losses is not None:
         for kind, value in (("rewritten", losses.rewritten_nats), ("reference", losses.reference_nats)):
             if value is not None:
-                metric(f"original_loss_{kind}_nats", value)
+                metric(f"{'recorded' if losses.is_recorded else 'original'}_loss_{kind}_nats", value)
     (records / f"{DATA_CARD}.json").write_text(json.dumps(card, indent=1, ensure_ascii=False))
     (records / f"{DATA_CARD}.md").write_text(as_markdown(card))
     if dropped:
@@ -97,7 +97,7 @@ def as_markdown(card: dict[str, Any]) -> str:
         lines += _table(f"Loss under the original ({loss['source']})", ("answers", "nats/token", "rows"), told)
     for part, kinds in card["examples"].items():
         for kind, examples in kinds.items():
-            lines += [f"## Examples, {part}: {kind}", ""]
+            lines += [f"## Examples {'that stayed' if part == 'kept' else 'left out'}: {kind}", ""]
             lines += [line for one in examples for line in _example_lines(one)]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -16,6 +16,7 @@ from stages.rows import Row
 from stages.teacher_shards import TeacherRecord
 
 BATCH_SIZE = 8
+RECORDED = "recorded while writing: rewrites with the reference in view, references without, so the two do not compare; a lower bound"
 # Enough for a mean within some hundredths of a nat
 NUM_SCORED_ROWS = 256
 
@@ -24,11 +25,17 @@ NUM_SCORED_ROWS = 256
 class Losses:
     """Mean negative log-likelihood in nats a token, None where there was no such row, and the rows behind each."""
 
+    # where the numbers come from, in words
     source: str
     rewritten_nats: float | None
     num_rewritten: int
     reference_nats: float | None
     num_reference: int
+
+    @property
+    def is_recorded(self) -> bool:
+        """True when read off recorded candidates, False when the model scored the answers with the question alone in view."""
+        return self.source == RECORDED
 
 
 def losses_under_model(
@@ -65,7 +72,8 @@ def losses_under_model(
 def recorded_losses(dataset: Path, rows: Sequence[Row], num_rows: int) -> Losses | None:
     """Read the losses of rewrites, and of the rows that kept their reference, off the recorded candidates; None without any.
 
-    An answer's token that is not among them counts as the least likely of them: the loss is a lower bound.
+    An answer's token that is not among them counts as the least likely of them: the loss is a lower bound. A rewrite was recorded as it
+    was written, with the reference in view, a reference with the question alone: the two numbers do not compare.
     """
     record = TeacherRecord(dataset)
 
@@ -84,7 +92,7 @@ def recorded_losses(dataset: Path, rows: Sequence[Row], num_rows: int) -> Losses
     reference, num_reference = mean("reference")
     if rewritten is None and reference is None:
         return None
-    return Losses("recorded log-probabilities, a lower bound", rewritten, num_rewritten, reference, num_reference)
+    return Losses(RECORDED, rewritten, num_rewritten, reference, num_reference)
 
 
 def spread(rows: Sequence[Row], num_rows: int) -> list[Row]:

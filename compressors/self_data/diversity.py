@@ -21,12 +21,17 @@ def text_features(texts: Sequence[str], num_features: int = 1024) -> Float[Tenso
     """
     counts = [Counter([*words(text), *ngrams(words(text), 2)]) for text in texts]
     num_holders = Counter(term for one in counts for term in one)
-    features = torch.zeros(len(texts), num_features)
+    places: list[int] = []
+    weights: list[float] = []
     for index, one in enumerate(counts):
         for term, count in one.items():
             code = zlib.crc32(term.encode())
             weight = (1 + math.log(count)) * math.log1p(len(texts) / num_holders[term])
-            features[index, (code >> 1) % num_features] += weight if code & 1 else -weight
+            places.append(index * num_features + (code >> 1) % num_features)
+            weights.append(weight if code & 1 else -weight)
+    features = torch.zeros(len(texts) * num_features)
+    features.index_add_(0, torch.tensor(places, dtype=torch.long), torch.tensor(weights))
+    features = features.view(len(texts), num_features)
     return torch.nn.functional.normalize(features, dim=-1)
 
 
