@@ -58,7 +58,7 @@ class PatchFit:
     def update(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> None:
         """Run one batch (right-padded) and add its tokens to the equations."""
         keep = attention_mask.bool()
-        with residual_stream(model) as states, _feed_forward_outputs(model, self.first_blocks) as outputs:
+        with residual_stream(model) as states, feed_forward_outputs(model, self.first_blocks) as outputs:
             model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **last_logits_only(model))
         for first in self.first_blocks:
             change = states[first + self.num_blocks][keep].float() - states[first][keep].float()
@@ -78,9 +78,14 @@ class PatchFit:
         gram, cross = self._gram[first], self._cross[first]
         weight = ridge * gram.diagonal().mean()
         delta = torch.linalg.solve(gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
-        # ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>
-        left = self._change[first] - 2.0 * float((delta * cross).sum()) + float((delta * (gram @ delta)).sum())
+        left = self.squared_error(first, delta)
         return Patch(first, delta.float(), left / max(self._change[first], 1e-30))
+
+    def squared_error(self, first: int, delta: Float[Tensor, "D D"]) -> float:
+        """Return ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>, summed over all tokens, of any map for one window."""
+        delta = delta.double()
+        products = float((delta * (self._gram[first] @ delta)).sum()) - 2.0 * float((delta * self._cross[first]).sum())
+        return self._change[first] + products
 
 
 @torch.no_grad()
@@ -110,7 +115,7 @@ def last_matrix(model: PreTrainedModel, block_index: int) -> nn.Linear | Conv1D:
 
 
 @contextmanager
-def _feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect what each block before a window adds to the residual stream by its feed-forward part, by block index."""
     outputs: dict[int, Tensor] = {}
     # Granite scales what a block adds; a map on the matrix is scaled along with it
