@@ -56,6 +56,9 @@ class PruneConfig(StageConfig):
     ridge: float = Field(default=1e-2, gt=0)
     """Weight of the map's size in its fit, relative to the mean squared input."""
 
+    patch_weight: Literal["none", "norm"] = "none"
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone."""
+
     num_samples: int = Field(default=256, ge=1)
     """Rows of `data` that the map is fitted on; fewer when there are fewer."""
 
@@ -132,7 +135,7 @@ def _patch(
     config: PruneConfig, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
 ) -> None:
     """Fit the map on the rows that the model will be used for, and fold it in."""
-    fit = PatchFit(len(removed), [removed[0]])
+    fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
     counter = bar("fitting the patch", sum(map(len, samples)), "tokens")
     for start in range(0, len(samples), config.batch_size):
         batch = samples[start : start + config.batch_size]

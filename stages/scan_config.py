@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field, field_validator, model_validator
 
 from compressors.catalogue import did_you_mean
@@ -23,6 +25,9 @@ class ScanConfig(StageConfig):
 
     sizes: list[int] = []
     """Window sizes, in blocks, of the metrics that score one size at a time: patch_residual, and the increases beside their greedy order."""
+
+    patch_weight: Literal["none", "norm"] = "none"
+    """Of the patch that patch_residual judges, as in prune."""
 
     num_samples: int = Field(default=64, ge=1)
     """How many training rows are run through the model; fewer when the data set has fewer."""

@@ -117,7 +117,8 @@ class ScanRun:
 
     def _patch(self) -> dict[str, Scores]:
         tables = {}
-        for name, metric in self._asked(PATCH_METRICS).items():
+        for name in self._asked(PATCH_METRICS):
+            metric = build(PATCH_METRICS, name, {"is_weighted": self.config.patch_weight == "norm"})
             fit = metric.start(self.num_blocks, self.config.sizes)
             counter = bar("fitting patches", self.num_tokens, "tokens")
             for batch in self._batches(self.samples):

@@ -56,7 +56,9 @@ def test_what_cannot_be_met_is_refused_in_one_line() -> None:
             choose(SCORES, [Saving.of_quantity("parameters", costs, 0.3)])
         with pytest.raises(ValueError, match="3 blocks must go, but at most 2 can: 2 of 5 blocks may be removed"):
             choose(SCORES, count(3), protected_blocks(5, 2, 1))
-    with pytest.raises(ValueError, match=r"windows of 4 blocks have no score that may be chosen; scored sizes: \[1, 2, 3\]"):
+    with pytest.raises(
+        ValueError, match=r"windows of 4 blocks have no score that may be chosen; scored sizes: \[1, 2, 3\]"
+    ):
         choose_window(SCORES, count(4))
     with pytest.raises(ValueError, match="no single window saves enough"):
         choose_window(SCORES, count(3), frozenset([2]))

@@ -14,4 +14,4 @@ class Magnitude:
     """Sum over a block's matrices of |w| (https://arxiv.org/abs/2402.02834). Norms and biases, which are vectors, do not count."""
 
     def __call__(self, weights: Iterable[Tensor]) -> float:
-        return sum(float(weight.abs().sum(dtype=torch.float64)) for weight in weights if weight.ndim >= 2)
+        return sum(float(weight.detach().abs().sum(dtype=torch.float64)) for weight in weights if weight.ndim >= 2)

@@ -18,23 +18,25 @@ from compressors.prune.scan import Scores, last_logits_only, residual_stream
 class PatchResidual:
     """mean over tokens of ||h + x D - h'||^2 / ||h'||^2: h, h' the states before and after the window, D the fitted patch.
 
-    0: the patch does all that the window did; 1: as far off as an empty state. D is the patch as `prune` fits it, without weights
+    0: the patch does all that the window did; 1: as far off as an empty state. D is the patch as `prune` fits it
     (https://arxiv.org/abs/2505.02819). The error of each token is set in proportion to the state that the following block gets,
     since that block divides by its norm. The plain share of the squared change that is left (`Patch.residual_fraction`) misleads:
     a few tokens with massive activations make up nearly all of it. Lower is better.
     """
 
     ridge: float = 1e-2  # weight of the map's size in its fit, relative to the mean squared input
+    is_weighted: bool = False  # whether the fit divides each token's squared error by ||h'||
 
     def start(self, num_blocks: int, sizes: Sequence[int]) -> PatchResidualFit:
         """Return the sums for every patchable window of the given sizes of a model of `num_blocks` blocks."""
         windows = {size: range(1, num_blocks - size + 1) for size in sizes if size < num_blocks}
-        return PatchResidualFit(self.ridge, {size: _SizeFit(size, firsts) for size, firsts in windows.items()})
+        fits = {size: _SizeFit(size, firsts, self.is_weighted) for size, firsts in windows.items()}
+        return PatchResidualFit(self.ridge, fits)
 
 
 @dataclass
 class PatchResidualFit:
-    """Normal equations of all windows of some sizes from one forward pass, plain and weighted. Memory: O(D^2) a window."""
+    """Normal equations of all windows of some sizes from one forward pass, as the patch weighs tokens and as the score does. Memory: O(D^2) a window."""
 
     ridge: float
     fits: dict[int, _SizeFit]
@@ -70,19 +72,21 @@ class _SizeFit:
 
     size: int
     firsts: range
-    plain: PatchFit = field(init=False)
+    is_weighted: bool
+    patch: PatchFit = field(init=False)
     relative: PatchFit = field(init=False)
 
     def __post_init__(self) -> None:
-        self.plain, self.relative = PatchFit(self.size, self.firsts), PatchFit(self.size, self.firsts)
+        self.patch = PatchFit(self.size, self.firsts, self.is_weighted)
+        self.relative = PatchFit(self.size, self.firsts)
 
     def add(
         self, first: int, output: Float[Tensor, "N D"], before: Float[Tensor, "N D"], after: Float[Tensor, "N D"]
     ) -> None:
-        self.plain.add(first, output, after - before)
+        self.patch.add_states(first, output, before, after)
         weight = after.norm(dim=-1, keepdim=True).clamp(min=1e-12).reciprocal()
         self.relative.add(first, output * weight, (after - before) * weight)
 
     def residual(self, first: int, ridge: float) -> float:
         """Return the sum over tokens of the patch's squared error relative to the following block's input."""
-        return self.relative.squared_error(first, self.plain.solve(first, ridge).delta)
+        return self.relative.squared_error(first, self.patch.solve(first, ridge).delta)
