@@ -119,7 +119,7 @@ def test_taylor_is_the_derivative_of_the_loss_in_a_scale_on_the_block() -> None:
             scaled = copy.deepcopy(model)
             with torch.no_grad():
                 for parameter in decoder_blocks(scaled)[index].parameters():
-                    parameter *= scale
+                    parameter.mul_(scale)
                 ends.append(float(mean_loss(scaled, data)))
         assert scores["taylor"][index] == pytest.approx(abs(ends[0] - ends[1]) / (2 * step), abs=1e-3)
         assert scores["taylor_elementwise"][index] >= scores["taylor"][index]

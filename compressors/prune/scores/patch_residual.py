@@ -36,7 +36,7 @@ class PatchResidual:
 
 @dataclass
 class PatchResidualFit:
-    """Normal equations of all windows of some sizes from one forward pass, as the patch weighs tokens and as the score does. Memory: O(D^2) a window."""
+    """Normal equations of all windows of some sizes from one pass, weighed as the patch does and as the score does. O(D^2) a window."""
 
     ridge: float
     fits: dict[int, _SizeFit]
