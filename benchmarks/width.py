@@ -16,9 +16,10 @@ from compressors.measure.cost import num_parameters
 from compressors.measure.likelihood import perplexity
 from compressors.measure.runner import TorchRunner
 from compressors.prune.blocks import remove_blocks
-from compressors.prune.metrics import BLOCK_METRICS
+from compressors.prune.metrics import COSINE_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
-from compressors.prune.scan import WindowScan, best_window
+from compressors.prune.scan import WindowScan
+from compressors.prune.select import Saving, choose_window
 from compressors.prune.width_budget import width_cost
 from compressors.prune.width_cut import cut_width
 from compressors.prune.width_layout import attention_parts, feed_forward_parts
@@ -66,10 +67,11 @@ def main() -> None:
 
 def deepen(model, num_removed: int, batches, patched: bool) -> None:
     """Remove the window that the angular distance chooses, as the prune stage does."""
-    scan = WindowScan({"angular_distance": build(BLOCK_METRICS, "angular_distance")})
+    scan = WindowScan({"angular_distance": build(COSINE_METRICS, "angular_distance")})
     for ids in batches[:8]:
-        scan.update(model, ids, torch.ones_like(ids))
-    first = best_window(scan.scores("angular_distance"), num_removed)
+        scan.update(model, ids, torch.ones_like(ids), torch.ones_like(ids, dtype=torch.bool))
+    saving = Saving.of_count(num_removed, model.config.num_hidden_layers)
+    first = choose_window(scan.scores("angular_distance"), [saving])[0]
     if patched:
         fit = PatchFit(num_removed, [first])
         for ids in batches:

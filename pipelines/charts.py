@@ -32,7 +32,7 @@ STYLE: dict[Any, Any] = {
 
 def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], metric: str) -> str:
     """Return the score of every window: first block across, window size up; the removed window is outlined."""
-    num_blocks = max(size for _, size in scores)
+    num_blocks = max(first + size for first, size in scores)  # a metric may score some sizes alone
     grid = np.full((num_blocks, num_blocks), np.nan)
     for (first, size), score in scores.items():
         grid[size - 1, first] = score

@@ -11,9 +11,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pipelines.charts import heat_map, loss_curve, retention_bars
 from pipelines.comparison import comparison_rows, evaluations, stored_artifact
 from pipelines.graph_picture import lineage_svg
+from registry.artifact import Artifact
 from registry.run_record import RunRecord
 from registry.store import Store, write_synced
-from stages.scan import TABLE, read_scores
+from stages.scan_tables import TABLE, read_scores, scored_metrics
 
 REPORT = "report.html"
 
@@ -46,11 +47,17 @@ def _heat_maps(record: RunRecord, store: Store) -> dict[str, str]:
         if node.stage != "prune" or pruned is None or "scan" not in node.inputs:
             continue
         scan = stored_artifact(record, store, node.inputs["scan"][0])
-        if scan is not None:
+        if scan is not None and scored_metrics(scan.path / TABLE):
             removed = [int(index) for index in str(pruned.facts["removed_blocks"]).split(",")]
-            scores = read_scores(scan.path / TABLE, node.config["metric"])
-            pictures[name] = heat_map(scores, removed, node.config["metric"])
+            pictures[name] = _heat_map(scan, removed, node.config["metric"])
     return pictures
+
+
+def _heat_map(scan: Artifact, removed: list[int], metric: str) -> str:
+    """Draw the scores that chose; where a greedy order did, the scan's first table of windows."""
+    known = scored_metrics(scan.path / TABLE)
+    shown = metric if metric in known else known[0]
+    return heat_map(read_scores(scan.path / TABLE, shown), removed, shown)
 
 
 def _curves(record: RunRecord, store: Store) -> dict[str, str]:

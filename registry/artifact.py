@@ -59,7 +59,7 @@ class DatasetArtifact(Artifact):
 
 
 class ScanArtifact(Artifact):
-    """`windows.csv`: the score of every window of blocks under every metric. Facts: num_blocks, num_tokens."""
+    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`. Facts: num_blocks, num_tokens, metrics, sizes."""
 
     kind = "scan"
 

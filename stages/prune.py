@@ -12,27 +12,40 @@ from transformers import PreTrainedModel
 
 from compressors.catalogue import did_you_mean
 from compressors.measure.likelihood import pad_right
-from compressors.prune.blocks import check_removal, remove_blocks
+from compressors.prune.blocks import remove_blocks
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
-from compressors.prune.scan import best_window
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
+from stages.block_choice import check_choice, check_fields, chosen_blocks
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
 from stages.samples import training_samples
-from stages.scan import TABLE, read_scores
+
+Quantity = Literal["parameters", "flops", "latency"]
 
 
 class PruneConfig(StageConfig):
-    """Which blocks go: the best window of a size under a metric, or a list of indices."""
+    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices."""
 
     num_blocks: int = Field(default=0, ge=0)
     """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
 
+    keep_fraction: dict[Quantity, float] = {}
+    """Instead of num_blocks: share of the whole model's parameters, flops or latency that may be left, in (0, 1); the fewest go."""
+
     metric: str = "angular_distance"
-    """Score that chooses the window: angular_distance or block_influence."""
+    """Score that chooses: one that the scan computed."""
+
+    choice: Literal["window", "free"] = "window"
+    """window: adjacent blocks; free: any, the lowest-scoring, or the greedy order of perplexity_increase and kl_increase."""
+
+    protect_first: int = Field(default=0, ge=0)
+    """How many of the first blocks must stay."""
+
+    protect_last: int = Field(default=0, ge=0)
+    """How many of the last blocks must stay."""
 
     blocks: list[int] = []
     """Zero-based indices to remove instead, in any order; needs no scan."""
@@ -42,6 +55,9 @@ class PruneConfig(StageConfig):
 
     ridge: float = Field(default=1e-2, gt=0)
     """Weight of the map's size in its fit, relative to the mean squared input."""
+
+    patch_weight: Literal["none", "norm"] = "none"
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone."""
 
     num_samples: int = Field(default=256, ge=1)
     """Rows of `data` that the map is fitted on; fewer when there are fewer."""
@@ -61,9 +77,7 @@ class PruneConfig(StageConfig):
 
     @model_validator(mode="after")
     def _one_way(self) -> PruneConfig:
-        if bool(self.blocks) == bool(self.num_blocks):
-            given = "both" if self.blocks else "neither"
-            raise ValueError(f"num_blocks and blocks contradict: {given} given, exactly one is accepted")
+        check_fields(self)
         return self
 
 
@@ -77,25 +91,21 @@ class PruneInputs:
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if config.num_blocks and "scan" not in inputs:
-        raise ValueError("num_blocks needs the input `scan`; without one, list `blocks`")
+    if not config.blocks and "scan" not in inputs:
+        raise ValueError(
+            f"{'num_blocks' if config.num_blocks else 'keep_fraction'} needs the input `scan`; without one, list `blocks`"
+        )
     if (config.patch != "none") != ("data" in inputs):
         raise ValueError(f"patch is {config.patch!r}: the input `data` is for patch 'linear', and needed there")
     removed = sorted(config.blocks)
     if config.patch != "none" and removed and removed != list(range(removed[0], removed[-1] + 1)):
         raise ValueError(f"patch is {config.patch!r}, but blocks {removed} are not one window; a patch repairs one cut")
     model = inputs["model"][0]
+    check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
     num_removed = len(config.blocks) or config.num_blocks
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
-    if "num_blocks" in model:
-        num_blocks = int(model["num_blocks"])
-        if config.blocks:
-            check_removal(num_blocks, config.blocks)
-        elif num_removed >= num_blocks:
-            raise ValueError(
-                f"num_blocks is {num_removed}, but the model has {num_blocks}; accepted: 1 to {num_blocks - 1}"
-            )
-        facts["num_blocks"] = num_blocks - num_removed
+    if "num_blocks" in model and num_removed:  # how many go under keep_fraction is known when the scan is there
+        facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=num_bytes)
 
@@ -125,7 +135,7 @@ def _patch(
     config: PruneConfig, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
 ) -> None:
     """Fit the map on the rows that the model will be used for, and fold it in."""
-    fit = PatchFit(len(removed), [removed[0]])
+    fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
     counter = bar("fitting the patch", sum(map(len, samples)), "tokens")
     for start in range(0, len(samples), config.batch_size):
         batch = samples[start : start + config.batch_size]
@@ -135,12 +145,3 @@ def _patch(
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)
     note(f"patched block {removed[0] - 1}: {patch.residual_fraction:.1%} of the window's squared change is left")
-
-
-def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
-    """Return the indices to remove, in order."""
-    if config.blocks:
-        return sorted(config.blocks)
-    assert scan is not None, "the forecast refuses a window without a scan"
-    first = best_window(read_scores(scan.path / TABLE, config.metric), config.num_blocks)
-    return list(range(first, first + config.num_blocks))

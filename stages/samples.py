@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from compressors.prune.calibration import Sample
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact
 from stages.model_folder import load_tokenizer
@@ -14,27 +15,57 @@ from stages.rows import Row, read_rows, split_rows
 def training_samples(
     model_folder: str | Path, data: DatasetArtifact, num_samples: int, max_tokens: int
 ) -> list[list[int]]:
-    """Return at most `num_samples` rows as token ids, each cut at `max_tokens`, shortest first.
+    """Return the token ids of `calibration_samples`."""
+    return [sample.ids for sample in calibration_samples(model_folder, data, num_samples, max_tokens)]
+
+
+def calibration_samples(
+    model_folder: str | Path, data: DatasetArtifact, num_samples: int, max_tokens: int, *, prepend_bos: bool = False
+) -> list[Sample]:
+    """Return at most `num_samples` training rows as token ids, each cut at `max_tokens`, shortest first.
 
     A question goes through the chat template, with its answer behind it; a text row is cut into pieces of `max_tokens`.
-    Raises ValueError when the data set has no training rows.
+    `prepend_bos` puts the tokenizer's first token before each that does not begin with it. Raises ValueError when the data set has
+    no training rows, its text is shorter than one piece, or the tokenizer has no first token to prepend.
     """
     tokenizer = load_tokenizer(Path(model_folder))
-    samples: list[list[int]] = []
-    for row in split_rows(read_rows(data.path / "rows.jsonl"), "train"):
-        ids = _tokens(tokenizer, row)
-        pieces = [ids[start : start + max_tokens] for start in range(0, len(ids), max_tokens)]
-        samples.extend(pieces if row.text else pieces[:1])
+    if prepend_bos and tokenizer.bos_token_id is None:
+        raise ValueError("prepend_bos is true, but the tokenizer has no beginning-of-sequence token; accepted: false")
+    rows = split_rows(read_rows(data.path / "rows.jsonl"), "train")
+    bos = [tokenizer.bos_token_id] if prepend_bos else []
+    samples: list[Sample] = []
+    for row in rows:
+        prompt, answer = _tokens(tokenizer, row)
+        samples.extend(_pieces([*prompt, *answer], len(prompt), max_tokens, bos, row))
         if len(samples) >= num_samples:
             break
-    samples = [sample for sample in samples if len(sample) > 1][:num_samples]
+    samples = [sample for sample in samples if len(sample.ids) > 1][:num_samples]
     if not samples:
         raise ValueError("the data set has no training rows to calibrate on")
-    return sorted(samples, key=len)
+    num_tokens = sum(len(sample.ids) for sample in samples)
+    if all(row.text for row in rows) and num_tokens < max_tokens and len(samples) < num_samples:
+        raise ValueError(
+            f"the calibration text has {num_tokens} tokens, less than one piece of max_tokens = {max_tokens}; "
+            "give more text or lower max_tokens"
+        )
+    return sorted(samples, key=lambda sample: len(sample.ids))
 
 
-def _tokens(tokenizer: Any, row: Row) -> list[int]:
+def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], row: Row) -> list[Sample]:
+    """Cut one row; the pieces of a text after its first are answer (what the model is to write) from their first token on."""
+    samples = []
+    body = max_tokens - len(bos)
+    for start in range(0, len(ids) if row.text else min(len(ids), 1), body):
+        piece, answer_at = ids[start : start + body], max(0, answer_start - start)
+        if bos and piece[0] != bos[0]:
+            piece, answer_at = [*bos, *piece], answer_at + (len(bos) if answer_at else 0)
+        samples.append(Sample(piece, answer_at))
+    return samples
+
+
+def _tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
+    """Return (prompt, answer); a plain text is all answer."""
     if row.text:
-        return [*row.prompt_ids, *row.answer_ids] or tokenizer(row.text).input_ids
+        return row.prompt_ids, row.answer_ids or tokenizer(row.text).input_ids
     answer = row.answer_ids or tokenizer(row.answer, add_special_tokens=False).input_ids
-    return [*chat_prompt(tokenizer, row.question), *answer]
+    return chat_prompt(tokenizer, row.question), answer

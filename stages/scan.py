@@ -1,47 +1,22 @@
-"""Stage `scan`: how much every window of decoder blocks changes the residual stream, from one forward pass."""
+"""Stage `scan`: how removable every window of decoder blocks is, under one metric or many."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import torch
-from pydantic import Field
-
-from compressors.catalogue import build
-from compressors.measure.likelihood import pad_right
-from compressors.prune.metrics import BLOCK_METRICS
-from compressors.prune.scan import Scores, WindowScan
+from compressors.prune.metrics import GRADIENT_METRICS, REMOVAL_METRICS
+from compressors.prune.select import protected_blocks
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
-from stages.contract import Forecast, StageConfig, stage
-from stages.device import Precision, pick_device, pick_dtype
+from stages.contract import Forecast, stage
+from stages.device import pick_device, pick_dtype
 from stages.model_folder import load_model
-from stages.progress import bar, metric
-from stages.samples import training_samples
-
-TABLE = "windows.csv"
-
-
-class ScanConfig(StageConfig):
-    """What is run through the model and which of its tokens count."""
-
-    num_samples: int = Field(default=64, ge=1)
-    """How many training rows are run through the model; fewer when the data set has fewer."""
-
-    max_tokens: int = Field(default=256, ge=2)
-    """Cut of each sample, in tokens."""
-
-    tokens: Literal["all", "last"] = "all"
-    """Which tokens the scores average over: all of them, or the last of each sample."""
-
-    batch_size: int = Field(default=8, ge=1)
-    """Samples in one forward pass."""
-
-    precision: Precision = "auto"
-    """Dtype of the forward pass; scores are always computed in float32."""
+from stages.progress import metric
+from stages.samples import calibration_samples
+from stages.scan_config import ScanConfig, scan_facts
+from stages.scan_runs import ScanRun
+from stages.scan_tables import COST_TABLE, GREEDY_TABLE, TABLE, write_costs, write_orders, write_scores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,44 +29,47 @@ class ScanInputs:
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
-    num_flops = 2.0 * float(model.get("num_parameters", 0)) * config.num_samples * config.max_tokens
-    return Forecast({"num_blocks": model["num_blocks"]} if "num_blocks" in model else {}, num_flops=num_flops)
+    facts: Facts = scan_facts(config)
+    num_tokens, num_runs = float(config.max_tokens), 0.0
+    if "num_blocks" in model:
+        num_blocks = facts["num_blocks"] = int(model["num_blocks"])
+        free = num_blocks - len(protected_blocks(num_blocks, config.protect_first, config.protect_last))
+        if config.sizes and max(config.sizes) >= num_blocks:
+            raise ValueError(f"sizes is {config.sizes}, but the model has {num_blocks} blocks; accepted: below that")
+        num_increases = len(REMOVAL_METRICS.keys() & set(config.metrics))
+        # a candidate is run from its first block on: half a pass on average
+        num_runs = num_increases * 0.5 * (config.num_greedy_steps * free + len(config.sizes) * num_blocks)
+    num_runs += 3.0 * bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    num_passes = config.num_samples * (1 + ("patch_residual" in config.metrics)) + config.num_loss_samples * num_runs
+    num_parameters = float(model.get("num_parameters", 0))
+    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    return Forecast(
+        facts,
+        num_flops=2.0 * num_parameters * num_passes * num_tokens,
+        peak_memory_bytes=(12.0 if needs_gradients else 4.0) * num_parameters,
+    )
 
 
-@stage("scan", version=2, forecast=_forecast)
+@stage("scan", version=3, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
-    """Score every window of every size under every block metric, as one table."""
+    """Score every window of decoder blocks under each of the metrics, as tables.
+
+    Raises ValueError for calibration text that is empty or too short.
+    """
     device = pick_device()
     model = load_model(inputs.model.path, pick_dtype(config.precision, device), device)
-    samples = training_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
-    totals = WindowScan({name: build(BLOCK_METRICS, name) for name in BLOCK_METRICS}, tokens=config.tokens)
-    counter = bar("scanning", sum(map(len, samples)), "tokens")
-    for start in range(0, len(samples), config.batch_size):
-        batch = samples[start : start + config.batch_size]
-        with torch.inference_mode():
-            totals.update(model, *pad_right(batch, device))
-        counter.advance(sum(map(len, batch)))
-    scores = {name: totals.scores(name) for name in BLOCK_METRICS}
-    write_scores(workdir / "content" / TABLE, scores)
+    samples = calibration_samples(
+        inputs.model.path, inputs.data, config.num_samples, config.max_tokens, prepend_bos=config.prepend_bos
+    )
+    run = ScanRun(config, model, samples)
+    scores, orders = run.window_scores(), run.greedy_orders()
+    content = workdir / "content"
+    write_scores(content / TABLE, run.num_blocks, scores)
+    write_costs(content / COST_TABLE, run.costs())
+    if orders:
+        write_orders(content / GREEDY_TABLE, orders)
     for name, table in scores.items():
-        metric(f"lowest_{name}_of_one_block", min(score for (_, size), score in table.items() if size == 1))
-    num_blocks = max(size for _, size in scores["angular_distance"])
-    return ScanArtifact.at(workdir / "content", num_blocks=num_blocks, num_tokens=totals.num_tokens)
-
-
-def write_scores(path: Path, scores: Mapping[str, Scores]) -> None:
-    """Write one line a window: num_blocks, first_block, and a column for each metric."""
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["num_blocks", "first_block", *scores])
-        windows = sorted(next(iter(scores.values())), key=lambda window: (window[1], window[0]))
-        for first, size in windows:
-            writer.writerow([size, first, *(f"{table[first, size]:.9g}" for table in scores.values())])
-
-
-def read_scores(path: Path, metric_name: str) -> Scores:
-    """Read one metric's scores of every (first block, number of blocks)."""
-    with path.open(newline="") as stream:
-        return {
-            (int(row["first_block"]), int(row["num_blocks"])): float(row[metric_name]) for row in csv.DictReader(stream)
-        }
+        ones = [score for (_, size), score in table.items() if size == 1]
+        if ones:
+            metric(f"lowest_{name}_of_one_block", min(ones))
+    return ScanArtifact.at(content, num_blocks=run.num_blocks, num_tokens=run.num_tokens, **scan_facts(config))

@@ -1,39 +1,62 @@
-"""Scores of a window of blocks from the cosine between the residual stream before and after it: low means removable."""
+"""The catalogue of block metrics, by what each of them needs. Lower always means: removable."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-
-class BlockMetric(Protocol):
-    """Maps cosines to scores, elementwise; the scan averages the scores over tokens. Lower: closer to an identity."""
-
-    def __call__(self, cosine: Float[Tensor, ...]) -> Float[Tensor, ...]: ...
-
-
-@dataclass(frozen=True)
-class AngularDistance:
-    """arccos(cos) / pi: 0 same direction, 1 opposite. https://arxiv.org/abs/2403.17887"""
-
-    def __call__(self, cosine: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        # float32: near 1, where the best windows lie, bf16 has no digits left for acos and blocks would tie
-        return cosine.float().clamp(-1.0, 1.0).arccos() / math.pi
+from compressors.prune.gradient import GradientMetric
+from compressors.prune.removal import RemovalMetric
+from compressors.prune.scan import CosineMetric
+from compressors.prune.scores.angular_distance import AngularDistance
+from compressors.prune.scores.block_influence import BlockInfluence
+from compressors.prune.scores.controls import RandomScore, ReverseOrder
+from compressors.prune.scores.magnitude import Magnitude
+from compressors.prune.scores.patch_residual import PatchResidual
+from compressors.prune.scores.removal import KLIncrease, PerplexityIncrease
+from compressors.prune.scores.taylor import Taylor, TaylorElementwise
 
 
-@dataclass(frozen=True)
-class BlockInfluence:
-    """1 - cos: 0 same direction, 2 opposite. https://arxiv.org/abs/2403.03853"""
+class ControlMetric(Protocol):
+    """Scores the window from before block i to before block j without looking at model or data, as entry [i, j]."""
 
-    def __call__(self, cosine: Float[Tensor, ...]) -> Float[Tensor, ...]:
-        return 1.0 - cosine.float()
+    def __call__(self, num_blocks: int, generator: torch.Generator) -> Float[Tensor, "L L1"]: ...
 
 
-BLOCK_METRICS: dict[str, type[BlockMetric]] = {
+class WeightMetric(Protocol):
+    """Scores a block by its weights alone."""
+
+    def __call__(self, weights: Iterable[Tensor]) -> float: ...
+
+
+# Every window of every size, from one forward pass.
+COSINE_METRICS: dict[str, type[CosineMetric]] = {
     "angular_distance": AngularDistance,
     "block_influence": BlockInfluence,
+}
+# Every window of every size, from nothing.
+CONTROL_METRICS: dict[str, type[ControlMetric]] = {"reverse_order": ReverseOrder, "random": RandomScore}
+# Single blocks, from the weights.
+WEIGHT_METRICS: dict[str, type[WeightMetric]] = {"magnitude": Magnitude}
+# Single blocks, from a forward and a backward pass.
+GRADIENT_METRICS: dict[str, type[GradientMetric]] = {"taylor": Taylor, "taylor_elementwise": TaylorElementwise}
+# An order of removal, from a forward pass for every block that is left, again after each removal.
+REMOVAL_METRICS: dict[str, type[RemovalMetric]] = {
+    "perplexity_increase": PerplexityIncrease,
+    "kl_increase": KLIncrease,
+}
+# Windows of the sizes that are asked for, from one forward pass.
+PATCH_METRICS: dict[str, type[PatchResidual]] = {"patch_residual": PatchResidual}
+
+BLOCK_METRICS: dict[str, type] = {
+    **COSINE_METRICS,
+    **CONTROL_METRICS,
+    **WEIGHT_METRICS,
+    **GRADIENT_METRICS,
+    **REMOVAL_METRICS,
+    **PATCH_METRICS,
 }

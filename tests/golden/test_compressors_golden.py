@@ -14,18 +14,18 @@ import torch
 from compressors.catalogue import build
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
-from compressors.prune.metrics import BLOCK_METRICS
+from compressors.prune.metrics import COSINE_METRICS
 from compressors.prune.scan import WindowScan
 from stages.tiny_model import random_model
 
 GOLDEN = json.loads((Path(__file__).parent / "tiny_llama.json").read_text())
 
 
-@pytest.mark.parametrize("metric", BLOCK_METRICS)
+@pytest.mark.parametrize("metric", COSINE_METRICS)
 def test_scan_scores(metric: str) -> None:
     model, _ = random_model("llama")
     ids = torch.arange(3, 43).reshape(2, 20)
-    scan = WindowScan({metric: build(BLOCK_METRICS, metric)})
+    scan = WindowScan({metric: build(COSINE_METRICS, metric)})
     scan.update(model, ids, torch.ones_like(ids))
     scores = {f"{first}+{size}": score for (first, size), score in scan.scores(metric).items()}
     # four decimals: float32 sums differ between processors beyond that

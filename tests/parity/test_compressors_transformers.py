@@ -16,7 +16,7 @@ from compressors.distill.packing import Example
 from compressors.measure.cost import flops_per_token, num_matmul_parameters
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
-from compressors.prune.metrics import BLOCK_METRICS
+from compressors.prune.metrics import COSINE_METRICS
 from compressors.prune.scan import WindowScan
 from stages.tiny_model import FAMILIES, random_model
 
@@ -49,7 +49,7 @@ def generate(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list
 def test_scan_equals_pairwise_cosines_of_hidden_states() -> None:
     model, _ = random_model("llama")
     ids = torch.tensor([PROMPT, PROMPT[::-1]])
-    scan = WindowScan({name: build(BLOCK_METRICS, name) for name in BLOCK_METRICS})
+    scan = WindowScan({name: build(COSINE_METRICS, name) for name in COSINE_METRICS})
     scan.update(model, ids, torch.ones_like(ids))
     with torch.no_grad():
         hidden = model(input_ids=ids, output_hidden_states=True).hidden_states

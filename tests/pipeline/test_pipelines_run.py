@@ -69,7 +69,7 @@ def test_first_run_builds_every_node_and_its_report(first: dict[str, Any], home:
     page = Path(first["report"]).read_text()
     for part in (
         "Before and after",
-        "Distance across each window",
+        "Score of each window",
         "Loss (student_a)",
         "Retention",
         "Answers side by side",

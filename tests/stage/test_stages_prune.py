@@ -14,7 +14,9 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.prune import PruneConfig, PruneInputs, prune
-from stages.scan import ScanConfig, ScanInputs, read_scores, scan
+from stages.scan import ScanInputs, scan
+from stages.scan_config import ScanConfig
+from stages.scan_tables import read_scores
 from stages.tiny_model import FAMILIES
 
 IDS = torch.tensor([[5, 6, 7, 8, 40, 41, 42, 43, 90, 91, 92, 93, 100, 101, 102, 103, 104, 105, 106, 107]])
@@ -96,7 +98,7 @@ def test_scan_table_holds_every_window(store: Store, model: ModelArtifact, quest
         assert sorted(scores) == sorted((first, size) for first in range(4) for size in range(1, 5 - first))
     assert (scanned.path / "windows.csv").read_text().splitlines()[
         0
-    ] == "num_blocks,first_block,angular_distance,block_influence"
+    ] == "num_blocks,first_block,angular_distance,block_influence,magnitude,reverse_order,random"
 
 
 def test_a_family_whose_blocks_compute_with_their_index_is_refused(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""Score removals by leaving blocks out: candidates side by side, or greedily, each removal re-scored on what is left (SLEB)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressors.prune.blocks import decoder_blocks
+from compressors.prune.calibration import Batch
+from compressors.prune.scan import residual_stream
+
+Candidate = frozenset[int]
+
+
+class RemovalMetric(Protocol):
+    """Loss of each token when blocks are left out, in nats, from the logits with all blocks and without some."""
+
+    def __call__(
+        self, original: Float[Tensor, "N V"], pruned: Float[Tensor, "N V"], targets: Int[Tensor, "N"]
+    ) -> Float[Tensor, "N"]: ...
+
+
+@dataclass(frozen=True)
+class Removal:
+    """One step of a greedy order: the block that went, and the mean score in nats a token of the model without it and all before."""
+
+    block: int
+    score_nats: float
+
+
+def greedy_order(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    metric: RemovalMetric,
+    *,
+    num_steps: int,
+    protected: frozenset[int] = frozenset(),
+    on_run: Callable[[int], None] = lambda count: None,
+) -> list[Removal]:
+    """Remove the block whose removal hurts least, re-score all others without it, repeat. https://arxiv.org/abs/2402.09025"""
+    order: list[Removal] = []
+    left = [index for index in range(len(decoder_blocks(model))) if index not in protected]
+    for _ in range(num_steps):
+        gone = frozenset(removal.block for removal in order)
+        scores = removal_scores(model, batches, metric, [gone | {index} for index in left], gone=gone, on_run=on_run)
+        score, block = min(zip(scores, left, strict=True))
+        order.append(Removal(block, score))
+        left.remove(block)
+    return order
+
+
+@torch.no_grad()
+def removal_scores(
+    model: PreTrainedModel,
+    batches: Sequence[Batch],
+    metric: RemovalMetric,
+    candidates: Sequence[Candidate],
+    *,
+    gone: Candidate = frozenset(),
+    on_run: Callable[[int], None] = lambda count: None,
+) -> list[float]:
+    """Return the mean score of each set of blocks to leave out, all of which contain `gone`, in nats a token.
+
+    What lies before a candidate's first own block is not run again: its state is taken from the run without `gone`.
+    """
+    sums, is_tuple = [0.0] * len(candidates), _returns_tuple(model)
+    for batch in batches:
+        original = _logits(model, batch)
+        with residual_stream(model) as states, without_blocks(model, gone, is_tuple=is_tuple):
+            _logits(model, batch)
+        for place, candidate in enumerate(candidates):
+            resume_at = min(candidate - gone)
+            with without_blocks(model, candidate, resume_at, states[resume_at], is_tuple=is_tuple):
+                sums[place] += _summed(metric, batch, original, _logits(model, batch))
+            on_run(1)
+    num_predicted = sum(int(batch.predicted.sum()) for batch in batches)
+    return [total / num_predicted for total in sums]
+
+
+@contextmanager
+def without_blocks(
+    model: PreTrainedModel,
+    removed: Candidate,
+    resume_at: int = 0,
+    state: Float[Tensor, "B T D"] | None = None,
+    *,
+    is_tuple: bool = False,
+) -> Iterator[None]:
+    """Let the model run without some blocks; with `state`, begin with it before block `resume_at` instead of at the embeddings.
+
+    `is_tuple`: whether the family's blocks return tuples. Only for runs without a KV cache.
+    """
+    blocks = decoder_blocks(model)
+    passed = removed | set(range(resume_at))
+
+    def pass_on(entry: Tensor | None) -> Callable:
+        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor | tuple[Tensor, None]:
+            hidden = entry if entry is not None else args[0] if args else kwargs["hidden_states"]
+            return (hidden, None) if is_tuple else hidden
+
+        return forward
+
+    try:
+        for index in passed:
+            # the last block that is passed by before the entry hands on the state that belongs there
+            blocks[index].forward = pass_on(state if index == resume_at - 1 else None)
+        yield
+    finally:
+        for index in passed:
+            del blocks[index].forward
+
+
+def _returns_tuple(model: PreTrainedModel) -> bool:
+    seen: list[bool] = []
+    block = decoder_blocks(model)[0]
+    hook = block.register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+def _logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B T V"]:
+    return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
+
+
+def _summed(
+    metric: RemovalMetric, batch: Batch, original: Float[Tensor, "B T V"], pruned: Float[Tensor, "B T V"]
+) -> float:
+    total = 0.0
+    for row, mask in enumerate(batch.predicted[:, 1:]):  # row by row: float32 logits of one sample at a time
+        if mask.any():
+            targets = batch.input_ids[row, 1:][mask]
+            total += float(metric(original[row, :-1][mask], pruned[row, :-1][mask], targets).double().sum())
+    return total
