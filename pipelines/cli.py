@@ -172,13 +172,10 @@ def pull(
     debug: DebugOption = False,
 ) -> None:
     """Copy a registered model, its ONNX graph included, into a folder."""
-    from registry.environment import configure_process
-
     name, _, alias = model.partition("@")
     with _refusals(debug):
         if folder.exists():
             raise ValueError(f"DIR {folder} exists already; give one that does not")
-        configure_process()
         from registry.model_registry import download_model
 
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -214,6 +211,10 @@ def gc(
 
 def main() -> None:
     """Entry point of the `attar` command."""
+    # local: `attar --help` should not wait for what it does not need
+    from registry.environment import configure_process
+
+    configure_process()
     app()
 
 

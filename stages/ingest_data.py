@@ -38,6 +38,9 @@ class IngestDataConfig(StageConfig):
     name: str = ""
     """Name in results and tables; empty: taken from the source, such as the file's name."""
 
+    hub_config: str = ""
+    """Configuration of a hub data set that has several, such as main."""
+
     question_field: str = "question"
     """Column with the question or instruction."""
 
@@ -191,7 +194,8 @@ def _read_hub(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
     if match is None:
         raise ValueError(f"source {config.source!r} is not of the form {FORMS['hub']}")
     split = match["split"] or "train"
-    yield from datasets.load_dataset(match["repo"], revision=match["revision"], split=split, trust_remote_code=False)  # type: ignore[misc]
+    options = {"revision": match["revision"], "split": split}
+    yield from datasets.load_dataset(match["repo"], config.hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
 
 
 def _generate_tasks(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:

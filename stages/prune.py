@@ -56,7 +56,7 @@ class PruneConfig(StageConfig):
     ridge: float = Field(default=1e-2, gt=0)
     """Weight of the map's size in its fit, relative to the mean squared input."""
 
-    patch_weight: Literal["none", "norm"] = "none"
+    patch_weight: Literal["none", "norm"] = "norm"
     """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone."""
 
     num_samples: int = Field(default=256, ge=1)
@@ -110,7 +110,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=num_bytes)
 
 
-@stage("prune", version=2, forecast=_forecast, is_light=True)
+@stage("prune", version=3, forecast=_forecast, is_light=True)
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Remove decoder blocks; the result loads and decodes like any other model of its family.
 

@@ -26,7 +26,7 @@ class ScanConfig(StageConfig):
     sizes: list[int] = []
     """Window sizes, in blocks, of the metrics that score one size at a time: patch_residual, and the increases beside their greedy order."""
 
-    patch_weight: Literal["none", "norm"] = "none"
+    patch_weight: Literal["none", "norm"] = "norm"
     """Of the patch that patch_residual judges, as in prune."""
 
     num_samples: int = Field(default=64, ge=1)

@@ -15,8 +15,8 @@ from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.choose import CHOOSERS
 from compressors.self_data.keep import reason_kind
-from compressors.self_data.prompts import chat_prompt, rewrite_question
-from compressors.self_data.styles import AUTO, STYLES
+from compressors.self_data.prompts import chat_prompt
+from compressors.self_data.styles import AUTO, STYLES, rewrite_question
 from compressors.self_data.verifiers import OBJECTIONS
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
@@ -115,7 +115,8 @@ def test_the_data_card_says_how_likely_the_rewrites_are(
         scored = [continuation_likelihoods(runner, [pair], batch_size=1)[0] for pair in prompts]
         return -sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored)
 
-    in_view = loss([(rewrite_question(row.question, row.reference), row.answer_ids) for row in kept])
+    asked = [rewrite_question(row.question, row.reference, row.choices, STYLES["general"]) for row in kept]
+    in_view = loss([(question, row.answer_ids) for question, row in zip(asked, kept, strict=True)])
     alone = loss([(row.question, row.answer_ids) for row in kept])
     references = loss([(row.question, [*tokenizer(row.reference).input_ids, 2]) for row in kept])
     recorded, measured = (

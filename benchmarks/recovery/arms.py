@@ -1,0 +1,127 @@
+"""The arms of the recovery study as one recipe a size and seed: what they share is built once, and an interrupted study goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+Node = dict[str, Any]
+# arm -> what it is, in the order of the tables
+ARMS = {
+    "pruned": "the window with the lowest angular distance removed",
+    "patched": "the same, patched in closed form",
+    "reversed": "the last blocks removed",
+    "thinner": "width instead of depth, at equal parameters, patched",
+    "sft": "pruned, then LoRA on the human answers",
+    "self_data": "pruned, then LoRA on the original's rewrites",
+    "self_data_kl": "the same, and KL toward the original's recorded candidates",
+    "patched_self_data_kl": "patched first, then the same",
+    "merged": "SLERP of two such students, one of each data set",
+    "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
+}
+TRAINED = ("sft", "self_data", "self_data_kl", "patched_self_data_kl", "merged", "patched_full_kl")
+
+
+def recipe(model: str, data: Path, *, num_blocks: int, num_removed: int, seed: int, steps: int, rows: int) -> Node:
+    """Return the recipe of one size and seed. Trained arms take the same number of steps of 1,024 tokens."""
+    nodes = shared_nodes(model, data, rows) | cuts(num_blocks, num_removed)
+    adapter = {"rank": 16, "learning_rate": 5.0e-4, "objectives": {"next_token": 1.0}}
+    with_kl = adapter | {"objectives": {"next_token": 1.0, "forward_kl": 1.0}}
+    full = {
+        "method": "full",
+        "adapt_blocks": "after_cut",
+        "learn": "all",
+        "objectives": {"forward_kl": 1.0},
+        "learning_rate": 5.0e-4,
+        "shares": [0.5, 0.3, 0.2],
+    }
+    rewrites, recorded = ["math_rewritten", "talk_rewritten"], ["math_recorded", "talk_recorded"]
+    trained = {
+        "sft": ("pruned", ["math", "talk"], adapter),
+        "self_data": ("pruned", rewrites, adapter),
+        "self_data_kl": ("pruned", recorded, with_kl),
+        "patched_self_data_kl": ("patched", recorded, with_kl),
+        "patched_full_kl": ("patched", ["texts_recorded", *recorded], full),
+        "math_student": ("patched", ["math_recorded"], with_kl),
+        "talk_student": ("patched", ["talk_recorded"], with_kl),
+    }
+    for arm, (base, sources, options) in trained.items():
+        nodes |= student(arm, base, sources, options, seed, steps)
+    students = ["math_student_adapter", "talk_student_adapter"]
+    nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
+    for arm in ARMS:
+        inputs = {
+            "model": arm,
+            "original": "original",
+            "tasks": ["gsm8k", "arc_easy", "csqa", "facts"],
+            "texts": ["wikitext"],
+        }
+        nodes[f"{arm}_left"] = node("compare", inputs, max_rows=rows, max_text_tokens=32768, num_own_answers=64)
+    for arm in ("original", "pruned", "thinner"):
+        nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
+    return {"name": f"recovery-{num_removed}-seed-{seed}", "nodes": nodes}
+
+
+def shared_nodes(model: str, data: Path, rows: int) -> dict[str, Node]:
+    """Return the original, the training data with and without its rewriter's marks, and what is measured on."""
+    nodes = {
+        "original": node("ingest_model", source=f"folder:{model}"),
+        "math": rows_of(data / "gsm8k/train.jsonl", "gsm8k_train", max_rows=rows, verifier="number"),
+        "talk": rows_of(data / "csqa/train.jsonl", "csqa_train", max_rows=rows),
+        "texts": node("ingest_data", source=f"text:{data / 'wikitext2/valid.txt'}", name="wikitext_valid"),
+        "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
+        "prose": node("ingest_data", source="text:shipped/prose.txt"),
+        "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
+        "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
+        "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
+        "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
+        "texts_recorded": node("record", {"model": "original", "data": "texts"}),
+        "block_scan": node("scan", {"model": "original", "data": "texts_recorded"}),
+    }
+    for name in ("math", "talk"):
+        inputs = {"model": "original", "data": name}
+        nodes[f"{name}_rewritten"] = node("self_data", inputs, max_new_tokens=192, num_recorded=0)
+        nodes[f"{name}_recorded"] = node("record", {"model": "original", "data": f"{name}_rewritten"})
+    return nodes
+
+
+def cuts(num_blocks: int, num_removed: int) -> dict[str, Node]:
+    """Return the arms that train nothing."""
+    last = list(range(num_blocks - num_removed, num_blocks))
+    scanned = {"model": "original", "scan": "block_scan"}
+    return {
+        "pruned": node("prune", scanned, num_blocks=num_removed),
+        "patched": node("prune", scanned | {"data": "texts_recorded"}, num_blocks=num_removed, patch="linear"),
+        "reversed": node("prune", {"model": "original"}, blocks=last),
+        "thinner": node(
+            "narrow",
+            {"model": "original", "data": "texts_recorded"},
+            equal_to_blocks=num_removed,
+            multiple_of=1,
+            patch="linear",
+        ),
+    }
+
+
+def student(arm: str, base: str, sources: list[str], options: Node, seed: int, steps: int) -> dict[str, Node]:
+    """Return the nodes of one trained arm: its adapter, and the plain model it folds into."""
+    budget = {
+        "max_steps": steps,
+        "num_epochs": 100,
+        "tokens_per_step": 1024,
+        "eval_every": 50,
+        "patience": 0,
+        "seed": seed,
+    }
+    return {
+        f"{arm}_adapter": node("finetune", {"model": base, "data": sources}, **budget, **options),
+        arm: node("merge", {"base": base, "students": [f"{arm}_adapter"]}),
+    }
+
+
+def rows_of(path: Path, name: str, **options: Any) -> Node:
+    return node("ingest_data", source=f"jsonl:{path}", name=name, **options)
+
+
+def node(stage: str, inputs: dict[str, Any] | None = None, **config: Any) -> Node:
+    return {"stage": stage, "config": config, "inputs": inputs or {}}
