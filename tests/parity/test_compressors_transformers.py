@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from compressors.catalogue import build
 from compressors.distill.loop import packing_matches
 from compressors.distill.packing import Example
+from compressors.distill.student import Student
 from compressors.measure.cost import flops_per_token, num_matmul_parameters
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
@@ -80,4 +81,4 @@ def test_packed_rows_do_not_see_each_other(family: str) -> None:
     """OPT counts its positions from the attention mask, which packed rows do not have: the probe says so, and training pads instead."""
     model, _ = random_model(family)
     examples = [Example(PROMPT, [50, 51, 52]), Example(PROMPT[::-1], [60, 61])]
-    assert packing_matches(model, examples, torch.device("cpu"), 1e-4) is (family != "opt")
+    assert packing_matches(Student(model.requires_grad_(False)), examples, 1e-4) is (family != "opt")

@@ -157,7 +157,7 @@ def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, d
 
 
 def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_epochs": 1, "dropout": 0.0})
+    config = CONFIG.model_copy(update={"num_epochs": 2, "dropout": 0.0})
     first = train(store, config.model_copy(update={"tokens_per_micro_batch": 512}), model, data)
     second = train(store, config.model_copy(update={"tokens_per_micro_batch": 128}), model, data)
     losses = curve(first, "train_next_token_nats"), curve(second, "train_next_token_nats")
