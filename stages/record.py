@@ -12,14 +12,14 @@ from torch import Tensor
 
 from compressors.measure.likelihood import pad_right
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, note
 from stages.rows import Row, read_rows, write_rows
-from stages.teacher_shards import FOLDER, finished_shards, gather_rows, shard_name, write_shard
+from stages.samples import exact_tokens
+from stages.teacher_shards import FOLDER, finished_shards, gather_rows, recorded_facts, shard_name, write_shard
 from stages.training_rows import HELDOUT_PIECE
 
 
@@ -58,13 +58,7 @@ class RecordInputs:
 
 def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"][0]
-    facts: Facts = {"num_recorded": config.num_recorded}
-    if "vocab_size" in model:
-        facts["vocab_size"] = model["vocab_size"]
-        if config.num_recorded > int(model["vocab_size"]):
-            raise ValueError(
-                f"num_recorded is {config.num_recorded}, but the vocabulary has {model['vocab_size']} tokens"
-            )
+    facts = recorded_facts(config.num_recorded, model)
     num_parameters = float(model.get("num_parameters", 0))
     num_tokens = float(config.max_rows or data.get("num_rows", 0)) * config.max_tokens
     return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)
@@ -108,11 +102,7 @@ def _tokenized(config: RecordConfig, inputs: RecordInputs, tokenizer: Any) -> It
     """Yield the rows with the exact tokens that are scored."""
     for row in read_rows(inputs.data.path / "rows.jsonl"):
         if row.question or row.answer_ids:
-            prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
-            answer = row.answer_ids or [
-                *tokenizer(row.answer, add_special_tokens=False).input_ids,
-                tokenizer.eos_token_id,
-            ]
+            prompt, answer = exact_tokens(tokenizer, row)
             answer = answer[: max(0, config.max_tokens - len(prompt))]
             if answer:
                 yield row.with_changes(prompt_ids=prompt, answer_ids=answer)

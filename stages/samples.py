@@ -51,6 +51,15 @@ def calibration_samples(
     return sorted(samples, key=lambda sample: len(sample.ids))
 
 
+def exact_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
+    """Return (prompt, answer with the token that ends it): those on record where a model wrote or scored the row."""
+    prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
+    return prompt, row.answer_ids or [
+        *tokenizer(row.answer, add_special_tokens=False).input_ids,
+        tokenizer.eos_token_id,
+    ]
+
+
 def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], row: Row) -> list[Sample]:
     """Cut one row; the pieces of a text after its first are answer (what the model is to write) from their first token on."""
     samples = []

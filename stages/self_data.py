@@ -18,7 +18,7 @@ from stages.original_writer import OriginalWriter
 from stages.progress import bar, metric, note
 from stages.rows import Row, Split, read_rows, write_rows
 from stages.self_data_config import SelfDataConfig
-from stages.teacher_shards import FOLDER, finished_shards, gather_rows, write_shard
+from stages.teacher_shards import FOLDER, finished_shards, gather_rows, recorded_facts, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,13 +37,7 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if (config.sampler == "onnx" and "hidden_size" in model) or (config.sampler != "onnx" and "format" in model):
         raise ValueError(_wrong_sampler(config))
     num_rows = float(data.get("num_rows", 0))
-    facts: Facts = {"num_recorded": config.num_recorded}
-    if "vocab_size" in model:
-        facts["vocab_size"] = model["vocab_size"]
-        if config.num_recorded > int(model["vocab_size"]):
-            raise ValueError(
-                f"num_recorded is {config.num_recorded}, but the vocabulary has {model['vocab_size']} tokens"
-            )
+    facts = recorded_facts(config.num_recorded, model)
     if num_rows:
         facts["num_rows"] = int(num_rows)
     num_rows = num_rows * config.num_samples_per_prompt + config.num_free_texts

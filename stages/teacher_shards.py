@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from compressors.self_data.compact import CompactCandidates, high_bits, pack, unpack
+from registry.artifact import Facts
 from stages.rows import Row, read_rows, write_rows
 
 FOLDER = "logprobs"
@@ -65,6 +66,16 @@ def finished_shards(folder: Path) -> set[int]:
 def gather_rows(folder: Path, num_shards: int) -> list[Row]:
     """Return the rows of all shards in order."""
     return [row for index in range(num_shards) for row in read_rows(folder / f"rows-{index:05d}.jsonl")]
+
+
+def recorded_facts(num_recorded: int, model: Facts) -> Facts:
+    """Return what is known beforehand of data that this teacher is recorded for. Raises ValueError for more candidates than tokens."""
+    facts: Facts = {"num_recorded": num_recorded}
+    if "vocab_size" in model:
+        facts["vocab_size"] = model["vocab_size"]
+        if num_recorded > int(model["vocab_size"]):
+            raise ValueError(f"num_recorded is {num_recorded}, but the vocabulary has {model['vocab_size']} tokens")
+    return facts
 
 
 def shard_name(index: int) -> str:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from compressors.distill.packing import Example
 from compressors.distill.student import Student, record_prefix
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_tokenizer
 from stages.progress import bar, note
 from stages.rows import Row, Split, read_rows
+from stages.samples import exact_tokens
 from stages.teacher_shards import TeacherRecord
 
 PREFIX_FILE = "prefix.bin"
@@ -153,11 +153,7 @@ def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: Tea
 
 
 def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> Example:
-    prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
-    answer = row.answer_ids or [
-        *tokenizer(row.answer, add_special_tokens=False).input_ids,
-        tokenizer.eos_token_id,
-    ]
+    prompt, answer = exact_tokens(tokenizer, row)
     num_whole = len(prompt) + len(answer)
     if config.learn == "all":
         prompt, answer = prompt[:1], [*prompt[1:], *answer]

@@ -160,16 +160,16 @@ def test_an_adapter_learns_on_a_quantized_base_and_folds_into_the_float_one(
     assert load_model(fold(store, pruned, adapter).path, "auto").dtype == torch.float32
 
 
-def test_shares_take_tokens_of_each_source_as_told(
+def test_several_data_sets_train_together_by_shares(
     store: Store, model: ModelArtifact, pruned: ModelArtifact, recorded: DatasetArtifact, questions: DatasetArtifact
 ) -> None:
-    answers = record.execute(
-        RecordConfig(num_recorded=8, precision="float32"), RecordInputs(model=model, data=questions), store
-    ).artifact
-    with pytest.raises(ValueError, match="shares"):
+    config, inputs = RecordConfig(num_recorded=259, precision="float32"), RecordInputs(model=model, data=questions)
+    answers = record.execute(config, inputs, store).artifact
+    with pytest.raises(ValueError, match="shares has 1 numbers for 2 inputs of data"):
         finetune.forecast(CONFIG.model_copy(update={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
-    adapter = train(store, pruned, answers, num_epochs=1)
-    assert int(adapter.facts["num_steps"]) >= 1
+    adapter = train(store, pruned, recorded, answers, shares=[0.5, 0.5], num_epochs=4)
+    heldout = curve(adapter, "heldout_forward_kl_nats")
+    assert min(heldout) < 0.9 * heldout[0]
 
 
 def test_stopping_on_quality_looks_at_right_answers(
