@@ -99,7 +99,7 @@ def test_a_wrong_recipe_is_refused_in_one_line(document: dict, message: str) -> 
         ("rewritten.config.num_recorded=1000", "num_recorded is 1000, but the vocabulary has 259 tokens"),
         (
             "rewritten.config.num_recorded=0",
-            "node 'student_a', config.objectives.forward_kl: no data set has a recorded teacher",
+            "node 'student_b', config.objectives.forward_kl: no data set has a recorded teacher",
         ),
         ("healed.config={method: fold}", "--set 'healed.config={method: fold}': the form is node.config.field=value"),
         ("questions.config.max_rows=0", "max_rows is 0: say how many tasks to generate"),
