@@ -54,7 +54,7 @@ class Trainer:
     def __post_init__(self) -> None:
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
-            trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay
+            trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
         )
         self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
