@@ -38,11 +38,14 @@ class Schedule:
 
 
 def steps_of(order: Sequence[int], examples: Sequence[Example], tokens_per_step: int) -> list[list[int]]:
-    """Return the examples of each step: whole ones in `order`, at least `tokens_per_step` tokens but for the last."""
+    """Return the examples of each step: whole ones in `order`, at most `tokens_per_step` tokens, or one example that is longer.
+
+    At most, not at least: a step that runs over by a little would need a second micro-batch, which costs nearly as much as a full one.
+    """
     steps: list[list[int]] = [[]]
     num_tokens = 0
     for index in order:
-        if num_tokens >= tokens_per_step:
+        if steps[-1] and num_tokens + examples[index].num_tokens > tokens_per_step:
             steps.append([])
             num_tokens = 0
         steps[-1].append(index)
