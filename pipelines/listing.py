@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.tree import Tree
 
+from compressors.adapt.catalogue import ADAPT_METHODS
 from compressors.distill.objectives import OBJECTIVES
 from compressors.merge.slerp import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
@@ -25,6 +26,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "width score": WIDTH_SCORES,
     "verifier": VERIFIERS,
     "chooser": CHOOSERS,
+    "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
     "merge method": MERGE_METHODS,
 }

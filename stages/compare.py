@@ -13,18 +13,18 @@ from pydantic import Field
 
 from compressors.measure.closeness import Estimate, TextCloseness, closeness, ratio_of_sums
 from compressors.measure.decode import decode
-from compressors.measure.likelihood import continuation_likelihoods
+from compressors.measure.likelihood import Pair, continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
 from registry.artifact import ComparisonArtifact, DatasetArtifact, Facts, ModelArtifact
-from stages.contract import Forecast, StageConfig, stage
+from stages.contract import Forecast, StageConfig, check_vocabulary, stage
 from stages.device import Precision, pick_device, pick_dtype
+from stages.measured_data import asked_rows, plain_text, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, metric, note
-from stages.rows import Row, read_rows, split_rows
+from stages.rows import Row
 
 RESULT = "comparison.json"
-Pair = tuple[list[int], list[int]]
 
 
 class CompareConfig(StageConfig):
@@ -68,8 +68,7 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     if config.num_own_answers and not inputs.get("tasks"):
         raise ValueError("num_own_answers needs questions: give the input tasks")
     model, original = inputs["model"][0], inputs["original"][0]
-    if model.get("vocab_size", 0) != original.get("vocab_size", model.get("vocab_size", 0)):
-        raise ValueError(f"vocabulary mismatch: model {model.get('vocab_size')}, original {original['vocab_size']}")
+    check_vocabulary(model, original, "original")
     return Forecast({}, peak_memory_bytes=8.0 * float(original.get("num_parameters", 0)))
 
 
@@ -86,8 +85,12 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
         TorchRunner(load_model(inputs.model.path, dtype, device)),
         TorchRunner(load_model(inputs.original.path, dtype, device)),
     )
-    rows = {str(data.facts.get("name", "task")): _rows(config, data) for data in inputs.tasks}
-    texts = {str(data.facts.get("name", "text")): _windows(config, data, tokenizer) for data in inputs.texts}
+    names = unique_names((*inputs.texts, *inputs.tasks), "data")
+    texts = {name: _windows(config, data, tokenizer) for name, data in zip(names, inputs.texts, strict=False)}
+    tasks = zip(names[len(texts) :], inputs.tasks, strict=True)
+    rows = {name: asked_rows(data, config.max_rows) for name, data in tasks}
+    if not all(rows.values()):
+        raise ValueError(f"task {next(name for name in rows if not rows[name])}: no row has a question")
     found: dict[str, dict[str, Any]] = {}
     for name, pairs in texts.items():
         found[name] = _closeness(config, models, pairs, name)
@@ -177,23 +180,11 @@ def _own_answers(config: CompareConfig, original: TorchRunner, rows: Sequence[Ro
     return pairs
 
 
-def _rows(config: CompareConfig, data: DatasetArtifact) -> list[Row]:
-    rows = read_rows(data.path / "rows.jsonl")
-    rows = [row for row in split_rows(rows, "heldout") or rows if row.question]
-    if not rows:
-        raise ValueError(f"task {data.facts.get('name', '')}: no row has a question")
-    return rows[: config.max_rows] if config.max_rows else rows
-
-
 def _windows(config: CompareConfig, data: DatasetArtifact, tokenizer: Any) -> list[Pair]:
-    text = "\n\n".join(row.text for row in read_rows(data.path / "rows.jsonl") if row.text)
-    ids = tokenizer(text, add_special_tokens=False).input_ids
+    ids = tokenizer(plain_text(data), add_special_tokens=False).input_ids
     ids = ids[: config.max_text_tokens or len(ids)]
     windows = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
-    pairs = [(window[:1], window[1:]) for window in windows if len(window) > 1]
-    if not pairs:
-        raise ValueError(f"text {data.facts.get('name', '')}: nothing to read; ingest it from text:PATH")
-    return pairs
+    return [(window[:1], window[1:]) for window in windows if len(window) > 1]
 
 
 def _gold(config: CompareConfig, row: Row, tokenizer: Any) -> Pair:

@@ -148,6 +148,13 @@ class NoInputs:
     """For a stage that reads only the outside world."""
 
 
+def check_vocabulary(model: Facts, other: Facts, who: str) -> None:
+    """Raise ValueError when both say how many tokens they know, and differ: ids would mean different tokens."""
+    mine, theirs = model.get("vocab_size"), other.get("vocab_size")
+    if mine is not None and theirs is not None and mine != theirs:
+        raise ValueError(f"vocabulary mismatch: model {mine}, {who} {theirs} tokens")
+
+
 def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:
     """Return the artifacts of an inputs object by slot name, empty slots left out."""
     slots = {}

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +12,16 @@ from pydantic import Field, model_validator
 
 from compressors.self_data.keep import reason_kind
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
-from stages.contract import Forecast, StageConfig, stage
+from stages.contract import Forecast, StageConfig, check_vocabulary, stage
 from stages.curation import Curation
 from stages.data_card import write_card
 from stages.device import Precision, pick_device, pick_dtype
+from stages.measured_data import asked_rows, unique_names
 from stages.model_folder import load_tokenizer
 from stages.original_losses import Losses, losses_under_model, recorded_losses
 from stages.progress import metric, note
 from stages.rows import Row, read_rows, write_rows
-from stages.teacher_shards import FOLDER
+from stages.teacher_shards import carry_candidates
 
 
 class CurateConfig(StageConfig):
@@ -113,10 +112,7 @@ def _forecast(config: CurateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     facts: Facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
     if model is None:
         return Forecast(facts)
-    if data.get("vocab_size", model.get("vocab_size")) != model.get("vocab_size", data.get("vocab_size")):
-        raise ValueError(
-            f"vocabulary mismatch: model {model['vocab_size']}, recorded teacher {data['vocab_size']} tokens"
-        )
+    check_vocabulary(model, data, "recorded teacher")
     num_parameters = float(model.get("num_parameters", 0))
     # a rewrite and its reference, prompts included
     num_flops = 2.0 * num_parameters * config.num_scored_rows * 2 * 300
@@ -141,9 +137,12 @@ def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> Dataset
         curation.keep_unique(config.duplicate_threshold, config.duplicates_of, config.shingle_words)
     if inputs.tasks:
         options = {name: getattr(config, name) for name in ("ngram_words", "min_ngram_words", "max_ngram_rows")}
-        curation.keep_unseen(
-            [_task(one, index) for index, one in enumerate(inputs.tasks)], config.decontaminate, **options
-        )
+        names = unique_names(inputs.tasks, "task")
+        tasks = [(name, asked_rows(data)) for name, data in zip(names, inputs.tasks, strict=True)]
+        for name, asked in tasks:
+            if not asked:
+                raise ValueError(f"tasks: data set {name!r} has no questions, only text")
+        curation.keep_unseen(tasks, config.decontaminate, **options)
     curation.keep_farthest(config.max_rows)
     curation.check()
     return _finish(config, inputs, workdir / "content", curation)
@@ -161,19 +160,10 @@ def _num_tokens(row: Row, tokenizer: Any) -> int:
     return len(tokenizer(_told(row), add_special_tokens=False).input_ids)
 
 
-def _task(data: DatasetArtifact, index: int) -> tuple[str, list[Row]]:
-    """Return a task's name and the rows that `evaluate` asks: the held-out ones where there are any."""
-    name = str(data.facts.get("name", f"task_{index}"))
-    rows = [row for row in read_rows(data.path / "rows.jsonl") if row.question]
-    if not rows:
-        raise ValueError(f"tasks: data set {name!r} has no questions, only text")
-    return name, [row for row in rows if row.split == "heldout"] or rows
-
-
 def _finish(config: CurateConfig, inputs: CurateInputs, content: Path, curation: Curation) -> DatasetArtifact:
     rows, facts = curation.rows, inputs.data.facts
     write_rows(content / "rows.jsonl", rows)
-    _carry_teacher(inputs.data.path, content, rows)
+    carry_candidates(inputs.data.path, content, rows)
     for kind, count in curation.counts.items():
         # a task's name may hold what MLflow refuses in a metric's
         metric("num_dropped_" + re.sub(r"[^\w.-]", "_", kind), count)
@@ -199,18 +189,3 @@ def _losses(config: CurateConfig, inputs: CurateInputs, rows: list[Row]) -> Loss
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     return losses_under_model(inputs.model.path, rows, config.num_scored_rows, dtype, device)
-
-
-def _carry_teacher(source: Path, content: Path, rows: list[Row]) -> None:
-    """Put the shards of the kept rows beside them: linked where the file system can, since a shard never changes."""
-    names = sorted({row.recorded_in for row in rows if row.recorded_in})
-    for name in names:
-        shard = source / FOLDER / name
-        if not shard.exists():
-            raise ValueError(f"recorded teacher {FOLDER}/{name} is missing from the data set")
-        (content / FOLDER).mkdir(parents=True, exist_ok=True)
-        (content / FOLDER / name).unlink(missing_ok=True)
-        try:
-            os.link(shard, content / FOLDER / name)
-        except OSError:
-            shutil.copyfile(shard, content / FOLDER / name)

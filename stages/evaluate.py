@@ -22,10 +22,11 @@ from registry.artifact import DatasetArtifact, EvaluationArtifact, Facts, ModelA
 from registry.fingerprint import folder_digests
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
+from stages.measured_data import asked_rows, plain_text, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
 from stages.progress import bar, metric, track
-from stages.rows import Row, read_rows, split_rows
+from stages.rows import Row
 
 RESULT = "evaluation.json"
 NUM_TIMED_ROUNDS = 3
@@ -101,7 +102,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     runner = _runner(config, inputs.model)
     has_generation_config = (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
-    rows = {_task_name(inputs, index): _rows(config, data) for index, data in enumerate(inputs.tasks)}
+    names = unique_names(inputs.tasks, "task")
+    rows = {name: asked_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
     evaluation: dict[str, Any] = {"format": inputs.model.kind, "num_blocks": inputs.model.facts["num_blocks"]}
     evaluation |= _size(config, inputs.model, model_config)
     evaluation["perplexity"] = _perplexity(config, inputs, runner, tokenizer)
@@ -132,23 +134,11 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items()}
 
 
-def _task_name(inputs: EvaluateInputs, index: int) -> str:
-    """Return the data set's name, numbered where two have the same."""
-    names = [str(data.facts.get("name", f"task_{position}")) for position, data in enumerate(inputs.tasks)]
-    return names[index] if names.count(names[index]) == 1 else f"{names[index]}_{index}"
-
-
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
     if isinstance(model, OnnxArtifact):
         return OnnxRunner(open_session(model.path))
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
-
-
-def _rows(config: EvaluateConfig, data: DatasetArtifact) -> list[Row]:
-    rows = read_rows(data.path / "rows.jsonl")
-    rows = [row for row in split_rows(rows, "heldout") or rows if row.question]
-    return rows[: config.max_rows] if config.max_rows else rows
 
 
 def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
@@ -164,10 +154,7 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
 def _perplexity(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> float | None:
     if inputs.text is None:
         return None
-    text = "\n\n".join(row.text for row in read_rows(inputs.text.path / "rows.jsonl") if row.text)
-    if not text:
-        raise ValueError("input text: the data set has no text rows; ingest it from text:PATH or a `text` column")
-    token_ids = tokenizer(text, add_special_tokens=False).input_ids
+    token_ids = tokenizer(plain_text(inputs.text), add_special_tokens=False).input_ids
     counter = bar("reading text", max(1, -(-len(token_ids) // config.perplexity_window)), "windows")
     return perplexity(
         runner,

@@ -14,10 +14,10 @@ from compressors.distill.loop import Trainer, packing_matches
 from compressors.distill.objectives import OBJECTIVES
 from compressors.distill.packing import Example
 from compressors.distill.reduction import Reduction
-from compressors.distill.steps import Schedule, used_examples
+from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student
 from registry.artifact import AdapterArtifact, Facts
-from stages.contract import Forecast, stage
+from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model, load_tokenizer
@@ -39,8 +39,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             "objectives.forward_kl: no data set has a recorded teacher; set num_recorded in self_data, or give the input `teacher`"
         )
     for who, other in [*(("recorded teacher", one) for one in data), *(("teacher", one) for one in teacher)]:
-        if other.get("vocab_size", model.get("vocab_size")) != model.get("vocab_size", other.get("vocab_size")):
-            raise ValueError(f"vocabulary mismatch: model {model['vocab_size']}, {who} {other['vocab_size']} tokens")
+        check_vocabulary(model, other, who)
     if config.adapt_blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt_blocks is 'after_cut', but no block of the model was removed")
     num_parameters = float(model.get("num_parameters", 0))
@@ -74,7 +73,8 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     """Return the training before its first step: student, teacher, rows and frozen states in place."""
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
-    rows = TrainingRows.read(config, inputs)
+    tokenizer = load_tokenizer(inputs.model.path)
+    rows = TrainingRows.read(config, inputs, tokenizer)
     base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
     teacher = None
     if inputs.teacher is not None and config.objectives.get("forward_kl"):
@@ -82,22 +82,20 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
     schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
-    order = Mixture(rows.train, rows.sources, config.shares, config.seed)
-    used = used_examples(order, rows.train, schedule)
-    rows = with_prefix(rows, used, student, workdir, config.tokens_per_micro_batch, is_packed)
+    steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
+    rows = with_prefix(rows, steps.used(), student, workdir, config.tokens_per_micro_batch, is_packed)
     weights = {name: weight for name, weight in config.objectives.items() if weight}
     trainer = Trainer(
         student,
         rows.train,
-        order,
+        steps,
         Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
-        schedule,
         is_packed,
         Accelerator(cpu=device.type == "cpu"),
         teacher=teacher,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
     )
-    return TrainingRun(config, trainer, rows, load_tokenizer(inputs.model.path), workdir)
+    return TrainingRun(config, trainer, rows, tokenizer, workdir)
 
 
 def first_adapted_block(config: FinetuneConfig, facts: Facts) -> int:

@@ -8,9 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
-from compressors.adapt.lora import Lora
-from compressors.adapt.weights import FullWeights, LastBlocks
-from compressors.catalogue import did_you_mean
+from compressors.catalogue import build, did_you_mean
 from compressors.distill.objectives import OBJECTIVES
 from registry.artifact import DatasetArtifact, ModelArtifact
 from stages.contract import StageConfig
@@ -136,19 +134,16 @@ class FinetuneConfig(StageConfig):
     @property
     def adapt_method(self) -> AdaptMethod:
         """The method that makes weights trainable."""
-        assert self.method in ADAPT_METHODS
-        if self.method == "full":
-            return FullWeights()
-        if self.method == "last_blocks":
-            return LastBlocks(num_blocks=self.num_last_blocks)
-        return Lora(
-            rank=self.rank,
-            alpha=self.alpha,
-            dropout=self.dropout,
-            targets=tuple(self.targets),
-            is_rank_stabilized=self.method == "rslora",
-            is_decomposed=self.method == "dora",
-        )
+        low_rank = {
+            "rank": self.rank,
+            "alpha": self.alpha,
+            "dropout": self.dropout,
+            "targets": tuple(self.targets),
+            "is_rank_stabilized": self.method == "rslora",
+            "is_decomposed": self.method == "dora",
+        }
+        params = {"full": {}, "last_blocks": {"num_blocks": self.num_last_blocks}}
+        return build(ADAPT_METHODS, self.method, params.get(self.method, low_rank))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import torch
 
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt
+from compressors.self_data.prompts import answer_tokens, chat_prompt
 from stages.model_folder import load_model, load_tokenizer
 from stages.rows import Row
 from stages.teacher_shards import TeacherRecord
@@ -59,12 +59,9 @@ def losses_under_model(
         num_tokens = sum(one.num_tokens for one in scored)
         return -sum(one.logprob_nats for one in scored) / num_tokens if num_tokens else None
 
-    def tokens(text: str) -> list[int]:
-        return [*tokenizer(text, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
-
     referred = rewritten or spread(asked, num_rows)
-    ours = [(row, row.answer_ids or tokens(row.answer)) for row in rewritten]
-    references = [(row, tokens(row.reference or row.answer)) for row in referred]
+    ours = [(row, row.answer_ids or answer_tokens(tokenizer, row.answer)) for row in rewritten]
+    references = [(row, answer_tokens(tokenizer, row.reference or row.answer)) for row in referred]
     source = "the model, on the same questions" if rewritten else "the model"
     return Losses(source, mean(ours), len(ours), mean(references), len(references))
 

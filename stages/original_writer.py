@@ -12,12 +12,12 @@ from transformers import AutoConfig, GenerationConfig
 
 from compressors.catalogue import build
 from compressors.export.runtime import OnnxRunner
-from compressors.measure.likelihood import pad_right
+from compressors.measure.likelihood import top_candidates
 from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.measure.sampling import Generation, Sampling
 from compressors.self_data.choose import CHOOSERS, Candidate, Decision, decide
 from compressors.self_data.keep import Verdict
-from compressors.self_data.prompts import chat_prompt, start_token_id, stop_token_ids
+from compressors.self_data.prompts import answer_tokens, chat_prompt, start_token_id, stop_token_ids
 from compressors.self_data.styles import AUTO, STYLES, rewrite_question, style_of
 from compressors.self_data.verifiers import VERIFIERS, BannedPhrases
 from stages.chat_server import ServerSampler
@@ -151,8 +151,7 @@ class OriginalWriter:
     def _answer_ids(self, verdict: Verdict, generation: Generation) -> list[int]:
         if verdict.source == "rewrite":
             return generation.token_ids
-        ids = self.tokenizer(verdict.answer, add_special_tokens=False).input_ids
-        return [*ids, self.tokenizer.eos_token_id]
+        return answer_tokens(self.tokenizer, verdict.answer)
 
     def _teacher(
         self, row: Row, decision: Decision, prompt: Prompt, generation: Generation, answer_ids: list[int]
@@ -170,11 +169,9 @@ class OriginalWriter:
 
     def _score(self, prompt_ids: list[int], answer_ids: list[int]) -> tuple[Tensor, Tensor]:
         """Return the most probable candidates at each answer token, from one forward pass."""
-        ids, mask = pad_right([[*prompt_ids, *answer_ids][:-1]], self.runner.device)
-        logits, _ = self.runner.forward(ids, mask, None, last_only=False)
-        logprobs = logits[0, len(prompt_ids) - 1 :].float().log_softmax(dim=-1)
-        values, top_ids = logprobs.topk(min(self.config.num_recorded, logprobs.shape[-1]), dim=-1)
-        return top_ids.cpu(), values.cpu()
+        pairs = [(prompt_ids, answer_ids)]
+        [scored] = top_candidates(self.runner, pairs, num_candidates=self.config.num_recorded, batch_size=1)
+        return scored
 
 
 def _stop_ids(tokenizer: Any, folder: Path) -> list[int]:

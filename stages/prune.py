@@ -11,7 +11,6 @@ from pydantic import Field, field_validator, model_validator
 from transformers import PreTrainedModel
 
 from compressors.catalogue import did_you_mean
-from compressors.measure.likelihood import pad_right
 from compressors.prune.blocks import remove_blocks
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
@@ -21,7 +20,7 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
-from stages.samples import training_samples
+from stages.samples import run_through, training_samples
 
 Quantity = Literal["parameters", "flops", "latency"]
 
@@ -136,11 +135,7 @@ def _patch(
 ) -> None:
     """Fit the map on the rows that the model will be used for, and fold it in."""
     fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
-    counter = bar("fitting the patch", sum(map(len, samples)), "tokens")
-    for start in range(0, len(samples), config.batch_size):
-        batch = samples[start : start + config.batch_size]
-        fit.update(model, *pad_right(batch, model.device))
-        counter.advance(sum(map(len, batch)))
+    run_through(model, samples, config.batch_size, fit.update, "fitting the patch")
     patch = fit.solve(removed[0], config.ridge)
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)

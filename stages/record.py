@@ -8,19 +8,24 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
-from torch import Tensor
 
-from compressors.measure.likelihood import pad_right
+from compressors.measure.likelihood import Pair, top_candidates
 from compressors.measure.runner import TorchRunner
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, note
-from stages.rows import Row, read_rows, write_rows
+from stages.rows import Row, piece_split, read_rows, write_rows
 from stages.samples import exact_tokens
-from stages.teacher_shards import FOLDER, finished_shards, gather_rows, recorded_facts, shard_name, write_shard
-from stages.training_rows import HELDOUT_PIECE
+from stages.teacher_shards import (
+    carry_candidates,
+    finished_shards,
+    gather_rows,
+    recorded_facts,
+    shard_name,
+    write_shard,
+)
 
 
 class RecordConfig(StageConfig):
@@ -89,11 +94,14 @@ def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> Dataset
     for index, shard in enumerate(shards):
         if index in done:
             continue
-        recorded: dict[str, tuple[Tensor, Tensor]] = {}
-        for start in range(0, len(shard), config.batch_size):
-            batch = shard[start : start + config.batch_size]
-            recorded |= _score(config, runner, batch)
-            counter.advance(len(batch))
+        candidates = top_candidates(
+            runner,
+            [_recorded_part(config, row) for row in shard],
+            num_candidates=config.num_recorded,
+            batch_size=config.batch_size,
+            on_scored=counter.advance,
+        )
+        recorded = dict(zip((row.id for row in shard), candidates, strict=True))
         write_shard(folder, index, [row.with_changes(recorded_in=shard_name(index)) for row in shard], recorded)
     return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
 
@@ -110,22 +118,17 @@ def _tokenized(config: RecordConfig, inputs: RecordInputs, tokenizer: Any) -> It
         ids = tokenizer(row.text).input_ids
         for piece, start in enumerate(range(0, len(ids), config.max_tokens)):
             part = ids[start : start + config.max_tokens]
-            split = "heldout" if piece % HELDOUT_PIECE == HELDOUT_PIECE - 1 else row.split
+            split = piece_split(row.split, piece)
             if len(part) > 1:
                 text = tokenizer.decode(part)
                 yield Row(f"{row.id}-{piece:05d}", text=text, split=split, prompt_ids=part[:1], answer_ids=part[1:])
 
 
-def _score(config: RecordConfig, runner: TorchRunner, rows: list[Row]) -> dict[str, tuple[Tensor, Tensor]]:
-    ids, mask = pad_right([[*row.prompt_ids, *row.answer_ids][:-1] for row in rows], runner.device)
-    logits, _ = runner.forward(ids, mask, None, last_only=False)
-    recorded = {}
-    for index, row in enumerate(rows):
-        first = 0 if config.tokens == "all" else len(row.prompt_ids) - 1
-        scores = logits[index, first : len(row.prompt_ids) + len(row.answer_ids) - 1].float().log_softmax(dim=-1)
-        values, top_ids = scores.topk(config.num_recorded, dim=-1)
-        recorded[row.id] = (top_ids.cpu(), values.cpu())
-    return recorded
+def _recorded_part(config: RecordConfig, row: Row) -> Pair:
+    """Return what only gives context, and the tokens that get candidates."""
+    tokens = [*row.prompt_ids, *row.answer_ids]
+    first = 1 if config.tokens == "all" else len(row.prompt_ids)
+    return tokens[:first], tokens[first:]
 
 
 def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
@@ -133,7 +136,7 @@ def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: lis
     content = workdir / "content"
     content.mkdir(parents=True, exist_ok=True)
     write_rows(content / "rows.jsonl", rows)
-    (workdir / "shards" / FOLDER).rename(content / FOLDER)
+    carry_candidates(workdir / "shards", content, rows)
     return DatasetArtifact.at(
         content,
         name=inputs.data.facts.get("name", "recorded"),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 Split = Literal["train", "heldout"]
+HELDOUT_PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,11 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def split_rows(rows: Iterable[Row], split: Split) -> list[Row]:
     """Return the rows of one split."""
     return [row for row in rows if row.split == split]
+
+
+def piece_split(split: Split, piece: int) -> Split:
+    """Return the split of one piece of a long text: of a training text, one piece in `HELDOUT_PIECE` is held out."""
+    return "heldout" if piece % HELDOUT_PIECE == HELDOUT_PIECE - 1 else split
 
 
 def _compact(row: Row) -> dict[str, Any]:

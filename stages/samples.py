@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from compressors.measure.likelihood import pad_right
 from compressors.prune.calibration import Sample
-from compressors.self_data.prompts import chat_prompt
+from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import DatasetArtifact
 from stages.model_folder import load_tokenizer
+from stages.progress import bar
 from stages.rows import Row, read_rows, split_rows
 
 
@@ -51,13 +57,25 @@ def calibration_samples(
     return sorted(samples, key=lambda sample: len(sample.ids))
 
 
+def run_through(
+    model: PreTrainedModel,
+    samples: Sequence[Sequence[int]],
+    batch_size: int,
+    update: Callable[[PreTrainedModel, Tensor, Tensor], None],
+    label: str,
+) -> None:
+    """Give `update` the model and every batch of samples (input ids, attention mask, right-padded), with a progress bar."""
+    counter = bar(label, sum(map(len, samples)), "tokens")
+    for start in range(0, len(samples), batch_size):
+        batch = samples[start : start + batch_size]
+        update(model, *pad_right(batch, model.device))
+        counter.advance(sum(map(len, batch)))
+
+
 def exact_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
     """Return (prompt, answer with the token that ends it): those on record where a model wrote or scored the row."""
     prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
-    return prompt, row.answer_ids or [
-        *tokenizer(row.answer, add_special_tokens=False).input_ids,
-        tokenizer.eos_token_id,
-    ]
+    return prompt, row.answer_ids or answer_tokens(tokenizer, row.answer)
 
 
 def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], row: Row) -> list[Sample]:

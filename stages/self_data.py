@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from stages.original_writer import OriginalWriter
 from stages.progress import bar, metric, note
 from stages.rows import Row, Split, read_rows, write_rows
 from stages.self_data_config import SelfDataConfig
-from stages.teacher_shards import FOLDER, finished_shards, gather_rows, recorded_facts, write_shard
+from stages.teacher_shards import carry_candidates, finished_shards, gather_rows, recorded_facts, write_shard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +84,7 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     rows.sort(key=lambda row: row.id)
     content = workdir / "content"
     write_rows(content / "rows.jsonl", rows)
-    if any(row.recorded_in for row in rows):
-        shutil.copytree(workdir / "shards" / FOLDER, content / FOLDER)
+    carry_candidates(workdir / "shards", content, rows)
     num_kept = _report(rows)
     name = str(inputs.data.facts.get("name", "rewritten"))
     write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))

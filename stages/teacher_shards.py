@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -66,6 +67,23 @@ def finished_shards(folder: Path) -> set[int]:
 def gather_rows(folder: Path, num_shards: int) -> list[Row]:
     """Return the rows of all shards in order."""
     return [row for index in range(num_shards) for row in read_rows(folder / f"rows-{index:05d}.jsonl")]
+
+
+def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
+    """Put the candidates of these rows beside them: linked where the file system can, since a shard never changes; else copied.
+
+    `source` keeps its own, so that a stage killed in between can do it again. Raises ValueError when a file is not there.
+    """
+    for name in sorted({row.recorded_in for row in rows if row.recorded_in}):
+        shard, target = source / FOLDER / name, content / FOLDER / name
+        if not shard.exists():
+            raise ValueError(f"recorded teacher {FOLDER}/{name} is missing from the data set")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(shard, target)
+        except OSError:
+            shutil.copyfile(shard, target)
 
 
 def recorded_facts(num_recorded: int, model: Facts) -> Facts:

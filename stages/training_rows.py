@@ -14,15 +14,12 @@ from compressors.distill.packing import Example
 from compressors.distill.student import Student, record_prefix
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.model_folder import load_tokenizer
 from stages.progress import bar, note
-from stages.rows import Row, Split, read_rows
+from stages.rows import Row, piece_split, read_rows
 from stages.samples import exact_tokens
 from stages.teacher_shards import TeacherRecord
 
 PREFIX_FILE = "prefix.bin"
-# Of the pieces that a long training text is cut into, one in so many is held out.
-HELDOUT_PIECE = 16
 
 
 @dataclass(frozen=True)
@@ -36,9 +33,8 @@ class TrainingRows:
     heldout_rows: list[Row]
 
     @staticmethod
-    def read(config: FinetuneConfig, inputs: FinetuneInputs) -> TrainingRows:
+    def read(config: FinetuneConfig, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
         """Read every data set once. Raises ValueError when nothing is left to train on, or an objective has no teacher at all."""
-        tokenizer = load_tokenizer(inputs.model.path)
         found = TrainingRows([], [], [], [], [])
         for source, data in enumerate(inputs.data):
             _read_one(config, data, source, tokenizer, found)
@@ -134,7 +130,7 @@ def _read_one(config: FinetuneConfig, data: DatasetArtifact, source: int, tokeni
     for row in read_rows(data.path / "rows.jsonl"):
         examples = [example for example in _row_examples(config, row, tokenizer, teacher) if example.answer_ids]
         for piece, example in enumerate(examples):
-            split: Split = "heldout" if piece % HELDOUT_PIECE == HELDOUT_PIECE - 1 else row.split
+            split = piece_split(row.split, piece)
             (into.heldout if split == "heldout" else into.train).append(example)
             if split == "train":
                 into.sources.append(source)

@@ -99,9 +99,9 @@ class TrainingRun:
 
     def _look(self, step: int) -> None:
         """Judge the weights of now (their running mean where one is kept) on the held-out rows."""
-        own = trained_weights(self.student)
-        average = self.trainer.average
+        average, own = self.trainer.average, {}
         if average is not None:
+            own = trained_weights(self.student)
             set_weights(self.student, average.weights)
         losses = heldout_losses(self.trainer, self.rows.heldout)
         for name, loss in losses.items():

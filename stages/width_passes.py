@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from compressors.measure.likelihood import pad_right
 from compressors.prune.width_layout import Part, attention_parts, feed_forward_parts, num_inputs
 from compressors.prune.width_refit import Refit
 from compressors.prune.width_scores import WidthScan, WidthScore, highest
 from registry.fingerprint import RECORDS_FOLDER
-from stages.progress import bar, metric
+from stages.progress import metric
+from stages.samples import run_through
 
 Units = Literal["channels", "groups"]
 # Normal equations held at once; a model with more of them is run several times.
@@ -36,7 +36,7 @@ class Passes:
         """Score the units of every block, all kinds in one pass, and return the indices of those that stay, one tensor a block."""
         scan = WidthScan(score, [part for what in num_kept for part in _parts(self.model, what)])
         if score.source != "weights":
-            self._stream("scoring width", scan.update)
+            run_through(self.model, self.samples, self.batch_size, scan.update, "scoring width")
         scores = iter(scan.scores())
         kept: dict[Units, list[Tensor]] = {}
         for what, count in num_kept.items():
@@ -69,16 +69,9 @@ class Passes:
                 now.append(one)
             waiting = waiting[len(now) :]
             fit = Refit([source for _, _, source, _, _ in now])
-            self._stream("fitting the patch", fit.update)
+            run_through(self.model, self.samples, self.batch_size, fit.update, "fitting the patch")
             for index, (what, block_index, _, part, units) in enumerate(now):
                 metric(f"{what}_patch_residual_fraction", fit.fold(index, part, units, ridge), step=block_index)
-
-    def _stream(self, label: str, update: Callable[[PreTrainedModel, Tensor, Tensor], None]) -> None:
-        counter = bar(label, sum(map(len, self.samples)), "tokens")
-        for start in range(0, len(self.samples), self.batch_size):
-            batch = self.samples[start : start + self.batch_size]
-            update(self.model, *pad_right(batch, self.model.device))
-            counter.advance(sum(map(len, batch)))
 
 
 def record_kept(content: Path, kept: Mapping[Units, Sequence[Tensor]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.model_folder import load_model
 
 configure_process()
 # one thread: a model of 64 hidden units only waits for its second one
@@ -61,3 +63,18 @@ def clean_environment() -> dict[str, str]:
     """The environment for a child process: ours without another run's homes."""
     dropped = ("ATTAR_HOME", "MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PREFECT_HOME")
     return {name: value for name, value in os.environ.items() if name not in dropped}
+
+
+@pytest.fixture
+def kl_between() -> Callable[[ModelArtifact, ModelArtifact, list[int]], float]:
+    """KL(first || second) of two models on one sample, in nats a token, in float32."""
+
+    def kl(first: ModelArtifact, second: ModelArtifact, sample: list[int]) -> float:
+        with torch.no_grad():
+            one, other = (
+                load_model(artifact.path, "float32")(input_ids=torch.tensor([sample])).logits.log_softmax(-1)
+                for artifact in (first, second)
+            )
+        return float((one.exp() * (one - other)).sum(-1).mean())
+
+    return kl

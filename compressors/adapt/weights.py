@@ -13,24 +13,18 @@ from compressors.prune.blocks import decoder_blocks
 
 @dataclass(frozen=True, kw_only=True)
 class FullWeights:
-    """Train every weight of the blocks from `first_block` on, and the final norm; with `adapt_embeddings` embedding and head too."""
-
-    adapt_embeddings: bool = False
+    """Train every weight of the blocks from `first_block` on, and the final norm; embedding and head stay."""
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
         """Return the model with those weights trainable, in float32: an update of bf16 weights is lost to rounding."""
-        trained: list[nn.Module] = [*decoder_blocks(model)[first_block:], *final_norms(model)]
-        if self.adapt_embeddings:
-            trained += [model.get_input_embeddings(), model.get_output_embeddings()]
-        return _train_only(model, trained)
+        return _train_only(model, [*decoder_blocks(model)[first_block:], *final_norms(model)])
 
 
 @dataclass(frozen=True, kw_only=True)
 class LastBlocks:
-    """Train the last `num_blocks` blocks, the final norm and the head. A head tied to the embedding is untouched unless `adapt_tied_head`."""
+    """Train the last `num_blocks` blocks, the final norm and the head. A head tied to the embedding stays as it is."""
 
     num_blocks: int = 2
-    adapt_tied_head: bool = False
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel:
         """Return the model with those weights trainable, in float32. Raises ValueError for more blocks than there are."""
@@ -41,7 +35,7 @@ class LastBlocks:
         assert isinstance(head, nn.Module), "Student checks that there is one"
         is_tied = head.weight is model.get_input_embeddings().weight
         trained: list[nn.Module] = [*blocks[max(first_block, len(blocks) - self.num_blocks) :], *final_norms(model)]
-        return _train_only(model, trained if is_tied and not self.adapt_tied_head else [*trained, head])
+        return _train_only(model, trained if is_tied else [*trained, head])
 
 
 def final_norms(model: PreTrainedModel) -> list[nn.Module]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from compressors.distill.average import WeightAverage, set_weights, trained_weig
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch, Example, batches, collate
 from compressors.distill.reduction import LiveTeacher, Reduction, Sums
-from compressors.distill.steps import Schedule, steps_of
+from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, mixed_precision
 
 
@@ -35,21 +35,19 @@ class StepRecord:
 class Trainer:
     """A student and everything that moves while it learns.
 
-    `order(epoch)` gives the examples of an epoch. `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where
-    the examples carry no recorded one. `average`: a running mean of the weights, kept beside them.
+    `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where the examples carry no recorded
+    one. `average`: a running mean of the weights, kept beside them.
     """
 
     student: Student
     examples: Sequence[Example]
-    order: Callable[[int], Sequence[int]]
+    steps: Steps
     reduction: Reduction
-    schedule: Schedule
     is_packed: bool
     accelerator: Accelerator
     teacher: Student | None = None
     average: WeightAverage | None = None
     step: int = 0
-    steps: list[list[int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         trainable = [p for p in self.student.parameters() if p.requires_grad]
@@ -58,22 +56,22 @@ class Trainer:
         )
         self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
-        self.num_steps_per_epoch = len(self._epoch_steps(0))
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long training lasts and how fast it moves."""
+        return self.steps.schedule
 
     @property
     def num_steps(self) -> int:
         """Steps of the whole schedule."""
-        planned = self.num_steps_per_epoch * self.schedule.num_epochs
-        return min(planned, self.schedule.max_steps or planned)
+        return len(self.steps)
 
     def run(self) -> Iterator[StepRecord]:
         """Yield a record after every optimizer step, from the current step on. Save `state()` between steps to resume there."""
         while self.step < self.num_steps:
-            epoch, position = divmod(self.step, self.num_steps_per_epoch)
-            if position == 0 or not self.steps:
-                self.steps = self._epoch_steps(epoch)
-            # an epoch that packs into fewer steps than the first ends early; the schedule keeps its length
-            yield self._optimize(self.steps[position % len(self.steps)], epoch)
+            epoch, chosen = self.steps.at(self.step)
+            yield self._optimize(chosen, epoch)
 
     def state(self) -> dict[str, Any]:
         """Return all that a resumed run needs for the same weights bit for bit: trainable weights, optimizer, step, random state."""
@@ -98,7 +96,6 @@ class Trainer:
         if not self._is_cpu:
             torch.get_device_module().set_rng_state(state["device_random"])
         self.step = state["step"]
-        self.steps = self._epoch_steps(self.step // self.num_steps_per_epoch)
 
     @property
     def _is_cpu(self) -> bool:
@@ -151,9 +148,6 @@ class Trainer:
     def _micro_batches(self, chosen: Sequence[int]) -> list[Batch]:
         limit = self.tokens_per_micro_batch
         return list(batches(self.examples, tokens_per_batch=limit, order=chosen, is_packed=self.is_packed))
-
-    def _epoch_steps(self, epoch: int) -> list[list[int]]:
-        return steps_of(self.order(epoch), self.examples, self.schedule.tokens_per_step)
 
 
 class NotFiniteError(ValueError):

@@ -82,7 +82,8 @@ def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bo
         input_ids[row, start:end] = torch.tensor([*example.prompt_ids, *example.answer_ids])
         position_ids[row, start:end] = torch.arange(example.num_tokens)
         mask[row, start:end] = 1
-        if prefix is not None and example.prefix is not None:
+        if prefix is not None:
+            assert example.prefix is not None, "all examples of a batch were run through the frozen blocks, or none"
             prefix[row, start:end] = example.prefix
         first = start + len(example.prompt_ids) - 1  # the last prompt token predicts the first answer token
         rows.extend([row] * len(example.answer_ids))
@@ -109,14 +110,13 @@ def _teacher(examples: Sequence[Example]) -> tuple[Tensor | None, Tensor | None,
     width = widths.pop()
     ids, logprobs, has = [], [], []
     for example in examples:
-        num_recorded = 0
+        num_recorded = 0 if example.top_ids is None else len(example.top_ids)
+        num_silent = len(example.answer_ids) - num_recorded  # before the recorded ones
+        ids.append(torch.zeros(num_silent, width, dtype=torch.long))
+        logprobs.append(torch.zeros(num_silent, width))
         if example.top_ids is not None and example.top_logprobs is not None:
-            num_recorded = len(example.top_ids)
             ids.append(example.top_ids.long())
             logprobs.append(example.top_logprobs)
-        num_silent = len(example.answer_ids) - num_recorded  # before the recorded ones
-        ids.insert(len(ids) - bool(num_recorded), torch.zeros(num_silent, width, dtype=torch.long))
-        logprobs.insert(len(logprobs) - bool(num_recorded), torch.zeros(num_silent, width))
         has.append(torch.arange(len(example.answer_ids)) >= num_silent)
     return torch.cat(ids), torch.cat(logprobs), torch.cat(has)
 

@@ -53,14 +53,32 @@ def steps_of(order: Sequence[int], examples: Sequence[Example], tokens_per_step:
     return steps
 
 
-def used_examples(order: Callable[[int], Sequence[int]], examples: Sequence[Example], schedule: Schedule) -> set[int]:
-    """Return the examples that a schedule reaches."""
-    used: set[int] = set()
-    num_left = schedule.max_steps or math.inf
-    for epoch in range(schedule.num_epochs):
-        steps = steps_of(order(epoch), examples, schedule.tokens_per_step)
-        used.update(index for step in steps[: int(min(num_left, len(steps)))] for index in step)
-        num_left -= len(steps)
-        if num_left <= 0:
-            break
-    return used
+class Steps:
+    """Which examples each optimizer step of a schedule takes. `order(epoch)` gives the examples of an epoch.
+
+    Epochs are as long as the first: one that packs into fewer steps begins again, one that packs into more is cut.
+    """
+
+    def __init__(self, order: Callable[[int], Sequence[int]], examples: Sequence[Example], schedule: Schedule) -> None:
+        self.schedule = schedule
+        self._order, self._examples = order, examples
+        self._epoch, self._steps = 0, self._of_epoch(0)
+        self.num_per_epoch = len(self._steps)
+
+    def __len__(self) -> int:
+        planned = self.num_per_epoch * self.schedule.num_epochs
+        return min(planned, self.schedule.max_steps or planned)
+
+    def at(self, step: int) -> tuple[int, list[int]]:
+        """Return (epoch, examples) of a step, counted from 0."""
+        epoch, position = divmod(step, self.num_per_epoch)
+        if epoch != self._epoch:
+            self._epoch, self._steps = epoch, self._of_epoch(epoch)
+        return epoch, self._steps[position % len(self._steps)]
+
+    def used(self) -> set[int]:
+        """Return the examples of all steps."""
+        return {index for step in range(len(self)) for index in self.at(step)[1]}
+
+    def _of_epoch(self, epoch: int) -> list[list[int]]:
+        return steps_of(self._order(epoch), self._examples, self.schedule.tokens_per_step)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from compressors.distill.head import OutputHead, check_head, output_head
 from compressors.distill.packing import Batch, Example, batches
 from compressors.prune.blocks import decoder_blocks
+from compressors.prune.bypass import without_blocks
 
 
 class Student(nn.Module):
@@ -39,7 +40,9 @@ class Student(nn.Module):
         plain = plain_model(self.model)
         device = plain.device
         options = {} if batch.attention_mask is None else {"attention_mask": batch.attention_mask.to(device)}
-        with mixed_precision(self.model), _recorded(plain, self.first_block, batch.prefix):
+        recorded = None if batch.prefix is None else batch.prefix.to(device)
+        resume_at = 0 if recorded is None else self.first_block
+        with mixed_precision(self.model), without_blocks(plain, frozenset(), resume_at, recorded):
             output = plain.base_model(
                 input_ids=batch.input_ids.to(device),
                 position_ids=batch.position_ids.to(device),
@@ -102,34 +105,6 @@ def record_prefix(
                 yield index, hidden[row, start : start + examples[index].num_tokens]
     finally:
         hook.remove()
-
-
-@contextmanager
-def _recorded(model: PreTrainedModel, first_block: int, prefix: Tensor | None) -> Iterator[None]:
-    """Let the blocks before `first_block` pass their input on, the last of them give `prefix` instead."""
-    if prefix is None:
-        yield
-        return
-    blocks = decoder_blocks(model)
-    originals = list(blocks[:first_block])
-    for index in range(first_block):
-        blocks[index] = _Passing(prefix.to(model.device) if index == first_block - 1 else None)
-    try:
-        yield
-    finally:
-        for index, original in enumerate(originals):
-            blocks[index] = original
-
-
-class _Passing(nn.Module):
-    """Stands for a block whose work is done: gives the recorded states, or what it was given."""
-
-    def __init__(self, recorded: Tensor | None) -> None:
-        super().__init__()
-        self.recorded = recorded
-
-    def forward(self, hidden_states: Tensor, *args: object, **kwargs: object) -> Tensor:
-        return hidden_states if self.recorded is None else self.recorded
 
 
 class _EnoughError(Exception):

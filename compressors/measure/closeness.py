@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy.stats import bootstrap
 
-from compressors.measure.likelihood import pad_right
+from compressors.measure.likelihood import Pair, scoring_batches
 from compressors.measure.runner import CausalRunner
 
 NUM_RESAMPLES = 2000
@@ -32,24 +32,19 @@ class TextCloseness:
 def closeness(
     student: CausalRunner,
     original: CausalRunner,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pairs: Sequence[Pair],
     *,
     batch_size: int,
     on_scored: Callable[[int], None] = lambda count: None,
 ) -> list[TextCloseness]:
     """Compare the two models on each continuation given its context, both token ids, the context at least one token."""
-    order = sorted(range(len(pairs)), key=lambda index: -(len(pairs[index][0]) + len(pairs[index][1])))
     found: dict[int, TextCloseness] = {}
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        ids, mask = pad_right([[*pairs[index][0], *pairs[index][1]][:-1] for index in chunk], student.device)
+    for places, ids, mask in scoring_batches(pairs, batch_size, student.device):
         mine, _ = student.forward(ids, mask, None, last_only=False)
         theirs, _ = original.forward(ids, mask, None, last_only=False)
-        for row, index in enumerate(chunk):
-            context, continuation = pairs[index]
-            tokens = slice(len(context) - 1, len(context) - 1 + len(continuation))
-            found[index] = _compare(mine[row, tokens], theirs[row, tokens], torch.tensor(list(continuation)))
-        on_scored(len(chunk))
+        for row, (index, tokens) in enumerate(places):
+            found[index] = _compare(mine[row, tokens], theirs[row, tokens], torch.tensor(list(pairs[index][1])))
+        on_scored(len(places))
     return [found[index] for index in range(len(pairs))]
 
 

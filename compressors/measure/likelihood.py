@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compressors.measure.runner import CausalRunner
+
+# A context and what follows it, as token ids; the context has at least one.
+Pair = tuple[Sequence[int], Sequence[int]]
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Likelihood:
 
 def continuation_likelihoods(
     runner: CausalRunner,
-    pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+    pairs: Sequence[Pair],
     *,
     batch_size: int,
     on_scored: Callable[[int], None] = lambda count: None,
@@ -33,20 +36,49 @@ def continuation_likelihoods(
 
     Pairs are batched by length, longest first, so that padding is small and the largest batch comes first.
     """
+    results: dict[int, Likelihood] = {}
+    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
+        for row, (index, tokens) in enumerate(places):
+            scores = logits[row, tokens].float()
+            results[index] = _likelihood(scores, torch.tensor(list(pairs[index][1]), device=scores.device))
+        on_scored(len(places))
+    return [results[index] for index in range(len(pairs))]
+
+
+def top_candidates(
+    runner: CausalRunner,
+    pairs: Sequence[Pair],
+    *,
+    num_candidates: int,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[tuple[Int[Tensor, "T K"], Float[Tensor, "T K"]]]:
+    """Return the most probable tokens at each place of each continuation, and their log-probabilities in nats, on the CPU."""
+    results: dict[int, tuple[Tensor, Tensor]] = {}
+    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
+        for row, (index, tokens) in enumerate(places):
+            logprobs = logits[row, tokens].float().log_softmax(dim=-1)
+            values, ids = logprobs.topk(min(num_candidates, logprobs.shape[-1]), dim=-1)
+            results[index] = ids.cpu(), values.cpu()
+        on_scored(len(places))
+    return [results[index] for index in range(len(pairs))]
+
+
+def scoring_batches(
+    pairs: Sequence[Pair], batch_size: int, device: torch.device
+) -> Iterator[tuple[list[tuple[int, slice]], Int[Tensor, "B T"], Int[Tensor, "B T"]]]:
+    """Yield (index of each row's pair and where the logits of its continuation lie, input ids, attention mask), longest first."""
     order = sorted(range(len(pairs)), key=lambda index: -(len(pairs[index][0]) + len(pairs[index][1])))
-    results: list[Likelihood | None] = [None] * len(pairs)
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
-        rows = [[*pairs[index][0], *pairs[index][1]] for index in chunk]
-        input_ids, attention_mask = pad_right([row[:-1] for row in rows], runner.device)
-        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
-        for row, index in enumerate(chunk):
-            context, continuation = pairs[index]
-            first = len(context) - 1
-            scores = logits[row, first : first + len(continuation)].float()
-            results[index] = _likelihood(scores, torch.tensor(list(continuation), device=scores.device))
-        on_scored(len(chunk))
-    return results  # type: ignore[return-value]
+        input_ids, attention_mask = pad_right([[*pairs[index][0], *pairs[index][1]][:-1] for index in chunk], device)
+        firsts = [len(pairs[index][0]) - 1 for index in chunk]
+        places = [
+            (index, slice(first, first + len(pairs[index][1]))) for index, first in zip(chunk, firsts, strict=True)
+        ]
+        yield places, input_ids, attention_mask
 
 
 def perplexity(

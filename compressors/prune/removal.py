@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from compressors.prune.blocks import decoder_blocks
+from compressors.prune.bypass import without_blocks
 from compressors.prune.calibration import Batch
 from compressors.prune.scan import residual_stream
 
@@ -82,39 +82,6 @@ def removal_scores(
             on_run(1)
     num_predicted = sum(int(batch.predicted.sum()) for batch in batches)
     return [total / num_predicted for total in sums]
-
-
-@contextmanager
-def without_blocks(
-    model: PreTrainedModel,
-    removed: Candidate,
-    resume_at: int = 0,
-    state: Float[Tensor, "B T D"] | None = None,
-    *,
-    is_tuple: bool = False,
-) -> Iterator[None]:
-    """Let the model run without some blocks; with `state`, begin with it before block `resume_at` instead of at the embeddings.
-
-    `is_tuple`: whether the family's blocks return tuples. Only for runs without a KV cache.
-    """
-    blocks = decoder_blocks(model)
-    passed = removed | set(range(resume_at))
-
-    def pass_on(entry: Tensor | None) -> Callable:
-        def forward(*args: Tensor, **kwargs: Tensor) -> Tensor | tuple[Tensor, None]:
-            hidden = entry if entry is not None else args[0] if args else kwargs["hidden_states"]
-            return (hidden, None) if is_tuple else hidden
-
-        return forward
-
-    try:
-        for index in passed:
-            # the last block that is passed by before the entry hands on the state that belongs there
-            blocks[index].forward = pass_on(state if index == resume_at - 1 else None)
-        yield
-    finally:
-        for index in passed:
-            del blocks[index].forward
 
 
 def _returns_tuple(model: PreTrainedModel) -> bool:

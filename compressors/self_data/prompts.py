@@ -5,6 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
+def answer_tokens(tokenizer: Any, answer: str) -> list[int]:
+    """Return the token ids of an answer, with the token that ends it."""
+    return [*tokenizer(answer, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+
+
 def chat_prompt(tokenizer: Any, question: str) -> list[int]:
     """Return the token ids of a user turn, up to where the assistant begins to speak.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -112,7 +113,10 @@ def test_equal_to_blocks_is_the_size_of_the_pruned_model(store: Store, model: Mo
 
 
 def test_patch_brings_the_narrowed_model_closer_to_the_original(
-    store: Store, model: ModelArtifact, questions: DatasetArtifact
+    store: Store,
+    model: ModelArtifact,
+    questions: DatasetArtifact,
+    kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
 ) -> None:
     size = {"num_ffn_channels": 80, "num_removed_groups": 1, "num_samples": 9, "max_tokens": 256}
     plain = narrowed(size, model, questions, store)
@@ -120,15 +124,7 @@ def test_patch_brings_the_narrowed_model_closer_to_the_original(
     assert plain.facts["num_parameters"] == patched.facts["num_parameters"]
     sample = training_samples(model.path, questions, 1, 64)[0]
 
-    def kl_to_original(artifact: ModelArtifact) -> float:
-        with torch.no_grad():
-            original, other = (
-                load_model(one.path, "float32")(input_ids=torch.tensor([sample])).logits.log_softmax(-1)
-                for one in (model, artifact)
-            )
-        return float((original.exp() * (original - other)).sum(-1).mean())
-
-    assert kl_to_original(patched) < 0.8 * kl_to_original(plain)
+    assert kl_between(model, patched, sample) < 0.8 * kl_between(model, plain, sample)
     for what in ("channels", "groups"):
         left = metrics(patched, f"{what}_patch_residual_fraction")
         assert len(left) == 4 and all(0.0 < one < 1.0 for one in left)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.model_folder import load_model
 from stages.prune import PruneConfig, PruneInputs, prune
 from stages.samples import training_samples
 
 
 def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
-    store: Store, model: ModelArtifact, questions: DatasetArtifact
+    store: Store,
+    model: ModelArtifact,
+    questions: DatasetArtifact,
+    kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
 ) -> None:
     cut = prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), store).artifact
     config = PruneConfig(blocks=[2], patch="linear")
@@ -26,15 +28,7 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
     assert patched.facts["num_parameters"] == cut.facts["num_parameters"]
     sample = training_samples(model.path, questions, 1, 64)[0]
 
-    def kl_to_original(artifact: ModelArtifact) -> float:
-        with torch.no_grad():
-            original, other = (
-                load_model(one.path, "float32")(input_ids=torch.tensor([sample])).logits.log_softmax(-1)
-                for one in (model, artifact)
-            )
-        return float((original.exp() * (original - other)).sum(-1).mean())
-
-    assert kl_to_original(patched) < 0.7 * kl_to_original(cut)
+    assert kl_between(model, patched, sample) < 0.7 * kl_between(model, cut, sample)
     metrics = [json.loads(line) for line in (patched.path / "records" / "metrics.jsonl").read_text().splitlines()]
     [left] = [entry["value"] for entry in metrics if entry["name"] == "patch_residual_fraction"]
     assert 0.0 < left < 1.0

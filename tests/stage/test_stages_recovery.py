@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,32 @@ def test_record_of_answers_speaks_about_answers_only(
     for row in read_rows(artifact.path / "rows.jsonl"):
         ids, _ = TeacherRecord(artifact.path).of(row)  # type: ignore[misc]
         assert row.question and len(ids) == len(row.answer_ids)
+
+
+def test_a_record_killed_before_it_was_sealed_is_finished_again(
+    tmp_path: Path, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    """Killed after its candidates were put in place: the store clears what was half made and runs the stage in the same work folder."""
+    config, inputs = RecordConfig(num_recorded=8, precision="float32"), RecordInputs(model=model, data=questions)
+    (tmp_path / "content").mkdir()
+    first = record.run(config, inputs, tmp_path)
+    made = {path.name: path.read_bytes() for path in first.path.rglob("*") if path.is_file()}
+    shutil.rmtree(tmp_path / "content")
+    (tmp_path / "content").mkdir()
+    notes: list[str] = []
+    with listen(lambda event: notes.append(str(event))):
+        again = record.run(config, inputs, tmp_path)
+    assert any("continuing" in note for note in notes)
+    assert {path.name: path.read_bytes() for path in again.path.rglob("*") if path.is_file()} == made and len(made) == 2
+
+
+def test_data_sets_of_one_name_are_compared_apart(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, prose: DatasetArtifact
+) -> None:
+    config = CompareConfig(max_rows=2, max_tokens=64, max_text_tokens=128, precision="float32")
+    inputs = CompareInputs(model=model, original=model, tasks=(questions, questions), texts=(prose,))
+    facts = compare.execute(config, inputs, store).artifact.facts
+    assert {"kl_nats_prose", "kl_nats_sums_1", "kl_nats_sums_2"} <= set(facts)
 
 
 def test_a_live_teacher_trains_like_a_record_of_all_candidates(

@@ -14,7 +14,7 @@ from compressors.distill.loop import NotFiniteError, Trainer
 from compressors.distill.objectives import NextToken
 from compressors.distill.packing import Batch, Example, collate
 from compressors.distill.reduction import Reduction
-from compressors.distill.steps import Schedule, used_examples
+from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, plain_model, record_prefix
 from compressors.prune.blocks import decoder_blocks
 from stages.tiny_model import FAMILIES, random_model
@@ -35,7 +35,8 @@ SCHEDULE = Schedule(
 
 def trainer(student: Student, schedule: Schedule = SCHEDULE) -> Trainer:
     loss = Reduction({"next_token": NextToken()}, {"next_token": 1.0})
-    return Trainer(student, EXAMPLES, lambda epoch: range(4), loss, schedule, True, Accelerator(cpu=True))
+    steps = Steps(lambda epoch: range(4), EXAMPLES, schedule)
+    return Trainer(student, EXAMPLES, steps, loss, True, Accelerator(cpu=True))
 
 
 def trained_blocks(student: Student) -> set[int]:
@@ -152,8 +153,25 @@ def test_a_schedule_reaches_the_examples_of_its_steps_and_no_other() -> None:
     schedule = Schedule(**{**SCHEDULE.__dict__, "max_steps": 4, "tokens_per_step": 5})
     student = Student(FullWeights()(random_model("llama")[0], 3))
     run = trainer(student, schedule)
-    taken = {index for epoch in range(2) for step in run._epoch_steps(epoch) for index in step}
-    assert taken == {0, 1, 2, 3} == used_examples(lambda epoch: range(4), EXAMPLES, schedule)
+    taken = {index for step in range(len(run.steps)) for index in run.steps.at(step)[1]}
+    assert taken == {0, 1, 2, 3} == run.steps.used()
     one = Schedule(**{**schedule.__dict__, "max_steps": 1})
-    assert used_examples(lambda epoch: range(4), EXAMPLES, one) == {0}
-    assert used_examples(lambda epoch: [3, 2, 1, 0] if epoch else [0, 1, 2, 3], EXAMPLES, one) == {0}
+    assert Steps(lambda epoch: range(4), EXAMPLES, one).used() == {0}
+    assert Steps(lambda epoch: [3, 2, 1, 0] if epoch else [0, 1, 2, 3], EXAMPLES, one).used() == {0}
+
+
+def test_epochs_of_other_lengths_than_the_first_reach_what_they_take() -> None:
+    """Two steps an epoch by the first; the second has three and is cut, the third has one and begins again."""
+    orders = [[0, 1], [1, 0, 2], [3]]
+    steps = Steps(
+        lambda epoch: orders[epoch], EXAMPLES, Schedule(**{**SCHEDULE.__dict__, "num_epochs": 3, "tokens_per_step": 5})
+    )
+    assert [steps.at(step) for step in range(len(steps))] == [
+        (0, [0]),
+        (0, [1]),
+        (1, [1]),
+        (1, [0]),
+        (2, [3]),
+        (2, [3]),
+    ]
+    assert steps.used() == {0, 1, 3}

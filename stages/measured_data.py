@@ -1,0 +1,29 @@
+"""What a model is measured on: the questions of several tasks by name, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from registry.artifact import DatasetArtifact
+from stages.rows import Row, read_rows, split_rows
+
+
+def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
+    """Return the data sets' names, numbered where two have the same: what is measured on one must not overwrite the other's."""
+    names = [str(data.facts.get("name", f"{default}_{index}")) for index, data in enumerate(datasets)]
+    return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
+    """Return the questions of a task, the held-out ones where there are any; at most `max_rows`, 0: all."""
+    rows = [row for row in read_rows(data.path / "rows.jsonl") if row.question]
+    rows = split_rows(rows, "heldout") or rows
+    return rows[:max_rows] if max_rows else rows
+
+
+def plain_text(data: DatasetArtifact) -> str:
+    """Return the text rows of a data set as one text. Raises ValueError when there is none."""
+    text = "\n\n".join(row.text for row in read_rows(data.path / "rows.jsonl") if row.text)
+    if not text:
+        raise ValueError("input text: the data set has no text rows; ingest it from text:PATH or a `text` column")
+    return text
