@@ -118,7 +118,11 @@ def _student_state(
 def _folded(base: PreTrainedModel, base_artifact: ModelArtifact, adapter: AdapterArtifact) -> dict[str, Tensor]:
     if (adapter.path / WEIGHTS_FILE).exists():
         original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-        return fold_weights(original, load_file(adapter.path / WEIGHTS_FILE, device=str(base.device)))
+        trained = load_file(adapter.path / WEIGHTS_FILE, device=str(base.device))
+        folded = fold_weights(original, trained)
+        if all(torch.equal(folded[name], original[name]) for name in trained):
+            raise ValueError("folding changed nothing: the trained weights are the base's own")
+        return folded
     return _folded_adapter(base, base_artifact, adapter)
 
 

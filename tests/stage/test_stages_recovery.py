@@ -165,6 +165,14 @@ def test_every_method_folds_into_a_plain_model_with_the_loss_it_was_kept_for(
     assert curve(again, "heldout_forward_kl_nats")[0] == pytest.approx(min(heldout), abs=5e-3)
 
 
+def test_trained_weights_that_are_the_bases_own_are_not_folded(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    adapter = train(store, pruned, recorded, max_steps=1, learning_rate=1e-30)
+    with pytest.raises(ValueError, match="folding changed nothing"):
+        fold(store, pruned, adapter)
+
+
 @pytest.mark.parametrize("method", ["lora", "full", "last_blocks"])
 def test_weights_learn_in_float32_on_a_bf16_base(
     store: Store, pruned: ModelArtifact, recorded: DatasetArtifact, method: str
