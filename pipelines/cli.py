@@ -79,6 +79,7 @@ def plan(
         return
     for row in rows:
         row["TFLOPs"] = f"{row.pop('num_flops') / 1e12:,.2f}"
+        row["MFLOPs/token"] = f"{row.pop('flops_per_token') / 1e6:,.1f}"
         row["memory MB"] = f"{row.pop('peak_memory_bytes') / 1e6:,.0f}"
         row["disk MB"] = f"{row.pop('disk_bytes') / 1e6:,.0f}"
         row["key"] = row["key"][:12]

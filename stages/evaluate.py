@@ -27,6 +27,7 @@ from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
 from stages.progress import bar, metric, track
 from stages.rows import Row
+from stages.size_forecast import flops_of_token
 from stages.speculation import best_draft, check_draft, speculation
 
 RESULT = "evaluation.json"
@@ -41,7 +42,9 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = sum(float(facts.get("num_rows", 0)) for facts in inputs.get("tasks", ()))
     num_rows = min(num_rows, config.max_rows) if config.max_rows else num_rows
-    return Forecast({}, num_flops=2.0 * num_parameters * num_rows * 200, peak_memory_bytes=6.0 * num_parameters)
+    counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
+    facts: Facts = {"flops_per_token": counted} if counted else {}
+    return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 200, peak_memory_bytes=6.0 * num_parameters)
 
 
 def _outside(config: EvaluateConfig) -> str:

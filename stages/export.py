@@ -23,6 +23,7 @@ from stages.model_folder import copy_tokenizer, load_model, load_tokenizer
 from stages.onnx_session import GRAPH, open_session
 from stages.progress import bar, metric, note
 from stages.rows import read_rows
+from stages.size_forecast import exported, stored_bytes
 
 
 class ExportConfig(StageConfig):
@@ -52,9 +53,8 @@ class ExportInputs:
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    facts: Facts = {name: model[name] for name in ("num_blocks", "vocab_size") if name in model}
-    facts["format"] = "onnx"
-    return Forecast(facts, peak_memory_bytes=4 * num_bytes, disk_bytes=num_bytes)
+    facts = exported(model)
+    return Forecast(facts, peak_memory_bytes=4 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
 @stage("export", version=1, forecast=_forecast)
@@ -79,15 +79,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     del program
     parity = _prove(config, inputs, TorchRunner(model), OnnxRunner(open_session(content)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    return OnnxArtifact.at(
-        content,
-        format="onnx",
-        num_blocks=inputs.model.facts["num_blocks"],
-        vocab_size=inputs.model.facts["vocab_size"],
-        num_parameters=inputs.model.facts["num_parameters"],
-        num_matmul_parameters=inputs.model.facts["num_matmul_parameters"],
-        token_agreement=parity.token_agreement,
-    )
+    return OnnxArtifact.at(content, **exported(inputs.model.facts), token_agreement=parity.token_agreement)
 
 
 def _prove(config: ExportConfig, inputs: ExportInputs, reference: TorchRunner, candidate: OnnxRunner) -> Parity:

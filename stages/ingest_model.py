@@ -9,12 +9,11 @@ from pydantic import Field, field_validator
 
 from registry.artifact import Facts, ModelArtifact
 from stages.contract import Forecast, NoInputs, StageConfig, stage
-from stages.model_folder import save_model
+from stages.model_folder import companion_bytes, save_model
 from stages.model_license import source_license
 from stages.model_source import FORMS, fetch_model, local_facts, parse_source, source_digest
 from stages.progress import bar
-
-FLOAT_BYTES = 4
+from stages.size_forecast import stored_bytes
 
 
 class IngestModelConfig(StageConfig):
@@ -43,7 +42,7 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     facts: Facts = {**local_facts(parse_source(config.source)), **config.expect}
-    return Forecast(facts, disk_bytes=FLOAT_BYTES * float(facts.get("num_parameters", 0)))
+    return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 
 @stage(
@@ -74,4 +73,5 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
             raise ValueError(f"expect.{name} is {expected}, but the model has {artifact.facts.get(name)}")
     if int(artifact.facts["vocab_size"]) < len(tokenizer):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {artifact.facts['vocab_size']}")
-    return ModelArtifact.at(content, **artifact.facts, **({"license": license_id} if license_id else {}))
+    facts = {**artifact.facts, "companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
+    return ModelArtifact.at(content, **facts, **({"license": license_id} if license_id else {}))

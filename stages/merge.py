@@ -25,6 +25,7 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import Bar, bar, metric, note
+from stages.size_forecast import stored_bytes
 from stages.training_run import WEIGHTS_FILE
 
 # Of the largest logit. Two orders of adding the same float32 numbers through 24 blocks came to 1.2e-4 on SmolLM2; a wrong scale
@@ -75,7 +76,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
             if name in base and name in student and base[name] != student[name]:
                 raise ValueError(f"{name} mismatch: base {base[name]}, student {student[name]}")
     num_bytes = 4.0 * float(base.get("num_parameters", 0))
-    return Forecast(dict(base), peak_memory_bytes=(2 + num_students) * num_bytes, disk_bytes=num_bytes)
+    return Forecast(dict(base), peak_memory_bytes=(2 + num_students) * num_bytes, disk_bytes=stored_bytes(base))
 
 
 @stage("merge", version=2, forecast=_forecast)

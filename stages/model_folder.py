@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAn
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from compressors.measure.cost import num_matmul_parameters, num_parameters
+from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from registry.artifact import Facts, ModelArtifact
 from stages.width_facts import width_facts
 
@@ -126,7 +126,7 @@ def save_model(model: PreTrainedModel, folder: Path, tokenizer_from: Path | None
     model.save_pretrained(folder, safe_serialization=True)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)
-    return ModelArtifact.at(folder, **model_facts(model))
+    return ModelArtifact.at(folder, **model_facts(model), companion_bytes=companion_bytes(folder))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -143,6 +143,7 @@ def model_facts(model: PreTrainedModel) -> Facts:
         **width_facts(model),
         "num_parameters": num_parameters(model),
         "num_matmul_parameters": num_matmul_parameters(model),
+        "attention_width": attention_width(model.config),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
@@ -157,11 +158,22 @@ def config_facts(config: Any) -> Facts:
     }
 
 
-def folder_config_facts(folder: Path) -> Facts:
-    """Return the facts of a model folder from its config.json, without loading weights."""
+def folder_facts(folder: Path) -> Facts:
+    """Return the facts of a model folder from its config.json: the model is built without memory for its weights."""
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
-    return config_facts(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    quiet_transformers()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+    return {**model_facts(model), "dtype": dtype, "companion_bytes": companion_bytes(folder)}
+
+
+def companion_bytes(folder: Path) -> int:
+    """Return the bytes of what lies beside a model's weights and goes where it goes: config and tokenizer."""
+    names = (*TOKENIZER_FILES, "config.json", "generation_config.json")
+    return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
 
 
 def quiet_transformers() -> None:

@@ -148,7 +148,7 @@ def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
 
 
 def _form(graph: OnnxArtifact) -> str:
-    weights = str(graph.facts.get("weights", "float32"))
+    weights = str(graph.facts.get("quantization", "none"))
     return "onnx" if weights == "float32" else f"onnx-{weights}"
 
 
