@@ -52,7 +52,8 @@ def main() -> None:
             plain = 1000 * one.plain_seconds / one.num_tokens
             print(
                 f"{folder.name:<28}{one.draft_length:>7}{one.acceptance_fraction:>10.1%}{one.tokens_per_step:>13.2f}{one.gain:>7.2f}"
-                f"{one.num_tokens:>8}{plain:>10.1f}{len(one.differences):>8}"
+                f"{one.num_tokens:>8}{plain:>10.1f}{len(one.differences):>8}",
+                flush=True,
             )
             for difference in one.differences:
                 print(f"    {difference}")

@@ -86,7 +86,8 @@ def _forms(card: Card) -> list[str]:
 
 
 def _weights(facts: Facts) -> str:
-    return str(facts.get("weights") or facts.get("dtype") or "float32")
+    held = str(facts.get("quantization", "none"))
+    return held if held != "none" else str(facts.get("dtype", "float32"))
 
 
 def _steps(lineage: Ancestor) -> list[str]:

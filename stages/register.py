@@ -138,18 +138,17 @@ def _released(
 def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
     """Return the graphs by their folder in the version: `onnx` holds float32 weights, `onnx-int8` and the like say what they hold."""
     graphs: dict[str, OnnxArtifact] = {}
-    for graph in sorted(inputs.onnx, key=lambda one: _form(one) != "onnx"):  # MLmodel lists the first
-        if _form(graph) in graphs:
-            raise ValueError(
-                f"onnx: two graphs hold {graph.facts.get('weights', 'float32')} weights; a version takes one of a form"
-            )
-        graphs[_form(graph)] = graph
+    for graph in sorted(inputs.onnx, key=lambda one: _quantization(one) != "none"):  # MLmodel lists the first
+        kind = _quantization(graph)
+        form = "onnx" if kind == "none" else f"onnx-{kind}"
+        if form in graphs:
+            raise ValueError(f"onnx: two graphs of quantization {kind}; a version takes one of each")
+        graphs[form] = graph
     return graphs
 
 
-def _form(graph: OnnxArtifact) -> str:
-    weights = str(graph.facts.get("quantization", "none"))
-    return "onnx" if weights == "float32" else f"onnx-{weights}"
+def _quantization(graph: OnnxArtifact) -> str:
+    return str(graph.facts.get("quantization", "none"))
 
 
 def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:

@@ -217,7 +217,7 @@ def test_an_evaluation_of_something_else_is_refused(released: dict, here: Store)
     twice = RegisterInputs(
         model=inputs.model, evaluation=inputs.evaluation, baseline=inputs.baseline, onnx=inputs.onnx * 2
     )
-    with pytest.raises(ValueError, match="onnx: two graphs hold float32 weights"):
+    with pytest.raises(ValueError, match="onnx: two graphs of quantization none"):
         register.execute(config, twice, here)
     with pytest.raises(ValueError, match="onnx_evaluation: 1 of them for 0 inputs onnx"):
         register.forecast(config, {"model": ({},), "onnx_evaluation": ({},)})
@@ -227,7 +227,7 @@ def test_an_evaluation_of_something_else_is_refused(released: dict, here: Store)
 def test_several_graphs_lie_side_by_side_in_one_version(released: dict, here: Store, tmp_path: Path) -> None:
     """A quantized graph says in its facts what weights it holds; MLmodel points to the float32 one."""
     inputs, graph = released["inputs"], released["graph"]
-    int8 = OnnxArtifact(graph.path, {**graph.facts, "weights": "int8"}, graph.key, "another fingerprint")
+    int8 = OnnxArtifact(graph.path, {**graph.facts, "quantization": "int8"}, graph.key, "another fingerprint")
     both = RegisterInputs(
         model=inputs.model, evaluation=inputs.evaluation, baseline=inputs.baseline, onnx=(int8, *inputs.onnx)
     )
