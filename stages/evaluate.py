@@ -39,12 +39,17 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
     if inputs.get("original"):
         check_draft(inputs)
+    num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in inputs.get("original", ()))
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = sum(float(facts.get("num_rows", 0)) for facts in inputs.get("tasks", ()))
     num_rows = min(num_rows, config.max_rows) if config.max_rows else num_rows
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"flops_per_token": counted} if counted else {}
-    return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 200, peak_memory_bytes=6.0 * num_parameters)
+    return Forecast(
+        facts,
+        num_flops=2.0 * num_parameters * num_rows * 200,
+        peak_memory_bytes=6.0 * num_parameters + num_original_bytes,
+    )
 
 
 def _outside(config: EvaluateConfig) -> str:
