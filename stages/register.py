@@ -22,6 +22,7 @@ from stages.model_card import Card, write_card
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, metric, note
 from stages.release_numbers import measured, number_tags, scan_scores
+from stages.size_forecast import stored_bytes
 
 
 class RegisterConfig(StageConfig):
@@ -62,7 +63,9 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
         )
-    return Forecast({}, disk_bytes=8.0 * float(inputs["model"][0].get("num_parameters", 0)))
+    return Forecast(
+        {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
+    )  # the registry's copy of all forms
 
 
 @stage(
