@@ -58,8 +58,12 @@ class FolderSource:
             return named
         return next(info.dtype for info in tensor_infos(self.folder).values() if info.dtype.is_floating_point)
 
-    @cached_property
+    @property
     def infos(self) -> Mapping[str, TensorInfo]:
+        return self._infos
+
+    @cached_property
+    def _infos(self) -> dict[str, TensorInfo]:
         found = tensor_infos(self.folder)
         tied = getattr(self.skeleton, "_tied_weights_keys", None) or {}
         is_tied = bool(getattr(self.config, "tie_word_embeddings", False))

@@ -118,7 +118,7 @@ def write_shard(
             for chunk in chunks(name):
                 flat = chunk.to(infos[name].dtype).reshape(-1).contiguous()
                 num_written += flat.numel()
-                stream.write(memoryview(flat.view(torch.uint8).numpy()))
+                stream.write(flat.view(torch.uint8).numpy().data)
             assert num_written == torch.Size(infos[name].shape).numel(), f"{name} is {num_written} elements long"
             on_written()
         if is_synced:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +22,7 @@ class Cut:
     num_ties: int
 
 
-def magnitude_cuts(rows: list[Iterator[Float[Tensor, "M C"]]], num_kept: list[int]) -> list[Cut]:
+def magnitude_cuts(rows: Sequence[Iterator[Float[Tensor, "M C"]]], num_kept: Sequence[int]) -> list[Cut]:
     """Return the cut of each model that leaves it exactly its `num_kept` largest magnitudes; of equal ones the first stay.
 
     `rows` are two readings of the same chunks.
