@@ -1,0 +1,154 @@
+"""Merges of a model with perturbed copies of itself, ours and mergekit's in turn: seconds, and peak memory beyond the libraries'.
+
+python benchmarks/merge.py MODEL_FOLDER [NUM_ROUNDS [METHOD ...]]
+
+Each merge runs in a process of its own; timed is the call alone, imports aside, with the page cache warm. Needs mergekit.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stages.tensor_files import read_tensor, tensor_infos
+
+SIDES = ("ours", "mergekit")
+NOISE = 0.02  # of each tensor's standard deviation
+# Method -> (our parameters, mergekit's for all, mergekit's by model); two students, and the model as base where one is read.
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    "linear": ({}, {}, {"weight": 0.5}),
+    "slerp": ({"t": 0.5}, {"t": 0.5}, {}),
+    "task_arithmetic": ({"weights": [0.5, 0.5]}, {}, {"weight": 0.5}),
+    "ties": ({"density": 0.2}, {"density": 0.2}, {"weight": 1.0}),
+    "dare_linear": ({"weights": [0.5, 0.5], "rescale": "norm"}, {"density": 0.5}, {"weight": 0.5}),
+    "dare_ties": ({"weights": [0.5, 0.5], "rescale": "norm"}, {"density": 0.5}, {"weight": 0.5}),
+    "model_stock": ({}, {}, {}),
+    "karcher": ({}, {}, {}),
+}
+WITHOUT_BASE = ("linear", "slerp", "karcher")
+
+
+def main() -> None:
+    if sys.argv[1] == "--child":
+        side, method, home = sys.argv[2:]
+        print(json.dumps(measured(lambda: RUNS[side](method, Path(home)))))
+        return
+    folder, num_rounds = Path(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 3
+    with tempfile.TemporaryDirectory(dir=os.environ.get("TMPDIR")) as name:
+        home = Path(name)
+        shutil.copytree(folder, home / "base")
+        for index in (1, 2):
+            perturb(home / "base", home / f"student_{index}", index)
+        infos = tensor_infos(home / "base")
+        largest, whole = max(i.num_bytes for i in infos.values()), sum(i.num_bytes for i in infos.values())
+        print(
+            f"{folder.name}: {whole / 1e6:.0f} MB, largest tensor {largest / 1e6:.0f} MB, {num_rounds} rounds in turn, medians"
+        )
+        print("| method | ours s | mergekit s | ratio | ours MB | mergekit MB | largest difference |")
+        print("|---|---|---|---|---|---|---|")
+        for method in sys.argv[3:] or METHODS:
+            results: dict[str, list[dict[str, float]]] = {side: [] for side in SIDES}
+            for round_index in range(num_rounds):
+                for side in SIDES if round_index % 2 else SIDES[::-1]:
+                    results[side].append(child(side, method, home))
+            print(row(method, results, home), flush=True)
+
+
+def child(side: str, method: str, home: Path) -> dict[str, float]:
+    shutil.rmtree(home / side, ignore_errors=True)
+    command = [sys.executable, __file__, "--child", side, method, str(home)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def row(method: str, results: dict[str, list[dict[str, float]]], home: Path) -> str:
+    seconds = {side: statistics.median(one["seconds"] for one in results[side]) for side in SIDES}
+    peaks = {side: max(one["peak_bytes"] for one in results[side]) / 1e6 for side in SIDES}
+    difference = "other coins" if method.startswith("dare") else f"{largest_difference(home):.1e}"
+    times = f"{seconds['ours']:.2f} | {seconds['mergekit']:.2f} | {seconds['ours'] / seconds['mergekit']:.2f}"
+    return f"| {method} | {times} | {peaks['ours']:.0f} | {peaks['mergekit']:.0f} | {difference} |"
+
+
+def largest_difference(home: Path) -> float:
+    ours, theirs = (tensor_infos(home / side) for side in SIDES)
+    return max(float((read_tensor(n, ours[n]) - read_tensor(n, theirs[n])).abs().max()) for n in ours)
+
+
+def perturb(source: Path, target: Path, seed: int) -> None:
+    shutil.copytree(source, target)
+    generator = torch.Generator().manual_seed(seed)
+    state = load_file(source / "model.safetensors")
+    for tensor in state.values():
+        tensor.add_(
+            torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype), alpha=NOISE * float(tensor.std())
+        )
+    save_file(state, target / "model.safetensors", metadata={"format": "pt"})
+
+
+def measured(run: Callable[[], Callable[[], None]]) -> dict[str, float]:
+    """Time what `run` prepares, and its peak resident memory beyond what was there before."""
+    call = run()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins at what is resident now
+    before, started = resident("VmRSS"), time.perf_counter()
+    call()
+    return {"seconds": time.perf_counter() - started, "peak_bytes": resident("VmHWM") - before}
+
+
+def resident(what: str) -> int:
+    found = re.search(what + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
+
+
+def ours(method: str, home: Path) -> Callable[[], None]:
+    from compressors.catalogue import build
+    from compressors.merge.methods import MERGE_METHODS
+    from stages.merge_sources import FolderSource
+    from stages.merge_stream import MergeOrder, write_merged
+
+    def call() -> None:
+        base, *students = (FolderSource(home / name) for name in ("base", "student_1", "student_2"))
+        order = MergeOrder(build(MERGE_METHODS, method, METHODS[method][0]), tuple(students), base, None, 5 * 10**9)
+        write_merged(order, home / "ours", home / "scratch")
+
+    return call
+
+
+def mergekit(method: str, home: Path) -> Callable[[], None]:
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
+    _, shared, by_model = METHODS[method]
+    models = [{"model": str(home / f"student_{index}"), "parameters": by_model} for index in (1, 2)]
+    config: dict[str, Any] = {"merge_method": method, "models": models, "parameters": shared}
+    if method not in WITHOUT_BASE:
+        config["base_model"] = str(home / "base")
+    if method == "slerp":
+        config["base_model"] = str(home / "student_1")
+
+    def call() -> None:
+        options = MergeOptions(quiet=True, write_model_card=False)
+        run_merge(MergeConfiguration.model_validate(config), str(home / "mergekit"), options)
+
+    return call
+
+
+RUNS = {"ours": ours, "mergekit": mergekit}
+
+if __name__ == "__main__":
+    main()
