@@ -28,13 +28,13 @@ FIXED_MEMORY_BYTES = 300e6
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    students, base = inputs["students"], inputs.get("base", ({},))[0]
+    students = inputs["students"]
     _check_inputs(config, inputs)
+    who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
     for student in students:
         for name in ("vocab_size", "num_blocks"):
-            if name in base and name in student and base[name] != student[name]:
-                raise ValueError(f"{name} mismatch: base {base[name]}, student {student[name]}")
-    facts = dict(base or students[0])
+            if name in facts and name in student and facts[name] != student[name]:
+                raise ValueError(f"{name} mismatch: {who} {facts[name]}, student {student[name]}")
     num_parameters = float(facts.get("num_parameters", 0))
     itemsize = (
         2.0 if (facts.get("dtype") if config.dtype == "auto" else config.dtype) in ("bfloat16", "float16") else 4.0
@@ -50,7 +50,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     if config.search:
         num_rows = config.search.max_rows * len(inputs["dev"])
         num_flops = 2.0 * num_parameters * num_rows * 200 * len(config.search.trials())
-    return Forecast(facts, num_flops, peak_memory_bytes=peak, disk_bytes=itemsize * num_parameters)
+    return Forecast(dict(facts), num_flops, peak_memory_bytes=peak, disk_bytes=itemsize * num_parameters)
 
 
 def _check_inputs(config: MergeConfig, inputs: Mapping[str, tuple[Any, ...]]) -> None:

@@ -16,10 +16,12 @@ from torch import Tensor
 
 from compressors.catalogue import build
 from compressors.merge.methods import MERGE_METHODS
-from registry.artifact import ModelArtifact
+from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.fingerprint import folder_digests
 from registry.store import Store
 from stages.contract import NoInputs
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.merge import merge
 from stages.merge_config import MergeConfig, MergeInputs
@@ -79,6 +81,25 @@ def test_every_family_is_merged_by_the_names_of_its_files(family: str, store: St
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, (states[1][name] + states[2][name]) / 2, msg=f"{family} {name}")
     assert merged.facts == {**base.facts, **merged.facts}
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "phi3"])
+def test_adapters_and_trained_weights_find_their_files_names(
+    family: str, store: Store, questions: DatasetArtifact
+) -> None:
+    """Matrices stored (in, out), a head that files call otherwise, a tied head, fused projections."""
+    base = ingest_model.execute(IngestModelConfig(source=f"random:{family}?num_blocks=2"), NoInputs(), store).artifact
+    inputs = FinetuneInputs(model=base, data=(questions,))
+    options = {"num_epochs": 1, "learning_rate": 5e-3, "tokens_per_step": 512, "precision": "float32"}
+    adapter = finetune.execute(FinetuneConfig(rank=2, **options), inputs, store).artifact  # type: ignore[arg-type]
+    folded = merge.execute(MergeConfig(), MergeInputs(base=base, students=(adapter,)), store).artifact  # checks logits
+    trained = finetune.execute(
+        FinetuneConfig(method="last_blocks", num_last_blocks=1, **options), inputs, store
+    ).artifact  # type: ignore[arg-type]
+    whole = merge.execute(MergeConfig(), MergeInputs(base=base, students=(trained,)), store).artifact
+    state, weights = load_model(whole.path, "float32").state_dict(), load_file(trained.path / "weights.safetensors")
+    assert weights and all(torch.equal(state[name], tensor) for name, tensor in weights.items())
+    assert folded.fingerprint != whole.fingerprint != base.fingerprint
 
 
 def test_shards_hold_the_same_tensors_and_load(store: Store, model: ModelArtifact, students: tuple) -> None:

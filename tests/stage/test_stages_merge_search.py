@@ -11,7 +11,9 @@ import torch
 
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
+from registry.mlflow_home import open_client
 from registry.store import Store
+from registry.tracking import Tracker
 from stages.contract import NoInputs
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
@@ -80,6 +82,22 @@ def test_the_best_trial_is_what_is_merged_and_its_loss_is_the_models(
     curve = [(one["step"], one["value"]) for one in metrics if one["name"] == "trial_loss_nats"]
     assert curve == list(enumerate(losses))
     assert next(one["value"] for one in metrics if one["name"] == "search_best_trial") == 1
+
+
+def test_the_trials_lie_in_the_nodes_mlflow_run(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, students: tuple, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    inputs = MergeInputs(base=model, students=students, dev=(questions,))
+    found = merge.execute(config(max_rows=2), inputs, store).artifact
+    tracker = Tracker(store.root)
+    tracker.start("merging", tags={})
+    tracker.start_node("merged", config=config().model_dump(), tags={})
+    tracker.end_node("merged", "FINISHED", found)
+    client = open_client(store.root)
+    run_id = tracker.node_run_id("merged")
+    assert [one.path for one in client.list_artifacts(run_id, "trials")] == ["trials/trials.csv"]
+    assert client.get_run(run_id).data.params["search.grid.scale"] == str(SCALES)
 
 
 def test_accuracy_can_decide(store: Store, model: ModelArtifact, students: tuple, tmp_path: Path) -> None:
