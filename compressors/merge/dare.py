@@ -57,7 +57,7 @@ class DareLinear:
         weights = normalized(weights, group.place) if self.normalize else weights
         factors = [scale * weight * factor for weight, factor in zip(weights, _factors(self, group), strict=True)]
         for kept, origin in _dropped(self, group):
-            yield combine(kept, factors).add_(origin)
+            yield combine(list(kept), factors).add_(origin)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,35 +30,41 @@ class TensorGroup:
 
     def chunks(self) -> Iterator[Float[Tensor, "M C"]]:
         """Yield the models' elements in order, in float32. Raises MergeError for a number that is not finite."""
-        for rows, _ in self._chunks(is_read=False):
+        for parts in self.parts(with_base=False):
+            rows = torch.stack([part.float() for part in parts])
+            self.check_finite(rows, parts)
             yield rows
 
     def deltas(self) -> Iterator[tuple[Float[Tensor, "M C"], Float[Tensor, "C"]]]:
         """Yield (models less base, base) in order, in float32. Raises MergeError for a number that is not finite."""
-        assert self.base is not None, "the stage gives a base to a method that needs one"
-        for rows, origin in self._chunks(is_read=True):
-            yield rows - origin, origin
+        for parts in self.parts(with_base=True):
+            origin = parts[-1].float()
+            rows = torch.stack([part.float() - origin for part in parts[:-1]])
+            self.check_finite(rows, parts)
+            yield rows, origin
+
+    def parts(self, *, with_base: bool) -> Iterator[list[Tensor]]:
+        """Yield the same stretch of every model, and last of the base, as they are in memory, in order."""
+        assert self.base is not None or not with_base, "the stage gives a base to a method that needs one"
+        tensors = (*self.models, self.base) if with_base else self.models
+        flat = [tensor.reshape(-1) for tensor in tensors if tensor is not None]
+        for start in range(0, self.num_elements, CHUNK_ELEMENTS):
+            yield [tensor[start : start + CHUNK_ELEMENTS] for tensor in flat]
+
+    def check_finite(self, made: Tensor, parts: Sequence[Tensor]) -> None:
+        """Raise MergeError naming the model whose part holds NaN or infinity; `made` is of them all, so that it would not be finite."""
+        # a sum is one quick pass: not finite whenever one number is not, and rarely when it overflows
+        if bool(made.sum().isfinite()):
+            return
+        for index, part in enumerate(parts):
+            if not bool(part.isfinite().all()):
+                who = f"student {index + 1}" if index < len(self.models) else "base"
+                raise MergeError(f"{self.place.name} of {who} holds a number that is not finite (NaN or infinity)")
 
     @property
     def num_elements(self) -> int:
         """Elements of one tensor."""
         return self.models[0].numel()
-
-    def _chunks(self, is_read: bool) -> Iterator[tuple[Tensor, Tensor]]:
-        tensors = [*self.models, *([self.base] if is_read and self.base is not None else [])]
-        flat = [tensor.reshape(-1) for tensor in tensors]
-        for start in range(0, self.num_elements, CHUNK_ELEMENTS):
-            parts = torch.stack([tensor[start : start + CHUNK_ELEMENTS].float() for tensor in flat])
-            self._check_finite(parts)
-            yield parts[: len(self.models)], parts[-1]
-
-    def _check_finite(self, parts: Float[Tensor, "M C"]) -> None:
-        # a sum is one quick pass; it is not finite whenever one number is not
-        if bool(parts.sum().isfinite()) or bool(parts.isfinite().all()):
-            return
-        index = int((~parts.isfinite().all(dim=1)).nonzero()[0])
-        who = f"student {index + 1}" if index < len(self.models) else "base"
-        raise MergeError(f"{self.place.name} of {who} holds a number that is not finite (NaN or infinity)")
 
 
 @dataclass(frozen=True)
@@ -90,17 +96,24 @@ class MergeMethod(Protocol):
     def __call__(self, group: TensorGroup) -> Merged: ...
 
 
-def gram(chunks: Iterator[Float[Tensor, "M C"]], num_models: int) -> Float[Tensor, "M M"]:
-    """Return the inner products of the models' tensors as flat vectors, in float64."""
+def gram(group: TensorGroup, *, of_deltas: bool = False) -> Float[Tensor, "M M"]:
+    """Return the inner products of the models' tensors as flat vectors, or of their changes from the base, in float64."""
+    num_models = len(group.models)
     total = torch.zeros(num_models, num_models, dtype=torch.float64)
-    for rows in chunks:
-        double = rows.double()  # the angle of nearly parallel vectors lies in digits that float32 has not
-        total += double @ double.T
+    # the angle of nearly parallel vectors lies in digits that float32 has not
+    buffer = torch.empty(num_models, min(CHUNK_ELEMENTS, max(1, group.num_elements)), dtype=torch.float64)
+    for parts in group.parts(with_base=of_deltas):
+        rows = buffer[:, : len(parts[0])]
+        for row, part in zip(rows, parts[:num_models], strict=True):
+            row.copy_(part)
+            if of_deltas:
+                row.sub_(parts[-1])
+        group.check_finite(total.addmm_(rows, rows.T), parts)
     return total
 
 
-def combine(rows: Float[Tensor, "M C"], coefficients: Sequence[float]) -> Float[Tensor, "C"]:
-    """Return the sum of the rows times their coefficients."""
+def combine(rows: Sequence[Tensor], coefficients: Sequence[float]) -> Float[Tensor, "C"]:
+    """Return the sum of float32 rows times their coefficients."""
     total = rows[0] * coefficients[0]
     for row, coefficient in zip(rows[1:], coefficients[1:], strict=True):
         total.add_(row, alpha=coefficient)
@@ -108,12 +121,17 @@ def combine(rows: Float[Tensor, "M C"], coefficients: Sequence[float]) -> Float[
 
 
 def combined(group: TensorGroup, coefficients: Sequence[float]) -> Iterator[Float[Tensor, "C"]]:
-    """Yield the sum of the models times their coefficients."""
-    for rows in group.chunks():
-        yield combine(rows, coefficients)
+    """Yield the sum of the models times their coefficients. Raises MergeError for a number that is not finite."""
+    for parts in group.parts(with_base=False):
+        total = combine([part.float() for part in parts], coefficients)
+        group.check_finite(total, parts)
+        yield total
 
 
 def combined_deltas(group: TensorGroup, coefficients: Sequence[float]) -> Iterator[Float[Tensor, "C"]]:
-    """Yield the base plus the sum of the models' changes from it times their coefficients."""
-    for deltas, origin in group.deltas():
-        yield combine(deltas, coefficients).add_(origin)
+    """Yield the base plus the sum of the models' changes from it times their coefficients. Raises MergeError as `combined`."""
+    for parts in group.parts(with_base=True):
+        origin = parts[-1].float()
+        total = combine([part.float() - origin for part in parts[:-1]], coefficients).add_(origin)
+        group.check_finite(total, parts)
+        yield total

@@ -30,7 +30,7 @@ class ModelStock:
     def __call__(self, group: TensorGroup) -> Merged:
         """Return the interpolated tensor."""
         num_models = len(group.models)
-        inner = gram((deltas for deltas, _ in group.deltas()), num_models)
+        inner = gram(group, of_deltas=True)
         norms = inner.diagonal().sqrt()
         pairs = list(combinations(range(num_models), 2))
         cosines = [float(inner[a, b] / (norms[a] * norms[b]).clamp(min=1e-6)) for a, b in pairs]
@@ -67,7 +67,7 @@ class Karcher:
 
     def __call__(self, group: TensorGroup) -> Merged:
         """Return the mean; models whose tensor is zero count in the norm alone."""
-        inner = gram(group.chunks(), len(group.models))
+        inner = gram(group)
         norms = inner.diagonal().sqrt()
         valid = [index for index in range(len(group.models)) if norms[index] > self.tolerance]
         coefficients = torch.zeros(len(group.models), dtype=torch.float64)

@@ -45,8 +45,7 @@ class Slerp:
         first, second = group.models
         if first.dtype == second.dtype and torch.equal(first, second):
             return Merged(combined(group, (1.0, 0.0)), "equal")
-        vectors = (deltas for deltas, _ in group.deltas()) if self.needs_base else group.chunks()
-        inner = gram(vectors, 2)
+        inner = gram(group, of_deltas=self.needs_base)
         t, norms = resolve(self.t, group.place), sqrt(float(inner[0, 0] * inner[1, 1]))
         cosine = max(-1.0, min(1.0, float(inner[0, 1]) / norms)) if norms > 0 else 1.0
         if abs(cosine) > self.lerp_above:
