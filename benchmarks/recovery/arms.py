@@ -16,10 +16,21 @@ ARMS = {
     "self_data": "pruned, then LoRA on the original's rewrites",
     "self_data_kl": "the same, and KL toward the original's recorded candidates",
     "patched_self_data_kl": "patched first, then the same",
-    "merged": "SLERP of two such students, one of each data set",
+    "math_student": "the same, of the first data set alone",
+    "talk_student": "the same, of the second data set alone",
+    "merged": "SLERP of those two students",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
 }
-TRAINED = ("sft", "self_data", "self_data_kl", "patched_self_data_kl", "merged", "patched_full_kl")
+TRAINED = (
+    "sft",
+    "self_data",
+    "self_data_kl",
+    "patched_self_data_kl",
+    "math_student",
+    "talk_student",
+    "merged",
+    "patched_full_kl",
+)
 
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
