@@ -122,3 +122,18 @@ def test_closing_a_dead_run_never_raises(store: Store, caplog: pytest.LogCapture
     (store.root / "mlflow.db").write_text("this is no database")
     Tracker(store.root).close_dead_run("0123456789abcdef")
     assert "MLflow tracking failed in close_dead_run" in caplog.text
+
+
+def test_a_registry_that_does_not_answer_is_told_in_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ingest(store, 1)
+    mine, theirs = (
+        scores(store, "mine", 0.8, 0.04, model.fingerprint),
+        scores(store, "theirs", 0.8, 0.05, "the original"),
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match="^the MLflow registry at http://127.0.0.1:9 does not answer: [^\n]*$"):
+        register.execute(
+            RegisterConfig(name="small"), RegisterInputs(model=model, evaluation=mine, baseline=theirs), store
+        )
+    assert not list((store.root / "store").glob("register/*"))
