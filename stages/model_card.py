@@ -8,7 +8,7 @@ from typing import Any
 
 from registry.artifact import Facts
 from registry.lineage import Ancestor, in_order
-from stages.release_numbers import MEASURES
+from stages.release_numbers import MEASURES, plain
 
 # Stages that change the model or make the data it learns from, and the fields of their config that a reader wants to know.
 STEPS = {
@@ -115,15 +115,28 @@ def _rows(facts: Facts) -> str:
 
 
 def _data(card: Card) -> list[str]:
-    learned = {one.key: one for one in in_order(card.model) if one.stage == "ingest_data"}
-    measured = {one.key: one for one in in_order(card.evaluation) if one.stage == "ingest_data"}
+    learned = _data_sources(card.model, without=("tasks",))
+    apart = {key: one for key, one in _data_sources(card.model).items() if key not in learned}
+    measured = _data_sources(card.evaluation)
     lines = []
-    for key, one in (learned | measured).items():
-        uses = [use for use, some in (("made with", learned), ("measured on", measured)) if key in some]
+    for key, one in (learned | apart | measured).items():
+        roles = (("made with", learned), ("kept apart from what it was made with", apart), ("measured on", measured))
+        uses = [use for use, some in roles if key in some]
         lines.append(
             f"- {one.facts.get('name', key[:12])} (`{one.facts.get('source', '?')}`): {_rows(one.facts)}; {' and '.join(uses)}"
         )
     return lines or ["- none"]
+
+
+def _data_sources(lineage: Ancestor, without: Sequence[str] = ()) -> dict[str, Ancestor]:
+    """Return the data sets behind an artifact by key. `without`: inputs that were read for their questions alone, as curate's tasks are."""
+    if lineage.stage == "ingest_data":
+        return {lineage.key: lineage}
+    found: dict[str, Ancestor] = {}
+    for one in lineage.inputs:
+        if one.via not in without:
+            found |= _data_sources(one, without)
+    return found
 
 
 def _figures(card: Card) -> list[str]:
@@ -133,7 +146,7 @@ def _figures(card: Card) -> list[str]:
     for measure in known:
         values = [some.get(measure) for some in card.figures.values()]
         if any(value is not None for value in values):
-            lines.append(f"| {measure} | {' | '.join('' if value is None else f'{value:.4g}' for value in values)} |")
+            lines.append(f"| {measure} | {' | '.join('' if value is None else plain(value) for value in values)} |")
     return ["", *lines]
 
 
