@@ -117,7 +117,7 @@ def _rows(facts: Facts) -> str:
 def _data(card: Card) -> list[str]:
     learned = _data_sources(card.model, without=("tasks",))
     apart = {key: one for key, one in _data_sources(card.model).items() if key not in learned}
-    measured = _data_sources(card.evaluation)
+    measured = _data_sources(card.evaluation, without=("model", "original"))
     lines = []
     for key, one in (learned | apart | measured).items():
         roles = (("made with", learned), ("kept apart from what it was made with", apart), ("measured on", measured))
@@ -129,7 +129,7 @@ def _data(card: Card) -> list[str]:
 
 
 def _data_sources(lineage: Ancestor, without: Sequence[str] = ()) -> dict[str, Ancestor]:
-    """Return the data sets behind an artifact by key. `without`: inputs that were read for their questions alone, as curate's tasks are."""
+    """Return the data sets behind an artifact by key. `without`: inputs not to follow, as curate's tasks."""
     if lineage.stage == "ingest_data":
         return {lineage.key: lineage}
     found: dict[str, Ancestor] = {}
