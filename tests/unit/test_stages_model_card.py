@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -34,7 +35,7 @@ MODEL = made(
     "finetune", "model", made("prune", "model", BASE, via="model", removed_blocks="1,2"), CURATED,
     config={"method": "full"}, num_blocks=2, num_parameters=600,
 )  # fmt: skip
-EVALUATION = made("evaluate", "evaluation", MODEL, data("exam", "tasks"), data("trivia", "tasks"))
+EVALUATION = made("evaluate", "evaluation", replace(MODEL, via="model"), data("exam", "tasks"), data("trivia", "tasks"))
 
 
 def card(**changes) -> str:
