@@ -10,6 +10,8 @@ from stages.curate import curate
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
+from stages.guide import guide
+from stages.guide_data import guide_data
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
@@ -32,6 +34,8 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         curate,
         record,
         finetune,
+        guide_data,
+        guide,
         merge,
         export,
         evaluate,
