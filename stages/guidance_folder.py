@@ -45,6 +45,25 @@ def load_guidance(folder: Path, model: PreTrainedModel) -> GuidanceAdapters:
     return adapters.eval().requires_grad_(False)
 
 
+def attach_guidance(model: PreTrainedModel, adapter: AdapterArtifact, base: ModelArtifact) -> GuidanceAdapters:
+    """Hang an artifact's adapters onto a model loaded from `base`; off until a scale is set.
+
+    Raises ValueError for an artifact of another kind, or a base that it did not pass its gate on.
+    """
+    if not is_guidance(adapter.path):
+        raise ValueError("the input guidance holds no guidance adapters; fold a low-rank adapter with merge instead")
+    check_base(adapter, base)
+    adapters = load_guidance(adapter.path, model)
+    adapters.attach(model)
+    return adapters
+
+
+def proven_scales(adapters: GuidanceAdapters) -> list[float]:
+    """Return the scales that an exported graph is compared at: the base itself, and both ends and the middle of the trained range."""
+    low, high = adapters.scales.low, adapters.scales.high
+    return sorted({1.0, low, 0.5 * (low + high), high})
+
+
 def check_base(adapter: AdapterArtifact, base: ModelArtifact) -> None:
     """Raise ValueError for a base that the adapters were neither trained on nor measured to work on."""
     accepted = json.loads((adapter.path / ABOUT_FILE).read_text())["bases"]

@@ -23,6 +23,8 @@ from compressors.merge.slerp import MERGE_METHODS
 from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import pick_device
+from stages.guidance_fold import check_guidance_fold, folded_guidance
+from stages.guidance_folder import is_guidance
 from stages.model_folder import load_model, save_model
 from stages.progress import Bar, bar, metric, note
 from stages.training_run import WEIGHTS_FILE
@@ -40,6 +42,9 @@ class MergeConfig(StageConfig):
 
     params: dict[str, Any] = {}
     """Parameters of the method; for slerp: t in [0, 1], on (weights or deltas), lerp_above."""
+
+    guidance_scale: float | None = None
+    """Scale at which an offset guidance adapter is folded; for that alone."""
 
     @field_validator("method")
     @classmethod
@@ -70,6 +75,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     if num_students != num_accepted:
         raise ValueError(f"students: method {config.method!r} takes {num_accepted}, not {num_students}")
     base = inputs["base"][0]
+    check_guidance_fold(config.method, config.guidance_scale, inputs["students"])
     for student in inputs["students"]:
         for name in ("vocab_size", "num_blocks"):
             if name in base and name in student and base[name] != student[name]:
@@ -86,6 +92,10 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     """
     counter = bar("merging", len(inputs.students) + 1, "steps")
     base = load_model(inputs.base.path, "auto", pick_device())
+    check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
+    student = inputs.students[0]
+    if isinstance(student, AdapterArtifact) and is_guidance(student.path):
+        return folded_guidance(base, inputs.base, student, config.guidance_scale, workdir / "content", FOLD_TOLERANCE)
     states = [_student_state(base, inputs.base, student, counter) for student in inputs.students]
     merged = states[0]
     if config.method != "fold":
