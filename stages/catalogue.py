@@ -7,6 +7,7 @@ from typing import Any
 from stages.compare import compare
 from stages.contract import Stage
 from stages.curate import curate
+from stages.denoise import denoise
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
@@ -40,6 +41,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         export,
         evaluate,
         compare,
+        denoise,
         register,
     )
 }
