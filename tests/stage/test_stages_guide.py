@@ -16,12 +16,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from compressors.guidance.gap import answer_logits
+from compressors.export.runtime import OnnxRunner
+from compressors.guidance.gap import GuidedText, answer_logits, measure_gap
+from compressors.guidance.graph import SCALE_NAME, ScaledSession
 from compressors.guidance.scores import guided_scores
+from compressors.measure.decode import decode
+from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
+from stages.export import ExportConfig, ExportInputs, export
 from stages.guidance_folder import WEIGHTS_FILE, check_base, load_guidance
 from stages.guide import guide
 from stages.guide_config import GuideConfig, GuideInputs
@@ -29,8 +34,11 @@ from stages.guide_data import GuideDataInputs, guide_data
 from stages.guide_data_config import GuideDataConfig
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model, load_tokenizer, save_model
+from stages.onnx_session import open_session
 from stages.progress import listen
+from stages.prune import PruneConfig, PruneInputs, prune
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord
 from stages.tiny_model import random_model
@@ -295,3 +303,94 @@ def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> Non
                 process.wait()
                 return
     pytest.fail(f"no checkpoint of step {min_step} before the process ended ({process.poll()})")
+
+
+@pytest.fixture(scope="module")
+def offset(shared_store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact) -> AdapterArtifact:
+    training = {**TRAINING, "num_epochs": 3}
+    config = GuideConfig(adapter="offset", rank=16, training=training, max_kl_ratio=1.0)  # type: ignore[arg-type]
+    return learn(shared_store, config, taught, drawn)
+
+
+def test_an_offset_folds_at_a_scale_into_a_plain_model(
+    store: Store, taught: list[ModelArtifact], offset: AdapterArtifact
+) -> None:
+    config = MergeConfig(guidance_scale=2.0)
+    merged = merge.execute(config, MergeInputs(base=taught[0], students=(offset,)), store).artifact
+    model, plain = load_model(taught[0].path, torch.float32), load_model(merged.path, torch.float32)
+    adapters = load_guidance(offset.path, model)
+    adapters.attach(model)
+    ids = torch.arange(40, 90)[None]
+    with torch.no_grad(), adapters.at(2.0):
+        expected, folded = model(input_ids=ids).logits, plain(input_ids=ids).logits
+    assert (expected - folded).abs().max() < 1e-4
+    with torch.no_grad():
+        assert (model(input_ids=ids).logits - folded).abs().max() > 1e-2
+    assert plain.config.attention_bias and plain.model.layers[0].self_attn.q_proj.bias.abs().max() == 0.0  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_folded_is_refused_with_the_reason(
+    store: Store, taught: list[ModelArtifact], cross: AdapterArtifact, offset: AdapterArtifact
+) -> None:
+    def refused(adapter: AdapterArtifact, message: str, **config: object) -> None:
+        with pytest.raises(ValueError, match=message):
+            merge.execute(MergeConfig(**config), MergeInputs(base=taught[0], students=(adapter,)), store)  # type: ignore[arg-type]
+
+    refused(cross, "reads the hidden state and cannot be folded", guidance_scale=2.0)
+    refused(offset, "guidance_scale is missing")
+    refused(offset, "guidance_scale is 9; trained and accepted: 1 to 3", guidance_scale=9.0)
+
+
+def test_a_lora_at_one_scale_folds_as_any_other(
+    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
+) -> None:
+    draw = DRAW.model_copy(update={"min_scale": 2.0, "max_scale": 2.0, "unseen_scale": 0.0})
+    at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
+    training = {**TRAINING, "num_epochs": 4, "rank": 8}
+    config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]
+    adapter = guide.execute(config, GuideInputs(model=taught[0], data=(at_two,)), store).artifact
+    assert float(adapter.facts["kl_ratio_seen"]) < 0.6
+    merged = merge.execute(MergeConfig(), MergeInputs(base=taught[0], students=(adapter,)), store).artifact
+    assert merged.facts["num_parameters"] == taught[0].facts["num_parameters"]
+    with pytest.raises(ValueError, match="adapter lora learns one fixed scale; the data has 1.0 to 3.0"):
+        guide.forecast(config, {"model": (taught[0].facts,), "data": (drawn.facts,)})
+
+
+def test_the_exported_graph_takes_the_scale_as_an_input(
+    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
+) -> None:
+    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    notes: list[str] = []
+    with listen(lambda event: notes.append(str(event))):
+        onnx = export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, store).artifact
+    assert [one for one in (1, 2, 3) if any(f"guidance_scale {one}:" in note for note in notes)] == [1, 2, 3]
+    session = open_session(onnx.path, is_guided=True)
+    assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
+    prompts = [chat_prompt(load_tokenizer(taught[0].path), question(1, 7))]
+    texts = {
+        scale: decode(OnnxRunner(ScaledSession(session, scale)), prompts, max_new_tokens=12, stop_ids=())[0].token_ids
+        for scale in (1.0, 3.0)
+    }
+    plain = TorchRunner(load_model(taught[0].path, torch.float32))
+    assert texts[1.0] == decode(plain, prompts, max_new_tokens=12, stop_ids=())[0].token_ids
+    with pytest.raises(ValueError, match="wants guidance_scale as an input"):
+        open_session(onnx.path)
+
+
+def test_a_pruned_base_learns_guidance_and_recovery_together(
+    store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
+) -> None:
+    """Without the factor w - 1 the adapters also act at scale 1, where the pruned base needs healing."""
+    pruned = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=taught[0]), store).artifact
+    training = {**TRAINING, "num_epochs": 4}
+    config = GuideConfig(rank=32, num_tokens=16, num_heads=2, is_base_at_one=False, training=training)  # type: ignore[arg-type]
+    inputs = GuideInputs(model=pruned, data=(drawn,), teacher=taught[0])
+    adapter = guide.execute(config, inputs, store).artifact
+    assert float(adapter.facts["kl_ratio_seen"]) < 0.6
+    model, original = load_model(pruned.path, torch.float32), load_model(taught[0].path, torch.float32)
+    adapters = load_guidance(adapter.path, model)
+    rows = [row for row in read_rows(drawn.path / "rows.jsonl") if row.split == "heldout"][:8]
+    at_one = [GuidedText(row.prompt_ids, row.unguided_ids, row.answer_ids, 1.0) for row in rows]
+    adapters.attach(model)
+    gap = measure_gap(at_one, student=model, guided_at=adapters.set_scale, teacher=original, unguided=original)
+    assert gap.ratio < 0.7, "nearer to the original than the pruned base, unguided"
