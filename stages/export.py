@@ -15,12 +15,11 @@ from pydantic import Field
 from compressors.export.graph import export_program
 from compressors.export.parity import Parity, measure_parity
 from compressors.export.runtime import OnnxRunner
-from compressors.guidance.graph import ScaledSession, guided_program
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
-from stages.guidance_folder import attach_guidance, proven_scales
+from stages.guidance_export import export_guided
 from stages.model_folder import copy_tokenizer, load_model, load_tokenizer
 from stages.onnx_session import GRAPH, open_session
 from stages.progress import bar, metric, note
@@ -66,13 +65,14 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
 
     Raises ValueError for a family without a cached graph, and when the text or the logits differ.
     """
+    if inputs.guidance is not None:
+        return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
     model = load_model(inputs.model.path, torch.float32)
     steps = bar("tracing the graph", 2, "steps")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about names of axes that it merges
-        guided = None if inputs.guidance is None else attach_guidance(model, inputs.guidance, inputs.model)
-        program = export_program(model) if guided is None else guided_program(model, guided)
+        program = export_program(model)
     steps.advance()
     program.save(content / GRAPH, external_data=True)
     steps.advance()
@@ -81,15 +81,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
         shutil.copy2(inputs.model.path / "generation_config.json", content / "generation_config.json")
     copy_tokenizer(inputs.model.path, content)
     del program
-    session = open_session(content, is_guided=guided is not None)
-    if guided is None:
-        parity = _prove(config, inputs, TorchRunner(model), OnnxRunner(session))
-    else:
-        # the last scale is the one on record; each of them must agree
-        for scale in proven_scales(guided):
-            with guided.at(scale):
-                note(f"guidance_scale {scale:g}:")
-                parity = _prove(config, inputs, TorchRunner(model), OnnxRunner(ScaledSession(session, scale)))
+    parity = _prove(config, inputs, TorchRunner(model), OnnxRunner(open_session(content)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
     return OnnxArtifact.at(
         content,

@@ -95,7 +95,7 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
     student = inputs.students[0]
     if isinstance(student, AdapterArtifact) and is_guidance(student.path):
-        return folded_guidance(base, inputs.base, student, config.guidance_scale, workdir / "content", FOLD_TOLERANCE)
+        return folded_guidance(base, inputs.base, student, config.guidance_scale, workdir / "content")
     states = [_student_state(base, inputs.base, student, counter) for student in inputs.students]
     merged = states[0]
     if config.method != "fold":

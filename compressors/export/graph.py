@@ -50,9 +50,9 @@ def export_program(model: PreTrainedModel) -> torch.onnx.ONNXProgram:
 
     Raises ValueError for a family whose forward lacks what the graph needs.
     """
-    check_exportable(model)
+    _check_exportable(model)
     num_blocks = model.config.num_hidden_layers
-    example, shapes = example_inputs(model)
+    example, shapes = _example_inputs(model)
     program = torch.onnx.export(
         CachedForward(model).eval(),
         kwargs=example,
@@ -74,8 +74,7 @@ def cache_shape(config: Any) -> tuple[int, int]:
     return getattr(config, "num_key_value_heads", None) or num_heads, head_size
 
 
-def check_exportable(model: PreTrainedModel) -> None:
-    """Raise ValueError for a family without a cached graph."""
+def _check_exportable(model: PreTrainedModel) -> None:
     parameters = inspect.signature(model.forward).parameters
     if "position_ids" not in parameters or "past_key_values" not in parameters:
         raise ValueError(f"{type(model).__name__} takes no position_ids or no cache; it has no cached graph")
@@ -83,8 +82,7 @@ def check_exportable(model: PreTrainedModel) -> None:
         raise ValueError("sliding or linear attention keeps a cache of another shape; only full attention is exported")
 
 
-def example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return (inputs to trace with, which of their dims are dynamic)."""
+def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
     num_heads, head_size = cache_shape(model.config)
     num_rows, num_new, num_past = 2, 3, 5  # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
     past = [torch.randn(num_rows, num_heads, num_past, head_size) for _ in range(2 * model.config.num_hidden_layers)]

@@ -16,9 +16,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
-from compressors.export.runtime import OnnxRunner
 from compressors.guidance.gap import GuidedText, answer_logits, measure_gap
-from compressors.guidance.graph import SCALE_NAME, ScaledSession
+from compressors.guidance.graph import SCALE_NAME, GuidedGraph
 from compressors.guidance.scores import guided_scores
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
@@ -366,13 +365,14 @@ def test_the_exported_graph_takes_the_scale_as_an_input(
     assert [one for one in (1, 2, 3) if any(f"guidance_scale {one}:" in note for note in notes)] == [1, 2, 3]
     session = open_session(onnx.path, is_guided=True)
     assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
-    prompts = [chat_prompt(load_tokenizer(taught[0].path), question(1, 7))]
-    texts = {
-        scale: decode(OnnxRunner(ScaledSession(session, scale)), prompts, max_new_tokens=12, stop_ids=())[0].token_ids
-        for scale in (1.0, 3.0)
-    }
-    plain = TorchRunner(load_model(taught[0].path, torch.float32))
-    assert texts[1.0] == decode(plain, prompts, max_new_tokens=12, stop_ids=())[0].token_ids
+    prompt = chat_prompt(load_tokenizer(taught[0].path), question(1, 7))
+    texts = {scale: GuidedGraph(session).greedy(prompt, scale, 12)[0] for scale in (1.0, 3.0)}
+    model = load_model(taught[0].path, torch.float32)
+    assert texts[1.0] == decode(TorchRunner(model), [prompt], max_new_tokens=12, stop_ids=())[0].token_ids
+    adapters = load_guidance(cross.path, model)
+    adapters.attach(model)
+    with adapters.at(3.0):
+        assert texts[3.0] == decode(TorchRunner(model), [prompt], max_new_tokens=12, stop_ids=())[0].token_ids
     with pytest.raises(ValueError, match="wants guidance_scale as an input"):
         open_session(onnx.path)
 
