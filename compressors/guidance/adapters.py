@@ -48,17 +48,26 @@ class GuidanceAdapters(nn.Module):
         self.encoder = ScaleEncoder(method.rank)
         self.blocks = nn.ModuleList(method(hidden_size) for _ in range(num_blocks))
         self._prepared: list[tuple[Tensor, ...]] | None = None
+        self._base_dtype = torch.float32
 
     def set_scale(self, scale: Scale | None) -> None:
         """Guide the passes to come by one scale, or one for each row of the batch; None: the base exactly."""
         self._prepared = None if scale is None else self.prepared(scale)
 
     def prepared(self, scale: Scale) -> list[tuple[Tensor, ...]]:
-        """Return what each block needs at these scales, clamped to what was trained."""
+        """Return what each block needs at these scales, clamped to what was trained; without a batch dim for a plain number.
+
+        While learning in float32; else in the base's dtype, since decoding waits for memory.
+        """
         given = torch.as_tensor(scale, dtype=torch.float32, device=self.encoder.phases.device)
         clamped = self.scales.clamp(torch.atleast_1d(given))
         features, gain = self.encoder(clamped), self.scales.gain(clamped)
-        return [block.prepare(features, gain) for block in self.blocks]  # type: ignore[operator]
+        dtype = torch.float32 if torch.is_grad_enabled() else self._base_dtype
+        found = []
+        for block in self.blocks:
+            parts = (part.to(dtype) for part in block.prepare(features, gain))  # type: ignore[operator]
+            found.append(tuple(part if isinstance(scale, Tensor) else part[0] for part in parts))
+        return found
 
     @contextmanager
     def at(self, scale: Scale | None) -> Iterator[None]:
@@ -75,7 +84,7 @@ class GuidanceAdapters(nn.Module):
 
         Raises ValueError for a model of another width or depth, or whose blocks have no attention of a known name.
         """
-        modules = attention_modules(model)
+        modules, self._base_dtype = attention_modules(model), model.dtype
         if len(modules) != len(self.blocks):
             raise ValueError(f"the adapters are for {len(self.blocks)} blocks, the model has {len(modules)}")
         return [module.register_forward_hook(self._hook(i), with_kwargs=True) for i, module in enumerate(modules)]
@@ -88,7 +97,7 @@ class GuidanceAdapters(nn.Module):
                 return output
             hidden = args[0] if args else kwargs["hidden_states"]
             attended = output[0] if isinstance(output, tuple) else output
-            added = block.apply(hidden.to(self.encoder.phases.dtype), self._prepared[index])  # type: ignore[operator]
+            added = block.apply(hidden, self._prepared[index])  # type: ignore[operator]
             guided = attended + added.to(attended.dtype)
             return (guided, *output[1:]) if isinstance(output, tuple) else guided
 

@@ -11,7 +11,10 @@ from torch import Tensor, nn
 
 
 class BlockAdapter(Protocol):
-    """Of one block: `prepare` once a scale, `apply` at every token. Zero at the start, so that step 0 is the base exactly."""
+    """Of one block: `prepare` once a scale, `apply` at every token. Zero at the start, so that step 0 is the base exactly.
+
+    `apply` also takes what was prepared for one scale without its batch dim.
+    """
 
     def prepare(self, features: Float[Tensor, "B R"], gain: Float[Tensor, "B"]) -> tuple[Tensor, ...]:
         """Return what depends on the scale alone, multiplied by `gain` so that gain 0 adds exactly nothing."""
@@ -94,7 +97,7 @@ class CrossAdapter(nn.Module):
 
     def apply(self, hidden: Float[Tensor, "B T D"], prepared: tuple[Tensor, ...]) -> Float[Tensor, "B T D"]:
         reading, writing = prepared
-        scores = (hidden @ reading).unflatten(-1, (self.num_heads, self.num_tokens))
+        scores = (hidden.to(reading.dtype) @ reading).unflatten(-1, (self.num_heads, self.num_tokens))
         return scores.softmax(dim=-1).flatten(-2).to(writing.dtype) @ writing
 
 
