@@ -92,8 +92,8 @@ def digits() -> tuple[Float[Tensor, "N P"], Int[Tensor, "N"]]:
     """Return scikit-learn's 1,797 images of 8 x 8 digits in [-1, 1], flat, and their classes."""
     from sklearn.datasets import load_digits  # in an extra
 
-    found = load_digits()
-    return torch.tensor(found.data, dtype=torch.float32) / 8.0 - 1.0, torch.tensor(found.target)
+    images, classes = load_digits(return_X_y=True)
+    return torch.tensor(images, dtype=torch.float32) / 8.0 - 1.0, torch.tensor(classes)
 
 
 def _measure(study: Study, seed: int, folder: Path) -> StudyResult:

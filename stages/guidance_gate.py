@@ -117,9 +117,9 @@ def _switch(student: Student) -> tuple[PreTrainedModel, Callable[[Scale | None],
 
     def guided_at(scale: Scale | None) -> None:
         if scale is None:
-            model.base_model.disable_adapter_layers()
+            model.base_model.disable_adapter_layers()  # type: ignore[operator]
         else:
-            model.base_model.enable_adapter_layers()
+            model.base_model.enable_adapter_layers()  # type: ignore[operator]
 
     return model, guided_at  # type: ignore[return-value]
 

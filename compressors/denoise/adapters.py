@@ -40,7 +40,7 @@ class DenoiserAdapters(nn.Module):
             return lambda module, args, output: output + gain * adapter(args[0], *condition)
 
         handles = [
-            block.attention.register_forward_hook(beside(adapter))
+            block.attention.register_forward_hook(beside(adapter))  # type: ignore[union-attr]
             for block, adapter in zip(base.blocks, self.blocks, strict=True)
         ]
         try:
@@ -52,6 +52,8 @@ class DenoiserAdapters(nn.Module):
 
 class CrossConditionAdapter(nn.Module):
     """W_o softmax((W_q h)(W_k E)' / sqrt(r)) (W_v E), E = [s(w); W_t TEmb(t); W_y YEmb(y)] with sinusoidal positions, one head."""
+
+    positions: Tensor
 
     def __init__(self, width: int, rank: int) -> None:
         super().__init__()

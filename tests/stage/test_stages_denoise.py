@@ -10,21 +10,27 @@ from safetensors.torch import load_file
 from registry.artifact import ComparisonArtifact
 from registry.store import Store
 from stages.contract import NoInputs
-from stages.denoise import DenoiseConfig, denoise
-from stages.denoise_study import RESULT
+from stages.denoise import RESULT, DenoiseConfig, denoise
 from stages.progress import listen
 
 SMALL = DenoiseConfig(
     seeds=[0],
-    num_denoiser_steps=250,
-    num_adapter_steps=250,
-    batch_size=64,
-    num_rollouts=150,
-    num_states=2000,
+    num_denoiser_steps=150,
+    num_adapter_steps=150,
+    batch_size=48,
+    num_rollouts=100,
+    num_states=1000,
     num_heldout_rollouts=40,
     num_sampler_steps=10,
-    max_error_ratio=0.95,
-    max_data_ratio=1.2,
+    max_error_ratio=0.9,
+    max_data_ratio=1.5,  # a few steps on little data: which states are better shows at full size
+)
+TINY = DenoiseConfig(
+    **{
+        **SMALL.model_dump(),
+        "num_denoiser_steps": 6, "num_adapter_steps": 6, "num_rollouts": 10, "batch_size": 16,
+        "num_heldout_rollouts": 10, "max_error_ratio": 9.0, "max_data_ratio": 9.0,
+    }
 )
 
 
@@ -34,15 +40,16 @@ def studied(shared_store: Store) -> ComparisonArtifact:
 
 
 def test_adapters_learn_what_two_passes_say_with_one(studied: ComparisonArtifact) -> None:
-    found = json.loads((studied.path / "comparison.json").read_text())["seeds"]["seed 0"]
-    assert found["error_ratio"] < 0.95 and found["sample_ratio"] < 0.95
+    found = json.loads((studied.path / RESULT).read_text())["seeds"]["seed 0"]
+    assert found["error_ratio"] < 0.9 and found["error_ratio_unseen"] < 0.9
     assert found["num_calls_a_sample"] == SMALL.num_sampler_steps, "one pass a step, not two"
     weights = load_file(studied.path / "seed-0-adapters-guided.safetensors")
     assert all(name.startswith("blocks.") for name in weights), "the base is no part of the adapters"
 
 
-def test_an_interrupted_study_ends_as_an_undisturbed_one(store: Store, studied: ComparisonArtifact) -> None:
-    """Stopped in the second of three trainings: the first is kept, the second begun again, every byte comes out the same."""
+def test_an_interrupted_study_ends_as_an_undisturbed_one(store: Store) -> None:
+    """Stopped in the third of three trainings: the others are kept, the third is begun again, every byte comes out the same."""
+    whole = denoise.execute(TINY, NoInputs(), Store(store.root / "undisturbed")).artifact
 
     class StopError(Exception):
         pass
@@ -52,15 +59,13 @@ def test_an_interrupted_study_ends_as_an_undisturbed_one(store: Store, studied: 
             raise StopError
 
     with pytest.raises(StopError), listen(stop):
-        denoise.execute(SMALL, NoInputs(), store)
+        denoise.execute(TINY, NoInputs(), store)
     labels: list[str] = []
     with listen(lambda event: labels.append(str(event))):
-        again = denoise.execute(SMALL, NoInputs(), store).artifact
+        again = denoise.execute(TINY, NoInputs(), store).artifact
     assert not any("label='denoiser" in label or "adapters on guided" in label for label in labels)
-    assert (again.path / RESULT.replace("result", "comparison")).read_text() == (
-        studied.path / "comparison.json"
-    ).read_text()
-    assert again.fingerprint == studied.fingerprint
+    assert (again.path / RESULT).read_text() == (whole.path / RESULT).read_text()
+    assert again.fingerprint == whole.fingerprint
 
 
 @pytest.mark.parametrize(
