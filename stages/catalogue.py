@@ -7,9 +7,12 @@ from typing import Any
 from stages.compare import compare
 from stages.contract import Stage
 from stages.curate import curate
+from stages.denoise import denoise
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
+from stages.guide import guide
+from stages.guide_data import guide_data
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
@@ -34,10 +37,13 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         record,
         finetune,
         merge_adapters,
+        guide_data,
+        guide,
         merge,
         export,
         evaluate,
         compare,
+        denoise,
         register,
     )
 }

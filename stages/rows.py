@@ -42,6 +42,9 @@ class Row:
     answer_ids: list[int] = field(default_factory=list)
     # name of the logprobs shard that holds this row's teacher, where one was recorded
     recorded_in: str = ""
+    # filled by guide_data: the guidance scale the answer was drawn under, and what the unguided branch began with
+    guidance_scale: float | None = None
+    unguided_ids: list[int] = field(default_factory=list)
 
     def with_changes(self, **changes: Any) -> Row:
         """Return a copy with some fields replaced."""

@@ -16,7 +16,8 @@ class Example:
     """One training sequence: prompt tokens are context, answer tokens are learned.
 
     `top_*`: the teacher's candidates for the last T learned tokens, where it was recorded. `prefix`: what the first trained block
-    receives for each token, where the blocks before it are frozen and were run once.
+    receives for each token, where the blocks before it are frozen and were run once. `scale`: the guidance scale it was written under,
+    where the student is conditioned on it.
     """
 
     prompt_ids: Sequence[int]
@@ -24,6 +25,7 @@ class Example:
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
     prefix: Float[Tensor, "S D"] | None = None
+    scale: float | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -36,6 +38,7 @@ class Batch:
 
     `places`: (index of the example, row, first column) of each example. Packed
     rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the examples apart by that.
+    `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -49,6 +52,7 @@ class Batch:
     has_teacher: Tensor | None
     prefix: Float[Tensor, "B T D"] | None
     places: list[tuple[int, int, int]]
+    scales: Float[Tensor, "B"] | None = None
 
 
 def batches(
@@ -100,7 +104,16 @@ def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bo
         *teacher,
         prefix,
         places,
+        _scales([examples[index] for index in chosen], is_packed),
     )
+
+
+def _scales(examples: Sequence[Example], is_packed: bool) -> Tensor | None:
+    scales = [example.scale for example in examples if example.scale is not None]
+    if not scales:
+        return None
+    assert not is_packed and len(scales) == len(examples), "one scale a row"
+    return torch.tensor(scales)
 
 
 def _teacher(examples: Sequence[Example]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
