@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from compressors.catalogue import build
 from compressors.distill.average import WeightAverage, trained_weights
-from compressors.distill.loop import Trainer, packing_matches
+from compressors.distill.heldout import packing_matches
+from compressors.distill.loop import Trainer
 from compressors.distill.objectives import OBJECTIVES
 from compressors.distill.packing import Example
 from compressors.distill.reduction import Reduction

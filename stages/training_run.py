@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from compressors.distill.average import set_weights, trained_weights
-from compressors.distill.loop import NotFiniteError, StepRecord, Trainer, heldout_losses
+from compressors.distill.heldout import heldout_losses
+from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
 from registry.artifact import AdapterArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.heldout_quality import heldout_quality
