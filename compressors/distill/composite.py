@@ -55,7 +55,7 @@ class Distil:
     @property
     def statistics(self) -> frozenset[Statistic]:
         """What has to be known of the whole batch before the loss of its first token."""
-        found = {name for weight in self.token_weights for name in weight.needs}
+        found: set[Statistic] = {name for weight in self.token_weights for name in weight.needs}
         if self.sample_weight is not None and self.sample_weight.needs_loss:
             found.add("own_logprobs")
         return frozenset(found)

@@ -147,8 +147,9 @@ class Demonstrations:
 
 @dataclass(frozen=True, kw_only=True)
 class Skill:
-    """The question with what earlier attempts taught. https://arxiv.org/abs/2604.10674"""
+    """The question with what earlier attempts taught: what is known of this one, else `text`. https://arxiv.org/abs/2604.10674"""
 
+    text: str = ""
     template: str = "{question}\n\nAdvice from earlier attempts:\n{hint}"
 
     needs: ClassVar[frozenset[ContextNeed]] = frozenset({"skill"})
@@ -158,7 +159,7 @@ class Skill:
         check_template(self.template)
 
     def __call__(self, parts: ContextParts, wording: Wording) -> list[int] | None:
-        return _told(self.template, parts, parts.skill, wording)
+        return _told(self.template, parts, parts.skill or self.text, wording)
 
 
 CONTEXTS: dict[str, type[ContextBuilder]] = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -33,7 +33,9 @@ class Objective(Protocol):
 class NextToken:
     """Negative log-likelihood of the data's next token."""
 
-    uses_teacher: ClassVar[bool] = False
+    @property
+    def uses_teacher(self) -> bool:
+        return False
 
     def __call__(
         self, logprobs: Float[Tensor, "N V"], targets: Targets
@@ -50,7 +52,9 @@ class ForwardKL:
     (log-sum inequality), so this is a lower bound of the full one. https://arxiv.org/abs/1503.02531
     """
 
-    uses_teacher: ClassVar[bool] = True
+    @property
+    def uses_teacher(self) -> bool:
+        return True
 
     def __call__(
         self, logprobs: Float[Tensor, "N V"], targets: Targets

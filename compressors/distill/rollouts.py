@@ -10,16 +10,26 @@ from typing import ClassVar, Protocol
 
 
 class RolloutPolicy(Protocol):
-    """Who writes. `writers`: the parties that it asks; `is_on_policy`: all sequences come from the student of now."""
+    """Who writes: `writers` are the parties that it asks, in their order."""
 
     writers: ClassVar[tuple[str, ...]]
-    num_samples: int
-    max_new_tokens: int
-    temperature: float
-    top_p: float
 
     @property
-    def student_fraction(self) -> float: ...
+    def num_samples(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def top_p(self) -> float: ...
+
+    @property
+    def student_fraction(self) -> float:
+        """Share of the prompts that are written to; the data answers the others."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +55,7 @@ class StudentWrites:
 class MixedWrites:
     """The student for `student_fraction` of the prompts of a step, the data for the others. https://arxiv.org/abs/2306.13649"""
 
-    student_fraction: float = 0.5  # type: ignore[assignment] - a field where the Protocol has a property
+    student_fraction: float = 0.5
     num_samples: int = 1
     max_new_tokens: int = 128
     temperature: float = 1.0

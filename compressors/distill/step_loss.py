@@ -36,7 +36,7 @@ class Spoken:
         """Teacher, past self and anchor on this batch."""
         return self.speak(self.batch)
 
-    def targets(self, device: torch.device, means: Mapping[object, float]) -> Targets:
+    def targets(self, device: torch.device, means: Mapping[tuple[object, str], float]) -> Targets:
         """Return what the batch's tokens should become; a live teacher stands before a recorded one."""
         batch = self.batch
         recorded = (batch.teacher_ids, batch.teacher_logprobs, batch.has_teacher)
@@ -44,7 +44,7 @@ class Spoken:
             recorded = (None, None, None)
         parts = (None if part is None else part.to(device) for part in recorded)
         stats = TokenStats(batch.sequences.to(device), batch.facts, means=means)
-        return replace(Targets(batch.next_ids.to(device), *parts), stats=stats)
+        return replace(Targets(batch.next_ids.to(device), *parts), stats=stats)  # type: ignore[arg-type]
 
 
 def speak(parties: Mapping[ViewName, Party], student: Student) -> Callable[[Batch], Parties]:
@@ -58,7 +58,7 @@ class StepLoss:
 
     reduction: Reduction
     num_tokens: dict[str, int]
-    weight_means: dict[object, float]
+    weight_means: Mapping[tuple[object, str], float]
 
     @staticmethod
     def of(

@@ -54,7 +54,7 @@ class TokenStats:
     teacher_entropy: Float[Tensor, "N"] | None = None
     own_logprobs: Float[Tensor, "N"] | None = None
     is_first_choice: Bool[Tensor, "N"] | None = None
-    means: Mapping[object, float] = field(default_factory=dict)
+    means: Mapping[tuple[object, str], float] = field(default_factory=dict)
     listwise: Mapping[object, ListwiseTerms] = field(default_factory=dict)
 
     def of_samples(self, values: list[float]) -> Float[Tensor, "N"]:

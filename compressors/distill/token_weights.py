@@ -22,8 +22,10 @@ class TokenWeight(Protocol):
     the tokens of the optimizer step: `raw` gives what that is the mean of, from the teacher alone.
     """
 
-    needs: ClassVar[frozenset[Statistic]]
     is_mean_one: ClassVar[bool]
+
+    @property
+    def needs(self) -> frozenset[Statistic]: ...
 
     def __call__(self, loss: Float[Tensor, "n"], stats: TokenStats, tokens: slice) -> Float[Tensor, "n"]: ...
 
@@ -32,8 +34,11 @@ class TokenWeight(Protocol):
 class Gate:
     """sigmoid(H(S) - H(T)): tokens that the teacher is surer of than the student. https://arxiv.org/abs/2603.13260"""
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({"student_entropy", "teacher_entropy"})
     is_mean_one: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset({"student_entropy", "teacher_entropy"})
 
     def __call__(self, loss: Float[Tensor, "n"], stats: TokenStats, tokens: slice) -> Float[Tensor, "n"]:
         assert stats.student_entropy is not None and stats.teacher_entropy is not None, "asked for in `needs`"
@@ -46,8 +51,11 @@ class EntropyWeight:
 
     beta: float = 1.0
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({"teacher_entropy"})
     is_mean_one: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset({"teacher_entropy"})
 
     def raw(self, stats: TokenStats) -> Float[Tensor, "N"]:
         """Return exp(-beta H(T)) of each token."""
@@ -64,8 +72,11 @@ class Clip:
 
     limit_nats: float
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset()
     is_mean_one: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset()
 
     def __post_init__(self) -> None:
         if self.limit_nats <= 0:
@@ -84,8 +95,11 @@ class Opener:
 
     entropy_fraction: float = 0.1
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({"student_entropy"})
     is_mean_one: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset({"student_entropy"})
 
     def __post_init__(self) -> None:
         check_fraction("entropy_fraction", self.entropy_fraction)
@@ -113,8 +127,11 @@ class TopEntropy:
 
     fraction: float = 0.1
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({"student_entropy"})
     is_mean_one: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset({"student_entropy"})
 
     def __post_init__(self) -> None:
         check_fraction("fraction", self.fraction)
@@ -143,7 +160,7 @@ class Confident:
     is_mean_one: ClassVar[bool] = False
 
     @property
-    def needs(self) -> frozenset[Statistic]:  # type: ignore[override]
+    def needs(self) -> frozenset[Statistic]:
         """The entropy it looks at."""
         return frozenset({"student_entropy" if self.of == "student" else "teacher_entropy"})
 
@@ -161,8 +178,11 @@ class Confident:
 class Correct:
     """Only tokens on which the student's first choice is the next token. https://arxiv.org/abs/2509.26488"""
 
-    needs: ClassVar[frozenset[Statistic]] = frozenset({"is_first_choice"})
     is_mean_one: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Statistic]:
+        return frozenset({"is_first_choice"})
 
     def __call__(self, loss: Float[Tensor, "n"], stats: TokenStats, tokens: slice) -> Float[Tensor, "n"]:
         assert stats.is_first_choice is not None, "asked for in `needs`"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,9 @@ from compressors.distill.traits import Drawn, Traits
 class TotalVariation:
     """1/2 sum |T - S|, in [0, 1]. Its gradient does not fade near equality. https://arxiv.org/abs/2307.15190"""
 
-    traits: ClassVar[Traits] = Traits()
+    @property
+    def traits(self) -> Traits:
+        return Traits()
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return 0.5 * (target.exp() - student.exp()).abs().sum(dim=-1)

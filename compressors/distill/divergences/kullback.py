@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,7 +15,9 @@ from compressors.distill.traits import Drawn, Traits
 class ForwardKL:
     """KL(T || S) = sum T (log T - log S): the student covers all that the target does. https://arxiv.org/abs/1503.02531"""
 
-    traits: ClassVar[Traits] = Traits()
+    @property
+    def traits(self) -> Traits:
+        return Traits()
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return kl(target, student)
@@ -26,7 +27,9 @@ class ForwardKL:
 class ReverseKL:
     """KL(S || T) = sum S (log S - log T): the student stays where the target is. https://arxiv.org/abs/2306.08543"""
 
-    traits: ClassVar[Traits] = Traits(needs_support=True)
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs_support=True)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return kl(student, target)
@@ -42,7 +45,9 @@ class Jeffreys:
     forward_weight: float = 1.0
     reverse_weight: float = 1.0
 
-    traits: ClassVar[Traits] = Traits(needs_support=True)
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs_support=True)
 
     def __post_init__(self) -> None:
         if min(self.forward_weight, self.reverse_weight) <= 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -26,7 +26,9 @@ class JensenShannon:
     beta: float = 0.5
     is_normalized: bool = False
 
-    traits: ClassVar[Traits] = Traits()
+    @property
+    def traits(self) -> Traits:
+        return Traits()
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.beta <= 1.0:
@@ -57,7 +59,9 @@ class SkewKL:
     skew: float = 0.1
     direction: Literal["forward", "reverse"] = "forward"
 
-    traits: ClassVar[Traits] = Traits()
+    @property
+    def traits(self) -> Traits:
+        return Traits()
 
     def __post_init__(self) -> None:
         if not 0.0 < self.skew < 1.0:

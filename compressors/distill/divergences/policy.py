@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -22,9 +21,11 @@ class ClippedRatio:
     clip_low: float = 0.2
     clip_high: float = 0.2
 
-    traits: ClassVar[Traits] = Traits(
-        is_divergence=False, needs_target=False, needs_student_draws=True, needs_old=True, needs_reward=True
-    )
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            is_divergence=False, needs_target=False, needs_student_draws=True, needs_old=True, needs_reward=True
+        )
 
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)
@@ -45,14 +46,16 @@ class TeacherRatio:
     clip_low: float = 0.2
     clip_high: float = 0.28
 
-    traits: ClassVar[Traits] = Traits(
-        is_divergence=False,
-        needs_whole=True,
-        needs_support=True,
-        needs_student_draws=True,
-        needs_old=True,
-        needs_reward=True,
-    )
+    @property
+    def traits(self) -> Traits:
+        return Traits(
+            is_divergence=False,
+            needs_whole=True,
+            needs_support=True,
+            needs_student_draws=True,
+            needs_old=True,
+            needs_reward=True,
+        )
 
     def __post_init__(self) -> None:
         check_clip(self.clip_low, self.clip_high)

@@ -11,7 +11,6 @@ not repair it. http://joschu.net/blog/kl-approx.html, https://arxiv.org/abs/2604
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -23,7 +22,9 @@ from compressors.distill.traits import Drawn, Traits
 class SampledToken:
     """rho sg(d): the policy-gradient form; its mean is KL(S || T). One sample may be negative."""
 
-    traits: ClassVar[Traits] = Traits(needs_whole=True, needs_support=True, needs_student_draws=True, needs_old=True)
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs_whole=True, needs_support=True, needs_student_draws=True, needs_old=True)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         own = drawn.of(student)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -16,7 +15,9 @@ from compressors.distill.traits import Drawn, Traits
 class CrossEntropy:
     """-sum T log S: forward KL plus the target's entropy. Its gradient is forward KL's; at equality it is that entropy, not zero."""
 
-    traits: ClassVar[Traits] = Traits(is_divergence=False)
+    @property
+    def traits(self) -> Traits:
+        return Traits(is_divergence=False)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return -torch.linalg.vecdot(target.exp(), student)
@@ -26,7 +27,9 @@ class CrossEntropy:
 class SquaredError:
     """sum (T - S)^2, in [0, 2]: Brier's score of probabilities. No unit of information. https://arxiv.org/abs/2102.13088"""
 
-    traits: ClassVar[Traits] = Traits(needs_whole=True)
+    @property
+    def traits(self) -> Traits:
+        return Traits(needs_whole=True)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return (target.exp() - student.exp()).square().sum(dim=-1)
@@ -42,7 +45,9 @@ class PlackettLuce:
 
     num_ranked: int = 10
 
-    traits: ClassVar[Traits] = Traits(is_divergence=False, needs_whole=True)
+    @property
+    def traits(self) -> Traits:
+        return Traits(is_divergence=False, needs_whole=True)
 
     def __post_init__(self) -> None:
         if self.num_ranked < 2:
@@ -60,7 +65,9 @@ class PlackettLuce:
 class StudentEntropy:
     """H(S) = -sum S log S: lowered, the student becomes surer of whatever it says. No target."""
 
-    traits: ClassVar[Traits] = Traits(is_divergence=False, needs_target=False)
+    @property
+    def traits(self) -> Traits:
+        return Traits(is_divergence=False, needs_target=False)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return -torch.linalg.vecdot(student.exp(), student)
