@@ -21,10 +21,8 @@ T = TypeVar("T")
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Plug = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
-NOT_CAUSAL = dict.fromkeys(
-    ("mask_predict", "masked_entropy", "dparallel", "bang"),
-    "needs a student that fills masks and sees both sides, such as LLaDA or Dream; a causal model predicts the next token alone",
-)
+_FILLS_MASKS = "needs a student that fills masks and sees both sides, such as LLaDA or Dream; a causal model predicts the next token alone"
+NOT_CAUSAL = dict.fromkeys(("mask_predict", "masked_entropy", "dparallel", "bang"), _FILLS_MASKS)
 
 
 class ObjectiveSpec(BaseModel):

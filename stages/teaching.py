@@ -18,6 +18,7 @@ from compressors.distill.student import Student
 from compressors.distill.views import ViewName
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
 from compressors.self_data.verifiers import VERIFIERS
+from registry.artifact import ModelArtifact
 from stages.distil_config import context_of, rollout_of, self_rule
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model
@@ -41,9 +42,10 @@ def build_parties(
         read.add("teacher")
     else:
         read.discard("teacher")
-    given = {"teacher": inputs.teacher, "anchor": inputs.anchor, "past": None}
+    given: dict[ViewName, ModelArtifact | None] = {"teacher": inputs.teacher, "anchor": inputs.anchor, "past": None}
     parties: dict[ViewName, Party] = {}
-    for name in [one for one in ("teacher", "past", "anchor") if one in read]:
+    names: tuple[ViewName, ...] = ("teacher", "past", "anchor")
+    for name in [one for one in names if one in read]:
         artifact, rule = given[name], self_rule(getattr(config, name))
         is_hinted = name == "teacher"
         if rule is not None:

@@ -97,6 +97,8 @@ class TrainingRun:
             self._record(Metric(f"train_{name}_nats", loss, record.step))
         self._record(Metric("learning_rate", record.learning_rate, record.step))
         self._record(Metric("grad_norm", record.grad_norm, record.step))
+        for name, value in record.facts.items():
+            self._record(Metric(name, value, record.step))
 
     def _look(self, step: int) -> None:
         """Judge the weights of now (their running mean where one is kept) on the held-out rows."""

@@ -17,7 +17,7 @@ __all__ = ["OBJECTIVES", "ForwardKL", "NextToken", "Objective", "Targets", "log_
 
 
 class Objective(Protocol):
-    """Maps the student's log-probabilities to (loss per token in nats, which tokens it speaks about)."""
+    """Maps the student's log-probabilities to (loss per token in nats, zero where it says nothing; which tokens it speaks about)."""
 
     @property
     def uses_teacher(self) -> bool:

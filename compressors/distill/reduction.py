@@ -167,7 +167,8 @@ def summed_losses(
     sums = {}
     for name, objective in objectives.items():
         per_token, speaks = objective(logprobs, targets)
-        sums[name] = (per_token[speaks].sum(), int(speaks.sum()))
+        # zero where it does not speak, but for a listwise loss: its gradient is at every token, its value at one a group
+        sums[name] = (per_token.sum(), int(speaks.sum()))
     return sums
 
 
