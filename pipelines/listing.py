@@ -14,17 +14,17 @@ from compressors.merge.slerp import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
-from compressors.self_data.verifiers import VERIFIERS
 from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
 from registry.environment import attar_home
 from registry.lineage import Ancestor
 from registry.store import Store
+from stages.answer_checks import ANSWER_CHECKS
 from stages.catalogue import STAGES
 
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
     "width score": WIDTH_SCORES,
-    "verifier": VERIFIERS,
+    "verifier": ANSWER_CHECKS,
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,

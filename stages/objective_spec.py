@@ -128,7 +128,8 @@ def read_objective(name: str, entry: Any) -> Any:
     try:
         return ObjectiveSpec.model_validate(entry)
     except ValidationError as error:
-        first = error.errors()[0]
+        # a misspelt field says more than the one that is missing by it
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
         field = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = did_you_mean(field, ObjectiveSpec.model_fields)

@@ -17,8 +17,8 @@ from compressors.distill.parties import OtherModel, Party, StudentItself
 from compressors.distill.student import Student
 from compressors.distill.views import ViewName
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
-from compressors.self_data.verifiers import VERIFIERS
 from registry.artifact import ModelArtifact
+from stages.answer_checks import ANSWER_CHECKS
 from stages.distil_config import context_of, rollout_of, self_rule
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model
@@ -45,7 +45,9 @@ def build_parties(
     given: dict[ViewName, ModelArtifact | None] = {"teacher": inputs.teacher, "anchor": inputs.anchor, "past": None}
     parties: dict[ViewName, Party] = {}
     names: tuple[ViewName, ...] = ("teacher", "past", "anchor")
-    for name in [one for one in names if one in read]:
+    for name in names:
+        if name not in read:
+            continue
         artifact, rule = given[name], self_rule(getattr(config, name))
         is_hinted = name == "teacher"
         if rule is not None:
@@ -101,7 +103,7 @@ def build_rollouts(
     def judge(example: Example, answer: Sequence[int], is_finished: bool) -> Verdict:
         row = by_name[example.name]
         text = tokenizer.decode(answer, skip_special_tokens=True)
-        objection = build(VERIFIERS, row.verifier)(text, row.reference or row.answer, row.choices)
+        objection = build(ANSWER_CHECKS, row.verifier)(text, row.reference or row.answer, row.choices)
         is_correct = objection is None and is_finished and row.verifier != "none"
         return Verdict(float(is_correct), is_correct)
 

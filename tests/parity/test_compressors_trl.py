@@ -98,7 +98,10 @@ def dpo_loss(chosen_ratio: torch.Tensor, rejected_ratio: torch.Tensor, beta: flo
     """Call TRL's DPOTrainer._compute_loss on given log-probabilities: one token a sequence, the reference's at zero."""
     given = torch.stack([chosen_ratio, rejected_ratio])[:, None]
     outputs = SimpleNamespace(
-        log_probs=given, entropy=torch.zeros(2, 1), mean_logits=torch.zeros(2, 1), is_top1=torch.zeros(2, 1, dtype=torch.bool)
+        log_probs=given,
+        entropy=torch.zeros(2, 1),
+        mean_logits=torch.zeros(2, 1),
+        is_top1=torch.zeros(2, 1, dtype=torch.bool),
     )
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
