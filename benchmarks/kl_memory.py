@@ -26,8 +26,8 @@ from compressors.distill.objectives import Targets
 from compressors.distill.reduction import LiveTeacher, Reduction
 
 NUM_TOKENS = 8 * 512
-NUM_PASSES = 3
-NUM_TURNS = 3
+NUM_PASSES = 2
+NUM_TURNS = 4
 HEAD_NAMES = ("lm_head.weight", "model.embed_tokens.weight")
 
 

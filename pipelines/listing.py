@@ -9,7 +9,16 @@ from typing import Any
 from rich.tree import Tree
 
 from compressors.adapt.catalogue import ADAPT_METHODS
+from compressors.distill.coefficients import COEFFICIENT_SCHEDULES
+from compressors.distill.contexts import CONTEXTS
+from compressors.distill.divergences.catalogue import DIVERGENCES, LISTWISE
+from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES
+from compressors.distill.rollouts import ROLLOUTS
+from compressors.distill.sample_weights import SAMPLE_WEIGHTS
+from compressors.distill.sources import SELF_RULES
+from compressors.distill.target_ops import TARGETS
+from compressors.distill.token_weights import TOKEN_WEIGHTS
 from compressors.merge.slerp import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
@@ -28,6 +37,14 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
+    "divergence": {**DIVERGENCES, **LISTWISE, **HIDDEN_LOSSES},
+    "target": TARGETS,
+    "token weight": TOKEN_WEIGHTS,
+    "sample weight": SAMPLE_WEIGHTS,
+    "schedule": COEFFICIENT_SCHEDULES,
+    "source": SELF_RULES,
+    "teacher context": CONTEXTS,
+    "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
 }
 

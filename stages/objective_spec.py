@@ -9,8 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compressors.catalogue import build, did_you_mean
 from compressors.distill.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
-from compressors.distill.composite import Distil, ListwiseDistil
+from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
 from compressors.distill.divergences.catalogue import DIVERGENCES, LISTWISE
+from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES, Objective
 from compressors.distill.sample_weights import SAMPLE_WEIGHTS, Route
 from compressors.distill.target_ops import TARGETS, Identity
@@ -51,15 +52,20 @@ class ObjectiveSpec(BaseModel):
     schedule: Plug | list[Plug] = []
     """How it changes while training goes on."""
 
-    def objective(self) -> Distil | ListwiseDistil:
+    def objective(self) -> Distil | ListwiseDistil | HiddenDistil:
         """Return the objective. Raises ValueError for an unknown plug, a wrong parameter, or plugs that do not fit."""
         name, params = split_plug(self.divergence)
         if name in NOT_CAUSAL:
             raise ValueError(f"divergence {name!r} {NOT_CAUSAL[name]}")
         if name in LISTWISE:
             return self._listwise(build(LISTWISE, name, params))
+        if name in HIDDEN_LOSSES:
+            self._refuse_unused("a loss between hidden states has no distribution")
+            if self.target != "identity":
+                raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
+            return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
         found = Distil(
-            divergence=built(DIVERGENCES | LISTWISE, self.divergence, "divergence"),  # type: ignore[type-var]
+            divergence=built(DIVERGENCES | LISTWISE | HIDDEN_LOSSES, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
             token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
@@ -89,6 +95,11 @@ class ObjectiveSpec(BaseModel):
             )
         target = Identity(of="anchor") if self.target == "identity" else built(TARGETS, self.target, "target")
         return ListwiseDistil(divergence=divergence, target=target)
+
+    def _refuse_unused(self, reason: str) -> None:
+        unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
+        if unused or self.route != "all":
+            raise ValueError(f"{reason}; {(unused or ['route'])[0]} has nothing to act on")
 
 
 def built(table: Mapping[str, type[T]], plug: Plug, what: str) -> T:
@@ -136,7 +147,7 @@ def read_objective(name: str, entry: Any) -> Any:
             raise ValueError(f"objective {name!r} has no field {field!r}.{known}") from error
         if first["type"] == "missing":
             raise ValueError(
-                f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(DIVERGENCES | LISTWISE))}"
+                f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(DIVERGENCES | LISTWISE | HIDDEN_LOSSES))}"
             ) from error
         raise ValueError(f"objective {name!r}, {field} = {first['input']!r}: {first['msg']}") from error
 
@@ -155,7 +166,8 @@ def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
 def traits_of(objective: Objective) -> Traits:
     """Return what an objective needs; a plain one needs nothing but its text and teacher."""
     divergence = getattr(objective, "divergence", None)
-    return Traits(needs_target=objective.uses_teacher) if divergence is None else divergence.traits
+    plain = Traits(needs_target=objective.uses_teacher)
+    return getattr(divergence, "traits", plain)
 
 
 def views_read(objective: Objective) -> frozenset[str]:

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from compressors.distill.divergences.hidden import HiddenLoss
 from compressors.distill.divergences.listwise import AnchoredListwise, group_sums
 from compressors.distill.sample_weights import Route, SampleWeight, is_routed
 from compressors.distill.target_ops import Identity, TargetOp
@@ -107,6 +108,33 @@ class ListwiseDistil:
         slope = terms.slopes[targets.tokens] * own
         # the value of the group at its first token, and its exact gradient at every one
         return slope - slope.detach() + terms.values[targets.tokens], terms.is_first[targets.tokens]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HiddenDistil:
+    """Pull the student's hidden states toward a live teacher's. It has no target: states are no distributions."""
+
+    divergence: HiddenLoss
+
+    @property
+    def views(self) -> frozenset[ViewName]:
+        """The teacher."""
+        return frozenset({"teacher"})
+
+    @property
+    def uses_teacher(self) -> bool:
+        """True: it speaks where there is a live teacher, which is everywhere or nowhere."""
+        return True
+
+    @property
+    def needs_whole(self) -> bool:
+        """Candidates say nothing about hidden states."""
+        return True
+
+    def __call__(
+        self, logprobs: Float[Tensor, "N V"], targets: Targets
+    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
+        raise AssertionError("the reduction gives it hidden states, not distributions")
 
 
 def listwise_terms(objective: ListwiseDistil, stats: TokenStats, anchor: Float[Tensor, "N"] | None) -> ListwiseTerms:

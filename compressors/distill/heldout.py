@@ -37,7 +37,7 @@ def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, f
     step = StepLoss.of(reduction, looked_at, None, has_teacher=has_teacher)
     for one in looked_at():
         with mixed_precision(student):
-            _, part = step.loss(student, lambda: student.head, one)
+            _, part = step.loss(student, student, one)
         for name, (loss_sum, _) in part.items():
             sums[name] += loss_sum
     return {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}

@@ -17,7 +17,7 @@ from compressors.distill.drawing import Rollouts
 from compressors.distill.packing import Batch, Example, batches, units
 from compressors.distill.parties import OtherModel, Party
 from compressors.distill.reduction import Reduction
-from compressors.distill.step_loss import Spoken, StepLoss, speak
+from compressors.distill.step_loss import Spoken, StepLoss, projections_read, speak
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, mixed_precision
 from compressors.distill.views import ViewName
@@ -60,6 +60,9 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.teacher is not None:
             self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
+        self.student.reads = projections_read(self.reduction)
+        if isinstance(teacher := self.parties.get("teacher"), OtherModel):
+            teacher.model.reads = self.student.reads
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
@@ -178,7 +181,7 @@ class Trainer:
             # gradients of several processes are averaged once, with the last part
             with nullcontext() if is_last else self.accelerator.no_sync(self.student):
                 with mixed_precision(self.student):
-                    loss, part = step.loss(self.student, lambda: student.head, one)
+                    loss, part = step.loss(self.student, student, one)
                 # averaged over processes, to be summed: each divides by the tokens of all
                 self.accelerator.backward(loss * (0.0 if is_idle else self.accelerator.num_processes))
             for name, (loss_sum, _) in part.items():

@@ -50,7 +50,7 @@ class OtherModel:
     def speak(self, student: Student, batch: Batch) -> Speaker:
         read = _read(batch, self.is_hinted)
         with mixed_precision(self.model):
-            return LiveTeacher(self.model(replace(read, prefix=None)), self.model.head)
+            return LiveTeacher(self.model(replace(read, prefix=None)), self.model.head, self.model.projections)
 
     def advance(self, student: Student, clock: Clock) -> None:
         pass
@@ -88,7 +88,7 @@ class StudentItself:
         student.eval()
         try:
             with self.model_of(student), mixed_precision(student):
-                return LiveTeacher(student(read), self._head(student))
+                return LiveTeacher(student(read), self._head(student), student.projections)
         finally:
             student.train(was_training)
 

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from compressors.distill.coefficients import Clock, CoefficientSchedule
+from compressors.distill.composite import HiddenDistil
 from compressors.distill.head import OutputHead
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.statistics import measured
@@ -32,6 +33,13 @@ class LiveTeacher:
 
     hidden: Float[Tensor, "N D"]
     head: OutputHead
+    # projections of the last block, where a loss between hidden states reads them
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """The last hidden states and the projections, by name."""
+        return {"hidden": self.hidden, **self.projections}
 
     @torch.no_grad()
     def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
@@ -87,16 +95,23 @@ class Reduction:
         teacher: Speaker | None = None,
         past: Speaker | None = None,
         anchor: Speaker | None = None,
+        projections: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Sums]:
         """Return (sum_o weight_o * sum_o / num_tokens_o, {objective: (sum over the tokens it speaks about in nats, how many)}).
 
         `num_tokens` counts the whole optimizer step (all micro-batches, all processes), so that splitting a batch changes nothing.
         Nobody but the student gets a gradient.
         """
-        sums: Sums = {}
+        between_states = {name: one for name, one in self.objectives.items() if isinstance(one, HiddenDistil)}
+        objectives = {name: one for name, one in self.objectives.items() if name not in between_states}
+        own = {"hidden": hidden, **(projections or {})}
+        states = hidden_sums(between_states, own, targets, teacher)
+        sums: Sums = {name: (float(value.detach()), count) for name, (value, count) in states.items()}
+        if not objectives:
+            return combine(states, self.weights, num_tokens), sums
         parties = Parties(teacher, past, anchor)
         targets = measured(
-            self.objectives,
+            objectives,
             targets,
             self.tokens_per_chunk,
             lambda tokens: head.logits(hidden[tokens]).log_softmax(dim=-1),
@@ -105,14 +120,14 @@ class Reduction:
 
         def chunk_loss(part: Tensor, tokens: slice, weight: Tensor, bias: Tensor | None) -> Tensor:
             logprobs = head.logits(part, weight, bias).log_softmax(dim=-1)
-            chunk = summed_losses(self.objectives, logprobs, parties.spoken(targets, tokens))
+            chunk = summed_losses(objectives, logprobs, parties.spoken(targets, tokens))
             for name, (value, count) in chunk.items():
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + float(value.detach()), before[1] + count)
             return combine(chunk, self.weights, num_tokens)
 
-        total = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
-        return total, sums  # type: ignore[return-value]
+        total: Any = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
+        return (total + combine(states, self.weights, num_tokens) if states else total), sums
 
 
 class _Chunked(torch.autograd.Function):
@@ -170,6 +185,18 @@ def summed_losses(
         # zero where it does not speak, but for a listwise loss: its gradient is at every token, its value at one a group
         sums[name] = (per_token.sum(), int(speaks.sum()))
     return sums
+
+
+def hidden_sums(
+    objectives: Mapping[str, HiddenDistil], own: Mapping[str, Tensor], targets: Targets, teacher: Speaker | None
+) -> dict[str, tuple[Tensor, int]]:
+    """Return the sums of losses between hidden states: N x D alone, no vocabulary, so nothing is cut into chunks."""
+    if not objectives:
+        return {}
+    if not isinstance(teacher, LiveTeacher) or targets.stats is None:
+        raise ValueError("a loss between hidden states needs a live teacher that is one model")
+    losses = {name: one.divergence(own, teacher.states, targets.stats.sequences) for name, one in objectives.items()}
+    return {name: (loss.sum(), len(loss)) for name, loss in losses.items()}
 
 
 def combine(

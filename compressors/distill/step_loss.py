@@ -10,8 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from compressors.distill.composite import Distil, ListwiseDistil
-from compressors.distill.head import OutputHead
+from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch
 from compressors.distill.parties import Party
@@ -85,19 +84,37 @@ class StepLoss:
         means = {key: total / max(count, 1.0) for key, (total, count) in zip(shares, pairs, strict=True)}
         return StepLoss(reduction, num_tokens, means)
 
-    def loss(self, student: nn.Module, head: Callable[[], OutputHead], one: Spoken) -> tuple[Tensor, Sums]:
-        """Return the part of the step's loss that one batch has, and its sums; see Reduction.loss."""
+    def loss(self, module: nn.Module, student: Student, one: Spoken) -> tuple[Tensor, Sums]:
+        """Return the part of the step's loss that one batch has, and its sums; see Reduction.loss.
+
+        `module` is the student as accelerate wraps it, which several processes must run through.
+        """
         parties = one.parties
-        hidden = student(one.batch)
+        hidden = module(one.batch)
         targets = one.targets(hidden.device, self.weight_means)
         return self.reduction.loss(
-            hidden, head(), targets, self.num_tokens, parties.teacher, parties.past, parties.anchor
+            hidden,
+            student.head,
+            targets,
+            self.num_tokens,
+            parties.teacher,
+            parties.past,
+            parties.anchor,
+            student.projections,
         )
 
     def means(self, sums: Mapping[str, float], accelerator: Accelerator) -> dict[str, float]:
         """Return the loss of each objective in nats a token from this process's sums."""
         totals = over_processes(list(sums.values()), accelerator)
         return {name: total / max(self.num_tokens[name], 1) for name, total in zip(sums, totals, strict=True)}
+
+
+def projections_read(reduction: Reduction) -> tuple[str, ...]:
+    """Return the projections of the last block that losses between hidden states read."""
+    found = [
+        name for one in reduction.objectives.values() if isinstance(one, HiddenDistil) for name in one.divergence.reads
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def num_spoken(objective: Objective, batch: Batch, has_live_teacher: bool) -> int:

@@ -62,5 +62,5 @@ class Jeffreys:
 
 def kl(p: Float[Tensor, "N C"], q: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
     """Return KL(p || q) of log-probabilities, in nats."""
-    # vecdot: the product of the two is never written down
-    return torch.linalg.vecdot(p.exp(), p - q)
+    # vecdot never writes the product down, and as q - p the gradient in q is not written a second time
+    return -torch.linalg.vecdot(p.exp(), q - p)
