@@ -9,26 +9,43 @@ from typing import Any
 from rich.tree import Tree
 
 from compressors.adapt.catalogue import ADAPT_METHODS
+from compressors.distill.coefficients import COEFFICIENT_SCHEDULES
+from compressors.distill.contexts import CONTEXTS
+from compressors.distill.divergences.catalogue import DIVERGENCES, LISTWISE
+from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES
+from compressors.distill.rollouts import ROLLOUTS
+from compressors.distill.sample_weights import SAMPLE_WEIGHTS
+from compressors.distill.sources import SELF_RULES
+from compressors.distill.target_ops import TARGETS
+from compressors.distill.token_weights import TOKEN_WEIGHTS
 from compressors.merge.adapters import ADAPTER_MERGES
 from compressors.merge.methods import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
-from compressors.self_data.verifiers import VERIFIERS
 from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
 from registry.environment import attar_home
 from registry.lineage import Ancestor
 from registry.store import Store
+from stages.answer_checks import ANSWER_CHECKS
 from stages.catalogue import STAGES
 
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
     "width score": WIDTH_SCORES,
-    "verifier": VERIFIERS,
+    "verifier": ANSWER_CHECKS,
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
+    "divergence": {**DIVERGENCES, **LISTWISE, **HIDDEN_LOSSES},
+    "target": TARGETS,
+    "token weight": TOKEN_WEIGHTS,
+    "sample weight": SAMPLE_WEIGHTS,
+    "schedule": COEFFICIENT_SCHEDULES,
+    "source": SELF_RULES,
+    "teacher context": CONTEXTS,
+    "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
 }

@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from compressors.distill.average import set_weights, trained_weights
-from compressors.distill.loop import NotFiniteError, StepRecord, Trainer, heldout_losses
+from compressors.distill.heldout import heldout_losses
+from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
 from registry.artifact import AdapterArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.heldout_quality import heldout_quality
@@ -96,6 +97,8 @@ class TrainingRun:
             self._record(Metric(f"train_{name}_nats", loss, record.step))
         self._record(Metric("learning_rate", record.learning_rate, record.step))
         self._record(Metric("grad_norm", record.grad_norm, record.step))
+        for name, value in record.facts.items():
+            self._record(Metric(name, value, record.step))
 
     def _look(self, step: int) -> None:
         """Judge the weights of now (their running mean where one is kept) on the held-out rows."""

@@ -184,4 +184,5 @@ class _Trace:
             logprob_nats=math.fsum(self._logprobs) if self._logprobs else None,
             top_ids=torch.stack(self._top_ids) if self._top_ids else None,
             top_logprobs=torch.stack(self._top_logprobs) if self._top_logprobs else None,
+            token_logprobs=tuple(self._logprobs),
         )
