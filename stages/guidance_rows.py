@@ -30,7 +30,7 @@ def read_guided(config: GuideConfig, inputs: GuideInputs) -> GuidedRows:
                 f"the data was drawn from model {str(data.facts.get('guided_model'))[:12]}, not from {teacher.fingerprint[:12]}; "
                 "give the model it was drawn from as the input teacher"
             )
-    found = TrainingRows([], [], [], [], [])
+    found = TrainingRows([], [], [], [], [], [], [])
     for source, data in enumerate(inputs.data):
         _read_one(config, data, source, found)
     if not found.train:

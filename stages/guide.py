@@ -10,11 +10,8 @@ import torch
 from accelerate import Accelerator
 from peft import PeftModel
 
-from compressors.catalogue import build
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
 from compressors.distill.loop import Trainer
-from compressors.distill.objectives import OBJECTIVES
-from compressors.distill.reduction import Reduction
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student
 from compressors.guidance.adapters import ScaleRange, build_adapters
@@ -102,12 +99,11 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
     metric("num_adapter_parameters", num_trained)
     rows = guided.rows
     schedule = Schedule(**{name: getattr(training, name) for name in Schedule.__dataclass_fields__})
-    weights = {name: weight for name, weight in training.objectives.items() if weight}
     trainer = Trainer(
         student,
         rows.train,
         Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, schedule),
-        Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
+        training.reduction,
         False,
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
