@@ -10,6 +10,7 @@ from compressors.distill.composite import Distil
 from compressors.distill.contexts import CONTEXTS, ContextBuilder
 from compressors.distill.objectives import Objective
 from compressors.distill.rollouts import ROLLOUTS, RolloutPolicy
+from compressors.distill.sample_weights import DivergenceAware
 from compressors.distill.sources import SELF_RULES, SelfRule
 from registry.artifact import Facts
 from stages.objective_spec import Plug, built, split_plug, traits_of, views_read
@@ -104,6 +105,14 @@ def check_rollout(objectives: Mapping[str, Objective], policy: RolloutPolicy | N
             )
         if traits.needs_groups and (policy is None or policy.num_samples < 2):
             raise ValueError(f"objective {name!r} compares the answers to a prompt; accepted: num_samples of 2 or more")
+        if (
+            isinstance(objective, Distil)
+            and isinstance(objective.sample_weight, DivergenceAware)
+            and policy is not None
+        ):
+            raise ValueError(
+                f"objective {name!r} weighs by divergence_aware, which scores given answers; rollout is not 'data'"
+            )
         if isinstance(objective, Distil) and objective.route != "all" and policy is None:
             raise ValueError(
                 f"objective {name!r} has route {objective.route!r}, but rollout is 'data': nothing is judged"

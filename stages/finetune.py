@@ -21,6 +21,7 @@ from stages.distil_config import check_parties, check_record, context_of
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import note
+from stages.sentence_scores import with_scores
 from stages.teaching import build_parties, build_rollouts, with_hints
 from stages.training_rows import Mixture, TrainingRows, with_prefix
 from stages.training_run import TrainingRun, save_adapter
@@ -82,6 +83,7 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
     parties = build_parties(config, inputs, student, dtype, device)
     rows = with_hints(config, rows, tokenizer)
+    rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
     rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
     if rollouts is None:
         rows = with_prefix(rows, steps.used(), student, workdir, config.tokens_per_micro_batch, is_packed)

@@ -124,6 +124,23 @@ def test_past_self_labels_and_a_ramp(store: Store, model: ModelArtifact, questio
     )
 
 
+def test_answers_weigh_by_how_much_the_teacher_would_say_them(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, other: ModelArtifact
+) -> None:
+    """DASD's plugs: with the student itself as the teacher no sentence is the teacher's, so nothing is learned."""
+    plugs = {
+        "divergence": "cross_entropy",
+        "target": {"identity": {"of": "labels"}},
+        "sample_weight": "divergence_aware",
+    }
+    config = {"objectives": {"das": plugs, "kl": {"divergence": "forward_kl"}}}
+    _, curves = train(store, model, questions, config, teacher=other)
+    _, own = train(store, model, questions, config, teacher=model)
+    # later steps drift: Adam divides rounding by its own size
+    assert max(own["train_das_nats"]) == 0.0 and own["train_kl_nats"][0] < 1e-5
+    assert min(curves["train_das_nats"]) >= 0.0
+
+
 def test_a_student_teaches_itself_with_a_solution_in_view(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
