@@ -7,15 +7,31 @@ from typing import Any
 
 import torch
 
+from compressors.export.runtime import CPU
+
 GRAPH = "model.onnx"
 
 
-def open_session(folder: Path, provider: str = "CPUExecutionProvider") -> Any:
-    """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`."""
-    import onnxruntime  # in an extra, cpu or gpu
+def open_session(folder: Path, provider: str = CPU, graph: str = GRAPH) -> Any:
+    """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`.
 
+    Raises ValueError when onnxruntime is not installed or lacks the provider, and, for others than the CPU, when a node would have to
+    fall back to the CPU.
+    """
+    try:
+        import onnxruntime  # in an extra, cpu or gpu
+    except ImportError as error:
+        raise ValueError("an ONNX graph needs onnxruntime: install attar[cpu] or attar[gpu]") from error
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise ValueError(f"provider {provider!r} is not in this onnxruntime; available: {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads want the cores too
+    if provider != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
-    return onnxruntime.InferenceSession(folder / GRAPH, options, providers=[provider])
+    try:
+        return onnxruntime.InferenceSession(folder / graph, options, providers=[provider])
+    except Exception as error:  # onnxruntime's own types live in a C extension
+        raise ValueError(f"{folder / graph} does not open on {provider}: {str(error).partition(chr(10))[0]}") from error
