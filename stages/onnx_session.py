@@ -12,8 +12,10 @@ from compressors.export.runtime import CPU
 GRAPH = "model.onnx"
 
 
-def open_session(folder: Path, provider: str = CPU, graph: str = GRAPH) -> Any:
+def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None) -> Any:
     """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`.
+
+    `graph`: a graph to run on the weights that lie in the folder, instead of the folder's own.
 
     Raises ValueError when onnxruntime is not installed or lacks the provider, and, for others than the CPU, when a node would have to
     fall back to the CPU.
@@ -32,6 +34,8 @@ def open_session(folder: Path, provider: str = CPU, graph: str = GRAPH) -> Any:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
     try:
-        return onnxruntime.InferenceSession(folder / graph, options, providers=[provider])
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        return onnxruntime.InferenceSession(graph or folder / GRAPH, options, providers=[provider])
     except Exception as error:  # onnxruntime's own types live in a C extension
-        raise ValueError(f"{folder / graph} does not open on {provider}: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"{folder / GRAPH} does not open on {provider}: {str(error).partition(chr(10))[0]}") from error
