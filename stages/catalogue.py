@@ -15,6 +15,7 @@ from stages.ingest_model import ingest_model
 from stages.merge import merge
 from stages.narrow import narrow
 from stages.prune import prune
+from stages.quantize import quantize
 from stages.record import record
 from stages.register import register
 from stages.scan import scan
@@ -34,6 +35,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         finetune,
         merge,
         export,
+        quantize,
         evaluate,
         compare,
         register,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float
@@ -15,14 +15,15 @@ from compressors.quantize.blocks import BlockWeights, Grid
 SHRINKS = tuple(1.0 - 0.025 * step for step in range(17))
 
 
+Needs = Literal["nothing", "powers", "moments"]
+
+
 class WeightMethod(Protocol):
-    """Quantizes one matrix. `needs_inputs`: whether it wants E[x x^T] of what the matrix is multiplied with."""
+    """Quantizes one matrix. `needs`: what it wants of the inputs x: nothing, their powers E[x^2], or their moments E[x x^T]."""
 
-    needs_inputs: ClassVar[bool]
+    needs: ClassVar[Needs]
 
-    def __call__(
-        self, weight: Float[Tensor, "N K"], moments: Float[Tensor, "K K"] | None, grid: Grid, block_size: int
-    ) -> BlockWeights:
+    def __call__(self, weight: Float[Tensor, "N K"], inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
         """Return the integers."""
         ...
 
@@ -31,9 +32,9 @@ class WeightMethod(Protocol):
 class RoundToNearest:
     """Cover each block's range and round. Right for 8 bits; for 4 the baseline."""
 
-    needs_inputs: ClassVar[bool] = False
+    needs: ClassVar[Needs] = "nothing"
 
-    def __call__(self, weight: Tensor, moments: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
         blocks = weight.unflatten(1, (-1, block_size))
         scale, zero = grid.fit(blocks)
         return grid.weights(grid.codes(blocks, scale[..., None], zero[..., None]).flatten(1), scale, zero)
@@ -43,10 +44,10 @@ class RoundToNearest:
 class SearchedRange:
     """Round on the range of each block that loses least: min over shrinks of sum_k E[x_k^2] (w_k - q_k)^2. One thread, no solve."""
 
-    needs_inputs: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "powers"
 
-    def __call__(self, weight: Tensor, moments: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
-        importance = torch.ones(weight.shape[1]) if moments is None else moments.diagonal()
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+        importance = torch.ones(weight.shape[1]) if inputs is None else powers_of(inputs)
         blocks = weight.unflatten(1, (-1, block_size))
         scale, zero = best_range(blocks, importance.view(-1, block_size), grid)
         return grid.weights(grid.codes(blocks, scale[..., None], zero[..., None]).flatten(1), scale, zero)
@@ -60,16 +61,16 @@ class ErrorCorrected:
     """
 
     damping: float = 0.01  # added to the diagonal, as a share of its mean
-    needs_inputs: ClassVar[bool] = True
+    needs: ClassVar[Needs] = "moments"
 
     def __post_init__(self) -> None:
         if not self.damping > 0:
             raise ValueError(f"damping is {self.damping}; accepted: above 0")
 
-    def __call__(self, weight: Tensor, moments: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
-        assert moments is not None, "needs_inputs"
-        factor = _inverse_factor(moments, self.damping)
-        importance = moments.diagonal().view(-1, block_size)
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+        assert inputs is not None and inputs.ndim == 2, "needs moments"
+        factor = _inverse_factor(inputs, self.damping)
+        importance = inputs.diagonal().reshape(-1, block_size)
         left = weight.clone()
         codes, scales, zeros = torch.empty_like(left), [], []
         for index, start in enumerate(range(0, weight.shape[1], block_size)):
@@ -87,6 +88,30 @@ class ErrorCorrected:
             scales.append(scale)
             zeros.append(zero)
         return grid.weights(codes, torch.stack(scales, 1), torch.stack(zeros, 1))
+
+
+# A matrix is quantized so many rows at a time: rows do not know of each other, and the search holds several copies.
+ROWS_AT_ONCE = 4096
+
+
+def quantize_rows(
+    method: WeightMethod, weight: Float[Tensor, "N K"], inputs: Tensor | None, grid: Grid, block_size: int
+) -> tuple[BlockWeights, float]:
+    """Return the integers of a matrix, worked out some rows at a time, and its `output_error`."""
+    parts, lost, total = [], 0.0, 0.0
+    for rows in weight.split(ROWS_AT_ONCE):
+        part = method(rows, inputs, grid, block_size)
+        energy = float(rows.square().sum()) or 1e-30
+        lost, total = lost + energy * output_error(rows, part.dequantized(), inputs), total + energy
+        parts.append(part)
+    zeros = [part.zero_points for part in parts if part.zero_points is not None]
+    whole = BlockWeights(
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.scales for part in parts]),
+        torch.cat(zeros) if zeros else None,
+        grid.bits,
+    )
+    return whole, lost / total
 
 
 WEIGHT_METHODS: dict[str, type[WeightMethod]] = {
@@ -112,12 +137,18 @@ def best_range(
     return best_scale, best_zero
 
 
-def output_error(weight: Float[Tensor, "N K"], rounded: Float[Tensor, "N K"], moments: Tensor | None) -> float:
-    """Return E|x (w - q)|^2 / E|x w|^2, the share of the output's energy that is lost; without moments that of the weights'."""
+def powers_of(inputs: Tensor) -> Float[Tensor, "K"]:
+    """Return E[x^2] of powers or moments."""
+    return inputs if inputs.ndim == 1 else inputs.diagonal()
+
+
+def output_error(weight: Float[Tensor, "N K"], rounded: Float[Tensor, "N K"], inputs: Tensor | None) -> float:
+    """Return E|(w - q) x|^2 / E|w x|^2, the share of the output's energy that is lost; by powers as if channels were independent."""
+    if inputs is None or inputs.ndim == 1:
+        power = torch.ones(weight.shape[1]) if inputs is None else inputs
+        return float(((weight - rounded).square() @ power).sum() / (weight.square() @ power).sum().clamp(min=1e-30))
     lost = weight - rounded
-    if moments is None:
-        return float(lost.square().sum() / weight.square().sum().clamp(min=1e-30))
-    return float(((lost @ moments) * lost).sum() / ((weight @ moments) * weight).sum().clamp(min=1e-30))
+    return float(((lost @ inputs) * lost).sum() / ((weight @ inputs) * weight).sum().clamp(min=1e-30))
 
 
 def _inverse_factor(moments: Float[Tensor, "K K"], damping: float) -> Float[Tensor, "K K"]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+import onnx_ir.passes.common as common
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -17,7 +18,6 @@ CONTRIB = "com.microsoft"
 BLOCK_SIZES = (16, 32, 64, 128, 256)
 # int8 activations inside the product: what makes it fast on a CPU
 ACCURACY_LEVEL = 4
-PASS = "__passed"
 
 
 @dataclass(frozen=True)
@@ -128,6 +128,13 @@ def put_in_place(old: ir.Node, nodes: list[ir.Node], result: ir.Value, graph: ir
     name = old.outputs[0].name
     graph.remove(old, safe=True)
     result.name = name
+
+
+def finished(model: ir.Model) -> ir.Model:
+    """Drop what no node reads any more and name the operator set of the new nodes."""
+    common.RemoveUnusedNodesPass()(model)
+    model.opset_imports[CONTRIB] = 1
+    return model
 
 
 def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
