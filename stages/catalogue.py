@@ -16,6 +16,7 @@ from stages.merge import merge
 from stages.narrow import narrow
 from stages.prune import prune
 from stages.quantize import quantize
+from stages.quantize_torch import quantize_torch
 from stages.record import record
 from stages.register import register
 from stages.scan import scan
@@ -36,6 +37,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         merge,
         export,
         quantize,
+        quantize_torch,
         evaluate,
         compare,
         register,

@@ -52,6 +52,8 @@ class ExportInputs:
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
+    if model.get("quantization", "none") != "none":
+        raise ValueError(f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize")
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     kept = ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters")
     facts: Facts = {name: model[name] for name in kept if name in model}

@@ -33,6 +33,8 @@ KILLS = (
     ("healed", "merge"),
     ("left", "compare"),
     ("onnx", "export"),
+    ("small", "quantize"),
+    ("few_bits", "quantize_torch"),
     ("healed_scores", "evaluate"),
     ("release", "register"),
 )
@@ -48,7 +50,7 @@ def environment(
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
-@pytest.mark.timeout(900)  # fifteen runs in a row, each 30 to 50 s on a busy machine
+@pytest.mark.timeout(900)  # seventeen runs in a row, each 30 to 50 s on a busy machine
 def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
     home = Path(environment["ATTAR_HOME"])
     assert sorted(stage for _, stage in KILLS) == sorted(STAGES)
