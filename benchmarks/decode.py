@@ -90,7 +90,9 @@ def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, 
     print("|---|---|---|---|---|---|---|---|")
     for name, rounds in seconds.items():
         took = statistics.median(rounds[1:])  # the first round warms up
-        row = f"| {name} | {1000 * took:.1f} | {base / took:.2f} | {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
+        row = (
+            f"| {name} | {1000 * took:.1f} | {base / took:.2f} | {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
+        )
         if name in close:
             agreeing = sum(one.num_agreeing for one in close[name]) / num_tokens
             kl = sum(one.kl_nats for one in close[name]) / num_tokens

@@ -17,9 +17,7 @@ from stages.progress import bar
 MAX_BYTES = 128 << 20
 
 
-def input_moments(
-    folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal: bool
-) -> Iterator[dict[str, Tensor]]:
+def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal: bool) -> Iterator[dict[str, Tensor]]:
     """Yield E[x x^T] (or its diagonal) over all tokens of the samples by product, in groups that fit in `MAX_BYTES`.
 
     Products that read the same values are in one group and share the tensor.
@@ -74,4 +72,3 @@ def _feeds(session: object, sample: Sequence[int]) -> dict[str, np.ndarray]:
         else np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
         for entry in inputs
     }
-

@@ -53,7 +53,9 @@ class ExportInputs:
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
     if model.get("quantization", "none") != "none":
-        raise ValueError(f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize")
+        raise ValueError(
+            f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize"
+        )
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     kept = ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters")
     facts: Facts = {name: model[name] for name in kept if name in model}
@@ -94,9 +96,7 @@ def _write(config: ExportConfig, inputs: ExportInputs, content: Path, prompts: l
 
     model = load_model(inputs.model.path, torch.float32)
     counter = bar("asking torch", len(prompts), "prompts")
-    expected = listen_to(
-        TorchRunner(model), prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance
-    )
+    expected = listen_to(TorchRunner(model), prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
     steps = bar("tracing the graph", 1, "steps")
     graph = export_graph(model, config.opset)
     steps.advance()

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from compressors.export.runtime import CPU
 from stages.model_folder import TOKENIZER_FILES
 from stages.onnx_session import GRAPH
 from stages.progress import bar
@@ -19,6 +18,20 @@ DATA = f"{GRAPH}.data"
 GENAI = "genai_config.json"
 # Families that onnxruntime-genai knows by name; `decoder` is its word for any other.
 GENAI_TYPES = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "granite"}
+GENAI_NAMES = {
+    "inputs": {
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "position_ids": "position_ids",
+        "past_key_names": "past_key_values.%d.key",
+        "past_value_names": "past_key_values.%d.value",
+    },
+    "outputs": {
+        "logits": "logits",
+        "present_key_names": "present.%d.key",
+        "present_value_names": "present.%d.value",
+    },
+}
 # What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
 EXTERNAL_BYTES = 256
 # onnxruntime maps the file; a page's beginning is where it can.
@@ -92,18 +105,7 @@ def _genai_config(folder: Path) -> dict[str, Any]:
                 "num_attention_heads": num_heads,
                 "num_key_value_heads": getattr(config, "num_key_value_heads", None) or num_heads,
                 "num_hidden_layers": config.num_hidden_layers,
-                "inputs": {
-                    "input_ids": "input_ids",
-                    "attention_mask": "attention_mask",
-                    "position_ids": "position_ids",
-                    "past_key_names": "past_key_values.%d.key",
-                    "past_value_names": "past_key_values.%d.value",
-                },
-                "outputs": {
-                    "logits": "logits",
-                    "present_key_names": "present.%d.key",
-                    "present_value_names": "present.%d.value",
-                },
+                **GENAI_NAMES,
             },
         },
         "search": {

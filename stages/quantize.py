@@ -139,7 +139,9 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
         if not config.max_kept:  # only now is it worth a pass a product
             _ranked(config, quantized, workdir)
         worst = ", ".join(f"{one.name} {one.kl_nats:.2g}" for one in quantized.worst()[:3])
-        raise ValueError(f"the quantized model loses too much: {'; '.join(broken)}; costliest alone, KL in nats: {worst}")
+        raise ValueError(
+            f"the quantized model loses too much: {'; '.join(broken)}; costliest alone, KL in nats: {worst}"
+        )
     quantized.write_table(content / TABLE)
     (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": kept}, indent=1))
     facts: Facts = {**inputs.model.facts, **quality.facts(), "quantization": _label(config), "num_kept": len(kept)}

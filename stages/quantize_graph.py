@@ -60,14 +60,12 @@ class QuantizedGraph:
             if product.lookup is not None:
                 looked_up = nodes.integer_lookup(product.lookup, product.name, weights, model.graph)
                 nodes.put_in_place(product.lookup, *looked_up, model.graph)
-        for lookup in nodes.lookups(model.graph):  # an embedding of its own; a tied one is gone by now
-            name = str(lookup.inputs[0].name).removesuffix(".weight").removeprefix("model.")
-            weight = torch.from_numpy(lookup.inputs[0].const_value.numpy().copy())
-            size = nodes.block_size_for(weight.shape[1], self.config.block_size)
-            weights, _ = quantize_rows(
-                build(WEIGHT_METHODS, "nearest"), weight, None, self._grid(self.config.head_bits), size
+        for table in nodes.embeddings(model.graph):  # of its own; a tied one is in place by now
+            grid, size = self._grid(self.config.head_bits), nodes.block_size_for(table.width, self.config.block_size)
+            weights, _ = quantize_rows(build(WEIGHT_METHODS, "nearest"), table.weight(), None, grid, size)
+            nodes.put_in_place(
+                table.node, *nodes.integer_lookup(table.node, table.name, weights, model.graph), model.graph
             )
-            nodes.put_in_place(lookup, *nodes.integer_lookup(lookup, name, weights, model.graph), model.graph)
         return nodes.finished(model)
 
     def rank(self, scratch: Path, num_tokens: int) -> Switches:
@@ -78,7 +76,6 @@ class QuantizedGraph:
         choices = [
             switchboard.Choice(one.name, one.node, *self._nodes(one, self.integers[one.name], model.graph))
             for one in products
-            if one.name in self.errors
         ]
         switchboard.add_switches(model.graph, choices)
         write_graph(nodes.finished(model), scratch)
@@ -140,7 +137,7 @@ class QuantizedGraph:
         self.integers[product.name] = weights
         self.errors[product.name] = NodeError(product.name, *product.shape, bits, error)
 
-    def _nodes(self, product: Any, weights: BlockWeights, graph: Any) -> Any:
+    def _nodes(self, product: Any, weights: BlockWeights, graph: Any) -> tuple[list[Any], Any]:
         from compressors.quantize import nodes
 
         if self.config.kind == "dynamic" and product.lookup is None:

@@ -60,7 +60,9 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
         raise ValueError(f"method is {config.method!r}, but the input is quantized already ({model['quantization']})")
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * (1.0 if config.method == "int8" else 0.56)
-    return Forecast({**model, "quantization": config.method}, peak_memory_bytes=7 * num_parameters, disk_bytes=num_bytes)
+    return Forecast(
+        {**model, "quantization": config.method}, peak_memory_bytes=7 * num_parameters, disk_bytes=num_bytes
+    )
 
 
 @stage("quantize_torch", version=1, forecast=_forecast)
@@ -109,10 +111,11 @@ def _errors(small: PreTrainedModel, original: PreTrainedModel) -> list[tuple[str
     weights = dict(original.named_parameters())
     errors = {}
     for name, parameter in small.named_parameters():
-        if hasattr(parameter, "quant_state") and parameter.quant_state is not None:
-            rounded = dequantize_4bit(parameter.data, parameter.quant_state)
-        elif hasattr(parameter, "SCB") and parameter.SCB is not None:
-            rounded = parameter.data.float() * parameter.SCB.float()[:, None] / 127.0
+        state, row_scales = getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)
+        if state is not None:
+            rounded = dequantize_4bit(parameter.data, state)
+        elif row_scales is not None:
+            rounded = parameter.data.float() * row_scales.float()[:, None] / 127.0
         else:
             continue
         weight = weights[name].float()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.modeling_utils import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 INTERFACE = "attar_graph"
 # Added to the score of a column that no token may see. Not -inf: a row of padding alone must stay finite.
@@ -103,10 +102,7 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
         sliding_window: int | None = None,
         **options: Any,
     ) -> tuple[Tensor, None]:
-        if options.get("s_aux") is not None or options.get("position_bias") is not None:
-            raise ValueError(f"{type(module).__name__} adds sinks or a position bias to its scores; no graph is built for it")
-        if value.shape[-1] != key.shape[-1]:
-            raise ValueError(f"{type(module).__name__} has values of another size than keys; no graph is built for it")
+        _check_attention(module, key, value, options)
         index = int(module.layer_idx)  # type: ignore[arg-type]
         num_rows, num_heads, num_new, head_size = query.shape
         num_shared, bias = key.shape[1], tracing.bias
@@ -116,7 +112,16 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
         window = sliding_window or _window(config, index)
         output, *present = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            [*flat, *tracing.past[2 * index : 2 * index + 2], tracing.last_columns, tracing.num_columns, None, None, None, bias],
+            [
+                *flat,
+                *tracing.past[2 * index : 2 * index + 2],
+                tracing.last_columns,
+                tracing.num_columns,
+                None,
+                None,
+                None,
+                bias,
+            ],
             {
                 "num_heads": num_heads,
                 "kv_num_heads": num_shared,
@@ -132,6 +137,14 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
         return output.reshape(num_rows, num_new, num_heads, head_size), None
 
     return attend
+
+
+def _check_attention(module: nn.Module, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
+    name = type(module).__name__
+    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+        raise ValueError(f"{name} adds sinks or a position bias to its scores; no graph is built for it")
+    if value.shape[-1] != key.shape[-1]:
+        raise ValueError(f"{name} has values of another size than keys; no graph is built for it")
 
 
 def _window(config: Any, index: int) -> int | None:
@@ -189,7 +202,9 @@ def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, 
     kinds = getattr(module, "rope_type", "default")
     kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
     if depends := kinds & {"dynamic", "longrope"}:
-        raise ValueError(f"rotary embedding of type {depends.pop()!r} changes with the text's length; a graph has one table")
+        raise ValueError(
+            f"rotary embedding of type {depends.pop()!r} changes with the text's length; a graph has one table"
+        )
     positions = torch.arange(config.max_position_embeddings)[None]
     has_kinds = "layer_type" in inspect.signature(module.forward).parameters
     with torch.no_grad():

@@ -66,7 +66,12 @@ def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
             program = torch.onnx.export(
                 CachedForward(model, tracing).eval(),
                 kwargs=example,
-                input_names=["input_ids", "attention_mask", "position_ids", *cache_names(num_blocks, "past_key_values")],
+                input_names=[
+                    "input_ids",
+                    "attention_mask",
+                    "position_ids",
+                    *cache_names(num_blocks, "past_key_values"),
+                ],
                 output_names=["logits", *cache_names(num_blocks, "present")],
                 dynamic_shapes=shapes,
                 opset_version=opset,
@@ -99,7 +104,9 @@ def _check_exportable(model: PreTrainedModel) -> None:
     if "position_ids" not in parameters or "past_key_values" not in parameters:
         raise ValueError(f"{name} takes no position_ids or no cache; it has no cached graph")
     if others := set(getattr(config, "layer_types", None) or []) - ATTENTION_KINDS:
-        raise ValueError(f"{name} has blocks of {', '.join(sorted(others))}; accepted: {', '.join(sorted(ATTENTION_KINDS))}")
+        raise ValueError(
+            f"{name} has blocks of {', '.join(sorted(others))}; accepted: {', '.join(sorted(ATTENTION_KINDS))}"
+        )
 
 
 def _reason(error: BaseException) -> str:
@@ -156,4 +163,6 @@ def _name_axes(model: ir.Model) -> None:
             value.shape = ir.Shape([tokens[0], grown if value.name == "attention_mask" else tokens[1]])
     for value in model.graph.outputs:
         inner = list(value.shape)  # type: ignore[arg-type]
-        value.shape = ir.Shape([*tokens, inner[2]] if value.name == "logits" else [tokens[0], inner[1], grown, inner[3]])
+        value.shape = ir.Shape(
+            [*tokens, inner[2]] if value.name == "logits" else [tokens[0], inner[1], grown, inner[3]]
+        )

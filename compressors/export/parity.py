@@ -78,6 +78,4 @@ def measure_parity(
         on_prompt(1)
     if not torch.isfinite(torch.tensor(largest)):
         largest = float("inf")
-    return Parity(
-        largest, total / num_logits, agreed / (len(expected) * num_new_tokens), len(expected), num_new_tokens
-    )
+    return Parity(largest, total / num_logits, agreed / (len(expected) * num_new_tokens), len(expected), num_new_tokens)

@@ -126,7 +126,9 @@ class OnnxSlots:
 
     def fill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
         for chunk in prefill_chunks(rows, prompts):
-            unique = list(dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk))  # samples of one prompt share its pass
+            unique = list(
+                dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk)
+            )  # samples of one prompt share its pass
             ids, mask = pad_right(unique, self._runner.device)
             _, read = self._runner.forward(ids, mask, None, last_only=True)
             for row, prompt in chunk:

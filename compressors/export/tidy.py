@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
+from onnx_ir.passes import common
 
 SWAP_HEADS = (0, 2, 1, 3)
 
@@ -14,8 +14,8 @@ SWAP_HEADS = (0, 2, 1, 3)
 def tidy(model: ir.Model) -> None:
     """Simplify the graph in place; what it computes stays the same.
 
-    Reshapes get constant shapes, slices of everything, pairs of head swaps and of reshapes go, and each matrix is stored as the product wants it (a tied
-    one, which two nodes read, once and as it is).
+    Reshapes get constant shapes; slices of everything, pairs of head swaps and of reshapes go; each matrix is stored as the product
+    wants it (a tied one, which two nodes read, once and as it is).
     """
     for rewrite in (_constant_shape, _without_whole_slice, _without_pair, _without_pair, _stored_transposed):
         for node in list(model.graph):
@@ -23,7 +23,9 @@ def tidy(model: ir.Model) -> None:
         common.RemoveUnusedNodesPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
-    common.ClearMetadataAndDocStringPass()(model)  # the trace notes its call stack on every node, paths of this machine included
+    common.ClearMetadataAndDocStringPass()(
+        model
+    )  # the trace notes its call stack on every node, paths of this machine included
 
 
 def _constant_shape(graph: ir.Graph, node: ir.Node) -> None:
@@ -43,9 +45,9 @@ def _constant_shape(graph: ir.Graph, node: ir.Node) -> None:
 
 def _without_whole_slice(graph: ir.Graph, node: ir.Node) -> None:
     """Let a slice that leaves the shape as it was read through: it took everything."""
-    if node.op_type == "Slice" and node.inputs[0].shape is not None:  # type: ignore[union-attr]
-        if node.inputs[0].shape == node.outputs[0].shape:  # type: ignore[union-attr]
-            _replace(node.outputs[0], node.inputs[0])  # type: ignore[arg-type]
+    before = node.inputs[0].shape if node.op_type == "Slice" and node.inputs[0] else None
+    if before is not None and before == node.outputs[0].shape:
+        _replace(node.outputs[0], node.inputs[0])  # type: ignore[arg-type]
 
 
 def _without_pair(graph: ir.Graph, node: ir.Node) -> None:

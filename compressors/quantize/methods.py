@@ -23,7 +23,9 @@ class WeightMethod(Protocol):
 
     needs: ClassVar[Needs]
 
-    def __call__(self, weight: Float[Tensor, "N K"], inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+    def __call__(
+        self, weight: Float[Tensor, "N K"], inputs: Tensor | None, grid: Grid, block_size: int
+    ) -> BlockWeights:
         """Return the integers."""
         ...
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-import onnx_ir.passes.common as common
 import torch
 from jaxtyping import Float
+from onnx_ir.passes import common
 from torch import Tensor
 
 from compressors.quantize.blocks import BlockWeights
@@ -65,16 +65,39 @@ def products(graph: ir.Graph) -> list[Product]:
         if matrix is None or matrix.const_value is None or matrix.shape is None or len(matrix.shape) != 2:
             continue
         lookups = [user for user, _ in matrix.uses() if user.op_type == "Gather"]
-        name = str(matrix.name).removesuffix(".T").removesuffix(".weight").removeprefix("model.")
-        found.append(Product(name, node, matrix, is_transposed, lookups[0] if lookups else None))
+        found.append(Product(_plain_name(matrix), node, matrix, is_transposed, lookups[0] if lookups else None))
     if not found:
         raise ValueError("the graph has no product with a stored matrix; is it quantized already?")
     return found
 
 
-def lookups(graph: ir.Graph) -> list[ir.Node]:
-    """Return the embedding lookups of token ids."""
-    return [node for node in graph if node.op_type == "Gather" and str(node.inputs[1].name) == "input_ids"]  # type: ignore[union-attr]
+@dataclass(frozen=True)
+class Embedding:
+    """A lookup of token ids in a stored matrix."""
+
+    name: str
+    node: ir.Node
+    stored: ir.Value
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        return int(self.stored.shape[1])  # type: ignore[index, arg-type]
+
+    def weight(self) -> Float[Tensor, "V K"]:
+        """Read the matrix."""
+        return torch.from_numpy(np.array(self.stored.const_value.numpy()))  # type: ignore[union-attr]
+
+
+def embeddings(graph: ir.Graph) -> list[Embedding]:
+    """Return the lookups of token ids."""
+    found = []
+    for node in graph:
+        if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[1] is not None:
+            stored = node.inputs[0]
+            if node.inputs[1].name == "input_ids" and stored.const_value is not None:
+                found.append(Embedding(_plain_name(stored), node, stored))
+    return found
 
 
 def block_size_for(num_channels: int, wanted: int) -> int:
@@ -108,7 +131,9 @@ def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Gr
     return _with_bias(product, ir.node("DynamicQuantizeMatMul", inputs, domain=CONTRIB))
 
 
-def integer_lookup(lookup: ir.Node, name: str, weights: BlockWeights, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
+def integer_lookup(
+    lookup: ir.Node, name: str, weights: BlockWeights, graph: ir.Graph
+) -> tuple[list[ir.Node], ir.Value]:
     """Return nodes that look tokens up in integers: the very tensors of the output head where the two are tied."""
     codes, scales, *zeros = _tensors(name, weights, graph)
     # the head reads the codes block by block, a lookup row by row: the same bytes
@@ -137,6 +162,10 @@ def finished(model: ir.Model) -> ir.Model:
     return model
 
 
+def _plain_name(stored: ir.Value) -> str:
+    return str(stored.name).removesuffix(".T").removesuffix(".weight").removeprefix("model.")
+
+
 def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
     bias = product.node.inputs[2] if len(product.node.inputs) > 2 else None
     if bias is None:
@@ -154,6 +183,6 @@ def _stored(name: str, tensor: Tensor, graph: ir.Graph) -> ir.Value:
     if name in graph.initializers:
         return graph.initializers[name]
     kept = ir.tensor(tensor.contiguous().numpy(), name=name)
-    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)
+    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)  # type: ignore[arg-type]
     graph.register_initializer(value)
     return value

@@ -53,7 +53,8 @@ def smooth(
 
 def _sole_feeder(node: ir.Node, by_output: Mapping[ir.Value, Product]) -> Product | None:
     """Return the product whose result a gate multiplies, when nothing else reads it."""
-    feeders = [by_output[value] for value in node.inputs if value in by_output and len(value.uses()) == 1]
+    inputs = [value for value in node.inputs if value is not None]
+    feeders = [by_output[value] for value in inputs if value in by_output and len(value.uses()) == 1]
     shapes_match = len(feeders) == 1 and len(feeders[0].node.inputs) == 2 and feeders[0].lookup is None
     return feeders[0] if shapes_match else None
 
@@ -100,6 +101,6 @@ def _divide(graph: ir.Graph, node: ir.Node, gain: ir.Value, scale: Float[Tensor,
 
 def _register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
     kept = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
-    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)
+    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)  # type: ignore[arg-type]
     graph.register_initializer(value)
     return value

@@ -24,9 +24,7 @@ class Choice:
 
 def add_switches(graph: ir.Graph, choices: Sequence[Choice]) -> None:
     """Make each choice an `If` on its place in a new input, a vector of booleans: true runs the integer nodes."""
-    switches = ir.Value(
-        name=SWITCHES, shape=ir.Shape([len(choices)]), type=ir.TensorType(ir.DataType.BOOL)
-    )
+    switches = ir.Value(name=SWITCHES, shape=ir.Shape([len(choices)]), type=ir.TensorType(ir.DataType.BOOL))
     graph.inputs.append(switches)
     for index, choice in enumerate(choices):
         place = ir.node("Constant", [], {"value": ir.tensor(np.array(index))})

@@ -99,7 +99,6 @@ def test_padding_in_front_stays_hidden_over_many_steps(runners: tuple[TorchRunne
 
 
 def test_several_tokens_behind_a_past(runners: tuple[TorchRunner, OnnxRunner]) -> None:
-    torch_runner, runner = runners
     ids, mask = pad_left([list(range(3, 12)), list(range(30, 36))], torch.device("cpu"))
     more, longer = torch.arange(40, 48).reshape(2, 4), torch.cat([mask, mask.new_ones(2, 4)], dim=1)
     answers = []
@@ -153,7 +152,9 @@ def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner]) -> No
 def test_another_provider_than_asked_for_is_refused(runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="runs on CPUExecutionProvider, not on CUDAExecutionProvider"):
         OnnxRunner(runners[1].session, provider="CUDAExecutionProvider")
-    with pytest.raises(ValueError, match=r"provider 'NoExecutionProvider' is not in this onnxruntime; available: .*CPU"):
+    with pytest.raises(
+        ValueError, match=r"provider 'NoExecutionProvider' is not in this onnxruntime; available: .*CPU"
+    ):
         open_session(tmp_path, "NoExecutionProvider")
 
 

@@ -45,7 +45,10 @@ def kl(artifact: OnnxArtifact) -> float:
 
 def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
     eight = run(store, graph, questions)
-    four = {method: run(store, graph, questions, bits=4, method=method) for method in ("nearest", "searched", "error_corrected")}
+    four = {
+        method: run(store, graph, questions, bits=4, method=method)
+        for method in ("nearest", "searched", "error_corrected")
+    }
     assert 0 < kl(eight) < 0.01 and float(eight.facts["agreement"]) > 0.8  # near-ties of a random model
     assert kl(eight) < kl(four["error_corrected"]) < kl(four["nearest"])
     assert kl(four["searched"]) < kl(four["nearest"])
@@ -60,7 +63,9 @@ def test_dynamic_int8(store: Store, graph: OnnxArtifact, questions: DatasetArtif
     assert 0 < kl(dynamic) < 1.0 and dynamic.facts["quantization"] == "dynamic int8"
 
 
-def test_too_great_a_loss_fails_and_names_the_worst(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+def test_too_great_a_loss_fails_and_names_the_worst(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
     strict = Limits(max_kl_nats=1e-9, min_agreement=0.5)
     message = r"loses too much: KL [\d.e-]+, accepted <= 1e-09; costliest alone, KL in nats: (model\.layers|lm_head)"
     with pytest.raises(ValueError, match=message):
@@ -112,7 +117,9 @@ def test_excluded_nodes_stay_in_float(store: Store, graph: OnnxArtifact, questio
         run(store, graph, questions, exclude=["proj", "lm_head"])
 
 
-def test_a_quantized_graph_is_not_quantized_again(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+def test_a_quantized_graph_is_not_quantized_again(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
     small = run(store, graph, questions)
     config = QuantizeConfig(limits=LOOSE)
     with pytest.raises(ValueError, match="quantized already"):

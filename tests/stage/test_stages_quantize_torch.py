@@ -18,7 +18,9 @@ from stages.quantize_torch import QuantizeTorchConfig, QuantizeTorchInputs, quan
 def run(
     store: Store, model: ModelArtifact, data: DatasetArtifact, method: str, max_kl_nats: float = 100.0
 ) -> ModelArtifact:
-    config = QuantizeTorchConfig(method=method, limits=Limits(max_kl_nats=max_kl_nats), precision="float32", max_tokens=32)  # type: ignore[arg-type]
+    config = QuantizeTorchConfig(
+        method=method, limits=Limits(max_kl_nats=max_kl_nats), precision="float32", max_tokens=32
+    )  # type: ignore[arg-type]
     return quantize_torch.execute(config, QuantizeTorchInputs(model=model, data=data), store).artifact
 
 
