@@ -135,7 +135,7 @@ class QuantizedGraph:
         size = block_size_for(product.shape[1], self.config.block_size)
         weights, error = quantize_rows(method, product.weight(), wanted, self._grid(bits), size)
         self.integers[product.name] = weights
-        self.errors[product.name] = NodeError(product.name, *product.shape, bits, error)
+        self.errors[product.name] = NodeError(product.name, product.shape[0], product.shape[1], bits, error)
 
     def _nodes(self, product: Any, weights: BlockWeights, graph: Any) -> tuple[list[Any], Any]:
         from compressors.quantize import nodes

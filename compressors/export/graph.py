@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import onnx_ir as ir
@@ -116,19 +118,18 @@ def _reason(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801 - a context manager, as its parent
+@contextmanager
+def _quiet() -> Iterator[None]:
     """No advice from the exporter: torchvision is not installed, axes are merged, a tree is deprecated."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
-        warnings.simplefilter("ignore")
-        self._level = logging.getLogger("torch.onnx").level
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-        return entered
-
-    def __exit__(self, *exc_info: Any) -> None:
-        logging.getLogger("torch.onnx").setLevel(self._level)
-        super().__exit__(*exc_info)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -30,7 +30,9 @@ def tidy(model: ir.Model) -> None:
 
 def _constant_shape(graph: ir.Graph, node: ir.Node) -> None:
     """Reshape to dimensions that are known, or those of the input (0), or one unknown (-1)."""
-    if node.op_type != "Reshape" or node.outputs[0].shape is None or node.inputs[0].shape is None:
+    if node.op_type != "Reshape" or node.inputs[0] is None:
+        return
+    if node.outputs[0].shape is None or node.inputs[0].shape is None:
         return
     before, after = list(node.inputs[0].shape), list(node.outputs[0].shape)
     wanted = [
@@ -74,7 +76,7 @@ def _stored_transposed(graph: ir.Graph, node: ir.Node) -> None:
     turned = ir.LazyTensor(
         lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name),
         dtype=tensor.dtype,
-        shape=ir.Shape(list(tensor.shape)[::-1]),
+        shape=ir.Shape(list(tensor.shape)[::-1]),  # type: ignore[arg-type]
         name=name,
     )
     value = ir.Value(name=name, shape=turned.shape, type=ir.TensorType(tensor.dtype), const_value=turned)
