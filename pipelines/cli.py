@@ -79,6 +79,7 @@ def plan(
         return
     for row in rows:
         row["TFLOPs"] = f"{row.pop('num_flops') / 1e12:,.2f}"
+        row["MFLOPs/token"] = f"{row.pop('flops_per_token') / 1e6:,.1f}"
         row["memory MB"] = f"{row.pop('peak_memory_bytes') / 1e6:,.0f}"
         row["disk MB"] = f"{row.pop('disk_bytes') / 1e6:,.0f}"
         row["key"] = row["key"][:12]
@@ -165,25 +166,21 @@ def report(
 @app.command()
 def pull(
     model: Annotated[
-        str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered name; the alias is champion unless given.")
+        str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where to put it; must not exist yet.")],
+    folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Copy a registered model, its ONNX graph included, into a folder."""
-    name, _, alias = model.partition("@")
+    """Copy a registered model, its ONNX graphs included, into a folder, every file checked by its sha256."""
     with _refusals(debug):
-        if folder.exists():
-            raise ValueError(f"DIR {folder} exists already; give one that does not")
-        from registry.model_registry import download_model
+        from registry.pull import download_model
 
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        download_model(f"models:/{name}@{alias or 'champion'}", folder.resolve())
+        download_model(model, folder.resolve())
     if as_json:
-        _print_json({"model": name, "alias": alias or "champion", "folder": str(folder.resolve())})
+        _print_json({"model": model, "folder": str(folder.resolve())})
     else:
-        out.print(f"{name}@{alias or 'champion'} is in {folder}", highlight=False)
+        out.print(f"{model} is in {folder}", highlight=False)
 
 
 @app.command()
@@ -258,14 +255,14 @@ def _show_outcome(record: Any, console: Console, *, as_json: bool, debug: bool) 
 
 @contextmanager
 def _refusals(debug: bool) -> Iterator[None]:
-    """Print a user's mistake as one line and exit with 2."""
+    """Print a user's mistake as one line and exit with 2; with 1 where the fault is not the user's and the error says so."""
     try:
         yield
     except ValueError as error:
         if debug:
             raise
         err.print(f"attar: {' '.join(str(error).split())}", style="red", markup=False, highlight=False)
-        raise typer.Exit(2) from error
+        raise typer.Exit(getattr(error, "exit_code", 2)) from error
 
 
 def _print_json(value: Any) -> None:

@@ -1,4 +1,4 @@
-"""The before/after table of a run: every evaluated model beside the first one."""
+"""The tables of a run: every evaluated model beside the first one, what each retains by task, and what each is worth as a draft."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     baseline = next(iter(found.values()))["facts"] if found else {}
     for model, evaluation in found.items():
         facts = evaluation["facts"]
-        row = {"model": f"{model} ({evaluation['format']}, {evaluation['num_blocks']} blocks)"}
+        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
         for column in COLUMNS:
             value, first = facts.get(column.metric), baseline.get(column.metric)
             row[column.heading] = "" if value is None else f"{value * column.factor:,.{column.digits}f}"
@@ -68,3 +68,53 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
                 row[column.heading] += f" ({value / first:.2f}x)"
         rows.append(row)
     return rows
+
+
+def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, float]]:
+    """Return accuracy divided by the first model's, by model and task, for every other model, torch and ONNX alike."""
+    found = evaluations(record, store)
+    if len(found) < 2:
+        return {}
+    first, *others = found
+    baseline = {task: value for task, value in found[first]["tasks"].items() if value}
+    return {
+        model: {
+            task: found[model]["tasks"][task] / value
+            for task, value in baseline.items()
+            if task in found[model]["tasks"]
+        }
+        for model in others
+    }
+
+
+def retention_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
+    """Return one row a task with the share of the first model's accuracy that each other keeps: a graph next to the model it came from."""
+    shares, found = retained_shares(record, store), evaluations(record, store)
+    tasks = list(dict.fromkeys(task for some in shares.values() for task in some))
+    rows = []
+    for task in tasks:
+        row = {"task": task}
+        for model, some in shares.items():
+            row[f"{model} ({_form(found[model])})"] = f"{some[task]:.1%}" if task in some else ""
+        rows.append(row)
+    return rows
+
+
+def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
+    """Return one row a model and draft length: what it came to when it drafted for the original."""
+    return [
+        {
+            "draft": model,
+            "tokens drafted": str(entry["draft_length"]),
+            "accepted": f"{entry['acceptance_fraction']:.1%}",
+            "tokens a step": f"{entry['tokens_per_step']:.2f}",
+            "times as fast": f"{entry['gain']:.2f}" + ("" if entry["gain"] > 1 else " (no gain here)"),
+            "texts that differ": f"{entry['num_different_texts']} of {entry['num_prompts']} ({entry['dtype']})",
+        }
+        for model, evaluation in evaluations(record, store).items()
+        for entry in evaluation.get("speculation", [])
+    ]
+
+
+def _form(evaluation: dict[str, Any]) -> str:
+    return "torch" if evaluation["format"] == "model" else evaluation["format"]

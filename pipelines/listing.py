@@ -10,7 +10,8 @@ from rich.tree import Tree
 
 from compressors.adapt.catalogue import ADAPT_METHODS
 from compressors.distill.objectives import OBJECTIVES
-from compressors.merge.slerp import MERGE_METHODS
+from compressors.merge.adapters import ADAPTER_MERGES
+from compressors.merge.methods import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
@@ -29,6 +30,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
     "merge method": MERGE_METHODS,
+    "adapter merge": ADAPTER_MERGES,
 }
 
 

@@ -10,6 +10,7 @@ from pipelines.recipe import Node, Recipe, RecipeError
 from registry.artifact import Artifact, Facts
 from registry.store import Store
 from stages.contract import Forecast
+from stages.size_forecast import flops_of_token
 
 State = Literal["hit", "miss", "waiting", "forced"]
 
@@ -23,6 +24,12 @@ class PlannedNode:
     key: str
     forecast: Forecast
 
+    @property
+    def flops_per_token(self) -> float:
+        """FLOPs to decode one token with the model that the node makes or measures; 0: it does not, or it is not known."""
+        counted = self.forecast.facts.get("flops_per_token")
+        return float(counted) if counted else flops_of_token(self.forecast.facts)
+
     def as_dict(self) -> dict[str, Any]:
         """Return the planned node as plain JSON values."""
         return {
@@ -31,6 +38,7 @@ class PlannedNode:
             "state": self.state,
             "key": self.key,
             "num_flops": self.forecast.num_flops,
+            "flops_per_token": self.flops_per_token,
             "peak_memory_bytes": self.forecast.peak_memory_bytes,
             "disk_bytes": self.forecast.disk_bytes,
             "facts": self.forecast.facts,

@@ -9,7 +9,14 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from pipelines.charts import heat_map, loss_curve, retention_bars
-from pipelines.comparison import comparison_rows, evaluations, stored_artifact
+from pipelines.comparison import (
+    comparison_rows,
+    draft_rows,
+    evaluations,
+    retained_shares,
+    retention_rows,
+    stored_artifact,
+)
 from pipelines.graph_picture import lineage_svg
 from registry.artifact import Artifact
 from registry.run_record import RunRecord
@@ -30,6 +37,8 @@ def write_report(record: RunRecord, store: Store) -> Path:
         heat_maps=_heat_maps(record, store),
         curves=_curves(record, store),
         retention=_retention(record, store),
+        retained=retention_rows(record, store),
+        drafts=draft_rows(record, store),
         samples=_samples(record, store),
         releases=_contents(record, store, "register", "release.json"),
         parities=_contents(record, store, "export", "parity.json"),
@@ -77,19 +86,7 @@ def _curves(record: RunRecord, store: Store) -> dict[str, str]:
 
 
 def _retention(record: RunRecord, store: Store) -> str:
-    found = evaluations(record, store)
-    if len(found) < 2:
-        return ""
-    first, *others = found
-    baseline = found[first]["tasks"]
-    shares = {
-        model: {
-            task: found[model]["tasks"][task] / value
-            for task, value in baseline.items()
-            if value and task in found[model]["tasks"]
-        }
-        for model in others
-    }
+    shares = retained_shares(record, store)
     return retention_bars(shares) if any(shares.values()) else ""
 
 

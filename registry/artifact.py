@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 Facts = dict[str, int | float | str | bool]
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
+# Name of the table in a merged model's `records/` that says what was tried
+TRIALS = "trials"
 
 
 @dataclass(frozen=True)

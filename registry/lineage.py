@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from registry.artifact import Artifact
+from registry.artifact import Artifact, Facts
 from registry.store import Store
 
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One artifact in a lineage: its slot in the child (`via`), how it was made, and its own inputs."""
+    """One artifact in a lineage: its slot in the child (`via`), how it was made, what is known of it, and its own inputs."""
 
     via: str
     stage: str
@@ -20,6 +20,7 @@ class Ancestor:
     fingerprint: str
     kind: str
     config: dict[str, Any]
+    facts: Facts
     is_present: bool
     inputs: tuple[Ancestor, ...]
 
@@ -38,7 +39,7 @@ def trace(store: Store, artifact: Artifact, via: str = "") -> Ancestor:
                 inputs.append(trace(store, store.load(entry["stage"], entry["key"]), slot))
             else:
                 inputs.append(
-                    Ancestor(slot, entry["stage"], entry["key"], entry["fingerprint"], entry["kind"], {}, False, ())
+                    Ancestor(slot, entry["stage"], entry["key"], entry["fingerprint"], entry["kind"], {}, {}, False, ())
                 )
     return Ancestor(
         via,
@@ -47,9 +48,18 @@ def trace(store: Store, artifact: Artifact, via: str = "") -> Ancestor:
         artifact.fingerprint,
         artifact.kind,
         manifest["config"],
+        artifact.facts,
         True,
         tuple(inputs),
     )
+
+
+def in_order(lineage: Ancestor) -> list[Ancestor]:
+    """Return an artifact and all that it was made from, each once, whatever is used before its user."""
+    found: dict[str, Ancestor] = {}
+    for one in lineage.inputs:
+        found |= {ancestor.key: ancestor for ancestor in in_order(one)}
+    return [*found.values(), lineage]
 
 
 def needed_keys(store: Store, roots: Iterable[Artifact]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Write a model folder as MLflow's transformers flavor, with the ONNX graph beside it."""
+"""Write one version's folder: the model under MLflow's transformers flavor, its graphs under the onnx flavor, the card beside them."""
 
 from __future__ import annotations
 
@@ -9,26 +9,34 @@ from typing import Any
 
 import mlflow.transformers
 from huggingface_hub import ModelCard
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from registry.environment import package_versions
 
 REQUIREMENTS = ("torch", "transformers", "accelerate")
+EXAMPLE = ["What is the capital of France?"]
+CARD = "README.md"
+GRAPH = "model.onnx"
+# What MLmodel says a graph is run on where its reader does not choose.
+PROVIDERS = ["CPUExecutionProvider"]
 
 
-def write_transformers_model(
+def write_version(
     folder: Path,
     model: Any,
     tokenizer: Any,
     *,
     model_folder: Path,
-    onnx_folder: Path | None,
+    onnx_folders: Mapping[str, Path],
+    card: str,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write `model` so that `mlflow.transformers.load_model` finds it: MLmodel, `model/`, `components/tokenizer/`, and `onnx/`.
+    """Write `model` so that `mlflow.transformers.load_model` finds it and, of `onnx_folders`, the first so that `mlflow.onnx.load_model` does.
 
-    `model/` is also a complete Hugging Face folder of its own: the tokenizer files are copied in.
+    `model/` is also a complete Hugging Face folder of its own: the tokenizer files are copied in. Each of `onnx_folders` (name in the
+    version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
     """
     versions = package_versions()
     shutil.rmtree(folder, ignore_errors=True)
@@ -37,24 +45,36 @@ def write_transformers_model(
         path=str(folder),
         task="text-generation",
         signature=text_generation_signature(),
-        model_card=_card(metadata),  # else MLflow asks the hub for one
+        input_example=EXAMPLE,
+        model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
-        metadata=dict(metadata),
+        metadata={**metadata, "attar.onnx": sorted(onnx_folders)},
     )
     for path in model_folder.iterdir():
         if not (folder / "model" / path.name).exists() and path.is_file():
             shutil.copy2(path, folder / "model" / path.name)
-    if onnx_folder is not None:
-        shutil.copytree(onnx_folder, folder / "onnx", dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
-
-
-def _card(metadata: Mapping[str, Any]) -> ModelCard:
-    lines = [f"- {name}: {value}" for name, value in metadata.items()]
-    text = ["# Compressed with Attar", "", "`model/` is a Hugging Face folder, `onnx/` its ONNX graph.", "", *lines]
-    return ModelCard("\n".join(["---", "license: other", "---", *text]))
+    for name, source in onnx_folders.items():
+        shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
+    if onnx_folders:
+        _add_onnx_flavor(folder, next(iter(onnx_folders)), versions)
+    (folder / CARD).write_text(card)
 
 
 def text_generation_signature() -> ModelSignature:
     """Return the signature of a text generator: a text in, a text out, and how long the answer may be."""
     text = Schema([ColSpec(DataType.string)])
     return ModelSignature(text, text, ParamSchema([ParamSpec("max_new_tokens", DataType.long, 128)]))
+
+
+def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:
+    """List a graph that lies there already: MLflow's own writer would rename its data file and drop the tokenizer."""
+    described = Model.load(str(folder))
+    described.add_flavor(
+        "onnx",
+        onnx_version=versions.get("onnx", ""),
+        data=f"{name}/{GRAPH}",
+        providers=PROVIDERS,
+        onnx_session_options=None,
+        code=None,
+    )
+    described.save(str(folder / MLMODEL_FILE_NAME))

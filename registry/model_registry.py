@@ -1,4 +1,4 @@
-"""MLflow's model registry: store a model as a LoggedModel, give it a version and aliases, and bring it back."""
+"""MLflow's model registry: store a model as a LoggedModel, and give it a version and aliases. `registry/pull.py` brings it back."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
 from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from registry.environment import attar_home
+from registry.checksums import write_checksums
+from registry.environment import attar_home, tracking_uri
 from registry.mlflow_home import experiment_id, global_tracking_uri, open_client
+from registry.reach import reachable
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 KEY_TAG = "attar.key"
+# sha256 of the version's own list of checksums: a version whose files and list were both changed is found too
+CHECKSUMS_TAG = "attar.checksums"
 
 
 @dataclass(frozen=True)
@@ -49,11 +52,25 @@ def register_model(
     The candidate alias always moves to it; champion only when `is_champion`, and then previous moves to the former champion.
     Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
     """
+    with reachable(tracking_uri(attar_home())):
+        return _register(name, key, write, metrics, params, tags, scratch, is_champion)
+
+
+def _register(
+    name: str,
+    key: str,
+    write: Callable[[Path], None],
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+    is_champion: bool,
+) -> Registration:
     client = open_client(attar_home())
     version = _version_of_key(client, name, key)
     if version is None:
-        model_id = _log_model(client, name, write, metrics=metrics, params=params, tags=tags, scratch=scratch)
-        version = _create_version(client, name, model_id, {**tags, KEY_TAG: key})
+        model_id, checksums = _log_model(client, name, write, metrics, params, tags, scratch)
+        version = _create_version(client, name, model_id, {**tags, CHECKSUMS_TAG: checksums, KEY_TAG: key})
     client.set_registered_model_alias(name, CANDIDATE, version.version)
     previous = _alias_version(client, name, CHAMPION)
     if is_champion and previous != str(version.version):
@@ -63,30 +80,6 @@ def register_model(
     # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
     model_id = str(version.source).removeprefix("models:/")
     return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))
-
-
-def download_model(uri: str, folder: Path) -> Path:
-    """Copy a registered model (`models:/NAME@ALIAS` or `models:/NAME/VERSION`) into `folder`, which must not exist yet, and return it.
-
-    Raises ValueError when the registry has no such model. The folder appears whole or not at all.
-    """
-    client = open_client(attar_home())
-    aside = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    try:
-        version = _resolve(client, uri)
-        source = client.get_model_version_download_uri(version.name, version.version)
-        with global_tracking_uri(client.tracking_uri):
-            download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=client.tracking_uri)
-    except MlflowException as error:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise ValueError(f"{uri}: {error.message.splitlines()[0]}") from error
-    inner = list(aside.iterdir())
-    whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
-    os.rename(whole, folder)
-    shutil.rmtree(aside, ignore_errors=True)
-    return folder
 
 
 def registered_keys() -> set[str]:
@@ -105,12 +98,12 @@ def _log_model(
     client: MlflowClient,
     name: str,
     write: Callable[[Path], None],
-    *,
     metrics: Mapping[str, float],
     params: Mapping[str, str],
     tags: Mapping[str, str],
     scratch: Path,
-) -> str:
+) -> tuple[str, str]:
+    """Return the LoggedModel's id and the sha256 of the list of its files' checksums."""
     experiment = experiment_id(client, attar_home())
     run_id = os.environ.get("ATTAR_MLFLOW_RUN_ID")
     model = client.create_logged_model(
@@ -119,11 +112,14 @@ def _log_model(
     try:
         location = urlsplit(model.artifact_location)
         if location.scheme in ("", "file"):
-            write(Path(unquote(location.path)))  # straight into place: no second copy of the weights
+            folder = Path(unquote(location.path))  # straight into place: no second copy of the weights
+            write(folder)
+            checksums = write_checksums(folder)
         else:
             folder = scratch / "logged_model"
             shutil.rmtree(folder, ignore_errors=True)
             write(folder)
+            checksums = write_checksums(folder)
             client.log_model_artifacts(model.model_id, str(folder))
         for metric, value in metrics.items():
             _log_metric(client, model.model_id, run_id, metric, value)
@@ -131,7 +127,7 @@ def _log_model(
         client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
         raise
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
-    return model.model_id
+    return model.model_id, checksums
 
 
 def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
@@ -162,12 +158,3 @@ def _alias_version(client: MlflowClient, name: str, alias: str) -> str:
         return str(client.get_model_version_by_alias(name, alias).version)
     except MlflowException:
         return ""
-
-
-def _resolve(client: MlflowClient, uri: str) -> ModelVersion:
-    name_and_more = uri.removeprefix("models:/")
-    if "@" in name_and_more:
-        name, _, alias = name_and_more.rpartition("@")
-        return client.get_model_version_by_alias(name, alias)
-    name, _, version = name_and_more.rpartition("/")
-    return client.get_model_version(name, version)

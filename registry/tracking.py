@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
-from registry.artifact import DATA_CARD, Artifact, DatasetArtifact
+from registry.artifact import DATA_CARD, TRIALS, Artifact, DatasetArtifact
 from registry.environment import package_versions
 from registry.fingerprint import RECORDS_FOLDER
 from registry.mlflow_home import experiment_id, open_client
@@ -114,7 +114,7 @@ class Tracker:
         self._flush(node)
         run_id = self._children[node]
         if artifact is not None:
-            self._log_data_card(run_id, artifact)
+            self._log_tables(run_id, artifact)
             tags = {"attar.key": artifact.key, "attar.fingerprint": artifact.fingerprint, "attar.kind": artifact.kind}
             self._client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
             self._client.set_tag(self.run_id, f"attar.fingerprint.{node}", artifact.fingerprint)
@@ -148,10 +148,11 @@ class Tracker:
                 client.set_terminated(one.info.run_id, "KILLED")
 
     @_guarded
-    def _log_data_card(self, run_id: str, artifact: Artifact) -> None:
-        """Put a data set's card under its node's run, also when the data set was reused."""
-        for path in sorted((artifact.path / RECORDS_FOLDER).glob(f"{DATA_CARD}.*")):
-            self._client.log_artifact(run_id, str(path), DATA_CARD)
+    def _log_tables(self, run_id: str, artifact: Artifact) -> None:
+        """Put a data set's card or a merge's trials under the node's run, also when the artifact was reused."""
+        for stem in (DATA_CARD, TRIALS):
+            for path in sorted((artifact.path / RECORDS_FOLDER).glob(f"{stem}.*")):
+                self._client.log_artifact(run_id, str(path), stem)
 
     def _flush(self, node: str) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from stages.finetune import finetune
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
 from stages.merge import merge
+from stages.merge_adapters import merge_adapters
 from stages.narrow import narrow
 from stages.prune import prune
 from stages.quantize import quantize
@@ -34,6 +35,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         curate,
         record,
         finetune,
+        merge_adapters,
         merge,
         export,
         quantize,

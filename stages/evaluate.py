@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, model_validator
 from transformers import AutoConfig, GenerationConfig
 
 from compressors.export.runtime import OnnxRunner
@@ -18,84 +17,51 @@ from compressors.measure.decode import decode
 from compressors.measure.likelihood import perplexity
 from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
-from registry.artifact import DatasetArtifact, EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from registry.artifact import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
 from registry.fingerprint import folder_digests
-from stages.contract import Forecast, StageConfig, stage
-from stages.device import Precision, pick_device, pick_dtype
-from stages.measured_data import asked_rows, plain_text, unique_names
+from stages.contract import Forecast, stage
+from stages.device import pick_device, pick_dtype
+from stages.evaluate_config import EvaluateConfig, EvaluateInputs
+from stages.measured_data import asked_rows, in_turn, plain_text, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
 from stages.progress import bar, metric, track
 from stages.rows import Row
+from stages.size_forecast import flops_of_token
+from stages.speculation import best_draft, check_draft, speculation
 
 RESULT = "evaluation.json"
 NUM_TIMED_ROUNDS = 3
 
 
-class EvaluateConfig(StageConfig):
-    """What is measured, on how much."""
-
-    max_rows: int = Field(default=0, ge=0)
-    """Rows of each task; 0: all it has."""
-
-    max_new_tokens: int = Field(default=128, ge=1)
-    """Longest generated answer, in tokens."""
-
-    batch_size: int = Field(default=16, ge=1)
-    """Texts scored or generated together."""
-
-    perplexity_window: int = Field(default=512, ge=2)
-    """Tokens in one perplexity window; windows do not overlap."""
-
-    num_samples: int = Field(default=4, ge=0)
-    """Answers kept word for word, to be read side by side."""
-
-    num_prompt_tokens: int = Field(default=128, ge=1)
-    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
-
-    task_folder: str = ""
-    """Folder with lm-eval task YAML files of your own."""
-
-    tasks: list[str] = []
-    """Names of tasks in task_folder to run besides the inputs."""
-
-    precision: Precision = "auto"
-    """Dtype of a Hugging Face model; ONNX graphs bring their own."""
-
-    @model_validator(mode="after")
-    def _tasks_have_a_home(self) -> EvaluateConfig:
-        if bool(self.tasks) != bool(self.task_folder):
-            raise ValueError("tasks and task_folder belong together: give both or neither")
-        if self.task_folder and not Path(self.task_folder).is_dir():
-            raise ValueError(f"task_folder {self.task_folder} is not a folder")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluateInputs:
-    """The model, data sets with checkable questions, and text for the perplexity. Held-out rows are used where there are any."""
-
-    model: ModelArtifact | OnnxArtifact
-    tasks: tuple[DatasetArtifact, ...] = ()
-    text: DatasetArtifact | None = None
-
-
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     if not (inputs.get("tasks") or inputs.get("text") or config.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
+    if inputs.get("original"):
+        check_draft(inputs)
+    num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in inputs.get("original", ()))
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = sum(float(facts.get("num_rows", 0)) for facts in inputs.get("tasks", ()))
     num_rows = min(num_rows, config.max_rows) if config.max_rows else num_rows
-    return Forecast({}, num_flops=2.0 * num_parameters * num_rows * 200, peak_memory_bytes=6.0 * num_parameters)
+    counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
+    facts: Facts = {"flops_per_token": counted} if counted else {}
+    return Forecast(
+        facts,
+        num_flops=2.0 * num_parameters * num_rows * 200,
+        peak_memory_bytes=6.0 * num_parameters + num_original_bytes,
+    )
 
 
 def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=1, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=2, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
-    """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, prefill and decode latency."""
+    """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
+
+    Raises ValueError when a text that it drafted, in float32, is not the original's own.
+    """
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -104,17 +70,24 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
     names = unique_names(inputs.tasks, "task")
     rows = {name: asked_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
-    evaluation: dict[str, Any] = {"format": inputs.model.kind, "num_blocks": inputs.model.facts["num_blocks"]}
+    evaluation: dict[str, Any] = {
+        "format": inputs.model.kind,
+        "num_blocks": inputs.model.facts["num_blocks"],
+        "model_fingerprint": inputs.model.fingerprint,
+    }
     evaluation |= _size(config, inputs.model, model_config)
     evaluation["perplexity"] = _perplexity(config, inputs, runner, tokenizer)
     evaluation["tasks"] = _tasks(config, rows, runner, tokenizer, generation_config)
     evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
     evaluation["latency"] = asdict(_latency(config, runner, model_config.vocab_size))
+    if inputs.original is not None and isinstance(runner, TorchRunner):  # the forecast refuses a graph that is to draft
+        evaluation["speculation"] = speculation(config, runner.model, inputs.original, in_turn(rows))
     (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
         metric(name, value)
-    return EvaluationArtifact.at(workdir / "content", format=inputs.model.kind, **headline)
+    measured = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint}
+    return EvaluationArtifact.at(workdir / "content", **measured, **headline)
 
 
 def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -131,6 +104,8 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     if evaluation["tasks"]:
         numbers["accuracy"] = sum(evaluation["tasks"].values()) / len(evaluation["tasks"])
         numbers |= {f"accuracy_{name}": value for name, value in evaluation["tasks"].items()}
+    if evaluation.get("speculation"):
+        numbers |= best_draft(evaluation["speculation"])
     return {name: float(value) for name, value in numbers.items()}
 
 
@@ -205,15 +180,8 @@ def _samples(
     tokenizer: Any,
     generation_config: Any,
 ) -> list[dict[str, str]]:
-    chosen: list[Row] = []
-    pools = [list(some) for some in rows.values() if some]
-    while pools and len(chosen) < config.num_samples:  # one of each data set in turn
-        pool = pools.pop(0)
-        chosen.append(pool.pop(0))
-        if pool:
-            pools.append(pool)
     samples = []
-    for row in track(chosen, "writing samples", "answers"):
+    for row in track(in_turn(rows)[: config.num_samples], "writing samples", "answers"):
         [generation] = decode(
             runner,
             [chat_prompt(tokenizer, row.question)],

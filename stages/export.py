@@ -21,6 +21,7 @@ from stages.onnx_folder import copy_companions, write_graph
 from stages.onnx_session import open_session
 from stages.progress import bar, metric, note
 from stages.rows import read_rows
+from stages.size_forecast import exported, stored_bytes
 
 
 class ExportConfig(StageConfig):
@@ -57,10 +58,8 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
             f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize"
         )
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    kept = ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters")
-    facts: Facts = {name: model[name] for name in kept if name in model}
-    facts["format"] = "onnx"
-    return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=num_bytes)
+    facts = exported(model)
+    return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
 @stage("export", version=2, forecast=_forecast)
@@ -76,9 +75,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     # the torch model is gone by now: two models and a session would be three times the memory
     parity = _prove(config, expected, OnnxRunner(open_session(content)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    facts: Facts = {"format": "onnx", "quantization": "none", "token_agreement": parity.token_agreement}
-    for name in ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters"):
-        facts[name] = inputs.model.facts[name]
+    facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}
     return OnnxArtifact.at(content, **facts)
 
 

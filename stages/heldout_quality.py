@@ -27,10 +27,14 @@ def heldout_quality(trainer: Trainer, rows: Sequence[Row], tokenizer: Any, max_n
     """
     model = plain_model(trainer.accelerator.unwrap_model(trainer.student).model).eval()
     runner = TorchRunner(model)
-    rows = list(rows)[:MAX_ROWS]
     with mixed_precision(model):
-        right = sum(_is_choice_right(runner, tokenizer, row) for row in rows if row.choices)
-        right += _num_verified(runner, tokenizer, [row for row in rows if not row.choices], max_new_tokens)
+        return share_right(runner, list(rows)[:MAX_ROWS], tokenizer, max_new_tokens)
+
+
+def share_right(runner: TorchRunner, rows: Sequence[Row], tokenizer: Any, max_new_tokens: int) -> float:
+    """Return the share of checkable rows that a model answers right, in [0, 1], as `heldout_quality` does."""
+    right = sum(_is_choice_right(runner, tokenizer, row) for row in rows if row.choices)
+    right += _num_verified(runner, tokenizer, [row for row in rows if not row.choices], max_new_tokens)
     return right / len(rows)
 
 

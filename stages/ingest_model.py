@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
 from registry.artifact import Facts, ModelArtifact
 from stages.contract import Forecast, NoInputs, StageConfig, stage
-from stages.model_folder import save_model
+from stages.model_folder import companion_bytes, save_model
+from stages.model_license import source_license
 from stages.model_source import FORMS, fetch_model, local_facts, parse_source, source_digest
 from stages.progress import bar
-
-FLOAT_BYTES = 4
+from stages.size_forecast import stored_bytes
 
 
 class IngestModelConfig(StageConfig):
@@ -24,6 +24,9 @@ class IngestModelConfig(StageConfig):
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
+
+    license: str = Field(default="", pattern=r"^[\w.+-]*$", max_length=64)
+    """Licence of the model as an id such as apache-2.0, for the cards of what is made from it; empty: what the source says of itself."""
 
     expect: dict[str, int] = {}
     """Facts the model must have, such as num_blocks or vocab_size; they also let the plan check later nodes before anything runs."""
@@ -39,12 +42,12 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     facts: Facts = {**local_facts(parse_source(config.source)), **config.expect}
-    return Forecast(facts, disk_bytes=FLOAT_BYTES * float(facts.get("num_parameters", 0)))
+    return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 
 @stage(
     "ingest_model",
-    version=1,
+    version=2,
     forecast=_forecast,
     outside=lambda config: source_digest(parse_source(config.source)),
     is_light=True,
@@ -57,7 +60,9 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     scratch = workdir / "source"
     scratch.mkdir(exist_ok=True)
     steps = bar("fetching the model", 2, "steps")
-    model, tokenizer = fetch_model(parse_source(config.source), config.sha256, scratch)
+    source = parse_source(config.source)
+    model, tokenizer = fetch_model(source, config.sha256, scratch)
+    license_id = config.license or source_license(source, scratch)
     steps.advance()
     content = workdir / "content"
     artifact = save_model(model, content)
@@ -68,4 +73,5 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
             raise ValueError(f"expect.{name} is {expected}, but the model has {artifact.facts.get(name)}")
     if int(artifact.facts["vocab_size"]) < len(tokenizer):
         raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model only {artifact.facts['vocab_size']}")
-    return artifact
+    facts = {**artifact.facts, "companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
+    return ModelArtifact.at(content, **facts, **({"license": license_id} if license_id else {}))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 
 from registry.artifact import DatasetArtifact
 from stages.rows import Row, read_rows, split_rows
@@ -19,6 +20,11 @@ def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
     rows = [row for row in read_rows(data.path / "rows.jsonl") if row.question]
     rows = split_rows(rows, "heldout") or rows
     return rows[:max_rows] if max_rows else rows
+
+
+def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Return the rows of all tasks, one of each in turn: the first few of them are of every kind."""
+    return [row for together in zip_longest(*rows.values()) for row in together if row is not None]
 
 
 def plain_text(data: DatasetArtifact) -> str:

@@ -1,151 +1,138 @@
-"""Stage `merge`: fold an adapter into its base, or combine two students into one model."""
+"""Stage `merge`: fold an adapter into its base, or combine several students into one model, tensor by tensor."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
-from pydantic import field_validator, model_validator
-from safetensors.torch import load_file
-from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
-from compressors.catalogue import build, did_you_mean
-from compressors.merge.fold import check_fold, fold_adapter, fold_weights
-from compressors.merge.slerp import MERGE_METHODS
+from compressors.merge.methods import check_num_models
 from registry.artifact import AdapterArtifact, Facts, ModelArtifact
-from stages.contract import Forecast, StageConfig, stage
-from stages.device import pick_device
-from stages.model_folder import load_model, save_model
-from stages.progress import Bar, bar, metric, note
+from stages.contract import Forecast, stage
+from stages.fold_check import check_folded_logits
+from stages.merge_config import MergeConfig, MergeInputs
+from stages.merge_search import Search
+from stages.merge_sources import FoldedAdapter, FoldedWeights, FolderSource, Source
+from stages.merge_stream import MergeOrder, Passthrough, write_merged
+from stages.model_folder import companion_bytes, model_facts
+from stages.progress import metric, note
+from stages.size_forecast import stored_bytes
 from stages.training_run import WEIGHTS_FILE
 
-# Of the largest logit. Two orders of adding the same float32 numbers through 24 blocks came to 1.2e-4 on SmolLM2; a wrong scale
-# or a transposed matrix is off by far more.
-FOLD_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
-
-
-class MergeConfig(StageConfig):
-    """How the students become one model."""
-
-    method: str = "fold"
-    """fold: one adapter into the base. slerp: two students, adapters of the base or whole models."""
-
-    params: dict[str, Any] = {}
-    """Parameters of the method; for slerp: t in [0, 1], on (weights or deltas), lerp_above."""
-
-    @field_validator("method")
-    @classmethod
-    def _known_method(cls, value: str) -> str:
-        if value not in ("fold", *MERGE_METHODS):
-            raise ValueError(f"unknown method {value!r}.{did_you_mean(value, ['fold', *MERGE_METHODS])}")
-        return value
-
-    @model_validator(mode="after")
-    def _known_params(self) -> MergeConfig:
-        if self.method == "fold" and self.params:
-            raise ValueError(f"method 'fold' has no parameters; got {', '.join(self.params)}")
-        if self.method != "fold":
-            build(MERGE_METHODS, self.method, self.params)
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeInputs:
-    """The common base, and the students: adapters trained on it, or models of its shape."""
-
-    base: ModelArtifact
-    students: tuple[AdapterArtifact | ModelArtifact, ...]
+# What the interpreter's libraries and a chunk of every model may take beside the tensors.
+FIXED_MEMORY_BYTES = 300e6
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    num_students, num_accepted = len(inputs["students"]), 1 if config.method == "fold" else 2
-    if num_students != num_accepted:
-        raise ValueError(f"students: method {config.method!r} takes {num_accepted}, not {num_students}")
-    base = inputs["base"][0]
-    for student in inputs["students"]:
+    students = inputs["students"]
+    _check_inputs(config, inputs)
+    who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
+    for student in students:
         for name in ("vocab_size", "num_blocks"):
-            if name in base and name in student and base[name] != student[name]:
-                raise ValueError(f"{name} mismatch: base {base[name]}, student {student[name]}")
-    num_bytes = 4.0 * float(base.get("num_parameters", 0))
-    return Forecast(dict(base), peak_memory_bytes=(2 + num_students) * num_bytes, disk_bytes=num_bytes)
+            if name in facts and name in student and facts[name] != student[name]:
+                raise ValueError(f"{name} mismatch: {who} {facts[name]}, student {student[name]}")
+    num_parameters = float(facts.get("num_parameters", 0))
+    made: Facts = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
+    largest = 4.0 * float(facts.get("vocab_size", 0)) * float(facts.get("hidden_size", 0))
+    num_models = len(students) + (
+        config.method != "fold" and any(_build(config, p).needs_base for p in config.trials())
+    )
+    peak = num_models * largest + FIXED_MEMORY_BYTES
+    if "base" in inputs:  # an adapter is checked at work, in one copy of the base
+        peak += 4.0 * num_parameters
+    num_flops = 0.0
+    if config.search:
+        num_rows = config.search.max_rows * len(inputs["dev"])
+        num_flops = 2.0 * num_parameters * num_rows * 200 * len(config.search.trials())
+    return Forecast(made, num_flops, peak_memory_bytes=peak, disk_bytes=stored_bytes(made))
 
 
-@stage("merge", version=2, forecast=_forecast)
+def _check_inputs(config: MergeConfig, inputs: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise ValueError when the method takes other inputs than it is given."""
+    for params in config.trials():
+        method = _build(config, params)
+        check_num_models(config.method, method, len(inputs["students"]))
+        if "base" not in inputs and (method.needs_base or config.method == "fold"):
+            raise ValueError(f"method: {config.method!r} starts from a common base; give the input `base`")
+    if bool(config.search) != ("dev" in inputs):
+        given, missing = ("search", "the input `dev`") if config.search else ("the input `dev`", "search")
+        raise ValueError(f"search: {given} is given without {missing}")
+    for one in inputs.get("dev", ()):
+        if isinstance(one, dict) and one.get("num_heldout") == 0:
+            raise ValueError(
+                "dev: a data set holds no rows out, so an evaluation reads all of them; set heldout_fraction"
+            )
+
+
+def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
+    return Passthrough() if config.method == "fold" else config.build(params)
+
+
+@stage("merge", version=3, forecast=_forecast)
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact:
     """Make one plain model of a base and its students.
 
-    Every fold is checked: merged logits equal the adapter's and differ from the base's. Raises ValueError when they do not.
+    Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. Raises ValueError when they do not,
+    and for models that do not fit together or hold numbers that are not finite.
     """
-    counter = bar("merging", len(inputs.students) + 1, "steps")
-    base = load_model(inputs.base.path, "auto", pick_device())
-    states = [_student_state(base, inputs.base, student, counter) for student in inputs.students]
-    merged = states[0]
-    if config.method != "fold":
-        method = build(MERGE_METHODS, config.method, config.params)
-        merged, branches = method(states[0], states[1], dict(base.state_dict()))
-        counts = Counter(branches.values())
-        note("tensors by branch: " + ", ".join(f"{branch} {count}" for branch, count in counts.items()))
-        for branch, count in counts.items():
-            metric(f"num_{branch}_tensors", count)
-    base.load_state_dict(merged)
-    artifact = save_model(base, workdir / "content", tokenizer_from=inputs.base.path)
-    counter.advance()
-    return artifact
-
-
-def _student_state(
-    base: PreTrainedModel, base_artifact: ModelArtifact, student: AdapterArtifact | ModelArtifact, counter: Bar
-) -> dict[str, Tensor]:
-    if isinstance(student, ModelArtifact):
-        state = dict(load_model(student.path, base.dtype, base.device).state_dict())
-    else:
-        trained_on = student.facts["base_fingerprint"]
-        if trained_on != base_artifact.fingerprint:
-            raise ValueError(f"the adapter was trained on model {str(trained_on)[:12]}, not on the base given here")
-        state = _folded(base, base_artifact, student)
-    counter.advance()
-    return state
-
-
-def _folded(base: PreTrainedModel, base_artifact: ModelArtifact, adapter: AdapterArtifact) -> dict[str, Tensor]:
-    if (adapter.path / WEIGHTS_FILE).exists():
-        original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-        trained = load_file(adapter.path / WEIGHTS_FILE, device=str(base.device))
-        folded = fold_weights(original, trained)
-        if all(torch.equal(folded[name], original[name]) for name in trained):
-            raise ValueError("folding changed nothing: the trained weights are the base's own")
-        return folded
-    return _folded_adapter(base, base_artifact, adapter)
-
-
-@torch.inference_mode()
-def _folded_adapter(base: PreTrainedModel, base_artifact: ModelArtifact, adapter: AdapterArtifact) -> dict[str, Tensor]:
-    original = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    config = json.loads((adapter.path / "adapter_config.json").read_text())
-    folded = fold_adapter(
-        original,
-        load_file(adapter.path / "adapter_model.safetensors", device=str(base.device)),
-        scale=config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"]),
-        is_transposed=any(isinstance(module, Conv1D) for module in base.modules()),
+    _check_inputs(config, _given(inputs))
+    base = FolderSource(inputs.base.path) if inputs.base else None
+    order = MergeOrder(
+        method=_build(config, config.trials()[0]),
+        students=tuple(_open(base, inputs.base, student) for student in inputs.students),
+        base=base,
+        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+        max_shard_bytes=config.max_shard_bytes,
     )
-    probe = torch.arange(32, device=base.device)[None] % base.config.vocab_size
-    base_logits = base(input_ids=probe, use_cache=False).logits
-    # a model of its own: PEFT changes the modules of the one it wraps
-    wrapped = PeftModel.from_pretrained(load_model(base_artifact.path, base.dtype, base.device), adapter.path).eval()
-    adapter_logits = wrapped(input_ids=probe, use_cache=False).logits
-    base.load_state_dict(folded)
-    folded_logits = base(input_ids=probe, use_cache=False).logits
-    base.load_state_dict(original)
-    tolerance = FOLD_TOLERANCE.get(base.dtype, 5e-2)
-    error, change = check_fold(adapter_logits, folded_logits, base_logits, tolerance)
-    metric("fold_max_logit_error", error)
-    metric("fold_max_logit_change", change)
-    return folded
+    order.check()
+    for source, student in zip(order.students, inputs.students, strict=True):
+        if isinstance(source, FoldedAdapter):  # checked as a whole, whatever becomes of it
+            check_folded_logits(source, student.path)
+    if config.search:
+        search = Search(config.search, inputs.dev, workdir)
+        best = search.best(config.trials(), lambda params, folder: _write_trial(config, order, params, folder))
+        order = replace(order, method=_build(config, best))
+    _report(write_merged(order, workdir / "content", workdir / "shards"))
+    return ModelArtifact.at(workdir / "content", **_facts(order), companion_bytes=companion_bytes(workdir / "content"))
+
+
+def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
+    slots = {"base": (inputs.base,) if inputs.base else (), "students": inputs.students, "dev": inputs.dev}
+    return {name: artifacts for name, artifacts in slots.items() if artifacts}
+
+
+def _open(
+    base: FolderSource | None, artifact: ModelArtifact | None, student: AdapterArtifact | ModelArtifact
+) -> Source:
+    if isinstance(student, ModelArtifact):
+        return FolderSource(student.path)
+    if base is None or artifact is None:
+        raise ValueError("students: an adapter is folded into its base; give the input `base`")
+    trained_on = student.facts["base_fingerprint"]
+    if trained_on != artifact.fingerprint:
+        raise ValueError(f"the adapter was trained on model {str(trained_on)[:12]}, not on the base given here")
+    if (student.path / WEIGHTS_FILE).exists():
+        return FoldedWeights.open(base, student.path / WEIGHTS_FILE)
+    return FoldedAdapter.open(base, student.path)
+
+
+def _write_trial(config: MergeConfig, order: MergeOrder, params: dict[str, Any], folder: Path) -> None:
+    scratch = folder.with_name("trial_shards")
+    shutil.rmtree(scratch, ignore_errors=True)  # an interrupted trial's may be of other parameters
+    write_merged(replace(order, method=_build(config, params)), folder, scratch)
+
+
+def _report(branches: Counter[str]) -> None:
+    note("tensors by branch: " + ", ".join(f"{branch} {count}" for branch, count in sorted(branches.items())))
+    for branch, count in sorted(branches.items()):
+        metric(f"num_{branch}_tensors", count)
+
+
+def _facts(order: MergeOrder) -> Facts:
+    dtype = order.dtype or order.template.dtype
+    return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}

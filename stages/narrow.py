@@ -19,6 +19,7 @@ from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
 from stages.progress import note
 from stages.samples import training_samples
+from stages.size_forecast import narrowed, stored_bytes
 from stages.width_facts import known_cost
 from stages.width_passes import MAX_GRAM_BYTES, Passes, Units, record_kept
 
@@ -111,8 +112,7 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     cost = known_cost(model)
     if cost is not None:
         num_channels = kept_channels(config, cost)
-        facts |= {"num_parameters": cost.parameters_at(num_channels, config.num_removed_groups)}
-        facts |= {"num_ffn_channels": num_channels}
+        facts |= narrowed(model, num_channels, config.num_removed_groups)
         if config.patch != "none":
             num_gram_bytes = min(MAX_GRAM_BYTES, 4.0 * cost.num_blocks * cost.num_channels**2)
     elif config.num_parameters or (config.parameter_fraction and "num_parameters" in model):
@@ -121,7 +121,7 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     num_passes = {"weights": 0, "activations": 1, "gradients": 2}[WIDTH_SCORES[config.score].source]
     num_passes += config.patch != "none"
     num_flops = 0.5 * num_bytes * num_passes * config.num_samples * config.max_tokens
-    disk_bytes = 4.0 * float(facts.get("num_parameters", 0)) or num_bytes
+    disk_bytes = stored_bytes(facts) or num_bytes
     return Forecast(facts, num_flops, peak_memory_bytes=2 * num_bytes + num_gram_bytes, disk_bytes=disk_bytes)
 
 

@@ -21,6 +21,7 @@ from stages.device import pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
 from stages.samples import run_through, training_samples
+from stages.size_forecast import blocks_over, stored_bytes, without_blocks
 
 Quantity = Literal["parameters", "flops", "latency"]
 
@@ -102,11 +103,14 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     model = inputs["model"][0]
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
     num_removed = len(config.blocks) or config.num_blocks
+    if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
+        num_removed = blocks_over(model, config.keep_fraction["parameters"])
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
-    if "num_blocks" in model and num_removed:  # how many go under keep_fraction is known when the scan is there
+    if "num_blocks" in model and num_removed:
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
+    facts |= without_blocks(model, num_removed)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=num_bytes)
+    return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
 
 
 @stage("prune", version=3, forecast=_forecast, is_light=True)

@@ -15,12 +15,13 @@ from compressors.export.runtime import OnnxRunner
 from compressors.quantize.methods import WEIGHT_METHODS
 from registry.artifact import DatasetArtifact, Facts, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
-from stages.onnx_folder import copy_companions, disk_bytes, write_graph
+from stages.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from stages.onnx_session import open_session
 from stages.progress import metric, note
 from stages.quantize_graph import TABLE, QuantizedGraph, Switches
 from stages.quantize_limits import Limits, broken_limits, heldout_pairs, measure_quality
 from stages.samples import training_samples
+from stages.size_forecast import exported, integer_bytes, stored_bytes
 
 RESULT = "quality.json"
 
@@ -103,14 +104,13 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     model = dict(inputs["model"][0])
     if model.get("quantization", "none") != "none":
         raise ValueError(f"bits is {config.bits}, but the input is quantized already ({model['quantization']})")
-    num_parameters = float(model.get("num_parameters", 0))
-    # a scale of 32 bits and, unless symmetric, a zero point a block
-    overhead = (32 + (0 if config.symmetric else config.bits)) / config.block_size
-    facts: Facts = {**model, "quantization": _label(config)}
+    facts = exported(model, _label(config))
+    facts["weight_bytes"] = integer_bytes(
+        model, config.bits, config.head_bits, config.block_size, is_symmetric=config.symmetric
+    )
+    num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(
-        facts,
-        peak_memory_bytes=num_parameters * (16 if config.max_kept else 10),
-        disk_bytes=num_parameters * (config.bits + overhead) / 8,
+        facts, peak_memory_bytes=num_bytes * (4.5 if config.max_kept else 3.0), disk_bytes=stored_bytes(facts)
     )
 
 
@@ -144,7 +144,8 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
         )
     quantized.write_table(content / TABLE)
     (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": kept}, indent=1))
-    facts: Facts = {**inputs.model.facts, **quality.facts(), "quantization": _label(config), "num_kept": len(kept)}
+    facts: Facts = {**exported(inputs.model.facts, _label(config)), **quality.facts(), "num_kept": len(kept)}
+    facts["weight_bytes"] = float((content / DATA).stat().st_size)
     return OnnxArtifact.at(content, **facts)
 
 

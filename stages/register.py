@@ -11,13 +11,18 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from compressors.catalogue import did_you_mean
-from registry.artifact import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact, ReleaseArtifact
+from registry.artifact import Artifact, EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact, ReleaseArtifact
 from registry.environment import attar_home, tracking_uri
 from registry.fingerprint import digest
 from registry.gate import THRESHOLDS, run_gate
+from registry.lineage import trace
+from registry.store import Store
 from stages.contract import Forecast, StageConfig, stage
+from stages.model_card import Card, write_card
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, metric, note
+from stages.release_numbers import measured, number_tags, scan_scores
+from stages.size_forecast import stored_bytes
 
 
 class RegisterConfig(StageConfig):
@@ -43,114 +48,173 @@ class RegisterConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterInputs:
-    """The model with its evaluation and the original's, and the ONNX graph, with its own evaluation where it is gated."""
+    """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated."""
 
     model: ModelArtifact
     evaluation: EvaluationArtifact
     baseline: EvaluationArtifact
-    onnx: OnnxArtifact | None = None
-    onnx_evaluation: EvaluationArtifact | None = None
+    onnx: tuple[OnnxArtifact, ...] = ()
+    onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
 
 
 def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if inputs.get("onnx_evaluation") and not inputs.get("onnx"):
-        raise ValueError("onnx_evaluation without onnx: give the graph that it measured")
-    return Forecast({}, disk_bytes=8.0 * float(inputs["model"][0].get("num_parameters", 0)))
+    graphs, evaluations = inputs.get("onnx", ()), inputs.get("onnx_evaluation", ())
+    if len(evaluations) > len(graphs):
+        raise ValueError(
+            f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
+        )
+    return Forecast(
+        {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
+    )  # the registry's copy of all forms
 
 
 @stage(
     "register",
-    version=1,
+    version=2,
     forecast=_forecast,
     outside=lambda config: tracking_uri(attar_home()),
     is_light=True,
 )
 def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> ReleaseArtifact:
-    """Register the model with its lineage and metrics; alias `candidate`, and `champion` once every threshold of the gate holds.
+    """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds.
 
     A failed gate is not a failed stage: the version stays candidate and the verdict says why.
+    Raises ValueError when an evaluation measured something else than what is registered.
     """
     # MLflow takes seconds to import, and checking a recipe needs none of it
-    from registry.model_flavor import write_transformers_model
+    from registry.model_flavor import write_version
     from registry.model_registry import register_model
 
     steps = bar("registering", 2, "steps")
-    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
-    checks = _verdict(config, inputs)
+    graphs, evaluations = _graphs(inputs), _evaluations(inputs)
+    figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
+    baseline = measured(inputs.baseline)
+    checks = _verdict(config, figures, baseline)
     is_champion = all(check["has_passed"] for check in checks)
+    card = _card(config, inputs, graphs, {"original": baseline, **figures}, checks)
+    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
         _work_key(config, inputs),
-        lambda folder: write_transformers_model(
+        lambda folder: write_version(
             folder,
             model,
             tokenizer,
             model_folder=inputs.model.path,
-            onnx_folder=inputs.onnx.path if inputs.onnx else None,
+            onnx_folders={name: graph.path for name, graph in graphs.items()},
+            card=write_card(card),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
         ),
-        metrics=_metrics(inputs),
+        metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: str(value) for name, value in inputs.model.facts.items()},
-        tags=_tags(inputs, is_champion),
+        tags={
+            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model)),
+            **_tags(inputs, graphs, is_champion),
+            "license": card.license,
+        },
         scratch=workdir,
         is_champion=is_champion,
     )
     steps.advance()
-    note(
-        f"registered {config.name} version {registration.version} as "
-        + ("champion" if is_champion else "candidate; the gate failed: " + "; ".join(_failed(checks)))
-    )
-    metric("gate_passed", float(is_champion))
-    release = {**asdict(registration), "checks": checks}
-    (workdir / "content" / "release.json").write_text(json.dumps(release, indent=1))
-    return ReleaseArtifact.at(
-        workdir / "content", name=config.name, version=registration.version, is_champion=is_champion
-    )
+    return _released(config, workdir, asdict(registration), checks)
 
 
-def _verdict(config: RegisterConfig, inputs: RegisterInputs) -> list[dict[str, Any]]:
-    """Gate the model on everything, and the ONNX graph on quality and speed where it was measured."""
-    baseline = _numbers(inputs.baseline)
-    checks = [
-        check.as_dict() | {"of": "model"} for check in run_gate(config.gate, _numbers(inputs.evaluation), baseline)
-    ]
-    if inputs.onnx_evaluation is not None:
-        onnx_checks = run_gate(config.gate, _numbers(inputs.onnx_evaluation), baseline)
-        checks += [check.as_dict() | {"of": "onnx"} for check in onnx_checks]
-    return checks
-
-
-def _failed(checks: list[dict[str, Any]]) -> list[str]:
-    return [
+def _released(
+    config: RegisterConfig, workdir: Path, registration: dict[str, Any], checks: list[dict[str, Any]]
+) -> ReleaseArtifact:
+    failed = [
         f"{check['of']} {check['name']} {check['measured']:.4g}, limit {check['limit']:.4g}"
         for check in checks
         if not check["has_passed"]
     ]
+    note(
+        f"registered {config.name} version {registration['version']} as "
+        + ("candidate; the gate failed: " + "; ".join(failed) if failed else "champion")
+    )
+    metric("gate_passed", float(not failed))
+    (workdir / "content" / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
+    version = registration["version"]
+    return ReleaseArtifact.at(workdir / "content", name=config.name, version=version, is_champion=not failed)
 
 
-def _numbers(evaluation: EvaluationArtifact) -> dict[str, float]:
-    return {name: value for name, value in evaluation.facts.items() if isinstance(value, int | float)}
+def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
+    """Return the graphs by their folder in the version: `onnx` holds float32 weights, `onnx-int8` and the like say what they hold."""
+    graphs: dict[str, OnnxArtifact] = {}
+    for graph in sorted(inputs.onnx, key=lambda one: _quantization(one) != "none"):  # MLmodel lists the first
+        kind = _quantization(graph)
+        form = "onnx" if kind == "none" else f"onnx-{kind}"
+        if form in graphs:
+            raise ValueError(f"onnx: two graphs of quantization {kind}; a version takes one of each")
+        graphs[form] = graph
+    return graphs
 
 
-def _metrics(inputs: RegisterInputs) -> dict[str, float]:
-    metrics = {f"model/{name}": float(value) for name, value in _numbers(inputs.evaluation).items()}
-    if inputs.onnx_evaluation is not None:
-        metrics |= {f"onnx/{name}": float(value) for name, value in _numbers(inputs.onnx_evaluation).items()}
-    return metrics
+def _quantization(graph: OnnxArtifact) -> str:
+    return str(graph.facts.get("quantization", "none"))
 
 
-def _tags(inputs: RegisterInputs, is_champion: bool) -> dict[str, str]:
-    artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline}
-    tags = {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()}
-    if inputs.onnx is not None:
-        tags["attar.onnx_key"] = inputs.onnx.key
-    return tags | {
+def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
+    """Return the evaluations by form. Raises ValueError for one that measured something that is not registered here."""
+    _check_measured("evaluation", inputs.evaluation, inputs.model)
+    found = {"model": inputs.evaluation}
+    by_fingerprint = {graph.fingerprint: name for name, graph in _graphs(inputs).items()}
+    for evaluation in inputs.onnx_evaluation:
+        form = by_fingerprint.get(str(evaluation.facts["model_fingerprint"]))
+        if form is None:
+            raise ValueError("onnx_evaluation: it measured none of the graphs given as onnx")
+        found[form] = evaluation
+    return found
+
+
+def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) -> None:
+    said = str(evaluation.facts["model_fingerprint"])
+    if said != model.fingerprint:
+        raise ValueError(
+            f"{slot}: it measured model {said[:12]}, not {model.fingerprint[:12]} that is to be registered"
+        )
+
+
+def _verdict(
+    config: RegisterConfig, figures: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Gate every form that was measured."""
+    return [
+        check.as_dict() | {"of": form}
+        for form, some in figures.items()
+        for check in run_gate(config.gate, some, baseline)
+    ]
+
+
+def _card(
+    config: RegisterConfig,
+    inputs: RegisterInputs,
+    graphs: Mapping[str, OnnxArtifact],
+    figures: Mapping[str, Mapping[str, float]],
+    checks: list[dict[str, Any]],
+) -> Card:
+    store = Store(attar_home())
+    return Card(
+        name=config.name,
+        model=trace(store, inputs.model),
+        evaluation=trace(store, inputs.evaluation),
+        forms={
+            "model": inputs.model.facts,
+            **{name: {**graph.facts, "format": "onnx"} for name, graph in graphs.items()},
+        },
+        figures=figures,
+        checks=checks,
+    )
+
+
+def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], is_champion: bool) -> dict[str, str]:
+    artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
+    return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": "passed" if is_champion else "failed",
     }
 
 
 def _work_key(config: RegisterConfig, inputs: RegisterInputs) -> str:
-    artifacts = [inputs.model, inputs.evaluation, inputs.baseline, inputs.onnx, inputs.onnx_evaluation]
-    return digest([config.model_dump(mode="json"), [one.fingerprint if one else "" for one in artifacts]])
+    artifacts = [inputs.model, inputs.evaluation, inputs.baseline, *inputs.onnx, *inputs.onnx_evaluation]
+    return digest([config.model_dump(mode="json"), [one.fingerprint for one in artifacts]])

@@ -1,9 +1,10 @@
-"""What a model's width costs, as facts: a stored model's plan can tell the narrowed size before anything runs."""
+"""What a model's blocks and their width cost, as facts: a stored model's plan can tell the narrowed size before anything runs."""
 
 from __future__ import annotations
 
 from transformers import PreTrainedModel
 
+from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_budget import WidthCost, width_cost
 from registry.artifact import Facts
 
@@ -25,7 +26,8 @@ def width_facts(model: PreTrainedModel) -> Facts:
         cost = width_cost(model)
     except ValueError:
         return {}
-    return {fact: getattr(cost, name) for name, fact in COST_FACTS.items()}
+    matrices = sum(parameter.numel() for parameter in decoder_blocks(model).parameters() if parameter.ndim >= 2)
+    return {"num_block_matmul_parameters": matrices, **{fact: getattr(cost, name) for name, fact in COST_FACTS.items()}}
 
 
 def known_cost(facts: Facts) -> WidthCost | None:

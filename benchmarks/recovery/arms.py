@@ -16,16 +16,46 @@ ARMS = {
     "self_data": "pruned, then LoRA on the original's rewrites",
     "self_data_kl": "the same, and KL toward the original's recorded candidates",
     "patched_self_data_kl": "patched first, then the same",
-    "merged": "SLERP of two such students, one of each data set",
+    "math_student": "the same, of the first data set alone",
+    "talk_student": "the same, of the second data set alone",
+    "merged": "SLERP of those two students",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
 }
-TRAINED = ("sft", "self_data", "self_data_kl", "patched_self_data_kl", "merged", "patched_full_kl")
+TRAINED = (
+    "sft",
+    "self_data",
+    "self_data_kl",
+    "patched_self_data_kl",
+    "math_student",
+    "talk_student",
+    "merged",
+    "patched_full_kl",
+)
 
 
-def recipe(model: str, data: Path, *, num_blocks: int, num_removed: int, seed: int, steps: int, rows: int) -> Node:
-    """Return the recipe of one size and seed. Trained arms take the same number of steps of 1,024 tokens."""
-    nodes = shared_nodes(model, data, rows) | cuts(num_blocks, num_removed)
-    adapter = {"rank": 16, "learning_rate": 5.0e-4, "objectives": {"next_token": 1.0}}
+# Blocks removed where several seeds are run, and where the answers that a model writes are checked.
+SEEDED_SIZE = 6
+
+
+def recipe(
+    model: str,
+    data: Path,
+    instructions: Path,
+    *,
+    num_blocks: int,
+    num_removed: int,
+    seed: int,
+    steps: int,
+    rows: int,
+    asked: int,
+) -> Node:
+    """Return the recipe of one size and seed.
+
+    Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task.
+    """
+    nodes = shared_nodes(model, data, instructions, rows) | cuts(num_blocks, num_removed)
+    # the blocks before the cut are run once for all steps: twice the tokens in the same minutes
+    adapter = {"rank": 16, "learning_rate": 5.0e-4, "objectives": {"next_token": 1.0}, "adapt_blocks": "after_cut"}
     with_kl = adapter | {"objectives": {"next_token": 1.0, "forward_kl": 1.0}}
     full = {
         "method": "full",
@@ -53,16 +83,20 @@ def recipe(model: str, data: Path, *, num_blocks: int, num_removed: int, seed: i
         inputs = {
             "model": arm,
             "original": "original",
-            "tasks": ["gsm8k", "arc_easy", "csqa", "facts"],
+            "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
             "texts": ["wikitext"],
         }
-        nodes[f"{arm}_left"] = node("compare", inputs, max_rows=rows, max_text_tokens=32768, num_own_answers=64)
+        nodes[f"{arm}_left"] = node("compare", inputs, max_rows=asked, max_text_tokens=12288, num_own_answers=40)
     for arm in ("original", "pruned", "thinner"):
         nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
+    if seed == 0 and num_removed == SEEDED_SIZE:
+        for arm in ("original", *ARMS):
+            inputs = {"model": arm, "tasks": ["gsm8k"]}
+            nodes[f"{arm}_answers"] = node("evaluate", inputs, num_samples=2, max_new_tokens=192)
     return {"name": f"recovery-{num_removed}-seed-{seed}", "nodes": nodes}
 
 
-def shared_nodes(model: str, data: Path, rows: int) -> dict[str, Node]:
+def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[str, Node]:
     """Return the original, the training data with and without its rewriter's marks, and what is measured on."""
     nodes = {
         "original": node("ingest_model", source=f"folder:{model}"),
@@ -72,6 +106,7 @@ def shared_nodes(model: str, data: Path, rows: int) -> dict[str, Node]:
         "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
         "prose": node("ingest_data", source="text:shipped/prose.txt"),
         "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
+        "instructions": rows_of(instructions, "instructions", heldout_fraction=0.0),
         "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
         "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
         "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),

@@ -1,14 +1,13 @@
 """What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
-python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 2,4,6,8,10] [--seeds 3] [--steps 150] [--rows 400] [--out FOLDER]
-DATA_FOLDER holds gsm8k, arc_easy, csqa and wikitext2. Several seeds are run at 6 blocks alone. Everything built lies in ATTAR_HOME, so
-the same command goes on where it ended.
+python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150] [--out FOLDER]
+DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. Several seeds are run at 6 blocks alone, after all sizes. Everything
+built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each recipe.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
-from arms import ARMS, TRAINED, recipe
+from arms import ARMS, SEEDED_SIZE, TRAINED, recipe
 from matplotlib import pyplot as plt
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -27,53 +26,74 @@ COLUMNS = {
     "perplexity_ratio": ("wikitext_test",),
     "kl_nats": ("wikitext_test", "gsm8k_test", "own_answers"),
     "agreement": ("wikitext_test", "own_answers"),
+    "loss_nats": ("gsm8k_test", "instructions"),
     "retention": ("arc_easy", "csqa", "facts"),
 }
-SEEDED_SIZE = 6
 
 
 def main(
     model: str,
     data: Path,
-    sizes: Annotated[str, typer.Option(help="Numbers of blocks to remove.")] = "2,4,6,8,10",
+    sizes: Annotated[str, typer.Option(help="Numbers of blocks to remove.")] = "6,2,4,8,10",
     seeds: int = 3,
-    steps: int = 150,
-    rows: int = 400,
+    steps: int = 48,
+    rows: int = 300,
+    asked: int = 150,
     out: Path = Path("recovery"),
 ) -> None:
     """Run every size and seed that is missing, then write table.md and recovery.png."""
     out.mkdir(parents=True, exist_ok=True)
     num_blocks = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
     results: dict[tuple[int, int], dict[str, Any]] = {}
-    for size in map(int, sizes.split(",")):
-        for seed in range(seeds if size == SEEDED_SIZE else 1):
-            made = recipe(
-                model, data.resolve(), num_blocks=num_blocks, num_removed=size, seed=seed, steps=steps, rows=rows
-            )
-            path = out / f"{made['name']}.yaml"
-            path.write_text(yaml.safe_dump(made, sort_keys=False))
-            done = subprocess.run(
-                [str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True
-            )
-            results[size, seed] = arms_of(json.loads(done.stdout))
-            write(results, out)
+    told = instruction_rows(
+        data / "self_instruct/user_oriented_instructions.jsonl", out.resolve() / "instructions.jsonl"
+    )
+    runs = [(int(size), 0) for size in sizes.split(",")]
+    runs += [(SEEDED_SIZE, seed) for seed in range(1, seeds) if (SEEDED_SIZE, 0) in runs]
+    counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked}
+    for size, seed in runs:
+        made = recipe(model, data.resolve(), told, num_removed=size, seed=seed, **counts)
+        path = out / f"{made['name']}.yaml"
+        path.write_text(yaml.safe_dump(made, sort_keys=False))
+        done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
+        results[size, seed] = arms_of(json.loads(done.stdout))
+        write(results, out)
+
+
+def instruction_rows(source: Path, target: Path) -> Path:
+    """Write the instructions, each with its first input, as questions and answers; return where."""
+    rows = []
+    for line in source.read_text().splitlines():
+        task = json.loads(line)
+        first = task["instances"][0]
+        asked = "\n\n".join(part for part in (task["instruction"], first["input"]) if part)
+        rows.append(json.dumps({"question": asked, "answer": first["output"], "verifier": "none"}))
+    target.write_text("\n".join(rows) + "\n")
+    return target
 
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm, and how long its training took."""
     found = {}
     for arm in ARMS:
-        shown = subprocess.run(
-            [str(ATTAR), "show", run["nodes"][f"{arm}_left"]["key"], "--json"],
-            stdout=subprocess.PIPE,
-            text=True,
-            check=True,
-        )
-        folder = Path(json.loads(shown.stdout)["artifact"]["path"])
+        folder = Path(shown(run, f"{arm}_left")["artifact"]["path"])
         found[arm] = json.loads((folder / "comparison.json").read_text())
-        adapter = run["nodes"].get(f"{arm}_adapter")
-        found[arm]["training_minutes"] = adapter["seconds"] / 60 if adapter else math.nan
+        trained = [name for name in (f"{arm}_adapter", f"{arm}_cost", f"{arm}_answers") if name in run["nodes"]]
+        for name in trained:
+            artifact = shown(run, name)
+            if name.endswith("_adapter"):
+                found[arm]["training_minutes"] = artifact["manifest"]["build_seconds"] / 60
+            else:
+                found[arm][name.removeprefix(f"{arm}_")] = artifact["artifact"]["facts"]
     return found
+
+
+def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what the store knows of a node's artifact."""
+    done = subprocess.run(
+        [str(ATTAR), "show", run["nodes"][name]["key"], "--json"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(done.stdout)
 
 
 def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from compressors.adapt.fast_lora import speed_up
 from compressors.prune.blocks import decoder_blocks
 
 
@@ -47,7 +48,9 @@ class Lora:
             use_dora=self.is_decomposed,
             task_type="CAUSAL_LM",
         )
-        return get_peft_model(model, config)  # type: ignore[return-value]
+        adapted = get_peft_model(model, config)
+        speed_up(adapted)
+        return adapted  # type: ignore[return-value]
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:

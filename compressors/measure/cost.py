@@ -30,13 +30,22 @@ def num_matmul_parameters(model: PreTrainedModel) -> int:
 
 
 def flops_per_token(num_matmul_parameters: int, config: PretrainedConfig, num_context_tokens: int) -> float:
-    """Return FLOPs to decode one token with `num_context_tokens` in the cache: 2 a matrix parameter, plus attention.
+    """Return FLOPs to decode one token with `num_context_tokens` in the cache."""
+    return decode_flops(num_matmul_parameters, config.num_hidden_layers, attention_width(config), num_context_tokens)
 
-    Attention adds 4 * heads * head_size * context a block: scores and weighted values, two FLOPs a multiply-add.
+
+def decode_flops(num_matmul_parameters: int, num_blocks: int, attention_width: int, num_context_tokens: int) -> float:
+    """Return FLOPs to decode one token: 2 a matrix parameter, plus attention.
+
+    Attention adds 4 * width * context a block: scores and weighted values, two FLOPs a multiply-add.
     """
+    return 2.0 * num_matmul_parameters + 4.0 * num_blocks * attention_width * num_context_tokens
+
+
+def attention_width(config: PretrainedConfig) -> int:
+    """Return heads * head size: the width of a block's queries."""
     num_heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return 2.0 * num_matmul_parameters + 4.0 * config.num_hidden_layers * num_heads * head_size * num_context_tokens
+    return num_heads * (getattr(config, "head_dim", None) or config.hidden_size // num_heads)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 PREFIX = "base_model.model."
@@ -22,29 +24,51 @@ def fold_adapter(
     Raises ValueError for an adapter tensor without a place in the base, or of a shape that does not fit.
     """
     folded = dict(base)
+    for target, pair in adapter_pairs(adapter).items():
+        if target not in base:
+            raise ValueError(f"adapter tensor {pair.name!r} has no place in the base model")
+        folded[target] = fold_pair(target, base[target], pair, scale=scale, is_transposed=is_transposed)
+    return folded
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What an adapter adds to one matrix: B A, under DoRA also the magnitude of each output row. `name` is A's in the adapter."""
+
+    name: str
+    down: Float[Tensor, "R I"]
+    up: Float[Tensor, "O R"]
+    magnitude: Float[Tensor, "O"] | None
+
+
+def adapter_pairs(adapter: Mapping[str, Tensor]) -> dict[str, Pair]:
+    """Return an adapter's pairs by the name of the weight each sits on. Raises ValueError for a tensor of another kind."""
+    pairs = {}
     for name, down in adapter.items():
         if not name.endswith(".lora_A.weight"):
             if not name.endswith((".lora_B.weight", MAGNITUDE)):
                 raise ValueError(f"adapter tensor {name!r} is not of a low-rank adapter and cannot be folded")
             continue
-        up = adapter[name.replace(".lora_A.", ".lora_B.")]
-        target = name.removeprefix(PREFIX).replace(".lora_A.weight", ".weight")
-        if target not in base:
-            raise ValueError(f"adapter tensor {name!r} has no place in the base model")
-        weight = base[target]
-        if not weight.is_floating_point():
-            raise ValueError(f"{target} is quantized ({weight.dtype}): fold into the float model it came from")
-        delta = scale * (up.float() @ down.float())
-        delta = delta.T if is_transposed else delta
-        if delta.shape != weight.shape:
-            raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(weight.shape)}")
-        updated = weight.float() + delta
-        magnitude = adapter.get(name.replace(".lora_A.weight", MAGNITUDE))
-        if magnitude is not None:
-            norm = updated.norm(dim=0 if is_transposed else 1, keepdim=True)
-            updated = updated * (magnitude.float().reshape(norm.shape) / norm)
-        folded[target] = updated.to(weight.dtype)
-    return folded
+        stem = name.removesuffix(".lora_A.weight")
+        pairs[f"{stem.removeprefix(PREFIX)}.weight"] = Pair(
+            name, down, adapter[f"{stem}.lora_B.weight"], adapter.get(f"{stem}{MAGNITUDE}")
+        )
+    return pairs
+
+
+def fold_pair(target: str, weight: Tensor, pair: Pair, *, scale: float, is_transposed: bool = False) -> Tensor:
+    """Return one weight with its pair folded in, as `fold_adapter` does."""
+    if not weight.is_floating_point():
+        raise ValueError(f"{target} is quantized ({weight.dtype}): fold into the float model it came from")
+    delta = scale * (pair.up.float() @ pair.down.float())
+    delta = delta.T if is_transposed else delta
+    if delta.shape != weight.shape:
+        raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(weight.shape)}")
+    updated = weight.float() + delta
+    if pair.magnitude is not None:
+        norm = updated.norm(dim=0 if is_transposed else 1, keepdim=True)
+        updated = updated * (pair.magnitude.float().reshape(norm.shape) / norm)
+    return updated.to(weight.dtype)
 
 
 def fold_weights(base: Mapping[str, Tensor], trained: Mapping[str, Tensor]) -> dict[str, Tensor]:

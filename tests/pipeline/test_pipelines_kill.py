@@ -30,6 +30,7 @@ KILLS = (
     ("recorded", "record"),
     ("thinner", "narrow"),
     ("student_a", "finetune"),
+    ("joined", "merge_adapters"),
     ("healed", "merge"),
     ("left", "compare"),
     ("onnx", "export"),

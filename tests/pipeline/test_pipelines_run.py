@@ -72,6 +72,10 @@ def test_first_run_builds_every_node_and_its_report(first: dict[str, Any], home:
         "Score of each window",
         "Loss (student_a)",
         "Retention",
+        "Share of the original's accuracy, by task",
+        "<th>healed (torch)</th><th>onnx (onnx)</th>",
+        "Drafting for the original",
+        "0 of 2 (float32)",
         "Answers side by side",
         "Lineage",
         "Environment",
@@ -245,7 +249,7 @@ def test_broken_tracking_does_not_cost_an_artifact(served: Environment, tmp_path
         (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
         (("show", "ffffffff"), "artifact 'ffffffff': 0 match"),
         (("report", "1999"), "run '1999': 0 runs match"),
-        (("pull", "nobody", "/tmp/no/such/place"), "nobody@champion"),
+        (("pull", "nobody", "/tmp/no/such/place"), "nobody: no model of that name is registered; there are: none"),
     ],
 )
 def test_mistakes_exit_with_2_and_one_line(

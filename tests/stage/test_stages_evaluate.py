@@ -10,7 +10,8 @@ import pytest
 from registry.artifact import DatasetArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
 from stages.contract import NoInputs
-from stages.evaluate import EvaluateConfig, EvaluateInputs, evaluate
+from stages.evaluate import evaluate
+from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
 

@@ -11,7 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BertConfig,
+    BertForMaskedLM,
+    LlamaConfig,
+    LlamaModel,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from registry.artifact import ModelArtifact
 from registry.store import Store
@@ -212,3 +221,67 @@ def test_bad_rows_are_refused(store: Store, tmp_path: Path, line: str, message: 
     path.write_text(line)
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}"), NoInputs(), store)
+
+
+def encoder(folder: Path, family: str) -> None:
+    config = {
+        "hidden_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "vocab_size": 259,
+    }
+    classes = {
+        "encoder": (BertConfig, BertForMaskedLM, config),
+        "no head": (LlamaConfig, LlamaModel, config),
+        "both": (
+            T5Config,
+            T5ForConditionalGeneration,
+            {"d_model": 32, "d_kv": 16, "d_ff": 32, "num_layers": 1, "num_heads": 2},
+        ),
+    }
+    kind, model, options = classes[family]
+    shutil.rmtree(folder)
+    model(kind(**options)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("encoder", "is a BertForMaskedLM, not a causal language model"),
+        ("no head", "is a LlamaModel, not a causal language model"),
+        ("both", r"is an encoder-decoder \(t5\); only causal language models are taken"),
+    ],
+)
+def test_only_causal_language_models_come_in(store: Store, folder: Path, family: str, message: str) -> None:
+    """transformers would give an encoder a causal head without a word, and a headless model a random one."""
+    encoder(folder, family)
+    with pytest.raises(ValueError, match=message):
+        ingest(store, f"folder:{folder}")
+    with pytest.raises(ValueError, match=message):  # and the plan says so before anything runs
+        ingest_model.forecast(IngestModelConfig(source=f"folder:{folder}"), {})
+    assert not list((store.root / "store").glob("*/*"))
+
+
+def test_a_folder_without_tokenizer_is_refused(store: Store, folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(ValueError, match=r"has no tokenizer: none of tokenizer.json, .* is there") as refused:
+        ingest(store, f"folder:{folder}")
+    assert "\n" not in str(refused.value) and not list((store.root / "store").glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    ("card", "license_id"),
+    [
+        ("---\nlicense: mit\ntags: [a]\n---\n# Model", "mit"),
+        ("# Model\nlicense: mit", ""),
+        ("---\nlicense: [broken\n---\n", ""),
+        ("", ""),
+    ],
+)
+def test_the_licence_comes_from_the_card_unless_the_recipe_says(
+    store: Store, folder: Path, card: str, license_id: str
+) -> None:
+    (folder / "README.md").write_text(card)
+    assert ingest(store, f"folder:{folder}").facts.get("license", "") == license_id
+    assert ingest(store, f"folder:{folder}", license="apache-2.0").facts["license"] == "apache-2.0"

@@ -13,7 +13,7 @@ from registry.artifact import EvaluationArtifact, ModelArtifact
 from registry.collect import collect_garbage
 from registry.environment import tracking_uri
 from registry.mlflow_home import open_client
-from registry.model_registry import download_model
+from registry.pull import download_model
 from registry.store import Slot, Store
 from registry.tracking import Tracker
 from stages.contract import NoInputs
@@ -24,10 +24,14 @@ from stages.register import RegisterConfig, RegisterInputs, register
 GATE = {"min_accuracy_retention": 0.9, "max_decode_latency_ratio": 1.0}
 
 
-def scores(store: Store, key: str, accuracy: float, seconds: float) -> EvaluationArtifact:
+def scores(store: Store, key: str, accuracy: float, seconds: float, of: str) -> EvaluationArtifact:
     def build(workdir: Path) -> EvaluationArtifact:
-        (workdir / "content" / "evaluation.json").write_text(json.dumps({"accuracy": accuracy, "seconds": seconds}))
-        return EvaluationArtifact.at(workdir / "content", accuracy=accuracy, decode_seconds_per_token=seconds)
+        (workdir / "content" / "evaluation.json").write_text(
+            json.dumps({"accuracy": accuracy, "seconds": seconds, "of": of})
+        )
+        return EvaluationArtifact.at(
+            workdir / "content", accuracy=accuracy, decode_seconds_per_token=seconds, model_fingerprint=of
+        )
 
     slot = Slot(stage="evaluate", version=1, config={}, inputs={})
     return store.get_or_build(slot, EvaluationArtifact, key, build).artifact
@@ -38,10 +42,11 @@ def ingest(store: Store, seed: int) -> ModelArtifact:
 
 
 def release(store: Store, seed: int, accuracy: float):
+    model = ingest(store, seed)
     inputs = RegisterInputs(
-        model=ingest(store, seed),
-        evaluation=scores(store, f"candidate{seed}", accuracy, 0.04),
-        baseline=scores(store, "baseline", 0.8, 0.05),
+        model=model,
+        evaluation=scores(store, f"candidate{seed}", accuracy, 0.04, model.fingerprint),
+        baseline=scores(store, "baseline", 0.8, 0.05, "the original"),
     )
     return register.execute(RegisterConfig(name="small", gate=GATE), inputs, store).artifact
 
@@ -117,3 +122,18 @@ def test_closing_a_dead_run_never_raises(store: Store, caplog: pytest.LogCapture
     (store.root / "mlflow.db").write_text("this is no database")
     Tracker(store.root).close_dead_run("0123456789abcdef")
     assert "MLflow tracking failed in close_dead_run" in caplog.text
+
+
+def test_a_registry_that_does_not_answer_is_told_in_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = ingest(store, 1)
+    mine, theirs = (
+        scores(store, "mine", 0.8, 0.04, model.fingerprint),
+        scores(store, "theirs", 0.8, 0.05, "the original"),
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(ValueError, match="^the MLflow registry at http://127.0.0.1:9 does not answer: [^\n]*$"):
+        register.execute(
+            RegisterConfig(name="small"), RegisterInputs(model=model, evaluation=mine, baseline=theirs), store
+        )
+    assert not list((store.root / "store").glob("register/*"))

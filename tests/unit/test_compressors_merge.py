@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from compressors.merge.fold import check_fold, fold_adapter, fold_weights
+from compressors.merge.methods import merge_states
 from compressors.merge.slerp import Slerp
 
 
@@ -69,7 +70,7 @@ def test_check_fold_wants_equal_to_the_adapter_and_different_from_the_base() -> 
 def test_slerp_of_orthogonal_unit_vectors_walks_the_circle() -> None:
     first, second = {"w": torch.tensor([1.0, 0.0])}, {"w": torch.tensor([0.0, 1.0])}
     for t in (0.0, 0.25, 0.5, 1.0):
-        merged, branches = Slerp(t=t)(first, second, first)
+        merged, branches = merge_states(Slerp(t=t), (first, second))
         expected = torch.tensor([math.cos(t * math.pi / 2), math.sin(t * math.pi / 2)])
         torch.testing.assert_close(merged["w"], expected, atol=1e-6, rtol=0)
         assert branches == {"w": "slerp"}
@@ -78,19 +79,19 @@ def test_slerp_of_orthogonal_unit_vectors_walks_the_circle() -> None:
 def test_slerp_of_nearly_parallel_weights_is_lerp_and_says_so() -> None:
     base = tensor(50)
     first, second = {"w": base + 1e-4 * tensor(50, seed=1)}, {"w": base + 1e-4 * tensor(50, seed=2)}
-    merged, branches = Slerp(t=0.3)(first, second, {"w": base})
+    merged, branches = merge_states(Slerp(t=0.3), (first, second), {"w": base})
     assert branches == {"w": "lerp"}
     torch.testing.assert_close(merged["w"], 0.7 * first["w"] + 0.3 * second["w"])
-    _, branches = Slerp(t=0.3, on="deltas")(first, second, {"w": base})
+    _, branches = merge_states(Slerp(t=0.3, on="deltas"), (first, second), {"w": base})
     assert branches == {"w": "slerp"}, "the deltas are not parallel"
 
 
 def test_slerp_endpoints_and_equal_tensors() -> None:
     first, second, base = {"w": tensor(9)}, {"w": tensor(9, seed=1)}, {"w": tensor(9, seed=2)}
     for on in ("weights", "deltas"):
-        torch.testing.assert_close(Slerp(t=0.0, on=on)(first, second, base)[0]["w"], first["w"])
-        torch.testing.assert_close(Slerp(t=1.0, on=on)(first, second, base)[0]["w"], second["w"])
-    assert Slerp()(first, first, base)[1] == {"w": "equal"}
+        torch.testing.assert_close(merge_states(Slerp(t=0.0, on=on), (first, second), base)[0]["w"], first["w"])
+        torch.testing.assert_close(merge_states(Slerp(t=1.0, on=on), (first, second), base)[0]["w"], second["w"])
+    assert merge_states(Slerp(), (first, first), base)[1] == {"w": "equal"}
 
 
 @pytest.mark.parametrize("params", [{"t": 1.5}, {"t": -0.1}, {"on": "logits"}])

@@ -1,0 +1,75 @@
+"""What students are worth as drafts for their original: acceptance, tokens a step, wall-clock gain, and whether every text stays the original's.
+
+python benchmarks/speculation.py ORIGINAL_FOLDER DRAFT_FOLDER... [--num-prompts 8] [--max-new-tokens 64] [--draft-lengths 1 2 4] [--precision float32]
+
+Plain and drafted decoding take turns prompt by prompt, so that a change of load hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from compressors.measure.speculative import measure_speculation
+from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from registry.environment import configure_process
+from stages.device import pick_device, pick_dtype
+from stages.model_folder import load_model, load_tokenizer
+
+SHIPPED = Path(__file__).parents[1] / "stages/shipped/everyday.jsonl"
+
+
+def main() -> None:
+    options = arguments()
+    configure_process()
+    device = pick_device()
+    dtype = pick_dtype(options.precision, device)
+    original, tokenizer = load_model(options.original, dtype, device), load_tokenizer(options.original)
+    questions = [json.loads(line)["question"] for line in SHIPPED.read_text().splitlines() if line]
+    prompts = [chat_prompt(tokenizer, question) for question in questions[:: len(questions) // options.num_prompts]]
+    prompts = prompts[: options.num_prompts]
+    print(
+        f"{dtype}, {torch.get_num_threads()} threads, {len(prompts)} prompts, up to {options.max_new_tokens} tokens each"
+    )
+    print(
+        f"{'draft':<28}{'length':>7}{'accepted':>10}{'tokens/step':>13}{'gain':>7}{'tokens':>8}{'plain ms':>10}{'differ':>8}"
+    )
+    for folder in options.drafts:
+        started = time.monotonic()
+        found = measure_speculation(
+            original,
+            load_model(folder, dtype, device),
+            prompts,
+            draft_lengths=options.draft_lengths,
+            max_new_tokens=options.max_new_tokens,
+            stop_ids=stop_token_ids(tokenizer, original.generation_config),
+        )
+        for one in found:
+            plain = 1000 * one.plain_seconds / one.num_tokens
+            print(
+                f"{folder.name:<28}{one.draft_length:>7}{one.acceptance_fraction:>10.1%}{one.tokens_per_step:>13.2f}{one.gain:>7.2f}"
+                f"{one.num_tokens:>8}{plain:>10.1f}{len(one.differences):>8}",
+                flush=True,
+            )
+            for difference in one.differences:
+                print(f"    {difference}")
+        print(f"    {time.monotonic() - started:.0f} s", flush=True)
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("original", type=Path)
+    parser.add_argument("drafts", type=Path, nargs="+")
+    parser.add_argument("--num-prompts", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--draft-lengths", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="float32")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
