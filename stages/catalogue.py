@@ -19,6 +19,8 @@ from stages.merge import merge
 from stages.merge_adapters import merge_adapters
 from stages.narrow import narrow
 from stages.prune import prune
+from stages.quantize import quantize
+from stages.quantize_torch import quantize_torch
 from stages.record import record
 from stages.register import register
 from stages.scan import scan
@@ -41,6 +43,8 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         guide,
         merge,
         export,
+        quantize,
+        quantize_torch,
         evaluate,
         compare,
         denoise,

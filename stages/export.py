@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,23 +10,26 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from compressors.export.graph import export_program
-from compressors.export.parity import Parity, measure_parity
+from compressors.export.parity import Parity, Said, listen_to, measure_parity
 from compressors.export.runtime import OnnxRunner
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.guidance_export import export_guided
-from stages.model_folder import copy_tokenizer, load_model, load_tokenizer
-from stages.onnx_session import GRAPH, open_session
+from stages.model_folder import load_model, load_tokenizer
+from stages.onnx_folder import copy_companions, write_graph
+from stages.onnx_session import open_session
 from stages.progress import bar, metric, note
 from stages.rows import read_rows
 from stages.size_forecast import exported, stored_bytes
 
 
 class ExportConfig(StageConfig):
-    """How much proof the exported graph owes."""
+    """The graph's operator set, and how much proof it owes."""
+
+    opset: int = Field(default=23, ge=20, le=23)
+    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
 
     num_prompts: int = Field(default=4, ge=1)
     """Questions of the data set on which torch and ONNX Runtime are compared."""
@@ -54,46 +55,59 @@ class ExportInputs:
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
+    if model.get("quantization", "none") != "none":
+        raise ValueError(
+            f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize"
+        )
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     facts = exported(model)
-    return Forecast(facts, peak_memory_bytes=4 * num_bytes, disk_bytes=stored_bytes(facts))
+    return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
-@stage("export", version=1, forecast=_forecast)
+@stage("export", version=2, forecast=_forecast)
 def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
-    """Export to ONNX (float32, external data, tokenizer beside it) and compare it with torch on real prompts.
+    """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts.
 
     Raises ValueError for a family without a cached graph, and when the text or the logits differ.
     """
     if inputs.guidance is not None:
         return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
-    model = load_model(inputs.model.path, torch.float32)
-    steps = bar("tracing the graph", 2, "steps")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter warns about names of axes that it merges
-        program = export_program(model)
-    steps.advance()
-    program.save(content / GRAPH, external_data=True)
-    steps.advance()
-    shutil.copy2(inputs.model.path / "config.json", content / "config.json")
-    if (inputs.model.path / "generation_config.json").exists():
-        shutil.copy2(inputs.model.path / "generation_config.json", content / "generation_config.json")
-    copy_tokenizer(inputs.model.path, content)
-    del program
-    parity = _prove(config, inputs, TorchRunner(model), OnnxRunner(open_session(content)))
+    prompts = _prompts(config, inputs)  # first: without a tokenizer nothing is traced
+    expected = _write(config, inputs, content, prompts)
+    copy_companions(inputs.model.path, content)
+    # the torch model is gone by now: two models and a session would be three times the memory
+    parity = _prove(config, expected, OnnxRunner(open_session(content)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    return OnnxArtifact.at(content, **exported(inputs.model.facts), token_agreement=parity.token_agreement)
+    facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}
+    return OnnxArtifact.at(content, **facts)
 
 
-def _prove(config: ExportConfig, inputs: ExportInputs, reference: TorchRunner, candidate: OnnxRunner) -> Parity:
+def _prompts(config: ExportConfig, inputs: ExportInputs) -> list[list[int]]:
     tokenizer = load_tokenizer(inputs.model.path)
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question][: config.num_prompts]
-    prompts = [chat_prompt(tokenizer, row.question) for row in rows]
-    counter = bar("comparing with torch", len(prompts), "prompts")
-    parity = measure_parity(
-        reference, candidate, prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance
-    )
+    if not rows:
+        raise ValueError("input data: no row has a question to compare the graph on")
+    return [chat_prompt(tokenizer, row.question) for row in rows]
+
+
+def _write(config: ExportConfig, inputs: ExportInputs, content: Path, prompts: list[list[int]]) -> list[Said]:
+    """Trace and write the graph; return what the torch model says to the prompts."""
+    from compressors.export.graph import export_graph  # its libraries are in an extra
+
+    model = load_model(inputs.model.path, torch.float32)
+    counter = bar("asking torch", len(prompts), "prompts")
+    expected = listen_to(TorchRunner(model), prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+    steps = bar("tracing the graph", 1, "steps")
+    graph = export_graph(model, config.opset)
+    steps.advance()
+    write_graph(graph, content)
+    return expected
+
+
+def _prove(config: ExportConfig, expected: list[Said], candidate: OnnxRunner) -> Parity:
+    counter = bar("comparing with torch", len(expected), "prompts")
+    parity = measure_parity(expected, candidate, on_prompt=counter.advance)
     for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
         metric(name, getattr(parity, name))
     summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"

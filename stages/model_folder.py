@@ -73,32 +73,34 @@ def refuse_other_kinds(folder: Path) -> None:
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
 ) -> PreTrainedModel:
-    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked. Raises ValueError for an unsafe one."""
+    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so. Raises ValueError for an unsafe one."""
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     quiet_transformers()
+    is_placed = quantized != "none" or "quantization_config" in json.loads((folder / "config.json").read_text())
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
         local_files_only=True,
         trust_remote_code=False,
-        quantization_config=_quantization(quantized, dtype),
-        device_map=None if quantized == "none" else {"": device or "cpu"},
+        device_map={"": device or "cpu"} if is_placed else None,
+        **_quantization(quantized, dtype),
     )
-    if quantized != "none":  # placed while loading; such a model cannot be moved
+    if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
     return (model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
 
 
-def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> BitsAndBytesConfig | None:
-    if quantized == "none":
-        return None
+def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:
+    if quantized == "none":  # left out, not None, which would hide what the folder's own config says
+        return {}
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ValueError(f"quantized_base {quantized!r} needs bitsandbytes: install attar[gpu]")
     if quantized == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": four_bits}
 
 
 def _without_inference_packing(model: PreTrainedModel) -> PreTrainedModel:

@@ -7,23 +7,39 @@ from typing import Any
 
 import torch
 
+from compressors.export.runtime import CPU
 from compressors.guidance.graph import SCALE_NAME
 
 GRAPH = "model.onnx"
 
 
-def open_session(folder: Path, provider: str = "CPUExecutionProvider", *, is_guided: bool = False) -> Any:
+def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None, *, is_guided: bool = False) -> Any:
     """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`.
 
-    Raises ValueError for a graph that wants a guidance scale where none is given.
-    """
-    import onnxruntime  # in an extra, cpu or gpu
+    `graph`: a graph to run on the weights that lie in the folder, instead of the folder's own.
 
+    Raises ValueError when onnxruntime is not installed or lacks the provider, and, for others than the CPU, when a node would have to
+    fall back to the CPU.
+    """
+    try:
+        import onnxruntime  # in an extra, cpu or gpu
+    except ImportError as error:
+        raise ValueError("an ONNX graph needs onnxruntime: install attar[cpu] or attar[gpu]") from error
+    available = onnxruntime.get_available_providers()
+    if provider not in available:
+        raise ValueError(f"provider {provider!r} is not in this onnxruntime; available: {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads want the cores too
+    if provider != CPU:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=[provider])
+    try:
+        if graph is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        session = onnxruntime.InferenceSession(graph or folder / GRAPH, options, providers=[provider])
+    except Exception as error:  # onnxruntime's own types live in a C extension
+        raise ValueError(f"{folder / GRAPH} does not open on {provider}: {str(error).partition(chr(10))[0]}") from error
     if not is_guided and any(entry.name == SCALE_NAME for entry in session.get_inputs()):
         raise ValueError(
             f"the graph wants {SCALE_NAME} as an input, which this stage does not set; export without guidance"

@@ -11,7 +11,7 @@ DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Context at which the plan counts the FLOPs of a token; `evaluate` has its own num_prompt_tokens, 128 unless told otherwise.
 CONTEXT_TOKENS = 128
 # What a graph itself takes, a decoder block: nodes, names and shapes; seen with SmolLM2.
-GRAPH_BYTES_PER_BLOCK = 152_000.0
+GRAPH_BYTES_PER_BLOCK = 6_200.0
 # Facts of a model that follow from its shape, and that its graph shares.
 SHAPE_FACTS = (
     "num_blocks",
@@ -29,7 +29,11 @@ BLOCK_FACTS = (
     "kv_group_parameters",
 )
 # Bytes of a graph's weights by its fact `quantization`. A stage that makes another kind adds its row.
-GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {"none": lambda facts: 4.0 * float(facts["num_parameters"])}
+GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
+    "none": lambda facts: 4.0 * float(facts["num_parameters"]),
+    # a float where the block size follows from the config alone: `quantize` tells it
+    **dict.fromkeys(("int8 weights", "int4 weights", "dynamic int8"), lambda facts: float(facts["weight_bytes"])),
+}
 
 
 def without_blocks(model: Facts, num_removed: int) -> Facts:
@@ -75,6 +79,20 @@ def exported(model: Facts, quantization: str = "none") -> Facts:
         "format": "onnx",
         "quantization": quantization,
     }
+
+
+def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, is_symmetric: bool) -> float:
+    """Return the bytes of a graph's weights in integers with a float32 scale and, unless symmetric, a zero point a block; 0: not known.
+
+    The width of the attention stands for the model's, which a graph's facts do not hold.
+    """
+    if not model.keys() >= {"num_parameters", "num_matmul_parameters", "vocab_size", "attention_width"}:
+        return 0.0
+    vocabulary = int(model["vocab_size"]) * int(model["attention_width"])
+    is_tied = int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < vocabulary / 2
+    num_ends = vocabulary * (1 if is_tied else 2)
+    shares = ((num_ends, head_bits), (int(model["num_parameters"]) - num_ends, bits))
+    return sum(count * (part + (32 + (0 if is_symmetric else part)) / block_size) / 8 for count, part in shares)
 
 
 def stored_bytes(facts: Facts) -> float:

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from compressors.export.fused import Tracing, fused_operators
+from compressors.export.names import cache_names
+from compressors.export.tidy import tidy
+
+# Kinds of attention whose cache is all keys and values seen, which is what the attention node keeps.
+ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+OPSETS = (20, 23)
 
 
 class CachedForward(nn.Module):
@@ -17,9 +31,10 @@ class CachedForward(nn.Module):
     In: input_ids, attention_mask (cache and input), position_ids, then key and value of every block. Out: logits and the grown cache.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, tracing: Tracing) -> None:
         super().__init__()
         self.model = model
+        self._tracing = tracing
 
     def forward(
         self,
@@ -28,7 +43,7 @@ class CachedForward(nn.Module):
         position_ids: Int[Tensor, "B T"],
         past: list[Float[Tensor, "B heads past head_size"]],
     ) -> tuple[Tensor, ...]:
-        cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
+        cache = self._tracing.begin(past, attention_mask, position_ids)
         output = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -36,35 +51,44 @@ class CachedForward(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        present = [tensor for layer in output.past_key_values.layers for tensor in (layer.keys, layer.values)]
-        return (output.logits, *present)
+        return (output.logits, *self._tracing.present)
 
 
-def cache_names(num_blocks: int, prefix: str) -> list[str]:
-    """Return the graph's cache names in order: `prefix.0.key`, `prefix.0.value`, ..."""
-    return [f"{prefix}.{index}.{part}" for index in range(num_blocks) for part in ("key", "value")]
+def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
+    """Return the graph of a model in float32; batch, input, cache and total lengths dynamic. Weights stay the model's own until saved.
 
-
-def export_program(model: PreTrainedModel) -> torch.onnx.ONNXProgram:
-    """Return the ONNX program of a model in float32, batch, input and cache lengths dynamic.
-
-    Raises ValueError for a family whose forward lacks what the graph needs.
+    Attention is one GroupQueryAttention node a block: it appends to the cache, in place where the caller binds one buffer to both
+    ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. Raises ValueError for a model without such a graph.
     """
     _check_exportable(model)
     num_blocks = model.config.num_hidden_layers
     example, shapes = _example_inputs(model)
-    program = torch.onnx.export(
-        CachedForward(model).eval(),
-        kwargs=example,
-        input_names=["input_ids", "attention_mask", "position_ids", *cache_names(num_blocks, "past_key_values")],
-        output_names=["logits", *cache_names(num_blocks, "present")],
-        dynamic_shapes=shapes,
-        dynamo=True,
-        optimize=True,
-        verbose=False,
-    )
+    with fused_operators(model, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
+        try:
+            program = torch.onnx.export(
+                CachedForward(model, tracing).eval(),
+                kwargs=example,
+                input_names=[
+                    "input_ids",
+                    "attention_mask",
+                    "position_ids",
+                    *cache_names(num_blocks, "past_key_values"),
+                ],
+                output_names=["logits", *cache_names(num_blocks, "present")],
+                dynamic_shapes=shapes,
+                opset_version=opset,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ValueError(f"{type(model).__name__} has no ONNX graph: {_reason(error)}") from error
     assert program is not None, "the dynamo exporter returns a program"
-    return program
+    if len(tracing.present) != 2 * num_blocks:
+        raise ValueError(f"{type(model).__name__} does its attention behind another door than transformers' interface")
+    tidy(program.model)
+    _name_axes(program.model)
+    return program.model
 
 
 def cache_shape(config: Any) -> tuple[int, int]:
@@ -75,17 +99,43 @@ def cache_shape(config: Any) -> tuple[int, int]:
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
+    name, config = type(model).__name__, model.config
     parameters = inspect.signature(model.forward).parameters
+    if getattr(config, "is_encoder_decoder", False) or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        raise ValueError(f"{name} is an encoder, or has one; only decoders are exported")
     if "position_ids" not in parameters or "past_key_values" not in parameters:
-        raise ValueError(f"{type(model).__name__} takes no position_ids or no cache; it has no cached graph")
-    if any(kind != "full_attention" for kind in getattr(model.config, "layer_types", None) or []):
-        raise ValueError("sliding or linear attention keeps a cache of another shape; only full attention is exported")
+        raise ValueError(f"{name} takes no position_ids or no cache; it has no cached graph")
+    if others := set(getattr(config, "layer_types", None) or []) - ATTENTION_KINDS:
+        raise ValueError(
+            f"{name} has blocks of {', '.join(sorted(others))}; accepted: {', '.join(sorted(ATTENTION_KINDS))}"
+        )
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause, which is what the model itself said."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No advice from the exporter: torchvision is not installed, axes are merged, a tree is deprecated."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
     num_heads, head_size = cache_shape(model.config)
     num_rows, num_new, num_past = 2, 3, 5  # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
-    past = [torch.randn(num_rows, num_heads, num_past, head_size) for _ in range(2 * model.config.num_hidden_layers)]
+    past = [torch.zeros(num_rows, num_heads, num_past, head_size) for _ in range(2 * model.config.num_hidden_layers)]
     example = {
         "input_ids": torch.ones(num_rows, num_new, dtype=torch.long),
         "attention_mask": torch.ones(num_rows, num_past + num_new, dtype=torch.long),
@@ -101,3 +151,19 @@ def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, A
         "past": [{0: batch, 2: old} for _ in past],
     }
     return example, shapes
+
+
+def _name_axes(model: ir.Model) -> None:
+    """Give the axes of inputs and outputs the names that optimum's graphs have."""
+    tokens, cached, grown = ["batch_size", "sequence_length"], "past_sequence_length", "total_sequence_length"
+    for value in model.graph.inputs:
+        if value.name and value.name.startswith("past_key_values"):
+            heads, size = value.shape[1], value.shape[3]  # type: ignore[index]
+            value.shape = ir.Shape([tokens[0], heads, cached, size])
+        else:
+            value.shape = ir.Shape([tokens[0], grown if value.name == "attention_mask" else tokens[1]])
+    for value in model.graph.outputs:
+        inner = list(value.shape)  # type: ignore[arg-type]
+        value.shape = ir.Shape(
+            [*tokens, inner[2]] if value.name == "logits" else [tokens[0], inner[1], grown, inner[3]]
+        )

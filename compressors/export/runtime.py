@@ -1,4 +1,4 @@
-"""Run an exported graph under the same interface as a torch model."""
+"""Run an exported graph under the same interface as a torch model, over a cache that is allocated once and written in place."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.export.graph import cache_names
+from compressors.export.names import cache_names
+from compressors.measure.likelihood import pad_right
 from compressors.measure.runner import positions_of
-from compressors.measure.slots import Slots, pad_left, prefill_chunks, window_mask
+from compressors.measure.slots import Slots, prefill_chunks
 
-# Columns that no row needs are carried along until they are this share of the needed ones: cutting copies the cache.
-MAX_SPARE_FRACTION = 0.25
+CPU = "CPUExecutionProvider"
 
 
 class OnnxRunner:
@@ -24,88 +24,125 @@ class OnnxRunner:
     Raises ValueError when onnxruntime fell back to another provider: it does so silently.
     """
 
-    def __init__(self, session: Any, provider: str = "CPUExecutionProvider") -> None:
+    def __init__(self, session: Any, provider: str = CPU) -> None:
         actual = session.get_providers()[0]
         if actual != provider:
             raise ValueError(f"onnxruntime runs on {actual}, not on {provider}: its library or driver is missing")
         self.session = session
-        self.device = torch.device("cpu")
+        self.device = torch.device("cpu")  # where logits and cache lie, wherever the session computes
         past = [entry for entry in session.get_inputs() if entry.name.startswith("past_key_values.")]
-        self._past_names = [entry.name for entry in past]
-        self._head_shape = (past[0].shape[1], past[0].shape[3])
-        self._output_names = ["logits", *cache_names(len(past) // 2, "present")]
+        self.cache_sizes = len(past), past[0].shape[1], past[0].shape[3]  # tensors, heads, head size
+        self._vocab_size = session.get_outputs()[0].shape[2]
 
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:
-        """See CausalRunner.forward; the cache is the list of the graph's outputs."""
-        num_rows = input_ids.shape[0]
+        """See CausalRunner.forward; the cache is an `OnnxCache`, which is written in place: one that was given away is stale."""
+        num_rows, num_tokens = input_ids.shape
+        num_columns = attention_mask.shape[1]
         if cache is None:
-            heads, head_size = self._head_shape
-            cache = [np.zeros((num_rows, heads, 0, head_size), dtype=np.float32) for _ in self._past_names]
-        feeds = {
-            "input_ids": input_ids.numpy(),
-            "attention_mask": attention_mask.numpy(),
-            "position_ids": positions_of(attention_mask, input_ids.shape[1]).numpy(),
-            **dict(zip(self._past_names, cache, strict=True)),
-        }
-        logits, *present = self.session.run(self._output_names, feeds)
-        logits = torch.from_numpy(logits)
-        return (logits[:, -1:] if last_only else logits), present
+            cache = OnnxCache(self, num_rows, num_columns)
+        cache.reserve(num_columns)
+        if num_rows > 1 and num_tokens > 1 and num_columns > num_tokens:
+            # the attention node takes several tokens behind a past from one row at a time
+            rows = [slice(row, row + 1) for row in range(num_rows)]
+            logits = torch.cat([cache.view(row).run(input_ids[row], attention_mask[row]) for row in rows])
+        else:
+            logits = cache.run(input_ids, attention_mask)
+        return (logits[:, -1:] if last_only else logits), cache
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
-        return OnnxSlots(self)
+        return OnnxSlots(self, num_rows, num_prompt + num_new)
+
+    def bind(self, tensors: Sequence[np.ndarray]) -> Any:
+        """Return a binding in which these tensors are the cache that is read and the cache that is written."""
+        binding = self.session.io_binding()
+        num_blocks = len(tensors) // 2
+        names = zip(cache_names(num_blocks, "past_key_values"), cache_names(num_blocks, "present"), strict=True)
+        for (past, present), tensor in zip(names, tensors, strict=True):
+            place = ("cpu", 0, np.float32, list(tensor.shape), tensor.ctypes.data)
+            binding.bind_input(past, *place)
+            binding.bind_output(present, *place)
+        return binding
+
+    def run(
+        self, binding: Any, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]
+    ) -> Float[Tensor, "B T V"]:
+        """Run the graph over a bound cache and return the logits."""
+        logits = torch.empty(*input_ids.shape, self._vocab_size)
+        feeds = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": positions_of(attention_mask, input_ids.shape[1]),
+        }
+        feeds = {name: tensor.contiguous() for name, tensor in feeds.items()}  # kept alive until the run is over
+        for name, tensor in feeds.items():
+            binding.bind_input(name, "cpu", 0, np.int64, list(tensor.shape), tensor.data_ptr())
+        binding.bind_output("logits", "cpu", 0, np.float32, list(logits.shape), logits.data_ptr())
+        self.session.run_with_iobinding(binding)
+        return logits
+
+
+class OnnxCache:
+    """Keys and values of all blocks for some rows, with room for `capacity` columns."""
+
+    def __init__(self, runner: OnnxRunner, num_rows: int, capacity: int, tensors: Sequence[np.ndarray] = ()) -> None:
+        num_tensors, num_heads, head_size = runner.cache_sizes
+        shape = (num_rows, num_heads, capacity, head_size)
+        # zeros: what a mask hides must still be finite
+        self.tensors = list(tensors) or [np.zeros(shape, np.float32) for _ in range(num_tensors)]
+        self.capacity = capacity
+        self._runner = runner
+        self._binding: Any = None
+
+    def reserve(self, num_columns: int) -> None:
+        """Make room for so many columns; twice what is there at least, so that a growing text is copied seldom."""
+        if num_columns <= self.capacity:
+            return
+        capacity = max(num_columns, 2 * self.capacity)
+        grown = OnnxCache(self._runner, self.tensors[0].shape[0], capacity)
+        for old, new in zip(self.tensors, grown.tensors, strict=True):
+            new[:, :, : self.capacity] = old
+        self.tensors, self.capacity, self._binding = grown.tensors, capacity, None
+
+    def view(self, rows: slice) -> OnnxCache:
+        """Return the cache of adjacent rows, in the same memory."""
+        return OnnxCache(self._runner, 0, self.capacity, [tensor[rows] for tensor in self.tensors])
+
+    def run(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
+        """Feed new tokens to all rows and return their logits; their keys and values are written behind those of the row."""
+        if self._binding is None:
+            self._binding = self._runner.bind(self.tensors)
+        return self._runner.run(self._binding, input_ids, attention_mask)
 
 
 class OnnxSlots:
-    """Slots of an exported graph, which returns a longer cache at every step: what no row needs any more is cut off now and then."""
+    """Slots of an exported graph. Each row begins at column 0 and has its own end, so nothing is ever moved to make room."""
 
-    def __init__(self, runner: OnnxRunner) -> None:
+    def __init__(self, runner: OnnxRunner, num_rows: int, capacity: int) -> None:
         self._runner = runner
-        self._cache: list[np.ndarray] = []
+        self._cache = OnnxCache(runner, num_rows, capacity)
+        self._live = self._cache
 
     def fill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
-        num_rows = max(*rows, self._num_rows - 1) + 1
         for chunk in prefill_chunks(rows, prompts):
-            ids, mask = pad_left([prompt[:-1] for _, prompt in chunk], self._runner.device)
-            _, present = self._runner.forward(ids, mask, None, last_only=True)
-            width = max(self._width, ids.shape[1])
-            self._cache = [_grown(old, num_rows, width, like=new) for old, new in self._pairs(present)]
-            for old, new in zip(self._cache, present, strict=True):
-                old[[row for row, _ in chunk], :, width - new.shape[2] :] = new
-        if self._cache:  # rows of one-token prompts have nothing to be filled with, but a place
-            self._cache = [_grown(old, num_rows, self._width, like=old) for old in self._cache]
+            unique = list(
+                dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk)
+            )  # samples of one prompt share its pass
+            ids, mask = pad_right(unique, self._runner.device)
+            _, read = self._runner.forward(ids, mask, None, last_only=True)
+            for row, prompt in chunk:
+                source, length = unique.index(tuple(prompt[:-1])), len(prompt) - 1
+                for old, new in zip(self._cache.tensors, read.tensors, strict=True):
+                    old[row, :, :length] = new[source, :, :length]
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Float[Tensor, "B V"]:
-        needed = max(lengths)
-        first = self._width - needed if self._width - needed > MAX_SPARE_FRACTION * needed else 0
-        cache = [np.ascontiguousarray(old[: len(tokens), :, first:]) for old in self._cache] or None
-        before = torch.tensor(lengths)[:, None]
-        mask = window_mask(before, self._width - first + 1)
-        logits, self._cache = self._runner.forward(torch.tensor(tokens)[:, None], mask, cache, last_only=True)
-        return logits[:, -1]
+        if self._live.tensors[0].shape[0] != len(tokens):
+            self._live = self._cache.view(slice(0, len(tokens)))
+        columns = torch.arange(max(lengths) + 1)
+        mask = (columns <= torch.tensor(lengths)[:, None]).long()
+        return self._live.run(torch.tensor(tokens)[:, None], mask)[:, -1]
 
     def move(self, source: int, target: int) -> None:
-        for old in self._cache:
-            old[target] = old[source]
-
-    @property
-    def _num_rows(self) -> int:
-        return self._cache[0].shape[0] if self._cache else 0
-
-    @property
-    def _width(self) -> int:
-        return self._cache[0].shape[2] if self._cache else 0
-
-    def _pairs(self, present: list[np.ndarray]) -> list[tuple[np.ndarray | None, np.ndarray]]:
-        return list(zip(self._cache or [None] * len(present), present, strict=True))
-
-
-def _grown(old: np.ndarray | None, num_rows: int, width: int, *, like: np.ndarray) -> np.ndarray:
-    """Return the cache with room for more rows (after) and more columns (before); zeros where nothing is."""
-    if old is not None and old.shape[0] >= num_rows and old.shape[2] == width:
-        return old
-    grown = np.zeros((num_rows, like.shape[1], width, like.shape[3]), like.dtype)
-    if old is not None:
-        grown[: old.shape[0], :, width - old.shape[2] :] = old
-    return grown
+        for tensor in self._cache.tensors:
+            tensor[target] = tensor[source]

@@ -135,7 +135,7 @@ def test_overrides_reach_nested_fields_and_name_unknown_nodes() -> None:
 def test_until_and_from_pick_their_part_of_the_graph() -> None:
     recipe = load_recipe("tiny")
     assert set(recipe.until("pruned").nodes) == {"original", "questions", "block_scan", "pruned"}
-    assert recipe.downstream("onnx") == {"onnx", "onnx_scores", "release"}
+    assert recipe.downstream("onnx") == {"onnx", "small", "onnx_scores", "release"}
     with pytest.raises(RecipeError, match="--until 'onxn': the recipe has no such node. Did you mean 'onnx'"):
         recipe.until("onxn")
 

@@ -1,0 +1,119 @@
+"""Decode in torch and in exported graphs, batch 1, taking turns in one run, and count how often they choose the same token.
+
+python benchmarks/decode.py MODEL_FOLDER ONNX_FOLDER ... [--data ROWS.jsonl] [--num-tokens 2000] [--rounds 5]
+
+Make the ONNX folders with a recipe of `export` and `quantize` nodes (`attar show KEY` tells where one lies); each has `model.onnx` and
+a tokenizer. Agreement: the text of the data's answers and texts is read by torch and by each graph; at each token both say which comes next.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from compressors.export.runtime import OnnxRunner
+from compressors.measure.closeness import TextCloseness, closeness
+from compressors.measure.likelihood import Pair
+from compressors.measure.runner import CausalRunner, TorchRunner
+from compressors.measure.sampling import GREEDY
+from registry.environment import configure_process
+from stages.model_folder import load_model, load_tokenizer
+from stages.onnx_folder import disk_bytes
+from stages.onnx_session import open_session
+
+SHIPPED = Path(__file__).parents[1] / "stages/shipped"
+
+
+def main() -> None:
+    options = arguments()
+    configure_process()
+    torch.set_num_threads(options.threads)
+    runners: dict[str, CausalRunner] = {"torch eager": TorchRunner(load_model(options.model, torch.float32))}
+    sizes = {"torch eager": sum(path.stat().st_size for path in options.model.glob("*.safetensors"))}
+    for folder in options.onnx:
+        runners[folder.name] = OnnxRunner(open_session(folder))
+        sizes[folder.name] = disk_bytes(folder)
+    texts = read_texts(options)
+    close = {
+        name: closeness(runner, runners["torch eager"], texts, batch_size=1)
+        for name, runner in runners.items()
+        if name != "torch eager"
+    }
+    prompt = list(texts[0][1][: options.num_prompt_tokens])
+    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    with torch.inference_mode():
+        for _ in range(options.rounds + 1):
+            for name, runner in runners.items():
+                seconds[name].append(seconds_per_token(runner, prompt, options.num_new_tokens))
+    report(options, seconds, sizes, close)
+
+
+def seconds_per_token(runner: CausalRunner, prompt: list[int], num_new_tokens: int) -> float:
+    """Decode greedily from a prompt that is already read."""
+    slots = runner.open_slots(1, len(prompt), num_new_tokens)
+    slots.fill([0], [prompt])
+    token, length = prompt[-1], len(prompt) - 1
+    started = time.perf_counter()
+    for step in range(num_new_tokens):
+        logits = slots.step([token], [length + step])
+        token = int(GREEDY.pick(logits, torch.zeros(1)))
+    return (time.perf_counter() - started) / num_new_tokens
+
+
+def read_texts(options: Any) -> list[Pair]:
+    """Windows of the data's text until there are enough tokens; the first token of a window is context."""
+    tokenizer = load_tokenizer(options.model)
+    ids: list[int] = []
+    for path in options.data:
+        rows = [json.loads(line) for line in path.read_text().splitlines()] if path.suffix == ".jsonl" else []
+        parts = [str(row.get("text") or row.get("answer", "")) for row in rows] or [path.read_text()]
+        ids += tokenizer("\n\n".join(parts), add_special_tokens=False).input_ids
+    ids = ids[: options.num_tokens + -(-options.num_tokens // options.window)]
+    windows = [ids[start : start + options.window + 1] for start in range(0, len(ids), options.window + 1)]
+    return [(one[:1], one[1:]) for one in windows if len(one) > 1]
+
+
+def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, list[TextCloseness]]) -> None:
+    base = statistics.median(seconds["torch eager"][1:])
+    whole = next((sizes[name] for name in sizes if name != "torch eager"), 1)
+    num_tokens = sum(one.num_tokens for one in next(iter(close.values()), []))
+    print(f"batch 1, {options.threads} threads, {options.rounds} rounds of {options.num_new_tokens} tokens in turns,")
+    print(f"prompt of {options.num_prompt_tokens}; {num_tokens} tokens compared")
+    print("| runner | ms a token | times torch | MB | of the first graph | agreement | KL nats | perplexity ratio |")
+    print("|---|---|---|---|---|---|---|---|")
+    for name, rounds in seconds.items():
+        took = statistics.median(rounds[1:])  # the first round warms up
+        row = (
+            f"| {name} | {1000 * took:.1f} | {base / took:.2f} | {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
+        )
+        if name in close:
+            agreeing = sum(one.num_agreeing for one in close[name]) / num_tokens
+            kl = sum(one.kl_nats for one in close[name]) / num_tokens
+            rise = sum(one.loss_nats - one.original_loss_nats for one in close[name]) / num_tokens
+            row += f" {agreeing:.4f} | {kl:.2g} | {math.exp(rise):.4f} |"
+        print(row)
+
+
+def arguments() -> Any:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("onnx", type=Path, nargs="*")
+    parser.add_argument("--data", type=Path, nargs="*", default=[SHIPPED / "everyday.jsonl", SHIPPED / "prose.txt"])
+    parser.add_argument("--num-tokens", type=int, default=2000)
+    parser.add_argument("--window", type=int, default=256)
+    parser.add_argument("--num-prompt-tokens", type=int, default=64)
+    parser.add_argument("--num-new-tokens", type=int, default=48)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""While a model is traced, let its attention, rotary embedding and RMS norms be one ONNX node each, whatever the family.
+
+transformers calls all three through few doors: the attention interface, `apply_rotary_pos_emb` of the family's module, and norm
+modules. What stands behind a door is replaced only if it computes what the node does, on random numbers; else it is traced as written.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers.cache_utils import Cache, CacheLayerMixin
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+INTERFACE = "attar_graph"
+# Added to the score of a column that no token may see. Not -inf: a row of padding alone must stay finite.
+MASKED = -1e9
+RMS_NORM_OPSET = 23
+
+
+@dataclass
+class Tracing:
+    """What the attention of every block needs of the graph's inputs. Set by the traced forward before the model is called."""
+
+    past: list[Float[Tensor, "B heads past head_size"]]
+    present: list[Tensor]
+    position_ids: Int[Tensor, "B T"] | None = None
+    last_columns: Int[Tensor, "B"] | None = None
+    num_columns: Int[Tensor, "1"] | None = None
+    bias: Float[Tensor, "B 1 T S"] | None = None
+
+    def begin(self, past: list[Tensor], attention_mask: Int[Tensor, "B S"], position_ids: Int[Tensor, "B T"]) -> Cache:
+        """Read the inputs; return a cache that leaves keys and values alone: the attention node appends them."""
+        (num_rows, num_columns), num_new = attention_mask.shape, position_ids.shape[1]
+        columns = torch.arange(num_columns)
+        self.past, self.present, self.position_ids = past, [], position_ids
+        # the last real column of each row: the row's end, be its padding before the tokens or behind them
+        self.last_columns = (attention_mask * columns).amax(dim=-1).to(torch.int32)
+        self.num_columns = torch.full((1,), num_columns, dtype=torch.int32)
+        hidden = torch.where(attention_mask == 0, MASKED, 0.0)
+        self.bias = hidden[:, None, None, :].expand(num_rows, 1, num_new, num_columns)
+        return Cache(layers=[_Untouched() for _ in range(len(past) // 2)])
+
+
+class _Untouched(CacheLayerMixin):
+    """The cache as the model sees it during the trace."""
+
+    is_sliding = False
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.is_initialized = True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return query_length, 0
+
+    def get_seq_length(self) -> int:
+        return 0
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+@contextmanager
+def fused_operators(model: PreTrainedModel, *, fuse_norms: bool) -> Iterator[Tracing]:
+    """Inside, the model's attention (and rotary embeddings and norms that allow it) become single nodes when traced."""
+    tracing = Tracing([], [])
+    config = model.config
+    before = config._attn_implementation
+    AttentionInterface.register(INTERFACE, _attention_door(tracing, config))
+    with ExitStack() as stack:
+        config._attn_implementation = INTERFACE
+        stack.callback(lambda: setattr(config, "_attn_implementation", before))
+        stack.callback(lambda: ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None))
+        for module in model.modules():
+            if fuse_norms and (norm := _norm_door(module)):
+                stack.enter_context(patch.object(module, "forward", norm))
+        _fuse_rotary(model, tracing, stack)
+        yield tracing
+
+
+def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor, None]]:
+    def attend(
+        module: nn.Module,
+        query: Float[Tensor, "B H T D"],
+        key: Float[Tensor, "B K T D"],
+        value: Float[Tensor, "B K T D"],
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        sliding_window: int | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        _check_attention(module, key, value, options)
+        index = int(module.layer_idx)  # type: ignore[arg-type]
+        num_rows, num_heads, num_new, head_size = query.shape
+        num_shared, bias = key.shape[1], tracing.bias
+        assert bias is not None, "begun before the model is called"
+        flat = [states.transpose(1, 2).reshape(num_rows, num_new, -1) for states in (query, key, value)]
+        grown = (num_rows, num_shared, bias.shape[3], head_size)
+        window = sliding_window or _window(config, index)
+        output, *present = torch.onnx.ops.symbolic_multi_out(
+            "com.microsoft::GroupQueryAttention",
+            [
+                *flat,
+                *tracing.past[2 * index : 2 * index + 2],
+                tracing.last_columns,
+                tracing.num_columns,
+                None,
+                None,
+                None,
+                bias,
+            ],
+            {
+                "num_heads": num_heads,
+                "kv_num_heads": num_shared,
+                "scale": float(scaling if scaling is not None else head_size**-0.5),
+                "softcap": float(softcap or 0.0),
+                "local_window_size": window or -1,
+            },
+            dtypes=[query.dtype] * 3,
+            shapes=[flat[0].shape, grown, grown],
+            version=1,
+        )
+        tracing.present += present
+        return output.reshape(num_rows, num_new, num_heads, head_size), None
+
+    return attend
+
+
+def _check_attention(module: nn.Module, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
+    name = type(module).__name__
+    if options.get("s_aux") is not None or options.get("position_bias") is not None:
+        raise ValueError(f"{name} adds sinks or a position bias to its scores; no graph is built for it")
+    if value.shape[-1] != key.shape[-1]:
+        raise ValueError(f"{name} has values of another size than keys; no graph is built for it")
+
+
+def _window(config: Any, index: int) -> int | None:
+    kinds = getattr(config, "layer_types", None)
+    return config.sliding_window if kinds and kinds[index] == "sliding_attention" else None
+
+
+def _norm_door(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
+    """Return the one-node form of an RMS norm, None for other modules and for norms that compute something else."""
+    weight = getattr(module, "weight", None)
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    if "RMSNorm" not in type(module).__name__ or weight is None or weight.ndim != 1 or epsilon is None:
+        return None
+    probe = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0))
+    scaled = probe * torch.rsqrt(probe.square().mean(-1, keepdim=True) + epsilon)
+    with torch.no_grad():
+        expected = module(probe)
+    for gain in (weight.detach(), 1.0 + weight.detach()):  # Gemma keeps what it adds to one
+        if torch.allclose(scaled * gain, expected, rtol=1e-5, atol=1e-6):
+            return _rms_norm(gain, float(epsilon))
+    return None
+
+
+def _rms_norm(gain: Float[Tensor, "D"], epsilon: float) -> Callable[[Tensor], Tensor]:
+    def norm(hidden_states: Tensor) -> Tensor:
+        return torch.onnx.ops.symbolic(
+            "RMSNormalization",
+            [hidden_states, gain],
+            {"axis": -1, "epsilon": epsilon, "stash_type": 1},
+            dtype=hidden_states.dtype,
+            shape=hidden_states.shape,
+            version=RMS_NORM_OPSET,
+        )
+
+    return norm
+
+
+def _fuse_rotary(model: PreTrainedModel, tracing: Tracing, stack: ExitStack) -> None:
+    """Let the model hand tables of all positions around instead of rows of some, and its families' function be one node.
+
+    Raises ValueError for tables that depend on the length of the text.
+    """
+    sources = {sys.modules[type(module).__module__] for module in model.modules()}
+    sources = [source for source in sources if hasattr(source, "apply_rotary_pos_emb")]
+    tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
+    if not sources or not tables or not all(_turns_halves(source.apply_rotary_pos_emb) for source in sources):
+        return
+    for module in tables:
+        stack.enter_context(patch.object(module, "forward", _tables_door(module, model.config)))
+    for source in sources:
+        stack.enter_context(patch.object(source, "apply_rotary_pos_emb", _rotary_door(tracing)))
+
+
+def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    kinds = getattr(module, "rope_type", "default")
+    kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
+    if depends := kinds & {"dynamic", "longrope"}:
+        raise ValueError(
+            f"rotary embedding of type {depends.pop()!r} changes with the text's length; a graph has one table"
+        )
+    positions = torch.arange(config.max_position_embeddings)[None]
+    has_kinds = "layer_type" in inspect.signature(module.forward).parameters
+    with torch.no_grad():
+        tables = {
+            kind: tuple(
+                table[0, :, : table.shape[-1] // 2].float().contiguous()  # both halves are the same
+                for table in module(torch.zeros(1), positions, *([kind] if has_kinds else []))
+            )
+            for kind in (set(config.layer_types) if has_kinds else [None])
+        }
+
+    def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
+        return tables[layer_type]  # type: ignore[return-value]
+
+    return forward
+
+
+def _rotary_door(tracing: Tracing) -> Callable[..., tuple[Tensor, Tensor]]:
+    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
+        turned = []
+        for states in (q, k):
+            num_rows, num_heads, num_new, head_size = states.shape
+            flat = states.transpose(1, 2).reshape(num_rows, num_new, num_heads * head_size)
+            flat = torch.onnx.ops.symbolic(
+                "com.microsoft::RotaryEmbedding",
+                [flat, tracing.position_ids, cos, sin],
+                {"num_heads": num_heads, "rotary_embedding_dim": 2 * cos.shape[1]},
+                dtype=states.dtype,
+                shape=flat.shape,
+                version=1,
+            )
+            turned.append(flat.reshape(num_rows, num_new, num_heads, head_size).transpose(1, 2))
+        return turned[0], turned[1]
+
+    return rotate
+
+
+def _turns_halves(function: Callable[..., Any]) -> bool:
+    """True when a family's function turns the first half of the leading channels against the second, which is what the node does."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1, 2, 3, 12, generator=generator)
+    for num_turned in (12, 8):
+        half = torch.randn(1, 3, num_turned // 2, generator=generator)
+        cos, sin = torch.cat([half.cos()] * 2, dim=-1), torch.cat([half.sin()] * 2, dim=-1)
+        first, second = states[..., : num_turned // 2], states[..., num_turned // 2 : num_turned]
+        turned = torch.cat([first * half.cos() - second * half.sin(), second * half.cos() + first * half.sin()], dim=-1)
+        expected = torch.cat([turned, states[..., num_turned:]], dim=-1)
+        try:
+            actual = function(states, states, cos, sin)[0]
+        except (RuntimeError, TypeError):  # a family without partial turning refuses the smaller table
+            if num_turned == 12:
+                return False
+            continue
+        if not torch.allclose(actual, expected, atol=1e-5):
+            return False
+    return True

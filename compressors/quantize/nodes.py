@@ -1,0 +1,188 @@
+"""Find the matrix products of an exported graph, and put integer nodes in their place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from jaxtyping import Float
+from onnx_ir.passes import common
+from torch import Tensor
+
+from compressors.quantize.blocks import BlockWeights
+
+CONTRIB = "com.microsoft"
+# onnxruntime's kernels take blocks of these sizes
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+# int8 activations inside the product: what makes it fast on a CPU
+ACCURACY_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class Product:
+    """One product with a stored matrix, by the matrix's name in the model. `lookup` is the embedding that shares the matrix, if any."""
+
+    name: str
+    node: ir.Node
+    stored: ir.Value
+    is_transposed: bool  # stored as K by N
+    lookup: ir.Node | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, K): output and input channels."""
+        first, second = (int(dim) for dim in self.stored.shape)  # type: ignore[union-attr]
+        return (second, first) if self.is_transposed else (first, second)
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the float32 matrix."""
+        return 4 * self.shape[0] * self.shape[1]
+
+    def weight(self) -> Float[Tensor, "N K"]:
+        """Read the matrix."""
+        weight = torch.from_numpy(np.array(self.stored.const_value.numpy()))  # type: ignore[union-attr]
+        return weight.T.contiguous() if self.is_transposed else weight
+
+
+def products(graph: ir.Graph) -> list[Product]:
+    """Return the products of the graph in order: MatMul or Gemm with a stored matrix. Raises ValueError when there is none."""
+    found = []
+    for node in graph:
+        if node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2 or node.inputs[1] is None:
+            continue
+        matrix, is_transposed = node.inputs[1], True
+        if node.op_type == "Gemm":
+            factors = [float(node.attributes.get_float(name, 1.0)) for name in ("alpha", "beta")]
+            if factors != [1.0, 1.0] or node.attributes.get_int("transA", 0):
+                continue
+            is_transposed = not node.attributes.get_int("transB", 0)
+        turn = matrix.producer()
+        if turn is not None and turn.op_type == "Transpose":  # a tied matrix is stored once, as the embedding has it
+            matrix, is_transposed = turn.inputs[0], not is_transposed
+        if matrix is None or matrix.const_value is None or matrix.shape is None or len(matrix.shape) != 2:
+            continue
+        lookups = [user for user, _ in matrix.uses() if user.op_type == "Gather"]
+        found.append(Product(_plain_name(matrix), node, matrix, is_transposed, lookups[0] if lookups else None))
+    if not found:
+        raise ValueError("the graph has no product with a stored matrix; is it quantized already?")
+    return found
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """A lookup of token ids in a stored matrix."""
+
+    name: str
+    node: ir.Node
+    stored: ir.Value
+
+    @property
+    def width(self) -> int:
+        """Numbers a token."""
+        return int(self.stored.shape[1])  # type: ignore[index, arg-type]
+
+    def weight(self) -> Float[Tensor, "V K"]:
+        """Read the matrix."""
+        return torch.from_numpy(np.array(self.stored.const_value.numpy()))  # type: ignore[union-attr]
+
+
+def embeddings(graph: ir.Graph) -> list[Embedding]:
+    """Return the lookups of token ids."""
+    found = []
+    for node in graph:
+        if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[1] is not None:
+            stored = node.inputs[0]
+            if node.inputs[1].name == "input_ids" and stored.const_value is not None:
+                found.append(Embedding(_plain_name(stored), node, stored))
+    return found
+
+
+def block_size_for(num_channels: int, wanted: int) -> int:
+    """Return the largest block size up to `wanted` that divides the channels. Raises ValueError when none does."""
+    fitting = [size for size in BLOCK_SIZES if size <= wanted and num_channels % size == 0]
+    if not fitting:
+        raise ValueError(f"{num_channels} channels are not whole blocks of {BLOCK_SIZES[0]} to {wanted}")
+    return fitting[-1]
+
+
+def integer_product(product: Product, weights: BlockWeights, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
+    """Return nodes that compute the product in integers, and their result. Their tensors are registered in `graph`."""
+    num_outputs, num_channels = product.shape
+    attributes = {"K": num_channels, "N": num_outputs, "bits": weights.bits, "block_size": weights.block_size}
+    inputs = [product.node.inputs[0], *_tensors(product.name, weights, graph)]
+    node = ir.node("MatMulNBits", inputs, attributes | {"accuracy_level": ACCURACY_LEVEL}, domain=CONTRIB)
+    return _with_bias(product, node)
+
+
+def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
+    """Return nodes that quantize the activations as they come, one scale for all of them, and multiply in int8 by output channel."""
+    largest = weight.abs().amax(dim=1).clamp(min=1e-12)
+    scales = largest / 127.0
+    codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
+    inputs = [
+        product.node.inputs[0],
+        _stored(f"{product.name}.int8", codes.T.contiguous(), graph),
+        _stored(f"{product.name}.scales", scales, graph),
+        _stored(f"{product.name}.zero_points", torch.zeros(len(scales), dtype=torch.int8), graph),
+    ]
+    return _with_bias(product, ir.node("DynamicQuantizeMatMul", inputs, domain=CONTRIB))
+
+
+def integer_lookup(
+    lookup: ir.Node, name: str, weights: BlockWeights, graph: ir.Graph
+) -> tuple[list[ir.Node], ir.Value]:
+    """Return nodes that look tokens up in integers: the very tensors of the output head where the two are tied."""
+    codes, scales, *zeros = _tensors(name, weights, graph)
+    # the head reads the codes block by block, a lookup row by row: the same bytes
+    rows = ir.node("Reshape", [codes, _stored(f"{name}.rows", torch.tensor([0, -1]), graph)])
+    attributes = {"bits": weights.bits, "block_size": weights.block_size, "gather_axis": 0, "quantize_axis": 1}
+    node = ir.node(
+        "GatherBlockQuantized", [rows.outputs[0], lookup.inputs[1], scales, *zeros], attributes, domain=CONTRIB
+    )
+    return [rows, node], node.outputs[0]
+
+
+def put_in_place(old: ir.Node, nodes: list[ir.Node], result: ir.Value, graph: ir.Graph) -> None:
+    """Let the new nodes do what `old` did."""
+    result.shape, result.type = old.outputs[0].shape, old.outputs[0].type
+    graph.insert_before(old, nodes)
+    ir.convenience.replace_all_uses_with(old.outputs[0], result, replace_graph_outputs=True)
+    name = old.outputs[0].name
+    graph.remove(old, safe=True)
+    result.name = name
+
+
+def finished(model: ir.Model) -> ir.Model:
+    """Drop what no node reads any more and name the operator set of the new nodes."""
+    common.RemoveUnusedNodesPass()(model)
+    model.opset_imports[CONTRIB] = 1
+    return model
+
+
+def _plain_name(stored: ir.Value) -> str:
+    return str(stored.name).removesuffix(".T").removesuffix(".weight").removeprefix("model.")
+
+
+def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
+    bias = product.node.inputs[2] if len(product.node.inputs) > 2 else None
+    if bias is None:
+        return [node], node.outputs[0]
+    add = ir.node("Add", [node.outputs[0], bias])
+    return [node, add], add.outputs[0]
+
+
+def _tensors(name: str, weights: BlockWeights, graph: ir.Graph) -> list[ir.Value]:
+    tensors = {"codes": weights.packed_codes(), "scales": weights.scales, "zero_points": weights.packed_zero_points()}
+    return [_stored(f"{name}.{part}", tensor, graph) for part, tensor in tensors.items() if tensor is not None]
+
+
+def _stored(name: str, tensor: Tensor, graph: ir.Graph) -> ir.Value:
+    if name in graph.initializers:
+        return graph.initializers[name]
+    kept = ir.tensor(tensor.contiguous().numpy(), name=name)
+    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)  # type: ignore[arg-type]
+    graph.register_initializer(value)
+    return value

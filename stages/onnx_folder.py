@@ -1,0 +1,117 @@
+"""Write an ONNX folder that others can read: graph and external data, and the files that optimum, transformers.js and onnxruntime-genai want."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stages.model_folder import TOKENIZER_FILES
+from stages.onnx_session import GRAPH
+from stages.progress import bar
+
+if TYPE_CHECKING:
+    import onnx_ir as ir  # in an extra
+
+DATA = f"{GRAPH}.data"
+GENAI = "genai_config.json"
+# Families that onnxruntime-genai knows by name; `decoder` is its word for any other.
+GENAI_TYPES = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "granite"}
+GENAI_NAMES = {
+    "inputs": {
+        "input_ids": "input_ids",
+        "attention_mask": "attention_mask",
+        "position_ids": "position_ids",
+        "past_key_names": "past_key_values.%d.key",
+        "past_value_names": "past_key_values.%d.value",
+    },
+    "outputs": {
+        "logits": "logits",
+        "present_key_names": "present.%d.key",
+        "present_value_names": "present.%d.value",
+    },
+}
+# What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
+EXTERNAL_BYTES = 256
+# onnxruntime maps the file; a page's beginning is where it can.
+ALIGNMENT_BYTES = 4096
+
+
+def write_graph(graph: ir.Model, folder: Path) -> None:
+    """Write the graph and, tensor by tensor, its weights: never more than one of them in memory, and no 2 GB limit."""
+    import onnx_ir as ir  # in an extra
+
+    counter = bar("writing weights", 0, "tensors")
+
+    def written(tensor: Any, info: Any) -> None:
+        counter.total = info.total
+        counter.advance()
+
+    ir.save(
+        graph,
+        folder / GRAPH,
+        external_data=DATA,
+        size_threshold_bytes=EXTERNAL_BYTES,
+        alignment=ALIGNMENT_BYTES,
+        callback=written,
+    )
+
+
+def read_graph(folder: Path) -> ir.Model:
+    """Read a graph; its weights stay in the file until they are asked for."""
+    import onnx_ir as ir  # in an extra
+
+    return ir.load(folder / GRAPH)
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return the size of graph and weights."""
+    return sum((folder / name).stat().st_size for name in (GRAPH, DATA))
+
+
+def copy_companions(source: Path, folder: Path) -> None:
+    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai reads."""
+    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+        if (source / name).exists():
+            shutil.copy2(source / name, folder / name)
+    (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
+
+
+def _genai_config(folder: Path) -> dict[str, Any]:
+    """Return the description of the graph that onnxruntime-genai wants. https://onnxruntime.ai/docs/genai/reference/config.html"""
+    from transformers import AutoConfig  # seconds to import
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    path = folder / "generation_config.json"
+    special = {**config.to_dict(), **(json.loads(path.read_text()) if path.exists() else {})}
+    ends = special.get("eos_token_id")
+    num_heads = config.num_attention_heads
+    first_end = ends[0] if isinstance(ends, list) else ends
+    pad = special.get("pad_token_id")
+    return {
+        "model": {
+            "type": config.model_type if config.model_type in GENAI_TYPES else "decoder",
+            "vocab_size": config.vocab_size,
+            "context_length": config.max_position_embeddings,
+            "bos_token_id": special.get("bos_token_id"),
+            "eos_token_id": ends,
+            "pad_token_id": first_end if pad is None else pad,
+            "decoder": {
+                "filename": GRAPH,
+                "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
+                "hidden_size": config.hidden_size,
+                "head_size": getattr(config, "head_dim", None) or config.hidden_size // num_heads,
+                "num_attention_heads": num_heads,
+                "num_key_value_heads": getattr(config, "num_key_value_heads", None) or num_heads,
+                "num_hidden_layers": config.num_hidden_layers,
+                **GENAI_NAMES,
+            },
+        },
+        "search": {
+            "do_sample": False,
+            "max_length": config.max_position_embeddings,
+            # the attention node writes the cache in place
+            "past_present_share_buffer": True,
+        },
+    }

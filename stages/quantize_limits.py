@@ -1,0 +1,135 @@
+"""What a quantized model may lose, measured against the model it came from on held-out text; past a limit the stage fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from compressors.measure.closeness import closeness
+from compressors.measure.cost import measure_latency
+from compressors.measure.likelihood import Pair
+from compressors.measure.runner import CausalRunner
+from compressors.self_data.prompts import answer_tokens, chat_prompt
+from registry.artifact import DatasetArtifact
+from stages.measured_data import asked_rows, plain_text
+from stages.model_folder import load_tokenizer
+from stages.progress import bar, metric, note
+
+NUM_TIMED_ROUNDS = 3
+
+
+class Limits(BaseModel):
+    """Limits of the loss; each is checked on held-out text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_kl_nats: float = Field(gt=0.0)
+    """KL from the original to the quantized model, nats a token."""
+
+    min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of tokens at which both would greedily say the same, in [0, 1]."""
+
+    max_perplexity_ratio: float = Field(default=math.inf, gt=0.0)
+    """Perplexity of the quantized model / that of the original."""
+
+    max_size_fraction: float = Field(default=1.0, gt=0.0)
+    """Size on disk / that of the original."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A quantized model beside its original: nats a token, shares, bytes, seconds."""
+
+    kl_nats: float
+    agreement: float
+    perplexity: float
+    original_perplexity: float
+    num_tokens: int
+    size_fraction: float
+    decode_seconds_per_token: float
+    original_decode_seconds_per_token: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Perplexity of the quantized model / the original's."""
+        return self.perplexity / self.original_perplexity
+
+    def facts(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return {**asdict(self), "perplexity_ratio": self.perplexity_ratio}
+
+
+def heldout_pairs(
+    folder: Path, data: DatasetArtifact, text: DatasetArtifact | None, max_rows: int, max_tokens: int
+) -> list[Pair]:
+    """Return held-out questions with their answers, and windows of the text, as (context, continuation)."""
+    tokenizer = load_tokenizer(folder)
+    pairs: list[Pair] = [
+        (chat_prompt(tokenizer, row.question), answer_tokens(tokenizer, row.reference or row.answer)[:max_tokens])
+        for row in asked_rows(data, max_rows)
+    ]
+    if text is not None:
+        ids = tokenizer(plain_text(text), add_special_tokens=False).input_ids[: max_rows * max_tokens or None]
+        windows = [ids[start : start + max_tokens] for start in range(0, len(ids), max_tokens)]
+        pairs += [(window[:1], window[1:]) for window in windows if len(window) > 1]
+    if not pairs:
+        raise ValueError("input data: no row has a question to measure the loss on; give the input text")
+    return pairs
+
+
+def measure_quality(
+    quantized: CausalRunner, original: CausalRunner, pairs: Sequence[Pair], *, vocab_size: int, size_fraction: float
+) -> Quality:
+    """Compare the two on the pairs and time both; record the numbers as metrics."""
+    counter = bar("measuring the loss", len(pairs), "texts")
+    texts = closeness(quantized, original, pairs, batch_size=1, on_scored=counter.advance)
+    num_tokens = sum(one.num_tokens for one in texts)
+    latencies = []
+    for runner, name in ((quantized, "quantized"), (original, "original")):
+        rounds = bar(f"timing the {name}", NUM_TIMED_ROUNDS + 1, "rounds")
+        latencies.append(
+            measure_latency(
+                runner,
+                vocab_size=vocab_size,
+                num_prompt_tokens=32,
+                num_new_tokens=16,
+                num_rounds=NUM_TIMED_ROUNDS,
+                on_round=rounds.advance,
+            ).decode_seconds_per_token
+        )
+    quality = Quality(
+        kl_nats=sum(one.kl_nats for one in texts) / num_tokens,
+        agreement=sum(one.num_agreeing for one in texts) / num_tokens,
+        perplexity=math.exp(sum(one.loss_nats for one in texts) / num_tokens),
+        original_perplexity=math.exp(sum(one.original_loss_nats for one in texts) / num_tokens),
+        num_tokens=num_tokens,
+        size_fraction=size_fraction,
+        decode_seconds_per_token=latencies[0],
+        original_decode_seconds_per_token=latencies[1],
+    )
+    for name, value in quality.facts().items():
+        metric(name, value)
+    note(
+        f"KL {quality.kl_nats:.2g} nats a token, greedy agreement {quality.agreement:.1%}, perplexity "
+        f"x{quality.perplexity_ratio:.3f} over {num_tokens} tokens; {size_fraction:.3f} of the size"
+    )
+    return quality
+
+
+def broken_limits(limits: Limits, quality: Quality) -> list[str]:
+    """Return each limit that does not hold, with what was measured."""
+    checks = (
+        ("KL", quality.kl_nats, "<=", limits.max_kl_nats),
+        ("greedy agreement", quality.agreement, ">=", limits.min_agreement),
+        ("perplexity ratio", quality.perplexity_ratio, "<=", limits.max_perplexity_ratio),
+        ("size fraction", quality.size_fraction, "<=", limits.max_size_fraction),
+    )
+    return [
+        f"{name} {value:.4g}, accepted {sign} {limit:g}"
+        for name, value, sign, limit in checks
+        if not (value <= limit if sign == "<=" else value >= limit)
+    ]

@@ -1,0 +1,152 @@
+"""A graph in fewer bits: what is lost is measured and held to a limit, the costliest nodes are found and kept, tied weights stay one."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
+from registry.store import Store
+from stages.contract import NoInputs
+from stages.export import ExportConfig, ExportInputs, export
+from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.onnx_folder import disk_bytes
+from stages.quantize import QuantizeConfig, QuantizeInputs, quantize
+from stages.quantize_limits import Limits
+
+LOOSE = Limits(max_kl_nats=100.0)
+
+
+def exported(family: str, data: DatasetArtifact, store: Store) -> OnnxArtifact:
+    config = IngestModelConfig(source=f"random:{family}?num_blocks=2&hidden_size=64&seed=0")
+    model = ingest_model.execute(config, NoInputs(), store).artifact
+    return export.execute(
+        ExportConfig(num_prompts=1, num_new_tokens=8), ExportInputs(model=model, data=data), store
+    ).artifact
+
+
+@pytest.fixture(scope="module")
+def graph(shared_store: Store, questions: DatasetArtifact, model: ModelArtifact) -> OnnxArtifact:
+    config = ExportConfig(num_prompts=1, num_new_tokens=8)
+    return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
+
+
+def run(store: Store, graph: OnnxArtifact, data: DatasetArtifact, **options: object) -> OnnxArtifact:
+    config = QuantizeConfig(**{"limits": LOOSE, "max_tokens": 32, "num_rank_tokens": 24} | options)  # type: ignore[arg-type]
+    return quantize.execute(config, QuantizeInputs(model=graph, data=data), store).artifact
+
+
+def kl(artifact: OnnxArtifact) -> float:
+    return float(artifact.facts["kl_nats"])
+
+
+def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    eight = run(store, graph, questions)
+    four = {
+        method: run(store, graph, questions, bits=4, method=method)
+        for method in ("nearest", "searched", "error_corrected")
+    }
+    assert 0 < kl(eight) < 0.01 and float(eight.facts["agreement"]) > 0.8  # near-ties of a random model
+    assert kl(eight) < kl(four["error_corrected"]) < kl(four["nearest"])
+    assert kl(four["searched"]) < kl(four["nearest"])
+    assert disk_bytes(four["nearest"].path) < disk_bytes(eight.path) < 0.8 * disk_bytes(graph.path)
+    assert eight.facts["size_fraction"] == pytest.approx(disk_bytes(eight.path) / disk_bytes(graph.path))
+    for bits, artifact in ((8, eight), (4, four["nearest"])):
+        config = QuantizeConfig(limits=LOOSE, bits=bits)  # type: ignore[arg-type]
+        planned = quantize.forecast(config, {"model": (graph.facts,), "data": ({},)})
+        assert planned.facts["weight_bytes"] == pytest.approx(float(artifact.facts["weight_bytes"]), rel=0.5)
+    saved = json.loads((eight.path / "quality.json").read_text())
+    assert saved["kl_nats"] == kl(eight) and saved["num_tokens"] > 30
+
+
+def test_dynamic_int8(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    dynamic = run(store, graph, questions, kind="dynamic")
+    assert 0 < kl(dynamic) < 1.0 and dynamic.facts["quantization"] == "dynamic int8"
+
+
+def test_too_great_a_loss_fails_and_names_the_worst(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    strict = Limits(max_kl_nats=1e-9, min_agreement=0.5)
+    message = r"loses too much: KL [\d.e-]+, accepted <= 1e-09; costliest alone, KL in nats: (model\.layers|lm_head)"
+    with pytest.raises(ValueError, match=message):
+        run(store, graph, questions, limits=strict)
+    assert not list((store.root / "store").glob("quantize/*"))
+
+
+def test_the_costliest_nodes_are_kept_until_the_target_is_met(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    options = {"bits": 4, "head_bits": 4}
+    without = run(store, graph, questions, **options)
+    target = kl(without) / 3
+    kept = run(store, graph, questions, **options, max_kept=30, target_kl_nats=target)
+    assert 0 < int(kept.facts["num_kept"]) < 29 and kl(kept) < kl(without)
+    with (kept.path / "nodes.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert len(rows) == 4 * 7 + 1
+    costs = [float(row["kl_nats"]) for row in rows]
+    assert costs == sorted(costs, reverse=True) and costs[-1] >= 0
+    names = json.loads((kept.path / "quality.json").read_text())["kept"]
+    assert names == [row["name"] for row in rows[: len(names)]], "the costliest, none else"
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gpt2", "gpt_neox", "phi3"])
+def test_other_families(family: str, store: Store, questions: DatasetArtifact) -> None:
+    """Tied and untied heads, products with a bias (Gemm), scaled embeddings, fused matrices."""
+    four = run(store, exported(family, questions, store), questions, bits=8, head_bits=8)
+    assert kl(four) < 0.02 and float(four.facts["agreement"]) > 0.8
+    assert float(four.facts["size_fraction"]) < 0.75
+
+
+@pytest.mark.parametrize("head_bits", [8, 4])
+def test_a_tied_head_stays_one_tensor(head_bits: int, store: Store, questions: DatasetArtifact) -> None:
+    import onnx
+
+    graph = exported("gemma2", questions, store)
+    small = run(store, graph, questions, head_bits=head_bits)
+    stored = onnx.load(small.path / "model.onnx", load_external_data=False).graph
+    vocabulary = [one for one in stored.initializer if one.dims and one.dims[0] == 259 and one.name.endswith("codes")]
+    assert len(vocabulary) == 1
+    assert {"GatherBlockQuantized", "MatMulNBits"} <= {node.op_type for node in stored.node}
+
+
+def test_excluded_nodes_stay_in_float(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    some = run(store, graph, questions, bits=4, exclude=["mlp.down_proj", "lm_head"])
+    assert kl(some) < kl(run(store, graph, questions, bits=4))
+    with pytest.raises(ValueError, match="leaves no product to quantize"):
+        run(store, graph, questions, exclude=["proj", "lm_head"])
+
+
+def test_a_quantized_graph_is_not_quantized_again(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    small = run(store, graph, questions)
+    config = QuantizeConfig(limits=LOOSE)
+    with pytest.raises(ValueError, match="quantized already"):
+        quantize.forecast(config, {"model": (small.facts,), "data": ({},)})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({}, "limits"),
+        ({"limits": {"max_kl_nats": 0}}, "greater than 0"),
+        ({"limits": {"max_kl_nats": 1}, "method": "gptq"}, "unknown method 'gptq'"),
+        ({"limits": {"max_kl_nats": 1}, "method": "error_corrected", "params": {"damping": 0}}, "damping is 0"),
+        ({"limits": {"max_kl_nats": 1}, "kind": "dynamic", "bits": 4}, "kind is 'dynamic'"),
+    ],
+)
+def test_bad_configs_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        QuantizeConfig(**options)
+
+
+def test_an_old_folder_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
+    from stages.onnx_session import open_session
+
+    with pytest.raises(ValueError, match=r"model\.onnx does not open on CPUExecutionProvider"):
+        open_session(tmp_path)
