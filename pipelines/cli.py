@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipelines.operate.commands import COMMANDS
+
 app = typer.Typer(
     name="attar",
     help="Compress a language model as a tracked, resumable pipeline.",
@@ -207,6 +209,10 @@ def gc(
     )
     total = sum(one["num_bytes"] for one in removed) / 1e6
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
+
+
+for command in COMMANDS:
+    app.command()(command)
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -29,6 +29,9 @@ class RegisterConfig(StageConfig):
     gate: dict[str, float] = {}
     """Thresholds on candidate divided by baseline: min_accuracy_retention, max_perplexity_ratio, max_decode_latency_ratio,
     max_prefill_latency_ratio, max_size_ratio. Empty: everything passes."""
+
+    champion: Literal["past_gate", "by_decision"] = "past_gate"
+    """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
 
     @field_validator("gate")
     @classmethod
@@ -77,7 +80,8 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     steps = bar("registering", 2, "steps")
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
     checks = _verdict(config, inputs)
-    is_champion = all(check["has_passed"] for check in checks)
+    has_passed = all(check["has_passed"] for check in checks)
+    is_champion = has_passed and config.champion == "past_gate"
     steps.advance()
     registration = register_model(
         config.name,
@@ -92,16 +96,22 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         ),
         metrics=_metrics(inputs),
         params={name: str(value) for name, value in inputs.model.facts.items()},
-        tags=_tags(inputs, is_champion),
+        tags=_tags(inputs, has_passed),
         scratch=workdir,
         is_champion=is_champion,
     )
     steps.advance()
     note(
         f"registered {config.name} version {registration.version} as "
-        + ("champion" if is_champion else "candidate; the gate failed: " + "; ".join(_failed(checks)))
+        + (
+            "champion"
+            if is_champion
+            else "candidate"
+            if has_passed
+            else f"candidate; the gate failed: {_failed(checks)}"
+        )
     )
-    metric("gate_passed", float(is_champion))
+    metric("gate_passed", float(has_passed))
     release = {**asdict(registration), "checks": checks}
     (workdir / "content" / "release.json").write_text(json.dumps(release, indent=1))
     return ReleaseArtifact.at(
@@ -121,12 +131,12 @@ def _verdict(config: RegisterConfig, inputs: RegisterInputs) -> list[dict[str, A
     return checks
 
 
-def _failed(checks: list[dict[str, Any]]) -> list[str]:
-    return [
+def _failed(checks: list[dict[str, Any]]) -> str:
+    return "; ".join(
         f"{check['of']} {check['name']} {check['measured']:.4g}, limit {check['limit']:.4g}"
         for check in checks
         if not check["has_passed"]
-    ]
+    )
 
 
 def _numbers(evaluation: EvaluationArtifact) -> dict[str, float]:
@@ -140,14 +150,14 @@ def _metrics(inputs: RegisterInputs) -> dict[str, float]:
     return metrics
 
 
-def _tags(inputs: RegisterInputs, is_champion: bool) -> dict[str, str]:
+def _tags(inputs: RegisterInputs, has_passed: bool) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline}
     tags = {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()}
     if inputs.onnx is not None:
         tags["attar.onnx_key"] = inputs.onnx.key
     return tags | {
         "attar.fingerprint": inputs.model.fingerprint,
-        "validation_status": "passed" if is_champion else "failed",
+        "validation_status": "passed" if has_passed else "failed",
     }
 
 

@@ -1,0 +1,65 @@
+"""Deployments `compress`, from a form, and `recipe`, by a recipe's name: one run, its nodes as tasks of the flow run itself."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import yaml
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from pipelines.deployments.form import CompressForm
+from pipelines.deployments.form_recipe import recipe_document
+from pipelines.deployments.workplace import enter_workplace, outcome, plain_console
+from pipelines.flow import run_in_flow
+from pipelines.plan import make_plan
+from pipelines.recipe import Recipe, build_recipe, load_recipe
+from registry.store import Store
+
+# A node that waits for another holds a thread.
+MAX_NODES = 256
+THREADS = ThreadPoolTaskRunner(max_workers=MAX_NODES)  # type: ignore[arg-type]
+
+
+@flow(name="compress", task_runner=THREADS, persist_result=True, result_serializer="json")
+def compress(form: CompressForm = CompressForm()) -> Any:  # noqa: B008 - frozen, and the form's defaults
+    """Compress a model: fill in the form and press Run.
+
+    Args:
+        form: What becomes how much smaller, and what it must still be able to do.
+    """
+    enter_workplace()
+    document = recipe_document(form)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    create_markdown_artifact(
+        f"Saved as a file, `attar run FILE.yaml` does the same:\n```yaml\n{text}```",
+        key="recipe",
+        description="The recipe that the form stands for",
+    )
+    return _run(build_recipe(document, form.name))
+
+
+@flow(name="recipe", task_runner=THREADS, persist_result=True, result_serializer="json")
+def recipe(
+    name: Annotated[str, Field(max_length=500)] = "tiny",
+    overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect reads the default
+) -> Any:
+    """Run a recipe as it stands.
+
+    Args:
+        name: Name of a shipped recipe, or path of a YAML file.
+        overrides: Changes to it, each node.config.field=value.
+    """
+    enter_workplace()
+    return _run(load_recipe(name, overrides))
+
+
+def _run(loaded: Recipe) -> State:
+    home = enter_workplace()
+    record, state = run_in_flow(loaded, make_plan(loaded, Store(home)), home, plain_console())
+    if state.is_failed():
+        return Failed(message="; ".join(f"{name}: {why}" for name, why in outcome(record)["failed"].items()))  # type: ignore[attr-defined]
+    return Completed(message=state.message, data=outcome(record))
