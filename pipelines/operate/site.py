@@ -137,7 +137,9 @@ def _mlflow_options(site: Site) -> list[str]:
     artifacts = (site.home / "mlartifacts").as_uri()
     options = ["--host", site.host, "--port", str(site.mlflow_port), "--workers", "1", "--backend-store-uri", store]
     # a path, not the proxy: a model of some GB is written once and in place, not sent through one HTTP request
-    return [*options, "--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
+    options += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
+    # its log would be the health checks' and the browsers' requests
+    return [*options, "--uvicorn-opts", "--log-level warning"]
 
 
 def _worker_options(site: Site) -> list[str]:
