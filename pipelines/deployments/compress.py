@@ -21,11 +21,12 @@ from registry.store import Store
 
 # A node that waits for another holds a thread.
 MAX_NODES = 256
-THREADS = ThreadPoolTaskRunner(max_workers=MAX_NODES)  # type: ignore[arg-type]
+THREADS: Any = ThreadPoolTaskRunner(max_workers=MAX_NODES)  # type: ignore[arg-type]
+DEFAULTS = CompressForm.model_validate({})
 
 
 @flow(name="compress", task_runner=THREADS, persist_result=True, result_serializer="json")
-def compress(form: CompressForm = CompressForm()) -> Any:  # noqa: B008 - frozen, and the form's defaults
+def compress(form: CompressForm = DEFAULTS) -> Any:
     """Compress a model: fill in the form and press Run.
 
     Args:

@@ -57,7 +57,7 @@ def _add_rules(schema: dict[str, Any]) -> None:
     ]
 
 
-def _at(position: int) -> dict[str, int]:
+def _at(position: int) -> dict[str, Any]:
     return {"position": position}
 
 

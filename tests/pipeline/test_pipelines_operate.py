@@ -76,7 +76,7 @@ class Api:
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
 
-    def wait(self, run: str, *states: str, seconds: float = 150.0) -> dict[str, Any]:
+    def wait(self, run: str, *states: str, seconds: float = 280.0) -> dict[str, Any]:
         """Return the flow run once it is in one of these states, by type or by name."""
         deadline = time.monotonic() + seconds
         while True:
@@ -140,7 +140,10 @@ def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Env
     workspace = tmp_path_factory.mktemp("operate")
     (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
-    return clean_environment | {"ATTAR_HOME": str(workspace / "home"), "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    return clean_environment | {
+        "ATTAR_HOME": str(workspace / "home"),
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -432,7 +435,7 @@ def worker_of(home: Path) -> tuple[int, str]:
     return (worker.process.pid if worker.process else 0), worker.state
 
 
-def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

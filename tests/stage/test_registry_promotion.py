@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,76 +48,85 @@ def test_a_worse_model_is_worse_in_whichever_quality_both_measured(
     assert reason in "; ".join(verdict.reasons)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One registry for the file: its database takes seconds to make. Each test has a model of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("promotion") / "home"
+        patch.setenv("ATTAR_HOME", str(folder))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.delenv("ATTAR_MLFLOW_RUN_ID", raising=False)
+        yield folder
+
+
 @pytest.fixture
-def three(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Three versions of a model, the first one champion; each weighs one file."""
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.delenv("ATTAR_MLFLOW_RUN_ID", raising=False)
+def model(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> str:
+    """A registered model of three versions, the first one champion; each weighs one file."""
 
     def write(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "MLmodel").write_text("flavors: {}")
 
-    numbers = []
+    name = request.node.name
     for index in range(3):
         made = register_model(
-            "m", f"key{index}", write, metrics={}, params={}, scratch=tmp_path, is_champion=index == 0,
+            name, f"key{index}", write, metrics={}, params={}, scratch=tmp_path, is_champion=index == 0,
             tags={"validation_status": "passed", "attar.model_key": f"{index}" * 64},
         )  # fmt: skip
-        numbers.append(made.version)
-    return numbers
+        assert made.version == str(index + 1)
+    return name
 
 
-def aliases(name: str = "m") -> dict[str, str]:
+def aliases(name: str) -> dict[str, str]:
     found = open_client(attar_home()).get_registered_model(name).aliases
     return {alias: str(number) for alias, number in found.items()}
 
 
-def test_promotion_and_rollback_are_inverse(three: list[str]) -> None:
-    first, second, third = three
-    assert aliases() == {"candidate": third, "champion": first}
-    former = make_champion("m", second, "better")
+def test_promotion_and_rollback_are_inverse(model: str) -> None:
+    first, second, third = "1", "2", "3"
+    assert aliases(model) == {"candidate": third, "champion": first}
+    former = make_champion(model, second, "better")
     assert former is not None and former.number == first
-    assert aliases() == {"candidate": third, "champion": second, "previous": first}
-    before = aliases()
-    make_champion("m", second, "again")
-    assert aliases() == before, "promoting the champion changes nothing"
-    make_champion("m", third, "better still")
-    assert aliases() == {"candidate": third, "champion": third, "previous": second}
-    fallen, restored = roll_back("m", "slow")
+    assert aliases(model) == {"candidate": third, "champion": second, "previous": first}
+    before = aliases(model)
+    make_champion(model, second, "again")
+    assert aliases(model) == before, "promoting the champion changes nothing"
+    make_champion(model, third, "better still")
+    assert aliases(model) == {"candidate": third, "champion": third, "previous": second}
+    fallen, restored = roll_back(model, "slow")
     assert (fallen.number, restored.number) == (third, second)
-    assert aliases() == {"candidate": third, "champion": second, "previous": first}
-    roll_back("m", "slow too")
-    assert aliases() == {"candidate": third, "champion": first}, "going back twice goes back two, never forward"
-    with pytest.raises(ValueError, match=f"m has no previous version: version {first} stays champion"):
-        roll_back("m", "once more")
-    assert "rolled back: slow" in read_version(f"m/{third}").tags["attar.decision"]
+    assert aliases(model) == {"candidate": third, "champion": second, "previous": first}
+    roll_back(model, "slow too")
+    assert aliases(model) == {"candidate": third, "champion": first}, "going back twice goes back two, never forward"
+    with pytest.raises(ValueError, match=f"{model} has no previous version: version {first} stays champion"):
+        roll_back(model, "once more")
+    assert "rolled back: slow" in read_version(f"{model}/{third}").tags["attar.decision"]
 
 
-def test_turning_down_leaves_the_aliases_and_a_note(three: list[str]) -> None:
-    before = aliases()
-    turn_down("m", three[1], "smells")
-    assert aliases() == before
-    assert read_version(f"m/{three[1]}").tags["attar.decision"].endswith("rejected: smells")
+def test_turning_down_leaves_the_aliases_and_a_note(model: str) -> None:
+    before = aliases(model)
+    turn_down(model, "2", "smells")
+    assert aliases(model) == before
+    assert read_version(f"{model}/2").tags["attar.decision"].endswith("rejected: smells")
 
 
-def test_links_are_added_and_never_overwritten(three: list[str], store: Store) -> None:
-    link_version("m", three[1], {"attar.run": "first", "attar.recipe": ""}, store)
-    link_version("m", three[1], {"attar.run": "second", "attar.recipe": "demo"}, store)
-    tags = read_version(f"m/{three[1]}").tags
+def test_links_are_added_and_never_overwritten(model: str, home: Path) -> None:
+    link_version(model, "2", {"attar.run": "first", "attar.recipe": ""}, Store(home))
+    link_version(model, "2", {"attar.run": "second", "attar.recipe": "demo"}, Store(home))
+    tags = read_version(f"{model}/2").tags
     assert (tags["attar.run"], tags["attar.recipe"]) == ("first", "demo")
 
 
-def test_versions_are_named_three_ways_and_compared(three: list[str]) -> None:
-    assert read_version("m").number == read_version("m@champion").number == read_version(f"m/{three[0]}").number
-    assert find_version("m", "nobody") is None
+def test_versions_are_named_three_ways_and_compared(model: str) -> None:
+    assert read_version(model).number == read_version(f"{model}@champion").number == read_version(f"{model}/1").number
+    assert find_version(model, "nobody") is None
     with pytest.raises(ValueError, match="nothing@champion|nothing"):
         read_version("nothing")
-    rows = {row["what"]: row for row in compare_versions(read_version("m"), read_version("m@candidate"))}
+    rows = {row["what"]: row for row in compare_versions(read_version(model), read_version(f"{model}@candidate"))}
     assert rows["version"] == {
         "what": "version",
-        "first": f"{three[0]} @champion",
-        "second": f"{three[2]} @candidate",
+        "first": "1 @champion",
+        "second": "3 @candidate",
         "ratio": None,
     }
     assert rows["attar.model_key"]["first"] != rows["attar.model_key"]["second"]
