@@ -47,7 +47,9 @@ def main() -> None:
             attar(environment, folder, "down")
         print("| measure | reached |\n|---|---|")
         print(f"| `attar up`, deployments included | {up_seconds:.0f} s |")
-        print(f"| trigger to first stage, warm worker, median of {NUM_TRIGGERS} (largest) | {statistics.median(waits):.1f} s ({max(waits):.1f} s) |")
+        print(
+            f"| trigger to first stage, warm worker, median of {NUM_TRIGGERS} (largest) | {statistics.median(waits):.1f} s ({max(waits):.1f} s) |"
+        )
         print(f"| {num_runs} runs, {AT_ONCE} at a time: {dict(states)}, {num_tasks} task runs | {seconds:.0f} s |")
         print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
 
@@ -80,7 +82,9 @@ def trigger(api: str, seed: int) -> str:
     deployment = ask(api, "deployments/name/recipe/recipe")["id"]
     overrides = [f"original.config.source=random:llama?num_blocks=3&hidden_size=32&seed={seed}"]
     parameters = {"name": "load.yaml", "overrides": overrides}
-    return ask(api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+    return ask(
+        api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    )["id"]
 
 
 def wait(api: str, runs: set[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
@@ -13,11 +14,9 @@ from pydantic import Field
 
 from pipelines.deployments.form import CompressForm
 from pipelines.deployments.form_recipe import recipe_document
-from pipelines.deployments.workplace import enter_workplace, outcome, plain_console
-from pipelines.flow import run_in_flow
-from pipelines.plan import make_plan
+from pipelines.deployments.recipe_run import outcome, run_here
+from pipelines.deployments.workplace import enter_workplace
 from pipelines.recipe import Recipe, build_recipe, load_recipe
-from registry.store import Store
 
 # A node that waits for another holds a thread.
 MAX_NODES = 256
@@ -32,7 +31,7 @@ def compress(form: CompressForm = DEFAULTS) -> Any:
     Args:
         form: What becomes how much smaller, and what it must still be able to do.
     """
-    enter_workplace()
+    home = enter_workplace()
     document = recipe_document(form)
     text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
     create_markdown_artifact(
@@ -40,7 +39,7 @@ def compress(form: CompressForm = DEFAULTS) -> Any:
         key="recipe",
         description="The recipe that the form stands for",
     )
-    return _run(build_recipe(document, form.name))
+    return _run(build_recipe(document, form.name), home)
 
 
 @flow(name="recipe", task_runner=THREADS, persist_result=True, result_serializer="json")
@@ -54,13 +53,13 @@ def recipe(
         name: Name of a shipped recipe, or path of a YAML file.
         overrides: Changes to it, each node.config.field=value.
     """
-    enter_workplace()
-    return _run(load_recipe(name, overrides))
-
-
-def _run(loaded: Recipe) -> State:
     home = enter_workplace()
-    record, state = run_in_flow(loaded, make_plan(loaded, Store(home)), home, plain_console())
+    return _run(load_recipe(name, overrides), home)
+
+
+def _run(loaded: Recipe, home: Path) -> State:
+    record, state = run_here(loaded, home)
+    made = outcome(record)
     if state.is_failed():
-        return Failed(message="; ".join(f"{name}: {why}" for name, why in outcome(record)["failed"].items()))  # type: ignore[attr-defined]
-    return Completed(message=state.message, data=outcome(record))
+        return Failed(message="; ".join(f"{name}: {why}" for name, why in made["failed"].items()))
+    return Completed(message=state.message, data=made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow
@@ -10,13 +11,11 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from pipelines.announce import announce
-from pipelines.deployments.workplace import enter_workplace, is_unchanged, outcome, plain_console
-from pipelines.flow import run_recipe
-from pipelines.plan import make_plan
+from pipelines.deployments.recipe_run import is_unchanged, outcome, run_as_child
+from pipelines.deployments.workplace import enter_workplace
 from pipelines.recipe import Recipe, build_recipe, override, read_document
 from registry.model_registry import CHAMPION
 from registry.promotion import judge
-from registry.store import Store
 from registry.versions import find_version, read_version
 from stages.newest_source import newest_source
 
@@ -36,8 +35,8 @@ def nightly(
         recipes: Names of shipped recipes, or paths of YAML files.
         max_quality_loss: Share of the champion's accuracy (or perplexity) that a candidate may lose without an alert.
     """
-    enter_workplace()
-    rows = [_one(name, max_quality_loss) for name in recipes]
+    home = enter_workplace()
+    rows = [_one(name, home, max_quality_loss) for name in recipes]
     create_table_artifact(rows, key="nightly", description="What this night brought")
     failed = [f"{row['recipe']}: {row['why']}" for row in rows if row["outcome"] == "failed"]
     if failed:
@@ -59,26 +58,25 @@ def newest_recipe(name: str) -> Recipe:
     return build_recipe(document, str(document.get("name", name)))
 
 
-def _one(name: str, max_quality_loss: float) -> dict[str, Any]:
+def _one(name: str, home: Path, max_quality_loss: float) -> dict[str, Any]:
     row: dict[str, Any] = {"recipe": name, "outcome": "failed", "version": "", "champion": "", "why": ""}
     try:
-        row |= _run(name, max_quality_loss)
+        row |= _run(name, home, max_quality_loss)
     except ValueError as error:  # a recipe that does not load, a hub that does not answer: the others still run
         row["why"] = " ".join(str(error).split())
     announce(f"nightly.{row['outcome']}", name, row)
     return row
 
 
-def _run(name: str, max_quality_loss: float) -> dict[str, Any]:
-    home, recipe = enter_workplace(), newest_recipe(name)
+def _run(name: str, home: Path, max_quality_loss: float) -> dict[str, Any]:
+    recipe = newest_recipe(name)
     if is_unchanged(recipe, home):
         return {"outcome": "unchanged"}
-    plan = make_plan(recipe, Store(home))
-    record = run_recipe(recipe, plan, home, forced=frozenset(), num_workers=0, console=plain_console())
+    record = run_as_child(recipe, home)
     made = outcome(record)
     if record.has_failed:
-        return {"why": "; ".join(f"{node}: {cause}" for node, cause in made["failed"].items())}  # type: ignore[attr-defined]
-    registered: Any = made["registered"]
+        return {"why": "; ".join(f"{node}: {cause}" for node, cause in made["failed"].items())}
+    registered = made["registered"]
     if not registered:
         return {"outcome": "candidate", "why": "the recipe registers nothing"}
     candidate = read_version(f"{registered['name']}/{registered['version']}")

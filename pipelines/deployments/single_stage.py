@@ -15,7 +15,7 @@ from registry.environment import num_cores
 from registry.store import Store
 from stages.catalogue import STAGES
 from stages.contract import Stage
-from stages.process import WorkOrder, run_in_process
+from stages.process import WorkOrder, run_in_process, start_fork_server
 from stages.progress import Event, Note
 
 
@@ -46,6 +46,7 @@ def stage(
         is_forced: Build even if a whole artifact lies in the store.
     """
     home = enter_workplace()
+    start_fork_server()
     if name not in STAGES:
         raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
     chosen, store = STAGES[name], Store(home)

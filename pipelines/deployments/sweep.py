@@ -15,10 +15,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
+from pipelines.deployments.recipe_run import run_as_child
 from pipelines.deployments.search_space import Dimension, make_sampler
-from pipelines.deployments.workplace import enter_workplace, plain_console
-from pipelines.flow import run_recipe
-from pipelines.plan import make_plan
+from pipelines.deployments.workplace import enter_workplace
 from pipelines.recipe import Recipe, RecipeError, build_recipe, override, read_document
 from registry.run_record import RunRecord
 from registry.store import Store
@@ -106,8 +105,7 @@ def _trial(
     trial.set_user_attr("fields", {name: json.dumps(value) for name, value in fields.items()})
     try:
         loaded = _recipe(recipe, node, fields)
-        plan = make_plan(loaded, Store(home))
-        record = run_recipe(loaded, plan, home, forced=frozenset(), num_workers=0, console=plain_console())
+        record = run_as_child(loaded, home)
         trial.set_user_attr("run", record.id)
         return _numbers(record, Store(home), node, quality)
     except (ValueError, TrialFailed) as error:

@@ -24,7 +24,6 @@ SETTINGS = {
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # MLflow would start 15 processes of 3.3 GB for jobs that nobody asked for
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 # Set by a run without servers, for its own short-lived one: a server that stays needs these services.
 SERVICE_SWITCHES = "PREFECT_SERVER_SERVICES_"
