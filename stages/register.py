@@ -101,16 +101,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         is_champion=is_champion,
     )
     steps.advance()
-    note(
-        f"registered {config.name} version {registration.version} as "
-        + (
-            "champion"
-            if is_champion
-            else "candidate"
-            if has_passed
-            else f"candidate; the gate failed: {_failed(checks)}"
-        )
-    )
+    note(f"registered {config.name} version {registration.version} as {_standing(is_champion, checks)}")
     metric("gate_passed", float(has_passed))
     release = {**asdict(registration), "checks": checks}
     (workdir / "content" / "release.json").write_text(json.dumps(release, indent=1))
@@ -129,6 +120,12 @@ def _verdict(config: RegisterConfig, inputs: RegisterInputs) -> list[dict[str, A
         onnx_checks = run_gate(config.gate, _numbers(inputs.onnx_evaluation), baseline)
         checks += [check.as_dict() | {"of": "onnx"} for check in onnx_checks]
     return checks
+
+
+def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
+    if is_champion:
+        return "champion"
+    return f"candidate; the gate failed: {_failed(checks)}" if _failed(checks) else "candidate"
 
 
 def _failed(checks: list[dict[str, Any]]) -> str:

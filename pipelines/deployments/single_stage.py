@@ -61,13 +61,7 @@ def stage(
         | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
         | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ},
     )
-    console = plain_console()
-
-    def show(event: Event) -> None:
-        if isinstance(event, Note):
-            console.print(event.text, markup=False, highlight=False)
-
-    artifact, is_hit = run_in_process(order, show)
+    artifact, is_hit = run_in_process(order, _show)
     made = {"stage": name, "key": artifact.key}
     return {
         **made,
@@ -76,6 +70,12 @@ def stage(
         "is_hit": is_hit,
         "facts": artifact.facts,
     }
+
+
+def _show(event: Event) -> None:
+    """Put a stage's notes into the log of the flow run."""
+    if isinstance(event, Note):
+        plain_console().print(event.text, markup=False, highlight=False)
 
 
 def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Handle]]) -> Any:
