@@ -218,9 +218,11 @@ for command in COMMANDS:
 def main() -> None:
     """Entry point of the `attar` command."""
     # local: `attar --help` should not wait for what it does not need
-    from registry.environment import configure_process
+    from pipelines.operate.service_state import adopt_servers
+    from registry.environment import attar_home, configure_process
 
     configure_process()
+    adopt_servers(attar_home())
     app()
 
 

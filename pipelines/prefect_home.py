@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pipelines.operate.service_state import running_site
+from pipelines.operate.service_state import adopt_servers
 from stages.orphans import claim_children, end_orphans
 
 DEFAULTS = {
@@ -34,10 +34,7 @@ def configure_prefect(home: Path) -> None:
     """Set Prefect's environment where the user has not; with an API of their own, only logging is touched."""
     end_orphans()  # the server of a run that was killed would keep the database busy
     claim_children()
-    site = running_site(home)
-    if site is not None and not os.environ.get("PREFECT_API_URL"):
-        os.environ["PREFECT_API_URL"] = site.api_url
-        os.environ.setdefault("MLFLOW_TRACKING_URI", site.mlflow_url)
+    adopt_servers(home)
     if os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,17 @@ def running_site(home: Path) -> Site | None:
     """Return the site whose servers run for this home, or None."""
     state = read_state(home)
     return state.site if state is not None and state.is_running else None
+
+
+def adopt_servers(home: Path) -> None:
+    """Let this process and all it starts talk to the servers that run for this home, where the user has not named others.
+
+    Called before anything is planned: where a version is registered belongs to the key of the stage that registers it.
+    """
+    site = running_site(home)
+    if site is not None:
+        os.environ.setdefault("PREFECT_API_URL", site.api_url)
+        os.environ.setdefault("MLFLOW_TRACKING_URI", site.mlflow_url)
 
 
 def _service(entry: dict[str, Any]) -> ServiceState:

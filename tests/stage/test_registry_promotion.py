@@ -13,6 +13,7 @@ from registry.model_registry import register_model
 from registry.promotion import judge, link_version, make_champion, roll_back, turn_down
 from registry.store import Store
 from registry.versions import Version, compare_versions, find_version, read_version
+from stages.newest_source import newest_source
 
 
 def version(
@@ -131,3 +132,11 @@ def test_versions_are_named_three_ways_and_compared(model: str) -> None:
     }
     assert rows["attar.model_key"]["first"] != rows["attar.model_key"]["second"]
     assert "validation_status" not in rows, "what is the same is not shown"
+
+
+def test_an_alias_counts_as_the_version_it_names_now(model: str) -> None:
+    assert newest_source("ingest_model", f"models:/{model}@candidate") == f"models:/{model}/3"
+    make_champion(model, "2", "news")
+    assert newest_source("ingest_model", f"models:/{model}@champion") == f"models:/{model}/2"
+    with pytest.raises(ValueError, match="nobody"):
+        newest_source("ingest_model", f"models:/{model}@nobody")
