@@ -54,7 +54,7 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
             if state is not None and state.is_running:
                 _wait(state.site, ("prefect", "mlflow", "worker"), timeout_seconds)
                 return Started(state.site, True, time.monotonic() - started, ())
-            end_orphans()  # what a killed supervisor left would hold the ports
+            bring_down(site.home)  # what a killed supervisor left would hold the ports
             _check_ports(site)
             _start_supervisor(site)
             say(f"starting Prefect, MLflow and a worker; logs: {site.log_folder}")

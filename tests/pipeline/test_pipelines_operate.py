@@ -25,6 +25,8 @@ from registry.store import Store
 from registry.versions import read_version
 from stages.orphans import OWNER
 
+# each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
+pytestmark = pytest.mark.timeout(900)
 Environment = dict[str, str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
 RECIPE = {
@@ -44,9 +46,9 @@ RECIPE = {
 }  # fmt: skip
 FORM = {
     "model": "random:llama?num_blocks=4&hidden_size=32", "name": "formed", "questions": "reasoning_gym:chain_sum",
-    "num_rows": 10, "num_blocks": 1, "rewrite_data": False, "num_epochs": 1, "adapter_rank": 2, "max_answer_tokens": 4,
-    "export_onnx": False, "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
-    "overrides": {"questions.config.verifier": "number", "student.config.tokens_per_step": 512, "scores.config.num_samples": 1},
+    "num_rows": 10, "num_blocks": 1, "rewrite_data": False, "heal": "none", "max_answer_tokens": 4, "export_onnx": False,
+    "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
+    "overrides": {"questions.config.verifier": "number", "block_scan.config.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
 # Nothing sets it: asking a server again at once would take the processor from what it is asked about.
 BETWEEN_LOOKS = threading.Event()
@@ -76,7 +78,7 @@ class Api:
         body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
         return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
 
-    def wait(self, run: str, *states: str, seconds: float = 280.0) -> dict[str, Any]:
+    def wait(self, run: str, *states: str, seconds: float = 600.0) -> dict[str, Any]:
         """Return the flow run once it is in one of these states, by type or by name."""
         deadline = time.monotonic() + seconds
         while True:
@@ -240,9 +242,7 @@ def test_what_breaks_a_bound_is_refused_by_the_api(api: Api, name: str, paramete
 
 def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], served: None, home: Path) -> None:
     tasks = api.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [compressed["id"]]}}})
-    assert {"original", "block_scan", "smaller", "student", "healed", "scores", "release"} <= {
-        one["name"] for one in tasks
-    }
+    assert {"original", "questions", "block_scan", "smaller", "scores", "release"} <= {one["name"] for one in tasks}
     assert {one["state"]["name"] for one in tasks} == {"Completed"}
     version = read_version("formed")
     assert version.tags["attar.prefect_flow_run"] == compressed["id"]
@@ -432,7 +432,7 @@ def worker_of(home: Path) -> tuple[int, str]:
     return (worker.process.pid if worker.process else 0), worker.state
 
 
-def until(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from registry.environment import attar_home
 from registry.mlflow_home import open_client
 from registry.model_registry import register_model
@@ -140,3 +143,14 @@ def test_an_alias_counts_as_the_version_it_names_now(model: str) -> None:
     assert newest_source("ingest_model", f"models:/{model}@champion") == f"models:/{model}/2"
     with pytest.raises(ValueError, match="nobody"):
         newest_source("ingest_model", f"models:/{model}@nobody")
+
+
+def test_the_command_line_compares_and_names_what_it_does_not_find(model: str) -> None:
+    done = CliRunner().invoke(app, ["compare", f"{model}/1", f"{model}@candidate", "--json"])
+    assert done.exit_code == 0
+    assert {"what": "version", "first": "1 @champion", "second": "3 @candidate", "ratio": None} in json.loads(
+        done.stdout
+    )
+    assert "attar.model_key" in CliRunner().invoke(app, ["compare", f"{model}/1", f"{model}/2"]).stdout
+    missing = CliRunner().invoke(app, ["compare", model, f"{model}/9"])
+    assert missing.exit_code == 2 and f"attar: {model}/9" in missing.stderr
