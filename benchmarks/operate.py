@@ -13,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from datetime import datetime
@@ -100,8 +101,14 @@ def wait(api: str, runs: set[str]) -> dict[str, str]:
 def ask(api: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}/{path}", data=data, headers={"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503:  # SQLite was busy: every client of Prefect asks again
+                raise
+            BETWEEN_LOOKS.wait(1.0)
 
 
 def attar(environment: dict[str, str], folder: str, *arguments: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
@@ -67,15 +68,21 @@ class Api:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+        while True:
+            try:
+                with opener.open(request, timeout=60) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except urllib.error.HTTPError as error:
+                if error.code != 503:  # SQLite was busy: every client of Prefect asks again
+                    raise
+                BETWEEN_LOOKS.wait(1.0)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"deployments/name/{name}/{name}")
 
     def trigger(self, name: str, parameters: dict[str, Any]) -> str:
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": secrets.token_hex(8)}
         return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
 
     def wait(self, run: str, *states: str, seconds: float = 600.0) -> dict[str, Any]:
