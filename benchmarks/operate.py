@@ -83,9 +83,8 @@ def trigger(api: str, seed: int) -> str:
     deployment = ask(api, "deployments/name/recipe/recipe")["id"]
     overrides = [f"original.config.source=random:llama?num_blocks=3&hidden_size=32&seed={seed}"]
     parameters = {"name": "load.yaml", "overrides": overrides}
-    return ask(
-        api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}}
-    )["id"]
+    body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": f"load-{seed}"}
+    return ask(api, f"deployments/{deployment}/create_flow_run", body)["id"]
 
 
 def wait(api: str, runs: set[str]) -> dict[str, str]:
