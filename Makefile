@@ -5,10 +5,17 @@ BIN := $(VENV)/bin
 # The GPU extra brings onnxruntime-gpu and bitsandbytes: make EXTRA=gpu demo
 EXTRA ?= cpu
 
-.PHONY: demo test lint bench constraints clean
+.PHONY: demo up down test lint bench constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/attar run demo
+
+# Ports and the like: make up UP="--prefect-port 4300"
+up: $(VENV)/ready
+	$(BIN)/attar up $(UP)
+
+down:
+	$(BIN)/attar down
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipelines.operate.commands import COMMANDS
+
 app = typer.Typer(
     name="attar",
     help="Compress a language model as a tracked, resumable pipeline.",
@@ -206,12 +208,18 @@ def gc(
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
+for command in COMMANDS:
+    app.command()(command)
+
+
 def main() -> None:
     """Entry point of the `attar` command."""
     # local: `attar --help` should not wait for what it does not need
-    from registry.environment import configure_process
+    from pipelines.operate.service_state import adopt_servers
+    from registry.environment import attar_home, configure_process
 
     configure_process()
+    adopt_servers(attar_home())
     app()
 
 

@@ -1,4 +1,4 @@
-"""The Prefect flow: one flow run a recipe run, one task run a node. The only home of prefect."""
+"""The Prefect flow: one flow run a recipe run, one task run a node."""
 
 from __future__ import annotations
 
@@ -13,12 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from prefect import Task, flow, task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
@@ -26,16 +21,14 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
-from pipelines.comparison import comparison_rows
 from pipelines.console import RunConsole, WarningLines
+from pipelines.finish import finish_run
 from pipelines.plan import PlannedNode, stage_inputs
 from pipelines.recipe import Node, Recipe
-from pipelines.report import write_report
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
 from registry.artifact import Artifact, DatasetArtifact
 from registry.run_record import NodeRecord, RunRecord, new_run_folder
-from registry.store import Store
 from registry.tracking import Tracker
 from stages.contract import by_slot
 from stages.process import OUR_PACKAGES, StageFailed, WorkOrder, run_in_process
@@ -65,7 +58,40 @@ class Run:
 def run_recipe(
     recipe: Recipe, plan: list[PlannedNode], home: Path, *, forced: frozenset[str], num_workers: int, console: Console
 ) -> RunRecord:
-    """Run a planned recipe as a Prefect flow and return its record. Failed nodes are in the record, not raised."""
+    """Run a planned recipe as a Prefect flow of its own and return its record. Failed nodes are in the record, not raised."""
+    with _prepared(recipe, plan, home, forced, num_workers, console) as run:
+        # Made here, around the run: Prefect would store whatever were passed as a parameter.
+        @flow(
+            name=f"attar-{recipe.name}",
+            flow_run_name=run.record.id,
+            persist_result=False,
+            task_runner=ThreadPoolTaskRunner(max_workers=len(recipe.nodes)),  # type: ignore[arg-type] - one thread a waiting node
+        )
+        def recipe_flow(recipe: str, recipe_hash: str) -> State:
+            return _run_nodes(run)
+
+        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
+        return run.record
+
+
+def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console) -> tuple[RunRecord, State]:
+    """Run a planned recipe inside the flow that calls, one of its tasks a node; return the record and the state to end in.
+
+    The flow needs a task runner with a thread for each node: a node that waits holds one.
+    """
+    with _prepared(recipe, plan, home, frozenset(), 0, console) as run:
+        return run.record, _run_nodes(run)
+
+
+@contextmanager
+def _prepared(
+    recipe: Recipe,
+    plan: list[PlannedNode],
+    home: Path,
+    forced: frozenset[str],
+    num_workers: int,
+    console: Console,
+) -> Iterator[Run]:
     nodes = {
         node.name: NodeRecord(
             node.stage.name,
@@ -78,20 +104,7 @@ def run_recipe(
     record.save()
     with RunConsole(console) as shown, _warnings_shown(shown):
         pool, by_name = ResourcePool(num_workers), {planned.node.name: planned for planned in plan}
-        run = Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
-
-        # Made here, around the run: Prefect would store whatever were passed as a parameter.
-        @flow(
-            name=f"attar-{recipe.name}",
-            flow_run_name=record.id,
-            persist_result=False,
-            task_runner=ThreadPoolTaskRunner(max_workers=len(nodes)),  # type: ignore[arg-type] - one thread a waiting node
-        )
-        def recipe_flow(recipe: str, recipe_hash: str) -> State:
-            return _run_nodes(run)
-
-        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
-    return record
+        yield Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
 
 
 @contextmanager
@@ -129,7 +142,7 @@ def _run_nodes(run: Run) -> State:
             run.console.line(name, "skipped: a node before it failed", "yellow")
     run.record.seconds = round(time.monotonic() - started, 3)
     run.record.close()
-    _finish(run)
+    finish_run(run.record, run.home, run.tracker)
     failed = [name for name, node in run.record.nodes.items() if node.state == "Failed"]
     return Failed(message=f"failed: {', '.join(failed)}") if failed else Completed(message="all nodes done")
 
@@ -226,21 +239,3 @@ class _Listener:
 def _final_state(future: PrefectFuture[Any]) -> State:
     future.wait()
     return future.state
-
-
-def _finish(run: Run) -> None:
-    """Write the report, put table and link into Prefect, close the MLflow run. None of these can fail the run any more."""
-    report: Path | None = None
-    try:
-        report = write_report(run.record, Store(run.home))
-    except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again
-        logger.warning("the report could not be written: %s", error)
-    try:
-        rows = comparison_rows(run.record, Store(run.home))
-        if rows:
-            create_table_artifact(rows, key="before-after", description="Before and after, by model")
-        if report is not None:
-            create_link_artifact(report.as_uri(), key="report", link_text=f"Report of {run.record.id}")
-    except Exception as error:  # noqa: BLE001
-        logger.warning("Prefect did not take the run's artifacts: %s", error)
-    run.tracker.end("FAILED" if run.record.has_failed else "FINISHED", report)

@@ -90,7 +90,15 @@ def shipped_recipes() -> dict[str, Path]:
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
-    path = shipped_recipes().get(name_or_path, Path(name_or_path))
+    document = read_document(name_or_path)
+    for text in overrides:
+        _override(document, text)
+    return build_recipe(document, default_name=_recipe_path(name_or_path).stem)
+
+
+def read_document(name_or_path: str) -> dict[str, Any]:
+    """Return a recipe's YAML content by shipped name or path, not checked yet. Raises RecipeError."""
+    path = _recipe_path(name_or_path)
     if not path.is_file():
         raise RecipeError(
             f"recipe {name_or_path!r}: no such file or shipped recipe.{did_you_mean(name_or_path, shipped_recipes())}"
@@ -101,9 +109,7 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(document, dict):
         raise RecipeError(f"recipe {path}: a mapping with {', '.join(RECIPE_FIELDS)} is expected")
-    for override in overrides:
-        _override(document, override)
-    return build_recipe(document, default_name=path.stem)
+    return document
 
 
 def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
@@ -119,6 +125,26 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     return Recipe(str(document.get("name", default_name)), str(document.get("description", "")), ordered)
 
 
+def _recipe_path(name_or_path: str) -> Path:
+    return shipped_recipes().get(name_or_path, Path(name_or_path))
+
+
+def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
+    """Set `node.config.field` or `node.inputs.slot` of a recipe's YAML content. Raises RecipeError, beginning with `where`."""
+    parts = target.split(".")
+    nodes = document.get("nodes") or {}
+    if len(parts) < 3 or parts[1] not in ("config", "inputs"):
+        raise RecipeError(f"{where}: the form is node.config.field=value or node.inputs.slot=node")
+    if parts[0] not in nodes:
+        raise RecipeError(f"{where}: the recipe has no node {parts[0]!r}.{did_you_mean(parts[0], nodes)}")
+    place = nodes[parts[0]]
+    for part in parts[1:-1]:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[parts[-1]] = value
+
+
 class _StrictLoader(yaml.SafeLoader):
     """Refuses a key given twice: YAML would silently keep the last."""
 
@@ -130,23 +156,14 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _override(document: dict[str, Any], override: str) -> None:
-    target, equals, text = override.partition("=")
-    parts = target.split(".")
-    nodes = document.get("nodes") or {}
-    if not equals or len(parts) < 3 or parts[1] not in ("config", "inputs"):
-        raise RecipeError(f"--set {override!r}: the form is node.config.field=value or node.inputs.slot=node")
-    if parts[0] not in nodes:
-        raise RecipeError(f"--set {override!r}: the recipe has no node {parts[0]!r}.{did_you_mean(parts[0], nodes)}")
-    place = nodes[parts[0]]
-    for part in parts[1:-1]:
-        if not isinstance(place.get(part), dict):
-            place[part] = {}
-        place = place[part]
+def _override(document: dict[str, Any], text: str) -> None:
+    target, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {text!r}: the form is node.config.field=value or node.inputs.slot=node")
     try:
-        place[parts[-1]] = yaml.safe_load(text)
+        override(document, target, yaml.safe_load(value), f"--set {text!r}")
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is not valid YAML") from error
+        raise RecipeError(f"--set {text!r}: the value is not valid YAML") from error
 
 
 def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:

@@ -16,6 +16,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from pipelines.console import RunConsole
+from pipelines.operate.service_state import ProcessMark
 from registry.run_record import RunRecord, open_runs
 from registry.tracking import Tracker
 
@@ -48,7 +49,7 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
 def close_dead_runs(home: Path, tracker: Tracker) -> None:
     """Mark runs whose process is gone as crashed, in their record, in Prefect and in MLflow, where they would run for ever."""
     for record in open_runs(home):
-        if _is_alive(record):
+        if ProcessMark(record.pid, record.pid_created).process is not None:
             continue
         record.stop("its process was killed")
         logger.warning("run %s had been stopped or killed: closing it", record.id)
@@ -62,11 +63,3 @@ def close_dead_runs(home: Path, tracker: Tracker) -> None:
         except ObjectNotFound:
             logger.warning("Prefect does not know run %s: it ran on another server", record.id)
         record.close()
-
-
-def _is_alive(record: RunRecord) -> bool:
-    try:
-        process = psutil.Process(record.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - record.pid_created) < 1.0
-    except psutil.NoSuchProcess:
-        return False
