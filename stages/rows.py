@@ -37,6 +37,10 @@ class Row:
     # share of the model's rewrites that pass the verifier, in [0, 1], and 1 less that; None where none was written
     pass_rate: float | None = None
     difficulty: float | None = None
+    # how good the answer is in [0, 1], as a judge or a comparison of two models found; None where nobody looked
+    score: float | None = None
+    # what the model's own attempts at this question taught, in words
+    skill: str = ""
     # exact tokens before and of the answer, where a model wrote or scored it
     prompt_ids: list[int] = field(default_factory=list)
     answer_ids: list[int] = field(default_factory=list)

@@ -114,8 +114,9 @@ class TrainingRun:
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
-        # without held-out rows the last step is the best one there is
-        if not losses or score < self.best["score"]:
+        # with nothing to judge by, the last step is the best one there is
+        is_judged = bool(losses) or self.config.stop_on == "quality"
+        if not is_judged or score < self.best["score"]:
             self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
             self.num_worse = 0
         else:
