@@ -88,9 +88,7 @@ class _Writer:
         self.anchor = None if inputs.anchor is None else open_runner(inputs.anchor, config.precision)
         stepper: Stepper = self.runner
         if self.anchor is not None:
-            budget = AnchorBudget(
-                nats_per_token=config.anchor_nats_per_token, num_debt_tokens=config.num_debt_tokens
-            )
+            budget = AnchorBudget(nats_per_token=config.anchor_nats_per_token, num_debt_tokens=config.num_debt_tokens)
             stepper = AnchoredRunner(safe=self.anchor, risky=self.runner, budget=budget, sampling=self.sampling)
             self.sampling = Sampling(temperature=1.0)  # heat and cut are applied inside, before the two are fused
         self.sampler = RunnerSampler(stepper, stop_ids_of(self.tokenizer, inputs.model.path), config.batch_size)
@@ -150,7 +148,9 @@ class _Writer:
 
 def _finish(config: AnswerConfig, inputs: AnswerInputs, content: Path, rows: list[Row]) -> DatasetArtifact:
     if not any(row.split == "train" for row in rows):
-        raise ValueError(f"no answer of a training row stays with keep {config.keep!r}; accepted: a weaker keep, more num_samples")
+        raise ValueError(
+            f"no answer of a training row stays with keep {config.keep!r}; accepted: a weaker keep, more num_samples"
+        )
     rows.sort(key=lambda row: row.id)
     write_rows(content / "rows.jsonl", rows)
     rates = {row.id.rpartition(".")[0]: row.pass_rate or 0.0 for row in rows}

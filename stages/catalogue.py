@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from stages.align import align
+from stages.answer import answer
+from stages.choose_answers import choose_answers
+from stages.choose_teacher import choose_teacher
 from stages.compare import compare
 from stages.contract import Stage
 from stages.curate import curate
@@ -11,16 +15,21 @@ from stages.denoise import denoise
 from stages.evaluate import evaluate
 from stages.export import export
 from stages.finetune import finetune
+from stages.fit_share import fit_share
+from stages.grade import grade
 from stages.guide import guide
 from stages.guide_data import guide_data
 from stages.ingest_data import ingest_data
 from stages.ingest_model import ingest_model
+from stages.judge import judge
+from stages.learn_skills import learn_skills
 from stages.merge import merge
 from stages.merge_adapters import merge_adapters
 from stages.narrow import narrow
 from stages.prune import prune
 from stages.record import record
 from stages.register import register
+from stages.revise import revise
 from stages.scan import scan
 from stages.self_data import self_data
 
@@ -35,7 +44,16 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         self_data,
         curate,
         record,
+        answer,
+        revise,
+        learn_skills,
+        choose_answers,
+        choose_teacher,
+        grade,
+        judge,
+        align,
         finetune,
+        fit_share,
         merge_adapters,
         guide_data,
         guide,

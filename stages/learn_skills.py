@@ -82,7 +82,9 @@ def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: 
         tried.setdefault(one.question, []).append(one)
     asked = [row for row in rows if row.verifier != "none" and row.question in tried]
     if not asked:
-        raise ValueError("no question has a judged attempt; give attempts of the same data set, with keep: all, and a verifier")
+        raise ValueError(
+            "no question has a judged attempt; give attempts of the same data set, with keep: all, and a verifier"
+        )
     tokenizer = load_tokenizer(inputs.model.path)
     sampler = RunnerSampler(
         open_runner(inputs.model, config.precision), stop_ids_of(tokenizer, inputs.model.path), config.batch_size

@@ -86,11 +86,17 @@ def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> Dataset
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     unjudged = [row.id for row in rows if row.verifier == "none"]
     if unjudged or not rows:
-        raise ValueError(f"rows {', '.join(unjudged[:4])} have no verifier; set `verifier` in ingest_data" if rows else "no questions")
+        raise ValueError(
+            f"rows {', '.join(unjudged[:4])} have no verifier; set `verifier` in ingest_data"
+            if rows
+            else "no questions"
+        )
     writer = _Reviser(config, inputs.model)
     found = writer.tuples([row for row in rows for _ in range(config.num_samples)])
     if not any(row.split == "train" for row in found):
-        raise ValueError("no revision of a training row is right; raise num_samples or max_new_tokens, or take a stronger model")
+        raise ValueError(
+            "no revision of a training row is right; raise num_samples or max_new_tokens, or take a stronger model"
+        )
     metric("revised_fraction", len(found) / (2 * len(rows) * config.num_samples))
     note(f"{len(found) // 2} revisions are right, of {len(rows) * config.num_samples} answers")
     content = workdir / "content"
@@ -153,9 +159,7 @@ class _Reviser:
 
     def _behind(self, row: Row, prompt: list[int], first: Generation) -> list[int]:
         is_right = self._is_right(row, first)
-        parts = ContextParts(
-            question=row.question, prompt_ids=prompt, answer_ids=first.token_ids, is_correct=is_right
-        )
+        parts = ContextParts(question=row.question, prompt_ids=prompt, answer_ids=first.token_ids, is_correct=is_right)
         ids = self.told(parts, self.wording)
         assert ids is not None, "a verdict is there"
         return ids
@@ -166,5 +170,7 @@ class _Reviser:
         whole = [*behind[len(prompt) :], *revision.token_ids]
         return [
             row.with_changes(id=f"{row.id}.{index}.whole", prompt_ids=prompt, answer_ids=whole, **known),
-            row.with_changes(id=f"{row.id}.{index}.revision", prompt_ids=behind, answer_ids=revision.token_ids, **known),
+            row.with_changes(
+                id=f"{row.id}.{index}.revision", prompt_ids=behind, answer_ids=revision.token_ids, **known
+            ),
         ]

@@ -44,6 +44,9 @@ class Row:
     # exact tokens before and of the answer, where a model wrote or scored it
     prompt_ids: list[int] = field(default_factory=list)
     answer_ids: list[int] = field(default_factory=list)
+    # one past the last answer token of each chunk, and its log-probability in nats under a teacher with another tokenizer
+    chunk_ends: list[int] = field(default_factory=list)
+    chunk_nats: list[float] = field(default_factory=list)
     # name of the logprobs shard that holds this row's teacher, where one was recorded
     recorded_in: str = ""
     # filled by guide_data: the guidance scale the answer was drawn under, and what the unguided branch began with

@@ -158,6 +158,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
+    facts = {"heldout_quality": -run.best["score"][0]} if run.config.stop_on == "quality" else {}
     note(f"kept the weights of step {run.best['step']} (held-out loss {run.best['score'][-1]:.4f} nats)")
     return AdapterArtifact.at(
         content,
@@ -167,4 +168,5 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,
         vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
     )

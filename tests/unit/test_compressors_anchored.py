@@ -100,7 +100,9 @@ def test_what_is_not_spent_is_kept_for_later() -> None:
 
 def test_nearest_point_in_the_ball_is_nearer_than_any_other() -> None:
     generator = torch.Generator().manual_seed(3)
-    center, toward = (torch.randn(1, 5, generator=generator, dtype=torch.float64).mul(2).log_softmax(-1) for _ in range(2))
+    center, toward = (
+        torch.randn(1, 5, generator=generator, dtype=torch.float64).mul(2).log_softmax(-1) for _ in range(2)
+    )
     budget = torch.tensor([0.1], dtype=torch.float64)
     q, spent = nearest_in_ball(center, toward, budget)
     assert 0.0999 < float(spent) <= 0.1
@@ -120,7 +122,11 @@ def test_rows_keep_their_own_accounts_while_a_batch_is_refilled() -> None:
         decode(runner(0.1), prompts, max_new_tokens=6, stop_ids=[3], batch_size=size, sampling=DRAWN, seeds=seeds)
         for size in (1, 4, 9)
     ]
-    assert [one.token_ids for one in texts[0]] == [one.token_ids for one in texts[1]] == [one.token_ids for one in texts[2]]
+    assert (
+        [one.token_ids for one in texts[0]]
+        == [one.token_ids for one in texts[1]]
+        == [one.token_ids for one in texts[2]]
+    )
 
 
 def test_a_prompt_that_the_risky_model_knows_by_heart_costs() -> None:

@@ -162,7 +162,9 @@ def generations(anchor: torch.Tensor, start: torch.Tensor, num: int, share: floa
     for _ in range(num + 1):
         gaps.append(float((anchor.exp() * (anchor - now)).sum(-1).mean()))
         # the student itself is elsewhere: a target that reads it would not contract
-        now = objective.target(Views(torch.zeros_like(now), torch.zeros(len(now), dtype=torch.long), past=now, anchor=anchor))
+        now = objective.target(
+            Views(torch.zeros_like(now), torch.zeros(len(now), dtype=torch.long), past=now, anchor=anchor)
+        )
     return gaps
 
 
@@ -181,7 +183,9 @@ def test_recursive_meta_without_an_anchor_drifts() -> None:
     anchor = table(0).double().log_softmax(-1)
 
     def drift(share: float) -> float:
-        objective = reduction_of("recursive-meta-distillation", f"objectives.meta.target.mix.share={share}").objectives["meta"]
+        objective = reduction_of("recursive-meta-distillation", f"objectives.meta.target.mix.share={share}").objectives[
+            "meta"
+        ]
         now, generator = anchor, torch.Generator().manual_seed(5)
         for _ in range(40):
             views = Views(now, torch.zeros(len(now), dtype=torch.long), past=now, anchor=anchor)
@@ -196,7 +200,11 @@ def test_recursive_meta_without_an_anchor_drifts() -> None:
 
 
 def test_curiosft_toward_itself_without_heat_is_fine_tuning() -> None:
-    cold = reduction_of("curiosft", "objectives.curiosity.target.entropy_temper.lowest=1.0", "objectives.curiosity.target.entropy_temper.highest=1.0")
+    cold = reduction_of(
+        "curiosft",
+        "objectives.curiosity.target.entropy_temper.lowest=1.0",
+        "objectives.curiosity.target.entropy_temper.highest=1.0",
+    )
     found = step(cold, group([1, 0, 0, 1]), table(0), past=table(0))
     same(found, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
     hot = step(reduction_of("curiosft"), group([1, 0, 0, 1]), table(0), past=table(0))
@@ -245,7 +253,9 @@ def plain_gradient_max(objective: object) -> torch.Tensor:
 
 def test_srpo_all_right_is_grpo() -> None:
     old, rewards = table(0) + 0.1 * table(3), [1.0, 1.0, 1.0, 1.0]
-    examples = [replace(one, facts=replace(one.facts, advantage=0.3 * i - 0.4)) for i, one in enumerate(group(rewards, old))]
+    examples = [
+        replace(one, facts=replace(one.facts, advantage=0.3 * i - 0.4)) for i, one in enumerate(group(rewards, old))
+    ]
     grpo = only(Distil(divergence=ClippedRatio(clip_high=0.28)))
     found = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
     same(found, step(grpo, examples, table(0)))
@@ -287,7 +297,9 @@ def test_srpo_entropy_weights_have_mean_one(beta: float) -> None:
 
 def test_rlad_at_alpha_one_is_grpo_bit_for_bit() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(0) + 0.2 * table(4))
-    found = step(reduction_of("rlad", "objectives.rlad.divergence.teacher_ratio.alpha=1.0"), examples, table(0), teacher=table(1))
+    found = step(
+        reduction_of("rlad", "objectives.rlad.divergence.teacher_ratio.alpha=1.0"), examples, table(0), teacher=table(1)
+    )
     grpo = step(only(Distil(divergence=ClippedRatio(clip_high=0.28))), examples, table(0))
     assert torch.equal(found.loss, grpo.loss) and torch.equal(found.gradient, grpo.gradient)
     shipped = step(reduction_of("rlad"), examples, table(0), teacher=table(1))
@@ -302,7 +314,12 @@ def test_rlad_without_advantage_has_no_gradient() -> None:
 def test_rlad_alpha_does_not_matter_when_the_teacher_drew() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(1))
     found = [
-        step(reduction_of("rlad", f"objectives.rlad.divergence.teacher_ratio.alpha={alpha}"), examples, table(0), teacher=table(1))
+        step(
+            reduction_of("rlad", f"objectives.rlad.divergence.teacher_ratio.alpha={alpha}"),
+            examples,
+            table(0),
+            teacher=table(1),
+        )
         for alpha in (0.0, 0.5, 1.0)
     ]
     same(found[0], found[1])
