@@ -9,6 +9,7 @@ from stages.answer import answer
 from stages.choose_answers import choose_answers
 from stages.choose_teacher import choose_teacher
 from stages.compare import compare
+from stages.compose_tasks import compose_tasks
 from stages.contract import Stage
 from stages.curate import curate
 from stages.denoise import denoise
@@ -52,6 +53,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         grade,
         judge,
         align,
+        compose_tasks,
         finetune,
         fit_share,
         merge_adapters,
