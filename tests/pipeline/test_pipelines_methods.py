@@ -23,7 +23,7 @@ from compressors.self_data.code_tasks import concepts_prompt, instruction_prompt
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.cli import app
 from pipelines.recipe import load_recipe, shipped_recipes
-from stages.tiny_model import random_model, tiny_config
+from stages.tiny_model import byte_tokenizer, random_model, tiny_config
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
 NUM_QUESTIONS, NUM_HELDOUT = 32, 8

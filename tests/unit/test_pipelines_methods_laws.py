@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 
 from compressors.distill.coefficients import Clock
 from compressors.distill.composite import Distil
+from compressors.distill.contexts import ContextParts, Wording
 from compressors.distill.divergences.kullback import ForwardKL
 from compressors.distill.divergences.policy import ClippedRatio
 from compressors.distill.head import OutputHead
@@ -24,11 +26,18 @@ from compressors.distill.reduction import Parties, Reduction
 from compressors.distill.sample_weights import group_advantages
 from compressors.distill.step_loss import Spoken, StepLoss
 from compressors.distill.token_stats import SampleFacts
-from compressors.distill.views import Views
+from compressors.distill.views import Targets, Views
+from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.recipe import load_recipe
+from stages.distil_config import context_of, rollout_of
 from stages.finetune_config import FinetuneConfig
+from stages.teaching import with_other_sides
+from stages.tiny_model import byte_tokenizer
+from stages.training_rows import TrainingRows
 
 VOCAB, LENGTH = 7, 4
+# a student whose hidden states are its logits
+TABLE = SimpleNamespace(head=OutputHead(torch.eye(VOCAB)), projections={})
 
 
 def config_of(preset: str, *changes: str, node: str = "student") -> FinetuneConfig:
@@ -105,7 +114,7 @@ def step(
     spoken = Spoken(collate(examples, range(len(examples)), is_packed=True), lambda batch: parties)
     whole = StepLoss.of(now, lambda: [spoken], None, has_teacher=said.get("teacher") is not None)
     logits = student.clone().requires_grad_()
-    loss, sums = whole.loss(lambda batch: logits, lambda: OutputHead(torch.eye(VOCAB)), spoken)  # type: ignore[arg-type]
+    loss, sums = whole.loss(lambda batch: logits, TABLE, spoken)  # type: ignore[arg-type]
     (gradient,) = torch.autograd.grad(loss, logits)
     return Outcome(loss.detach(), gradient, sums)
 
@@ -475,8 +484,6 @@ def test_family_is_zero_only_between_equals(preset: str) -> None:
 
 
 def test_gkd_without_own_answers_is_the_data() -> None:
-    from stages.distil_config import rollout_of
-
     policy = rollout_of(config_of("gkd", "rollout.mixed.student_fraction=0.0").rollout)
     assert policy is not None and policy.student_fraction == 0.0
     assert rollout_of(config_of("gkd").rollout).student_fraction == 0.5  # type: ignore[union-attr]
@@ -502,3 +509,181 @@ def test_skew_kl_is_bounded_and_tends_to_kl() -> None:
     same_as = step(only(Distil(divergence=ForwardKL())), group([0.0] * 4), table(0), teacher=table(1))
     near = step(small, group([0.0] * 4), table(0), teacher=table(1))
     torch.testing.assert_close(near.loss, same_as.loss, atol=1e-4, rtol=1e-4)
+
+
+# Even your Teacher Needs Guidance
+
+
+def test_squared_error_toward_a_mix_is_the_mix_of_squared_errors() -> None:
+    """The target alpha y + (1 - alpha) T has the gradient of alpha ||S - y||^2 + (1 - alpha) ||S - T||^2: the paper's two terms."""
+    examples, student, teacher = group([0.0] * 4), table(0), table(1)
+
+    def at(share: float) -> Outcome:
+        change = f"objectives.guided.target.mix.share={share}"
+        return step(reduction_of("even-your-teacher", change), examples, student, teacher=teacher)
+
+    mixed, labels, echo = at(0.35), at(1.0), at(0.0)
+    torch.testing.assert_close(mixed.gradient, 0.35 * labels.gradient + 0.65 * echo.gradient, atol=1e-7, rtol=1e-4)
+    assert (labels.gradient - echo.gradient).abs().max() > 1e-3
+
+
+def test_fitted_share_reaches_the_target() -> None:
+    config = config_of("even-your-teacher")
+    fitted = config.with_fitted(0.85)
+    assert fitted.reduction.objectives["guided"].target.share == 0.85  # type: ignore[attr-defined]
+    assert load_recipe("methods/even-your-teacher").nodes["student"].inputs["fitted"] == ("share",)
+    with pytest.raises(ValueError, match="names no number"):
+        config_of("even-your-teacher", "fitted=objectives.guided.target.mix.shore")
+
+
+# Distilling the Knowledge in Data Pruning
+
+
+def test_data_pruning_weights_follow_the_fraction() -> None:
+    """(1 - a) CE + a KL with a = 1 - f / 2 within [1/2, 1]; the teacher saw all rows, the student a part."""
+    recipe = load_recipe("methods/data-pruning-kd")
+    fraction = recipe.nodes["part"].config.keep_fraction  # type: ignore[attr-defined]
+    share = min(1.0, max(0.5, 1 - 0.5 * fraction))
+    weights = config_of("data-pruning-kd").reduction.weights
+    assert weights == pytest.approx({"next_token": 1 - share, "forward_kl": share})
+    assert recipe.nodes["lesson"].inputs["data"] == ("questions",) and recipe.nodes["student"].inputs["data"] == ("part",)
+    assert recipe.nodes["teacher"].inputs["students"] == ("lesson",)
+
+
+def test_data_pruning_teacher_helps_most_where_little_is_left() -> None:
+    """Handwritten digits: a teacher of all of them, students of a twentieth, with and without wrong labels."""
+    images, labels, test_images, test_labels = digits()
+    generator = torch.Generator().manual_seed(0)
+    teacher = fitted(reduction_of("data-pruning-kd", "objectives={next_token: 1.0}"), images, labels, None)
+    with torch.no_grad():
+        said = teacher(images).log_softmax(-1)
+    chosen = torch.randperm(len(images), generator=generator)[: len(images) // 20]
+    wrong = torch.randint(10, (len(labels),), generator=generator)
+    noisy = torch.where(torch.rand(len(labels), generator=generator) < 0.3, wrong, labels)
+    found = {}
+    for name, given in (("clean", labels), ("noisy", noisy)):
+        for share in (0.0, 0.5, 1.0):
+            reduction = reduction_of("data-pruning-kd", f"objectives={{next_token: {1 - share}, forward_kl: {share}}}")
+            student = fitted(reduction, images[chosen], given[chosen], said[chosen])
+            found[name, share] = float((student(test_images).argmax(-1) == test_labels).float().mean())
+    assert found["clean", 1.0] >= found["clean", 0.0] + 0.02
+    assert found["noisy", 1.0] > found["noisy", 0.5] > found["noisy", 0.0]
+
+
+def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    images, labels = torch.tensor(data.data / 16.0, dtype=torch.float32), torch.tensor(data.target)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    train, test = order[:1200], order[1200:]
+    return images[train], labels[train], images[test], labels[test]
+
+
+def fitted(reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None) -> torch.nn.Module:
+    """Fit a small network by the preset's own objectives, classes taking the place of tokens."""
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    counts = dict.fromkeys(reduction.objectives, len(labels))
+    for _ in range(250):
+        teacher = None if said is None else Said(said)
+        loss, _ = reduction.loss(net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return net.eval()
+
+
+# Skill-SD
+
+
+def test_skill_sd_without_its_weight_is_grpo_and_without_a_skill_nothing_is_added() -> None:
+    old = table(0) + 0.1 * table(5)
+    examples = group([1.0, 0.0, 0.0, 1.0], old)
+    grpo = step(only(Distil(divergence=ClippedRatio())), examples, table(0))
+    same(step(reduction_of("skill-sd", "objectives.skill.weight=0.0"), examples, table(0), teacher=table(1)), grpo)
+    untold = step(reduction_of("skill-sd"), examples, table(0), teacher=table(0))  # live, and told nothing
+    same(untold, grpo)
+    assert untold.sums["skill"][0] == pytest.approx(0.0, abs=1e-6)
+    told = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
+    assert (told.gradient - grpo.gradient).abs().max() > 1e-3
+    assert config_of("skill-sd").teacher == "live", "a frozen teacher costs 12 to 16 points"
+
+
+def test_skill_sd_gradient_is_that_of_the_reverse_kl_whatever_drew_the_tokens() -> None:
+    """Over every token that an old policy could draw: autograd of the shipped term averages to the gradient of KL(S || T)."""
+    student, teacher, old = (table(seed, 1)[:1] for seed in (0, 1, 2))
+    reduction = reduction_of("skill-sd", "objectives.skill.weight=1.0")
+    alone = Reduction({"skill": reduction.objectives["skill"]}, {"skill": 1.0})
+    total = torch.zeros_like(student)
+    for token in range(VOCAB):
+        log_old = old.log_softmax(-1)[0, token]
+        example = Example([1], [token], facts=SampleFacts(old_logprobs=log_old[None]))
+        total += log_old.exp() * step(alone, [example], student, teacher=teacher).gradient
+    gap = student.log_softmax(-1) - teacher.log_softmax(-1)
+    probs = student.softmax(-1)
+    torch.testing.assert_close(total, probs * (gap - (probs * gap).sum()), atol=1e-6, rtol=1e-4)
+
+
+# SD-Zero
+
+
+def told_examples(is_right: bool) -> Example:
+    """One answer with what the preset's teacher reads before it, in bytes."""
+    tokenizer = byte_tokenizer()
+    wording = Wording(
+        render=lambda question: chat_prompt(tokenizer, question),
+        encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,
+        decode=lambda ids: tokenizer.decode(list(ids)),
+        stop_ids=frozenset({tokenizer.eos_token_id}),
+    )
+    prompt, answer = chat_prompt(tokenizer, "3 + 4?"), answer_tokens(tokenizer, "It is 8.")
+    parts = ContextParts(question="3 + 4?", prompt_ids=prompt, answer_ids=answer, is_correct=is_right)
+    return Example(prompt, answer, hinted_ids=context_of(config_of("sd-zero").teacher_context)(parts, wording))
+
+
+def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
+    """A model that sees the last token alone says the same in both copies: any shift between them gives a loss."""
+    batch = collate([told_examples(False)], [0], is_packed=True)
+    assert batch.hinted is not None
+    bigram = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
+    student, teacher = (bigram[one.input_ids[one.rows, one.columns]] for one in (batch, batch.hinted))
+    assert torch.equal(student, teacher) and torch.equal(batch.next_ids, batch.hinted.next_ids)
+    shifted = bigram[batch.hinted.input_ids[batch.hinted.rows, batch.hinted.columns - 1]]
+    assert not torch.equal(student, shifted)
+
+
+def test_sd_zero_phrase_turns_with_the_verdict() -> None:
+    tokenizer = byte_tokenizer()
+    right, wrong = (tokenizer.decode(list(told_examples(verdict).hinted_ids or [])) for verdict in (True, False))
+    assert right.endswith("It is 8.\n\nLet me rephrase the above solution.\n\n")
+    assert wrong.endswith("It is 8.\n\nWait, this response is wrong. Let me correct it.\n\n")
+    weights = reduction_of("sd-zero").objectives["revised"].divergence  # type: ignore[attr-defined]
+    assert (weights.forward_weight, weights.reverse_weight) == (0.5, 0.5) and config_of("sd-zero").teacher == "base"
+
+
+# Self-Judge
+
+
+def test_self_judge_sides_and_stop_gradient() -> None:
+    """With the reference: S - y alone. Without: 0.3 (S - y) + 2 (S - T), T what the other side says, and nothing flows back to it."""
+    plain, hinted = table(0), table(1)
+    examples = [*group([0.0] * 4), *group([0.0] * 4, is_hinted=True)]
+    now, seen = torch.cat([plain, hinted]), torch.cat([hinted, plain])
+    found = step(reduction_of("self-judge"), examples, now, teacher=seen)
+    labels = torch.nn.functional.one_hot(torch.tensor([t for one in examples[:4] for t in one.answer_ids]), VOCAB)
+    scale = 1 / (8 * LENGTH)
+    without = (0.3 * (plain.softmax(-1) - labels) + 2 * (plain.softmax(-1) - hinted.softmax(-1))) * scale
+    torch.testing.assert_close(split(found)[0], without, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(split(found)[1], (hinted.softmax(-1) - labels) * scale, atol=1e-6, rtol=1e-4)
+    equal = step(reduction_of("self-judge"), examples, torch.cat([plain, plain]), teacher=torch.cat([plain, plain]))
+    assert equal.sums["view"][0] == pytest.approx(0.0, abs=1e-6), "two prompts that are one"
+
+
+def test_rows_are_learned_on_both_sides() -> None:
+    rows = TrainingRows([told_examples(True)], [], [0], ["a"], [], [None], [])
+    both = with_other_sides(rows)
+    assert len(both.train) == len(both.sources) == len(both.ids) == len(both.questions) == 2
+    assert both.train[1].prompt_ids == both.train[0].hinted_ids and both.train[1].hinted_ids == both.train[0].prompt_ids
+    assert [one.facts.is_hinted for one in both.train] == [False, True]
