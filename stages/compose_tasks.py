@@ -96,7 +96,9 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
     instructions = composer.instructions(seeds)
     found = composer.answered(seeds, instructions)
     if not any(row.split == "train" for row in found):
-        raise ValueError("no response of a training snippet passes its own tests; raise num_samples or take a stronger model")
+        raise ValueError(
+            "no response of a training snippet passes its own tests; raise num_samples or take a stronger model"
+        )
     metric("passed_fraction", len(found) / len(seeds))
     note(f"{len(found)} of {len(seeds)} tasks have a response that passes its own tests")
     content = workdir / "content"
@@ -139,18 +141,13 @@ class _Composer:
         written = self._write(rows, asked, "responses", self.config.max_new_tokens)
         counter, found = bar("running tests", len(written), "responses"), []
         for index, (row, instruction) in enumerate(zip(seeds, instructions, strict=True)):
-            responses = dict.fromkeys(written[index * num_samples : (index + 1) * num_samples])  # equal ones run once
-            parts = {text: part for text in responses if (part := solved(text)) is not None}
-            passing = [(text, part) for text, part in parts.items() if instruction and self.passes(part)]
+            responses = written[index * num_samples : (index + 1) * num_samples]
+            passing = passing_responses(responses, self.limits) if instruction else []
             counter.advance(num_samples)
             if passing:
                 text, part = random.Random(row_seed(self.config.seed, row.id, -1)).choice(passing)
-                found.append(_composed(row, instruction, text, part, len(passing) / len(responses)))
+                found.append(_composed(row, instruction, text, part, len(passing) / len(set(responses))))
         return found
-
-    def passes(self, part: Solved) -> bool:
-        """Say whether the solution passes its tests, and nothing at all does not."""
-        return run_tests(part.solution, part.tests, self.limits) is None and run_tests("", part.tests, self.limits) is not None
 
     def _shots(self, row: Row) -> list[Shot]:
         return random.Random(row_seed(self.config.seed, row.id, 0)).sample(SHOTS, self.config.num_shots)
@@ -172,6 +169,16 @@ class _Composer:
             self.tokenizer.decode(one.token_ids, skip_special_tokens=True).strip() if one.is_finished else ""
             for one in written
         ]
+
+
+def passing_responses(responses: Sequence[str], limits: Limits) -> list[tuple[str, Solved]]:
+    """Return the different responses whose solution passes their tests, where nothing at all does not pass them."""
+    parts = {text: part for text in dict.fromkeys(responses) if (part := solved(text)) is not None}
+    return [
+        (text, part)
+        for text, part in parts.items()
+        if run_tests(part.solution, part.tests, limits) is None and run_tests("", part.tests, limits) is not None
+    ]
 
 
 def _composed(row: Row, instruction: str, text: str, part: Solved, pass_rate: float) -> Row:

@@ -149,9 +149,7 @@ def read_objective(name: str, entry: Any) -> Any:
             known = did_you_mean(field, ObjectiveSpec.model_fields)
             raise ValueError(f"objective {name!r} has no field {field!r}.{known}") from error
         if first["type"] == "missing":
-            raise ValueError(
-                f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(KNOWN))}"
-            ) from error
+            raise ValueError(f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(KNOWN))}") from error
         raise ValueError(f"objective {name!r}, {field} = {first['input']!r}: {first['msg']}") from error
 
 

@@ -76,7 +76,8 @@ def concepts_prompt(snippet: str, shots: Sequence[Shot]) -> str:
 def instruction_prompt(concepts: str, category: str, difficulty: str, shots: Sequence[Shot]) -> str:
     """Return the question for a task about some ideas."""
     told = [
-        f"Concepts: {shot.concepts}\nKind: {shot.category}, {shot.difficulty}\nTask: {shot.instruction}" for shot in shots
+        f"Concepts: {shot.concepts}\nKind: {shot.category}, {shot.difficulty}\nTask: {shot.instruction}"
+        for shot in shots
     ]
     asked = f"Concepts: {concepts}\nKind: {category}, {difficulty}\nTask:"
     return "\n\n".join(["Write one self-contained Python task about the concepts.", *told, asked])

@@ -81,10 +81,12 @@ SMOKES = {
     "recursive-meta-distillation": Smoke({"meta": 1.0}, changes={**CUT, **quick(num_epochs=6)}),
     "curiosft": Smoke({"next_token": 1.0, "curiosity": 1.0}, changes={**CUT, **quick()}),
     "even-your-teacher": Smoke(
-        {"guided": 1.0}, changes={**CUT, **quick("first"), **quick("echo"), **quick(), "share.config.precision": "float32"}
+        {"guided": 1.0},
+        changes={**CUT, **quick("first"), **quick("echo"), **quick(), "share.config.precision": "float32"},
     ),
     "data-pruning-kd": Smoke(
-        {"next_token": 0.15, "forward_kl": 0.85}, changes={**CUT, **quick("lesson", num_epochs=2), **quick(num_epochs=12)}
+        {"next_token": 0.15, "forward_kl": 0.85},
+        changes={**CUT, **quick("lesson", num_epochs=2), **quick(num_epochs=12)},
     ),
     "self-data-distillation": Smoke(
         {"next_token": 1.0},
@@ -101,9 +103,7 @@ SMOKES = {
     "adpo": Smoke(source="weak", changes=rewarded()),
     "pi-distill": Smoke(source="weak", changes=rewarded("teacher", 4)),
     "rlad": Smoke(changes={**CUT, **rewarded()}),
-    "skill-sd": Smoke(
-        source="weak", changes={**short("attempts", 4), "skills.config.max_new_tokens": 8, **rewarded()}
-    ),
+    "skill-sd": Smoke(source="weak", changes={**short("attempts", 4), "skills.config.max_new_tokens": 8, **rewarded()}),
     "sd-zero": Smoke(
         {"revised": 1.0}, source="weak", changes={**short("revisions", 8), **quick("reviser"), **on_policy("student")}
     ),
@@ -153,7 +153,9 @@ SMOKES = {
     ),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
-        {"next_token": 1.0}, source="weak", changes={**quick(), **short("answers", 4), "answers.config.num_debt_tokens": 0}
+        {"next_token": 1.0},
+        source="weak",
+        changes={**quick(), **short("answers", 4), "answers.config.num_debt_tokens": 0},
     ),
 }
 

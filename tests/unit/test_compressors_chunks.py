@@ -32,9 +32,7 @@ CUTS = [list(TEXT), ["the", " cat", " sat"], ["th", "e c", "at", " sat"], [TEXT]
 def test_chunks_cover_every_character_once(first: list[str], second: list[str]) -> None:
     pairs = common_ends(ends_of(first), ends_of(second))
     starts = [(0, 0), *pairs]
-    texts = [
-        ("".join(first[a:b]), "".join(second[c:d])) for (a, c), (b, d) in itertools.pairwise(starts)
-    ]
+    texts = [("".join(first[a:b]), "".join(second[c:d])) for (a, c), (b, d) in itertools.pairwise(starts)]
     assert all(mine == theirs and mine for mine, theirs in texts) and "".join(mine for mine, _ in texts) == TEXT
     # and none could be cut further
     assert len(pairs) == len(set(ends_of(first)) & set(ends_of(second)))
@@ -106,7 +104,9 @@ def test_loss_and_gradient_are_those_of_the_plain_formula_wherever_it_is_cut() -
             continue
         rows = plain[6 * index : 6 * index + 6].log_softmax(-1)
         own = rows.gather(-1, torch.tensor(one.answer_ids)[:, None]).squeeze(-1)
-        for start, end, t in zip((0, *one.facts.chunks.ends), one.facts.chunks.ends, one.facts.chunks.teacher_nats, strict=False):
+        for start, end, t in zip(
+            (0, *one.facts.chunks.ends), one.facts.chunks.ends, one.facts.chunks.teacher_nats, strict=False
+        ):
             p, q = math.exp(t / 100), (own[start:end].sum() / 100).exp()
             total = total + 100 * (p * (math.log(p) - q.log()) + (1 - p) * (math.log(1 - p) - (1 - q).log()))
             count += 1

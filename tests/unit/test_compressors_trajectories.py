@@ -19,7 +19,9 @@ def test_tokens_belong_to_the_sentence_that_they_begin_in() -> None:
     assert ends == [5, 15]
     # " Two" begins with the space that the first sentence ends with
     assert token_ends(pieces, ends) == [3, 6]
-    assert token_ends(["One. Two."], sentence_ends("One. Two.")) == [1], "a sentence without a token of its own is left out"
+    assert token_ends(["One. Two."], sentence_ends("One. Two.")) == [1], (
+        "a sentence without a token of its own is left out"
+    )
 
 
 def test_farthest_texts_take_the_outlier_and_never_two_equal_ones() -> None:

@@ -546,7 +546,9 @@ def test_data_pruning_weights_follow_the_fraction() -> None:
     share = min(1.0, max(0.5, 1 - 0.5 * fraction))
     weights = config_of("data-pruning-kd").reduction.weights
     assert weights == pytest.approx({"next_token": 1 - share, "forward_kl": share})
-    assert recipe.nodes["lesson"].inputs["data"] == ("questions",) and recipe.nodes["student"].inputs["data"] == ("part",)
+    assert recipe.nodes["lesson"].inputs["data"] == ("questions",) and recipe.nodes["student"].inputs["data"] == (
+        "part",
+    )
     assert recipe.nodes["teacher"].inputs["students"] == ("lesson",)
 
 
@@ -580,7 +582,9 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     return images[train], labels[train], images[test], labels[test]
 
 
-def fitted(reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None) -> torch.nn.Module:
+def fitted(
+    reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None
+) -> torch.nn.Module:
     """Fit a small network by the preset's own objectives, classes taking the place of tokens."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
