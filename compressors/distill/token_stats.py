@@ -18,8 +18,8 @@ class SampleFacts:
 
     `group`: sequences of one prompt share it, and lie side by side. `reward` and `advantage`: of its verifier, none without one.
     `old_logprobs`: of its learned tokens under the policy that drew them, in nats. `pass_rate` p in [0, 1] of its prompt.
-    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `chunks`: for a teacher with another tokenizer. `has_hint`: the teacher can be told something;
-    `is_hinted`: this very sequence stands behind it, as the teacher sees it.
+    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `chunks`: for a teacher with another tokenizer.
+    `has_hint`: the teacher can be told something; `is_hinted`: this very sequence stands behind it, as the teacher sees it.
     """
 
     group: int = -1

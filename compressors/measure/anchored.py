@@ -20,6 +20,8 @@ from compressors.measure.runner import CausalRunner
 from compressors.measure.sampling import Sampling
 from compressors.measure.slots import Slots
 
+# from the distribution as it is
+DRAWN = Sampling(temperature=1.0)
 # log of no mass, finite so that 0 times it is 0
 LOG_ZERO = -1e4
 
@@ -48,13 +50,13 @@ class AnchoredRunner:
     safe: CausalRunner
     risky: CausalRunner
     budget: AnchorBudget
-    sampling: Sampling = Sampling(temperature=1.0)
+    sampling: Sampling = DRAWN
 
     def __post_init__(self) -> None:
         if self.sampling.is_greedy:
             raise ValueError("anchored decoding bounds what is drawn; temperature is 0; accepted: above 0")
 
-    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> AnchoredSlots:
         """Return slots that hold the caches of both and each row's account."""
         both = [runner.open_slots(num_rows, num_prompt, num_new) for runner in (self.safe, self.risky)]
         return AnchoredSlots(self, both[0], both[1], num_rows)

@@ -29,7 +29,7 @@ from compressors.distill.token_stats import SampleFacts
 from compressors.distill.views import Targets, Views
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.recipe import load_recipe
-from stages.distil_config import context_of, rollout_of
+from stages.distil_config import context_of
 from stages.finetune_config import FinetuneConfig
 from stages.teaching import with_other_sides
 from stages.tiny_model import byte_tokenizer
@@ -481,12 +481,6 @@ def test_family_is_zero_only_between_equals(preset: str) -> None:
     assert abs(float(equal.loss)) < 1e-6 and equal.gradient.abs().max() < 1e-6 and float(other.loss) > 0.05
     moved = step(reduction, group([0.0] * 4), table(0) - other.gradient, teacher=table(1))
     assert float(moved.loss) < float(other.loss)
-
-
-def test_gkd_without_own_answers_is_the_data() -> None:
-    policy = rollout_of(config_of("gkd", "rollout.mixed.student_fraction=0.0").rollout)
-    assert policy is not None and policy.student_fraction == 0.0
-    assert rollout_of(config_of("gkd").rollout).student_fraction == 0.5  # type: ignore[union-attr]
 
 
 def test_reverse_kl_in_full_is_the_mean_of_the_sampled_form() -> None:
