@@ -36,6 +36,8 @@ from stages.onnx_session import open_session
 from stages.revise import ReviseConfig, ReviseInputs, revise
 from stages.rows import Row, read_rows, write_rows
 from stages.sandbox import Limits
+from stages.teaching import with_hints
+from stages.training_rows import TrainingRows
 
 QUICK = {"precision": "float32", "tokens_per_step": 512, "tokens_per_micro_batch": 2048, "patience": 0}
 
@@ -130,12 +132,8 @@ def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path
     assert [row.with_changes(skill="") for row in skilled] == sums(), "beside the question, not in it"
     assert all(row.skill for row in skilled)
     tokenizer = load_tokenizer(speaker.path)
-    from stages.teaching import with_hints
-    from stages.training_rows import TrainingRows
-
-    config = FinetuneConfig(
-        teacher="live", teacher_context="skill", objectives={"kl": {"divergence": "forward_kl"}}, **QUICK
-    )  # type: ignore[arg-type]
+    told_of = {"teacher": "live", "teacher_context": "skill", "objectives": {"kl": {"divergence": "forward_kl"}}}
+    config = FinetuneConfig.model_validate({**QUICK, **told_of})
     inputs = FinetuneInputs(model=speaker, data=(dataset(tmp_path / "skilled", skilled),))
     told = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
     for one, row in zip(told.train, told.questions, strict=True):

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -569,8 +570,8 @@ def test_data_pruning_teacher_helps_most_where_little_is_left() -> None:
 def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_digits
 
-    data = load_digits()
-    images, labels = torch.tensor(data.data / 16.0, dtype=torch.float32), torch.tensor(data.target)
+    pixels, digits = load_digits(return_X_y=True)
+    images, labels = torch.tensor(pixels, dtype=torch.float32) / 16.0, torch.tensor(digits)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
     train, test = order[:1200], order[1200:]
     return images[train], labels[train], images[test], labels[test]
@@ -629,7 +630,7 @@ def test_skill_sd_gradient_is_that_of_the_reverse_kl_whatever_drew_the_tokens() 
 
 def told_examples(is_right: bool) -> Example:
     """One answer with what the preset's teacher reads before it, in bytes."""
-    tokenizer = byte_tokenizer()
+    tokenizer: Any = byte_tokenizer()
     wording = Wording(
         render=lambda question: chat_prompt(tokenizer, question),
         encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,
@@ -653,7 +654,7 @@ def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
 
 
 def test_sd_zero_phrase_turns_with_the_verdict() -> None:
-    tokenizer = byte_tokenizer()
+    tokenizer: Any = byte_tokenizer()
     right, wrong = (tokenizer.decode(list(told_examples(verdict).hinted_ids or [])) for verdict in (True, False))
     assert right.endswith("It is 8.\n\nLet me rephrase the above solution.\n\n")
     assert wrong.endswith("It is 8.\n\nWait, this response is wrong. Let me correct it.\n\n")
