@@ -11,7 +11,7 @@ import torch
 from compressors.catalogue import build
 from compressors.measure.anchored import AnchorBudget, AnchoredRunner
 from compressors.measure.likelihood import continuation_likelihoods
-from compressors.measure.runner import Stepper
+from compressors.measure.runner import SlotSource
 from compressors.measure.sampling import Generation, Sampling
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
@@ -86,7 +86,7 @@ class _Writer:
         self.sampling = Sampling(temperature=config.temperature, top_p=config.top_p)
         self.runner = open_runner(inputs.model, config.precision)
         self.anchor = None if inputs.anchor is None else open_runner(inputs.anchor, config.precision)
-        stepper: Stepper = self.runner
+        stepper: SlotSource = self.runner
         if self.anchor is not None:
             budget = AnchorBudget(nats_per_token=config.anchor_nats_per_token, num_debt_tokens=config.num_debt_tokens)
             stepper = AnchoredRunner(safe=self.anchor, risky=self.runner, budget=budget, sampling=self.sampling)
