@@ -8,10 +8,10 @@ from typing import Any
 
 from rich.tree import Tree
 
-from compressors.adapt.catalogue import ADAPT_METHODS
+from compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from compressors.distill.coefficients import COEFFICIENT_SCHEDULES
 from compressors.distill.contexts import CONTEXTS
-from compressors.distill.divergences.catalogue import DIVERGENCES, LISTWISE
+from compressors.distill.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES
 from compressors.distill.rollouts import ROLLOUTS
@@ -24,6 +24,7 @@ from compressors.merge.methods import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
+from pipelines.method_table import method_recipes
 from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
 from registry.environment import attar_home
 from registry.lineage import Ancestor
@@ -38,7 +39,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
-    "divergence": {**DIVERGENCES, **LISTWISE, **HIDDEN_LOSSES},
+    "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,
@@ -71,12 +72,21 @@ def list_stages() -> list[dict[str, Any]]:
 
 
 def list_methods() -> list[dict[str, Any]]:
-    """Return every method of every catalogue."""
-    return [
-        {"catalogue": catalogue, "method": name, "what": (inspect.getdoc(method) or "").partition("\n")[0]}
+    """Return every method of every catalogue, and the methods of the literature that are made of them."""
+    plugs = [
+        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
+    presets = [
+        {
+            "catalogue": "preset",
+            "method": name,
+            "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
+        }
+        for name, recipe in method_recipes().items()
+    ]
+    return [*plugs, *presets]
 
 
 def list_recipes() -> list[dict[str, Any]]:
@@ -133,6 +143,10 @@ def _grow(tree: Tree, ancestor: Ancestor) -> None:
 def _label(ancestor: Ancestor) -> str:
     via = f"{ancestor.via}: " if ancestor.via else ""
     return f"{via}{ancestor.stage} {ancestor.key[:12]} ({ancestor.kind}{'' if ancestor.is_present else ', collected'})"
+
+
+def _first_line(method: type) -> str:
+    return (inspect.getdoc(method) or "").partition("\n")[0]
 
 
 def _short(value: Any) -> str:

@@ -12,13 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from compressors.catalogue import did_you_mean
+from pipelines.method_card import MethodCard, read_card
 from registry.fingerprint import digest
 from stages.catalogue import STAGES
 from stages.contract import InputSlot, Stage, StageConfig
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
 NODE_FIELDS = ("stage", "config", "inputs")
-RECIPE_FIELDS = ("name", "description", "nodes")
+RECIPE_FIELDS = ("name", "description", "method", "nodes")
 
 
 class RecipeError(ValueError):
@@ -42,11 +43,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Nodes in an order in which each comes after those it needs."""
+    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature."""
 
     name: str
     description: str
     nodes: dict[str, Node]
+    card: MethodCard | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -67,7 +69,8 @@ class Recipe:
             if current not in needed:
                 needed.add(current)
                 pending.extend(self.nodes[current].upstream)
-        return Recipe(self.name, self.description, {key: node for key, node in self.nodes.items() if key in needed})
+        nodes = {key: node for key, node in self.nodes.items() if key in needed}
+        return Recipe(self.name, self.description, nodes, self.card)
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
@@ -84,8 +87,9 @@ class Recipe:
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with Attar, by name."""
-    return {path.stem: path for path in sorted(RECIPES_FOLDER.glob("*.yaml"))}
+    """Return the recipes that come with Attar, by name; those of a folder by `folder/name`."""
+    paths = [*sorted(RECIPES_FOLDER.glob("*.yaml")), *sorted(RECIPES_FOLDER.glob("*/*.yaml"))]
+    return {path.relative_to(RECIPES_FOLDER).with_suffix("").as_posix(): path for path in paths}
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -122,7 +126,11 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     ordered = _sorted(nodes)
     for node in ordered.values():
         _check_edges(node, nodes)
-    return Recipe(str(document.get("name", default_name)), str(document.get("description", "")), ordered)
+    try:
+        card = read_card(document.get("method"))
+    except ValueError as error:
+        raise RecipeError(f"recipe, method: {error}") from error
+    return Recipe(str(document.get("name", default_name)), str(document.get("description", "")), ordered, card)
 
 
 def _recipe_path(name_or_path: str) -> Path:

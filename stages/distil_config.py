@@ -59,7 +59,7 @@ def rollout_of(plug: Plug) -> RolloutPolicy | None:
     return built(ROLLOUTS, plug, "rollout")
 
 
-def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool) -> None:
+def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, has_fitted: bool = False) -> None:
     """Raise ValueError when a party is an input that is not given, or the teacher is asked for twice."""
     if config.teacher == "input" and not has_teacher:
         raise ValueError("teacher is 'input', but the node has no input `teacher`")
@@ -71,6 +71,8 @@ def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool) -
         raise ValueError("anchor is 'input', but the node has no input `anchor`")
     if has_anchor and config.anchor != "input":
         raise ValueError(f"anchor is {config.anchor!r}, but the node has an input `anchor`; set anchor to input")
+    if bool(config.fitted) != has_fitted:
+        raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
     rollout = rollout_of(config.rollout)
     if rollout is not None and "teacher" in rollout.writers and config.reads_record(has_teacher):
         raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")
@@ -84,7 +86,13 @@ def check_views(objectives: Mapping[str, Objective], past: Plug, anchor: Plug) -
                 raise ValueError(f"objective {name!r} reads {party}, but {party} is 'none'; say who stands behind it")
 
 
-def check_rollout(objectives: Mapping[str, Objective], policy: RolloutPolicy | None, context: ContextBuilder) -> None:
+def check_rollout(
+    objectives: Mapping[str, Objective],
+    policy: RolloutPolicy | None,
+    context: ContextBuilder,
+    *,
+    has_sides: bool = False,
+) -> None:
     """Raise ValueError when an objective or the context needs what these sequences do not have."""
     for name, objective in objectives.items():
         traits = traits_of(objective)
@@ -113,10 +121,10 @@ def check_rollout(objectives: Mapping[str, Objective], policy: RolloutPolicy | N
             raise ValueError(
                 f"objective {name!r} weighs by divergence_aware, which scores given answers; rollout is not 'data'"
             )
-        if isinstance(objective, Distil) and objective.route != "all" and policy is None:
-            raise ValueError(
-                f"objective {name!r} has route {objective.route!r}, but rollout is 'data': nothing is judged"
-            )
+        route = objective.route if isinstance(objective, Distil) else "all"
+        is_sided = has_sides and route in ("plain", "hinted")
+        if route != "all" and policy is None and not is_sided:
+            raise ValueError(f"objective {name!r} has route {route!r}, but rollout is 'data': nothing is judged")
     if context.needs & {"verdict", "sibling"} and policy is None:
         raise ValueError("teacher_context tells of written answers, but rollout is 'data'; accepted: a rollout")
     if policy is not None and policy.writers == ("teacher",) and not context.is_known_before:

@@ -35,7 +35,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     teacher = inputs.get("teacher", ())
     if config.shares and len(config.shares) != len(data):
         raise ValueError(f"shares has {len(config.shares)} numbers for {len(data)} inputs of data")
-    check_parties(config, bool(teacher), bool(inputs.get("anchor")))
+    check_parties(config, bool(teacher), bool(inputs.get("anchor")), bool(inputs.get("fitted")))
     if config.reads_record(bool(teacher)):
         check_record(config.reduction.objectives, data, context_of(config.teacher_context))
     others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
@@ -60,6 +60,8 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
+    if inputs.fitted is not None:
+        config = config.with_fitted(float(inputs.fitted.facts["value"]))
     device = pick_device()
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
@@ -75,14 +77,13 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = TrainingRows.read(config, inputs, tokenizer)
+    rows = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
     base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
     schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
     steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
     parties = build_parties(config, inputs, student, dtype, device)
-    rows = with_hints(config, rows, tokenizer)
     rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
     rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
     if rollouts is None:

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
 from compressors.catalogue import build
 from compressors.distill.reduction import Reduction
-from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.artifact import DatasetArtifact, FittedArtifact, ModelArtifact
 from stages.contract import StageConfig
 from stages.device import Precision
 from stages.distil_config import check_rollout, check_source, check_views, context_of, rollout_of
@@ -60,6 +60,12 @@ class FinetuneConfig(StageConfig):
 
     teacher_context: Plug = "none"
     """What a live teacher reads that the student does not: reference, own_answer, sibling, demonstrations, skill; none."""
+
+    learn_hinted: bool = False
+    """Learn every row of the data a second time, behind what the teacher is told: route `hinted`, where the first time is `plain`."""
+
+    fitted: str = ""
+    """A field of this config, such as objectives.mixed.target.mix.share, whose value is what the input `fitted` found."""
 
     rollout: Plug = "data"
     """Who writes what is learned: data, student, mixed, teacher, repair; all but data anew at every step."""
@@ -162,8 +168,27 @@ class FinetuneConfig(StageConfig):
             check_source(party, getattr(self, party), self.method)
         objectives = self.reduction.objectives
         check_views(objectives, self.past, self.anchor)
-        check_rollout(objectives, rollout_of(self.rollout), context_of(self.teacher_context))
+        context, rollout = context_of(self.teacher_context), rollout_of(self.rollout)
+        check_rollout(objectives, rollout, context, has_sides=self.learn_hinted)
+        if self.learn_hinted and (self.teacher_context == "none" or not context.is_known_before or rollout is not None):
+            raise ValueError(
+                "learn_hinted is for data behind a teacher_context that does not depend on the answer; a rollout has both_sides"
+            )
+        if self.fitted:
+            self.with_fitted(0.5)
         return self
+
+    def with_fitted(self, value: float) -> FinetuneConfig:
+        """Return the config with the field that `fitted` names at this value. Raises ValueError when there is no such number."""
+        content = self.model_dump()
+        *path, last = self.fitted.split(".")
+        place: Any = content
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or not isinstance(place.get(last), int | float):
+            raise ValueError(f"fitted is {self.fitted!r}, which names no number of this config")
+        place[last] = value
+        return FinetuneConfig.model_validate({**content, "fitted": ""})
 
     @property
     def reduction(self) -> Reduction:
@@ -208,9 +233,13 @@ class FinetuneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneInputs:
-    """The student, the rows it learns from, a teacher that runs along where the rows carry no recorded one, and an anchor beside it."""
+    """The student, the rows it learns from, a teacher that runs along where the rows carry no recorded one, an anchor beside it,
+
+    and a number that an earlier stage fitted.
+    """
 
     model: ModelArtifact
     data: tuple[DatasetArtifact, ...]
     teacher: ModelArtifact | None = None
     anchor: ModelArtifact | None = None
+    fitted: FittedArtifact | None = None

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from compressors.catalogue import build, did_you_mean
+from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
 from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
-from compressors.distill.divergences.catalogue import DIVERGENCES, LISTWISE
+from compressors.distill.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES, Objective
 from compressors.distill.sample_weights import SAMPLE_WEIGHTS, Route
@@ -19,6 +20,7 @@ from compressors.distill.token_weights import TOKEN_WEIGHTS
 from compressors.distill.traits import Traits
 
 T = TypeVar("T")
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Plug = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -52,20 +54,26 @@ class ObjectiveSpec(BaseModel):
     schedule: Plug | list[Plug] = []
     """How it changes while training goes on."""
 
-    def objective(self) -> Distil | ListwiseDistil | HiddenDistil:
+    def objective(self) -> Distil | ListwiseDistil | HiddenDistil | ChunkwiseDistil:
         """Return the objective. Raises ValueError for an unknown plug, a wrong parameter, or plugs that do not fit."""
         name, params = split_plug(self.divergence)
         if name in NOT_CAUSAL:
             raise ValueError(f"divergence {name!r} {NOT_CAUSAL[name]}")
         if name in LISTWISE:
+            self._refuse_unused("a listwise loss is over whole sequences")
             return self._listwise(build(LISTWISE, name, params))
+        if name in CHUNKWISE:
+            self._refuse_unused("a chunkwise loss is over stretches of text")
+            if self.target != "identity":
+                raise ValueError("a chunkwise loss is toward what `align` recorded; target has nothing to act on")
+            return ChunkwiseDistil(divergence=built(CHUNKWISE, self.divergence, "divergence"))
         if name in HIDDEN_LOSSES:
             self._refuse_unused("a loss between hidden states has no distribution")
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
         found = Distil(
-            divergence=built(DIVERGENCES | LISTWISE | HIDDEN_LOSSES, self.divergence, "divergence"),  # type: ignore[type-var]
+            divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
             token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
@@ -88,11 +96,6 @@ class ObjectiveSpec(BaseModel):
         return found
 
     def _listwise(self, divergence: Any) -> ListwiseDistil:
-        unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
-        if unused or self.route != "all":
-            raise ValueError(
-                f"a listwise loss is over whole sequences; {(unused or ['route'])[0]} has nothing to act on"
-            )
         target = Identity(of="anchor") if self.target == "identity" else built(TARGETS, self.target, "target")
         return ListwiseDistil(divergence=divergence, target=target)
 
@@ -146,9 +149,7 @@ def read_objective(name: str, entry: Any) -> Any:
             known = did_you_mean(field, ObjectiveSpec.model_fields)
             raise ValueError(f"objective {name!r} has no field {field!r}.{known}") from error
         if first["type"] == "missing":
-            raise ValueError(
-                f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(DIVERGENCES | LISTWISE | HIDDEN_LOSSES))}"
-            ) from error
+            raise ValueError(f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(KNOWN))}") from error
         raise ValueError(f"objective {name!r}, {field} = {first['input']!r}: {first['msg']}") from error
 
 

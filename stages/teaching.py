@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from compressors.catalogue import build
 from compressors.distill.contexts import ContextParts, Wording
-from compressors.distill.drawing import Rollouts, Verdict
+from compressors.distill.drawing import Rollouts, Verdict, other_side
 from compressors.distill.packing import Example
 from compressors.distill.parties import OtherModel, Party, StudentItself
 from compressors.distill.student import Student
@@ -64,12 +64,16 @@ def build_parties(
 def with_hints(config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> TrainingRows:
     """Put what the teacher reads beside each example, where it is known before an answer is written.
 
-    Raises ValueError when the context has nothing to say about any row.
+    A context that tells how an answer was judged is known for held-out rows: their answer is right. With `learn_hinted` every example
+    comes a second time as the teacher sees it. Raises ValueError when the context has nothing to say about any row.
     """
     context = context_of(config.teacher_context)
-    if not context.is_known_before or config.teacher_context == "none":
+    if config.teacher_context == "none":
         return rows
     told = Telling(config, rows, tokenizer)
+    if not context.is_known_before:
+        pairs = zip(rows.heldout, rows.heldout_questions, strict=True)
+        return replace(rows, heldout=[replace(one, hinted_ids=told.right(one, row)) for one, row in pairs])
     train = [
         replace(one, hinted_ids=told.before(one, row)) for one, row in zip(rows.train, rows.questions, strict=True)
     ]
@@ -79,7 +83,23 @@ def with_hints(config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> Tr
     ]
     if all(one.hinted_ids is None for one in train):
         raise ValueError(f"teacher_context {config.teacher_context!r} has nothing to tell about any row")
-    return replace(rows, train=train, heldout=heldout)
+    rows = replace(rows, train=train, heldout=heldout)
+    return with_other_sides(rows) if config.learn_hinted else rows
+
+
+def with_other_sides(rows: TrainingRows) -> TrainingRows:
+    """Return the rows with every hinted example a second time: behind its hint, and the plain prompt as what the other side reads."""
+    train = [index for index, one in enumerate(rows.train) if one.hinted_ids is not None]
+    heldout = [index for index, one in enumerate(rows.heldout) if one.hinted_ids is not None]
+    return replace(
+        rows,
+        train=[*rows.train, *(other_side(rows.train[index]) for index in train)],
+        heldout=[*rows.heldout, *(other_side(rows.heldout[index]) for index in heldout)],
+        sources=[*rows.sources, *(rows.sources[index] for index in train)],
+        ids=[*rows.ids, *(rows.ids[index] for index in train)],
+        questions=[*rows.questions, *(rows.questions[index] for index in train)],
+        heldout_questions=[*rows.heldout_questions, *(rows.heldout_questions[index] for index in heldout)],
+    )
 
 
 def build_rollouts(
@@ -133,6 +153,12 @@ class Telling:
         """Return what can be told about a row whatever the answer."""
         return None if row is None else self.context(self._parts(example, row, example.answer_ids), self.wording)
 
+    def right(self, example: Example, row: Row | None) -> list[int] | None:
+        """Return what is told of a row's own answer, which is right."""
+        if row is None:
+            return None
+        return self.context(replace(self._parts(example, row, example.answer_ids), is_correct=True), self.wording)
+
     def after(
         self, example: Example, row: Row, answer: Sequence[int], is_correct: bool, sibling: Sequence[int] | None
     ) -> list[int] | None:
@@ -149,4 +175,5 @@ class Telling:
             answer_ids=answer,
             reference=row.reference or row.answer,
             demonstrations=self.shown,
+            skill=row.skill,
         )

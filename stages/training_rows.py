@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressors.distill.chunks import Chunks
+from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.packing import Example
 from compressors.distill.student import Student, record_prefix
 from compressors.distill.token_stats import SampleFacts
@@ -48,6 +50,9 @@ class TrainingRows:
         if needs_record and not any(example.top_ids is not None for example in found.train):
             names = [name for name, one in config.reduction.objectives.items() if one.uses_teacher]
             raise ValueError(f"objectives.{names[0]}: no row has recorded teacher log-probabilities")
+        for name, one in config.reduction.objectives.items():
+            if isinstance(one, ChunkwiseDistil) and not any(example.facts.chunks for example in found.train):
+                raise ValueError(f"objectives.{name}: no row has chunks; put the stage `align` before")
         if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
             raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
         return found
@@ -162,7 +167,10 @@ def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherR
     if config.learn == "all":
         prompt, answer = prompt[:1], [*prompt[1:], *answer]
     answer = answer[: max(0, config.max_tokens - len(prompt))]
-    facts = SampleFacts(pass_rate=row.pass_rate)
+    chunks = Chunks(tuple(row.chunk_ends), tuple(row.chunk_nats)).within(len(answer)) if row.chunk_ends else None
+    if chunks is not None and config.learn == "all":
+        raise ValueError(f"row {row.id} has chunks of its answer, but learn is 'all'; accepted: answers")
+    facts = SampleFacts(pass_rate=row.pass_rate, score=row.score, chunks=chunks)
     recorded = None if teacher is None else teacher.of(row)
     if recorded is None or not answer:
         return Example(prompt, answer, facts=facts, name=row.id)

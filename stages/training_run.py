@@ -114,8 +114,9 @@ class TrainingRun:
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
-        # without held-out rows the last step is the best one there is
-        if not losses or score < self.best["score"]:
+        # with nothing to judge by, the last step is the best one there is
+        is_judged = bool(losses) or self.config.stop_on == "quality"
+        if not is_judged or score < self.best["score"]:
             self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
             self.num_worse = 0
         else:
@@ -157,6 +158,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
+    facts = {"heldout_quality": -run.best["score"][0]} if run.config.stop_on == "quality" else {}
     note(f"kept the weights of step {run.best['step']} (held-out loss {run.best['score'][-1]:.4f} nats)")
     return AdapterArtifact.at(
         content,
@@ -166,4 +168,5 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,
         vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
     )

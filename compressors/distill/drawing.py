@@ -172,19 +172,18 @@ class Rollouts:
         """Return the same answers behind the hint, with the plain prompt as what the other party reads."""
         if not isinstance(self.policy, TeacherWrites) or not self.policy.both_sides:
             return []
-        return [
-            replace(
-                one,
-                prompt_ids=one.hinted_ids,
-                hinted_ids=one.prompt_ids,
-                facts=replace(one.facts, group=one.facts.group + OTHER_SIDE, is_hinted=True),
-            )
-            for one in found
-            if one.hinted_ids is not None
-        ]
+        return [other_side(one) for one in found if one.hinted_ids is not None]
 
     def _seed(self, example: Example, clock: Clock, number: int) -> int:
         return zlib.crc32(f"{self.seed}/{example.name}/{clock.step}/{number}".encode())
+
+
+def other_side(example: Example) -> Example:
+    """Return the same answer behind the hint, with the plain prompt as what the other party reads."""
+    assert example.hinted_ids is not None, "there is another side"
+    group = example.facts.group if example.facts.group < 0 else example.facts.group + OTHER_SIDE
+    facts = replace(example.facts, group=group, is_hinted=True)
+    return replace(example, prompt_ids=example.hinted_ids, hinted_ids=example.prompt_ids, facts=facts)
 
 
 def cut_place(num_tokens: int, seed: int) -> int:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import torch
 
+from compressors.distill.composite import Distil
 from compressors.distill.loop import Trainer
 from compressors.distill.packing import Example, batches, collate
 from compressors.distill.reduction import Reduction
@@ -44,12 +45,12 @@ def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, f
 
 
 def on_given_text(reduction: Reduction) -> Reduction:
-    """Return the objectives that have something to say about text that the student did not draw."""
+    """Return the objectives that have something to say about text that the student did not draw; every held-out sequence counts alike."""
     kept = {}
     for name, one in reduction.objectives.items():
         traits = getattr(getattr(one, "divergence", None), "traits", None)
         if traits is None or not (traits.needs_student_draws or traits.needs_reward):
-            kept[name] = one
+            kept[name] = replace(one, sample_weight=None) if isinstance(one, Distil) else one
     return replace(reduction, objectives=kept)
 
 

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from compressors.distill.chunkwise import ChunkwiseDistil, chunk_terms
 from compressors.distill.composite import ListwiseDistil, listwise_terms
 from compressors.distill.target_heat import entropy_of
 from compressors.distill.token_stats import TokenStats
@@ -52,6 +53,7 @@ def measured(
     known = {name: columns[name] for name in wanted if name in columns}
     stats = replace(targets.stats, **known)  # type: ignore[arg-type]
     terms = {one: listwise_terms(one, stats, columns.get(one)) for one in listwise}
+    terms |= {one: chunk_terms(one, stats) for one in objectives.values() if isinstance(one, ChunkwiseDistil)}
     return replace(targets, stats=replace(stats, listwise=terms))
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch
@@ -118,10 +119,12 @@ def projections_read(reduction: Reduction) -> tuple[str, ...]:
 
 
 def num_spoken(objective: Objective, batch: Batch, has_live_teacher: bool) -> int:
-    """Return how many tokens an objective speaks about: all, those with a recorded teacher, or one a group.
+    """Return how many tokens an objective speaks about: all, those with a recorded teacher, one a group, or one a chunk.
 
     A route does not lessen it: what does not go one way goes the other, under the same denominator.
     """
+    if isinstance(objective, ChunkwiseDistil):
+        return sum(len(one.chunks.ends) for one in batch.facts if one.chunks is not None)
     if isinstance(objective, ListwiseDistil):
         return len({one.group for one in batch.facts})
     if not objective.uses_teacher or has_live_teacher:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from compressors.distill.divergences.mixtures import mix_logprobs
+from compressors.distill.kl_ball import nearest_in_ball
 from compressors.distill.target_heat import bisect, entropy_of, raised_entropy, tempered
 from compressors.distill.views import ViewName, Views
 
@@ -179,7 +180,6 @@ class KLBall:
     budget_nats: float
     center: ViewName = "anchor"
     toward: ViewName = "teacher"
-    num_halvings: int = 30
 
     needs_whole = True
 
@@ -196,18 +196,8 @@ class KLBall:
 
     def __call__(self, views: Views) -> Float[Tensor, "N C"]:
         center, toward = views.of(self.center).detach(), views.of(self.toward).detach()
-
-        def point(share: Tensor) -> Tensor:
-            return torch.lerp(center, toward, share[:, None]).log_softmax(dim=-1)
-
-        def is_inside(share: Tensor) -> Tensor:
-            q = point(share)
-            return (q.exp() * (q - center)).sum(dim=-1) <= self.budget_nats
-
-        zero, one = torch.zeros_like(center[:, 0]), torch.ones_like(center[:, 0])
-        # the lower end of the bracket stays inside the ball
-        found = bisect(is_inside, zero, one, num_halvings=self.num_halvings)
-        return point(torch.where(is_inside(one), one, found))
+        budgets = torch.full_like(center[:, 0], self.budget_nats)
+        return nearest_in_ball(center, toward, budgets)[0]
 
 
 TARGETS: dict[str, type[TargetOp]] = {

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from compressors.distill.chunks import Chunks
+
 
 @dataclass(frozen=True)
 class SampleFacts:
@@ -16,8 +18,8 @@ class SampleFacts:
 
     `group`: sequences of one prompt share it, and lie side by side. `reward` and `advantage`: of its verifier, none without one.
     `old_logprobs`: of its learned tokens under the policy that drew them, in nats. `pass_rate` p in [0, 1] of its prompt.
-    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `has_hint`: the teacher can be told something;
-    `is_hinted`: this very sequence stands behind it, as the teacher sees it.
+    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `chunks`: for a teacher with another tokenizer.
+    `has_hint`: the teacher can be told something; `is_hinted`: this very sequence stands behind it, as the teacher sees it.
     """
 
     group: int = -1
@@ -28,12 +30,13 @@ class SampleFacts:
     is_hinted: bool = False
     pass_rate: float | None = None
     score: float | None = None
+    chunks: Chunks | None = None
     old_logprobs: Float[Tensor, "T"] | None = None
 
 
 @dataclass(frozen=True)
 class ListwiseTerms:
-    """Of N tokens under a listwise loss: its slope in each one's log-probability, and the groups' losses at their first tokens."""
+    """Of N tokens under a loss over groups or chunks: its slope in each one's log-probability, and each loss at one token, marked."""
 
     slopes: Float[Tensor, "N"]
     values: Float[Tensor, "N"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from compressors.distill.divergences.chunked import ChunkLikelihood
 from compressors.distill.divergences.f_family import AlphaDivergence, ChiSquare, TotalVariation
 from compressors.distill.divergences.kullback import ForwardKL, Jeffreys, ReverseKL
 from compressors.distill.divergences.listwise import AnchoredListwise
@@ -32,3 +33,5 @@ DIVERGENCES: dict[str, type[Divergence]] = {
 }
 # over the sequences of a prompt instead of the tokens
 LISTWISE: dict[str, type[AnchoredListwise]] = {"anchored_listwise": AnchoredListwise}
+# over chunks of text that the tokenizers of student and teacher agree on
+CHUNKWISE: dict[str, type[ChunkLikelihood]] = {"chunk_likelihood": ChunkLikelihood}
