@@ -12,13 +12,14 @@ import yaml
 from pydantic import ValidationError
 
 from compressors.catalogue import did_you_mean
+from pipelines.execution import IN_PROCESS, node_pool, stage_pools
 from registry.fingerprint import digest
 from stages.catalogue import STAGES
 from stages.contract import InputSlot, Stage, StageConfig
 
 RECIPES_FOLDER = Path(__file__).parent / "recipes"
-NODE_FIELDS = ("stage", "config", "inputs")
-RECIPE_FIELDS = ("name", "description", "nodes")
+NODE_FIELDS = ("stage", "config", "inputs", "execution")
+RECIPE_FIELDS = ("name", "description", "execution", "nodes")
 
 
 class RecipeError(ValueError):
@@ -33,6 +34,8 @@ class Node:
     stage: Stage[Any, Any, Any]
     config: StageConfig
     inputs: dict[str, tuple[str, ...]]
+    # a work pool, or IN_PROCESS; no part of what is made
+    execution: str = IN_PROCESS
 
     @property
     def upstream(self) -> set[str]:
@@ -118,7 +121,11 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     specs = document.get("nodes")
     if not isinstance(specs, dict) or not specs:
         raise RecipeError("recipe: `nodes` must map node names to stages")
-    nodes = {name: _node(str(name), spec, specs) for name, spec in specs.items()}
+    try:
+        pools = stage_pools(document.get("execution"), STAGES)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    nodes = {name: _node(str(name), spec, specs, pools) for name, spec in specs.items()}
     ordered = _sorted(nodes)
     for node in ordered.values():
         _check_edges(node, nodes)
@@ -133,8 +140,9 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
     """Set `node.config.field` or `node.inputs.slot` of a recipe's YAML content. Raises RecipeError, beginning with `where`."""
     parts = target.split(".")
     nodes = document.get("nodes") or {}
-    if len(parts) < 3 or parts[1] not in ("config", "inputs"):
-        raise RecipeError(f"{where}: the form is node.config.field=value or node.inputs.slot=node")
+    is_place = len(parts) == 2 and parts[1] == "execution"
+    if not is_place and (len(parts) < 3 or parts[1] not in ("config", "inputs")):
+        raise RecipeError(f"{where}: the form is node.config.field=value, node.inputs.slot=node or node.execution=pool")
     if parts[0] not in nodes:
         raise RecipeError(f"{where}: the recipe has no node {parts[0]!r}.{did_you_mean(parts[0], nodes)}")
     place = nodes[parts[0]]
@@ -166,7 +174,7 @@ def _override(document: dict[str, Any], text: str) -> None:
         raise RecipeError(f"--set {text!r}: the value is not valid YAML") from error
 
 
-def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
+def _node(name: str, spec: Any, specs: Mapping[str, Any], pools: Mapping[str, str]) -> Node:
     if not isinstance(spec, dict):
         raise RecipeError(f"node {name!r}: a mapping with {', '.join(NODE_FIELDS)} is expected")
     _check_fields(spec, NODE_FIELDS, f"node {name!r}")
@@ -178,8 +186,11 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
     stage = STAGES[stage_name]
     try:
         config = stage.config_type.model_validate(spec.get("config") or {})
+        pool = node_pool(name, spec, pools)
     except ValidationError as error:
         raise RecipeError(f"node {name!r}, {_explain(error, stage.config_type)}") from error
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     inputs = {}
     for slot_name, value in (spec.get("inputs") or {}).items():
         if slot_name not in stage.slots:
@@ -193,7 +204,7 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
                     f"node {name!r}, inputs.{slot_name} = {one!r}: no such node.{did_you_mean(one, specs)}"
                 )
         inputs[slot_name] = names
-    return Node(name, stage, config, inputs)
+    return Node(name, stage, config, inputs, pool)
 
 
 def _check_edges(node: Node, nodes: Mapping[str, Node]) -> None:

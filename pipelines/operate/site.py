@@ -11,14 +11,23 @@ from typing import Any, Self
 
 LOOPBACK = "127.0.0.1"
 POOL = "attar"
-# Settings of the servers and of whatever the worker starts, where the user has not chosen.
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+# Settings of a worker and of what it starts, where the user has not chosen.
+WORKER_SETTINGS = {
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_CLI_COLORS": "false",
     # a person who has pressed Run waits for this
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # a run whose process is gone is known by its silence; half a minute is the shortest that Prefect sends
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # a server that restarts must not cost a run of hours
+    "PREFECT_CLIENT_MAX_RETRIES": "10",
+}
+# Settings of the servers and of whatever the worker starts, where the user has not chosen.
+SETTINGS = WORKER_SETTINGS | {
+    # in memory, the default, a restart forgets who holds a GPU and never gives its slot back
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLI_COLORS": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     # SQLite has one writer at a time: on a loaded machine 10 s are not enough to wait for one's turn
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
