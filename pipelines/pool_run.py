@@ -33,7 +33,8 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 900.0
 # A machine that dies is bad luck once, twice; at the third time it is the stage (out of memory, as a rule).
 MAX_CRASHES = 3
-P, T = ParamSpec("P"), TypeVar("T")
+P = ParamSpec("P")
+T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.
 _open: set[UUID] = set()
 

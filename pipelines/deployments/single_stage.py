@@ -52,6 +52,7 @@ def stage(
         is_forced: Build even if a whole artifact lies in the store.
     """
     home = enter_workplace()
+    watch_over_this_process()
     start_fork_server()
     if name not in STAGES:
         raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")

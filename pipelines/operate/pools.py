@@ -78,5 +78,6 @@ def _deploy_stage(client: SyncPrefectClient, pool: str) -> None:
         # pull: [] - the flow is installed on the worker or in the image; nothing of this machine is baked in
         path.write_text(yaml.safe_dump({"name": "attar", "pull": [], "deployments": [entry]}))
         deploy_all(path)
-    found = client.request("GET", "/deployments/name/{flow}/{name}", path_params={"flow": flow, "name": deployment})
+    path = "/deployments/name/{flow_name}/{deployment_name}"
+    found = client.request("GET", path, path_params={"flow_name": flow, "deployment_name": deployment})
     close_schema(client, found.json())

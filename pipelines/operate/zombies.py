@@ -36,7 +36,7 @@ def close_zombies(client: SyncPrefectClient, silence_seconds: int = SILENCE_SECO
             threshold=1,
             within=timedelta(seconds=silence_seconds),
         ),
-        actions=[ChangeFlowRunState(state=StateType.CRASHED, message=MESSAGE)],
+        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=MESSAGE, force=False)],
     )
     found = client.read_automations_by_name(NAME)
     for one in found[1:]:
