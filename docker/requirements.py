@@ -8,6 +8,7 @@ project = tomllib.load(open("pyproject.toml", "rb"))["project"]  # noqa: SIM115
 
 
 def wanted(extra: str) -> list[str]:
+    """Return an extra's requirements, those of the extras it names included."""
     found = []
     for one in project["optional-dependencies"][extra]:
         nested = re.fullmatch(r"attar\[(.*)\]", one)

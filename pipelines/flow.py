@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from pipelines.pool_run import PoolCall, check_pools, run_on_pool
 from pipelines.recipe import Node, Recipe
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
+from registry import confinement
 from registry.artifact import Artifact, DatasetArtifact
 from registry.run_record import NodeRecord, RunRecord, new_run_folder
 from registry.tracking import Tracker
@@ -180,7 +182,8 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
         expected_bytes=int(planned.forecast.disk_bytes),
         is_forced=node.name in run.forced,
         log_path=run.record.folder / "logs" / f"{node.name}.log",
-        environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)},
+        environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)}
+        | {name: os.environ[name] for name in (confinement.VARIABLE,) if name in os.environ},
     )
 
     def show(event: Event) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -13,17 +13,14 @@ from pydantic import ValidationError
 
 from compressors.catalogue import did_you_mean
 from pipelines.execution import IN_PROCESS, node_pool, stage_pools
+from pipelines.recipe_file import RECIPE_FIELDS, RecipeError, read_document, recipe_path
 from registry.fingerprint import digest
 from stages.catalogue import STAGES
 from stages.contract import InputSlot, Stage, StageConfig
 
-RECIPES_FOLDER = Path(__file__).parent / "recipes"
 NODE_FIELDS = ("stage", "config", "inputs", "execution")
-RECIPE_FIELDS = ("name", "description", "execution", "nodes")
-
-
-class RecipeError(ValueError):
-    """The recipe is wrong; the message is one line for its author."""
+# Names become folders, files and tags.
+NAME = r"[A-Za-z0-9_][\w.-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -86,33 +83,12 @@ class Recipe:
             raise RecipeError(f"{option} {name!r}: the recipe has no such node.{did_you_mean(name, self.nodes)}")
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with Attar, by name."""
-    return {path.stem: path for path in sorted(RECIPES_FOLDER.glob("*.yaml"))}
-
-
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
     document = read_document(name_or_path)
     for text in overrides:
         _override(document, text)
-    return build_recipe(document, default_name=_recipe_path(name_or_path).stem)
-
-
-def read_document(name_or_path: str) -> dict[str, Any]:
-    """Return a recipe's YAML content by shipped name or path, not checked yet. Raises RecipeError."""
-    path = _recipe_path(name_or_path)
-    if not path.is_file():
-        raise RecipeError(
-            f"recipe {name_or_path!r}: no such file or shipped recipe.{did_you_mean(name_or_path, shipped_recipes())}"
-        )
-    try:
-        document = yaml.load(path.read_text(), Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"recipe {path}: a mapping with {', '.join(RECIPE_FIELDS)} is expected")
-    return document
+    return build_recipe(document, default_name=recipe_path(name_or_path).stem)
 
 
 def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
@@ -125,15 +101,13 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
         pools = stage_pools(document.get("execution"), STAGES)
     except ValueError as error:
         raise RecipeError(str(error)) from error
-    nodes = {name: _node(str(name), spec, specs, pools) for name, spec in specs.items()}
+    nodes = {name: _node(_checked_name(name, "node"), spec, specs, pools) for name, spec in specs.items()}
     ordered = _sorted(nodes)
     for node in ordered.values():
         _check_edges(node, nodes)
-    return Recipe(str(document.get("name", default_name)), str(document.get("description", "")), ordered)
-
-
-def _recipe_path(name_or_path: str) -> Path:
-    return shipped_recipes().get(name_or_path, Path(name_or_path))
+    return Recipe(
+        _checked_name(document.get("name", default_name), "recipe"), str(document.get("description", "")), ordered
+    )
 
 
 def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
@@ -151,17 +125,6 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
             place[part] = {}
         place = place[part]
     place[parts[-1]] = value
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key given twice: YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
 
 
 def _override(document: dict[str, Any], text: str) -> None:
@@ -205,6 +168,14 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any], pools: Mapping[str, st
                 )
         inputs[slot_name] = names
     return Node(name, stage, config, inputs, pool)
+
+
+def _checked_name(name: Any, what: str) -> str:
+    if not re.fullmatch(NAME, str(name)):
+        raise RecipeError(
+            f"{what} name {name!r}: accepted: letters, digits, dot, dash, underscore; the first no dot or dash"
+        )
+    return str(name)
 
 
 def _check_edges(node: Node, nodes: Mapping[str, Node]) -> None:

@@ -19,6 +19,7 @@ from compressors.measure.likelihood import perplexity
 from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
 from registry.artifact import DatasetArtifact, EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from registry.confinement import confined
 from registry.fingerprint import folder_digests
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
@@ -66,7 +67,7 @@ class EvaluateConfig(StageConfig):
     def _tasks_have_a_home(self) -> EvaluateConfig:
         if bool(self.tasks) != bool(self.task_folder):
             raise ValueError("tasks and task_folder belong together: give both or neither")
-        if self.task_folder and not Path(self.task_folder).is_dir():
+        if self.task_folder and not confined(Path(self.task_folder)).is_dir():
             raise ValueError(f"task_folder {self.task_folder} is not a folder")
         return self
 

@@ -15,6 +15,7 @@ from compressors.catalogue import did_you_mean
 from pipelines.deployments.workplace import enter_workplace, plain_console
 from pipelines.gpu_slot import gpu_slot
 from pipelines.listener import Listener
+from registry import confinement
 from registry.artifact import Artifact
 from registry.environment import num_cores
 from registry.store import Store
@@ -23,6 +24,7 @@ from stages.catalogue import STAGES
 from stages.contract import Stage
 from stages.process import WorkOrder, run_in_process, start_fork_server
 from stages.progress import Event, Note
+from stages.reaper import watch_over_this_process
 
 
 class Handle(BaseModel):
@@ -66,7 +68,7 @@ def stage(
         is_forced=is_forced,
         environment={"ATTAR_HOME": str(home)}
         | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
-        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ},
+        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
     )
     try:
         artifact, is_hit = _run(order, mlflow_run_id)

@@ -13,7 +13,7 @@ out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 def pool(
-    name: Annotated[str, typer.Argument(help="What a recipe's `execution:` calls it.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="What a recipe's `execution:` calls them.")],
     pool_type: Annotated[
         Literal["process", "docker", "kubernetes"], typer.Option("--type", help="What its workers start for a stage.")
     ] = "process",
@@ -21,7 +21,7 @@ def pool(
     gpus: Annotated[int, typer.Option(min=0, help="GPUs of a container; a process sees what its worker sees.")] = 0,
     at_once: Annotated[int, typer.Option(min=0, help="Stages at the same time on the whole pool; 0: no limit.")] = 0,
 ) -> None:
-    """Make a work pool for stages, and the deployment that runs one on it. Again: bring it to what is said now."""
+    """Make work pools for stages, each with the deployment that runs one on it. Again: bring them to what is said now."""
     import re
 
     from pipelines.execution import IN_PROCESS, POOL_NAME
@@ -31,15 +31,16 @@ def pool(
     from pipelines.operate.pools import make_pool  # prefect reads its settings when it is imported
 
     try:
-        if not re.fullmatch(POOL_NAME, name) or name in (IN_PROCESS, POOL):
-            raise ValueError(f"pool {name!r}: lower-case letters, digits, - and _; not {IN_PROCESS}, not {POOL}")
-        deployment = make_pool(name, pool_type, image, gpus, at_once or None)
+        for name in names:
+            if not re.fullmatch(POOL_NAME, name) or name in (IN_PROCESS, POOL):
+                raise ValueError(f"pool {name!r}: lower-case letters, digits, - and _; not {IN_PROCESS}, not {POOL}")
+        for name in names:
+            deployment = make_pool(name, pool_type, image, gpus, at_once or None)
+            told = f"pool {name} ({pool_type}), deployment {deployment}; start a worker: attar worker {name}"
+            out.print(told, highlight=False)
     except ValueError as error:
         err.print(f"attar: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error
-    out.print(
-        f"pool {name} ({pool_type}), deployment {deployment}; start a worker: attar worker {name}", highlight=False
-    )
 
 
 def worker(

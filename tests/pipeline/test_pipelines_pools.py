@@ -86,7 +86,9 @@ class Machines:
         return server
 
     def start_worker(self, pool: str, num_gpus: int) -> subprocess.Popen[bytes]:
-        return self.start(f"worker-{pool}", ["pipelines", "worker", pool], self.environment | {"ATTAR_NUM_GPUS": str(num_gpus)})
+        return self.start(
+            f"worker-{pool}", ["pipelines", "worker", pool], self.environment | {"ATTAR_NUM_GPUS": str(num_gpus)}
+        )
 
     def start(self, name: str, words: list[str], environment: Environment) -> subprocess.Popen[bytes]:
         with (self.workspace / f"{name}.log").open("ab") as log:
@@ -98,7 +100,9 @@ class Machines:
 
     def attar(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pipelines", *words]
-        return subprocess.run(command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False)
+        return subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False
+        )
 
     def ask(self, path: str, body: Any = None) -> Any:
         import urllib.request
@@ -166,9 +170,8 @@ def machines(tmp_path_factory: pytest.TempPathFactory, clean_environment: Enviro
     made = Machines(workspace, clean_environment, port)
     try:
         made.start_server()
-        for pool in ("cpu", "gpu"):
-            done = made.attar("pool", pool)
-            assert done.returncode == 0 and f"attar worker {pool}" in done.stdout, done.stdout + done.stderr
+        done = made.attar("pool", "cpu", "gpu")
+        assert done.returncode == 0 and "attar worker gpu" in done.stdout, done.stdout + done.stderr
         yield made
     finally:
         made.end()
@@ -206,7 +209,9 @@ def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, worke
     assert {name: machines.stage_runs(name) for name in nodes} == pools, "what is stored wakes no pool"
 
 
-def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(machines: Machines, workers: dict[str, Any]) -> None:
+def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(
+    machines: Machines, workers: dict[str, Any]
+) -> None:
     done = machines.attar("run", "pooled.yaml", "--set", "smaller.config.blocks=[0, 1, 2]", "--json")
     failed = machines.attar("run", "pooled.yaml", "--set", "smaller.config.blocks=[7]", "--json")
     assert done.returncode in (1, 2) and failed.returncode in (1, 2)
