@@ -62,7 +62,9 @@ def main() -> None:
         finally:
             attar(environment, folder, "down")
         print(f"{num_kills} kills; ended: {dict(Counter(state['type'] for state in first.values()))}")
-        print(f"reasons: {dict(Counter(first[run]['message'][:70] for run in crashed))}; without a reason: {len(unexplained)}")
+        print(
+            f"reasons: {dict(Counter(first[run]['message'][:70] for run in crashed))}; without a reason: {len(unexplained)}"
+        )
         print(f"after a retry: {dict(Counter(state['type'] for state in second.values()))}")
         print(f"orphan processes: {left}; artifacts verified: {sum(1 for _ in store.artifacts())}, broken: 0")
         print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
@@ -77,8 +79,13 @@ def kill_once(api: str, home: Path, index: int, chance: random.Random) -> str:
     """Trigger a run, wait a random while, kill the worker (with all its tree every second time), wait until it is back."""
     worker = until(lambda: healthy_worker(home))
     deployment = ask(api, "deployments/name/recipe/recipe")["id"]
-    parameters = {"name": "killed.yaml", "overrides": [f"original.config.source=random:llama?num_blocks=3&hidden_size=32&seed={index}"]}
-    run = ask(api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}})["id"]
+    parameters = {
+        "name": "killed.yaml",
+        "overrides": [f"original.config.source=random:llama?num_blocks=3&hidden_size=32&seed={index}"],
+    }
+    run = ask(
+        api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+    )["id"]
     PAUSE.wait(chance.uniform(0.0, MAX_DELAY_SECONDS))
     top = psutil.Process(worker)
     for process in (*(top.children(recursive=True) if index % 2 else ()), top):
@@ -87,7 +94,10 @@ def kill_once(api: str, home: Path, index: int, chance: random.Random) -> str:
         except psutil.NoSuchProcess:
             continue
     until(lambda: healthy_worker(home) not in (0, worker))
-    print(f"kill {index + 1}: {'all' if index % 2 else 'the worker'}, run {ask(api, f'flow_runs/{run}')['state']['name']}", flush=True)
+    print(
+        f"kill {index + 1}: {'all' if index % 2 else 'the worker'}, run {ask(api, f'flow_runs/{run}')['state']['name']}",
+        flush=True,
+    )
     return run
 
 
@@ -117,7 +127,11 @@ def orphans(home: Path) -> int:
             try:
                 values = process.environ()
                 above = {process.pid, *(one.pid for one in process.parents())}
-                if values.get("ATTAR_HOME") == str(home) and OWNER in values and not above & (services | {state.supervisor.pid}):
+                if (
+                    values.get("ATTAR_HOME") == str(home)
+                    and OWNER in values
+                    and not above & (services | {state.supervisor.pid})
+                ):
                     found.append(process)
             except psutil.Error:
                 continue

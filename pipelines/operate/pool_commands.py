@@ -53,8 +53,11 @@ def worker(
 ) -> None:
     """Take stages from a pool and run them here, until stopped. Needs PREFECT_API_URL, ATTAR_HOME on the shared folder, and no root."""
     from pipelines.operate.site import LOOPBACK, WORKER_SETTINGS
+    from stages.orphans import OWNER
 
     _connect()
+    # flows outlive a worker that is killed; with its mark they would pass for what it has left behind
+    os.environ.pop(OWNER, None)
     for setting, value in WORKER_SETTINGS.items():
         os.environ.setdefault(setting, value)
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", name, "--type", worker_type]

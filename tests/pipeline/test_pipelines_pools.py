@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import json
 import os
 import signal
@@ -202,8 +203,6 @@ def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, worke
     [child] = pools["smaller"]
     assert child["parameters"]["inputs"] == {"model": [{"stage": "ingest_model", "key": nodes["original"]["key"]}]}
     assert str(machines.home) not in json.dumps(child["parameters"]), "each machine may mount the store where it likes"
-    limits = {one["name"]: one for one in machines.ask("v2/concurrency_limits/filter", {})}
-    assert limits["gpu:here"]["limit"] == 1 and limits["gpu:here"]["active_slots"] == 0
     again = json.loads(machines.attar("run", "pooled.yaml", "--set", "original.execution=cpu", "--json").stdout)
     assert {node["state"] for node in again["nodes"].values()} == {"Cached"}
     assert {name: machines.stage_runs(name) for name in nodes} == pools, "what is stored wakes no pool"
@@ -212,10 +211,44 @@ def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, worke
 def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(
     machines: Machines, workers: dict[str, Any]
 ) -> None:
-    done = machines.attar("run", "pooled.yaml", "--set", "smaller.config.blocks=[0, 1, 2]", "--json")
-    failed = machines.attar("run", "pooled.yaml", "--set", "smaller.config.blocks=[7]", "--json")
-    assert done.returncode in (1, 2) and failed.returncode in (1, 2)
-    assert not [run for run in machines.stage_runs("smaller") if run["state"]["type"] == "CRASHED"]
+    (machines.workspace / "bad.jsonl").write_text("{broken")
+    node = {"stage": "ingest_data", "config": {"source": "jsonl:bad.jsonl"}, "execution": "cpu"}
+    (machines.workspace / "bad.yaml").write_text(yaml.safe_dump({"name": "bad", "nodes": {"rows": node}}))
+    done = machines.attar("run", "bad.yaml")
+    assert done.returncode == 1 and "on pool cpu: jsonl:bad.jsonl line 1 is not JSON" in done.stderr
+    [child] = machines.stage_runs("rows")
+    assert child["state"]["type"] == "FAILED" and "line 1 is not JSON" in child["state"]["message"]
+
+
+def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from pipelines.gpu_slot import gpu_slot
+
+    monkeypatch.setenv("ATTAR_NUM_GPUS", "2")
+    monkeypatch.setenv("ATTAR_GPU_HOST", "there")
+    third: list[str] = []
+
+    def wait_for_one() -> None:
+        with gpu_slot(machines.home, lambda text: None) as seen:
+            third.append(seen["CUDA_VISIBLE_DEVICES"])
+
+    with temporary_settings({PREFECT_API_URL: machines.environment["PREFECT_API_URL"]}):
+        waiting = threading.Thread(target=contextvars.copy_context().run, args=(wait_for_one,))
+        with gpu_slot(machines.home, lambda text: None) as first:
+            with gpu_slot(machines.home, lambda text: None) as second:
+                assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
+                waiting.start()
+                PAUSE.wait(3.0)
+                assert not third and slots(machines, "gpu:there") == (2, 2)
+            waiting.join(timeout=90)
+            assert third == [second["CUDA_VISIBLE_DEVICES"]]
+        assert slots(machines, "gpu:there") == (2, 0)
+        monkeypatch.setenv("ATTAR_NUM_GPUS", "0")
+        with gpu_slot(machines.home, lambda text: None) as nothing:
+            assert nothing == {}
 
 
 def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: dict[str, Any]) -> None:
@@ -225,6 +258,7 @@ def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: 
     assert parent.wait(timeout=60) == 128 + signal.SIGTERM
     until(lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on")
     until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a stopped run comes back")
 
 
 @pytest.mark.slow
@@ -248,9 +282,14 @@ def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: d
     machines.started[0] = machines.start_server()
     assert parent.wait(timeout=400) == 0, machines.log("outliving")
     assert [run["state"]["type"] for run in machines.stage_runs("student")][-2:] == ["CRASHED", "COMPLETED"]
-    limits = {one["name"]: one for one in machines.ask("v2/concurrency_limits/filter", {})}
-    assert limits["gpu:here"]["active_slots"] <= 1, "the slot of the killed run comes back with its lease"
+    until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a killed run comes back with its lease")
     until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+
+
+def slots(machines: Machines, name: str) -> tuple[int, int]:
+    """How many slots a limit has, and how many are taken."""
+    [found] = [one for one in machines.ask("v2/concurrency_limits/filter", {}) if one["name"] == name]
+    return found["limit"], found["active_slots"]
 
 
 def at_work(machines: Machines, node: str) -> dict[str, Any] | None:
