@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 
 from pipelines.operate.commands import COMMANDS
+from pipelines.operate.pool_commands import POOL_COMMANDS
 
 app = typer.Typer(
     name="attar",
@@ -57,7 +58,8 @@ def run(
     from pipelines.flow import run_recipe
 
     console = err if as_json else out
-    record = run_recipe(planned_recipe, plan, home, forced=frozenset(forced), num_workers=workers, console=console)
+    with _refusals(debug):
+        record = run_recipe(planned_recipe, plan, home, forced=frozenset(forced), num_workers=workers, console=console)
     _show_outcome(record, console, as_json=as_json, debug=debug)
     if record.has_failed:
         raise typer.Exit(1)
@@ -208,7 +210,7 @@ def gc(
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
-for command in COMMANDS:
+for command in (*COMMANDS, *POOL_COMMANDS):
     app.command()(command)
 
 

@@ -25,7 +25,8 @@ from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
 from pipelines.method_table import method_recipes
-from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
+from pipelines.recipe import load_recipe
+from pipelines.recipe_file import RecipeError, shipped_recipes
 from registry.environment import attar_home
 from registry.lineage import Ancestor
 from registry.store import Store

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pipelines.recipe import Recipe, load_recipe, shipped_recipes
+from pipelines.recipe import Recipe, load_recipe
+from pipelines.recipe_file import shipped_recipes
 from stages.finetune_config import FinetuneConfig
 from stages.objective_spec import ObjectiveSpec, Plug, listed, split_plug
 

@@ -17,6 +17,7 @@ from prefect.states import Crashed
 
 from pipelines.console import RunConsole
 from pipelines.operate.service_state import ProcessMark
+from pipelines.pool_run import cancel_open_children
 from registry.run_record import RunRecord, open_runs
 from registry.tracking import Tracker
 
@@ -36,6 +37,10 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
             signal.signal(signum, signal.SIG_IGN)
         for child in psutil.Process().children(recursive=True):
             child.kill()
+        try:
+            cancel_open_children()
+        except Exception as error:  # noqa: BLE001 - the server may be gone; this process goes all the same
+            console.line("", f"work on pools could not be cancelled: {error}", "yellow")
         record.stop(f"stopped by {signal.Signals(number).name}")
         console.line(
             "", f"stopped by {signal.Signals(number).name}; run the same command again to go on from here", "yellow"

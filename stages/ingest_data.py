@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 
 from compressors.catalogue import did_you_mean
 from registry.artifact import DatasetArtifact, Facts
+from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
@@ -164,9 +165,9 @@ def _name_of(source: str) -> str:
 
 def _local_path(source: str) -> Path:
     rest = source.partition(":")[2]
-    if rest.startswith(SHIPPED):
+    if rest.startswith(SHIPPED) and ".." not in Path(rest).parts:
         return Path(__file__).parent / "shipped" / rest.removeprefix(SHIPPED)
-    return Path(rest).expanduser()
+    return confined(Path(rest).expanduser())
 
 
 def _read_jsonl(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
+from dataclasses import replace
 from typing import Annotated, Any
 
 from prefect import flow
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from compressors.catalogue import did_you_mean
 from pipelines.deployments.workplace import enter_workplace, plain_console
+from pipelines.gpu_slot import gpu_slot
+from pipelines.listener import Listener
+from registry import confinement
 from registry.artifact import Artifact
 from registry.environment import num_cores
 from registry.store import Store
+from registry.tracking import Tracker
 from stages.catalogue import STAGES
 from stages.contract import Stage
 from stages.process import WorkOrder, run_in_process, start_fork_server
 from stages.progress import Event, Note
+from stages.reaper import watch_over_this_process
 
 
 class Handle(BaseModel):
@@ -35,7 +43,7 @@ def stage(
     inputs: dict[str, list[Handle]] = {},  # noqa: B006
     mlflow_run_id: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = "",
     is_forced: bool = False,
-) -> dict[str, Any]:
+) -> Any:
     """Run one stage on artifacts of the shared store and return the handle of what it made.
 
     Args:
@@ -46,6 +54,7 @@ def stage(
         is_forced: Build even if a whole artifact lies in the store.
     """
     home = enter_workplace()
+    watch_over_this_process()
     start_fork_server()
     if name not in STAGES:
         raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
@@ -59,23 +68,39 @@ def stage(
         is_forced=is_forced,
         environment={"ATTAR_HOME": str(home)}
         | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
-        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI",) if name in os.environ},
+        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
     )
-    artifact, is_hit = run_in_process(order, _show)
-    made = {"stage": name, "key": artifact.key}
-    return {
-        **made,
-        "fingerprint": artifact.fingerprint,
-        "kind": artifact.kind,
-        "is_hit": is_hit,
-        "facts": artifact.facts,
-    }
+    try:
+        artifact, is_hit = _run(order, mlflow_run_id)
+    except StageFailed as error:
+        return Failed(message=error.cause)  # the reason, without "Flow run encountered an exception"
+    made = {"stage": name, "key": artifact.key, "fingerprint": artifact.fingerprint, "kind": artifact.kind}
+    return Completed(
+        name="Cached" if is_hit else "Completed",
+        message=f"{artifact.kind} {artifact.key[:12]}",
+        data={**made, "is_hit": is_hit, "facts": artifact.facts},
+    )
 
 
-def _show(event: Event) -> None:
-    """Put a stage's notes into the log of the flow run."""
-    if isinstance(event, Note):
-        plain_console().print(event.text, markup=False, highlight=False)
+def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
+    """Run the stage in a process of its own, a heavy one with a GPU to itself where there is one; its numbers go to MLflow as they come."""
+    console, tracker = plain_console(), Tracker(order.store_root)
+    tracker.join(order.stage, mlflow_run_id)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    def show(event: Event) -> None:
+        if isinstance(event, Note):
+            say(event.text)
+
+    is_light = STAGES[order.stage].is_light
+    try:
+        with nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible:
+            placed = replace(order, environment=order.environment | visible)
+            return run_in_process(placed, Listener(order.stage, tracker, show))
+    finally:
+        tracker.leave(order.stage)
 
 
 def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Handle]]) -> Any:

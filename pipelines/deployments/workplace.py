@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.prefect_home import configure_prefect
+from registry.confinement import confine
 from registry.environment import attar_home, configure_process
 
 
@@ -18,6 +19,8 @@ def enter_workplace() -> Path:
     workspace = os.environ.get("ATTAR_WORKSPACE")
     if workspace:
         os.chdir(workspace)
+    more = [Path(one) for one in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if one]
+    confine([Path.cwd(), home, *more])  # whoever reaches the server names paths; the worker reads with its own rights
     configure_process()
     configure_prefect(home)
     return home

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from pipelines.operate.credentials import USER, credentials_path
 
 PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -22,6 +24,11 @@ def up(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     worker_port: Annotated[int, typer.Option(min=1, max=65535, help="The worker's health check.")] = 4280,
     heavy_at_once: Annotated[int, typer.Option(min=1, help="Compressions that run at the same time.")] = 1,
+    database: Annotated[
+        Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")
+    ] = "sqlite",
+    postgres_port: Annotated[int, typer.Option(min=1, max=65535)] = 5433,
+    protect: Annotated[bool, typer.Option("--protect", help="Both servers ask for a password.")] = False,
     prefect_file: Annotated[Path, typer.Option(help="Deployments to apply.")] = PREFECT_FILE,
     as_json: JsonOption = False,
 ) -> None:
@@ -39,6 +46,9 @@ def up(
         worker_port=worker_port,
         runs_at_once=heavy_at_once + 3,
         heavy_at_once=heavy_at_once,
+        database=database,
+        postgres_port=postgres_port,
+        is_protected=protect,
     )
     console = err if as_json else out
     try:
@@ -56,6 +66,8 @@ def up(
     console.print(
         f"Prefect  {site.prefect_url}\nMLflow   {site.mlflow_url}\nlogs     {site.log_folder}", highlight=False
     )
+    if site.is_protected:
+        console.print(f"password {credentials_path(site.home)}, user {USER}", highlight=False)
 
 
 def down(as_json: JsonOption = False) -> None:

@@ -18,6 +18,7 @@ from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from pipelines.operate.site import POOL
+from pipelines.operate.zombies import close_zombies
 
 # Runs that take the machine's cores and memory wait for each other here; the rest passes by.
 HEAVY_QUEUE = "heavy"
@@ -28,11 +29,12 @@ def apply(prefect_file: Path, heavy_at_once: int) -> list[str]:
     document = yaml.safe_load(prefect_file.read_text())
     with get_client(sync_client=True) as client:
         _make_pool(client, heavy_at_once)
-        _deploy_all(prefect_file)
+        deploy_all(prefect_file)
         wanted = {entry["name"] for entry in document["deployments"]}
         found = [one for one in _all_deployments(client) if one["name"] in wanted]
         for deployment in found:
-            _close_schema(client, deployment)
+            close_schema(client, deployment)
+        close_zombies(client)
     return sorted(one["name"] for one in found)
 
 
@@ -46,7 +48,8 @@ def _make_pool(client: SyncPrefectClient, heavy_at_once: int) -> None:
         client.create_work_queue(HEAVY_QUEUE, work_pool_name=POOL, concurrency_limit=heavy_at_once)
 
 
-def _deploy_all(prefect_file: Path) -> None:
+def deploy_all(prefect_file: Path) -> None:
+    """Apply every deployment of a file as `prefect deploy --all` does."""
     ours = sys.argv
     sys.argv = ["prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(prefect_file)]
     try:
@@ -62,7 +65,7 @@ def _all_deployments(client: SyncPrefectClient) -> list[dict[str, Any]]:
     return client.request("POST", "/deployments/filter", json={"limit": 200}).json()
 
 
-def _close_schema(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
+def close_schema(client: SyncPrefectClient, deployment: dict[str, Any]) -> None:
     """Refuse parameters that the flow does not have: Prefect would let a misspelt one start a process and fail there."""
     schema = {**deployment["parameter_openapi_schema"], "additionalProperties": False}
     client.request(

@@ -8,11 +8,15 @@ import urllib.request
 
 import psutil
 
+from pipelines.operate.postgres import is_ready
+
 TIMEOUT_SECONDS = 5.0
 
 
 def is_healthy(url: str) -> bool:
-    """True when the URL answers with a success."""
+    """True when the URL answers with a success; of postgres://HOST:PORT, when it takes connections."""
+    if url.startswith("postgres://"):
+        return is_ready(int(url.rpartition(":")[2]))
     try:
         # a proxy of the environment is for other machines
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from pipelines.operate.credentials import Credentials
 from pipelines.operate.site import Site
 from registry.store import write_synced
 
@@ -105,6 +106,12 @@ def adopt_servers(home: Path) -> None:
     if site is not None:
         os.environ.setdefault("PREFECT_API_URL", site.api_url)
         os.environ.setdefault("MLFLOW_TRACKING_URI", site.mlflow_url)
+        ours = (site.api_url, site.mlflow_url)
+        if site.is_protected and (os.environ["PREFECT_API_URL"], os.environ["MLFLOW_TRACKING_URI"]) == ours:
+            for name, value in Credentials.of(
+                home
+            ).client_environment.items():  # for ours alone: no other server may see it
+                os.environ.setdefault(name, value)
 
 
 def _service(entry: dict[str, Any]) -> ServiceState:

@@ -7,18 +7,30 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
+
+from pipelines.operate import postgres
+from pipelines.operate.credentials import Credentials
 
 LOOPBACK = "127.0.0.1"
 POOL = "attar"
-# Settings of the servers and of whatever the worker starts, where the user has not chosen.
-SETTINGS = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
+# Settings of a worker and of what it starts, where the user has not chosen.
+WORKER_SETTINGS = {
     "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_CLI_COLORS": "false",
     # a person who has pressed Run waits for this
     "PREFECT_WORKER_QUERY_SECONDS": "2",
+    # a run whose process is gone is known by its silence; half a minute is the shortest that Prefect sends
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # a server that restarts must not cost a run of hours
+    "PREFECT_CLIENT_MAX_RETRIES": "10",
+}
+# Settings of the servers and of whatever the worker starts, where the user has not chosen.
+SETTINGS = WORKER_SETTINGS | {
+    # in memory, the default, a restart forgets who holds a GPU and never gives its slot back
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    "PREFECT_CLI_COLORS": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     # SQLite has one writer at a time: on a loaded machine 10 s are not enough to wait for one's turn
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
@@ -56,6 +68,10 @@ class Site:
     worker_port: int = 4280
     runs_at_once: int = 4
     heavy_at_once: int = 1
+    database: Literal["sqlite", "postgres"] = "sqlite"
+    postgres_port: int = 5433
+    # True: both servers ask for a password
+    is_protected: bool = False
 
     @property
     def prefect_url(self) -> str:
@@ -75,7 +91,8 @@ class Site:
     @property
     def ports(self) -> dict[str, int]:
         """The ports that must be free, by service."""
-        return {"prefect": self.prefect_port, "mlflow": self.mlflow_port, "worker": self.worker_port}
+        ports = {"prefect": self.prefect_port, "mlflow": self.mlflow_port, "worker": self.worker_port}
+        return ports | ({"postgres": self.postgres_port} if self.database == "postgres" else {})
 
     @property
     def log_folder(self) -> Path:
@@ -102,26 +119,30 @@ def client_environment(site: Site) -> dict[str, str]:
         "PREFECT_API_URL": site.api_url,
         "MLFLOW_TRACKING_URI": site.mlflow_url,
     }
-    return SETTINGS | inherited | chosen
+    protected = Credentials.of(site.home).client_environment if site.is_protected else {}
+    return SETTINGS | inherited | chosen | protected
 
 
 def services(site: Site) -> list[Service]:
     """Return the services in the order in which they start."""
     clients = client_environment(site)
-    # the servers are what the clients' URLs name: they must not ask themselves
-    servers = {k: v for k, v in clients.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    first = [_postgres(site, clients)] if site.database == "postgres" else []
+    after = first[0].name if first else ""
     return [
+        *first,
         Service(
             name="prefect",
             command=(*_module("prefect"), "server", "start", "--host", site.host, "--port", str(site.prefect_port)),
-            environment=servers | {"PREFECT_UI_API_URL": os.environ.get("PREFECT_UI_API_URL", site.api_url)},
+            environment=_server_environments(site, clients)["prefect"],
             health_url=f"{site.api_url}/health",
+            after=after,
         ),
         Service(
             name="mlflow",
             command=(*_module("mlflow"), "server", *_mlflow_options(site)),
-            environment=servers,
+            environment=_server_environments(site, clients)["mlflow"],
             health_url=f"{site.mlflow_url}/health",
+            after=after,
         ),
         Service(
             name="worker",
@@ -136,12 +157,41 @@ def services(site: Site) -> list[Service]:
     ]
 
 
+def _postgres(site: Site, clients: Mapping[str, str]) -> Service:
+    secret = {postgres.PASSWORD_VARIABLE: Credentials.of(site.home).postgres}
+    return Service(
+        name="postgres",
+        command=postgres.postgres_command(site.home / "postgres", site.postgres_port),
+        environment=dict(clients) | secret,
+        health_url=f"postgres://{LOOPBACK}:{site.postgres_port}",
+    )
+
+
+def _server_environments(site: Site, clients: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    # the servers are what the clients' URLs name: they must not ask themselves
+    plain = {k: v for k, v in clients.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
+    prefect = plain | {"PREFECT_UI_API_URL": os.environ.get("PREFECT_UI_API_URL", site.api_url)}
+    mlflow = dict(plain)
+    if site.database == "postgres":
+        secret = Credentials.of(site.home).postgres
+        prefect |= postgres.prefect_environment(site.postgres_port, secret)
+        mlflow |= postgres.mlflow_environment(secret)
+    if site.is_protected:
+        prefect |= Credentials.of(site.home).prefect_environment
+        mlflow |= Credentials.of(site.home).mlflow_environment(site.home)
+    return {"prefect": prefect, "mlflow": mlflow}
+
+
 def _mlflow_options(site: Site) -> list[str]:
     store = os.environ.get("MLFLOW_BACKEND_STORE_URI") or f"sqlite:///{site.home / 'mlflow.db'}"
+    if site.database == "postgres":
+        store = postgres.mlflow_uri(site.postgres_port)
     artifacts = (site.home / "mlartifacts").as_uri()
     options = ["--host", site.host, "--port", str(site.mlflow_port), "--workers", "1", "--backend-store-uri", store]
     # a path, not the proxy: a model of some GB is written once and in place, not sent through one HTTP request
     options += ["--default-artifact-root", artifacts, "--artifacts-destination", artifacts]
+    if site.is_protected:
+        options += ["--app-name", "basic-auth"]
     # its log would be the health checks' and the browsers' requests
     return [*options, "--uvicorn-opts", "--log-level warning"]
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from pipelines.operate.health import is_port_free, listener
+from pipelines.operate.postgres import binaries
 from pipelines.operate.process_tree import end_tree, tree_of
 from pipelines.operate.service_state import SiteState, read_state, state_path
-from pipelines.operate.site import Site, client_environment
+from pipelines.operate.site import LOOPBACK, Site, client_environment
 from registry.store import write_synced
 from stages.orphans import OWNER, end_orphans, owned_by
 
@@ -24,6 +25,7 @@ POLL_SECONDS = 0.3
 # The supervisor stops three services one after the other, each with its own grace.
 STOP_SECONDS = 60.0
 NUM_LOG_LINES = 15
+LOOPBACKS = (LOOPBACK, "localhost", "::1")
 
 
 class ServicesFailed(RuntimeError):
@@ -138,8 +140,14 @@ def _wait(site: Site, names: tuple[str, ...], timeout_seconds: float) -> None:
 
 
 def _check_ports(site: Site) -> None:
+    if site.host not in LOOPBACKS and not site.is_protected:
+        raise ValueError(
+            f"host {site.host}: whoever reaches it could run anything here; add --protect, or stay on {LOOPBACK}"
+        )
+    if site.database == "postgres":
+        binaries()
     for name, port in site.ports.items():
-        if not is_port_free(site.host if name != "worker" else "127.0.0.1", port):
+        if not is_port_free(site.host if name in ("prefect", "mlflow") else LOOPBACK, port):
             raise ValueError(f"port {port} is taken by {listener(port)}: choose another with --{name}-port")
 
 

@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from compressors.self_data.code_tasks import concepts_prompt, instruction_prompt, property_of, response_prompt
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.cli import app
-from pipelines.recipe import load_recipe, shipped_recipes
+from pipelines.recipe import load_recipe
+from pipelines.recipe_file import shipped_recipes
 from stages.tiny_model import byte_tokenizer, random_model, tiny_config
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]

@@ -17,7 +17,8 @@ import yaml
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.recipe import load_recipe, shipped_recipes
+from pipelines.recipe import load_recipe
+from pipelines.recipe_file import shipped_recipes
 from registry.mlflow_home import open_client
 
 Environment = dict[str, str]

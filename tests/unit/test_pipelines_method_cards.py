@@ -11,7 +11,8 @@ import yaml
 
 from pipelines.listing import list_methods
 from pipelines.method_table import composition, method_recipes, method_table, readable
-from pipelines.recipe import RecipeError, build_recipe, shipped_recipes
+from pipelines.recipe import build_recipe
+from pipelines.recipe_file import RecipeError, shipped_recipes
 
 ROOT = Path(__file__).parents[2]
 METHODS = [name for name in shipped_recipes() if name.startswith("methods/")]
