@@ -121,13 +121,21 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         is_champion=is_champion,
     )
     steps.advance()
-    note(f"registered {config.name} version {registration.version} as {_standing(is_champion, checks)}")
-    metric("gate_passed", float(has_passed))
-    release = {**asdict(registration), "checks": checks}
-    (workdir / "content" / "release.json").write_text(json.dumps(release, indent=1))
-    return ReleaseArtifact.at(
-        workdir / "content", name=config.name, version=registration.version, is_champion=is_champion
-    )
+    return _released(config, workdir / "content", asdict(registration), checks, is_champion)
+
+
+def _released(
+    config: RegisterConfig,
+    content: Path,
+    registration: Mapping[str, Any],
+    checks: list[dict[str, Any]],
+    is_champion: bool,
+) -> ReleaseArtifact:
+    version = registration["version"]
+    note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
+    metric("gate_passed", float(all(check["has_passed"] for check in checks)))
+    (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
+    return ReleaseArtifact.at(content, name=config.name, version=version, is_champion=is_champion)
 
 
 def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:

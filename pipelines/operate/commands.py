@@ -56,6 +56,10 @@ def up(
     except (ValueError, ServicesFailed) as error:
         err.print(f"attar: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
+    _tell_up(started, console, as_json=as_json)
+
+
+def _tell_up(started: Any, console: Any, *, as_json: bool) -> None:
     site = started.site
     if as_json:
         urls = {"prefect": site.prefect_url, "mlflow": site.mlflow_url, "api": site.api_url}
