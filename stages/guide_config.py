@@ -18,10 +18,11 @@ from stages.finetune_config import FinetuneConfig
 TRAINING_DEFAULTS: dict[str, Any] = {
     "objectives": {"forward_kl": 1.0},
     "is_packed": False,
-    "learning_rate": 2e-3,
+    "learning_rate": 5e-4,
 }
-# Settings of finetune that have no meaning here, or only one.
+# Settings of finetune that have no meaning here, or only one: the teacher is what guide_data recorded.
 FIXED = ("is_packed", "learn", "adapt_blocks", "stop_on", "shares")
+FIXED += ("teacher", "past", "anchor", "teacher_context", "rollout")
 LORA_FIELDS = ("method", "rank", "alpha", "dropout", "targets")
 
 

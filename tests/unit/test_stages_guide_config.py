@@ -49,6 +49,7 @@ def test_scales_are_spread_over_the_range_without_the_unseen_part() -> None:
         ({"rank": 10, "num_heads": 4}, "rank 10 is no multiple of num_heads 4"),
         ({"training": {"is_packed": True}}, "is_packed cannot be chosen for guidance"),
         ({"training": {"learn": "all"}}, "learn cannot be chosen for guidance"),
+        ({"training": {"rollout": "student"}}, "rollout cannot be chosen for guidance"),
         ({"training": {"rank": 4}}, "training.rank is for adapter: lora; a cross adapter has no such setting"),
         ({"adapter": "lora", "training": {"method": "full"}}, "accepted: lora, rslora, dora"),
         ({"training": {"num_epoch": 4}}, "num_epoch"),
@@ -64,7 +65,7 @@ def test_a_stored_config_reads_as_it_was() -> None:
     config = GuideConfig(training={"num_epochs": 5})  # type: ignore[arg-type]
     assert config.training.objectives == {"forward_kl": 1.0} and not config.training.is_packed
     assert GuideConfig(**config.model_dump(mode="json")) == config
-    assert GuideConfig().training.learning_rate == config.training.learning_rate == 2e-3
+    assert GuideConfig().training.learning_rate == config.training.learning_rate == 5e-4
 
 
 def test_inputs_that_do_not_belong_together_are_refused_before_anything_runs() -> None:
