@@ -39,9 +39,9 @@ def main() -> None:
         environment = os.environ | {"ATTAR_HOME": f"{folder}/home"}
         started = time.perf_counter()
         ports = ["--prefect-port", "4390", "--mlflow-port", "5390", "--worker-port", "4395"]
-        site = attar(environment, folder, "up", *ports, "--heavy-at-once", str(AT_ONCE))
-        up_seconds = time.perf_counter() - started
         try:
+            site = attar(environment, folder, "up", *ports, "--heavy-at-once", str(AT_ONCE))
+            up_seconds = time.perf_counter() - started
             waits = [first_stage_seconds(site["api"], index) for index in range(NUM_TRIGGERS)]
             seconds, states, num_tasks = many(site["api"], num_runs)
         finally:

@@ -55,28 +55,25 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
         }
         for check in release["checks"]
     ]
-    for slot, kind in (("evaluation", "model"), ("onnx_evaluation", "onnx")):
-        rows += _retention(record, store, node, slot, kind)
+    for name in (*node.inputs["evaluation"], *node.inputs.get("onnx_evaluation", ())):
+        rows += _retention(record, store, name, node.inputs["baseline"][0])
     return rows
 
 
-def _retention(record: RunRecord, store: Store, node: NodeRecord, slot: str, kind: str) -> list[dict[str, Any]]:
-    found = []
-    for name in (*node.inputs.get(slot, ()), *node.inputs["baseline"]):
-        artifact = stored_artifact(record, store, name)
-        if artifact is not None:
-            found.append(json.loads((artifact.path / "evaluation.json").read_text()))
-    if len(found) < 2:
+def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> list[dict[str, Any]]:
+    found = [stored_artifact(record, store, one) for one in (name, baseline)]
+    contents = [json.loads((one.path / "evaluation.json").read_text()) for one in found if one is not None]
+    if len(contents) < 2:
         return []
     return [
         {
-            "of": kind,
+            "of": record.nodes[name].inputs["model"][0],
             "check": f"{row.task}: share of the original's accuracy",
             "measured": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
             "limit": "",
             "verdict": f"{row.num_rows} questions",
         }
-        for row in retention_rows(*found)
+        for row in retention_rows(*contents)
     ]
 
 

@@ -22,7 +22,7 @@ from registry.store import Store
 from registry.tracking import Tracker
 from stages.catalogue import STAGES
 from stages.contract import Stage
-from stages.process import WorkOrder, run_in_process, start_fork_server
+from stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
 from stages.progress import Event, Note
 from stages.reaper import watch_over_this_process
 

@@ -34,8 +34,6 @@ SETTINGS = WORKER_SETTINGS | {
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
     # SQLite has one writer at a time: on a loaded machine 10 s are not enough to wait for one's turn
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
-    # who holds a concurrency slot is kept on disk: in memory, a restart of the server would end the run that holds it
-    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
     # MLflow would start 15 processes of 3.3 GB for jobs that nobody asked for
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
 }

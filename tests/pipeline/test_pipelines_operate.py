@@ -347,6 +347,9 @@ def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, 
         made["stage"] == "prune" and made["kind"] == "model" and made["facts"]["num_blocks"] == 2 and not made["is_hit"]
     )
     store.verify(store.load("prune", made["key"]))
+    wrong = api.trigger("stage", {"name": "prune", "config": {"blocks": [7]}, "inputs": {"model": [handle]}})
+    said = api.wait(wrong, "FAILED")["state"]["message"]
+    assert "blocks" in said and "7" in said and "NameError" not in said, "the stage's own reason"
 
 
 def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
