@@ -6,8 +6,6 @@ modules. What stands behind a door is replaced only if it computes what the node
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from compressors.export.rotary import fuse_rotary
 
 INTERFACE = "attar_graph"
 # Added to the score of a column that no token may see. Not -inf: a row of padding alone must stay finite.
@@ -86,7 +86,7 @@ def fused_operators(model: PreTrainedModel, *, fuse_norms: bool) -> Iterator[Tra
         for module in model.modules():
             if fuse_norms and (norm := _norm_door(module)):
                 stack.enter_context(patch.object(module, "forward", norm))
-        _fuse_rotary(model, tracing, stack)
+        fuse_rotary(model, lambda: tracing.position_ids, stack)
         yield tracing
 
 
@@ -108,20 +108,12 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
         num_shared, bias = key.shape[1], tracing.bias
         assert bias is not None, "begun before the model is called"
         flat = [states.transpose(1, 2).reshape(num_rows, num_new, -1) for states in (query, key, value)]
+        past = tracing.past[2 * index : 2 * index + 2]
         grown = (num_rows, num_shared, bias.shape[3], head_size)
         window = sliding_window or _window(config, index)
         output, *present = torch.onnx.ops.symbolic_multi_out(
             "com.microsoft::GroupQueryAttention",
-            [
-                *flat,
-                *tracing.past[2 * index : 2 * index + 2],
-                tracing.last_columns,
-                tracing.num_columns,
-                None,
-                None,
-                None,
-                bias,
-            ],
+            [*flat, *past, tracing.last_columns, tracing.num_columns, *[None] * 3, bias],
             {
                 "num_heads": num_heads,
                 "kv_num_heads": num_shared,
@@ -180,84 +172,3 @@ def _rms_norm(gain: Float[Tensor, "D"], epsilon: float) -> Callable[[Tensor], Te
         )
 
     return norm
-
-
-def _fuse_rotary(model: PreTrainedModel, tracing: Tracing, stack: ExitStack) -> None:
-    """Let the model hand tables of all positions around instead of rows of some, and its families' function be one node.
-
-    Raises ValueError for tables that depend on the length of the text.
-    """
-    sources = {sys.modules[type(module).__module__] for module in model.modules()}
-    sources = [source for source in sources if hasattr(source, "apply_rotary_pos_emb")]
-    tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
-    if not sources or not tables or not all(_turns_halves(source.apply_rotary_pos_emb) for source in sources):
-        return
-    for module in tables:
-        stack.enter_context(patch.object(module, "forward", _tables_door(module, model.config)))
-    for source in sources:
-        stack.enter_context(patch.object(source, "apply_rotary_pos_emb", _rotary_door(tracing)))
-
-
-def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, Tensor]]:
-    kinds = getattr(module, "rope_type", "default")
-    kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
-    if depends := kinds & {"dynamic", "longrope"}:
-        raise ValueError(
-            f"rotary embedding of type {depends.pop()!r} changes with the text's length; a graph has one table"
-        )
-    positions = torch.arange(config.max_position_embeddings)[None]
-    has_kinds = "layer_type" in inspect.signature(module.forward).parameters
-    with torch.no_grad():
-        tables = {
-            kind: tuple(
-                table[0, :, : table.shape[-1] // 2].float().contiguous()  # both halves are the same
-                for table in module(torch.zeros(1), positions, *([kind] if has_kinds else []))
-            )
-            for kind in (set(config.layer_types) if has_kinds else [None])
-        }
-
-    def forward(x: Tensor, position_ids: Tensor, layer_type: str | None = None) -> tuple[Tensor, Tensor]:
-        return tables[layer_type]  # type: ignore[return-value]
-
-    return forward
-
-
-def _rotary_door(tracing: Tracing) -> Callable[..., tuple[Tensor, Tensor]]:
-    def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
-        turned = []
-        for states in (q, k):
-            num_rows, num_heads, num_new, head_size = states.shape
-            flat = states.transpose(1, 2).reshape(num_rows, num_new, num_heads * head_size)
-            flat = torch.onnx.ops.symbolic(
-                "com.microsoft::RotaryEmbedding",
-                [flat, tracing.position_ids, cos, sin],
-                {"num_heads": num_heads, "rotary_embedding_dim": 2 * cos.shape[1]},
-                dtype=states.dtype,
-                shape=flat.shape,
-                version=1,
-            )
-            turned.append(flat.reshape(num_rows, num_new, num_heads, head_size).transpose(1, 2))
-        return turned[0], turned[1]
-
-    return rotate
-
-
-def _turns_halves(function: Callable[..., Any]) -> bool:
-    """True when a family's function turns the first half of the leading channels against the second, which is what the node does."""
-    generator = torch.Generator().manual_seed(0)
-    states = torch.randn(1, 2, 3, 12, generator=generator)
-    for num_turned in (12, 8):
-        half = torch.randn(1, 3, num_turned // 2, generator=generator)
-        cos, sin = torch.cat([half.cos()] * 2, dim=-1), torch.cat([half.sin()] * 2, dim=-1)
-        first, second = states[..., : num_turned // 2], states[..., num_turned // 2 : num_turned]
-        turned = torch.cat([first * half.cos() - second * half.sin(), second * half.cos() + first * half.sin()], dim=-1)
-        expected = torch.cat([turned, states[..., num_turned:]], dim=-1)
-        try:
-            actual = function(states, states, cos, sin)[0]
-        except (RuntimeError, TypeError):  # a family without partial turning refuses the smaller table
-            if num_turned == 12:
-                return False
-            continue
-        if not torch.allclose(actual, expected, atol=1e-5):
-            return False
-    return True
