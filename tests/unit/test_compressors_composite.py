@@ -70,10 +70,9 @@ def test_a_record_of_the_whole_vocabulary_is_the_live_teacher(name: str, target:
     assert torch.equal(offline[1], online[1])
 
 
-@pytest.mark.parametrize("name", F_DIVERGENCES)
+# without cross_entropy, which is no divergence: coarser outcomes change the target's entropy too
+@pytest.mark.parametrize("name", [name for name in F_DIVERGENCES if name != "cross_entropy"])
 def test_candidates_give_a_lower_bound_that_grows_to_the_whole(name: str) -> None:
-    if name == "cross_entropy":
-        pytest.skip("no divergence: coarser outcomes change the target's entropy too")
     teacher, student = logprobs(0), logprobs(1)
     objective = Distil(divergence=build(DIVERGENCES, name))
     values = torch.stack([objective(student, targets(teacher, k))[0] for k in range(1, VOCAB + 1)])
