@@ -121,13 +121,17 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         is_champion=is_champion,
     )
     steps.advance()
-    note(f"registered {config.name} version {registration.version} as {_standing(is_champion, checks)}")
-    metric("gate_passed", float(has_passed))
-    release = {**asdict(registration), "checks": checks}
-    (workdir / "content" / "release.json").write_text(json.dumps(release, indent=1))
-    return ReleaseArtifact.at(
-        workdir / "content", name=config.name, version=registration.version, is_champion=is_champion
-    )
+    return _released(config, workdir, asdict(registration), checks)
+
+
+def _released(
+    config: RegisterConfig, workdir: Path, registration: dict[str, Any], checks: list[dict[str, Any]]
+) -> ReleaseArtifact:
+    version, is_champion = registration["version"], registration["is_champion"]
+    note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
+    metric("gate_passed", float(not _failed(checks)))
+    (workdir / "content" / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
+    return ReleaseArtifact.at(workdir / "content", name=config.name, version=version, is_champion=is_champion)
 
 
 def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from pipelines.operate.credentials import USER, credentials_path
+
+if TYPE_CHECKING:
+    from pipelines.operate.up import Started
 
 PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
@@ -56,18 +59,12 @@ def up(
     except (ValueError, ServicesFailed) as error:
         err.print(f"attar: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2 if isinstance(error, ValueError) else 1) from error
-    site = started.site
     if as_json:
+        site = started.site
         urls = {"prefect": site.prefect_url, "mlflow": site.mlflow_url, "api": site.api_url}
         _print_json({**urls, "was_running": started.was_running, "seconds": round(started.seconds, 1)})
-        return
-    verb = "runs already" if started.was_running else f"up after {started.seconds:.0f} s"
-    console.print(f"{verb}; deployments: {', '.join(started.deployments) or 'as they were'}", highlight=False)
-    console.print(
-        f"Prefect  {site.prefect_url}\nMLflow   {site.mlflow_url}\nlogs     {site.log_folder}", highlight=False
-    )
-    if site.is_protected:
-        console.print(f"password {credentials_path(site.home)}, user {USER}", highlight=False)
+    else:
+        _tell(started)
 
 
 def down(as_json: JsonOption = False) -> None:
@@ -127,6 +124,15 @@ def compare(
 
 
 COMMANDS = (up, down, doctor, compare)
+
+
+def _tell(started: Started) -> None:
+    site = started.site
+    verb = "runs already" if started.was_running else f"up after {started.seconds:.0f} s"
+    out.print(f"{verb}; deployments: {', '.join(started.deployments) or 'as they were'}", highlight=False)
+    out.print(f"Prefect  {site.prefect_url}\nMLflow   {site.mlflow_url}\nlogs     {site.log_folder}", highlight=False)
+    if site.is_protected:
+        out.print(f"password {credentials_path(site.home)}, user {USER}", highlight=False)
 
 
 def _shown(value: Any) -> str:
