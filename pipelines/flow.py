@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from prefect import Task, flow, task
+from prefect import Task, flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
@@ -24,7 +24,7 @@ from pipelines.execution import IN_PROCESS
 from pipelines.finish import finish_run
 from pipelines.listener import Listener
 from pipelines.plan import PlannedNode, stage_inputs
-from pipelines.pool_run import PoolCall, check_pools, run_on_pool
+from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
 from pipelines.recipe import Node, Recipe
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
@@ -35,7 +35,6 @@ from registry.tracking import Tracker
 from stages.contract import by_slot
 from stages.process import OUR_PACKAGES, StageFailed, WorkOrder, run_in_process
 from stages.progress import Event, Note
-from stages.reaper import watch_over_this_process
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ def run_recipe(
         def recipe_flow(recipe: str, recipe_hash: str) -> State:
             return _run_nodes(run)
 
-        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
+        with tags(RUN_TAG):
+            recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
         return run.record
 
 
@@ -80,7 +80,6 @@ def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Co
 
     The flow needs a task runner with a thread for each node: a node that waits holds one.
     """
-    watch_over_this_process()  # a worker ends a process group; what a stage starts in a session of its own is not in it
     with _prepared(recipe, plan, home, frozenset(), 0, console) as run:
         return run.record, _run_nodes(run)
 
@@ -130,8 +129,8 @@ def _run_nodes(run: Run) -> State:
     if context is not None and context.flow_run is not None:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
-    tags = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
-    run.tracker.start(run_id, tags={**tags, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
+    marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
+    run.tracker.start(run_id, tags={**marks, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
     run.record.mlflow_run_id = run.tracker.run_id
     run.record.save()
     futures: dict[str, PrefectFuture[Any]] = {}

@@ -33,6 +33,8 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 900.0
 # A machine that dies is bad luck once, twice; at the third time it is the stage (out of memory, as a rule).
 MAX_CRASHES = 3
+# Runs without it are not closed when they fall silent: see pipelines/operate/zombies.py.
+RUN_TAG = "attar"
 P = ParamSpec("P")
 T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.
@@ -132,7 +134,7 @@ def _ask(call: PoolCall, store: Store) -> FlowRun:
         parameters=call.parameters(store),
         flow_run_name=f"{call.node} of {call.run_id}",
         idempotency_key=call.idempotency_key,
-        tags=[f"attar-run:{call.run_id}"],
+        tags=[RUN_TAG, f"attar-run:{call.run_id}"],
         timeout=0,
     )
 

@@ -24,7 +24,6 @@ from stages.catalogue import STAGES
 from stages.contract import Stage
 from stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
 from stages.progress import Event, Note
-from stages.reaper import watch_over_this_process
 
 
 class Handle(BaseModel):
@@ -54,7 +53,6 @@ def stage(
         is_forced: Build even if a whole artifact lies in the store.
     """
     home = enter_workplace()
-    watch_over_this_process()
     start_fork_server()
     if name not in STAGES:
         raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")

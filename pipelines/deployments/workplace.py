@@ -10,6 +10,7 @@ from rich.console import Console
 from pipelines.prefect_home import configure_prefect
 from registry.confinement import confine
 from registry.environment import attar_home, configure_process
+from stages.reaper import watch_over_this_process
 
 
 def enter_workplace() -> Path:
@@ -23,6 +24,7 @@ def enter_workplace() -> Path:
     confine([Path.cwd(), home, *more])  # whoever reaches the server names paths; the worker reads with its own rights
     configure_process()
     configure_prefect(home)
+    watch_over_this_process()  # a worker ends a process group; what a stage starts in a session of its own is not in it
     return home
 
 

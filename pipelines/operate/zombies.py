@@ -1,7 +1,8 @@
 """The automation that closes runs whose process is gone: without it a run whose worker was killed with it stays Running for ever.
 
-Every flow run sends a heartbeat (PREFECT_FLOWS_HEARTBEAT_FREQUENCY). After one, another event of the run is expected within the time;
-whichever: its states carry names of their own (Cached, Suspended), and a list of them would turn a finished run into a crashed one.
+Every run of Attar sends heartbeats (PREFECT_FLOWS_HEARTBEAT_FREQUENCY, set by `configure_prefect`) and carries the tag `attar`: other
+people's runs on the same server may beat more seldom. After one beat, another event of the run is expected within the time; whichever:
+states carry names of their own (Cached, Suspended), and a list of them would turn a finished run into a crashed one.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
+from pipelines.pool_run import RUN_TAG
+
 NAME = "attar: close runs whose process is gone"
-# Prefect sends no more than one in this time.
-HEARTBEAT_SECONDS = 30
 # Four heartbeats: a machine under load is late by one or two.
 SILENCE_SECONDS = 120
 MESSAGE = "no sign of life for two minutes: its process, its worker or its machine was killed. Retry goes on from what is stored"
@@ -31,6 +32,7 @@ def close_zombies(client: SyncPrefectClient, silence_seconds: int = SILENCE_SECO
             after={"prefect.flow-run.heartbeat"},
             expect={EVERY_EVENT},
             match={"prefect.resource.id": EVERY_EVENT},  # type: ignore[arg-type]
+            match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{RUN_TAG}"},  # type: ignore[arg-type]
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,

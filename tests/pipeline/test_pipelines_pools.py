@@ -215,7 +215,7 @@ def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(
     node = {"stage": "ingest_data", "config": {"source": "jsonl:bad.jsonl"}, "execution": "cpu"}
     (machines.workspace / "bad.yaml").write_text(yaml.safe_dump({"name": "bad", "nodes": {"rows": node}}))
     done = machines.attar("run", "bad.yaml")
-    assert done.returncode == 1 and "on pool cpu: jsonl:bad.jsonl line 1 is not JSON" in done.stderr
+    assert done.returncode == 1 and "on pool cpu: jsonl:bad.jsonl line 1 is not JSON" in done.stdout
     [child] = machines.stage_runs("rows")
     assert child["state"]["type"] == "FAILED" and "line 1 is not JSON" in child["state"]["message"]
 

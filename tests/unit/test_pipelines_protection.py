@@ -128,3 +128,46 @@ def test_what_a_killed_flow_started_in_sessions_of_their_own_ends_too(whole_grou
         stranger.kill()
         stranger.wait()
         flow.stdout.close()
+
+
+def entered(folder: Path, command: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a container's first command sees behind docker/entrypoint.sh."""
+    words = ["sh", "docker/entrypoint.sh", "sh", "-c", command]
+    return subprocess.run(
+        words,
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"], "ATTAR_HOME": str(folder), **environment},
+        check=False,
+    )
+
+
+def test_a_container_reads_its_secrets_from_files(tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("a 'quoted' $word\n")
+    done = entered(
+        tmp_path,
+        'printf %s "$PGPASSWORD|${PGPASSWORD_FILE-gone}|$SSL_CERT_FILE"',
+        PGPASSWORD_FILE=str(tmp_path / "password"),
+        SSL_CERT_FILE="/certs",
+    )
+    assert done.stdout == "a 'quoted' $word|gone|/certs", "other variables of that form are not secrets"
+
+
+def test_a_container_says_what_is_wrong_with_it_before_anything_starts(tmp_path: Path) -> None:
+    done = entered(tmp_path, "echo started", HF_TOKEN_FILE=str(tmp_path / "absent"))
+    assert done.returncode == 78 and "HF_TOKEN_FILE names" in done.stderr and "started" not in done.stdout
+    done = entered(tmp_path / "absent", "echo started")
+    assert done.returncode == 78 and "is not writable by user" in done.stderr and "started" not in done.stdout
+
+
+def test_passwords_for_compose_are_drawn_once(tmp_path: Path) -> None:
+    (tmp_path / "make-secrets.sh").write_text(Path("docker/make-secrets.sh").read_text())
+
+    def drawn() -> dict[str, str]:
+        subprocess.run(["sh", str(tmp_path / "make-secrets.sh")], check=True, capture_output=True)
+        return {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
+
+    first = drawn()
+    assert len(set(first.values())) == len(first) == 8 and all(len(word) >= 32 for word in first.values())
+    assert drawn() == first
+    assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
