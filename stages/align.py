@@ -17,7 +17,8 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.writers import open_runner
 
@@ -67,10 +68,14 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
             raise ValueError(
                 f"the {who}'s tokenizer does not say where its tokens lie in the text (it is not a fast one)"
             )
-    pairs = [(chat_prompt(teacher, row.question), answer_tokens(teacher, row.answer)) for row in rows]
-    counter = bar("aligning", len(rows), "answers")
-    said = token_logprobs(open_runner(inputs.teacher, config.precision), pairs, config.batch_size, counter)
-    aligned = [_aligned(row, student, teacher, one.tolist()) for row, one in zip(rows, said, strict=True)]
+    runner = open_runner(inputs.teacher, config.precision)
+
+    def scored(shard: Sequence[Row]) -> list[Row]:
+        pairs = [(chat_prompt(teacher, row.question), answer_tokens(teacher, row.answer)) for row in shard]
+        said = token_logprobs(runner, pairs, config.batch_size)
+        return [_aligned(row, student, teacher, one.tolist()) for row, one in zip(shard, said, strict=True)]
+
+    aligned = by_shard(workdir, "aligning", rows, scored)
     num_chunks = sum(len(row.chunk_ends) for row in aligned)
     metric("tokens_per_chunk", sum(len(row.answer_ids) for row in aligned) / num_chunks)
     note(f"{num_chunks} chunks in {len(aligned)} answers")

@@ -20,10 +20,10 @@ from stages.answer_config import AnswerConfig
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.data_card import write_card
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
-from stages.teacher_shards import finished_shards, gather_rows, write_shard
 from stages.writers import open_runner, stop_ids_of
 
 ANSWERED = "answered (from the question alone)"
@@ -66,15 +66,8 @@ def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> Dataset
     if not rows:
         raise ValueError("the data set has no questions to answer, only text")
     writer = _Writer(config, inputs)
-    shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
-    folder = workdir / "shards"
-    done = finished_shards(folder)
-    counter = bar("answering", len(rows), "questions", done=sum(len(shards[index]) for index in done))
-    for index, shard in enumerate(shards):
-        if index not in done:
-            write_shard(folder, index, writer.answer(shard), {})
-            counter.advance(len(shard))
-    return _finish(config, inputs, workdir / "content", gather_rows(folder, len(shards)))
+    answered = by_shard(workdir, "answering", rows, writer.answer, config.rows_per_shard)
+    return _finish(config, inputs, workdir / "content", answered)
 
 
 class _Writer:

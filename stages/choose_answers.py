@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
+from jaxtyping import Float
 from pydantic import Field
+from torch import Tensor
 
 from compressors.distill.sample_weights import teacher_score
 from compressors.measure.likelihood import scoring_batches
@@ -21,7 +23,8 @@ from stages.curation import Dropped
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samples import exact_tokens
 from stages.teacher_shards import carry_candidates
@@ -86,7 +89,7 @@ def choose_answers(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, wor
     if not train:
         raise ValueError("the data set has no training answers to choose from")
     if config.by == "teacher_sentences":
-        scored = _scored(config, inputs, train)
+        scored = _scored(config, inputs, train, workdir)
         order = sorted(scored, key=lambda row: (-(row.score or 0.0), row.id))
         kept = {row.id: row for row in order[: max(1, round(config.keep_fraction * len(order)))]}
         metric("mean_score", sum(row.score or 0.0 for row in scored) / len(scored))
@@ -105,36 +108,36 @@ def _farthest(rows: Sequence[Row], num_kept: int) -> list[Row]:
     return [some[i] for some in by_question.values() for i in farthest_texts([one.answer for one in some], num_kept)]
 
 
-def _scored(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, rows: Sequence[Row]) -> list[Row]:
+def _scored(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, rows: Sequence[Row], workdir: Path) -> list[Row]:
     assert inputs.teacher is not None and inputs.student is not None, "checked in the forecast"
     tokenizer = load_tokenizer(inputs.teacher.path)
-    pairs = [exact_tokens(tokenizer, row) for row in rows]
-    counter = bar("comparing likelihoods", 2 * len(rows), "answers")
-    said = [
-        token_logprobs(open_runner(model, config.precision), pairs, config.batch_size, counter)
-        for model in (inputs.teacher, inputs.student)
-    ]
-    found = []
-    for row, (_, answer), teacher, student in zip(rows, pairs, *said, strict=True):
-        pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in answer]
-        ends = token_ends(pieces, sentence_ends("".join(pieces)))
-        found.append(row.with_changes(score=teacher_score(teacher, student, ends, config.delta_nats)))
-    return found
+    runners = [open_runner(model, config.precision) for model in (inputs.teacher, inputs.student)]
+
+    def scored(shard: Sequence[Row]) -> list[Row]:
+        pairs = [exact_tokens(tokenizer, row) for row in shard]
+        said = [token_logprobs(runner, pairs, config.batch_size) for runner in runners]
+        found = []
+        for row, (_, answer), teacher, student in zip(shard, pairs, *said, strict=True):
+            pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in answer]
+            ends = token_ends(pieces, sentence_ends("".join(pieces)))
+            found.append(row.with_changes(score=teacher_score(teacher, student, ends, config.delta_nats)))
+        return found
+
+    return by_shard(workdir, "comparing likelihoods", rows, scored)
 
 
 @torch.inference_mode()
 def token_logprobs(
-    runner: CausalRunner, pairs: Sequence[tuple[list[int], list[int]]], size: int, counter: Any
-) -> list[Any]:
+    runner: CausalRunner, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int
+) -> list[Float[Tensor, "T"]]:
     """Return the log-probability of every token of each continuation in nats, on the CPU."""
-    found: list[Any] = [None] * len(pairs)
-    for places, input_ids, mask in scoring_batches(pairs, size, runner.device):
+    found: dict[int, Tensor] = {}
+    for places, input_ids, mask in scoring_batches(pairs, batch_size, runner.device):
         logits, _ = runner.forward(input_ids, mask, None, last_only=False)
         for row, (index, columns) in enumerate(places):
             ids = torch.tensor(pairs[index][1], device=logits.device)[:, None]
             found[index] = logits[row, columns].float().log_softmax(dim=-1).gather(-1, ids)[:, 0].cpu()
-        counter.advance(len(places))
-    return found
+    return [found[index] for index in range(len(pairs))]
 
 
 def _finish(

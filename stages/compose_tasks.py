@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,15 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
 from stages.sandbox import Limits, run_tests
 from stages.writers import open_runner, stop_ids_of
 
+# Snippets whose tasks are written and tested together: what a crash can cost.
+NUM_TOGETHER = 16
 COMPOSED = "composed (passes its own tests)"
 
 
@@ -92,9 +96,8 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
     seeds = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.text or row.answer]
     if not seeds:
         raise ValueError("the data set has no snippets: give rows with text, or with answers that are code")
-    composer = _Composer(config, inputs.model)
-    instructions = composer.instructions(seeds)
-    found = composer.answered(seeds, instructions)
+    composer = _Composer(config, inputs.model, {row.id: number for number, row in enumerate(seeds)})
+    found = by_shard(workdir, "composing tasks", seeds, composer.composed, NUM_TOGETHER)
     if not any(row.split == "train" for row in found):
         raise ValueError(
             "no response of a training snippet passes its own tests; raise num_samples or take a stronger model"
@@ -115,12 +118,18 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
 class _Composer:
     """The model as an author of tasks."""
 
-    def __init__(self, config: ComposeTasksConfig, model: ModelArtifact | OnnxArtifact) -> None:
-        self.config = config
+    def __init__(
+        self, config: ComposeTasksConfig, model: ModelArtifact | OnnxArtifact, numbers: Mapping[str, int]
+    ) -> None:
+        self.config, self.numbers = config, numbers
         self.tokenizer: Any = load_tokenizer(model.path)
         runner = open_runner(model, config.precision)
         self.sampler = RunnerSampler(runner, stop_ids_of(self.tokenizer, model.path), config.batch_size)
         self.limits = Limits(wall_seconds=config.wall_seconds, memory_bytes=int(config.memory_gib * (1 << 30)))
+
+    def composed(self, seeds: Sequence[Row]) -> list[Row]:
+        """Return the tasks of some snippets of which a response passes."""
+        return self.answered(seeds, self.instructions(seeds))
 
     def instructions(self, seeds: Sequence[Row]) -> list[str]:
         """Return one instruction a snippet."""
@@ -128,8 +137,8 @@ class _Composer:
         asked = [concepts_prompt(row.text or row.answer, self._shots(row)) for row in seeds]
         concepts = [_line(text) for text in self._write(seeds, asked, "concepts", short)]
         asked = [
-            instruction_prompt(told, *property_of(self.config.seed, number), self._shots(row))
-            for number, (row, told) in enumerate(zip(seeds, concepts, strict=True))
+            instruction_prompt(told, *property_of(self.config.seed, self.numbers[row.id]), self._shots(row))
+            for row, told in zip(seeds, concepts, strict=True)
         ]
         return [_line(text) for text in self._write(seeds, asked, "instructions", short)]
 
@@ -139,11 +148,10 @@ class _Composer:
         asked = [response_prompt(one) for one in instructions for _ in range(num_samples)]
         rows = [row for row in seeds for _ in range(num_samples)]
         written = self._write(rows, asked, "responses", self.config.max_new_tokens)
-        counter, found = bar("running tests", len(written), "responses"), []
+        found = []
         for index, (row, instruction) in enumerate(zip(seeds, instructions, strict=True)):
             responses = written[index * num_samples : (index + 1) * num_samples]
             passing = passing_responses(responses, self.limits) if instruction else []
-            counter.advance(num_samples)
             if passing:
                 text, part = random.Random(row_seed(self.config.seed, row.id, -1)).choice(passing)
                 found.append(_composed(row, instruction, text, part, len(passing) / len(set(responses))))
@@ -153,16 +161,16 @@ class _Composer:
         return random.Random(row_seed(self.config.seed, row.id, 0)).sample(SHOTS, self.config.num_shots)
 
     def _write(self, rows: Sequence[Row], asked: Sequence[str], label: str, max_new_tokens: int) -> list[str]:
-        counter = bar(f"writing {label}", len(asked), "texts")
-        prompts = [
-            Prompt(text, chat_prompt(self.tokenizer, text), row_seed(self.config.seed, f"{row.id}/{label}", index))
-            for index, (row, text) in enumerate(zip(rows, asked, strict=True))
-        ]
+        drawn: Counter[str] = Counter()
+        prompts = []
+        for row, text in zip(rows, asked, strict=True):
+            seed = row_seed(self.config.seed, f"{row.id}/{label}", drawn[row.id])
+            prompts.append(Prompt(text, chat_prompt(self.tokenizer, text), seed))
+            drawn[row.id] += 1
         written = self.sampler.sample(
             prompts,
             max_new_tokens=max_new_tokens,
             sampling=Sampling(temperature=self.config.temperature),
-            on_finished=counter.advance,
         )
         # what was cut at the limit is no answer
         return [

@@ -16,7 +16,7 @@ from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
-from stages.judge import grades_of
+from stages.judge import Grader
 from stages.model_folder import load_tokenizer
 from stages.progress import metric, note
 from stages.rows import Row, read_rows, write_rows
@@ -57,20 +57,21 @@ def _forecast(config: GradeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
 def grade(config: GradeConfig, inputs: GradeInputs, workdir: Path) -> DatasetArtifact:
     """Turn answers into a judge's questions, each with its grade: one digit, from 0 to 9.
 
-    grade = round(self_weight own + (1 - self_weight) 9 max(0, cosine of answer and reference)), own: the expected grade with the
-    reference in view; cosine of hashed words. Raises ValueError when no row has a reference. https://arxiv.org/abs/2409.00935
+    grade = round(9 (self_weight own + (1 - self_weight) max(0, cosine of answer and reference))), own: a ninth of the expected grade with
+    the reference in view; cosine of hashed words. Raises ValueError when no row has a reference. https://arxiv.org/abs/2409.00935
     """
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.reference]
     if not rows:
         raise ValueError("no row has an answer beside its reference; put the stage `answer` before")
     asked = [judge_question(row.question, row.answer) for row in rows]
-    seen = [
-        filled(REFERENCE_TEMPLATE, question=text, hint=row.reference) for text, row in zip(asked, rows, strict=True)
-    ]
-    own = grades_of(inputs.model, seen, config.batch_size, config.precision)
+    grader = Grader(inputs.model, config.batch_size, config.precision)
+    texts = dict(zip((row.id for row in rows), asked, strict=True))
+    own = grader.scored(
+        workdir, rows, lambda row: filled(REFERENCE_TEMPLATE, question=texts[row.id], hint=row.reference)
+    )
     alike = _likeness(rows)
     grades = [
-        round(config.self_weight * mine + (1.0 - config.self_weight) * BEST * likeness)
+        round(BEST * (config.self_weight * (mine.score or 0.0) + (1.0 - config.self_weight) * likeness))
         for mine, likeness in zip(own, alike, strict=True)
     ]
     made = _judge_rows(inputs, rows, asked, grades)

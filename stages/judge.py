@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from stages.curation import Dropped
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.teacher_shards import carry_candidates
 from stages.writers import open_runner
@@ -71,13 +72,12 @@ def judge(config: JudgeConfig, inputs: JudgeInputs, workdir: Path) -> DatasetArt
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.answer]
     if not rows:
         raise ValueError("the data set has no answers to judge")
-    asked = [judge_question(row.question, row.answer) for row in rows]
-    grades = grades_of(inputs.model, asked, config.batch_size, config.precision)
-    scored = [row.with_changes(score=grade / (NUM_GRADES - 1)) for row, grade in zip(rows, grades, strict=True)]
+    grader = Grader(inputs.model, config.batch_size, config.precision)
+    scored = grader.scored(workdir, rows, lambda row: judge_question(row.question, row.answer))
     kept = _kept(config, scored)
     if not any(row.split == "train" for row in kept):
         raise ValueError(
-            f"no training row scores {config.min_score} or more; the best has {max(grades) / (NUM_GRADES - 1):.2f}"
+            f"no training row scores {config.min_score} or more; the best has {max(row.score or 0.0 for row in scored):.2f}"
         )
     _report(scored)
     ids = {row.id for row in kept}
@@ -92,25 +92,35 @@ def judge(config: JudgeConfig, inputs: JudgeInputs, workdir: Path) -> DatasetArt
     return DatasetArtifact.at(content, name=name, num_rows=len(kept), num_heldout=num_heldout, **made)
 
 
-def grades_of(
-    model: ModelArtifact | OnnxArtifact, questions: Sequence[str], batch_size: int, precision: Precision
-) -> list[float]:
-    """Return the grade that the model expects for each judge's question, in [0, 9]."""
-    tokenizer, runner = load_tokenizer(model.path), open_runner(model, precision)
-    digits, prompts = digit_ids(tokenizer), [chat_prompt(tokenizer, question) for question in questions]
-    counter, grades = bar("judging", len(prompts), "answers"), [0.0] * len(prompts)
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        ids, mask = pad_right([prompts[index] for index in chunk], runner.device)
-        with torch.inference_mode():
-            logits, _ = runner.forward(ids, mask, None, last_only=False)
-        last = mask.sum(dim=-1) - 1
-        found = expected_grade(logits[torch.arange(len(chunk), device=logits.device), last], digits)
-        for index, value in zip(chunk, found.tolist(), strict=True):
-            grades[index] = value
-        counter.advance(len(chunk))
-    return grades
+class Grader:
+    """A model that grades what it is asked about, by the digit that it expects."""
+
+    def __init__(self, model: ModelArtifact | OnnxArtifact, batch_size: int, precision: Precision) -> None:
+        self.tokenizer, self.runner = load_tokenizer(model.path), open_runner(model, precision)
+        self.digits, self.batch_size = digit_ids(self.tokenizer), batch_size
+
+    def scored(self, workdir: Path, rows: Sequence[Row], asked: Callable[[Row], str]) -> list[Row]:
+        """Return the rows with their score: the grade that is expected for what is `asked` about each, divided by 9."""
+
+        def work(shard: Sequence[Row]) -> list[Row]:
+            grades = self._grades([chat_prompt(self.tokenizer, asked(row)) for row in shard])
+            return [row.with_changes(score=grade / (NUM_GRADES - 1)) for row, grade in zip(shard, grades, strict=True)]
+
+        return by_shard(workdir, "judging", rows, work)
+
+    @torch.inference_mode()
+    def _grades(self, prompts: Sequence[list[int]]) -> list[float]:
+        grades = [0.0] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        for start in range(0, len(order), self.batch_size):
+            chunk = order[start : start + self.batch_size]
+            ids, mask = pad_right([prompts[index] for index in chunk], self.runner.device)
+            logits, _ = self.runner.forward(ids, mask, None, last_only=False)
+            last = mask.sum(dim=-1) - 1
+            found = expected_grade(logits[torch.arange(len(chunk), device=logits.device), last], self.digits)
+            for index, value in zip(chunk, found.tolist(), strict=True):
+                grades[index] = value
+        return grades
 
 
 def _kept(config: JudgeConfig, rows: Sequence[Row]) -> list[Row]:

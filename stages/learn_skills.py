@@ -18,7 +18,8 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler
 from stages.writers import open_runner, stop_ids_of
@@ -89,19 +90,19 @@ def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: 
     sampler = RunnerSampler(
         open_runner(inputs.model, config.precision), stop_ids_of(tokenizer, inputs.model.path), config.batch_size
     )
-    counter = bar("learning from attempts", len(asked), "questions")
-    texts = [_told(config.template, row, tried[row.question]) for row in asked]
-    written = sampler.sample(
-        [Prompt(text, chat_prompt(tokenizer, text), 0) for text in texts],
-        max_new_tokens=config.max_new_tokens,
-        sampling=GREEDY,
-        on_finished=counter.advance,
-    )
-    skills = {
-        row.id: " ".join(tokenizer.decode(one.token_ids, skip_special_tokens=True).split())
-        for row, one in zip(asked, written, strict=True)
-    }
-    rows = [row.with_changes(skill=skills.get(row.id, "")) for row in rows]
+
+    def skilled(shard: Sequence[Row]) -> list[Row]:
+        texts = [_told(config.template, row, tried[row.question]) for row in shard]
+        written = sampler.sample(
+            [Prompt(text, chat_prompt(tokenizer, text), 0) for text in texts],
+            max_new_tokens=config.max_new_tokens,
+            sampling=GREEDY,
+        )
+        said = [tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in written]
+        return [row.with_changes(skill=" ".join(text.split())) for row, text in zip(shard, said, strict=True)]
+
+    found = {row.id: row for row in by_shard(workdir, "learning from attempts", asked, skilled)}
+    rows = [found.get(row.id, row) for row in rows]
     return _finish(inputs, workdir / "content", rows)
 
 

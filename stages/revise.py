@@ -19,7 +19,8 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
-from stages.progress import bar, metric, note
+from stages.progress import metric, note
+from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
 from stages.writers import open_runner, stop_ids_of
@@ -92,7 +93,7 @@ def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> Dataset
             else "no questions"
         )
     writer = _Reviser(config, inputs.model)
-    found = writer.tuples([row for row in rows for _ in range(config.num_samples)])
+    found = by_shard(workdir, "answering and revising", rows, writer.tuples)
     if not any(row.split == "train" for row in found):
         raise ValueError(
             "no revision of a training row is right; raise num_samples or max_new_tokens, or take a stronger model"
@@ -126,30 +127,30 @@ class _Reviser:
             stop_ids=frozenset(stops),
         )
 
-    def tuples(self, rows: Sequence[Row]) -> list[Row]:
+    def tuples(self, questions: Sequence[Row]) -> list[Row]:
         """Return both rows of every revision that is right."""
+        rows = [row for row in questions for _ in range(self.config.num_samples)]
+        samples = [sample for _ in questions for sample in range(self.config.num_samples)]
         prompts = [chat_prompt(self.tokenizer, row.question) for row in rows]
-        first = self._write(rows, prompts, "answering", 0)
+        first = self._write(rows, prompts, [2 * sample for sample in samples])
         chosen = [i for i, one in enumerate(first) if self.config.revise_right or not self._is_right(rows[i], one)]
         behind = {i: self._behind(rows[i], prompts[i], first[i]) for i in chosen}
-        second = self._write([rows[i] for i in chosen], list(behind.values()), "revising", 1)
+        second = self._write([rows[i] for i in chosen], list(behind.values()), [2 * samples[i] + 1 for i in chosen])
         found = []
         for i, revision in zip(chosen, second, strict=True):
             if self._is_right(rows[i], revision):
-                found += self._pair(rows[i], i, prompts[i], behind[i], revision)
+                found += self._pair(rows[i], samples[i], prompts[i], behind[i], revision)
         return found
 
-    def _write(self, rows: Sequence[Row], prompts: Sequence[list[int]], label: str, turn: int) -> list[Generation]:
-        counter = bar(label, len(prompts), "texts")
+    def _write(self, rows: Sequence[Row], prompts: Sequence[list[int]], draws: Sequence[int]) -> list[Generation]:
         asked = [
-            Prompt("", ids, row_seed(self.config.seed, row.id, 2 * index + turn))
-            for index, (row, ids) in enumerate(zip(rows, prompts, strict=True))
+            Prompt("", ids, row_seed(self.config.seed, row.id, draw))
+            for row, ids, draw in zip(rows, prompts, draws, strict=True)
         ]
         return self.sampler.sample(
             asked,
             max_new_tokens=self.config.max_new_tokens,
             sampling=Sampling(temperature=self.config.temperature, top_p=self.config.top_p),
-            on_finished=counter.advance,
         )
 
     def _is_right(self, row: Row, written: Generation) -> bool:
@@ -164,13 +165,13 @@ class _Reviser:
         assert ids is not None, "a verdict is there"
         return ids
 
-    def _pair(self, row: Row, index: int, prompt: list[int], behind: list[int], revision: Generation) -> list[Row]:
+    def _pair(self, row: Row, sample: int, prompt: list[int], behind: list[int], revision: Generation) -> list[Row]:
         text = self.wording.decode(revision.token_ids).strip()
         known = {"source": "rewrite", "reason": REVISED, "reference": row.reference or row.answer, "answer": text}
         whole = [*behind[len(prompt) :], *revision.token_ids]
         return [
-            row.with_changes(id=f"{row.id}.{index}.whole", prompt_ids=prompt, answer_ids=whole, **known),
+            row.with_changes(id=f"{row.id}.{sample}.whole", prompt_ids=prompt, answer_ids=whole, **known),
             row.with_changes(
-                id=f"{row.id}.{index}.revision", prompt_ids=behind, answer_ids=revision.token_ids, **known
+                id=f"{row.id}.{sample}.revision", prompt_ids=behind, answer_ids=revision.token_ids, **known
             ),
         ]

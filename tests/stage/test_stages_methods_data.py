@@ -107,10 +107,13 @@ def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: Model
     assert {row.pass_rate for row in first} > {0.25}
     # all but the last shard were written before: the rest is written to the same rows
     work = tmp_path / "first"
-    for path in sorted(work.glob("shards/rows-*.jsonl"))[-1:]:
-        path.unlink()
+    shards = sorted(work.glob("answering/rows-*.jsonl"))
+    assert len(shards) == 3
+    shards[-1].unlink()
+    others = [path.stat().st_mtime_ns for path in shards[:-1]]
     (work / "content" / "rows.jsonl").unlink()
     assert rows_of(answer.run(config, inputs, work)) == first
+    assert [path.stat().st_mtime_ns for path in shards[:-1]] == others, "what was there is not written again"
     passing = rows_of(run(answer, config.model_copy(update={"keep": "passing"}), inputs, tmp_path, "passing"))
     assert all(build(ANSWER_CHECKS, "contains")(row.answer, "yes", []) is None for row in passing)
     assert {row.id for row in passing} < {row.id for row in first}
