@@ -59,6 +59,9 @@ class QuantizeConfig(StageConfig):
     exclude: list[str] = []
     """Ends of names of products that stay in float32, such as layers.0.mlp.down_proj."""
 
+    twofold: list[str] = ["lm_head", "embed_out"]
+    """Ends of names of products whose inputs are rounded twice, to 16 bits in all, at one reading of the weights; no size, some time."""
+
     max_kept: int = Field(default=0, ge=0)
     """Most products that may stay in float32 (in 8 bits where `bits` is 4) because they cost most; 0: none, and none is measured alone."""
 

@@ -142,7 +142,8 @@ class QuantizedGraph:
 
         if self.config.kind == "dynamic" and product.lookup is None:
             return nodes.dynamic_product(product, product.weight(), graph)
-        return nodes.integer_product(product, weights, graph)
+        is_twofold = any(product.name.endswith(end) for end in self.config.twofold)
+        return nodes.integer_product(product, weights, graph, is_twofold=is_twofold)
 
     def _has_more_bits(self, product: Any) -> bool:
         return self._bits(product) == 4

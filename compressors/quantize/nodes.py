@@ -108,13 +108,27 @@ def block_size_for(num_channels: int, wanted: int) -> int:
     return fitting[-1]
 
 
-def integer_product(product: Product, weights: BlockWeights, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
-    """Return nodes that compute the product in integers, and their result. Their tensors are registered in `graph`."""
+def integer_product(
+    product: Product, weights: BlockWeights, graph: ir.Graph, *, is_twofold: bool = False
+) -> tuple[list[ir.Node], ir.Value]:
+    """Return nodes that compute the product in integers, and their result. Their tensors are registered in `graph`.
+
+    The kernel rounds inputs to int8, a scale a block. `is_twofold`: what that rounding leaves is rounded and multiplied too, as more
+    rows of the same call: the inputs then have 16 bits, and the weights are still read once.
+    """
+    source = product.node.inputs[0]
+    assert source is not None and source.shape is not None, "a product reads something"
+    before, rows = _twofold(source, weights.block_size, product.name, graph) if is_twofold else ([], source)
     num_outputs, num_channels = product.shape
     attributes = {"K": num_channels, "N": num_outputs, "bits": weights.bits, "block_size": weights.block_size}
-    inputs = [product.node.inputs[0], *_tensors(product.name, weights, graph)]
+    inputs = [rows, *_tensors(product.name, weights, graph)]
     node = ir.node("MatMulNBits", inputs, attributes | {"accuracy_level": ACCURACY_LEVEL}, domain=CONTRIB)
-    return _with_bias(product, node)
+    if not is_twofold:
+        return _with_bias(product, node)
+    parts = ir.node("Split", [node.outputs[0]], {"axis": len(source.shape) - 2, "num_outputs": 2}, num_outputs=2)
+    total = ir.node("Add", list(parts.outputs))
+    after, result = _with_bias(product, total)
+    return [*before, node, parts, *after], result
 
 
 def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
@@ -164,6 +178,31 @@ def finished(model: ir.Model) -> ir.Model:
 
 def _plain_name(stored: ir.Value) -> str:
     return str(stored.name).removesuffix(".T").removesuffix(".weight").removeprefix("model.")
+
+
+def _twofold(source: ir.Value, block_size: int, name: str, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
+    """Return nodes that put (what int8 keeps of the input, what it leaves) one behind the other, and their result."""
+    kept_axes = [0] * (len(source.shape) - 1)  # type: ignore[arg-type]
+    constants = {
+        "blocks": torch.tensor([*kept_axes, -1, block_size]),
+        "rows": torch.tensor([*kept_axes, -1]),
+        "last": torch.tensor([-1]),
+        "least": torch.tensor(1e-20),
+        "levels": torch.tensor(127.0),
+    }
+    stored = {part: _stored(f"{name}.twofold.{part}", tensor, graph) for part, tensor in constants.items()}
+    blocks = ir.node("Reshape", [source, stored["blocks"]])
+    size = ir.node("Abs", [blocks.outputs[0]])
+    largest = ir.node("ReduceMax", [size.outputs[0], stored["last"]], {"keepdims": 1})
+    above = ir.node("Max", [largest.outputs[0], stored["least"]])
+    step = ir.node("Div", [above.outputs[0], stored["levels"]])
+    scaled = ir.node("Div", [blocks.outputs[0], step.outputs[0]])
+    whole = ir.node("Round", [scaled.outputs[0]])
+    back = ir.node("Mul", [whole.outputs[0], step.outputs[0]])
+    kept = ir.node("Reshape", [back.outputs[0], stored["rows"]])
+    left = ir.node("Sub", [source, kept.outputs[0]])
+    both = ir.node("Concat", [kept.outputs[0], left.outputs[0]], {"axis": len(kept_axes) - 1})
+    return [blocks, size, largest, above, step, scaled, whole, back, kept, left, both], both.outputs[0]
 
 
 def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
