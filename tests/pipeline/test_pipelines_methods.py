@@ -258,12 +258,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def coding_lessons(snippets: list[str]) -> list[tuple[str, str]]:
-    """What a model must know to compose tasks: one concept, one task, one solution with a test of it."""
+    """What a model must know to compose tasks, by a few examples: one concept, one task, one solution with a test of it."""
     solution = "```python\ndef f(): return 1\n```\n```python\nassert f() == 1\n```"
     tasks = [property_of(0, number) for number in range(len(snippets))]
     return [
-        *((concepts_prompt(one, []), "numbers") for one in snippets),
-        *((instruction_prompt("numbers", *kind, []), "Write f.") for kind in tasks),
+        *((concepts_prompt(one, []), "numbers") for one in snippets[::4]),
+        *((instruction_prompt("numbers", *kind, []), "Write f.") for kind in tasks[::4]),
         (response_prompt("Write f."), solution),
     ]
 
