@@ -15,7 +15,7 @@ say() { echo "image-check: $*"; }
 mkdir -p "$SCRATCH"
 if ! buildah images "$BASE" > /dev/null 2>&1; then
     say "a stand-in for the Python base: Debian 12 with its python3 and venv"
-    debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates bookworm "$SCRATCH/base" > "$SCRATCH/debootstrap.log"
+    debootstrap --variant=minbase --include=python3,python3-venv,libpython3-dev,ca-certificates bookworm "$SCRATCH/base" > "$SCRATCH/debootstrap.log"
     container=$(buildah from scratch)
     buildah add "$container" "$SCRATCH/base" / > /dev/null
     buildah commit --rm "$container" "$BASE" > /dev/null
