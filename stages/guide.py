@@ -62,7 +62,9 @@ def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
 
 @stage("guide", version=1, forecast=_forecast)
 def guide(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> AdapterArtifact:
-    """Train adapters that are told the guidance scale to give the two-pass distribution in one pass. https://arxiv.org/abs/2503.07274
+    """Train adapters that are told the guidance scale to give the two-pass distribution in one pass.
+
+    https://arxiv.org/abs/2503.07274
 
     The base's own tensors are checked to be what they were. Raises ValueError when the gate is not passed.
     """
