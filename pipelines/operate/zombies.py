@@ -1,8 +1,9 @@
-"""The automation that closes runs whose process is gone: without it a run whose worker was killed with it stays Running for ever.
+"""The automations that close runs whose process is gone: without them a run whose worker was killed with it stays Running for ever.
 
 Every run of Attar sends heartbeats (PREFECT_FLOWS_HEARTBEAT_FREQUENCY, set by `configure_prefect`) and carries the tag `attar`: other
 people's runs on the same server may beat more seldom. After one beat, another event of the run is expected within the time; whichever:
-states carry names of their own (Cached, Suspended), and a list of them would turn a finished run into a crashed one.
+states carry names of their own (Cached, Suspended), and a list of them would turn a finished run into a crashed one. Running counts as
+a beat, since a process killed in its first second has sent none, and so does Cancelling, since the worker that should end it may be gone.
 """
 
 from __future__ import annotations
@@ -15,35 +16,53 @@ from prefect.client.schemas.objects import StateType
 
 from pipelines.pool_run import RUN_TAG
 
-NAME = "attar: close runs whose process is gone"
 # Four heartbeats: a machine under load is late by one or two.
 SILENCE_SECONDS = 120
-MESSAGE = "no sign of life for two minutes: its process, its worker or its machine was killed. Retry goes on from what is stored"
+# A worker took the run and fell before its process was there; an image may have to be pulled, a machine to be started.
+UNSTARTED_SECONDS = 900
 EVERY_EVENT = "prefect.flow-run.*"
 
 
 def close_zombies(client: SyncPrefectClient, silence_seconds: int = SILENCE_SECONDS) -> None:
-    """Create the automation, or bring the one that is there to what is said here."""
-    automation = AutomationCore(
-        name=NAME,
-        description="A run that has sent heartbeats and falls silent is Crashed.",
+    """Create the automations, or bring those that are there to what is said here."""
+    ours = (
+        _automation(
+            "attar: close runs whose process is gone",
+            ("heartbeat", "Running", "Cancelling"),
+            silence_seconds,
+            "no sign of life for two minutes: its process, its worker or its machine was killed. Retry goes on from what is stored",
+        ),
+        _automation(
+            "attar: close runs that were taken and never started",
+            ("Pending", "Submitting"),
+            UNSTARTED_SECONDS,
+            "not started within 15 minutes: the worker that took it was killed, or its container cannot start",
+        ),
+    )
+    for automation in ours:
+        found = client.read_automations_by_name(automation.name)
+        for one in found[1:]:
+            client.delete_automation(one.id)
+        if found:
+            client.update_automation(found[0].id, automation)
+        else:
+            client.create_automation(automation)
+
+
+def _automation(name: str, after: tuple[str, ...], seconds: int, message: str) -> AutomationCore:
+    return AutomationCore(
+        name=name,
+        description="A run of Attar that falls silent is Crashed.",
         enabled=True,
         trigger=EventTrigger(
-            after={"prefect.flow-run.heartbeat"},
+            after={f"prefect.flow-run.{event}" for event in after},
             expect={EVERY_EVENT},
             match={"prefect.resource.id": EVERY_EVENT},  # type: ignore[arg-type]
             match_related={"prefect.resource.role": "tag", "prefect.resource.id": f"prefect.tag.{RUN_TAG}"},  # type: ignore[arg-type]
             for_each={"prefect.resource.id"},
             posture=Posture.Proactive,
             threshold=1,
-            within=timedelta(seconds=silence_seconds),
+            within=timedelta(seconds=seconds),
         ),
-        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=MESSAGE, force=False)],
+        actions=[ChangeFlowRunState(name=None, state=StateType.CRASHED, message=message, force=False)],
     )
-    found = client.read_automations_by_name(NAME)
-    for one in found[1:]:
-        client.delete_automation(one.id)
-    if found:
-        client.update_automation(found[0].id, automation)
-    else:
-        client.create_automation(automation)

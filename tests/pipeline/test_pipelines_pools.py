@@ -268,8 +268,9 @@ def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: d
     shorten_silence(machines)
     parent = machines.start("outliving", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
     first = until(lambda: at_work(machines, "student"), what=machines.log("outliving"))
-    [work] = [path.parent for path in machines.home.glob("work/*/work.json")]
-    until(lambda: list(work.rglob("*.safetensors")) or list(work.rglob("*.pt")) or len(list(work.iterdir())) > 2)
+    work = work_of(machines, "finetune")
+    assert work is not None
+    until(lambda: [path for path in work.iterdir() if "checkpoint" in path.name], what="no checkpoint was written")
     kill_tree(workers["gpu"].pid)
     workers["gpu"].wait()
     workers["gpu"] = machines.start_worker("gpu", 1)
@@ -295,7 +296,13 @@ def slots(machines: Machines, name: str) -> tuple[int, int]:
 def at_work(machines: Machines, node: str) -> dict[str, Any] | None:
     """The newest run of a node if its stage is at work now."""
     runs = [run for run in machines.stage_runs(node) if run["state"]["type"] == "RUNNING"]
-    return runs[-1] if runs and list(machines.home.glob("work/*/content")) else None
+    return runs[-1] if runs and work_of(machines, "finetune") else None
+
+
+def work_of(machines: Machines, stage: str) -> Path | None:
+    """The folder that a stage works in: one that failed has left its own."""
+    found = machines.home.glob("work/*/work.json")
+    return next((path.parent for path in found if json.loads(path.read_text())["stage"] == stage), None)
 
 
 def shorten_silence(machines: Machines) -> None:
