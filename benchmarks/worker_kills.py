@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -46,7 +47,7 @@ def main() -> None:
         home = Path(folder) / "home"
         environment = os.environ | {"ATTAR_HOME": str(home)}
         ports = ["--prefect-port", "4490", "--mlflow-port", "5490", "--worker-port", "4495"]
-        api = json.loads(attar(environment, folder, "up", *ports, "--json").stdout)["api"]
+        api = json.loads(attar(environment, folder, "up", *ports, "--heavy-at-once", "4", "--json").stdout)["api"]
         try:
             runs = [kill_once(api, home, index, chance) for index in range(num_kills)]
             first = {run: wait(api, run) for run in runs}
@@ -84,7 +85,9 @@ def kill_once(api: str, home: Path, index: int, chance: random.Random) -> str:
         "overrides": [f"original.config.source=random:llama?num_blocks=3&hidden_size=32&seed={index}"],
     }
     run = ask(
-        api, f"deployments/{deployment}/create_flow_run", {"parameters": parameters, "state": {"type": "SCHEDULED"}}
+        api,
+        f"deployments/{deployment}/create_flow_run",
+        {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": f"kill-{index}"},
     )["id"]
     PAUSE.wait(chance.uniform(0.0, MAX_DELAY_SECONDS))
     top = psutil.Process(worker)
@@ -144,10 +147,18 @@ def orphans(home: Path) -> int:
 
 
 def ask(api: str, path: str, body: Any = None) -> Any:
+    """Ask the server, and again while its SQLite is busy, as Prefect's own client does."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.loads(answer.read())
+    deadline = time.monotonic() + 300
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            if error.code != 503 or time.monotonic() > deadline:
+                raise
+        PAUSE.wait(1.0)
 
 
 def until(condition: Any, seconds: float = 300.0) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, cast
 
 from rich.console import Console
 
@@ -29,5 +32,23 @@ def enter_workplace() -> Path:
 
 
 def plain_console() -> Console:
-    """Return the console of a flow that a worker runs: lines for its log."""
-    return Console(soft_wrap=True, force_terminal=False, width=200)
+    """Return the console of a flow that a worker runs: lines for its log, which the worker reads through a pipe."""
+    return Console(file=cast(IO[str], OutlivingStream(sys.stdout)), soft_wrap=True, force_terminal=False, width=200)
+
+
+class OutlivingStream:
+    """Writes to a stream as long as somebody reads it. A flow outlives its worker, and a line that nobody reads must not end it."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write what somebody reads, drop the rest."""
+        with suppress(BrokenPipeError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        with suppress(BrokenPipeError):
+            self._stream.flush()

@@ -171,3 +171,21 @@ def test_passwords_for_compose_are_drawn_once(tmp_path: Path) -> None:
     assert len(set(first.values())) == len(first) == 8 and all(len(word) >= 32 for word in first.values())
     assert drawn() == first
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
+
+
+def test_a_flow_goes_on_when_nobody_reads_its_lines_any_more() -> None:
+    """A worker reads a flow's lines through a pipe; rich would end the process at the first line after the worker was killed."""
+    script = (
+        "import sys; from pipelines.deployments.workplace import plain_console\n"
+        "console = plain_console(); console.print('first'); sys.stdin.readline()\n"
+        "console.print('x' * 20_000, highlight=False); console.print('second'); print('went on', file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", script]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(words, text=True, **pipes) as flow:
+        assert flow.stdin is not None and flow.stdout is not None and flow.stderr is not None
+        assert flow.stdout.readline() == "first\n"
+        flow.stdout.close()
+        flow.stdin.write("\n")
+        flow.stdin.flush()
+        assert "went on" in flow.stderr.read()
