@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
-from contextlib import suppress
 from pathlib import Path
-from typing import IO, cast
 
 from rich.console import Console
 
+from pipelines.deployments.outliving import outlive_reader
 from pipelines.prefect_home import configure_prefect
 from registry.confinement import confine
 from registry.environment import attar_home, configure_process
@@ -18,6 +16,7 @@ from stages.reaper import watch_over_this_process
 
 def enter_workplace() -> Path:
     """Go to the folder that `attar up` was called in, as relative paths of a form are meant from there; return ATTAR_HOME."""
+    outlive_reader()
     home = attar_home()
     os.environ["ATTAR_HOME"] = str(home)  # absolute before the working directory changes
     workspace = os.environ.get("ATTAR_WORKSPACE")
@@ -32,23 +31,5 @@ def enter_workplace() -> Path:
 
 
 def plain_console() -> Console:
-    """Return the console of a flow that a worker runs: lines for its log, which the worker reads through a pipe."""
-    return Console(file=cast(IO[str], OutlivingStream(sys.stdout)), soft_wrap=True, force_terminal=False, width=200)
-
-
-class OutlivingStream:
-    """Writes to a stream as long as somebody reads it. A flow outlives its worker, and a line that nobody reads must not end it."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def write(self, text: str) -> int:
-        """Write what somebody reads, drop the rest."""
-        with suppress(BrokenPipeError):
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        """Hand on what was written."""
-        with suppress(BrokenPipeError):
-            self._stream.flush()
+    """Return the console of a flow that a worker runs: lines for its log."""
+    return Console(soft_wrap=True, force_terminal=False, width=200)

@@ -18,8 +18,8 @@ from pipelines.pool_run import RUN_TAG
 
 # Four heartbeats: a machine under load is late by one or two.
 SILENCE_SECONDS = 120
-# A worker took the run and fell before its process was there; an image may have to be pulled, a machine to be started.
-UNSTARTED_SECONDS = 900
+# A worker took the run and fell before its process was there. An image that takes longer to pull is there when the node is asked for again.
+UNSTARTED_SECONDS = 300
 EVERY_EVENT = "prefect.flow-run.*"
 
 
@@ -36,7 +36,7 @@ def close_zombies(client: SyncPrefectClient, silence_seconds: int = SILENCE_SECO
             "attar: close runs that were taken and never started",
             ("Pending", "Submitting"),
             UNSTARTED_SECONDS,
-            "not started within 15 minutes: the worker that took it was killed, or its container cannot start",
+            "not started within 5 minutes: the worker that took it was killed, or its container cannot start",
         ),
     )
     for automation in ours:

@@ -173,19 +173,29 @@ def test_passwords_for_compose_are_drawn_once(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "secrets").stat().st_mode) == 0o700
 
 
-def test_a_flow_goes_on_when_nobody_reads_its_lines_any_more() -> None:
-    """A worker reads a flow's lines through a pipe; rich would end the process at the first line after the worker was killed."""
+def test_a_flow_goes_on_when_nobody_reads_its_lines_any_more(tmp_path: Path) -> None:
+    """A worker reads a flow's lines through pipes; rich ends a process at the first line after the worker was killed."""
     script = (
-        "import sys; from pipelines.deployments.workplace import plain_console\n"
-        "console = plain_console(); console.print('first'); sys.stdin.readline()\n"
-        "console.print('x' * 20_000, highlight=False); console.print('second'); print('went on', file=sys.stderr)"
+        "import pathlib, sys; from rich.console import Console; from pipelines.deployments.outliving import outlive_reader\n"
+        "outlive_reader(); out, err = Console(), Console(stderr=True)\n"
+        "out.print('first'); err.print('told'); sys.stdin.readline()\n"
+        "for _ in range(50): out.print('x' * 5000, highlight=False); err.print('x' * 5000, highlight=False)\n"
+        "pathlib.Path('went_on').touch(); print('last')"
     )
     words = [sys.executable, "-c", script]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(words, text=True, **pipes) as flow:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(
+        words, text=True, cwd=tmp_path, env=environment, stdin=pipe, stdout=pipe, stderr=pipe
+    ) as flow:
         assert flow.stdin is not None and flow.stdout is not None and flow.stderr is not None
-        assert flow.stdout.readline() == "first\n"
+        assert (flow.stdout.readline(), flow.stderr.readline()) == ("first\n", "told\n")
         flow.stdout.close()
-        flow.stdin.write("\n")
-        flow.stdin.flush()
-        assert "went on" in flow.stderr.read()
+        flow.stderr.close()
+        flow.stdin.close()
+    assert (tmp_path / "went_on").exists()
+    whole = subprocess.run(words, text=True, input="\n", capture_output=True, cwd=tmp_path, env=environment, check=True)
+    assert whole.stdout.startswith("first\n") and whole.stdout.endswith("last\n"), (
+        "what is read arrives to the last line"
+    )
+    assert whole.stdout.count("x") == whole.stderr.count("x") == 250_000
