@@ -5,19 +5,61 @@ BIN := $(VENV)/bin
 # The GPU extra brings onnxruntime-gpu and bitsandbytes: make EXTRA=gpu demo
 EXTRA ?= cpu
 
-.PHONY: demo test lint bench constraints clean
+# Where the servers keep their data: make DB=postgres up
+DB ?= sqlite
+
+.PHONY: demo up down test test-slow test-postgres lint audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/attar run demo
 
+# Ports and the like: make up UP="--prefect-port 4300"
+up: $(VENV)/ready
+	$(BIN)/attar up --database $(DB) $(UP)
+
+down:
+	$(BIN)/attar down
+
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Minutes of waiting: machines that die, servers that restart.
+test-slow: $(VENV)/ready
+	$(BIN)/python -m pytest -m slow -o timeout=1200
+
+# The tests of the servers once more, on Postgres.
+test-postgres: $(VENV)/ready
+	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/pipeline/test_pipelines_operate.py
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyright
+	$(BIN)/hadolint docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+# Known vulnerabilities of what is installed (needs the network), and everybody's licence.
+audit: $(VENV)/ready
+	mkdir -p build
+	$(BIN)/pip-licenses --format=json --with-urls --output-file=build/licences.json
+	$(BIN)/pip-licenses --summary
+	$(BIN)/cyclonedx-py environment --output-format JSON --output-file build/sbom.cdx.json
+	$(BIN)/pip-audit --skip-editable
+
+# Passwords for docker/compose.yaml, each in a file; those that are there stay.
+secrets:
+	docker/make-secrets.sh
+
+# BASE_IMAGE is a Python image by digest: docker buildx imagetools inspect python:3.11-slim-bookworm
+image:
+	@case "$(BASE_IMAGE)" in *@sha256:*) ;; *) echo "make image BASE_IMAGE=python:3.11-slim-bookworm@sha256:..." >&2; exit 2;; esac
+	docker build -f docker/Dockerfile --target $(EXTRA) --build-arg BASE_IMAGE=$(BASE_IMAGE) \
+		--build-arg REVISION=$$(git rev-parse HEAD) -t attar:$(EXTRA) .
+
+# As root, with buildah and debootstrap, no container engine: build the image on a base made here, and run a stage inside.
+image-check:
+	docker/image-check.sh
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/orchestration.py

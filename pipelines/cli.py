@@ -12,6 +12,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipelines.operate.commands import COMMANDS
+from pipelines.operate.pool_commands import POOL_COMMANDS
+
 app = typer.Typer(
     name="attar",
     help="Compress a language model as a tracked, resumable pipeline.",
@@ -55,7 +58,8 @@ def run(
     from pipelines.flow import run_recipe
 
     console = err if as_json else out
-    record = run_recipe(planned_recipe, plan, home, forced=frozenset(forced), num_workers=workers, console=console)
+    with _refusals(debug):
+        record = run_recipe(planned_recipe, plan, home, forced=frozenset(forced), num_workers=workers, console=console)
     _show_outcome(record, console, as_json=as_json, debug=debug)
     if record.has_failed:
         raise typer.Exit(1)
@@ -206,12 +210,18 @@ def gc(
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
+for command in (*COMMANDS, *POOL_COMMANDS):
+    app.command()(command)
+
+
 def main() -> None:
     """Entry point of the `attar` command."""
     # local: `attar --help` should not wait for what it does not need
-    from registry.environment import configure_process
+    from pipelines.operate.service_state import adopt_servers
+    from registry.environment import attar_home, configure_process
 
     configure_process()
+    adopt_servers(attar_home())
     app()
 
 

@@ -1,24 +1,17 @@
-"""The Prefect flow: one flow run a recipe run, one task run a node. The only home of prefect."""
+"""The Prefect flow: one flow run a recipe run, one task run a node."""
 
 from __future__ import annotations
 
 import logging
-import threading
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import Task, flow, task
-from prefect.artifacts import (
-    create_link_artifact,
-    create_progress_artifact,
-    create_table_artifact,
-    update_progress_artifact,
-)
+from prefect import Task, flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
@@ -26,24 +19,24 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
-from pipelines.comparison import comparison_rows
 from pipelines.console import RunConsole, WarningLines
+from pipelines.execution import IN_PROCESS
+from pipelines.finish import finish_run
+from pipelines.listener import Listener
 from pipelines.plan import PlannedNode, stage_inputs
+from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
 from pipelines.recipe import Node, Recipe
-from pipelines.report import write_report
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
+from registry import confinement
 from registry.artifact import Artifact, DatasetArtifact
 from registry.run_record import NodeRecord, RunRecord, new_run_folder
-from registry.store import Store
 from registry.tracking import Tracker
 from stages.contract import by_slot
 from stages.process import OUR_PACKAGES, StageFailed, WorkOrder, run_in_process
-from stages.progress import Event, Metric, Progress
+from stages.progress import Event, Note
 
 logger = logging.getLogger(__name__)
-# Progress in Prefect's UI: each update is a request, and a person looks every few seconds at most.
-PROGRESS_SECONDS = 2.0
 
 
 @dataclass
@@ -65,7 +58,42 @@ class Run:
 def run_recipe(
     recipe: Recipe, plan: list[PlannedNode], home: Path, *, forced: frozenset[str], num_workers: int, console: Console
 ) -> RunRecord:
-    """Run a planned recipe as a Prefect flow and return its record. Failed nodes are in the record, not raised."""
+    """Run a planned recipe as a Prefect flow of its own and return its record. Failed nodes are in the record, not raised."""
+    with _prepared(recipe, plan, home, forced, num_workers, console) as run:
+        # Made here, around the run: Prefect would store whatever were passed as a parameter.
+        @flow(
+            name=f"attar-{recipe.name}",
+            flow_run_name=run.record.id,
+            persist_result=False,
+            task_runner=ThreadPoolTaskRunner(max_workers=len(recipe.nodes)),  # type: ignore[arg-type] - one thread a waiting node
+        )
+        def recipe_flow(recipe: str, recipe_hash: str) -> State:
+            return _run_nodes(run)
+
+        with tags(RUN_TAG):
+            recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
+        return run.record
+
+
+def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console) -> tuple[RunRecord, State]:
+    """Run a planned recipe inside the flow that calls, one of its tasks a node; return the record and the state to end in.
+
+    The flow needs a task runner with a thread for each node: a node that waits holds one.
+    """
+    with _prepared(recipe, plan, home, frozenset(), 0, console) as run:
+        return run.record, _run_nodes(run)
+
+
+@contextmanager
+def _prepared(
+    recipe: Recipe,
+    plan: list[PlannedNode],
+    home: Path,
+    forced: frozenset[str],
+    num_workers: int,
+    console: Console,
+) -> Iterator[Run]:
+    check_pools(node.execution for node in recipe.nodes.values() if node.execution != IN_PROCESS)
     nodes = {
         node.name: NodeRecord(
             node.stage.name,
@@ -78,20 +106,7 @@ def run_recipe(
     record.save()
     with RunConsole(console) as shown, _warnings_shown(shown):
         pool, by_name = ResourcePool(num_workers), {planned.node.name: planned for planned in plan}
-        run = Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
-
-        # Made here, around the run: Prefect would store whatever were passed as a parameter.
-        @flow(
-            name=f"attar-{recipe.name}",
-            flow_run_name=record.id,
-            persist_result=False,
-            task_runner=ThreadPoolTaskRunner(max_workers=len(nodes)),  # type: ignore[arg-type] - one thread a waiting node
-        )
-        def recipe_flow(recipe: str, recipe_hash: str) -> State:
-            return _run_nodes(run)
-
-        recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
-    return record
+        yield Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
 
 
 @contextmanager
@@ -114,8 +129,8 @@ def _run_nodes(run: Run) -> State:
     if context is not None and context.flow_run is not None:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
-    tags = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
-    run.tracker.start(run_id, tags={**tags, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
+    marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
+    run.tracker.start(run_id, tags={**marks, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
     run.record.mlflow_run_id = run.tracker.run_id
     run.record.save()
     futures: dict[str, PrefectFuture[Any]] = {}
@@ -129,7 +144,7 @@ def _run_nodes(run: Run) -> State:
             run.console.line(name, "skipped: a node before it failed", "yellow")
     run.record.seconds = round(time.monotonic() - started, 3)
     run.record.close()
-    _finish(run)
+    finish_run(run.record, run.home, run.tracker)
     failed = [name for name, node in run.record.nodes.items() if node.state == "Failed"]
     return Failed(message=f"failed: {', '.join(failed)}") if failed else Completed(message="all nodes done")
 
@@ -139,7 +154,9 @@ def _node_task(run: Run, node: Node) -> Task[..., State]:
 
     @task(name=node.name, task_run_name=node.name, tags={node.stage.name}, cache_policy=NO_CACHE, persist_result=False)
     def run_node(stage: str) -> State:
-        with run.pool.claim(planned.forecast.peak_memory_bytes, node.stage.is_light) as num_threads:
+        is_here = node.execution == IN_PROCESS
+        memory_bytes = planned.forecast.peak_memory_bytes if is_here else 0.0
+        with run.pool.claim(memory_bytes, node.stage.is_light or not is_here) as num_threads:
             return _run_node(run, node, planned, num_threads)
 
     return run_node
@@ -164,14 +181,34 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
         expected_bytes=int(planned.forecast.disk_bytes),
         is_forced=node.name in run.forced,
         log_path=run.record.folder / "logs" / f"{node.name}.log",
-        environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)},
+        environment={"ATTAR_HOME": str(run.home), "ATTAR_MLFLOW_RUN_ID": run.tracker.node_run_id(node.name)}
+        | {name: os.environ[name] for name in (confinement.VARIABLE,) if name in os.environ},
     )
-    listener = _Listener(run, node.name)
+
+    def show(event: Event) -> None:
+        run.console.event(node.name, event)
+
     try:
-        artifact, is_hit = run_in_process(order, listener)
+        artifact, is_hit = _run_stage(run, node, order, Listener(node.name, run.tracker, show))
     except StageFailed as error:
         return _node_failed(run, node, error, time.monotonic() - started)
     return _node_done(run, node, artifact, is_hit, time.monotonic() - started)
+
+
+def _run_stage(run: Run, node: Node, order: WorkOrder, listener: Listener) -> tuple[Artifact, bool]:
+    """Run the stage where the recipe wants it."""
+    if node.execution == IN_PROCESS:
+        return run_in_process(order, listener)
+    call = PoolCall(
+        pool=node.execution,
+        parent=run.record.prefect_flow_run_id,
+        run_id=run.record.id,
+        node=node.name,
+        order=order,
+        key=node.stage.key(order.config, order.inputs),
+        mlflow_run_id=run.tracker.node_run_id(node.name),
+    )
+    return run_on_pool(call, lambda text: listener(Note(text)))
 
 
 def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: float) -> State:
@@ -193,54 +230,6 @@ def _node_failed(run: Run, node: Node, error: StageFailed, seconds: float) -> St
     return Failed(message=error.cause)
 
 
-class _Listener:
-    """Sends a stage's events to the console, to MLflow and, now and then, to Prefect's progress artifact."""
-
-    def __init__(self, run: Run, node: str) -> None:
-        self._run, self._node = run, node
-        self._artifact: UUID | None = None
-        self._told_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
-        self._lock = threading.Lock()
-
-    def __call__(self, event: Event) -> None:
-        self._run.console.event(self._node, event)
-        if isinstance(event, Metric):
-            self._run.tracker.log_metric(self._node, event.name, event.value, event.step)
-        elif isinstance(event, Progress) and event.total:
-            self._tell_prefect(100.0 * min(1.0, event.done / event.total), event.label)
-
-    def _tell_prefect(self, percent: float, label: str) -> None:
-        now = time.monotonic()
-        if now - self._told_at < PROGRESS_SECONDS:
-            return
-        self._told_at = now
-        try:
-            if self._artifact is None:
-                self._artifact = create_progress_artifact(percent, description=f"{self._node}: {label}")  # type: ignore[assignment]
-            elif percent > 0:
-                update_progress_artifact(self._artifact, percent, description=f"{self._node}: {label}")
-        except Exception as error:  # noqa: BLE001 - progress is a courtesy; the stage goes on
-            logger.warning("Prefect did not take a progress update: %s", error)
-
-
 def _final_state(future: PrefectFuture[Any]) -> State:
     future.wait()
     return future.state
-
-
-def _finish(run: Run) -> None:
-    """Write the report, put table and link into Prefect, close the MLflow run. None of these can fail the run any more."""
-    report: Path | None = None
-    try:
-        report = write_report(run.record, Store(run.home))
-    except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again
-        logger.warning("the report could not be written: %s", error)
-    try:
-        rows = comparison_rows(run.record, Store(run.home))
-        if rows:
-            create_table_artifact(rows, key="before-after", description="Before and after, by model")
-        if report is not None:
-            create_link_artifact(report.as_uri(), key="report", link_text=f"Report of {run.record.id}")
-    except Exception as error:  # noqa: BLE001
-        logger.warning("Prefect did not take the run's artifacts: %s", error)
-    run.tracker.end("FAILED" if run.record.has_failed else "FINISHED", report)

@@ -8,27 +8,46 @@ from typing import Any
 
 from rich.tree import Tree
 
-from compressors.adapt.catalogue import ADAPT_METHODS
+from compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
+from compressors.distill.coefficients import COEFFICIENT_SCHEDULES
+from compressors.distill.contexts import CONTEXTS
+from compressors.distill.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
+from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES
+from compressors.distill.rollouts import ROLLOUTS
+from compressors.distill.sample_weights import SAMPLE_WEIGHTS
+from compressors.distill.sources import SELF_RULES
+from compressors.distill.target_ops import TARGETS
+from compressors.distill.token_weights import TOKEN_WEIGHTS
 from compressors.merge.adapters import ADAPTER_MERGES
 from compressors.merge.methods import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
 from compressors.self_data.choose import CHOOSERS
-from compressors.self_data.verifiers import VERIFIERS
-from pipelines.recipe import RecipeError, load_recipe, shipped_recipes
+from pipelines.method_table import method_recipes
+from pipelines.recipe import load_recipe
+from pipelines.recipe_file import RecipeError, shipped_recipes
 from registry.environment import attar_home
 from registry.lineage import Ancestor
 from registry.store import Store
+from stages.answer_checks import ANSWER_CHECKS
 from stages.catalogue import STAGES
 
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
     "width score": WIDTH_SCORES,
-    "verifier": VERIFIERS,
+    "verifier": ANSWER_CHECKS,
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
+    "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
+    "target": TARGETS,
+    "token weight": TOKEN_WEIGHTS,
+    "sample weight": SAMPLE_WEIGHTS,
+    "schedule": COEFFICIENT_SCHEDULES,
+    "source": SELF_RULES,
+    "teacher context": CONTEXTS,
+    "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
 }
@@ -54,12 +73,21 @@ def list_stages() -> list[dict[str, Any]]:
 
 
 def list_methods() -> list[dict[str, Any]]:
-    """Return every method of every catalogue."""
-    return [
-        {"catalogue": catalogue, "method": name, "what": (inspect.getdoc(method) or "").partition("\n")[0]}
+    """Return every method of every catalogue, and the methods of the literature that are made of them."""
+    plugs = [
+        {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
     ]
+    presets = [
+        {
+            "catalogue": "preset",
+            "method": name,
+            "what": f"{recipe.description} {recipe.card.paper if recipe.card else ''}",
+        }
+        for name, recipe in method_recipes().items()
+    ]
+    return [*plugs, *presets]
 
 
 def list_recipes() -> list[dict[str, Any]]:
@@ -116,6 +144,10 @@ def _grow(tree: Tree, ancestor: Ancestor) -> None:
 def _label(ancestor: Ancestor) -> str:
     via = f"{ancestor.via}: " if ancestor.via else ""
     return f"{via}{ancestor.stage} {ancestor.key[:12]} ({ancestor.kind}{'' if ancestor.is_present else ', collected'})"
+
+
+def _first_line(method: type) -> str:
+    return (inspect.getdoc(method) or "").partition("\n")[0]
 
 
 def _short(value: Any) -> str:

@@ -1,4 +1,5 @@
-"""Prefect's settings for a run: the API that PREFECT_API_URL names, else a local server whose database lies under ATTAR_HOME.
+"""Prefect's settings for a run: the API that PREFECT_API_URL names, else the server that `attar up` started for this home, else a
+short-lived one whose database lies under ATTAR_HOME.
 
 Prefect reads its settings when it is imported, so this runs before.
 """
@@ -8,8 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipelines.operate.service_state import adopt_servers
 from stages.orphans import claim_children, end_orphans
 
+# The shortest that Prefect sends.
+HEARTBEAT_SECONDS = "30"
 DEFAULTS = {
     # a fresh database needs its migrations, and a loaded machine its time
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -32,6 +36,10 @@ def configure_prefect(home: Path) -> None:
     """Set Prefect's environment where the user has not; with an API of their own, only logging is touched."""
     end_orphans()  # the server of a run that was killed would keep the database busy
     claim_children()
+    adopt_servers(home)
+    # by its silence a server knows a run whose process is gone: who beats as seldom as Prefect does by default, every three minutes,
+    # would be taken for dead
+    os.environ.setdefault("PREFECT_FLOWS_HEARTBEAT_FREQUENCY", HEARTBEAT_SECONDS)
     if os.environ.get("PREFECT_API_URL"):
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
         return

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
-from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from compressors.catalogue import did_you_mean
+from pipelines.execution import IN_PROCESS, node_pool, stage_pools
+from pipelines.method_card import MethodCard, read_card
+from pipelines.recipe_file import RECIPE_FIELDS, RecipeError, read_document, recipe_path
 from registry.fingerprint import digest
 from stages.catalogue import STAGES
 from stages.contract import InputSlot, Stage, StageConfig
 
-RECIPES_FOLDER = Path(__file__).parent / "recipes"
-NODE_FIELDS = ("stage", "config", "inputs")
-RECIPE_FIELDS = ("name", "description", "nodes")
-
-
-class RecipeError(ValueError):
-    """The recipe is wrong; the message is one line for its author."""
+NODE_FIELDS = ("stage", "config", "inputs", "execution")
+# Names become folders, files and tags.
+NAME = r"[A-Za-z0-9_][\w.-]{0,99}"
 
 
 @dataclass(frozen=True)
@@ -33,6 +32,8 @@ class Node:
     stage: Stage[Any, Any, Any]
     config: StageConfig
     inputs: dict[str, tuple[str, ...]]
+    # a work pool, or IN_PROCESS; no part of what is made
+    execution: str = IN_PROCESS
 
     @property
     def upstream(self) -> set[str]:
@@ -42,11 +43,12 @@ class Node:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Nodes in an order in which each comes after those it needs."""
+    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature."""
 
     name: str
     description: str
     nodes: dict[str, Node]
+    card: MethodCard | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -67,7 +69,8 @@ class Recipe:
             if current not in needed:
                 needed.add(current)
                 pending.extend(self.nodes[current].upstream)
-        return Recipe(self.name, self.description, {key: node for key, node in self.nodes.items() if key in needed})
+        nodes = {key: node for key, node in self.nodes.items() if key in needed}
+        return Recipe(self.name, self.description, nodes, self.card)
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
@@ -83,27 +86,12 @@ class Recipe:
             raise RecipeError(f"{option} {name!r}: the recipe has no such node.{did_you_mean(name, self.nodes)}")
 
 
-def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with Attar, by name."""
-    return {path.stem: path for path in sorted(RECIPES_FOLDER.glob("*.yaml"))}
-
-
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
-    path = shipped_recipes().get(name_or_path, Path(name_or_path))
-    if not path.is_file():
-        raise RecipeError(
-            f"recipe {name_or_path!r}: no such file or shipped recipe.{did_you_mean(name_or_path, shipped_recipes())}"
-        )
-    try:
-        document = yaml.load(path.read_text(), Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"recipe {path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(document, dict):
-        raise RecipeError(f"recipe {path}: a mapping with {', '.join(RECIPE_FIELDS)} is expected")
-    for override in overrides:
-        _override(document, override)
-    return build_recipe(document, default_name=path.stem)
+    document = read_document(name_or_path)
+    for text in overrides:
+        _override(document, text)
+    return build_recipe(document, default_name=recipe_path(name_or_path).stem)
 
 
 def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
@@ -112,44 +100,50 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     specs = document.get("nodes")
     if not isinstance(specs, dict) or not specs:
         raise RecipeError("recipe: `nodes` must map node names to stages")
-    nodes = {name: _node(str(name), spec, specs) for name, spec in specs.items()}
+    try:
+        pools = stage_pools(document.get("execution"), STAGES)
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
+    nodes = {name: _node(_checked_name(name, "node"), spec, specs, pools) for name, spec in specs.items()}
     ordered = _sorted(nodes)
     for node in ordered.values():
         _check_edges(node, nodes)
-    return Recipe(str(document.get("name", default_name)), str(document.get("description", "")), ordered)
+    try:
+        card = read_card(document.get("method"))
+    except ValueError as error:
+        raise RecipeError(f"recipe, method: {error}") from error
+    name = _checked_name(document.get("name", default_name), "recipe")
+    return Recipe(name, str(document.get("description", "")), ordered, card)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Refuses a key given twice: YAML would silently keep the last."""
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _override(document: dict[str, Any], override: str) -> None:
-    target, equals, text = override.partition("=")
+def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
+    """Set `node.config.field` or `node.inputs.slot` of a recipe's YAML content. Raises RecipeError, beginning with `where`."""
     parts = target.split(".")
     nodes = document.get("nodes") or {}
-    if not equals or len(parts) < 3 or parts[1] not in ("config", "inputs"):
-        raise RecipeError(f"--set {override!r}: the form is node.config.field=value or node.inputs.slot=node")
+    is_place = len(parts) == 2 and parts[1] == "execution"
+    if not is_place and (len(parts) < 3 or parts[1] not in ("config", "inputs")):
+        raise RecipeError(f"{where}: the form is node.config.field=value, node.inputs.slot=node or node.execution=pool")
     if parts[0] not in nodes:
-        raise RecipeError(f"--set {override!r}: the recipe has no node {parts[0]!r}.{did_you_mean(parts[0], nodes)}")
+        raise RecipeError(f"{where}: the recipe has no node {parts[0]!r}.{did_you_mean(parts[0], nodes)}")
     place = nodes[parts[0]]
     for part in parts[1:-1]:
         if not isinstance(place.get(part), dict):
             place[part] = {}
         place = place[part]
+    place[parts[-1]] = value
+
+
+def _override(document: dict[str, Any], text: str) -> None:
+    target, equals, value = text.partition("=")
+    if not equals:
+        raise RecipeError(f"--set {text!r}: the form is node.config.field=value or node.inputs.slot=node")
     try:
-        place[parts[-1]] = yaml.safe_load(text)
+        override(document, target, yaml.safe_load(value), f"--set {text!r}")
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {override!r}: the value is not valid YAML") from error
+        raise RecipeError(f"--set {text!r}: the value is not valid YAML") from error
 
 
-def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
+def _node(name: str, spec: Any, specs: Mapping[str, Any], pools: Mapping[str, str]) -> Node:
     if not isinstance(spec, dict):
         raise RecipeError(f"node {name!r}: a mapping with {', '.join(NODE_FIELDS)} is expected")
     _check_fields(spec, NODE_FIELDS, f"node {name!r}")
@@ -161,8 +155,11 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
     stage = STAGES[stage_name]
     try:
         config = stage.config_type.model_validate(spec.get("config") or {})
+        pool = node_pool(name, spec, pools)
     except ValidationError as error:
         raise RecipeError(f"node {name!r}, {_explain(error, stage.config_type)}") from error
+    except ValueError as error:
+        raise RecipeError(str(error)) from error
     inputs = {}
     for slot_name, value in (spec.get("inputs") or {}).items():
         if slot_name not in stage.slots:
@@ -176,7 +173,15 @@ def _node(name: str, spec: Any, specs: Mapping[str, Any]) -> Node:
                     f"node {name!r}, inputs.{slot_name} = {one!r}: no such node.{did_you_mean(one, specs)}"
                 )
         inputs[slot_name] = names
-    return Node(name, stage, config, inputs)
+    return Node(name, stage, config, inputs, pool)
+
+
+def _checked_name(name: Any, what: str) -> str:
+    if not re.fullmatch(NAME, str(name)):
+        raise RecipeError(
+            f"{what} name {name!r}: accepted: letters, digits, dot, dash, underscore; the first no dot or dash"
+        )
+    return str(name)
 
 
 def _check_edges(node: Node, nodes: Mapping[str, Node]) -> None:

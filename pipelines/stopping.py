@@ -16,6 +16,8 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Crashed
 
 from pipelines.console import RunConsole
+from pipelines.operate.service_state import ProcessMark
+from pipelines.pool_run import cancel_open_children
 from registry.run_record import RunRecord, open_runs
 from registry.tracking import Tracker
 
@@ -35,6 +37,10 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
             signal.signal(signum, signal.SIG_IGN)
         for child in psutil.Process().children(recursive=True):
             child.kill()
+        try:
+            cancel_open_children()
+        except Exception as error:  # noqa: BLE001 - the server may be gone; this process goes all the same
+            console.line("", f"work on pools could not be cancelled: {error}", "yellow")
         record.stop(f"stopped by {signal.Signals(number).name}")
         console.line(
             "", f"stopped by {signal.Signals(number).name}; run the same command again to go on from here", "yellow"
@@ -48,7 +54,7 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
 def close_dead_runs(home: Path, tracker: Tracker) -> None:
     """Mark runs whose process is gone as crashed, in their record, in Prefect and in MLflow, where they would run for ever."""
     for record in open_runs(home):
-        if _is_alive(record):
+        if ProcessMark(record.pid, record.pid_created).process is not None:
             continue
         record.stop("its process was killed")
         logger.warning("run %s had been stopped or killed: closing it", record.id)
@@ -62,11 +68,3 @@ def close_dead_runs(home: Path, tracker: Tracker) -> None:
         except ObjectNotFound:
             logger.warning("Prefect does not know run %s: it ran on another server", record.id)
         record.close()
-
-
-def _is_alive(record: RunRecord) -> bool:
-    try:
-        process = psutil.Process(record.pid)
-        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - record.pid_created) < 1.0
-    except psutil.NoSuchProcess:
-        return False

@@ -84,6 +84,12 @@ class ComparisonArtifact(Artifact):
     kind = "comparison"
 
 
+class FittedArtifact(Artifact):
+    """`fitted.json`: a number that was fitted on held-out rows, for a later stage to take in place of one of its config. Facts: value."""
+
+    kind = "fitted"
+
+
 class ReleaseArtifact(Artifact):
     """`release.json`: the registered version, its aliases and the gate's verdict. Facts: name, version, is_champion."""
 
@@ -100,6 +106,7 @@ KINDS: dict[str, type[Artifact]] = {
         OnnxArtifact,
         EvaluationArtifact,
         ComparisonArtifact,
+        FittedArtifact,
         ReleaseArtifact,
     )
 }

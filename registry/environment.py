@@ -37,6 +37,8 @@ PROCESS_SETTINGS = {
     # our bars tell the progress; libraries' bars would only fill the logs
     "TQDM_DISABLE": "1",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # with a server it would print two lines a run to standard output, into the middle of --json
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
 

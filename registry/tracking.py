@@ -73,6 +73,19 @@ class Tracker:
         params = [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
         self._client.log_batch(run.info.run_id, params=params)
 
+    @_guarded
+    def join(self, node: str, run_id: str) -> None:
+        """Write to a node's run that another process has opened, and will close."""
+        if run_id:
+            self._client = open_client(self._home)
+            self._children[node] = run_id
+
+    @_guarded
+    def leave(self, node: str) -> None:
+        """Write what is left of a node's numbers; the run stays open for whoever opened it."""
+        if node in self._children:
+            self._flush(node)
+
     def node_run_id(self, node: str) -> str:
         """Return the child run of a node, or an empty string."""
         return self._children.get(node, "")

@@ -70,7 +70,13 @@ class CurateConfig(StageConfig):
     """Which rows may not overlap `tasks`. A held-out row is not learned from, but chooses the adapter that is kept."""
 
     max_rows: int = Field(default=0, ge=0)
-    """Keep at most this many training rows, those farthest apart in words; 0: all. Held-out rows stay."""
+    """Keep at most this many training rows; 0: all. Held-out rows stay."""
+
+    keep_fraction: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Keep at most this share of the training rows that are left, in (0, 1]."""
+
+    budget_by: Literal["farthest", "random"] = "farthest"
+    """Which rows `max_rows` and `keep_fraction` keep: those farthest apart in words, or any, by a hash of their ids."""
 
     num_scored_rows: int = Field(default=64, ge=0)
     """Rows whose loss under the original is measured for the data card, with `model` or from recorded log-probabilities; 0: none."""
@@ -143,7 +149,7 @@ def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> Dataset
             if not asked:
                 raise ValueError(f"tasks: data set {name!r} has no questions, only text")
         curation.keep_unseen(tasks, config.decontaminate, **options)
-    curation.keep_farthest(config.max_rows)
+    curation.keep_budget(config.max_rows, config.keep_fraction, config.budget_by)
     curation.check()
     return _finish(config, inputs, workdir / "content", curation)
 

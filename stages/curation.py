@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -94,14 +95,20 @@ class Curation:
             {indices[i]: f"overlaps {one.task} (question {one.row_id}: {one.shared!r})" for i, one in overlaps.items()}
         )
 
-    def keep_farthest(self, num_rows: int) -> None:
-        """Keep the `num_rows` training rows farthest apart in words; 0 keeps all."""
+    def keep_budget(self, num_rows: int, fraction: float, by: Literal["farthest", "random"]) -> None:
+        """Keep at most `num_rows` (0: all) and that share of the training rows: the farthest apart in words, or any by their ids' hash."""
         indices = [i for i, row in enumerate(self.rows) if row.split == "train"]
-        if not num_rows or len(indices) <= num_rows:
+        num_kept = max(1, round(fraction * len(indices)))
+        num_kept = min(num_kept, num_rows) if num_rows else num_kept
+        if len(indices) <= num_kept:
             return
-        chosen = farthest_points(text_features([_part(self.rows[i], "both") for i in indices]), num_rows)
-        left_out = set(range(len(indices))) - set(chosen)
-        self._drop({indices[i]: f"over budget (more than {num_rows} training rows)" for i in left_out})
+        if by == "farthest":
+            chosen = set(farthest_points(text_features([_part(self.rows[i], "both") for i in indices]), num_kept))
+        else:
+            ranked = sorted(range(len(indices)), key=lambda place: zlib.crc32(self.rows[indices[place]].id.encode()))
+            chosen = set(ranked[:num_kept])
+        left_out = set(range(len(indices))) - chosen
+        self._drop({indices[i]: f"over budget (more than {num_kept} training rows)" for i in left_out})
 
     def check(self) -> None:
         """Raise ValueError when there is nothing left to train on, or nothing to hold out, saying which filter took it."""

@@ -78,6 +78,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation |= _size(config, inputs.model, model_config)
     evaluation["perplexity"] = _perplexity(config, inputs, runner, tokenizer)
     evaluation["tasks"] = _tasks(config, rows, runner, tokenizer, generation_config)
+    # what an interval around an accuracy is computed from; lm-eval tasks of the user's own say it themselves
+    evaluation["num_rows"] = {name: len(some) for name, some in _by_kind(rows).items()}
     evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
     evaluation["latency"] = asdict(_latency(config, runner, model_config.vocab_size))
     if inputs.original is not None and isinstance(runner, TorchRunner):  # the forecast refuses a graph that is to draft
@@ -150,19 +152,25 @@ def _tasks(
     """Return accuracy in [0, 1] by task: length-normalised for multiple choice, checked answers for generated ones."""
     from stages.harness import RunnerLM, run_tasks, task_config  # lm-eval: slow to import, and in an extra
 
-    tasks: list[Any] = list(config.tasks)
-    for name, some in rows.items():
-        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
-        for chosen in (choice, generative):
-            if chosen:
-                is_mixed = bool(choice and generative)
-                kind = ("_choice" if chosen is choice else "_open") if is_mixed else ""
-                tasks.append(task_config(name + kind, chosen, config.max_new_tokens))
+    ours = [task_config(name, some, config.max_new_tokens) for name, some in _by_kind(rows).items()]
+    tasks: list[Any] = [*config.tasks, *ours]
     if not tasks:
         return {}
     model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
     results = run_tasks(model, tasks, Path(config.task_folder) if config.task_folder else None)
     return {name: _accuracy(scores) for name, scores in results.items()}
+
+
+def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
+    found: dict[str, list[Row]] = {}
+    for name, some in rows.items():
+        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
+        is_mixed = bool(choice and generative)
+        for chosen, kind in ((choice, "_choice"), (generative, "_open")):
+            if chosen:
+                found[name + (kind if is_mixed else "")] = chosen
+    return found
 
 
 def _accuracy(scores: Mapping[str, Any]) -> float:

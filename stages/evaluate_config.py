@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
+from registry.confinement import confined
 from stages.contract import StageConfig
 from stages.device import Precision
 
@@ -53,7 +54,7 @@ class EvaluateConfig(StageConfig):
     def _tasks_have_a_home(self) -> EvaluateConfig:
         if bool(self.tasks) != bool(self.task_folder):
             raise ValueError("tasks and task_folder belong together: give both or neither")
-        if self.task_folder and not Path(self.task_folder).is_dir():
+        if self.task_folder and not confined(Path(self.task_folder)).is_dir():
             raise ValueError(f"task_folder {self.task_folder} is not a folder")
         return self
 

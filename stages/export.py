@@ -14,8 +14,9 @@ from compressors.export.parity import Parity, Said, listen_to, measure_parity
 from compressors.export.runtime import OnnxRunner
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
-from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
+from stages.guidance_export import export_guided
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_folder import copy_companions, write_graph
 from stages.onnx_session import open_session
@@ -45,10 +46,11 @@ class ExportConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInputs:
-    """The model, and the data set whose questions prove the graph."""
+    """The model, the data set whose questions prove the graph, and guidance adapters, which stay: `guidance_scale` is an input then."""
 
     model: ModelArtifact
     data: DatasetArtifact
+    guidance: AdapterArtifact | None = None
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -68,6 +70,8 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
 
     Raises ValueError for a family without a cached graph, and when the text or the logits differ.
     """
+    if inputs.guidance is not None:
+        return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
     prompts = _prompts(config, inputs)  # first: without a tokenizer nothing is traced
     expected = _write(config, inputs, content, prompts)

@@ -8,20 +8,21 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from compressors.catalogue import build
 from compressors.distill.average import WeightAverage, trained_weights
-from compressors.distill.loop import Trainer, packing_matches
-from compressors.distill.objectives import OBJECTIVES
+from compressors.distill.heldout import packing_matches
+from compressors.distill.loop import Trainer
 from compressors.distill.packing import Example
-from compressors.distill.reduction import Reduction
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
+from stages.distil_config import check_parties, check_record, context_of
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import note
+from stages.sentence_scores import with_scores
+from stages.teaching import build_parties, build_rollouts, with_hints
 from stages.training_rows import Mixture, TrainingRows, with_prefix
 from stages.training_run import TrainingRun, save_adapter
 
@@ -34,11 +35,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     teacher = inputs.get("teacher", ())
     if config.shares and len(config.shares) != len(data):
         raise ValueError(f"shares has {len(config.shares)} numbers for {len(data)} inputs of data")
-    if config.objectives.get("forward_kl") and not teacher and all(one.get("num_recorded") == 0 for one in data):
-        raise ValueError(
-            "objectives.forward_kl: no data set has a recorded teacher; set num_recorded in self_data, or give the input `teacher`"
-        )
-    for who, other in [*(("recorded teacher", one) for one in data), *(("teacher", one) for one in teacher)]:
+    check_parties(config, bool(teacher), bool(inputs.get("anchor")), bool(inputs.get("fitted")))
+    if config.reads_record(bool(teacher)):
+        check_record(config.reduction.objectives, data, context_of(config.teacher_context))
+    others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
+    for who, other in [(who, one) for who, several in others for one in several]:
         check_vocabulary(model, other, who)
     if config.adapt_blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt_blocks is 'after_cut', but no block of the model was removed")
@@ -59,6 +60,8 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
+    if inputs.fitted is not None:
+        config = config.with_fitted(float(inputs.fitted.facts["value"]))
     device = pick_device()
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
@@ -74,25 +77,26 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = TrainingRows.read(config, inputs, tokenizer)
+    rows = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
     base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
-    teacher = None
-    if inputs.teacher is not None and config.objectives.get("forward_kl"):
-        teacher = Student(load_model(inputs.teacher.path, dtype, device).requires_grad_(False))
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
     schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
     steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
-    rows = with_prefix(rows, steps.used(), student, workdir, config.tokens_per_micro_batch, is_packed)
-    weights = {name: weight for name, weight in config.objectives.items() if weight}
+    parties = build_parties(config, inputs, student, dtype, device)
+    rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
+    rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
+    if rollouts is None:
+        rows = with_prefix(rows, steps.used(), student, workdir, config.tokens_per_micro_batch, is_packed)
     trainer = Trainer(
         student,
         rows.train,
         steps,
-        Reduction({name: build(OBJECTIVES, name) for name in weights}, weights),
+        config.reduction,
         is_packed,
         Accelerator(cpu=device.type == "cpu"),
-        teacher=teacher,
+        parties=parties,
+        rollouts=rollouts,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
     )
     return TrainingRun(config, trainer, rows, tokenizer, workdir)

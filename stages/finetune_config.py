@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
-from compressors.catalogue import build, did_you_mean
-from compressors.distill.objectives import OBJECTIVES
-from registry.artifact import DatasetArtifact, ModelArtifact
+from compressors.catalogue import build
+from compressors.distill.reduction import Reduction
+from registry.artifact import DatasetArtifact, FittedArtifact, ModelArtifact
 from stages.contract import StageConfig
 from stages.device import Precision
+from stages.distil_config import check_rollout, check_source, check_views, context_of, rollout_of
 from stages.model_folder import QuantizedBase
+from stages.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective, views_read
 
 
 class FinetuneConfig(StageConfig):
@@ -43,8 +45,30 @@ class FinetuneConfig(StageConfig):
     quantized_base: QuantizedBase = "none"
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes; low-rank methods only. https://arxiv.org/abs/2305.14314"""
 
-    objectives: dict[str, float] = {"next_token": 1.0}
-    """Weight of each objective: next_token, and forward_kl toward the recorded teacher of the data or the input `teacher`."""
+    objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
+    """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of plugs."""
+
+    teacher: Plug = "auto"
+    """Who the teacher is. auto: the input `teacher` where it is given, else what is recorded in the data; recorded; input; or the
+    student itself: base (adapters off), live, start, ema, previous_epoch, generation."""
+
+    past: Plug = "none"
+    """Who stands behind `past` in a target: the student itself by one of these rules; none."""
+
+    anchor: Plug = "none"
+    """Who stands behind `anchor`: input (the input `anchor`), the student itself by one of these rules, or none."""
+
+    teacher_context: Plug = "none"
+    """What a live teacher reads that the student does not: reference, own_answer, sibling, demonstrations, skill; none."""
+
+    learn_hinted: bool = False
+    """Learn every row of the data a second time, behind what the teacher is told: route `hinted`, where the first time is `plain`."""
+
+    fitted: str = ""
+    """A field of this config, such as objectives.mixed.target.mix.share, whose value is what the input `fitted` found."""
+
+    rollout: Plug = "data"
+    """Who writes what is learned: data, student, mixed, teacher, repair; all but data anew at every step."""
 
     learn: Literal["answers", "all"] = "answers"
     """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
@@ -109,15 +133,26 @@ class FinetuneConfig(StageConfig):
     precision: Precision = "auto"
     """Dtype of the frozen base and of matrix products; what is trained is always float32."""
 
+    @field_validator("objectives", mode="before")
+    @classmethod
+    def _read_objectives(cls, value: Any) -> Any:
+        return (
+            {name: read_objective(name, entry) for name, entry in value.items()} if isinstance(value, dict) else value
+        )
+
     @field_validator("objectives")
     @classmethod
-    def _known_objectives(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, weight in value.items():
-            if name not in OBJECTIVES:
-                raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
+    def _known_objectives(cls, value: dict[str, float | ObjectiveSpec]) -> dict[str, float | ObjectiveSpec]:
+        for name, entry in value.items():
+            weight = entry.weight if isinstance(entry, ObjectiveSpec) else entry
+            objective_of(name, entry)
+            if isinstance(entry, ObjectiveSpec):
+                entry.schedules()
             if weight < 0:
                 raise ValueError(f"weight of {name} is {weight}; accepted: 0 or more")
-        if not any(value.values()):
+        if not any(
+            entry.schedule or entry.weight if isinstance(entry, ObjectiveSpec) else entry for entry in value.values()
+        ):
             raise ValueError("no objective has a weight above 0")
         return value
 
@@ -129,7 +164,57 @@ class FinetuneConfig(StageConfig):
             )
         if any(share <= 0 for share in self.shares):
             raise ValueError(f"shares are {self.shares}; accepted: numbers above 0")
+        for party in ("teacher", "past", "anchor"):
+            check_source(party, getattr(self, party), self.method)
+        objectives = self.reduction.objectives
+        check_views(objectives, self.past, self.anchor)
+        context, rollout = context_of(self.teacher_context), rollout_of(self.rollout)
+        check_rollout(objectives, rollout, context, has_sides=self.learn_hinted)
+        if self.learn_hinted and (self.teacher_context == "none" or not context.is_known_before or rollout is not None):
+            raise ValueError(
+                "learn_hinted is for data behind a teacher_context that does not depend on the answer; a rollout has both_sides"
+            )
+        if self.fitted:
+            self.with_fitted(0.5)
         return self
+
+    def with_fitted(self, value: float) -> FinetuneConfig:
+        """Return the config with the field that `fitted` names at this value. Raises ValueError when there is no such number."""
+        content = self.model_dump()
+        *path, last = self.fitted.split(".")
+        place: Any = content
+        for part in path:
+            place = place.get(part) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or not isinstance(place.get(last), int | float):
+            raise ValueError(f"fitted is {self.fitted!r}, which names no number of this config")
+        place[last] = value
+        return FinetuneConfig.model_validate({**content, "fitted": ""})
+
+    @property
+    def reduction(self) -> Reduction:
+        """The objectives that count, with their weights and schedules."""
+        weights, schedules, objectives = {}, {}, {}
+        for name, entry in self.objectives.items():
+            spec = entry if isinstance(entry, ObjectiveSpec) else None
+            changes = () if spec is None else spec.schedules()
+            weight = entry if spec is None else spec.weight
+            if weight or changes:
+                objectives[name], weights[name] = objective_of(name, entry), weight
+                if changes:
+                    schedules[name] = changes
+        return Reduction(objectives, weights, schedules=schedules)
+
+    @property
+    def uses_teacher(self) -> bool:
+        """True when an objective reads the teacher, or a rollout lets it write."""
+        rollout = rollout_of(self.rollout)
+        writes = rollout is not None and "teacher" in rollout.writers
+        return writes or any("teacher" in views_read(one) for one in self.reduction.objectives.values())
+
+    def reads_record(self, has_teacher_input: bool) -> bool:
+        """True when the teacher is the one recorded in the data."""
+        is_recorded = self.teacher == "recorded" or (self.teacher == "auto" and not has_teacher_input)
+        return is_recorded and self.uses_teacher
 
     @property
     def adapt_method(self) -> AdaptMethod:
@@ -148,8 +233,13 @@ class FinetuneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneInputs:
-    """The student, the rows it learns from, and a teacher that runs along where the rows carry no recorded one."""
+    """The student, the rows it learns from, a teacher that runs along where the rows carry no recorded one, an anchor beside it,
+
+    and a number that an earlier stage fitted.
+    """
 
     model: ModelArtifact
     data: tuple[DatasetArtifact, ...]
     teacher: ModelArtifact | None = None
+    anchor: ModelArtifact | None = None
+    fitted: FittedArtifact | None = None

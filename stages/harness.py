@@ -18,7 +18,7 @@ from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import CausalRunner
 from compressors.self_data.prompts import stop_token_ids
-from compressors.self_data.verifiers import VERIFIERS
+from stages.answer_checks import ANSWER_CHECKS
 from stages.progress import bar
 from stages.rows import Row
 
@@ -148,7 +148,7 @@ def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str
 
 
 def _check_answer(document: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    verifier = build(VERIFIERS, document["verifier"])
+    verifier = build(ANSWER_CHECKS, document["verifier"])
     return {"exact_match": float(verifier(results[0], document["answer"], []) is None)}
 
 

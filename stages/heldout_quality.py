@@ -12,7 +12,7 @@ from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
-from compressors.self_data.verifiers import VERIFIERS
+from stages.answer_checks import ANSWER_CHECKS
 from stages.rows import Row
 
 # Enough to order two states of one training, few enough for a look every some steps.
@@ -55,6 +55,6 @@ def _num_verified(runner: TorchRunner, tokenizer: Any, rows: Sequence[Row], max_
         written = decode(runner, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         for row, generation in zip(part, written, strict=True):
             text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)
-            verdict = build(VERIFIERS, row.verifier)(text, row.reference or row.answer, row.choices)
+            verdict = build(ANSWER_CHECKS, row.verifier)(text, row.reference or row.answer, row.choices)
             num_right += verdict is None
     return num_right

@@ -12,9 +12,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from compressors.catalogue import did_you_mean
-from compressors.self_data.verifiers import VERIFIERS
 from registry.artifact import DatasetArtifact, Facts
+from registry.confinement import confined
 from registry.fingerprint import file_digest
+from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
 from stages.rows import Row, write_rows
 
@@ -50,8 +51,9 @@ class IngestDataConfig(StageConfig):
     choices_field: str = "choices"
     """Column with the list of choices; rows without it are open questions."""
 
-    verifier: Literal["number", "choice", "contains", "none", "auto"] = "auto"
-    """How an answer is checked against the reference. auto: choice where there are choices, else the row's own `verifier`, else none."""
+    verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto"
+    """How an answer is checked against the reference; under pattern, json_schema and unit_tests a row's answer is that. auto: choice
+    where there are choices, else the row's own `verifier`, else none."""
 
     max_rows: int = Field(default=0, ge=0)
     """Take at most this many rows, in their order; 0: all. For generated tasks: how many to generate, 0 refused."""
@@ -120,8 +122,8 @@ def _to_row(config: IngestDataConfig, record: Mapping[str, Any], index: int) -> 
     choices = [str(choice) for choice in record.get(config.choices_field) or []]
     if not choices:
         verifier = record.get("verifier", "none") if config.verifier == "auto" else config.verifier
-        if verifier not in VERIFIERS:
-            raise ValueError(f"row {index}: verifier {verifier!r} is unknown.{did_you_mean(verifier, VERIFIERS)}")
+        if verifier not in ANSWER_CHECKS:
+            raise ValueError(f"row {index}: verifier {verifier!r} is unknown.{did_you_mean(verifier, ANSWER_CHECKS)}")
         return Row(id=f"{index:06d}", question=question, answer=str(answer), verifier=verifier)
     answer_index = _choice_index(answer, choices)
     if answer_index is None:
@@ -163,9 +165,9 @@ def _name_of(source: str) -> str:
 
 def _local_path(source: str) -> Path:
     rest = source.partition(":")[2]
-    if rest.startswith(SHIPPED):
+    if rest.startswith(SHIPPED) and ".." not in Path(rest).parts:
         return Path(__file__).parent / "shipped" / rest.removeprefix(SHIPPED)
-    return Path(rest).expanduser()
+    return confined(Path(rest).expanduser())
 
 
 def _read_jsonl(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:

@@ -14,12 +14,15 @@ import torch
 from compressors.merge.methods import check_num_models
 from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, stage
+from stages.device import pick_device
 from stages.fold_check import check_folded_logits
+from stages.guidance_fold import check_guidance_fold, folded_guidance
+from stages.guidance_folder import is_guidance
 from stages.merge_config import MergeConfig, MergeInputs
 from stages.merge_search import Search
 from stages.merge_sources import FoldedAdapter, FoldedWeights, FolderSource, Source
 from stages.merge_stream import MergeOrder, Passthrough, write_merged
-from stages.model_folder import companion_bytes, model_facts
+from stages.model_folder import companion_bytes, load_model, model_facts
 from stages.progress import metric, note
 from stages.size_forecast import stored_bytes
 from stages.training_run import WEIGHTS_FILE
@@ -31,6 +34,7 @@ FIXED_MEMORY_BYTES = 300e6
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     students = inputs["students"]
     _check_inputs(config, inputs)
+    check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
     for student in students:
         for name in ("vocab_size", "num_blocks"):
@@ -81,6 +85,11 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     and for models that do not fit together or hold numbers that are not finite.
     """
     _check_inputs(config, _given(inputs))
+    check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
+    student = inputs.students[0]
+    if inputs.base and isinstance(student, AdapterArtifact) and is_guidance(student.path):
+        model = load_model(inputs.base.path, "auto", pick_device())
+        return folded_guidance(model, inputs.base, student, config.guidance_scale, workdir / "content")
     base = FolderSource(inputs.base.path) if inputs.base else None
     order = MergeOrder(
         method=_build(config, config.trials()[0]),

@@ -74,6 +74,9 @@ class MergeConfig(StageConfig):
     max_shard_bytes: int = Field(default=5_000_000_000, ge=1)
     """Largest safetensors file; a bigger model gets several, and an interrupted merge goes on behind the last whole one."""
 
+    guidance_scale: float | None = None
+    """Scale at which an offset guidance adapter is folded; for that alone."""
+
     search: SearchConfig | None = None
     """Try parameters and keep those whose merged model is best on the input `dev`; without it `params` says all."""
 

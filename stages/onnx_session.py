@@ -8,11 +8,12 @@ from typing import Any
 import torch
 
 from compressors.export.runtime import CPU
+from compressors.guidance.graph import SCALE_NAME
 
 GRAPH = "model.onnx"
 
 
-def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None) -> Any:
+def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None, *, is_guided: bool = False) -> Any:
     """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`.
 
     `graph`: a graph to run on the weights that lie in the folder, instead of the folder's own.
@@ -36,6 +37,11 @@ def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None) 
     try:
         if graph is not None:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-        return onnxruntime.InferenceSession(graph or folder / GRAPH, options, providers=[provider])
+        session = onnxruntime.InferenceSession(graph or folder / GRAPH, options, providers=[provider])
     except Exception as error:  # onnxruntime's own types live in a C extension
         raise ValueError(f"{folder / GRAPH} does not open on {provider}: {str(error).partition(chr(10))[0]}") from error
+    if not is_guided and any(entry.name == SCALE_NAME for entry in session.get_inputs()):
+        raise ValueError(
+            f"the graph wants {SCALE_NAME} as an input, which this stage does not set; export without guidance"
+        )
+    return session

@@ -19,7 +19,8 @@ from compressors.self_data.choose import CHOOSERS, Candidate, Decision, decide
 from compressors.self_data.keep import Verdict
 from compressors.self_data.prompts import answer_tokens, chat_prompt, start_token_id, stop_token_ids
 from compressors.self_data.styles import AUTO, STYLES, rewrite_question, style_of
-from compressors.self_data.verifiers import VERIFIERS, BannedPhrases
+from compressors.self_data.verifiers import BannedPhrases
+from stages.answer_checks import ANSWER_CHECKS
 from stages.chat_server import ServerSampler
 from stages.device import pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
@@ -127,7 +128,7 @@ class OriginalWriter:
             ],
             row.answer,
             row.choices,
-            build(VERIFIERS, row.verifier),
+            build(ANSWER_CHECKS, row.verifier),
             self.banned,
             self.chooser,
         )

@@ -29,6 +29,18 @@ def end_orphans() -> int:
     return num_killed
 
 
+def owned_by(pid: int) -> list[int]:
+    """Return the processes that were started under an owner, directly or not, itself left out."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(OWNER) == str(pid) and process.pid != pid:
+                found.append(process.pid)
+        except psutil.Error:  # gone already, or not ours to look at
+            continue
+    return found
+
+
 def _is_alive(owner: int, child: psutil.Process) -> bool:
     """A process id may have been given to someone else since: an owner is older than its child."""
     try:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -34,6 +34,9 @@ class RegisterConfig(StageConfig):
     gate: dict[str, float] = {}
     """Thresholds on candidate divided by baseline: min_accuracy_retention, max_perplexity_ratio, max_decode_latency_ratio,
     max_prefill_latency_ratio, max_size_ratio. Empty: everything passes."""
+
+    champion: Literal["past_gate", "by_decision"] = "past_gate"
+    """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
 
     @field_validator("gate")
     @classmethod
@@ -90,7 +93,8 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
     checks = _verdict(config, figures, baseline)
-    is_champion = all(check["has_passed"] for check in checks)
+    has_passed = all(check["has_passed"] for check in checks)
+    is_champion = has_passed and config.champion == "past_gate"
     card = _card(config, inputs, graphs, {"original": baseline, **figures}, checks)
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
     steps.advance()
@@ -110,32 +114,42 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         params={name: str(value) for name, value in inputs.model.facts.items()},
         tags={
             **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model)),
-            **_tags(inputs, graphs, is_champion),
+            **_tags(inputs, graphs, has_passed),
             "license": card.license,
         },
         scratch=workdir,
         is_champion=is_champion,
     )
     steps.advance()
-    return _released(config, workdir, asdict(registration), checks)
+    return _released(config, workdir / "content", asdict(registration), checks, is_champion)
 
 
 def _released(
-    config: RegisterConfig, workdir: Path, registration: dict[str, Any], checks: list[dict[str, Any]]
+    config: RegisterConfig,
+    content: Path,
+    registration: Mapping[str, Any],
+    checks: list[dict[str, Any]],
+    is_champion: bool,
 ) -> ReleaseArtifact:
-    failed = [
+    version = registration["version"]
+    note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
+    metric("gate_passed", float(all(check["has_passed"] for check in checks)))
+    (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
+    return ReleaseArtifact.at(content, name=config.name, version=version, is_champion=is_champion)
+
+
+def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
+    if is_champion:
+        return "champion"
+    return f"candidate; the gate failed: {_failed(checks)}" if _failed(checks) else "candidate"
+
+
+def _failed(checks: list[dict[str, Any]]) -> str:
+    return "; ".join(
         f"{check['of']} {check['name']} {check['measured']:.4g}, limit {check['limit']:.4g}"
         for check in checks
         if not check["has_passed"]
-    ]
-    note(
-        f"registered {config.name} version {registration['version']} as "
-        + ("candidate; the gate failed: " + "; ".join(failed) if failed else "champion")
     )
-    metric("gate_passed", float(not failed))
-    (workdir / "content" / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
-    version = registration["version"]
-    return ReleaseArtifact.at(workdir / "content", name=config.name, version=version, is_champion=not failed)
 
 
 def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
@@ -207,11 +221,11 @@ def _card(
     )
 
 
-def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], is_champion: bool) -> dict[str, str]:
+def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], has_passed: bool) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
-        "validation_status": "passed" if is_champion else "failed",
+        "validation_status": "passed" if has_passed else "failed",
     }
 
 

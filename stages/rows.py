@@ -37,11 +37,21 @@ class Row:
     # share of the model's rewrites that pass the verifier, in [0, 1], and 1 less that; None where none was written
     pass_rate: float | None = None
     difficulty: float | None = None
+    # how good the answer is in [0, 1], as a judge or a comparison of two models found; None where nobody looked
+    score: float | None = None
+    # what the model's own attempts at this question taught, in words
+    skill: str = ""
     # exact tokens before and of the answer, where a model wrote or scored it
     prompt_ids: list[int] = field(default_factory=list)
     answer_ids: list[int] = field(default_factory=list)
+    # one past the last answer token of each chunk, and its log-probability in nats under a teacher with another tokenizer
+    chunk_ends: list[int] = field(default_factory=list)
+    chunk_nats: list[float] = field(default_factory=list)
     # name of the logprobs shard that holds this row's teacher, where one was recorded
     recorded_in: str = ""
+    # filled by guide_data: the guidance scale the answer was drawn under, and what the unguided branch began with
+    guidance_scale: float | None = None
+    unguided_ids: list[int] = field(default_factory=list)
 
     def with_changes(self, **changes: Any) -> Row:
         """Return a copy with some fields replaced."""

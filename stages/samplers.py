@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from compressors.measure.decode import decode
-from compressors.measure.runner import CausalRunner
+from compressors.measure.runner import SlotSource
 from compressors.measure.sampling import Generation, Sampling
 
 
@@ -42,7 +42,7 @@ class Sampler(Protocol):
 class RunnerSampler:
     """A model in this process, torch or ONNX Runtime: batches that are refilled as their rows finish."""
 
-    runner: CausalRunner
+    runner: SlotSource
     stop_ids: Sequence[int]
     batch_size: int
 

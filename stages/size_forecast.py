@@ -11,7 +11,7 @@ DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Context at which the plan counts the FLOPs of a token; `evaluate` has its own num_prompt_tokens, 128 unless told otherwise.
 CONTEXT_TOKENS = 128
 # What a graph itself takes, a decoder block: nodes, names and shapes; seen with SmolLM2.
-GRAPH_BYTES_PER_BLOCK = 6_200.0
+GRAPH_BYTES_PER_BLOCK = 33_800.0
 # Facts of a model that follow from its shape, and that its graph shares.
 SHAPE_FACTS = (
     "num_blocks",

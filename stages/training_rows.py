@@ -10,8 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from compressors.distill.chunks import Chunks
+from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.packing import Example
 from compressors.distill.student import Student, record_prefix
+from compressors.distill.token_stats import SampleFacts
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.progress import bar, note
@@ -31,18 +34,25 @@ class TrainingRows:
     sources: list[int]
     ids: list[str]
     heldout_rows: list[Row]
+    # the row of each example where it is a question, None for text
+    questions: list[Row | None]
+    heldout_questions: list[Row | None]
 
     @staticmethod
     def read(config: FinetuneConfig, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
         """Read every data set once. Raises ValueError when nothing is left to train on, or an objective has no teacher at all."""
-        found = TrainingRows([], [], [], [], [])
+        found = TrainingRows([], [], [], [], [], [], [])
         for source, data in enumerate(inputs.data):
-            _read_one(config, data, source, tokenizer, found)
+            _read_one(config, data, source, tokenizer, found, inputs.teacher is not None)
         if not found.train:
             raise ValueError("the data has no training rows")
-        needs_record = bool(config.objectives.get("forward_kl")) and inputs.teacher is None
+        needs_record = config.reads_record(inputs.teacher is not None)
         if needs_record and not any(example.top_ids is not None for example in found.train):
-            raise ValueError("objectives.forward_kl: no row has recorded teacher log-probabilities")
+            names = [name for name, one in config.reduction.objectives.items() if one.uses_teacher]
+            raise ValueError(f"objectives.{names[0]}: no row has recorded teacher log-probabilities")
+        for name, one in config.reduction.objectives.items():
+            if isinstance(one, ChunkwiseDistil) and not any(example.facts.chunks for example in found.train):
+                raise ValueError(f"objectives.{name}: no row has chunks; put the stage `align` before")
         if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
             raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
         return found
@@ -125,13 +135,16 @@ def is_checkable(row: Row) -> bool:
     return bool(row.choices) or (bool(row.question) and row.verifier != "none")
 
 
-def _read_one(config: FinetuneConfig, data: DatasetArtifact, source: int, tokenizer: Any, into: TrainingRows) -> None:
-    teacher = TeacherRecord(data.path)
+def _read_one(
+    config: FinetuneConfig, data: DatasetArtifact, source: int, tokenizer: Any, into: TrainingRows, has_teacher: bool
+) -> None:
+    teacher = TeacherRecord(data.path) if config.reads_record(has_teacher) else None
     for row in read_rows(data.path / "rows.jsonl"):
         examples = [example for example in _row_examples(config, row, tokenizer, teacher) if example.answer_ids]
         for piece, example in enumerate(examples):
             split = piece_split(row.split, piece)
             (into.heldout if split == "heldout" else into.train).append(example)
+            (into.heldout_questions if split == "heldout" else into.questions).append(row if row.question else None)
             if split == "train":
                 into.sources.append(source)
                 into.ids.append(row.id)
@@ -139,7 +152,7 @@ def _read_one(config: FinetuneConfig, data: DatasetArtifact, source: int, tokeni
             into.heldout_rows.append(row)
 
 
-def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> list[Example]:
+def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:
     """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
     if row.question or row.answer_ids:
         return [_example(config, row, tokenizer, teacher)]
@@ -148,16 +161,20 @@ def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: Tea
     return [Example(piece[:1], piece[1:]) for piece in pieces]
 
 
-def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord) -> Example:
+def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:
     prompt, answer = exact_tokens(tokenizer, row)
     num_whole = len(prompt) + len(answer)
     if config.learn == "all":
         prompt, answer = prompt[:1], [*prompt[1:], *answer]
     answer = answer[: max(0, config.max_tokens - len(prompt))]
-    recorded = teacher.of(row) if config.objectives.get("forward_kl") else None
+    chunks = Chunks(tuple(row.chunk_ends), tuple(row.chunk_nats)).within(len(answer)) if row.chunk_ends else None
+    if chunks is not None and config.learn == "all":
+        raise ValueError(f"row {row.id} has chunks of its answer, but learn is 'all'; accepted: answers")
+    facts = SampleFacts(pass_rate=row.pass_rate, score=row.score, chunks=chunks)
+    recorded = None if teacher is None else teacher.of(row)
     if recorded is None or not answer:
-        return Example(prompt, answer)
+        return Example(prompt, answer, facts=facts, name=row.id)
     # what was recorded ends where the row ends: cut what was cut off there, then what is not learned at the front
     num_cut = num_whole - len(prompt) - len(answer)
     ids, logprobs = (part[: len(part) - num_cut][-len(answer) :] for part in recorded)
-    return Example(prompt, answer, ids, logprobs)
+    return Example(prompt, answer, ids, logprobs, facts=facts, name=row.id)

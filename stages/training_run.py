@@ -13,7 +13,8 @@ from peft import PeftModel
 from safetensors.torch import save_file
 
 from compressors.distill.average import set_weights, trained_weights
-from compressors.distill.loop import NotFiniteError, StepRecord, Trainer, heldout_losses
+from compressors.distill.heldout import heldout_losses
+from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
 from registry.artifact import AdapterArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.heldout_quality import heldout_quality
@@ -96,6 +97,8 @@ class TrainingRun:
             self._record(Metric(f"train_{name}_nats", loss, record.step))
         self._record(Metric("learning_rate", record.learning_rate, record.step))
         self._record(Metric("grad_norm", record.grad_norm, record.step))
+        for name, value in record.facts.items():
+            self._record(Metric(name, value, record.step))
 
     def _look(self, step: int) -> None:
         """Judge the weights of now (their running mean where one is kept) on the held-out rows."""
@@ -111,8 +114,9 @@ class TrainingRun:
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
-        # without held-out rows the last step is the best one there is
-        if not losses or score < self.best["score"]:
+        # with nothing to judge by, the last step is the best one there is
+        is_judged = bool(losses) or self.config.stop_on == "quality"
+        if not is_judged or score < self.best["score"]:
             self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
             self.num_worse = 0
         else:
@@ -154,6 +158,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
+    facts = {"heldout_quality": -run.best["score"][0]} if run.config.stop_on == "quality" else {}
     note(f"kept the weights of step {run.best['step']} (held-out loss {run.best['score'][-1]:.4f} nats)")
     return AdapterArtifact.at(
         content,
@@ -163,4 +168,5 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,
         vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
     )

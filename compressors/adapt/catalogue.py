@@ -24,3 +24,9 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "full": FullWeights,
     "last_blocks": LastBlocks,
 }
+# three names of one class: what each is
+DIFFERENCES = {
+    "lora": "W + (alpha / rank) B A, with B zero at the start: step 0 is the base model exactly. https://arxiv.org/abs/2106.09685",
+    "rslora": "lora with the scale alpha / sqrt(rank), so that a higher rank does not learn more slowly. https://arxiv.org/abs/2312.03732",
+    "dora": "lora on the direction of each row, whose length is learned apart; folds as lora does. https://arxiv.org/abs/2402.09353",
+}

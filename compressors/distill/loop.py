@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
 
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
-from compressors.distill.objectives import Objective, Targets
-from compressors.distill.packing import Batch, Example, batches, collate
-from compressors.distill.reduction import LiveTeacher, Reduction, Sums
+from compressors.distill.coefficients import Clock
+from compressors.distill.drawing import Rollouts
+from compressors.distill.packing import Batch, Example, batches, units
+from compressors.distill.parties import OtherModel, Party
+from compressors.distill.reduction import Reduction
+from compressors.distill.step_loss import Spoken, StepLoss, projections_read, speak
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, mixed_precision
+from compressors.distill.views import ViewName
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,7 @@ class StepRecord:
     learning_rate: float
     grad_norm: float
     num_tokens: int
+    facts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -36,7 +41,8 @@ class Trainer:
     """A student and everything that moves while it learns.
 
     `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where the examples carry no recorded
-    one. `average`: a running mean of the weights, kept beside them.
+    one; `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they
+    are. `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
     """
 
     student: Student
@@ -48,14 +54,26 @@ class Trainer:
     teacher: Student | None = None
     average: WeightAverage | None = None
     step: int = 0
+    parties: dict[ViewName, Party] = field(default_factory=dict)
+    rollouts: Rollouts | None = None
 
     def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
+        self.student.reads = projections_read(self.reduction)
+        if isinstance(teacher := self.parties.get("teacher"), OtherModel):
+            teacher.model.reads = self.student.reads
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
         )
         self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
+
+    @property
+    def plain_student(self) -> Student:
+        """The student without accelerate's wrapping."""
+        return self.accelerator.unwrap_model(self.student)
 
     @property
     def schedule(self) -> Schedule:
@@ -67,6 +85,12 @@ class Trainer:
         """Steps of the whole schedule."""
         return len(self.steps)
 
+    def clock(self, step: int) -> Clock:
+        """Return where training is before a step."""
+        epoch, position = divmod(step, self.steps.num_per_epoch)
+        num_epochs = math.ceil(self.num_steps / self.steps.num_per_epoch)
+        return Clock(step, self.num_steps, epoch, num_epochs, position == 0)
+
     def run(self) -> Iterator[StepRecord]:
         """Yield a record after every optimizer step, from the current step on. Save `state()` between steps to resume there."""
         while self.step < self.num_steps:
@@ -77,8 +101,9 @@ class Trainer:
         """Return all that a resumed run needs for the same weights bit for bit: trainable weights, optimizer, step, random state."""
         return {
             "step": self.step,
-            "weights": trained_weights(self.accelerator.unwrap_model(self.student)),
+            "weights": trained_weights(self.plain_student),
             "average": None if self.average is None else self.average.weights,
+            "parties": {name: party.weights for name, party in self.parties.items()},
             "tokens_per_micro_batch": self.tokens_per_micro_batch,
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -87,9 +112,11 @@ class Trainer:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from `state()`."""
-        set_weights(self.accelerator.unwrap_model(self.student), state["weights"])
+        set_weights(self.plain_student, state["weights"])
         if self.average is not None:
             self.average.weights = state["average"]
+        for name, party in self.parties.items():
+            party.weights = state["parties"][name]
         self.tokens_per_micro_batch = state["tokens_per_micro_batch"]
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
@@ -103,16 +130,31 @@ class Trainer:
 
     def _optimize(self, chosen: Sequence[int], epoch: int) -> StepRecord:
         """Take one step over the chosen examples, in smaller micro-batches where memory does not suffice: the step stays the same."""
+        clock = self.clock(self.step)
+        for party in self.parties.values():
+            party.advance(self.plain_student, clock)
+        share = _Share.of(self.examples, chosen, self.accelerator)
+        examples, order = self.examples, share.order
+        if self.rollouts is not None:
+            examples = self.rollouts.examples(self.plain_student, [self.examples[i] for i in order], clock)
+            order = range(len(examples))
         while True:
-            micro_batches = self._micro_batches(chosen)
+            micro_batches = self._micro_batches(examples, order)
             try:
-                losses = self._accumulate(micro_batches)
+                losses = self._accumulate(micro_batches, self.reduction.at(clock), share.is_idle)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or len(micro_batches) == len(chosen):
+                if not _is_out_of_memory(error) or len(micro_batches) == len(units(examples, order)):
                     raise
                 self.optimizer.zero_grad(set_to_none=True)
                 self.tokens_per_micro_batch = max(1, self.tokens_per_micro_batch // 2)
+        grad_norm, learning_rate = self._move(chosen)
+        num_learned = sum(len(batch.next_ids) for batch in micro_batches)
+        facts = {} if self.rollouts is None else self.rollouts.facts()
+        return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, num_learned, facts)
+
+    def _move(self, chosen: Sequence[int]) -> tuple[float, float]:
+        """Let the optimizer take its step; return (gradient norm, learning rate)."""
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         learning_rate = self.schedule.rate_at(self.step, self.num_steps)
         for group in self.optimizer.param_groups:
@@ -123,31 +165,48 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            self.average.update(self.student)
+            self.average.update(self.plain_student)
         self.step += 1
-        num_learned = sum(len(batch.next_ids) for batch in micro_batches)
-        return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, num_learned)
+        return grad_norm, learning_rate
 
-    def _accumulate(self, micro_batches: Sequence[Batch]) -> dict[str, float]:
+    def _accumulate(self, micro_batches: Sequence[Batch], reduction: Reduction, is_idle: bool) -> dict[str, float]:
         self.student.train()
-        num_tokens = {name: self._num_spoken(one, micro_batches) for name, one in self.reduction.objectives.items()}
-        losses = dict.fromkeys(num_tokens, 0.0)
-        for batch in micro_batches:
-            with mixed_precision(self.student):
-                loss, sums = batch_loss(self.student, batch, self.reduction, num_tokens, self.teacher)
-            self.accelerator.backward(loss)
-            for name, (loss_sum, _) in sums.items():
-                losses[name] += loss_sum / max(num_tokens[name], 1)
-        return losses
+        student = self.plain_student
+        spoken = [Spoken(batch, speak(self.parties, student)) for batch in micro_batches]
+        has_teacher = "teacher" in self.parties
+        step = StepLoss.of(reduction, lambda: spoken, self.accelerator, has_teacher=has_teacher, is_counted=not is_idle)
+        sums = dict.fromkeys(reduction.objectives, 0.0)
+        for index, one in enumerate(spoken):
+            is_last = index == len(spoken) - 1
+            # gradients of several processes are averaged once, with the last part
+            with nullcontext() if is_last else self.accelerator.no_sync(self.student):
+                with mixed_precision(self.student):
+                    loss, part = step.loss(self.student, student, one)
+                # averaged over processes, to be summed: each divides by the tokens of all
+                self.accelerator.backward(loss * (0.0 if is_idle else self.accelerator.num_processes))
+            for name, (loss_sum, _) in part.items():
+                sums[name] += 0.0 if is_idle else loss_sum
+        return step.means(sums, self.accelerator)
 
-    def _num_spoken(self, objective: Objective, micro_batches: Sequence[Batch]) -> int:
-        if not objective.uses_teacher or self.teacher is not None:
-            return sum(len(batch.next_ids) for batch in micro_batches)
-        return sum(int(batch.has_teacher.sum()) for batch in micro_batches if batch.has_teacher is not None)
-
-    def _micro_batches(self, chosen: Sequence[int]) -> list[Batch]:
+    def _micro_batches(self, examples: Sequence[Example], order: Sequence[int]) -> list[Batch]:
         limit = self.tokens_per_micro_batch
-        return list(batches(self.examples, tokens_per_batch=limit, order=chosen, is_packed=self.is_packed))
+        return list(batches(examples, tokens_per_batch=limit, order=order, is_packed=self.is_packed))
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What this process takes of a step. An idle one, for which nothing is left, runs along at weight zero: the others wait for it."""
+
+    order: list[int]
+    is_idle: bool
+
+    @staticmethod
+    def of(examples: Sequence[Example], chosen: Sequence[int], accelerator: Accelerator) -> _Share:
+        if accelerator.num_processes == 1:
+            return _Share(list(chosen), False)
+        parts = units(examples, chosen)
+        mine = parts[accelerator.process_index :: accelerator.num_processes]
+        return _Share([index for unit in (mine or parts[:1]) for index in unit], not mine)
 
 
 class NotFiniteError(ValueError):
@@ -156,51 +215,6 @@ class NotFiniteError(ValueError):
     def __init__(self, step: int, examples: Sequence[int], grad_norm: float) -> None:
         super().__init__(f"the gradient of step {step} is {grad_norm}")
         self.step, self.examples = step, list(examples)
-
-
-@torch.no_grad()
-def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, float]:
-    """Return the mean loss in nats a token of each objective over held-out examples, in their given order."""
-    trainer.student.eval()
-    totals = dict.fromkeys(trainer.reduction.objectives, 0.0)
-    counts = dict.fromkeys(totals, 0)
-    limit, order = trainer.tokens_per_micro_batch, range(len(examples))
-    for batch in batches(examples, tokens_per_batch=limit, order=order, is_packed=trainer.is_packed):
-        with mixed_precision(trainer.student):
-            _, sums = batch_loss(trainer.student, batch, trainer.reduction, dict.fromkeys(totals, 1), trainer.teacher)
-        for name, (loss_sum, num_tokens) in sums.items():
-            totals[name] += loss_sum
-            counts[name] += num_tokens
-    return {name: totals[name] / counts[name] for name in totals if counts[name]}
-
-
-@torch.no_grad()
-def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
-    """True when packing these examples gives the same logits as running each alone: some families attend across them."""
-    student.eval()
-    order = range(len(examples))
-    packed = student.logits(collate(examples, order, is_packed=True))
-    apart = student.logits(collate(examples, order, is_packed=False))
-    scale = float(apart.abs().max().clamp(min=1e-6))
-    return float((packed - apart).abs().max()) <= tolerance * scale
-
-
-def batch_loss(
-    student: nn.Module, batch: Batch, reduction: Reduction, num_tokens: Mapping[str, int], teacher: Student | None
-) -> tuple[Tensor, Sums]:
-    """Return the loss of one batch and its sums; see Reduction.loss. A live teacher reads the same tokens, without gradient."""
-    live = None
-    if teacher is not None:
-        with torch.no_grad():
-            live = LiveTeacher(teacher(replace(batch, prefix=None)), teacher.head)
-    hidden = student(batch)
-    recorded = (batch.teacher_ids, batch.teacher_logprobs, batch.has_teacher)
-    if live is not None:
-        recorded = (None, None, None)
-    targets = Targets(
-        batch.next_ids.to(hidden.device), *(None if part is None else part.to(hidden.device) for part in recorded)
-    )
-    return reduction.loss(hidden, student.head, targets, num_tokens, live)  # type: ignore[arg-type]
 
 
 def _is_out_of_memory(error: Exception) -> bool:

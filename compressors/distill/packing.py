@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from compressors.distill.token_stats import SampleFacts
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,9 @@ class Example:
     """One training sequence: prompt tokens are context, answer tokens are learned.
 
     `top_*`: the teacher's candidates for the last T learned tokens, where it was recorded. `prefix`: what the first trained block
-    receives for each token, where the blocks before it are frozen and were run once.
+    receives for each token, where the blocks before it are frozen and were run once. `scale`: the guidance scale it was written under,
+    where the student is conditioned on it. `hinted_ids`: what a teacher that knows more reads in place of the prompt, before the same
+    answer. `facts`: how it was drawn and rewarded. `name`: of its row.
     """
 
     prompt_ids: Sequence[int]
@@ -24,6 +28,10 @@ class Example:
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
     prefix: Float[Tensor, "S D"] | None = None
+    scale: float | None = None
+    hinted_ids: Sequence[int] | None = None
+    facts: SampleFacts = field(default_factory=SampleFacts)
+    name: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -34,8 +42,10 @@ class Example:
 class Batch:
     """Model inputs, and for each learned token where its logits lie (`rows`, `columns`), what it is, and its teacher.
 
-    `places`: (index of the example, row, first column) of each example. Packed
-    rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the examples apart by that.
+    `places`: (index of the example, row, first column) of each example; `sequences`: which of them each learned token is of, and
+    `facts` what is known of it. `hinted`: the same answers behind what the teacher reads. Packed rows carry `position_ids` that restart
+    at each example and no attention mask: transformers keeps the examples apart by that.
+    `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -49,6 +59,10 @@ class Batch:
     has_teacher: Tensor | None
     prefix: Float[Tensor, "B T D"] | None
     places: list[tuple[int, int, int]]
+    sequences: Int[Tensor, "N"]
+    facts: tuple[SampleFacts, ...]
+    hinted: Batch | None = None
+    scales: Float[Tensor, "B"] | None = None
 
 
 def batches(
@@ -56,16 +70,28 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield batches of at most `tokens_per_batch` tokens (padding counted), taking examples in `order`.
 
-    An example that is longer than a batch gets one of its own.
+    An example that is longer than a batch gets one of its own. The sequences of one prompt stay together.
     """
     chosen: list[int] = []
-    for index in order:
-        if chosen and _cost([examples[i] for i in (*chosen, index)], is_packed) > tokens_per_batch:
+    for unit in units(examples, order):
+        if chosen and _cost([examples[i] for i in (*chosen, *unit)], is_packed) > tokens_per_batch:
             yield collate(examples, chosen, is_packed=is_packed)
             chosen = []
-        chosen.append(index)
+        chosen += unit
     if chosen:
         yield collate(examples, chosen, is_packed=is_packed)
+
+
+def units(examples: Sequence[Example], order: Sequence[int]) -> list[list[int]]:
+    """Return `order` in parts that must not be torn apart: the sequences of one group, or a single example."""
+    found: list[list[int]] = []
+    for index in order:
+        group = examples[index].facts.group
+        if found and group >= 0 and examples[found[-1][0]].facts.group == group:
+            found[-1].append(index)
+        else:
+            found.append([index])
+    return found
 
 
 def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bool) -> Batch:
@@ -100,7 +126,30 @@ def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bo
         *teacher,
         prefix,
         places,
+        torch.tensor([place for place, index in enumerate(chosen) for _ in examples[index].answer_ids]),
+        tuple(examples[index].facts for index in chosen),
+        _hinted(examples, chosen, is_packed),
+        _scales([examples[index] for index in chosen], is_packed),
     )
+
+
+def _scales(examples: Sequence[Example], is_packed: bool) -> Tensor | None:
+    scales = [example.scale for example in examples if example.scale is not None]
+    if not scales:
+        return None
+    assert not is_packed and len(scales) == len(examples), "one scale a row"
+    return torch.tensor(scales)
+
+
+def _hinted(examples: Sequence[Example], chosen: Sequence[int], is_packed: bool) -> Batch | None:
+    """Return the batch as the teacher reads it: other prompts, the same learned tokens in the same order."""
+    if all(examples[index].hinted_ids is None for index in chosen):
+        return None
+    read = [
+        Example(one.prompt_ids if one.hinted_ids is None else one.hinted_ids, one.answer_ids)
+        for one in (examples[index] for index in chosen)
+    ]
+    return collate(read, range(len(read)), is_packed=is_packed)
 
 
 def _teacher(examples: Sequence[Example]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from compressors.distill.coefficients import Clock, CoefficientSchedule
+from compressors.distill.composite import HiddenDistil
 from compressors.distill.head import OutputHead
 from compressors.distill.objectives import Objective, Targets
+from compressors.distill.statistics import measured
 
 Sums = dict[str, tuple[float, int]]
+
+
+class Speaker(Protocol):
+    """Someone whose log-probabilities of the batch's N tokens are asked for in parts."""
+
+    def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
+        """Return its log-probabilities of some of the tokens, in nats."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,15 +33,40 @@ class LiveTeacher:
 
     hidden: Float[Tensor, "N D"]
     head: OutputHead
+    # projections of the last block, where a loss between hidden states reads them
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def states(self) -> dict[str, Tensor]:
+        """The last hidden states and the projections, by name."""
+        return {"hidden": self.hidden, **self.projections}
+
+    @torch.no_grad()
     def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
-        """Return its log-probabilities of some of the tokens, in nats."""
+        """Return its log-probabilities of some of the tokens, in nats, without gradient."""
         return self.head.logits(self.hidden[tokens]).log_softmax(dim=-1)
 
 
 @dataclass(frozen=True)
+class Parties:
+    """Who speaks about a batch beside the student: teacher, past self, anchor; None where nobody does."""
+
+    teacher: Speaker | None = None
+    past: Speaker | None = None
+    anchor: Speaker | None = None
+
+    def spoken(self, targets: Targets, tokens: slice) -> Targets:
+        """Return the targets of some tokens with what each party says of them."""
+        said = {
+            f"{name}_full": None if speaker is None else speaker.logprobs(tokens)
+            for name, speaker in (("teacher", self.teacher), ("past", self.past), ("anchor", self.anchor))
+        }
+        return replace(targets.cut(tokens), **said)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
 class Reduction:
-    """Objectives with their weights, and how many tokens go through the head at once.
+    """Objectives with their weights and how those change, and how many tokens go through the head at once.
 
     Memory beyond the hidden states is O(tokens_per_chunk x V), whatever the batch, for the loss and for its gradient.
     """
@@ -38,6 +74,17 @@ class Reduction:
     objectives: Mapping[str, Objective]
     weights: Mapping[str, float]
     tokens_per_chunk: int = 256
+    schedules: Mapping[str, tuple[CoefficientSchedule, ...]] = field(default_factory=dict)
+
+    def at(self, clock: Clock) -> Reduction:
+        """Return the reduction as it is at a time."""
+        if not self.schedules:
+            return self
+        objectives, weights = dict(self.objectives), dict(self.weights)
+        for name, changes in self.schedules.items():
+            for change in changes:
+                objectives[name], weights[name] = change.at(objectives[name], weights[name], clock)
+        return replace(self, objectives=objectives, weights=weights)
 
     def loss(
         self,
@@ -45,25 +92,42 @@ class Reduction:
         head: OutputHead,
         targets: Targets,
         num_tokens: Mapping[str, int],
-        teacher: LiveTeacher | None = None,
+        teacher: Speaker | None = None,
+        past: Speaker | None = None,
+        anchor: Speaker | None = None,
+        projections: Mapping[str, Tensor] | None = None,
     ) -> tuple[Tensor, Sums]:
         """Return (sum_o weight_o * sum_o / num_tokens_o, {objective: (sum over the tokens it speaks about in nats, how many)}).
 
         `num_tokens` counts the whole optimizer step (all micro-batches, all processes), so that splitting a batch changes nothing.
+        Nobody but the student gets a gradient.
         """
-        sums: Sums = {}
+        between_states = {name: one for name, one in self.objectives.items() if isinstance(one, HiddenDistil)}
+        objectives = {name: one for name, one in self.objectives.items() if name not in between_states}
+        own = {"hidden": hidden, **(projections or {})}
+        states = hidden_sums(between_states, own, targets, teacher)
+        sums: Sums = {name: (float(value.detach()), count) for name, (value, count) in states.items()}
+        if not objectives:
+            return combine(states, self.weights, num_tokens), sums
+        parties = Parties(teacher, past, anchor)
+        targets = measured(
+            objectives,
+            targets,
+            self.tokens_per_chunk,
+            lambda tokens: head.logits(hidden[tokens]).log_softmax(dim=-1),
+            lambda tokens: parties.spoken(targets, tokens),
+        )
 
         def chunk_loss(part: Tensor, tokens: slice, weight: Tensor, bias: Tensor | None) -> Tensor:
             logprobs = head.logits(part, weight, bias).log_softmax(dim=-1)
-            full = None if teacher is None else teacher.logprobs(tokens)
-            chunk = summed_losses(self.objectives, logprobs, replace(_cut(targets, tokens), teacher_full=full))
+            chunk = summed_losses(objectives, logprobs, parties.spoken(targets, tokens))
             for name, (value, count) in chunk.items():
                 before = sums.get(name, (0.0, 0))
                 sums[name] = (before[0] + float(value.detach()), before[1] + count)
             return combine(chunk, self.weights, num_tokens)
 
-        total = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
-        return total, sums  # type: ignore[return-value]
+        total: Any = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
+        return (total + combine(states, self.weights, num_tokens) if states else total), sums
 
 
 class _Chunked(torch.autograd.Function):
@@ -104,7 +168,7 @@ class _Chunked(torch.autograd.Function):
 
 def _add_gradients(loss: Tensor, leaves: list[Tensor | None], into: list[Tensor | None]) -> None:
     wanted = [(leaf, place) for leaf, place in zip(leaves, into, strict=True) if leaf is not None and place is not None]
-    if not wanted:
+    if not wanted or not loss.requires_grad:  # no token of the chunk has a teacher, say
         return
     gradients = torch.autograd.grad(loss, [leaf for leaf, _ in wanted])
     for (_, place), gradient in zip(wanted, gradients, strict=True):
@@ -118,8 +182,21 @@ def summed_losses(
     sums = {}
     for name, objective in objectives.items():
         per_token, speaks = objective(logprobs, targets)
-        sums[name] = (per_token[speaks].sum(), int(speaks.sum()))
+        # zero where it does not speak, but for a listwise loss: its gradient is at every token, its value at one a group
+        sums[name] = (per_token.sum(), int(speaks.sum()))
     return sums
+
+
+def hidden_sums(
+    objectives: Mapping[str, HiddenDistil], own: Mapping[str, Tensor], targets: Targets, teacher: Speaker | None
+) -> dict[str, tuple[Tensor, int]]:
+    """Return the sums of losses between hidden states: N x D alone, no vocabulary, so nothing is cut into chunks."""
+    if not objectives:
+        return {}
+    if not isinstance(teacher, LiveTeacher) or targets.stats is None:
+        raise ValueError("a loss between hidden states needs a live teacher that is one model")
+    losses = {name: one.divergence(own, teacher.states, targets.stats.sequences) for name, one in objectives.items()}
+    return {name: (loss.sum(), len(loss)) for name, loss in losses.items()}
 
 
 def combine(
@@ -132,8 +209,3 @@ def combine(
         total = term if total is None else total + term
     assert total is not None, "no objectives"
     return total
-
-
-def _cut(targets: Targets, tokens: slice) -> Targets:
-    parts = (targets.next_ids, targets.teacher_ids, targets.teacher_logprobs, targets.has_teacher)
-    return Targets(*(None if part is None else part[tokens] for part in parts))  # type: ignore[arg-type]

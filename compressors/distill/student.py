@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,9 @@ class Student(nn.Module):
     def __init__(self, model: PreTrainedModel | PeftModel) -> None:
         super().__init__()
         self.model = model
+        # projections of the last block to keep of each forward pass, and what the last one gave for the learned tokens
+        self.reads: tuple[str, ...] = ()
+        self.projections: dict[str, Tensor] = {}
         self.first_block = first_trained_block(plain_model(model))
         with mixed_precision(model):
             check_head(plain_model(model), self.head)
@@ -42,19 +45,49 @@ class Student(nn.Module):
         options = {} if batch.attention_mask is None else {"attention_mask": batch.attention_mask.to(device)}
         recorded = None if batch.prefix is None else batch.prefix.to(device)
         resume_at = 0 if recorded is None else self.first_block
-        with mixed_precision(self.model), without_blocks(plain, frozenset(), resume_at, recorded):
+        rows, columns = batch.rows.to(device), batch.columns.to(device)
+        with (
+            mixed_precision(self.model),
+            without_blocks(plain, frozenset(), resume_at, recorded),
+            projected(plain, self.reads) as projections,
+        ):
             output = plain.base_model(
                 input_ids=batch.input_ids.to(device),
                 position_ids=batch.position_ids.to(device),
                 use_cache=False,
                 **options,
             )
-        return output.last_hidden_state[batch.rows.to(device), batch.columns.to(device)]
+        self.projections = {name: value[rows, columns] for name, value in projections.items()}
+        return output.last_hidden_state[rows, columns]
 
     def logits(self, batch: Batch) -> Float[Tensor, "N V"]:
         """Return the logits of the learned tokens, all at once: for a look at few tokens."""
         with mixed_precision(self.model):
             return self.head.logits(self(batch))
+
+
+@contextmanager
+def projected(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
+    """Keep what modules of the last block give, by their own names. Raises ValueError where the block has none of that name."""
+    kept: dict[str, Tensor] = {}
+    found = {name.split(".")[-1]: module for name, module in decoder_blocks(model)[-1].named_modules()}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(
+            f"{type(model).__name__}: its blocks have no {', '.join(missing)}; attention_relation cannot read it"
+        )
+    hooks = []
+    for name in names:
+
+        def keep(module: nn.Module, args: object, output: Tensor, name: str = name) -> None:
+            kept[name] = output
+
+        hooks.append(found[name].register_forward_hook(keep))
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def mixed_precision(model: nn.Module) -> torch.autocast:

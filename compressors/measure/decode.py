@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.measure.runner import CausalRunner
+from compressors.measure.runner import SlotSource
 from compressors.measure.sampling import GREEDY, Generation, Sampling, uniform_numbers
 
 # A prompt is read at about the cost of a step, so finished rows wait until this share of the batch has room, then go together.
@@ -19,7 +19,7 @@ REFILL_FRACTION = 1 / 8
 
 
 def decode(
-    runner: CausalRunner,
+    runner: SlotSource,
     prompts: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
@@ -69,7 +69,7 @@ class _Batch:
     """Which prompt each row of the batch is decoding, what it is fed next, and who waits."""
 
     def __init__(
-        self, runner: CausalRunner, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+        self, runner: SlotSource, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
     ) -> None:
         self._prompts = prompts
         self._queue = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
@@ -184,4 +184,5 @@ class _Trace:
             logprob_nats=math.fsum(self._logprobs) if self._logprobs else None,
             top_ids=torch.stack(self._top_ids) if self._top_ids else None,
             top_logprobs=torch.stack(self._top_logprobs) if self._top_logprobs else None,
+            token_logprobs=tuple(self._logprobs),
         )

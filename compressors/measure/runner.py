@@ -13,7 +13,15 @@ from transformers import PreTrainedModel
 from compressors.measure.slots import Slots, TorchSlots
 
 
-class CausalRunner(Protocol):
+class SlotSource(Protocol):
+    """What decoding alone needs of a model: a cache with a slot a row."""
+
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        """Return an empty cache for rows of at most `num_prompt` prompt tokens and `num_new` written ones."""
+        ...
+
+
+class CausalRunner(SlotSource, Protocol):
     """Runs a causal model over new tokens and the cache of earlier ones. Rows are padded on the left (decoding) or right (scoring)."""
 
     device: torch.device
@@ -22,10 +30,6 @@ class CausalRunner(Protocol):
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:
         """Return logits (of the last token alone when `last_only`) and the cache that includes `input_ids`. `cache` None: empty."""
-        ...
-
-    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
-        """Return an empty cache for rows of at most `num_prompt` prompt tokens and `num_new` written ones."""
         ...
 
 

@@ -49,7 +49,7 @@ def uniform_numbers(seed: int, num_tokens: int) -> Float[Tensor, "T"]:
 class Generation:
     """New tokens of one prompt, the stop token included where one was drawn; how likely they were, and their recorded candidates.
 
-    `logprob_nats` is the sum over the tokens at temperature 1, None where it was not asked for.
+    `logprob_nats` is the sum over the tokens at temperature 1, None where it was not asked for, `token_logprobs` what it is the sum of.
     """
 
     token_ids: list[int]
@@ -57,6 +57,7 @@ class Generation:
     logprob_nats: float | None = None
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
+    token_logprobs: tuple[float, ...] = ()
 
     @property
     def mean_logprob_nats(self) -> float | None:

@@ -32,6 +32,9 @@ def add_switches(graph: ir.Graph, choices: Sequence[Choice]) -> None:
         old = choice.node
         kept = ir.node(old.op_type, list(old.inputs), dict(old.attributes), domain=old.domain)
         kept.outputs[0].name = f"{choice.name}.float"
+        for number, node in enumerate(choice.nodes):  # a branch may not use a name that the graph around it has
+            for place_index, value in enumerate(node.outputs):
+                value.name = f"{choice.name}.{number}.{place_index}"
         choice.result.name = f"{choice.name}.integers"
         branch = ir.node(
             "If",

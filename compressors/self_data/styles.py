@@ -7,7 +7,7 @@ The wordings are ours. Each calls the reference "Reference Answer", so that one 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 STYLES = {
     "general": (
@@ -53,9 +53,10 @@ def rewrite_question(question: str, answer: str, choices: Sequence[str], templat
     if "{question}" not in template or "{answer}" not in template:
         raise ValueError("a rewrite template must contain {question} and {answer}")
     lettered = "\n".join(f"{chr(ord('A') + index)}. {choice}" for index, choice in enumerate(choices))
-    return _fill(template, {"question": question, "answer": answer, "choices": lettered})
+    return filled(template, question=question, answer=answer, choices=lettered)
 
 
-def _fill(template: str, values: Mapping[str, str]) -> str:
-    # one pass, so that a question which speaks of {answer} stays as it is
-    return re.sub(r"\{(question|answer|choices)\}", lambda match: values[match[1]], template)
+def filled(template: str, **values: str) -> str:
+    """Return a template with {name} replaced by its value, in one pass: a text that speaks of {answer} itself stays as it is."""
+    places = "|".join(map(re.escape, values))
+    return re.sub(r"\{(" + places + r")\}", lambda match: values[match[1]], template)

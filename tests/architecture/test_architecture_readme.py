@@ -10,7 +10,7 @@ import pytest
 import typer.main
 
 from pipelines.cli import app
-from pipelines.recipe import shipped_recipes
+from pipelines.recipe_file import shipped_recipes
 from stages.catalogue import STAGES
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from compressors.catalogue import build
-from compressors.distill.loop import packing_matches
+from compressors.distill.heldout import packing_matches
 from compressors.distill.packing import Example
 from compressors.distill.student import Student
 from compressors.measure.cost import flops_per_token, num_matmul_parameters

@@ -31,6 +31,9 @@ KILLS = (
     ("thinner", "narrow"),
     ("student_a", "finetune"),
     ("joined", "merge_adapters"),
+    ("guidance", "guide_data"),
+    ("guidance", "guide"),
+    ("denoiser", "denoise"),
     ("healed", "merge"),
     ("left", "compare"),
     ("onnx", "export"),
@@ -51,7 +54,7 @@ def environment(
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
-@pytest.mark.timeout(900)  # seventeen runs in a row, each 30 to 50 s on a busy machine
+@pytest.mark.timeout(1500)  # twenty runs in a row, each 30 to 50 s on a busy machine
 def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
     home = Path(environment["ATTAR_HOME"])
     assert sorted(stage for _, stage in KILLS) == sorted(STAGES)

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pipelines.plan import make_plan, stage_inputs
-from pipelines.recipe import Recipe, build_recipe, load_recipe, shipped_recipes
+from pipelines.recipe import Recipe, build_recipe, load_recipe
+from pipelines.recipe_file import shipped_recipes
 from registry.artifact import Artifact
 from registry.store import Store
 from stages.measured_data import asked_rows

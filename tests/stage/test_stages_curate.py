@@ -123,6 +123,20 @@ def test_a_budget_keeps_the_training_rows_farthest_apart_in_their_order(tmp_path
     assert set(dropped(content).values()) == {"over budget"}
 
 
+def test_a_random_part_is_the_same_part_whoever_else_is_there(tmp_path: Path) -> None:
+    rows = [row.with_changes(id=f"{index:03d}") for index, row in enumerate(distinct_rows() * 4)]
+    options = {"keep_fraction": 0.25, "budget_by": "random", "duplicate_threshold": 0.0}
+    train = [row.id for row in rows if row.split == "train"]
+    chosen = [name for name in kept(run(tmp_path / "1", rows, **options)) if name in train]
+    assert len(chosen) == round(0.25 * len(train)) and chosen != train[: len(chosen)]
+    assert [row.id for row in rows if row.split == "heldout"] == [
+        name for name in kept(run(tmp_path / "2", rows, **options)) if name not in train
+    ]
+    fewer = [row for row in rows if row.id != next(name for name in train if name not in chosen)]
+    again = [name for name in kept(run(tmp_path / "3", fewer, **options)) if name in train]
+    assert set(again) <= set(chosen)
+
+
 def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, questions: DatasetArtifact) -> None:
     inputs = CurateInputs(data=questions)
     config = CurateConfig(max_rows=5)

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from pipelines.plan import make_plan
-from pipelines.recipe import RecipeError, build_recipe, load_recipe, shipped_recipes
+from pipelines.recipe import build_recipe, load_recipe
+from pipelines.recipe_file import RecipeError, shipped_recipes
 from registry.store import Store
 
 TINY = yaml.safe_load(shipped_recipes()["tiny"].read_text())

@@ -1,0 +1,77 @@
+"""What recording a teacher's top k instead of its whole distribution costs: divergences over k, on real text.
+
+    python benchmarks/top_k_bias.py FOLDER TEXT.txt
+
+The teacher is the model in FOLDER, the student the same without blocks 13 to 18, unhealed. For each k: the mean of the divergence over
+k candidates and the rest, divided by the whole one, and the mean cosine of the two gradients in the student's logits. Written as the
+table of the README.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from compressors.catalogue import build
+from compressors.distill.composite import Distil
+from compressors.distill.divergences.catalogue import DIVERGENCES
+from compressors.distill.objectives import Targets
+from compressors.prune.blocks import remove_blocks
+
+SIZES = (1, 8, 64, 256, 1024)
+LOSSES = {
+    "forward KL": ("forward_kl", {}),
+    "reverse KL": ("reverse_kl", {}),
+    "Jensen-Shannon": ("jensen_shannon", {}),
+    "total variation": ("total_variation", {}),
+}
+NUM_SEQUENCES, NUM_TOKENS = 4, 256
+
+
+@torch.no_grad()
+def main() -> None:
+    """Print one line a divergence."""
+    folder, text = sys.argv[1:]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer(Path(text).read_text()).input_ids[: NUM_SEQUENCES * NUM_TOKENS]
+    batch = torch.tensor(ids).reshape(NUM_SEQUENCES, NUM_TOKENS)
+    teacher, student = (_logprobs(folder, batch, removed) for removed in ((), range(13, 19)))
+    next_ids = batch[:, 1:].reshape(-1)
+    mass = ", ".join(f"{k}: {float(teacher.topk(k).values.exp().sum(-1).mean()):.3f}" for k in SIZES)
+    print(f"{len(next_ids)} tokens; mean mass of the teacher's top k: {mass}")
+    for title, (name, params) in LOSSES.items():
+        objective = Distil(divergence=build(DIVERGENCES, name, params))
+        whole, slope = _mean_and_slope(objective, student, Targets(next_ids, teacher_full=teacher))
+        cells = []
+        for k in SIZES:
+            values, top = teacher.topk(k, dim=-1)
+            recorded = Targets(next_ids, top, values, torch.ones(len(next_ids), dtype=torch.bool))
+            found, other = _mean_and_slope(objective, student, recorded)
+            cosine = torch.nn.functional.cosine_similarity(other, slope, dim=-1).mean()
+            cells.append(f"{found / whole:.3f} / {float(cosine):.3f}")
+        print(f"| {title} | {whole:.3f} | {' | '.join(cells)} |")
+
+
+def _logprobs(folder: str, batch: torch.Tensor, removed: Sequence[int]) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    if removed:
+        remove_blocks(model, removed)
+    logits = torch.cat([model(input_ids=row[None]).logits[0, :-1] for row in batch])
+    return logits.float().log_softmax(dim=-1)
+
+
+def _mean_and_slope(objective: Distil, student: torch.Tensor, targets: Targets) -> tuple[float, torch.Tensor]:
+    """Return the mean loss in nats and its gradient in the student's logits."""
+    with torch.enable_grad():
+        logits = student.detach().requires_grad_()
+        loss, _ = objective(logits.log_softmax(dim=-1), targets)
+        (slope,) = torch.autograd.grad(loss.sum(), logits)
+    return float(loss.detach().mean()), slope
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Looks at text that is not trained on: its losses, and whether packing rows changes what a model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+
+from compressors.distill.composite import Distil
+from compressors.distill.loop import Trainer
+from compressors.distill.packing import Example, batches, collate
+from compressors.distill.reduction import Reduction
+from compressors.distill.step_loss import Spoken, StepLoss, speak
+from compressors.distill.student import Student, mixed_precision
+
+
+@torch.no_grad()
+def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, float]:
+    """Return the mean loss in nats a token of each objective over held-out examples, in their given order.
+
+    Objectives are as they are at the current step; those that need rollouts of the student say nothing about given text.
+    """
+    trainer.student.eval()
+    student = trainer.plain_student
+    reduction = on_given_text(trainer.reduction.at(trainer.clock(max(0, trainer.step - 1))))
+    if not reduction.objectives:
+        return {}
+    sums = dict.fromkeys(reduction.objectives, 0.0)
+
+    def looked_at() -> Iterator[Spoken]:
+        limit, order = trainer.tokens_per_micro_batch, range(len(examples))
+        for batch in batches(examples, tokens_per_batch=limit, order=order, is_packed=trainer.is_packed):
+            yield Spoken(batch, speak(trainer.parties, student))
+
+    has_teacher = "teacher" in trainer.parties
+    # every process looks at the same rows: nothing is to be summed over them
+    step = StepLoss.of(reduction, looked_at, None, has_teacher=has_teacher)
+    for one in looked_at():
+        with mixed_precision(student):
+            _, part = step.loss(student, student, one)
+        for name, (loss_sum, _) in part.items():
+            sums[name] += loss_sum
+    return {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}
+
+
+def on_given_text(reduction: Reduction) -> Reduction:
+    """Return the objectives that have something to say about text that the student did not draw; every held-out sequence counts alike."""
+    kept = {}
+    for name, one in reduction.objectives.items():
+        traits = getattr(getattr(one, "divergence", None), "traits", None)
+        if traits is None or not (traits.needs_student_draws or traits.needs_reward):
+            kept[name] = replace(one, sample_weight=None) if isinstance(one, Distil) else one
+    return replace(reduction, objectives=kept)
+
+
+@torch.no_grad()
+def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
+    """True when packing these examples gives the same logits as running each alone: some families attend across them."""
+    student.eval()
+    order = range(len(examples))
+    packed = student.logits(collate(examples, order, is_packed=True))
+    apart = student.logits(collate(examples, order, is_packed=False))
+    scale = float(apart.abs().max().clamp(min=1e-6))
+    return float((packed - apart).abs().max()) <= tolerance * scale

@@ -1,0 +1,135 @@
+"""Who stands behind a view while training runs: another model, or the student itself with its adapters off or with kept weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from peft import PeftModel
+
+from compressors.distill.average import Weights, set_weights, trained_weights
+from compressors.distill.coefficients import Clock
+from compressors.distill.head import OutputHead
+from compressors.distill.packing import Batch
+from compressors.distill.reduction import LiveTeacher, Speaker
+from compressors.distill.sources import Base, SelfRule
+from compressors.distill.student import Student, mixed_precision
+
+
+class Party(Protocol):
+    """Reads a batch beside the student, without gradient, and says what it makes of its learned tokens.
+
+    `weights`: what it keeps and a checkpoint must hold; empty for one that keeps nothing.
+    """
+
+    weights: Weights
+
+    def speak(self, student: Student, batch: Batch) -> Speaker: ...
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        """Follow the student, before a step."""
+        ...
+
+    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+        """Return a context that gives the party as a model which writes; a student with other weights inside the block."""
+        ...
+
+
+@dataclass
+class OtherModel:
+    """A model of its own, which may be of another size and width, with the student's vocabulary."""
+
+    model: Student
+    is_hinted: bool = True
+    weights: Weights = field(default_factory=dict)
+
+    @torch.no_grad()
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        read = _read(batch, self.is_hinted)
+        with mixed_precision(self.model):
+            return LiveTeacher(self.model(replace(read, prefix=None)), self.model.head, self.model.projections)
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        pass
+
+    @contextmanager
+    def model_of(self, student: Student) -> Iterator[Student]:
+        yield self.model
+
+
+@dataclass
+class StudentItself:
+    """The student under a rule: its base, itself, or itself with earlier weights of what is trained. No second model in memory.
+
+    It reads in evaluation mode: its dropout would be noise, and would draw from the student's random numbers.
+    """
+
+    rule: SelfRule
+    is_hinted: bool = True
+    weights: Weights = field(default_factory=dict)
+
+    def begin(self, student: Student) -> StudentItself:
+        """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
+        if isinstance(self.rule, Base) and not isinstance(student.model, PeftModel):
+            raise ValueError(
+                "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
+            )
+        if self.rule.keeps:
+            self.weights = trained_weights(student)
+        return self
+
+    @torch.no_grad()
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        read = _read(batch, self.is_hinted)
+        was_training = student.training
+        student.eval()
+        try:
+            with self.model_of(student), mixed_precision(student):
+                return LiveTeacher(student(read), self._head(student), student.projections)
+        finally:
+            student.train(was_training)
+
+    @torch.no_grad()
+    def advance(self, student: Student, clock: Clock) -> None:
+        share = self.rule.share(clock)
+        if not self.rule.keeps or not share:
+            return
+        parameters = dict(student.named_parameters())
+        for name, value in self.weights.items():
+            value.lerp_(parameters[name].detach().to(value.dtype), share)
+
+    @contextmanager
+    def model_of(self, student: Student) -> Iterator[Student]:
+        if isinstance(self.rule, Base):
+            assert isinstance(student.model, PeftModel), "checked in begin"
+            with student.model.disable_adapter():
+                yield student
+            return
+        with swapped(student, self.weights) if self.weights else nullcontext():
+            yield student
+
+    def _head(self, student: Student) -> OutputHead:
+        """Return the head with the kept weights, where it is trained: it is asked after the student has its own back."""
+        head = student.head
+        for name, parameter in student.named_parameters():
+            if parameter is head.weight and name in self.weights:
+                return replace(head, weight=self.weights[name])
+        return head
+
+
+@contextmanager
+def swapped(student: Student, weights: Weights) -> Iterator[None]:
+    """Run with other weights in place of the trained ones."""
+    own = trained_weights(student)
+    set_weights(student, weights)
+    try:
+        yield
+    finally:
+        set_weights(student, own)
+
+
+def _read(batch: Batch, is_hinted: bool) -> Batch:
+    return batch.hinted if is_hinted and batch.hinted is not None else batch

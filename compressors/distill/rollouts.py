@@ -1,0 +1,135 @@
+"""Who writes the sequences of a step: the student of now, a mix with the data, the teacher, or the student repaired by the teacher.
+
+Without a policy it is the data. `drawing.py` does the writing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+
+class RolloutPolicy(Protocol):
+    """Who writes: `writers` are the parties that it asks, in their order."""
+
+    writers: ClassVar[tuple[str, ...]]
+
+    @property
+    def num_samples(self) -> int: ...
+
+    @property
+    def max_new_tokens(self) -> int: ...
+
+    @property
+    def temperature(self) -> float: ...
+
+    @property
+    def top_p(self) -> float: ...
+
+    @property
+    def student_fraction(self) -> float:
+        """Share of the prompts that are written to; the data answers the others."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentWrites:
+    """`num_samples` answers of the student to each prompt, drawn at `temperature` within `top_p`, of at most `max_new_tokens`."""
+
+    num_samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    writers: ClassVar[tuple[str, ...]] = ("student",)
+
+    def __post_init__(self) -> None:
+        check_draws(self)
+
+    @property
+    def student_fraction(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixedWrites:
+    """The student for `student_fraction` of the prompts of a step, the data for the others. https://arxiv.org/abs/2306.13649"""
+
+    student_fraction: float = 0.5
+    num_samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    writers: ClassVar[tuple[str, ...]] = ("student", "data")
+
+    def __post_init__(self) -> None:
+        check_draws(self)
+        if not 0.0 <= self.student_fraction <= 1.0:
+            raise ValueError(f"student_fraction is {self.student_fraction}; accepted: from 0 to 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherWrites:
+    """The teacher behind its hint. With `both_sides` each answer is learned twice: behind the plain prompt, and behind the hint.
+
+    The policy that drew it is the teacher. https://arxiv.org/abs/2602.04942
+    """
+
+    num_samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    both_sides: bool = False
+
+    writers: ClassVar[tuple[str, ...]] = ("teacher",)
+
+    def __post_init__(self) -> None:
+        check_draws(self)
+
+    @property
+    def student_fraction(self) -> float:
+        return 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepairedWrites:
+    """The student writes; an answer that does not end is cut at a random place behind its half, and the teacher writes the rest.
+
+    The student's part is learned too. Answers that still do not end are left out. https://arxiv.org/abs/2601.09088
+    """
+
+    num_samples: int = 1
+    max_new_tokens: int = 128
+    temperature: float = 1.0
+    top_p: float = 1.0
+    num_repair_tokens: int = 128
+
+    writers: ClassVar[tuple[str, ...]] = ("student", "teacher")
+
+    def __post_init__(self) -> None:
+        check_draws(self)
+
+    @property
+    def student_fraction(self) -> float:
+        return 1.0
+
+
+ROLLOUTS: dict[str, type[RolloutPolicy]] = {
+    "student": StudentWrites,
+    "mixed": MixedWrites,
+    "teacher": TeacherWrites,
+    "repair": RepairedWrites,
+}
+
+
+def check_draws(policy: StudentWrites | MixedWrites | TeacherWrites | RepairedWrites) -> None:
+    """Raise ValueError for numbers that draw nothing."""
+    if min(policy.num_samples, policy.max_new_tokens) < 1:
+        raise ValueError(
+            f"num_samples and max_new_tokens are {policy.num_samples} and {policy.max_new_tokens}; accepted: 1 or more"
+        )
+    if policy.temperature < 0 or not 0.0 < policy.top_p <= 1.0:
+        raise ValueError(
+            f"temperature and top_p are {policy.temperature} and {policy.top_p}; accepted: 0 or more, and in (0, 1]"
+        )

@@ -1,0 +1,70 @@
+"""Fold an offset adapter at a fixed scale into the base: a vector added to the attention's output is a bias of its last matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from compressors.guidance.adapters import GuidanceAdapters, attention_modules
+from compressors.guidance.catalogue import OffsetAdapter
+
+EXIT_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
+
+
+@torch.no_grad()
+def fold_offsets(model: PreTrainedModel, adapters: GuidanceAdapters, scale: float) -> PreTrainedModel:
+    """Return a plain model that computes what `model` does under these adapters at this scale.
+
+    Where the attention's output matrix has a bias, the vector is added to it in place. Where the family has a switch for it
+    (`attention_bias`: Llama, Qwen3, Gemma and their kin), the model is built again with the switch on; the other biases that come
+    along are zero. Raises ValueError for other families, for cross adapters, and for scales outside the trained range.
+    """
+    if not all(isinstance(block, OffsetAdapter) for block in adapters.blocks):
+        raise ValueError(
+            "cross adapters read the hidden state: at a fixed scale they are still no constant, and nothing in the base can hold "
+            "them. Fold an offset adapter or a LoRA at a fixed scale, or export with guidance_scale as an input"
+        )
+    wanted = torch.tensor([scale])
+    if not torch.equal(adapters.scales.clamp(wanted), wanted):
+        raise ValueError(
+            f"guidance_scale is {scale:g}; trained and accepted: {adapters.scales.low:g} to {adapters.scales.high:g}"
+        )
+    vectors = [prepared[0].flatten() for prepared in adapters.prepared(scale)]
+    if exit_matrix(attention_modules(model)[0]).bias is None:
+        model = _with_attention_bias(model)
+    for module, vector in zip(attention_modules(model), vectors, strict=True):
+        bias = exit_matrix(module).bias
+        bias.copy_((bias.float() + vector.float()).to(bias.dtype))
+    return model
+
+
+def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
+    """Return the last matrix of an attention. Raises ValueError for a family that gives it another name."""
+    for name in EXIT_NAMES:
+        found = getattr(attention, name, None)
+        if isinstance(found, nn.Linear | Conv1D):
+            return found
+    raise ValueError(f"{type(attention).__name__}: no output matrix of a known name; offsets cannot be folded")
+
+
+def _with_attention_bias(model: PreTrainedModel) -> PreTrainedModel:
+    family = type(model).__name__
+    if getattr(model.config, "attention_bias", None) is not False:
+        raise ValueError(
+            f"{family}: its attention output has no bias and its config no switch to add one; offsets cannot be folded, "
+            "export with guidance_scale as an input"
+        )
+    config = type(model.config).from_dict({**model.config.to_dict(), "attention_bias": True})
+    grown = AutoModelForCausalLM.from_config(config, dtype=model.dtype).to(model.device).eval()
+    if getattr(exit_matrix(attention_modules(grown)[0]), "bias", None) is None:
+        raise ValueError(f"{family}: attention_bias adds none to the attention's output; offsets cannot be folded")
+    own: dict[str, Tensor] = model.state_dict()
+    missing, unexpected = grown.load_state_dict(own, strict=False)
+    assert not unexpected and all(name.endswith(".bias") for name in missing), "only biases are new"
+    parameters = dict(grown.named_parameters())
+    for name in missing:
+        parameters[name].zero_()
+    grown.generation_config = model.generation_config
+    return grown

@@ -1,0 +1,26 @@
+"""A frozen base with guidance adapters, as the training loop sees it."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from compressors.distill.packing import Batch
+from compressors.distill.student import Student
+from compressors.guidance.adapters import GuidanceAdapters
+
+
+def guided_student(model: PreTrainedModel, adapters: GuidanceAdapters) -> Student:
+    """Return a student whose trained weights are the adapters', each row of a batch guided by its own scale."""
+    model.requires_grad_(False)
+    student = Student(model)
+    adapters.attach(model)
+    student.add_module("guidance", adapters)
+
+    def set_scales(module: nn.Module, args: tuple[Batch]) -> None:
+        scales = args[0].scales
+        assert scales is not None, "rows to learn guidance from carry their scale"
+        adapters.set_scale(scales)
+
+    student.register_forward_pre_hook(set_scales)
+    return student

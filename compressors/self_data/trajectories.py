@@ -1,0 +1,49 @@
+"""Choose among many answers: those that are the teacher's own sentence by sentence, or those that differ most from each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from rapidfuzz.distance import Levenshtein
+
+# A sentence ends behind . ! ? or the end of a line; what follows them without a space, as in 3.14, goes on.
+SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Return one past the last character of each sentence, white space behind it included; the last is the text's length."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text) if match.end() < len(text)]
+    return [*ends, len(text)] if text else []
+
+
+def token_ends(pieces: Sequence[str], ends: Sequence[int]) -> list[int]:
+    """Return one past the last token of each sentence: a token belongs to the sentence that its first character is in.
+
+    `pieces`: the text of each token; together they are the text. A sentence without a token of its own is left out.
+    """
+    starts = [0]
+    for piece in pieces[:-1]:
+        starts.append(starts[-1] + len(piece))
+    counts = [sum(start < end for start in starts) for end in ends]
+    if counts:
+        counts[-1] = len(pieces)
+    return [count for count, before in zip(counts, [0, *counts], strict=False) if count > before]
+
+
+def farthest_texts(texts: Sequence[str], num_kept: int) -> list[int]:
+    """Return the indices of at most `num_kept` texts, in the order chosen: the shortest, then always the one farthest from all chosen.
+
+    Distance is Levenshtein's divided by the longer length, in [0, 1]; equal texts are never both kept; ties go to the lower index.
+    https://arxiv.org/abs/2508.09883 names the distance, the greedy order is ours.
+    """
+    if not texts or num_kept < 1:
+        return []
+    chosen = [min(range(len(texts)), key=lambda index: (len(texts[index]), index))]
+    while len(chosen) < num_kept:
+        gaps = [min(Levenshtein.normalized_distance(text, texts[one]) for one in chosen) for text in texts]
+        farthest = max(range(len(texts)), key=lambda index: (gaps[index], -index))
+        if gaps[farthest] == 0.0:
+            break
+        chosen.append(farthest)
+    return chosen

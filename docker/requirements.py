@@ -1,0 +1,19 @@
+"""Print what pyproject.toml asks for, with the extras named, one a line: a layer of its own, which a change of our code leaves as it is."""
+
+import re
+import sys
+import tomllib
+
+project = tomllib.load(open("pyproject.toml", "rb"))["project"]  # noqa: SIM115
+
+
+def wanted(extra: str) -> list[str]:
+    """Return an extra's requirements, those of the extras it names included."""
+    found = []
+    for one in project["optional-dependencies"][extra]:
+        nested = re.fullmatch(r"attar\[(.*)\]", one)
+        found += [line for name in nested[1].split(",") for line in wanted(name)] if nested else [one]
+    return found
+
+
+print(*project["dependencies"], *(one for extra in ("image", *sys.argv[1:]) for one in wanted(extra)), sep="\n")

@@ -1,0 +1,65 @@
+"""Deployments `compress`, from a form, and `recipe`, by a recipe's name: one run, its nodes as tasks of the flow run itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+from prefect.states import Completed, Failed, State
+from prefect.task_runners import ThreadPoolTaskRunner
+from pydantic import Field
+
+from pipelines.deployments.form import CompressForm
+from pipelines.deployments.form_recipe import recipe_document
+from pipelines.deployments.recipe_run import outcome, run_here
+from pipelines.deployments.workplace import enter_workplace
+from pipelines.recipe import Recipe, build_recipe, load_recipe
+
+# A node that waits for another holds a thread.
+MAX_NODES = 256
+THREADS: Any = ThreadPoolTaskRunner(max_workers=MAX_NODES)  # type: ignore[arg-type]
+DEFAULTS = CompressForm.model_validate({})
+
+
+@flow(name="compress", task_runner=THREADS, persist_result=True, result_serializer="json")
+def compress(form: CompressForm = DEFAULTS) -> Any:
+    """Compress a model: fill in the form and press Run.
+
+    Args:
+        form: What becomes how much smaller, and what it must still be able to do.
+    """
+    home = enter_workplace()
+    document = recipe_document(form)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    create_markdown_artifact(
+        f"Saved as a file, `attar run FILE.yaml` does the same:\n```yaml\n{text}```",
+        key="recipe",
+        description="The recipe that the form stands for",
+    )
+    return _run(build_recipe(document, form.name), home)
+
+
+@flow(name="recipe", task_runner=THREADS, persist_result=True, result_serializer="json")
+def recipe(
+    name: Annotated[str, Field(max_length=500)] = "tiny",
+    overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect reads the default
+) -> Any:
+    """Run a recipe as it stands.
+
+    Args:
+        name: Name of a shipped recipe, or path of a YAML file.
+        overrides: Changes to it, each node.config.field=value.
+    """
+    home = enter_workplace()
+    return _run(load_recipe(name, overrides), home)
+
+
+def _run(loaded: Recipe, home: Path) -> State:
+    record, state = run_here(loaded, home)
+    made = outcome(record)
+    if state.is_failed():
+        return Failed(message="; ".join(f"{name}: {why}" for name, why in made["failed"].items()))
+    return Completed(message=state.message, data=made)

@@ -1,0 +1,30 @@
+"""Deployment `gc`: free the disk of what no registered model and no recent run needs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from pydantic import Field
+
+from pipelines.deployments.workplace import enter_workplace
+from registry.collect import collect_garbage
+
+
+@flow(name="gc", persist_result=True, result_serializer="json")
+def gc(
+    keep_runs: Annotated[int, Field(ge=0, le=10_000)] = 10,
+    dry_run: bool = False,
+) -> dict[str, float]:
+    """Delete artifacts that neither a registered model nor a recent run needs.
+
+    Args:
+        keep_runs: Keep what this many of the newest runs made.
+        dry_run: Delete nothing.
+    """
+    removed = collect_garbage(enter_workplace(), keep_runs=keep_runs, is_dry_run=dry_run)
+    rows = [{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed]
+    if rows:
+        create_table_artifact(rows, key="gc", description="Would go" if dry_run else "Gone")
+    return {"num_artifacts": len(removed), "num_bytes": float(sum(one["num_bytes"] for one in removed))}

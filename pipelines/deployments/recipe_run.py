@@ -1,0 +1,49 @@
+"""Run a recipe from a deployed flow, and tell its outcome in plain, small JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from prefect.states import State
+
+from pipelines.deployments.workplace import plain_console
+from pipelines.flow import run_in_flow, run_recipe
+from pipelines.plan import make_plan
+from pipelines.recipe import Recipe
+from registry.environment import attar_home
+from registry.run_record import RunRecord
+from registry.store import Store
+from stages.process import start_fork_server
+
+
+def run_as_child(recipe: Recipe, home: Path) -> RunRecord:
+    """Run a recipe as a flow run of its own below the flow that calls."""
+    start_fork_server()  # it imports torch while the plan is made
+    plan = make_plan(recipe, Store(home))
+    return run_recipe(recipe, plan, home, forced=frozenset(), num_workers=0, console=plain_console())
+
+
+def run_here(recipe: Recipe, home: Path) -> tuple[RunRecord, State]:
+    """Run a recipe with its nodes as tasks of the flow that calls."""
+    start_fork_server()
+    return run_in_flow(recipe, make_plan(recipe, Store(home)), home, plain_console())
+
+
+def is_unchanged(recipe: Recipe, home: Path) -> bool:
+    """True when every node of a recipe is stored already."""
+    return all(planned.state == "hit" for planned in make_plan(recipe, Store(home)))
+
+
+def outcome(record: RunRecord) -> dict[str, Any]:
+    """Return what a caller of the API gets back: where to look, how each node ended, what was registered."""
+    release = next((node for node in record.nodes.values() if node.stage == "register" and node.key), None)
+    facts = Store(attar_home()).load(release.stage, release.key).facts if release is not None else {}
+    return {
+        "run": record.id,
+        "mlflow_run": record.mlflow_run_id,
+        "report": str(record.folder / "report.html"),
+        "nodes": {name: node.state for name, node in record.nodes.items()},
+        "failed": {name: node.cause for name, node in record.nodes.items() if node.state == "Failed"},
+        "registered": {**facts},
+    }

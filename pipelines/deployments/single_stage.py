@@ -1,0 +1,130 @@
+"""Deployment `stage`: one stage by name, on whatever machine or container the work pool gives it; artifact handles in and out."""
+
+from __future__ import annotations
+
+import os
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.states import Completed, Failed
+from pydantic import BaseModel, ConfigDict, Field
+
+from compressors.catalogue import did_you_mean
+from pipelines.deployments.workplace import enter_workplace, plain_console
+from pipelines.gpu_slot import gpu_slot
+from pipelines.listener import Listener
+from registry import confinement
+from registry.artifact import Artifact
+from registry.environment import num_cores
+from registry.store import Store
+from registry.tracking import Tracker
+from stages.catalogue import STAGES
+from stages.contract import Stage
+from stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
+from stages.progress import Event, Note
+
+
+class Handle(BaseModel):
+    """An artifact in the store that all machines share: which stage made it, and its key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    stage: str = Field(pattern=r"^[a-z_]+$", description="Stage that made it.")
+    key: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its key, 64 hexadecimal digits.")
+
+
+@flow(name="stage", persist_result=True, result_serializer="json")
+def stage(
+    name: Annotated[str, Field(pattern=r"^[a-z_]+$")],
+    config: dict[str, Any] = {},  # noqa: B006 - Prefect reads the default
+    inputs: dict[str, list[Handle]] = {},  # noqa: B006
+    mlflow_run_id: Annotated[str, Field(pattern=r"^[0-9a-f]*$")] = "",
+    is_forced: bool = False,
+) -> Any:
+    """Run one stage on artifacts of the shared store and return the handle of what it made.
+
+    Args:
+        name: Name of the stage, as in `attar list stages`.
+        config: The stage's config, as in a recipe.
+        inputs: For each input slot, the handles of its artifacts.
+        mlflow_run_id: MLflow run that the stage's model belongs to; empty for none.
+        is_forced: Build even if a whole artifact lies in the store.
+    """
+    home = enter_workplace()
+    start_fork_server()
+    if name not in STAGES:
+        raise ValueError(f"stage {name!r}: unknown.{did_you_mean(name, STAGES)}")
+    chosen, store = STAGES[name], Store(home)
+    order = WorkOrder(
+        stage=name,
+        config=chosen.config_type.model_validate(config),
+        inputs=_inputs(chosen, store, inputs),
+        store_root=home,
+        num_threads=num_cores(),
+        is_forced=is_forced,
+        environment={"ATTAR_HOME": str(home)}
+        | ({"ATTAR_MLFLOW_RUN_ID": mlflow_run_id} if mlflow_run_id else {})
+        | {name: os.environ[name] for name in ("MLFLOW_TRACKING_URI", confinement.VARIABLE) if name in os.environ},
+    )
+    try:
+        artifact, is_hit = _run(order, mlflow_run_id)
+    except StageFailed as error:
+        return Failed(message=error.cause)  # the reason, without "Flow run encountered an exception"
+    made = {"stage": name, "key": artifact.key, "fingerprint": artifact.fingerprint, "kind": artifact.kind}
+    return Completed(
+        name="Cached" if is_hit else "Completed",
+        message=f"{artifact.kind} {artifact.key[:12]}",
+        data={**made, "is_hit": is_hit, "facts": artifact.facts},
+    )
+
+
+def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
+    """Run the stage in a process of its own, a heavy one with a GPU to itself where there is one; its numbers go to MLflow as they come."""
+    console, tracker = plain_console(), Tracker(order.store_root)
+    tracker.join(order.stage, mlflow_run_id)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, highlight=False)
+
+    def show(event: Event) -> None:
+        if isinstance(event, Note):
+            say(event.text)
+
+    is_light = STAGES[order.stage].is_light
+    try:
+        with nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible:
+            placed = replace(order, environment=order.environment | visible)
+            return run_in_process(placed, Listener(order.stage, tracker, show))
+    finally:
+        tracker.leave(order.stage)
+
+
+def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Handle]]) -> Any:
+    """Load each handle, verified, into the stage's inputs. Raises ValueError for a slot, a kind or a key that does not fit."""
+    values: dict[str, Any] = {}
+    for slot_name, handles in given.items():
+        if slot_name not in chosen.slots:
+            raise ValueError(f"inputs.{slot_name}: unknown input.{did_you_mean(slot_name, chosen.slots)}")
+        slot = chosen.slots[slot_name]
+        artifacts = tuple(_load(store, handle, slot_name) for handle in handles)
+        if not slot.is_many and len(artifacts) != 1:
+            raise ValueError(f"inputs.{slot_name} takes one artifact, not {len(artifacts)}")
+        for artifact in artifacts:
+            if not isinstance(artifact, slot.kinds):
+                kinds = " or ".join(kind.kind for kind in slot.kinds)
+                raise ValueError(f"inputs.{slot_name} takes {kinds}, not {artifact.kind}")
+        values[slot_name] = artifacts if slot.is_many else artifacts[0]
+    missing = [slot.name for slot in chosen.slots.values() if slot.is_required and not values.get(slot.name)]
+    if missing:
+        raise ValueError(f"inputs.{missing[0]}: missing")
+    return chosen.input_type(**values)
+
+
+def _load(store: Store, handle: Handle, slot: str) -> Artifact:
+    if not store.holds(handle.stage, handle.key):
+        raise ValueError(f"inputs.{slot}: the store holds no {handle.stage} artifact {handle.key[:12]}")
+    artifact = store.load(handle.stage, handle.key)
+    store.verify(artifact)
+    return artifact

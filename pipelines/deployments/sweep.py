@@ -1,0 +1,133 @@
+"""Deployment `sweep`: search over fields of a recipe, by grid or Bayesian, for what no other trial beats in quality, size and speed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed, Failed, State
+from pydantic import Field
+
+from pipelines.deployments.recipe_run import run_as_child
+from pipelines.deployments.search_space import Dimension, make_sampler
+from pipelines.deployments.workplace import enter_workplace
+from pipelines.recipe import Recipe, RecipeError, build_recipe, override, read_document
+from registry.run_record import RunRecord
+from registry.store import Store
+
+SIZE, SPEED = "num_parameters", "decode_seconds_per_token"
+
+
+@flow(name="sweep", persist_result=True, result_serializer="json")
+def sweep(
+    space: Annotated[list[Dimension], Field(min_length=1, max_length=20)],
+    recipe: Annotated[str, Field(max_length=500)] = "demo",
+    node: Annotated[str, Field(max_length=200)] = "healed_scores",
+    search: Literal["grid", "bayesian"] = "bayesian",
+    num_trials: Annotated[int, Field(ge=1, le=1000)] = 10,
+    quality: Literal["accuracy", "perplexity"] = "accuracy",
+    seed: Annotated[int, Field(ge=0)] = 0,
+) -> State:
+    """Run a recipe many times with changed fields, up to its evaluation, and show which trials nothing else beats.
+
+    What trials have in common is built once. Run again with the same search, it goes on where it stopped.
+
+    Args:
+        space: Fields of the recipe, each with values or with low and high.
+        recipe: Name of a shipped recipe, or path of a YAML file.
+        node: The evaluate node whose numbers count.
+        search: Every combination of the values, or guesses that learn from the trials before.
+        num_trials: How many trials in all; a grid ends earlier when it is through.
+        quality: Accuracy (more is better) or perplexity (less is better).
+        seed: Of the search.
+    """
+    home = enter_workplace()
+    study = _study(
+        home, [recipe, node, search, quality, seed, [one.model_dump() for one in space]], search, space, seed, quality
+    )
+    _recipe(recipe, node, {})  # refused here rather than in the first trial
+
+    def objective(trial: optuna.Trial) -> tuple[float, float, float]:
+        return _trial(trial, home, recipe, node, {one.field: one.suggest(trial) for one in space}, quality)
+
+    # a finished trial is one that has numbers: a combination that cannot work does not end the search
+    remaining = num_trials - len([one for one in study.trials if one.state.is_finished()])
+    if remaining > 0:
+        study.optimize(objective, n_trials=remaining, catch=(ValueError, TrialFailed))
+    rows = pareto_rows(study, quality)
+    if not rows:
+        return Failed(message="; ".join(sorted({str(one.user_attrs.get("why", "")) for one in study.trials})))
+    create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
+    return Completed(message=f"{len(rows)} trials, {sum(row['best'] != '' for row in rows)} on the front", data=rows)
+
+
+class TrialFailed(RuntimeError):
+    """A trial's recipe did not run to its evaluation."""
+
+
+def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
+    """Return one row a finished trial, those on the Pareto front first and marked: no other trial is as good in all and better in one."""
+    front = {trial.number for trial in study.best_trials}
+    rows = []
+    for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
+        assert trial.values is not None
+        value, size, seconds = trial.values
+        row = {"trial": trial.number, "best": "*" if trial.number in front else "", quality: f"{value:.4f}"}
+        row |= {"parameters M": f"{size / 1e6:.3f}", "decode ms/token": f"{seconds * 1e3:.3f}"}
+        rows.append({**row, **trial.user_attrs["fields"], "run": trial.user_attrs["run"]})
+    return sorted(rows, key=lambda row: (row["best"] == "", row["trial"]))
+
+
+def _study(home: Path, identity: Any, search: str, space: list[Dimension], seed: int, quality: str) -> optuna.Study:
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    folder = home / "sweeps"
+    folder.mkdir(parents=True, exist_ok=True)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / f"{digest}.log"))),
+        study_name=f"sweep-{digest}",
+        sampler=make_sampler(search, space, seed),
+        directions=["maximize" if quality == "accuracy" else "minimize", "minimize", "minimize"],
+        load_if_exists=True,
+    )
+
+
+def _trial(
+    trial: optuna.Trial, home: Path, recipe: str, node: str, fields: dict[str, Any], quality: str
+) -> tuple[float, float, float]:
+    trial.set_user_attr("fields", {name: json.dumps(value) for name, value in fields.items()})
+    try:
+        loaded = _recipe(recipe, node, fields)
+        record = run_as_child(loaded, home)
+        trial.set_user_attr("run", record.id)
+        return _numbers(record, Store(home), node, quality)
+    except (ValueError, TrialFailed) as error:
+        trial.set_user_attr("why", " ".join(str(error).split()))
+        raise
+
+
+def _recipe(recipe: str, node: str, fields: dict[str, Any]) -> Recipe:
+    document = read_document(recipe)
+    for field, value in fields.items():
+        override(document, field, value, f"search space, {field}")
+    loaded = build_recipe(document, recipe).until(node)
+    if loaded.nodes[node].stage.name != "evaluate":
+        raise RecipeError(f"node {node!r} is a {loaded.nodes[node].stage.name} node; accepted: an evaluate node")
+    return loaded
+
+
+def _numbers(record: RunRecord, store: Store, node: str, quality: str) -> tuple[float, float, float]:
+    failed = [f"{name}: {one.cause}" for name, one in record.nodes.items() if one.state == "Failed"]
+    if failed:
+        raise TrialFailed("; ".join(failed))
+    facts = store.load("evaluate", record.nodes[node].key).facts
+    if quality not in facts:
+        raise ValueError(f"node {node!r} did not measure {quality}; it has {', '.join(facts)}")
+    return float(facts[quality]), float(facts[SIZE]), float(facts[SPEED])

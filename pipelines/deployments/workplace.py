@@ -1,0 +1,33 @@
+"""What every deployed flow needs before it works: the home, and the folder that relative paths are meant from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rich.console import Console
+
+from pipelines.prefect_home import configure_prefect
+from registry.confinement import confine
+from registry.environment import attar_home, configure_process
+from stages.reaper import watch_over_this_process
+
+
+def enter_workplace() -> Path:
+    """Go to the folder that `attar up` was called in, as relative paths of a form are meant from there; return ATTAR_HOME."""
+    home = attar_home()
+    os.environ["ATTAR_HOME"] = str(home)  # absolute before the working directory changes
+    workspace = os.environ.get("ATTAR_WORKSPACE")
+    if workspace:
+        os.chdir(workspace)
+    more = [Path(one) for one in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if one]
+    confine([Path.cwd(), home, *more])  # whoever reaches the server names paths; the worker reads with its own rights
+    configure_process()
+    configure_prefect(home)
+    watch_over_this_process()  # a worker ends a process group; what a stage starts in a session of its own is not in it
+    return home
+
+
+def plain_console() -> Console:
+    """Return the console of a flow that a worker runs: lines for its log."""
+    return Console(soft_wrap=True, force_terminal=False, width=200)

@@ -1,0 +1,83 @@
+"""Work pools for stages: the pool, its job template, the deployment `stage` on it, and what keeps its runs from staying open for ever."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.exceptions import ObjectAlreadyExists
+
+from pipelines.execution import deployment_of
+from pipelines.operate.deploy import close_schema, deploy_all
+from pipelines.operate.zombies import close_zombies
+
+TEMPLATES = Path(__file__).parent / "pool_templates"
+PoolType = Literal["process", "docker", "kubernetes"]
+# Docker hands over cards by a request; all of them, because a stage takes one by its slot.
+DOCKER_GPUS = {"device_requests": [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]}
+
+
+def job_template(pool_type: PoolType, image: str, num_gpus: int) -> dict[str, Any]:
+    """Return the base job template of a pool, its image and GPUs filled in; empty for processes. Raises ValueError for a missing image."""
+    if pool_type == "process":
+        return {}
+    template = json.loads((TEMPLATES / f"{pool_type}.json").read_text())
+    variables = template["variables"]["properties"]
+    if "@sha256:" not in image:
+        raise ValueError(f"image {image!r}: give it by digest, NAME@sha256:..., so that every run has the same one")
+    variables["image"]["default"] = image
+    if pool_type == "kubernetes":
+        variables["num_gpus"]["default"] = num_gpus
+    elif num_gpus:
+        variables["container_create_kwargs"]["default"] |= DOCKER_GPUS
+    return template
+
+
+def make_pool(name: str, pool_type: PoolType, image: str, num_gpus: int, at_once: int | None) -> str:
+    """Create or update a pool with its deployment `stage-NAME` on the server that PREFECT_API_URL names; return the deployment's name.
+
+    Raises ValueError for an image without digest, or a pool of that name and another type.
+    """
+    template = job_template(pool_type, image, num_gpus)
+    with get_client(sync_client=True) as client:
+        _make(client, name, pool_type, template, at_once)
+        _deploy_stage(client, name)
+        close_zombies(client)
+    return deployment_of(name)
+
+
+def _make(
+    client: SyncPrefectClient, name: str, pool_type: PoolType, template: dict[str, Any], at_once: int | None
+) -> None:
+    with suppress(ObjectAlreadyExists):
+        client.create_work_pool(WorkPoolCreate(name=name, type=pool_type, base_job_template=template))
+    found = client.read_work_pool(name)
+    if found.type != pool_type:
+        raise ValueError(f"pool {name!r} is there already, of type {found.type}; choose another name for {pool_type}")
+    changes: dict[str, Any] = {"concurrency_limit": at_once} | ({"base_job_template": template} if template else {})
+    client.update_work_pool(name, WorkPoolUpdate(**changes))
+
+
+def _deploy_stage(client: SyncPrefectClient, pool: str) -> None:
+    flow, deployment = deployment_of(pool).split("/")
+    entry = {
+        "name": deployment,
+        "entrypoint": "pipelines.deployments.single_stage.stage",
+        "description": f"One stage by name on the pool {pool}, artifact handles in and out.",
+        "tags": ["attar"],
+        "work_pool": {"name": pool},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "prefect.yaml"
+        # pull: [] - the flow is installed on the worker or in the image; nothing of this machine is baked in
+        path.write_text(yaml.safe_dump({"name": "attar", "pull": [], "deployments": [entry]}))
+        deploy_all(path)
+    path = "/deployments/name/{flow_name}/{deployment_name}"
+    found = client.request("GET", path, path_params={"flow_name": flow, "deployment_name": deployment})
+    close_schema(client, found.json())

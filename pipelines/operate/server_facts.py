@@ -1,0 +1,64 @@
+"""What Prefect's server says of itself: does it answer, are pool and deployments there, does a worker listen. Without importing prefect."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from pipelines.operate.health import TIMEOUT_SECONDS
+from pipelines.operate.site import POOL
+
+Row = tuple[str, str, str, str]
+
+
+def server_findings(api_url: str) -> Iterator[Row]:
+    """Yield (check, verdict, found, mend) for the server at `api_url`; none for an empty URL: runs then bring their own."""
+    if not api_url:
+        return
+    try:
+        pools = _ask(api_url, "work_pools/filter")
+        deployments = _ask(api_url, "deployments/filter")
+    except (OSError, ValueError) as error:
+        yield "prefect", "bad", f"no answer at {api_url}: {error}", "attar up, or correct PREFECT_API_URL"
+        return
+    yield "prefect", "ok", f"answers at {api_url}", ""
+    yield from _pool_findings(pools)
+    names = sorted(one["name"] for one in deployments if one.get("work_pool_name") == POOL)
+    if not names:
+        yield "deployments", "bad", "none", "attar down, then attar up: it applies prefect.yaml"
+        return
+    paused = [one["name"] for one in deployments if one.get("paused")]
+    yield "deployments", "note" if paused else "ok", ", ".join(names), f"paused: {', '.join(paused)}" if paused else ""
+
+
+def _pool_findings(pools: list[dict[str, Any]]) -> Iterator[Row]:
+    pool = next((one for one in pools if one["name"] == POOL), None)
+    if pool is None:
+        yield "work pool", "bad", f"no pool {POOL!r}", "attar up makes it"
+    elif pool.get("is_paused"):
+        yield "work pool", "bad", f"{POOL} is paused: nothing starts", f"prefect work-pool resume {POOL}"
+    elif pool.get("status") != "READY":
+        yield (
+            "work pool",
+            "bad",
+            f"{POOL} is {pool.get('status')}: no worker listens",
+            "attar up, and read its worker.log",
+        )
+    else:
+        yield "work pool", "ok", f"{POOL} has a worker", ""
+
+
+def _ask(api_url: str, path: str) -> list[dict[str, Any]]:
+    headers = {"Content-Type": "application/json"}
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        from base64 import b64encode
+
+        headers["Authorization"] = f"Basic {b64encode(secret.encode()).decode()}"
+    request = urllib.request.Request(f"{api_url.rstrip('/')}/{path}", data=b"{}", headers=headers, method="POST")
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+        return json.loads(answer.read())

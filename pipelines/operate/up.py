@@ -1,0 +1,156 @@
+"""`attar up` and `attar down`: start the services once, say where they are, and stop only what was started here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pipelines.operate.health import is_port_free, listener
+from pipelines.operate.postgres import binaries
+from pipelines.operate.process_tree import end_tree, tree_of
+from pipelines.operate.service_state import SiteState, read_state, state_path
+from pipelines.operate.site import LOOPBACK, Site, client_environment
+from registry.store import write_synced
+from stages.orphans import OWNER, end_orphans, owned_by
+
+POLL_SECONDS = 0.3
+# The supervisor stops three services one after the other, each with its own grace.
+STOP_SECONDS = 60.0
+NUM_LOG_LINES = 15
+LOOPBACKS = (LOOPBACK, "localhost", "::1")
+
+
+class ServicesFailed(RuntimeError):
+    """The services did not come up; the message says which, why, and what its log says."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What `bring_up` found or made: the site, whether it ran before, and the deployments."""
+
+    site: Site
+    was_running: bool
+    seconds: float
+    deployments: tuple[str, ...]
+
+
+def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout_seconds: float = 300.0) -> Started:
+    """Start the services unless they run, wait until they are healthy, and deploy `prefect_file`.
+
+    Raises ValueError for a port that is taken, ServicesFailed when a service does not come up (what had started is stopped again).
+    """
+    started = time.monotonic()
+    lock = FileLock(state_path(site.home).with_name("up.lock"))
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with lock.acquire(timeout=timeout_seconds):
+            state = read_state(site.home)
+            if state is not None and state.is_running:
+                _wait(state.site, ("prefect", "mlflow", "worker"), timeout_seconds)
+                return Started(state.site, True, time.monotonic() - started, ())
+            bring_down(site.home)  # what a killed supervisor left would hold the ports
+            _check_ports(site)
+            _start_supervisor(site)
+            say(f"starting Prefect, MLflow and a worker; logs: {site.log_folder}")
+            try:
+                _wait(site, ("prefect", "mlflow"), timeout_seconds)
+                deployments = deploy(site, prefect_file)
+                _wait(site, ("worker",), timeout_seconds)
+            except BaseException:
+                bring_down(site.home)
+                raise
+            return Started(site, False, time.monotonic() - started, deployments)
+    except Timeout as error:
+        raise ValueError(f"another `attar up` for {site.home} is at work") from error
+
+
+def bring_down(home: Path) -> list[str]:
+    """Stop the supervisor of a home and everything it started; return what was stopped, by name. Nothing else is touched."""
+    state = read_state(home)
+    if state is None:
+        return []
+    supervisor = state.supervisor.process
+    stopped = [name for name, service in state.services.items() if service.process and service.process.process]
+    # noted before the supervisor goes: afterwards nobody could tell whose children they are
+    marked = [one for pid in owned_by(state.supervisor.pid) for one in tree_of(pid)] if supervisor else []
+    if supervisor is not None:
+        end_tree([supervisor], grace_seconds=STOP_SECONDS)
+    for service in state.services.values():
+        process = service.process.process if service.process else None
+        if process is not None:  # the supervisor was killed before: its services are still there
+            end_tree(tree_of(process.pid), grace_seconds=10.0)
+    end_tree([one for one in marked if one.is_running()], grace_seconds=5.0)
+    end_orphans()
+    state_path(home).unlink(missing_ok=True)
+    return stopped
+
+
+def deploy(site: Site, prefect_file: Path) -> tuple[str, ...]:
+    """Create the work pool and its queues and apply `prefect_file`; return the deployments' names. Raises ServicesFailed."""
+    command = [sys.executable, "-m", "pipelines.operate.deploy", str(prefect_file), str(site.heavy_at_once)]
+    environment = {name: value for name, value in client_environment(site).items() if name != OWNER}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    write_synced(site.log_folder / "deploy.log", done.stdout + done.stderr)
+    if done.returncode != 0:
+        raise ServicesFailed(f"deploying {prefect_file} failed:\n{_tail(site.log_folder / 'deploy.log')}")
+    return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _start_supervisor(site: Site) -> None:
+    site.log_folder.mkdir(parents=True, exist_ok=True)
+    state_path(site.home).unlink(missing_ok=True)
+    with (site.log_folder / "supervisor.log").open("ab") as log:
+        subprocess.Popen(
+            [sys.executable, "-m", "pipelines.operate.supervisor", json.dumps(site.as_dict())],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env={name: value for name, value in os.environ.items() if name != OWNER},
+            start_new_session=True,
+        )
+
+
+def _wait(site: Site, names: tuple[str, ...], timeout_seconds: float) -> None:
+    """Wait until the services are healthy. Raises ServicesFailed when the supervisor ends, a service keeps falling, or time is up."""
+    deadline = time.monotonic() + timeout_seconds
+    state: SiteState | None = None
+    while time.monotonic() < deadline:
+        state = read_state(site.home)
+        if state is not None:
+            if all(state.services[name].state == "healthy" for name in names):
+                return
+            fallen = next((name for name in names if state.services[name].num_restarts >= 2), "")
+            if fallen:
+                raise ServicesFailed(
+                    f"{fallen} {state.services[fallen].reason}:\n{_tail(site.log_folder / f'{fallen}.log')}"
+                )
+            if not state.is_running:
+                raise ServicesFailed(f"the supervisor ended:\n{_tail(site.log_folder / 'supervisor.log')}")
+        time.sleep(POLL_SECONDS)
+    late = [name for name in names if state is None or state.services[name].state != "healthy"]
+    raise ServicesFailed(f"{', '.join(late)} not healthy after {timeout_seconds:.0f} s; logs: {site.log_folder}")
+
+
+def _check_ports(site: Site) -> None:
+    if site.host not in LOOPBACKS and not site.is_protected:
+        raise ValueError(
+            f"host {site.host}: whoever reaches it could run anything here; add --protect, or stay on {LOOPBACK}"
+        )
+    if site.database == "postgres":
+        binaries()
+    for name, port in site.ports.items():
+        if not is_port_free(site.host if name in ("prefect", "mlflow") else LOOPBACK, port):
+            raise ValueError(f"port {port} is taken by {listener(port)}: choose another with --{name}-port")
+
+
+def _tail(path: Path) -> str:
+    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    return "\n".join(lines[-NUM_LOG_LINES:])

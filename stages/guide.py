@@ -1,0 +1,145 @@
+"""Stage `guide`: classifier-free guidance learned into small adapters on a frozen base, so that one pass does what two did."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from peft import PeftModel
+
+from compressors.distill.average import WeightAverage, set_weights, trained_weights
+from compressors.distill.loop import Trainer
+from compressors.distill.steps import Schedule, Steps
+from compressors.distill.student import Student
+from compressors.guidance.adapters import ScaleRange, build_adapters
+from compressors.guidance.student import guided_student
+from registry.artifact import AdapterArtifact, Facts
+from stages.contract import Forecast, check_vocabulary, stage
+from stages.device import pick_device, pick_dtype
+from stages.guidance_folder import save_guidance
+from stages.guidance_gate import GateReport, measure_gates
+from stages.guidance_rows import read_guided
+from stages.guide_config import GuideConfig, GuideInputs
+from stages.model_folder import load_model, load_tokenizer
+from stages.progress import metric, note
+from stages.training_rows import Mixture
+from stages.training_run import TrainingRun
+
+
+def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model, data, weak = inputs["model"][0], inputs["data"], inputs.get("weak", ())
+    for name in ("teacher", "weak", "second"):
+        for other in inputs.get(name, ()):
+            check_vocabulary(model, other, name)
+    for one in data:
+        if one and "num_rows" in one and "max_scale" not in one:
+            raise ValueError("the data carries no guidance scales; make it with guide_data")
+        if "unguided" in one and (one["unguided"] == "weak_model") != bool(weak):
+            raise ValueError(
+                f"the data was drawn with unguided {one['unguided']!r}; give the input weak just where that is 'weak_model'"
+            )
+        if config.adapter == "lora" and one.get("min_scale") != one.get("max_scale"):
+            raise ValueError(
+                f"adapter lora learns one fixed scale; the data has {one['min_scale']} to {one['max_scale']}"
+            )
+    second = inputs.get("second", ())
+    if config.adapter == "lora" and second:
+        raise ValueError("a lora is folded into its own base; the input second is for cross and offset adapters")
+    for one in second:
+        for name in ("num_blocks", "hidden_size"):
+            if name in one and name in model and one[name] != model[name]:
+                raise ValueError(f"{name} mismatch: model {model[name]}, second {one[name]}")
+    num_parameters = float(model.get("num_parameters", 0))
+    num_tokens = sum(float(one.get("num_rows", 0)) for one in data) * 200.0 * config.training.num_epochs
+    facts: Facts = {"method": config.adapter}
+    if "vocab_size" in model:
+        facts["vocab_size"] = model["vocab_size"]
+    return Forecast(facts, num_flops=4.0 * num_parameters * num_tokens, peak_memory_bytes=12.0 * num_parameters)
+
+
+@stage("guide", version=1, forecast=_forecast)
+def guide(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> AdapterArtifact:
+    """Train adapters that are told the guidance scale to give the two-pass distribution in one pass.
+
+    https://arxiv.org/abs/2503.07274
+
+    The base's own tensors are checked to be what they were. Raises ValueError when the gate is not passed.
+    """
+    device = pick_device()
+    # adapters are drawn from the global generator, as PEFT's are: seeded here, and left to the caller as it was
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
+        torch.manual_seed(config.training.seed)
+        run = build_run(config, inputs, workdir)
+        before = _frozen_digest(run.student)
+        run.resume()
+        run.train()
+    set_weights(run.student, run.best["weights"])
+    assert _frozen_digest(run.student) == before, "the base is frozen"
+    report = measure_gates(config, inputs, run.student, run.rows.heldout_rows)
+    report.check(config.max_kl_ratio)
+    return _save(config, inputs, run, report, workdir / "content")
+
+
+def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: base, adapters and rows in place."""
+    training, device = config.training, pick_device()
+    tokenizer = load_tokenizer(inputs.model.path)
+    guided = read_guided(config, inputs)
+    base = load_model(
+        inputs.model.path, pick_dtype(training.precision, device), device, quantized=training.quantized_base
+    )
+    if config.adapter == "lora":
+        student = Student(training.adapt_method(base, 0))
+    else:
+        scales = ScaleRange(low=guided.low, high=guided.high, is_base_at_one=config.is_base_at_one)
+        student = guided_student(base, build_adapters(base, config.adapter_method, scales))
+    num_trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    note(f"{num_trained:,} parameters learn, {num_trained / sum(p.numel() for p in base.parameters()):.1%} of the base")
+    metric("num_adapter_parameters", num_trained)
+    rows = guided.rows
+    schedule = Schedule(**{name: getattr(training, name) for name in Schedule.__dataclass_fields__})
+    trainer = Trainer(
+        student,
+        rows.train,
+        Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, schedule),
+        training.reduction,
+        False,
+        Accelerator(cpu=device.type == "cpu"),
+        average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
+    )
+    return TrainingRun(training, trainer, rows, tokenizer, workdir)
+
+
+def _frozen_digest(student: Student) -> str:
+    digest = hashlib.blake2b()
+    for parameter in student.parameters():
+        if not parameter.requires_grad:
+            digest.update(parameter.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _save(
+    config: GuideConfig, inputs: GuideInputs, run: TrainingRun, report: GateReport, content: Path
+) -> AdapterArtifact:
+    model = run.student.model
+    if isinstance(model, PeftModel):
+        model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
+        model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
+        (content / "README.md").unlink(missing_ok=True)
+    else:
+        save_guidance(content, run.student.guidance, config.adapter, report.bases)
+    (content / "gate.json").write_text(report.as_json())
+    facts = dict(report.facts)
+    return AdapterArtifact.at(
+        content,
+        method=config.adapter,
+        rank=config.training.rank if config.adapter == "lora" else config.rank,
+        num_steps=run.trainer.step,
+        best_step=run.best["step"],
+        base_fingerprint=inputs.model.fingerprint,
+        vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
+    )
