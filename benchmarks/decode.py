@@ -86,7 +86,9 @@ def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, 
     num_tokens = sum(one.num_tokens for one in next(iter(close.values()), []))
     print(f"batch 1, {options.threads} threads, {options.rounds} rounds of {options.num_new_tokens} tokens in turns,")
     print(f"prompt of {options.num_prompt_tokens}; {num_tokens} tokens compared")
-    print("| runner | ms a token, CPU ms | times torch, by CPU | MB | of the first graph | agreement | KL nats | perplexity ratio |")
+    print(
+        "| runner | ms a token, CPU ms | times torch, by CPU | MB | of the first graph | agreement | KL nats | perplexity ratio |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, rounds in seconds.items():
         wall, cpu = medians(rounds)
