@@ -47,7 +47,7 @@ def main() -> None:
         if name != "torch eager"
     }
     prompt = list(texts[0][1][: options.num_prompt_tokens])
-    seconds: dict[str, list[float]] = {name: [] for name in runners}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in runners}
     with torch.inference_mode():
         for _ in range(options.rounds + 1):
             for name, runner in runners.items():
@@ -55,16 +55,16 @@ def main() -> None:
     report(options, seconds, sizes, close)
 
 
-def seconds_per_token(runner: CausalRunner, prompt: list[int], num_new_tokens: int) -> float:
-    """Decode greedily from a prompt that is already read."""
+def seconds_per_token(runner: CausalRunner, prompt: list[int], num_new_tokens: int) -> tuple[float, float]:
+    """Decode greedily from a prompt that is already read; return (wall, CPU) seconds a token."""
     slots = runner.open_slots(1, len(prompt), num_new_tokens)
     slots.fill([0], [prompt])
     token, length = prompt[-1], len(prompt) - 1
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for step in range(num_new_tokens):
         logits = slots.step([token], [length + step])
         token = int(GREEDY.pick(logits, torch.zeros(1)))
-    return (time.perf_counter() - started) / num_new_tokens
+    return (time.perf_counter() - started) / num_new_tokens, (time.process_time() - used) / num_new_tokens
 
 
 def read_texts(options: Any) -> list[Pair]:
@@ -81,24 +81,31 @@ def read_texts(options: Any) -> list[Pair]:
 
 
 def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, list[TextCloseness]]) -> None:
-    base = statistics.median(seconds["torch eager"][1:])
+    base = medians(seconds["torch eager"])
     whole = next((sizes[name] for name in sizes if name != "torch eager"), 1)
     num_tokens = sum(one.num_tokens for one in next(iter(close.values()), []))
     print(f"batch 1, {options.threads} threads, {options.rounds} rounds of {options.num_new_tokens} tokens in turns,")
     print(f"prompt of {options.num_prompt_tokens}; {num_tokens} tokens compared")
-    print("| runner | ms a token | times torch | MB | of the first graph | agreement | KL nats | perplexity ratio |")
+    print(
+        "| runner | ms a token, CPU ms | times torch, by CPU | MB | of the first graph | agreement | KL nats | perplexity ratio |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, rounds in seconds.items():
-        took = statistics.median(rounds[1:])  # the first round warms up
-        row = (
-            f"| {name} | {1000 * took:.1f} | {base / took:.2f} | {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
-        )
+        wall, cpu = medians(rounds)
+        row = f"| {name} | {1000 * wall:.1f}, {1000 * cpu:.1f} | {base[0] / wall:.2f}, {base[1] / cpu:.2f} "
+        row += f"| {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
         if name in close:
             agreeing = sum(one.num_agreeing for one in close[name]) / num_tokens
             kl = sum(one.kl_nats for one in close[name]) / num_tokens
             rise = sum(one.loss_nats - one.original_loss_nats for one in close[name]) / num_tokens
             row += f" {agreeing:.4f} | {kl:.2g} | {math.exp(rise):.4f} |"
         print(row)
+
+
+def medians(rounds: list[tuple[float, float]]) -> tuple[float, float]:
+    """Return the medians of wall and CPU seconds; the first round warms up."""
+    walls, cpus = zip(*rounds[1:], strict=True)
+    return statistics.median(walls), statistics.median(cpus)
 
 
 def arguments() -> Any:

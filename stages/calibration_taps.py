@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from stages.free_memory import give_back
 from stages.onnx_folder import read_graph
 from stages.onnx_session import open_session
 from stages.progress import bar
 
 # Moments held at once, in bytes: a wide matrix has a square of its width.
-MAX_BYTES = 128 << 20
+MAX_BYTES = 64 << 20
 
 
 def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal: bool) -> Iterator[dict[str, Tensor]]:
@@ -37,7 +38,7 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
     for group in groups:
         graph = read_graph(folder)
         graph.graph.outputs[:] = [value for node in graph.graph for value in node.outputs if value.name in group]
-        session = open_session(folder, graph=ir.to_proto(graph).SerializeToString())
+        session = open_session(folder, graph=ir.to_proto(graph).SerializeToString(), is_frugal=True)
         sums = {source: torch.zeros(widths[source] if is_diagonal else (widths[source],) * 2) for source in group}
         num_tokens = 0
         for sample in samples:
@@ -46,7 +47,11 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
                 sums[source] += inputs.square().sum(0) if is_diagonal else inputs.T @ inputs
             num_tokens += len(sample)
             counter.advance()
-        yield {name: sums[source] / num_tokens for source in group for name in names[source]}
+        del session, graph  # before the next group opens its own
+        give_back()
+        found = {name: sums.pop(source).div_(num_tokens) for source in group for name in names[source][:1]}
+        yield found | {name: found[names[source][0]] for source in group for name in names[source]}
+        del found
 
 
 def _groups(widths: dict[str, int], is_diagonal: bool) -> list[list[str]]:

@@ -13,10 +13,18 @@ from compressors.guidance.graph import SCALE_NAME
 GRAPH = "model.onnx"
 
 
-def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None, *, is_guided: bool = False) -> Any:
+def open_session(
+    folder: Path,
+    provider: str = CPU,
+    graph: bytes | None = None,
+    *,
+    is_guided: bool = False,
+    is_frugal: bool = False,
+) -> Any:
     """Return a session with as many threads as torch uses here. The runner checks that it really is on `provider`.
 
-    `graph`: a graph to run on the weights that lie in the folder, instead of the folder's own.
+    `graph`: a graph to run on the weights that lie in the folder, instead of the folder's own. `is_frugal`: give memory back after each
+    run instead of keeping it for the next; for long texts beside much else.
 
     Raises ValueError when onnxruntime is not installed or lacks the provider, and, for others than the CPU, when a node would have to
     fall back to the CPU.
@@ -31,6 +39,7 @@ def open_session(folder: Path, provider: str = CPU, graph: bytes | None = None, 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads want the cores too
+    options.enable_cpu_mem_arena = options.enable_mem_pattern = not is_frugal
     if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     options.log_severity_level = 3

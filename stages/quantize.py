@@ -47,7 +47,7 @@ class QuantizeConfig(StageConfig):
     symmetric: bool = False
     """true: no zero points, a little smaller and faster; false: each block's range is used whole."""
 
-    method: str = "nearest"
+    method: str = "error_corrected"
     """How integers are chosen: nearest, searched (range by squared error), error_corrected (GPTQ)."""
 
     params: dict[str, Any] = {}
@@ -129,12 +129,14 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     quantized = QuantizedGraph(config, source, samples)
     kept = _kept(config, quantized, workdir) if config.max_kept else []
     write_graph(quantized.place(kept), content)
+    quantized.forget()
     copy_companions(source, content)
     size_fraction = disk_bytes(content) / disk_bytes(source)
     quality = measure_quality(
-        OnnxRunner(open_session(content)),
-        OnnxRunner(open_session(source)),
+        lambda: OnnxRunner(open_session(content, is_frugal=True)),
+        lambda: OnnxRunner(open_session(source, is_frugal=True)),
         pairs,
+        scratch=workdir / "logits",
         vocab_size=int(inputs.model.facts["vocab_size"]),
         size_fraction=size_fraction,
     )

@@ -17,6 +17,7 @@ from compressors.measure.likelihood import pad_right
 from compressors.quantize.blocks import BlockWeights, Grid
 from compressors.quantize.methods import WEIGHT_METHODS, powers_of, quantize_rows
 from stages.calibration_taps import input_moments
+from stages.free_memory import give_back
 from stages.onnx_folder import read_graph, write_graph
 from stages.onnx_session import open_session
 from stages.progress import bar
@@ -72,6 +73,8 @@ class QuantizedGraph:
         """Measure what each product costs alone, on the real kernels; needs float weights and integers in memory at once."""
         from compressors.quantize import nodes, switchboard  # their library is in an extra
 
+        if not self.integers:
+            self._choose_integers()
         model, products = self._smoothed()
         choices = [
             switchboard.Choice(one.name, one.node, *self._nodes(one, self.integers[one.name], model.graph))
@@ -84,6 +87,11 @@ class QuantizedGraph:
         for name, cost in switchboard.rank_nodes(switches.loss, switches.names, on_node=counter.advance).items():
             self.errors[name].kl_nats = cost
         return switches
+
+    def forget(self) -> None:
+        """Free the integers, which are in the written graph; asked to rank later, they are chosen again."""
+        self.integers.clear()
+        give_back()
 
     def write_table(self, path: Path) -> None:
         """Write the errors, the costliest first."""
@@ -123,6 +131,7 @@ class QuantizedGraph:
             for name in group.keys() & by_name.keys():
                 self._quantize(by_name[name], method, group[name])
                 counter.advance()
+            give_back()
 
     def _quantize(self, product: Any, method: Any, inputs: Tensor | None) -> None:
         from compressors.quantize.nodes import block_size_for

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,9 +15,11 @@ from compressors.measure.likelihood import Pair
 from compressors.measure.runner import CausalRunner
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import DatasetArtifact
+from stages.free_memory import give_back
 from stages.measured_data import asked_rows, plain_text
 from stages.model_folder import load_tokenizer
 from stages.progress import bar, metric, note
+from stages.recorded_runner import RecordedRunner
 
 NUM_TIMED_ROUNDS = 3
 
@@ -82,25 +84,25 @@ def heldout_pairs(
 
 
 def measure_quality(
-    quantized: CausalRunner, original: CausalRunner, pairs: Sequence[Pair], *, vocab_size: int, size_fraction: float
+    open_quantized: Callable[[], CausalRunner],
+    open_original: Callable[[], CausalRunner],
+    pairs: Sequence[Pair],
+    *,
+    scratch: Path,
+    vocab_size: int,
+    size_fraction: float,
 ) -> Quality:
-    """Compare the two on the pairs and time both; record the numbers as metrics."""
+    """Compare the two on the pairs and time both, one in memory at a time; record the numbers as metrics."""
+    counter = bar("asking the original", len(pairs), "texts")
+    original = open_original()
+    recorded = RecordedRunner(original, pairs, scratch, counter.advance)
+    original_seconds = _decode_seconds(original, vocab_size, "original")
+    del original
+    give_back()
+    quantized = open_quantized()
     counter = bar("measuring the loss", len(pairs), "texts")
-    texts = closeness(quantized, original, pairs, batch_size=1, on_scored=counter.advance)
+    texts = closeness(quantized, recorded, pairs, batch_size=1, on_scored=counter.advance)
     num_tokens = sum(one.num_tokens for one in texts)
-    latencies = []
-    for runner, name in ((quantized, "quantized"), (original, "original")):
-        rounds = bar(f"timing the {name}", NUM_TIMED_ROUNDS + 1, "rounds")
-        latencies.append(
-            measure_latency(
-                runner,
-                vocab_size=vocab_size,
-                num_prompt_tokens=32,
-                num_new_tokens=16,
-                num_rounds=NUM_TIMED_ROUNDS,
-                on_round=rounds.advance,
-            ).decode_seconds_per_token
-        )
     quality = Quality(
         kl_nats=sum(one.kl_nats for one in texts) / num_tokens,
         agreement=sum(one.num_agreeing for one in texts) / num_tokens,
@@ -108,8 +110,8 @@ def measure_quality(
         original_perplexity=math.exp(sum(one.original_loss_nats for one in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
-        decode_seconds_per_token=latencies[0],
-        original_decode_seconds_per_token=latencies[1],
+        decode_seconds_per_token=_decode_seconds(quantized, vocab_size, "quantized"),
+        original_decode_seconds_per_token=original_seconds,
     )
     for name, value in quality.facts().items():
         metric(name, value)
@@ -133,3 +135,15 @@ def broken_limits(limits: Limits, quality: Quality) -> list[str]:
         for name, value, sign, limit in checks
         if not (value <= limit if sign == "<=" else value >= limit)
     ]
+
+
+def _decode_seconds(runner: CausalRunner, vocab_size: int, name: str) -> float:
+    rounds = bar(f"timing the {name}", NUM_TIMED_ROUNDS + 1, "rounds")
+    return measure_latency(
+        runner,
+        vocab_size=vocab_size,
+        num_prompt_tokens=32,
+        num_new_tokens=16,
+        num_rounds=NUM_TIMED_ROUNDS,
+        on_round=rounds.advance,
+    ).decode_seconds_per_token

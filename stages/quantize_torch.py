@@ -85,12 +85,13 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     copy_tokenizer(source, content)
     if (source / "generation_config.json").exists():
         shutil.copy2(source / "generation_config.json", content / "generation_config.json")
-    del small
+    del small, original
     steps.advance()
     quality = measure_quality(
-        TorchRunner(load_model(content, dtype, device)),  # as a user will load it
-        TorchRunner(original),
+        lambda: TorchRunner(load_model(content, dtype, device)),  # as a user will load it
+        lambda: TorchRunner(load_model(source, dtype, device)),
         pairs,
+        scratch=workdir / "logits",
         vocab_size=int(inputs.model.facts["vocab_size"]),
         size_fraction=_weight_bytes(content) / _weight_bytes(source),
     )

@@ -14,7 +14,7 @@ from compressors.measure.runner import CausalRunner
 
 NUM_RESAMPLES = 2000
 # Logits of both models for so many tokens are held at once.
-TOKENS_PER_CHUNK = 256
+TOKENS_PER_CHUNK = 64
 
 
 @dataclass(frozen=True)

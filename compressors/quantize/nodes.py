@@ -43,7 +43,7 @@ class Product:
 
     def weight(self) -> Float[Tensor, "N K"]:
         """Read the matrix."""
-        weight = torch.from_numpy(np.array(self.stored.const_value.numpy()))  # type: ignore[union-attr]
+        weight = torch.from_numpy(read_stored(self.stored))
         return weight.T.contiguous() if self.is_transposed else weight
 
 
@@ -86,7 +86,16 @@ class Embedding:
 
     def weight(self) -> Float[Tensor, "V K"]:
         """Read the matrix."""
-        return torch.from_numpy(np.array(self.stored.const_value.numpy()))  # type: ignore[union-attr]
+        return torch.from_numpy(read_stored(self.stored))
+
+
+def read_stored(stored: ir.Value) -> np.ndarray:
+    """Return the numbers of a stored matrix and let go of its file: each mapping of it would stay in memory as far as it was read."""
+    assert stored.const_value is not None, "stored"
+    array = np.array(stored.const_value.numpy())
+    if isinstance(stored.const_value, ir.ExternalTensor):
+        stored.const_value.release()
+    return array
 
 
 def embeddings(graph: ir.Graph) -> list[Embedding]:

@@ -60,7 +60,9 @@ def _sole_feeder(node: ir.Node, by_output: Mapping[ir.Value, Product]) -> Produc
 
 
 def _scale(power: Float[Tensor, "K"], readers: Sequence[Product], strength: float) -> Float[Tensor, "K"]:
-    weight_power = torch.stack([product.weight().square().mean(0) for product in readers]).mean(0)
+    # a norm, not a mean of squares: that would be another matrix
+    powers = [torch.linalg.vector_norm(product.weight(), dim=0).square() / product.shape[0] for product in readers]
+    weight_power = torch.stack(powers).mean(0)
     logs = strength * power.clamp(min=1e-20).log() / 2 - (1 - strength) * weight_power.clamp(min=1e-20).log() / 2
     bound = float(np.log(LARGEST_SCALE))
     return (logs - logs.mean()).clamp(-bound, bound).exp()
@@ -85,8 +87,15 @@ def _scale_stored(stored: ir.Value, scale: Float[Tensor, "K"], *, is_last: bool)
     tensor = stored.const_value
     assert tensor is not None, "a product's matrix is stored"
     factor = (scale if is_last else scale[:, None]).numpy()
+
+    def scaled() -> ir.TensorProtocol:
+        numbers = tensor.numpy() * factor
+        if isinstance(tensor, ir.ExternalTensor):
+            tensor.release()
+        return ir.tensor(numbers, name=stored.name)
+
     stored.const_value = ir.LazyTensor(
-        lambda: ir.tensor(tensor.numpy() * factor, name=stored.name),
+        scaled,
         dtype=tensor.dtype,
         shape=tensor.shape,  # type: ignore[arg-type]
         name=stored.name,
