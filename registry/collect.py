@@ -14,6 +14,9 @@ from registry.model_registry import registered_keys
 from registry.run_record import RECORD
 from registry.store import Store
 
+# What stands for the stage of a work folder that a failed or killed stage has left.
+UNFINISHED = "unfinished work"
+
 
 def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dict[str, Any]]:
     """Delete unneeded artifacts and abandoned work folders; return what went as {stage, key, num_bytes}.
@@ -48,7 +51,7 @@ def _abandoned_work(home: Path, is_dry_run: bool) -> list[dict[str, Any]]:
         try:
             with lock.acquire(timeout=0):
                 num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                removed.append({"stage": "unfinished work", "key": folder.name, "num_bytes": num_bytes})
+                removed.append({"stage": UNFINISHED, "key": folder.name, "num_bytes": num_bytes})
                 if not is_dry_run:
                     shutil.rmtree(folder, ignore_errors=True)
         except Timeout:

@@ -1,4 +1,4 @@
-"""Stage `compare`: what is left of the original in a student, measured in pairs on the same text and questions."""
+"""Stage `compare`: what is left of the original in its students, measured in pairs on the same text and questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import Field
 
-from compressors.measure.closeness import Estimate, TextCloseness, closeness, ratio_of_sums
+from compressors.measure.closeness import Estimate, TextCloseness, closeness_of_each, ratio_of_sums
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import Pair, continuation_likelihoods
 from compressors.measure.runner import TorchRunner
@@ -48,15 +48,18 @@ class CompareConfig(StageConfig):
     batch_size: int = Field(default=8, ge=1)
     """Texts in one forward pass."""
 
+    names: tuple[str, ...] = ()
+    """Of several models, in the order of the input `model`: what their results and facts go by. One model needs none."""
+
     precision: Precision = "auto"
-    """Dtype of both models."""
+    """Dtype of all models."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CompareInputs:
-    """Student and original, questions with reference answers, and plain text. Held-out rows are used where there are any."""
+    """Students of one original, questions with reference answers, and plain text. Held-out rows are used where there are any."""
 
-    model: ModelArtifact
+    model: tuple[ModelArtifact, ...]
     original: ModelArtifact
     tasks: tuple[DatasetArtifact, ...] = ()
     texts: tuple[DatasetArtifact, ...] = ()
@@ -67,88 +70,111 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
         raise ValueError("nothing to compare on: give the input tasks or texts")
     if config.num_own_answers and not inputs.get("tasks"):
         raise ValueError("num_own_answers needs questions: give the input tasks")
-    model, original = inputs["model"][0], inputs["original"][0]
-    check_vocabulary(model, original, "original")
-    return Forecast({}, peak_memory_bytes=8.0 * float(original.get("num_parameters", 0)))
+    students, original = inputs["model"], inputs["original"][0]
+    is_one_unnamed = len(students) == 1 and not config.names
+    if not is_one_unnamed and not len(students) == len(config.names) == len(set(config.names)):
+        raise ValueError(f"names: {len(config.names)} for {len(students)} models; accepted: one a model, all different")
+    for student in students:
+        check_vocabulary(student, original, "original")
+    return Forecast({}, peak_memory_bytes=4.0 * (1 + len(students)) * float(original.get("num_parameters", 0)))
 
 
 @stage("compare", version=1, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
-    Retention is student accuracy / original accuracy; above chance, both less what guessing gives. Raises ValueError without data.
+    Retention is student accuracy / original accuracy; above chance, both less what guessing gives. Several students share what the
+    original computes. Raises ValueError without data, or where the models have no names of their own.
     """
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     tokenizer = load_tokenizer(inputs.original.path)
-    models = (
-        TorchRunner(load_model(inputs.model.path, dtype, device)),
-        TorchRunner(load_model(inputs.original.path, dtype, device)),
-    )
-    names = unique_names((*inputs.texts, *inputs.tasks), "data")
-    texts = {name: _windows(config, data, tokenizer) for name, data in zip(names, inputs.texts, strict=False)}
-    tasks = zip(names[len(texts) :], inputs.tasks, strict=True)
+    students = [TorchRunner(load_model(model.path, dtype, device)) for model in inputs.model]
+    original = TorchRunner(load_model(inputs.original.path, dtype, device))
+    data_names = unique_names((*inputs.texts, *inputs.tasks), "data")
+    texts = {name: _windows(config, data, tokenizer) for name, data in zip(data_names, inputs.texts, strict=False)}
+    tasks = zip(data_names[len(texts) :], inputs.tasks, strict=True)
     rows = {name: asked_rows(data, config.max_rows) for name, data in tasks}
     if not all(rows.values()):
         raise ValueError(f"task {next(name for name in rows if not rows[name])}: no row has a question")
-    found: dict[str, dict[str, Any]] = {}
+    measure = _Measure(config, students, original, tokenizer)
     for name, pairs in texts.items():
-        found[name] = _closeness(config, models, pairs, name)
+        measure.closeness(pairs, name)
     for name, some in rows.items():
         choice, open_ended = [row for row in some if row.choices], [row for row in some if not row.choices]
         if open_ended:
-            found[name] = _closeness(config, models, [_gold(config, row, tokenizer) for row in open_ended], name)
+            measure.closeness([_gold(config, row, tokenizer) for row in open_ended], name)
         if choice:
-            found.setdefault(name, {}).update(_retention(config, models, choice, tokenizer, name))
+            measure.retention(choice, name)
     if config.num_own_answers:
         questions = [row for some in rows.values() for row in some][: config.num_own_answers]
-        pairs = _own_answers(config, models[1], questions, tokenizer)
-        found["own_answers"] = _closeness(config, models, pairs, "own answers")
-    (workdir / "content" / RESULT).write_text(json.dumps(found, indent=1))
-    facts = {f"{measure}_{name}": entry["value"] for name, some in found.items() for measure, entry in some.items()}
+        measure.closeness(_own_answers(config, original, questions, tokenizer), "own_answers")
+    results = dict(zip(config.names, measure.found, strict=True)) if config.names else measure.found[0]
+    (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
+    facts = {
+        f"{prefix}{measured}_{name}": entry["value"]
+        for prefix, found in zip([f"{name}_" for name in config.names] or [""], measure.found, strict=True)
+        for name, some in found.items()
+        for measured, entry in some.items()
+    }
     for name, value in facts.items():
         metric(name, value)
     return ComparisonArtifact.at(workdir / "content", **facts)
 
 
-def _closeness(
-    config: CompareConfig, models: tuple[TorchRunner, TorchRunner], pairs: Sequence[Pair], name: str
-) -> dict[str, Any]:
-    counter = bar(f"comparing on {name}", len(pairs), "texts")
-    texts = closeness(*models, pairs, batch_size=config.batch_size, on_scored=counter.advance)
-    tokens = [one.num_tokens for one in texts]
-    summary = {
-        "kl_nats": ratio_of_sums([one.kl_nats for one in texts], tokens),
-        "agreement": ratio_of_sums([one.num_agreeing for one in texts], tokens),
-        "loss_nats": ratio_of_sums([one.loss_nats for one in texts], tokens),
-        "perplexity_ratio": _perplexity_ratio(texts),
-    }
-    note(f"{name}: KL {summary['kl_nats'].value:.3f} nats a token, perplexity x{summary['perplexity_ratio'].value:.3f}")
-    return {measure: asdict(entry) for measure, entry in summary.items()}
+class _Measure:
+    """Students beside their original; `found` holds, a student, data set -> measure -> estimate."""
+
+    def __init__(
+        self, config: CompareConfig, students: Sequence[TorchRunner], original: TorchRunner, tokenizer: Any
+    ) -> None:
+        self.config, self.students, self.original, self.tokenizer = config, students, original, tokenizer
+        self.names = config.names or ("",)
+        self.found: list[dict[str, dict[str, Any]]] = [{} for _ in students]
+
+    def closeness(self, pairs: Sequence[Pair], name: str) -> None:
+        counter = bar(f"comparing on {name}", len(pairs), "texts")
+        scored = closeness_of_each(
+            self.students, self.original, pairs, batch_size=self.config.batch_size, on_scored=counter.advance
+        )
+        for student, texts in enumerate(scored):
+            tokens = [one.num_tokens for one in texts]
+            summary = {
+                "kl_nats": ratio_of_sums([one.kl_nats for one in texts], tokens),
+                "agreement": ratio_of_sums([one.num_agreeing for one in texts], tokens),
+                "loss_nats": ratio_of_sums([one.loss_nats for one in texts], tokens),
+                "perplexity_ratio": _perplexity_ratio(texts),
+            }
+            kl, rise = summary["kl_nats"].value, summary["perplexity_ratio"].value
+            self._keep(student, name, summary, f"KL {kl:.3f} nats a token, perplexity x{rise:.3f}")
+
+    def retention(self, rows: Sequence[Row], name: str) -> None:
+        """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
+        theirs = _right_choices(self.config, self.original, rows, self.tokenizer, name)
+        chance = [1.0 / len(row.choices) for row in rows]
+        ones = [1.0] * len(rows)
+        for student, runner in enumerate(self.students):
+            mine = _right_choices(self.config, runner, rows, self.tokenizer, name)
+            summary = {
+                "accuracy": ratio_of_sums(mine, ones),
+                "original_accuracy": ratio_of_sums(theirs, ones),
+                "retention": ratio_of_sums(mine, theirs),
+                "retention_above_chance": ratio_of_sums(
+                    [a - c for a, c in zip(mine, chance, strict=True)],
+                    [b - c for b, c in zip(theirs, chance, strict=True)],
+                ),
+            }
+            accuracy, reference = summary["accuracy"].value, summary["original_accuracy"].value
+            self._keep(student, name, summary, f"{accuracy:.1%} right, original {reference:.1%}")
+
+    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], told: str) -> None:
+        self.found[student].setdefault(name, {}).update({key: asdict(entry) for key, entry in summary.items()})
+        note(f"{' on '.join(part for part in (self.names[student], name) if part)}: {told}")
 
 
 def _perplexity_ratio(texts: Sequence[TextCloseness]) -> Estimate:
     rise = ratio_of_sums([one.loss_nats - one.original_loss_nats for one in texts], [one.num_tokens for one in texts])
     return Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))
-
-
-def _retention(
-    config: CompareConfig, models: tuple[TorchRunner, TorchRunner], rows: Sequence[Row], tokenizer: Any, name: str
-) -> dict[str, Any]:
-    """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
-    mine, theirs = (_right_choices(config, runner, rows, tokenizer, name) for runner in models)
-    chance = [1.0 / len(row.choices) for row in rows]
-    ones = [1.0] * len(rows)
-    summary = {
-        "accuracy": ratio_of_sums(mine, ones),
-        "original_accuracy": ratio_of_sums(theirs, ones),
-        "retention": ratio_of_sums(mine, theirs),
-        "retention_above_chance": ratio_of_sums(
-            [a - c for a, c in zip(mine, chance, strict=True)], [b - c for b, c in zip(theirs, chance, strict=True)]
-        ),
-    }
-    note(f"{name}: {summary['accuracy'].value:.1%} right, original {summary['original_accuracy'].value:.1%}")
-    return {measure: asdict(entry) for measure, entry in summary.items()}
 
 
 def _right_choices(

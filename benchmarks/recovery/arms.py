@@ -79,14 +79,20 @@ def recipe(
         nodes |= student(arm, base, sources, options, seed, steps)
     students = ["math_student_adapter", "talk_student_adapter"]
     nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
-    for arm in ARMS:
-        inputs = {
-            "model": arm,
-            "original": "original",
-            "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
-            "texts": ["wikitext"],
-        }
-        nodes[f"{arm}_left"] = node("compare", inputs, max_rows=asked, max_text_tokens=12288, num_own_answers=40)
+    inputs = {
+        "model": list(ARMS),
+        "original": "original",
+        "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
+        "texts": ["wikitext"],
+    }
+    measured = {
+        "names": list(ARMS),
+        "max_rows": asked,
+        "max_text_tokens": 12288,
+        "num_own_answers": 40,
+        "batch_size": 4,
+    }
+    nodes["left"] = node("compare", inputs, **measured)
     for arm in ("original", "pruned", "thinner"):
         nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
     if seed == 0 and num_removed == SEEDED_SIZE:

@@ -74,10 +74,8 @@ def instruction_rows(source: Path, target: Path) -> Path:
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm, and how long its training took."""
-    found = {}
+    found = json.loads((Path(shown(run, "left")["artifact"]["path"]) / "comparison.json").read_text())
     for arm in ARMS:
-        folder = Path(shown(run, f"{arm}_left")["artifact"]["path"])
-        found[arm] = json.loads((folder / "comparison.json").read_text())
         trained = [name for name in (f"{arm}_adapter", f"{arm}_cost", f"{arm}_answers") if name in run["nodes"]]
         for name in trained:
             artifact = shown(run, name)

@@ -28,7 +28,6 @@ class TextCloseness:
     num_tokens: int
 
 
-@torch.inference_mode()
 def closeness(
     student: CausalRunner,
     original: CausalRunner,
@@ -38,14 +37,28 @@ def closeness(
     on_scored: Callable[[int], None] = lambda count: None,
 ) -> list[TextCloseness]:
     """Compare the two models on each continuation given its context, both token ids, the context at least one token."""
-    found: dict[int, TextCloseness] = {}
-    for places, ids, mask in scoring_batches(pairs, batch_size, student.device):
-        mine, _ = student.forward(ids, mask, None, last_only=False)
+    return closeness_of_each([student], original, pairs, batch_size=batch_size, on_scored=on_scored)[0]
+
+
+@torch.inference_mode()
+def closeness_of_each(
+    students: Sequence[CausalRunner],
+    original: CausalRunner,
+    pairs: Sequence[Pair],
+    *,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[list[TextCloseness]]:
+    """Compare several students with one original, whose logits are computed once a batch; return a list a student, in the order of the pairs."""
+    found: list[dict[int, TextCloseness]] = [{} for _ in students]
+    for places, ids, mask in scoring_batches(pairs, batch_size, original.device):
         theirs, _ = original.forward(ids, mask, None, last_only=False)
-        for row, (index, tokens) in enumerate(places):
-            found[index] = _compare(mine[row, tokens], theirs[row, tokens], torch.tensor(list(pairs[index][1])))
+        for student, mine in zip(students, found, strict=True):
+            logits, _ = student.forward(ids, mask, None, last_only=False)
+            for row, (index, tokens) in enumerate(places):
+                mine[index] = _compare(logits[row, tokens], theirs[row, tokens], torch.tensor(list(pairs[index][1])))
         on_scored(len(places))
-    return [found[index] for index in range(len(pairs))]
+    return [[mine[index] for index in range(len(pairs))] for mine in found]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
 from pipelines.deployments.workplace import enter_workplace
-from registry.collect import collect_garbage
+from registry.collect import UNFINISHED, collect_garbage
 
 
 @flow(name="gc", persist_result=True, result_serializer="json")
@@ -27,4 +27,9 @@ def gc(
     rows = [{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed]
     if rows:
         create_table_artifact(rows, key="gc", description="Would go" if dry_run else "Gone")
-    return {"num_artifacts": len(removed), "num_bytes": float(sum(one["num_bytes"] for one in removed))}
+    num_unfinished = sum(one["stage"] == UNFINISHED for one in removed)
+    return {
+        "num_artifacts": len(removed) - num_unfinished,
+        "num_work_folders": num_unfinished,
+        "num_bytes": float(sum(one["num_bytes"] for one in removed)),
+    }

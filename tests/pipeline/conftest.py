@@ -1,4 +1,4 @@
-"""One Prefect server for many runs: its start is half of a tiny run."""
+"""What runs share: a Prefect server, whose start is half of a tiny run, and models that know one thing."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.prefect_home import configure_prefect
+from tests.pipeline.tiny_models import make_tiny_models
 
 
 @pytest.fixture(scope="module")
@@ -31,3 +32,11 @@ def serve_prefect() -> Iterator[Callable[[Path], dict[str, str]]]:
         server.stop()
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the tiny models and their rows."""
+    folder = tmp_path_factory.mktemp("tiny")
+    make_tiny_models(folder)
+    return folder

@@ -254,6 +254,7 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
 def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: dict[str, Any]) -> None:
     parent = machines.start("stopped", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
     child = until(lambda: at_work(machines, "student"), what=machines.log("stopped"))
+    until(lambda: slots(machines, "gpu:here") == (1, 1), what="the stage never took its slot")
     parent.send_signal(signal.SIGTERM)
     assert parent.wait(timeout=60) == 128 + signal.SIGTERM
     until(lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on")
@@ -288,9 +289,9 @@ def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: d
 
 
 def slots(machines: Machines, name: str) -> tuple[int, int]:
-    """How many slots a limit has, and how many are taken."""
-    [found] = [one for one in machines.ask("v2/concurrency_limits/filter", {}) if one["name"] == name]
-    return found["limit"], found["active_slots"]
+    """How many slots a limit has, and how many are taken; a limit that nobody has asked for yet has none."""
+    found = [one for one in machines.ask("v2/concurrency_limits/filter", {}) if one["name"] == name]
+    return (found[0]["limit"], found[0]["active_slots"]) if found else (0, 0)
 
 
 def at_work(machines: Machines, node: str) -> dict[str, Any] | None:

@@ -118,7 +118,7 @@ def test_data_sets_of_one_name_are_compared_apart(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, prose: DatasetArtifact
 ) -> None:
     config = CompareConfig(max_rows=2, max_tokens=64, max_text_tokens=128, precision="float32")
-    inputs = CompareInputs(model=model, original=model, tasks=(questions, questions), texts=(prose,))
+    inputs = CompareInputs(model=(model,), original=model, tasks=(questions, questions), texts=(prose,))
     facts = compare.execute(config, inputs, store).artifact.facts
     assert {"kl_nats_prose", "kl_nats_sums_1", "kl_nats_sums_2"} <= set(facts)
 
@@ -247,8 +247,8 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
 ) -> None:
     config = CompareConfig(num_own_answers=3, max_new_tokens=8, max_tokens=64, max_text_tokens=256, precision="float32")
     inputs = {"original": model, "tasks": (questions,), "texts": (prose,)}
-    same = compare.execute(config, CompareInputs(model=model, **inputs), store).artifact  # type: ignore[arg-type]
-    cut = compare.execute(config, CompareInputs(model=pruned, **inputs), store).artifact  # type: ignore[arg-type]
+    same = compare.execute(config, CompareInputs(model=(model,), **inputs), store).artifact  # type: ignore[arg-type]
+    cut = compare.execute(config, CompareInputs(model=(pruned,), **inputs), store).artifact  # type: ignore[arg-type]
     names = ("prose", "sums", "own_answers")
     for name in names:
         assert same.facts[f"kl_nats_{name}"] == pytest.approx(0, abs=1e-5)
@@ -259,3 +259,14 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
         result[name]["kl_nats"]["low"] <= result[name]["kl_nats"]["value"] <= result[name]["kl_nats"]["high"]
         for name in names
     )
+    both = compare.execute(
+        config.model_copy(update={"names": ("same", "cut")}),
+        CompareInputs(model=(model, pruned), **inputs),
+        store,  # type: ignore[arg-type]
+    ).artifact
+    assert {
+        name.removeprefix("cut_"): value for name, value in both.facts.items() if name.startswith("cut_")
+    } == cut.facts
+    assert json.loads((Path(both.path) / "comparison.json").read_text())["cut"] == result
+    with pytest.raises(ValueError, match="names: 0 for 2 models"):
+        compare.forecast(config, {"model": ({}, {}), "original": ({},), "tasks": ({},)})
