@@ -42,10 +42,13 @@ lint: $(VENV)/ready
 # Known vulnerabilities of what is installed (needs the network), and everybody's licence.
 audit: $(VENV)/ready
 	mkdir -p build
-	$(BIN)/pip-licenses --format=json --with-urls --output-file=build/licences.json
-	$(BIN)/pip-licenses --summary
-	$(BIN)/cyclonedx-py environment --output-format JSON --output-file build/sbom.cdx.json
-	$(BIN)/pip-audit --skip-editable
+	$(PYTHON) -m venv build/audit
+	$(BIN)/python docker/requirements.py --only audit > build/audit.txt
+	build/audit/bin/pip install --quiet --disable-pip-version-check --constraint docker/constraints.txt --requirement build/audit.txt
+	build/audit/bin/pip-licenses --python $(BIN)/python --format=json --with-urls --output-file=build/licences.json
+	build/audit/bin/pip-licenses --python $(BIN)/python --summary
+	build/audit/bin/cyclonedx-py environment --output-format JSON --output-file build/sbom.cdx.json $(BIN)/python
+	PIPAPI_PYTHON_LOCATION=$(CURDIR)/$(BIN)/python build/audit/bin/pip-audit --local --skip-editable
 
 # Passwords for docker/compose.yaml, each in a file; those that are there stay.
 secrets:

@@ -1,4 +1,8 @@
-"""Print what pyproject.toml asks for, with the extras named, one a line: a layer of its own, which a change of our code leaves as it is."""
+"""Print what pyproject.toml asks for, with the extras named, one a line: a layer of its own, which a change of our code leaves as it is.
+
+python requirements.py EXTRA...         of the product with these extras and the image's
+python requirements.py --only EXTRA...  of the extras alone
+"""
 
 import re
 import sys
@@ -16,4 +20,6 @@ def wanted(extra: str) -> list[str]:
     return found
 
 
-print(*project["dependencies"], *(one for extra in ("image", *sys.argv[1:]) for one in wanted(extra)), sep="\n")
+is_alone = sys.argv[1:2] == ["--only"]
+extras = sys.argv[2:] if is_alone else ["image", *sys.argv[1:]]
+print(*([] if is_alone else project["dependencies"]), *(one for extra in extras for one in wanted(extra)), sep="\n")

@@ -11,7 +11,6 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from pipelines.announce import announce
 from pipelines.comparison import comparison_rows, stored_artifact
-from pipelines.report import write_report
 from registry.promotion import link_version
 from registry.retention import retention_rows
 from registry.run_record import NodeRecord, RunRecord
@@ -26,6 +25,10 @@ def finish_run(record: RunRecord, home: Path, tracker: Tracker) -> None:
     store = Store(home)
     report: Path | None = None
     try:
+        from pipelines.report import (
+            write_report,  # plots: half a second that a run pays at its end, not before its first stage
+        )
+
         report = write_report(record, store)
     except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again
         logger.warning("the report could not be written: %s", error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 
 from compressors.merge.fold import check_fold
 from stages.device import pick_device
@@ -22,6 +21,8 @@ NUM_PROBE_TOKENS = 32
 @torch.inference_mode()
 def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     """Compare the folded weights with PEFT's adapter at work, in one copy of the base. Raises ValueError as `check_fold` does."""
+    from peft import PeftModel  # half a second at import
+
     base = load_model(source.base.folder, "auto", pick_device())
     probe = torch.arange(NUM_PROBE_TOKENS, device=base.device)[None] % base.config.vocab_size
     base_logits = base(input_ids=probe, use_cache=False).logits

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from compressors.guidance.graph import GuidedGraph, guided_program
 from compressors.measure.decode import decode
@@ -24,6 +23,8 @@ from stages.progress import bar, metric, note
 from stages.rows import read_rows
 
 if TYPE_CHECKING:  # export imports this file
+    from transformers import PreTrainedModel
+
     from stages.export import ExportConfig, ExportInputs
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from compressors.guidance.fold import fold_offsets
 from compressors.merge.fold import check_fold
@@ -14,6 +14,9 @@ from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.guidance_folder import check_base, load_guidance
 from stages.model_folder import save_model
 from stages.progress import metric, note
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Of the largest logit: a bias is rounded once to the base's dtype, where the adapter's vector was added in its own.
 FOLD_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedModel
 
 from compressors.catalogue import build
 from compressors.guidance.adapters import GuidanceAdapters, ScaleRange, build_adapters
 from compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from registry.artifact import AdapterArtifact, ModelArtifact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 ABOUT_FILE = "guidance.json"
 WEIGHTS_FILE = "guidance.safetensors"

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
-from peft import PeftModel
-from transformers import PreTrainedModel
-
+from compressors.adapt.adapted import is_adapted
 from compressors.distill.student import Student
 from compressors.guidance.adapters import Scale
 from compressors.guidance.gap import Gap, GuidedText, measure_gap
@@ -19,6 +18,9 @@ from stages.model_folder import load_model
 from stages.original_losses import spread
 from stages.progress import bar, metric, note
 from stages.rows import Row
+
+if TYPE_CHECKING:
+    import transformers
 
 NAMES = {"seen": "trained scales", "unseen": "a scale never trained on", "second": "the second checkpoint"}
 
@@ -86,7 +88,7 @@ def measure_gates(config: GuideConfig, inputs: GuideInputs, student: Student, ro
     return GateReport(gaps, inputs.model.fingerprint, fingerprint)
 
 
-Parts = tuple[PreTrainedModel, Callable[[Scale | None], None], PreTrainedModel, PreTrainedModel]
+Parts: TypeAlias = "tuple[transformers.PreTrainedModel, Callable[[Scale | None], None], transformers.PreTrainedModel, transformers.PreTrainedModel]"
 
 
 def _gap(config: GuideConfig, name: str, rows: Sequence[Row], parts: Parts) -> Gap:
@@ -109,10 +111,10 @@ def _gap(config: GuideConfig, name: str, rows: Sequence[Row], parts: Parts) -> G
     return gap
 
 
-def _switch(student: Student) -> tuple[PreTrainedModel, Callable[[Scale | None], None]]:
+def _switch(student: Student) -> tuple[transformers.PreTrainedModel, Callable[[Scale | None], None]]:
     """Return the model, and what sets its scale: a lora is on or off."""
     model = student.model
-    if not isinstance(model, PeftModel):
+    if not is_adapted(model):
         return model, student.guidance.set_scale  # type: ignore[return-value]
 
     def guided_at(scale: Scale | None) -> None:
@@ -124,6 +126,6 @@ def _switch(student: Student) -> tuple[PreTrainedModel, Callable[[Scale | None],
     return model, guided_at  # type: ignore[return-value]
 
 
-def _load(config: GuideConfig, artifact: ModelArtifact) -> PreTrainedModel:
+def _load(config: GuideConfig, artifact: ModelArtifact) -> transformers.PreTrainedModel:
     device = pick_device()
     return load_model(artifact.path, pick_dtype(config.training.precision, device), device).requires_grad_(False)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 
+from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
 from compressors.distill.loop import Trainer
 from compressors.distill.steps import Schedule, Steps
@@ -125,7 +125,7 @@ def _save(
     config: GuideConfig, inputs: GuideInputs, run: TrainingRun, report: GateReport, content: Path
 ) -> AdapterArtifact:
     model = run.student.model
-    if isinstance(model, PeftModel):
+    if is_adapted(model):
         model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
         model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
         (content / "README.md").unlink(missing_ok=True)

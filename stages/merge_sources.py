@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 from transformers.pytorch_utils import Conv1D
 
 from compressors.merge.fold import Pair, adapter_pairs, fold_pair
@@ -44,11 +45,11 @@ class FolderSource:
         return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     @cached_property
-    def skeleton(self) -> PreTrainedModel:
+    def skeleton(self) -> transformers.PreTrainedModel:
         """The model without its weights: names, shapes and facts."""
         quiet_transformers()
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
+            return transformers.AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
 
     @cached_property
     def dtype(self) -> torch.dtype:

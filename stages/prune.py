@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
-from transformers import PreTrainedModel
 
 from compressors.catalogue import did_you_mean
 from compressors.prune.blocks import remove_blocks
@@ -22,6 +21,9 @@ from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
 from stages.samples import run_through, training_samples
 from stages.size_forecast import blocks_over, stored_bytes, without_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Quantity = Literal["parameters", "flops", "latency"]
 

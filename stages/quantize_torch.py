@@ -8,11 +8,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from transformers import PreTrainedModel
 
 from compressors.measure.runner import TorchRunner
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
@@ -21,6 +20,9 @@ from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import copy_tokenizer, load_model
 from stages.progress import bar
 from stages.quantize_limits import Limits, broken_limits, heldout_pairs, measure_quality
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 TABLE = "modules.csv"
 RESULT = "quality.json"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.measure.likelihood import pad_right
 from compressors.prune.calibration import Sample
@@ -16,6 +15,9 @@ from registry.artifact import DatasetArtifact
 from stages.model_folder import load_tokenizer
 from stages.progress import bar
 from stages.rows import Row, read_rows, split_rows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def training_samples(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from transformers import PreTrainedModel
 
 from compressors.catalogue import build
 from compressors.prune.block_cost import Costs, counted_costs, measured_latency
@@ -25,6 +25,9 @@ from compressors.prune.scan import Scores, WindowScan, window_table
 from compressors.prune.select import protected_blocks
 from stages.progress import bar, note
 from stages.scan_config import ScanConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 NUM_LATENCY_TOKENS, NUM_LATENCY_ROUNDS = 128, 15
 

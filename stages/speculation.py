@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+import transformers
+from transformers import GenerationConfig
 
 from compressors.measure.speculative import Speculation, measure_speculation
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
@@ -32,7 +33,7 @@ def check_draft(inputs: Mapping[str, tuple[Facts, ...]]) -> None:
 
 
 def speculation(
-    config: EvaluateConfig, draft: PreTrainedModel, original: ModelArtifact, rows: Sequence[Row]
+    config: EvaluateConfig, draft: transformers.PreTrainedModel, original: ModelArtifact, rows: Sequence[Row]
 ) -> list[dict[str, Any]]:
     """Let `draft` write ahead for the original, in the same dtype, and return one entry a draft length.
 

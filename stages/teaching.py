@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import PreTrainedModel
 
 from compressors.catalogue import build
 from compressors.distill.contexts import ContextParts, Wording
@@ -25,6 +24,9 @@ from stages.model_folder import load_model
 from stages.objective_spec import traits_of, views_read
 from stages.rows import Row
 from stages.training_rows import TrainingRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Prompts that are written to at once.
 ROLLOUT_ROWS = 32

@@ -6,8 +6,9 @@ import string
 from typing import Any
 
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast
 
 # Family name -> transformers model type; what the prune stage is tested on.
 FAMILIES = {
@@ -33,7 +34,7 @@ CHAT_TEMPLATE = (
 
 def random_model(
     family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+) -> tuple[transformers.PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a randomly initialised model and a byte tokenizer for it. Raises ValueError for an unknown family."""
     if family not in FAMILIES:
         raise ValueError(f"random model family {family!r} is unknown; known: {', '.join(FAMILIES)}")
@@ -42,7 +43,7 @@ def random_model(
     # transformers initialises from the global generator; forked, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval(), tokenizer
 
 

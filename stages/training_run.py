@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from safetensors.torch import save_file
 
+from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import set_weights, trained_weights
 from compressors.distill.heldout import heldout_losses
 from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
@@ -148,7 +148,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
     model = run.student.model
-    if isinstance(model, PeftModel):
+    if is_adapted(model):
         # the base is named by content: a path would tie the adapter to this machine
         model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
         model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
@@ -163,7 +163,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
     return AdapterArtifact.at(
         content,
         method=run.config.method,
-        rank=run.config.rank if isinstance(model, PeftModel) else 0,
+        rank=run.config.rank if is_adapted(model) else 0,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_budget import WidthCost, width_cost
 from registry.artifact import Facts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Field of WidthCost -> fact.
 COST_FACTS = {

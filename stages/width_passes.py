@@ -6,11 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.prune.width_layout import Part, attention_parts, feed_forward_parts, num_inputs
 from compressors.prune.width_refit import Refit
@@ -18,6 +17,9 @@ from compressors.prune.width_scores import WidthScan, WidthScore, highest
 from registry.fingerprint import RECORDS_FOLDER
 from stages.progress import metric
 from stages.samples import run_through
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Units = Literal["channels", "groups"]
 # Normal equations held at once; a model with more of them is run several times.

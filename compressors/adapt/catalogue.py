@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from peft import PeftModel
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING, Protocol
 
 from compressors.adapt.lora import Lora
 from compressors.adapt.weights import FullWeights, LastBlocks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class AdaptMethod(Protocol):

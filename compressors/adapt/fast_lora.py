@@ -6,17 +6,21 @@ tensor for q, k and v) and a state of rank columns. Weights, names and files sta
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from peft.tuners.lora.layer import Linear as LoraLinear
 
 
 def speed_up(model: nn.Module) -> int:
     """Give every plain low-rank layer over a frozen matrix the fused forward; return how many. DoRA, dropout and few-bit bases stay PEFT's."""
-    layers = [module for module in model.modules() if isinstance(module, LoraLinear) and _is_plain(module)]
+    from peft.tuners.lora.layer import Linear  # already in memory where there are such layers
+
+    layers = [module for module in model.modules() if isinstance(module, Linear) and _is_plain(module)]
     for layer in layers:
         layer.forward = _Fused(layer)
     return len(layers)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.adapt.fast_lora import speed_up
 from compressors.prune.blocks import decoder_blocks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +33,8 @@ class Lora:
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PeftModel:
         """Return the model with trainable adapters in the blocks from `first_block` on. Raises ValueError when nothing matches."""
+        from peft import LoraConfig, get_peft_model  # half a second, which only a model with adapters pays
+
         known = linear_names(model)
         unknown = sorted(set(self.targets) - set(known))
         if unknown:

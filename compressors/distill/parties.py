@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
-from peft import PeftModel
 
+from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import Weights, set_weights, trained_weights
 from compressors.distill.coefficients import Clock
 from compressors.distill.head import OutputHead
@@ -73,7 +73,7 @@ class StudentItself:
 
     def begin(self, student: Student) -> StudentItself:
         """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
-        if isinstance(self.rule, Base) and not isinstance(student.model, PeftModel):
+        if isinstance(self.rule, Base) and not is_adapted(student.model):
             raise ValueError(
                 "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
             )
@@ -104,7 +104,7 @@ class StudentItself:
     @contextmanager
     def model_of(self, student: Student) -> Iterator[Student]:
         if isinstance(self.rule, Base):
-            assert isinstance(student.model, PeftModel), "checked in begin"
+            assert is_adapted(student.model), "checked in begin"
             with student.model.disable_adapter():
                 yield student
             return

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
-from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
+from compressors.adapt.adapted import is_adapted
 from compressors.distill.head import OutputHead, check_head, output_head
 from compressors.distill.packing import Batch, Example, batches
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.bypass import without_blocks
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 class Student(nn.Module):
@@ -99,7 +103,7 @@ def mixed_precision(model: nn.Module) -> torch.autocast:
 
 def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
     """Return the transformers model, its adapters in place."""
-    return model.get_base_model() if isinstance(model, PeftModel) else model  # type: ignore[return-value]
+    return model.get_base_model() if is_adapted(model) else model  # type: ignore[return-value]
 
 
 def first_trained_block(model: PreTrainedModel) -> int:

@@ -9,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from compressors.export.rotary import fuse_rotary
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 INTERFACE = "attar_graph"
 # Added to the score of a column that no token may see. Not -inf: a row of padding alone must stay finite.
@@ -75,6 +76,8 @@ class _Untouched(CacheLayerMixin):
 @contextmanager
 def fused_operators(model: PreTrainedModel, *, fuse_norms: bool) -> Iterator[Tracing]:
     """Inside, the model's attention (and rotary embeddings and norms that allow it) become single nodes when traced."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
+
     tracing = Tracing([], [])
     config = model.config
     before = config._attn_implementation

@@ -7,18 +7,19 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from compressors.export.fused import Tracing, fused_operators
 from compressors.export.names import cache_names
 from compressors.export.tidy import tidy
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Kinds of attention whose cache is all keys and values seen, which is what the attention node keeps.
 ATTENTION_KINDS = {"full_attention", "sliding_attention"}
@@ -99,6 +100,8 @@ def cache_shape(config: Any) -> tuple[int, int]:
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
+    from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES  # a second at import
+
     name, config = type(model).__name__, model.config
     parameters = inspect.signature(model.forward).parameters
     if getattr(config, "is_encoder_decoder", False) or config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:

@@ -6,12 +6,14 @@ import inspect
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def fuse_rotary(model: PreTrainedModel, positions: Callable[[], Tensor | None], stack: ExitStack) -> None:

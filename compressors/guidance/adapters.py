@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
-from transformers import PreTrainedModel
 
 from compressors.guidance.catalogue import AdapterMethod
 from compressors.guidance.encoder import ScaleEncoder
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_layout import ATTENTION_NAMES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Scale = float | Float[Tensor, "B"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
+import transformers
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.guidance.adapters import GuidanceAdapters, attention_modules
@@ -14,7 +14,9 @@ EXIT_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
 
 
 @torch.no_grad()
-def fold_offsets(model: PreTrainedModel, adapters: GuidanceAdapters, scale: float) -> PreTrainedModel:
+def fold_offsets(
+    model: transformers.PreTrainedModel, adapters: GuidanceAdapters, scale: float
+) -> transformers.PreTrainedModel:
     """Return a plain model that computes what `model` does under these adapters at this scale.
 
     Where the attention's output matrix has a bias, the vector is added to it in place. Where the family has a switch for it
@@ -49,7 +51,7 @@ def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
     raise ValueError(f"{type(attention).__name__}: no output matrix of a known name; offsets cannot be folded")
 
 
-def _with_attention_bias(model: PreTrainedModel) -> PreTrainedModel:
+def _with_attention_bias(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     family = type(model).__name__
     if getattr(model.config, "attention_bias", None) is not False:
         raise ValueError(
@@ -57,7 +59,7 @@ def _with_attention_bias(model: PreTrainedModel) -> PreTrainedModel:
             "export with guidance_scale as an input"
         )
     config = type(model.config).from_dict({**model.config.to_dict(), "attention_bias": True})
-    grown = AutoModelForCausalLM.from_config(config, dtype=model.dtype).to(model.device).eval()
+    grown = transformers.AutoModelForCausalLM.from_config(config, dtype=model.dtype).to(model.device).eval()
     if getattr(exit_matrix(attention_modules(grown)[0]), "bias", None) is None:
         raise ValueError(f"{family}: attention_bias adds none to the attention's output; offsets cannot be folded")
     own: dict[str, Tensor] = model.state_dict()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import DynamicCache
 
 from compressors.guidance.adapters import GuidanceAdapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 SCALE_NAME = "guidance_scale"
 PLAIN_INPUTS = ("input_ids", "attention_mask", "position_ids")

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from torch import nn
-from transformers import PreTrainedModel
 
 from compressors.distill.packing import Batch
 from compressors.distill.student import Student
 from compressors.guidance.adapters import GuidanceAdapters
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def guided_student(model: PreTrainedModel, adapters: GuidanceAdapters) -> Student:

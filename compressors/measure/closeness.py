@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import bootstrap
 
 from compressors.measure.likelihood import Pair, scoring_batches
 from compressors.measure.runner import CausalRunner
@@ -79,6 +78,8 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
     value = float(above.sum() / below.sum()) if below.sum() else float("nan")
     if len(above) < 2 or not below.any():
         return Estimate(value, float("nan"), float("nan"))
+    from scipy.stats import bootstrap  # half a second that only those pay who measure
+
     with np.errstate(invalid="ignore", divide="ignore"):
         interval = bootstrap(
             (above, below),

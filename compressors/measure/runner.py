@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.measure.slots import Slots, TorchSlots
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class SlotSource(Protocol):

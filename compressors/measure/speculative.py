@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, PreTrainedModel
+import transformers
+from transformers import GenerationConfig
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class _Text:
 
 
 def measure_speculation(
-    original: PreTrainedModel,
-    draft: PreTrainedModel,
+    original: transformers.PreTrainedModel,
+    draft: transformers.PreTrainedModel,
     prompts: Sequence[Sequence[int]],
     *,
     draft_lengths: Sequence[int],
@@ -95,7 +96,10 @@ def measure_speculation(
 
 
 def _summary(
-    original: PreTrainedModel, prompts: Sequence[Sequence[int]], pairs: Sequence[tuple[_Text, _Text]], length: int
+    original: transformers.PreTrainedModel,
+    prompts: Sequence[Sequence[int]],
+    pairs: Sequence[tuple[_Text, _Text]],
+    length: int,
 ) -> Speculation:
     drafted, accepted, steps, differences = 0, 0, 0, []
     for index, (plain, assisted) in enumerate(pairs):
@@ -142,7 +146,7 @@ def _first_difference(first: Sequence[int], second: Sequence[int]) -> int | None
 
 @torch.inference_mode()
 def _margin(
-    original: PreTrainedModel, before: Sequence[int], first: Sequence[int], second: Sequence[int], at: int
+    original: transformers.PreTrainedModel, before: Sequence[int], first: Sequence[int], second: Sequence[int], at: int
 ) -> float:
     """Return by how many nats the original prefers the plain text's token: next to nothing is a tie, more is a fault."""
     if at >= min(len(first), len(second)):
@@ -152,8 +156,8 @@ def _margin(
 
 
 def _generate(
-    original: PreTrainedModel,
-    draft: PreTrainedModel | None,
+    original: transformers.PreTrainedModel,
+    draft: transformers.PreTrainedModel | None,
     prompt: Sequence[int],
     draft_length: int,
     max_new_tokens: int,
@@ -178,7 +182,7 @@ def _generate(
 
 
 @contextmanager
-def _watched(model: PreTrainedModel, passes: list[list[int]]) -> Iterator[None]:
+def _watched(model: transformers.PreTrainedModel, passes: list[list[int]]) -> Iterator[None]:
     """Note the tokens of every forward pass; a pass itself takes a thousand times longer than the note."""
 
     def before(_: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -192,7 +196,7 @@ def _watched(model: PreTrainedModel, passes: list[list[int]]) -> Iterator[None]:
 
 
 @contextmanager
-def _drafting(draft: PreTrainedModel | None, draft_length: int) -> Iterator[None]:
+def _drafting(draft: transformers.PreTrainedModel | None, draft_length: int) -> Iterator[None]:
     """Set how many tokens the draft writes: that many every time, so that the numbers are those of a stated length."""
     if draft is None:
         yield

@@ -7,14 +7,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from compressors.measure.cost import flops_per_token, num_matmul_parameters, num_parameters
 from compressors.measure.runner import TorchRunner
 from compressors.prune.blocks import decoder_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # What of a model a budget can limit.
 QUANTITIES = ("parameters", "flops", "latency")

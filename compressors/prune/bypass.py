@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.prune.blocks import decoder_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @contextmanager

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.calibration import Batch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class GradientMetric(Protocol):

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.scan import last_logits_only, residual_stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # The last matrix of a block's feed-forward part, by the names that model families give it.
 LAST_MATRICES = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")

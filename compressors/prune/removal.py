@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.bypass import without_blocks
 from compressors.prune.calibration import Batch
 from compressors.prune.scan import residual_stream
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Candidate = frozenset[int]
 

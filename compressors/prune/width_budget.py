@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-from transformers import PreTrainedModel
+from typing import TYPE_CHECKING
 
 from compressors.measure.cost import num_parameters
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_layout import Part, attention_parts, feed_forward_parts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)

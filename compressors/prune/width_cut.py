@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_layout import (
@@ -26,7 +27,7 @@ CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
 
 
 @torch.no_grad()
-def cut_width(model: PreTrainedModel, *, channels: Kept | None = None, groups: Kept | None = None) -> None:
+def cut_width(model: transformers.PreTrainedModel, *, channels: Kept | None = None, groups: Kept | None = None) -> None:
     """Keep only the given channels and KV groups, one list of ascending indices a block, the same number in each, in place.
 
     A model loaded from the result computes what the original computes with the other channels and heads set to zero.
@@ -45,7 +46,9 @@ def cut_width(model: PreTrainedModel, *, channels: Kept | None = None, groups: K
         _recount_heads(model)
 
 
-def config_changes(model: PreTrainedModel, *, num_channels: int | None, num_groups: int | None) -> dict[str, int]:
+def config_changes(
+    model: transformers.PreTrainedModel, *, num_channels: int | None, num_groups: int | None
+) -> dict[str, int]:
     """Return the config values of the narrowed model, after a try on a model without memory.
 
     `num_key_value_heads` and `num_attention_heads` fall together; `head_dim` is made explicit, since it no longer follows from
@@ -63,7 +66,7 @@ def config_changes(model: PreTrainedModel, *, num_channels: int | None, num_grou
         }
     try:
         with torch.device("meta"):
-            tried = AutoModelForCausalLM.from_config(_changed(config, changes))
+            tried = transformers.AutoModelForCausalLM.from_config(_changed(config, changes))
     except Exception as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"{family}: its config refuses {_said(changes)}: {reason}{_accepted(model)}") from error
@@ -79,13 +82,13 @@ def _fits(part: Part, tried: Part, num_units: int) -> bool:
     ) == num_units * part.unit_width
 
 
-def _head_sizes(model: PreTrainedModel) -> tuple[int, int]:
+def _head_sizes(model: transformers.PreTrainedModel) -> tuple[int, int]:
     part, num_heads = attention_parts(model)[0], model.config.num_attention_heads
     ratio = num_heads // part.num_units
     return ratio, part.unit_width // ratio
 
 
-def _accepted(model: PreTrainedModel) -> str:
+def _accepted(model: transformers.PreTrainedModel) -> str:
     """Say which numbers of KV groups the config would take, where it is the heads that it refuses."""
     try:
         ratio, head_dim = _head_sizes(model)
@@ -155,7 +158,7 @@ def _keep_inputs(matrix: Matrix, index: Int[Tensor, "N"]) -> None:
         matrix.nx = len(index)
 
 
-def _recount_heads(model: PreTrainedModel) -> None:
+def _recount_heads(model: transformers.PreTrainedModel) -> None:
     """Attention modules that noted their number of heads when they were built must hear of the new one."""
     counts = {
         "num_heads": model.config.num_attention_heads,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Matrix = nn.Linear | Conv1D
 

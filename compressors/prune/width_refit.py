@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from compressors.prune.scan import last_logits_only
 from compressors.prune.width_layout import Part, by_input, num_inputs
 from compressors.prune.width_scores import watched
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from compressors.prune.scan import last_logits_only
 from compressors.prune.width_layout import Part, by_input, num_inputs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 Source = Literal["weights", "activations", "gradients"]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from datasketch import MinHash, MinHashLSH
-
 from compressors.self_data.ngrams import ngrams, words
 
 # A missed pair cannot be found again, a false one costs one exact comparison.
@@ -57,6 +55,8 @@ def _near(
     texts: Sequence[str], indices: Sequence[int], threshold: float, shingle_words: int, num_hashes: int
 ) -> dict[int, Duplicate]:
     sets = [shingles(texts[index], shingle_words) for index in indices]
+    from datasketch import MinHash, MinHashLSH  # brings a client for redis, and only curation needs it
+
     hashes = MinHash.generator(([run.encode() for run in sorted(one)] for one in sets), num_perm=num_hashes)
     table = MinHashLSH(threshold=threshold, num_perm=num_hashes, weights=RECALL_FIRST)
     kept: dict[int, set[str]] = {}

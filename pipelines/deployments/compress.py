@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from pipelines.deployments.form import CompressForm
 from pipelines.deployments.form_recipe import recipe_document
 from pipelines.deployments.recipe_run import outcome, run_here

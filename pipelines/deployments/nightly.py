@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed, State
 from pydantic import Field
 
 from pipelines.announce import announce
+from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from pipelines.deployments.recipe_run import is_unchanged, outcome, run_as_child
 from pipelines.deployments.workplace import enter_workplace
 from pipelines.recipe import Recipe, build_recipe, override, read_document

@@ -12,6 +12,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from compressors.catalogue import did_you_mean
+from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from pipelines.deployments.workplace import enter_workplace, plain_console
 from pipelines.gpu_slot import gpu_slot
 from pipelines.listener import Listener

@@ -15,6 +15,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
+from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
 from pipelines.deployments.recipe_run import run_as_child
 from pipelines.deployments.search_space import Dimension, make_sampler
 from pipelines.deployments.workplace import enter_workplace

@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -57,6 +58,7 @@ RARE_KILLS = (
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
 )
+PAUSE = threading.Event()
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
 TRIAL = {"rank": 4, "max_steps": 2, "tokens_per_step": 256, "tokens_per_micro_batch": 256, "patience": 0}
 
@@ -201,6 +203,7 @@ def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: P
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return work.parent.name
+        PAUSE.wait(0.002)
     pytest.fail(
         f"the stage {stage} was not seen at work before the run ended ({process.poll()}): {log.read_text()[-2000:]}"
     )
