@@ -1,7 +1,8 @@
-"""Useful tokens per second and peak memory of a LoRA fine-tuning: ours against TRL's SFTTrainer, same model, rows, LoRA and step size.
+"""Speed and peak memory of LoRA training, ours beside TRL's trainers: same model, rows, LoRA and step size.
 
-python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl
-Rows have `question` and `answer`. Each way runs in a process of its own, one after the other, `ROUNDS` times.
+python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|on_policy_kl ...]
+Rows have `question` and `answer`. The distillations train the model without six of its blocks, whose teacher is the whole one; TRL's
+is its GKDTrainer, lmbda 0 and 1, forward KL. Each way runs in a process of its own, one after the other, `ROUNDS` times.
 """
 
 from __future__ import annotations
@@ -13,121 +14,220 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
 ROUNDS = 2
-NUM_ROWS, TOKENS_PER_STEP, RANK, MAX_TOKENS = 192, 4096, 16, 512
+TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512
 # What TRL packs into one sequence; its default is 1024.
 TRL_PACKED_LENGTH = 1024
-WAYS = ("attar", "trl, its defaults", "trl, packed (bfd)")
+NEW_TOKENS, QUESTIONS_PER_STEP, NUM_HELDOUT = 64, 8, 16
+REMOVED = (13, 14, 15, 16, 17, 18)
+# kind -> the ways to do it, ours first, and how many rows of the file each takes
+WAYS = {
+    "sft": ("attar", "trl, its defaults", "trl, packed (bfd)"),
+    "offline_kl": ("attar, recorded", "attar, live teacher", "trl GKD, lmbda 0"),
+    "on_policy_kl": ("attar, on policy", "trl GKD, lmbda 1"),
+}
+NUM_ROWS = {"sft": 192, "offline_kl": 96, "on_policy_kl": 48}
 
 
 def main() -> None:
-    if len(sys.argv) > 3:
-        run_one(sys.argv[1], sys.argv[2], sys.argv[3])
+    if len(sys.argv) > 4 and sys.argv[3] in WAYS and sys.argv[4] not in WAYS:
+        run_one(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], Path(sys.argv[5]))
         return
-    results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    with tempfile.TemporaryDirectory() as scratch:
+        pruned = cut(Path(sys.argv[1]), Path(scratch))
+        for kind in sys.argv[3:] or WAYS:
+            measure(kind, pruned)
+
+
+def measure(kind: str, pruned: Path) -> None:
+    results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS[kind]}
     for _ in range(ROUNDS):
-        for way in WAYS:  # in turn, so that a slow minute of the machine hits all
-            command = [sys.executable, __file__, sys.argv[1], sys.argv[2], way]
-            done = subprocess.run(command, check=True, capture_output=True, text=True)
+        for way in WAYS[kind]:  # in turn, so that a slow minute of the machine hits all
+            command = [sys.executable, __file__, sys.argv[1], sys.argv[2], kind, way, str(pruned)]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
-    print("| way | useful tokens/s | ratio | peak RSS |\n|---|---|---|---|")
-    speeds = {way: max(one["tokens"] / one["seconds"] for one in runs) for way, runs in results.items()}
-    for way in WAYS:
-        peak = min(one["peak_bytes"] for one in results[way])
-        print(f"| {way} | {speeds[way]:.0f} | {speeds[WAYS[0]] / speeds[way]:.2f} | {peak / 1e9:.2f} GB |")
+    unit = "questions/s" if kind == "on_policy_kl" else "useful tokens/s"
+    print(f"\n| {kind}, {NUM_ROWS[kind]} rows | {unit} | ours / it | peak RSS | held-out KL |\n|---|---|---|---|---|")
+    speeds = {way: max(one["done"] / one["seconds"] for one in runs) for way, runs in results.items()}
+    for way, runs in results.items():
+        peak = min(one["peak_bytes"] for one in runs)
+        kl = f"{runs[-1]['kl']:.4f}" if "kl" in runs[-1] else ""
+        print(
+            f"| {way} | {speeds[way]:.2f} | {speeds[WAYS[kind][0]] / speeds[way]:.2f} | {peak / 1e9:.2f} GB | {kl} |",
+            flush=True,
+        )
 
 
-def run_one(folder: str, rows_path: str, way: str) -> None:
-    """Train one epoch and print tokens (prompt and answer, no padding), seconds of training alone, and peak memory."""
+def run_one(folder: Path, rows_path: str, kind: str, way: str, pruned: Path) -> None:
+    """Train one epoch; print what was done (tokens of prompts and answers, or questions), the seconds of training alone, peak memory."""
     with open(rows_path) as stream:
-        rows = [json.loads(line) for _, line in zip(range(NUM_ROWS), stream, strict=False)]
+        lines = [json.loads(line) for _, line in zip(range(NUM_ROWS[kind] + NUM_HELDOUT), stream, strict=False)]
+    rows, heldout = lines[: NUM_ROWS[kind]], lines[NUM_ROWS[kind] :]
+    student = folder if kind == "sft" else pruned
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
-        tokens, seconds = ours(folder, rows, Path(scratch)) if way == "attar" else theirs(folder, rows, way, scratch)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"tokens": tokens, "seconds": seconds, "peak_bytes": peak}))
+        train = ours if way.startswith("attar") else theirs
+        model, found = train(student, folder, rows, (kind, way), Path(scratch))
+    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if kind != "sft":
+        found["kl"] = heldout_kl(model, folder, heldout)
+    print(json.dumps(found))
 
 
-def ours(folder: str, rows: list[dict[str, str]], scratch: Path) -> tuple[int, float]:
+def cut(folder: Path, scratch: Path) -> Path:
+    """Return the folder of the model without the removed blocks, which is a plain Hugging Face folder for TRL too."""
+    from registry.store import Store
+    from stages.prune import PruneConfig, PruneInputs, prune
+
+    store = Store(scratch)
+    inputs = PruneInputs(model=ingested(folder, store))
+    return prune.execute(PruneConfig(blocks=REMOVED), inputs, store).artifact.path
+
+
+def ingested(folder: Path, store: Any) -> Any:
+    from stages.contract import NoInputs
+    from stages.ingest_model import IngestModelConfig, ingest_model
+
+    return ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
+
+
+def ours(
+    student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
+) -> tuple[Any, dict[str, float]]:
+    from compressors.distill.student import plain_model
     from registry.store import Store
     from stages.contract import NoInputs
     from stages.finetune import build_run
     from stages.finetune_config import FinetuneConfig, FinetuneInputs
     from stages.ingest_data import IngestDataConfig, ingest_data
-    from stages.ingest_model import IngestModelConfig, ingest_model
+    from stages.record import RecordConfig, RecordInputs, record
 
-    store = Store(scratch)
-    path = scratch / "rows.jsonl"
+    kind, way = which
+    store, path = Store(scratch), scratch / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
-    model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
-    data = ingest_data.execute(
-        IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.0), NoInputs(), store
-    ).artifact
+    source = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.0)
+    data = ingest_data.execute(source, NoInputs(), store).artifact
+    original = ingested(teacher, store) if kind != "sft" else None
+    record_seconds = 0.0
+    if "recorded" in way:
+        start = time.perf_counter()
+        config = RecordConfig(tokens="answers")
+        data = record.execute(config, RecordInputs(model=original, data=data), store).artifact
+        record_seconds = time.perf_counter() - start
+    more: dict[str, Any] = {} if kind == "sft" else {"objectives": {"forward_kl": 1.0}}
+    if kind == "on_policy_kl":
+        more["rollout"] = {"student": {"max_new_tokens": NEW_TOKENS, "temperature": 0.9}}
     config = FinetuneConfig(
         rank=RANK,
         num_epochs=1,
-        tokens_per_step=TOKENS_PER_STEP,
+        tokens_per_step=tokens_per_step(kind),
         tokens_per_micro_batch=1024,
         max_tokens=MAX_TOKENS,
         patience=0,
+        **more,
     )
-    run = build_run(config, FinetuneInputs(model=model, data=(data,)), scratch)
+    live = None if kind == "sft" or "recorded" in way else original
+    run = build_run(config, FinetuneInputs(model=ingested(student, store), data=(data,), teacher=live), scratch)
     start = time.perf_counter()
     for _ in run.trainer.run():
         pass
-    return sum(example.num_tokens for example in run.rows.train), time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    num_done = len(rows) if kind == "on_policy_kl" else sum(one.num_tokens for one in run.rows.train)
+    found = {"done": num_done, "seconds": seconds, "record_seconds": record_seconds}
+    return plain_model(run.student.model), found
 
 
-def theirs(folder: str, rows: list[dict[str, str]], way: str, scratch: str) -> tuple[int, float]:
+def tokens_per_step(kind: str) -> int:
+    """Of an on-policy step, whose answers are not there yet, the questions and the room for the answers."""
+    return 2 * QUESTIONS_PER_STEP * NEW_TOKENS if kind == "on_policy_kl" else TOKENS_PER_STEP
+
+
+def theirs(
+    student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
+) -> tuple[Any, dict[str, float]]:
     from datasets import Dataset
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from trl import SFTConfig, SFTTrainer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    kind, way = which
+    tokenizer = AutoTokenizer.from_pretrained(student)
     messages = [
-        {
-            "prompt": [{"role": "user", "content": row["question"]}],
-            "completion": [{"role": "assistant", "content": row["answer"]}],
-        }
-        for row in rows
+        [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}] for row in rows
     ]
-    is_packed = "packed" in way
-    num_tokens = sum(
-        len(tokenizer.apply_chat_template([*m["prompt"], *m["completion"]], tokenize=True)["input_ids"])
-        for m in messages
-    )
-    per_step = (
-        TOKENS_PER_STEP // TRL_PACKED_LENGTH if is_packed else max(1, round(TOKENS_PER_STEP * len(rows) / num_tokens))
-    )
-    config = SFTConfig(
-        output_dir=scratch,
-        num_train_epochs=1,
-        per_device_train_batch_size=1 if is_packed else 8,
-        gradient_accumulation_steps=per_step if is_packed else max(1, round(per_step / 8)),
-        max_length=TRL_PACKED_LENGTH if is_packed else MAX_TOKENS,
-        packing=is_packed,
-        report_to=[],
-        save_strategy="no",
-        use_cpu=not torch.cuda.is_available(),
-        disable_tqdm=True,
-    )
+    num_tokens = sum(len(tokenizer.apply_chat_template(m, tokenize=True)["input_ids"]) for m in messages)
+    model = AutoModelForCausalLM.from_pretrained(student, dtype="auto")
+    options: dict[str, Any] = {
+        "output_dir": str(scratch),
+        "num_train_epochs": 1,
+        "learning_rate": 2e-4,
+        "max_length": MAX_TOKENS,
+        "report_to": [],
+        "save_strategy": "no",
+        "use_cpu": not torch.cuda.is_available(),
+        "disable_tqdm": True,
+    }
     lora = LoraConfig(
         r=RANK,
         lora_alpha=2 * RANK,
         target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
         task_type="CAUSAL_LM",
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto")
-    trainer = SFTTrainer(
-        model, config, train_dataset=Dataset.from_list(messages), processing_class=tokenizer, peft_config=lora
-    )
+    together = {"processing_class": tokenizer, "peft_config": lora}
+    if kind == "sft":
+        from trl import SFTConfig, SFTTrainer
+
+        split = [{"prompt": m[:1], "completion": m[1:]} for m in messages]
+        options |= batches(num_tokens, len(rows), is_packed="packed" in way)
+        trainer = SFTTrainer(model, SFTConfig(**options), train_dataset=Dataset.from_list(split), **together)
+    else:
+        from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+        is_on_policy = kind == "on_policy_kl"
+        per_step = QUESTIONS_PER_STEP if is_on_policy else max(1, round(TOKENS_PER_STEP * len(rows) / num_tokens))
+        config = GKDConfig(
+            **options,
+            lmbda=float(is_on_policy),
+            beta=0.0,
+            temperature=0.9 if is_on_policy else 1.0,
+            max_new_tokens=NEW_TOKENS,
+            per_device_train_batch_size=8,
+            gradient_accumulation_steps=max(1, round(per_step / 8)),
+        )
+        whole = AutoModelForCausalLM.from_pretrained(teacher, dtype="auto")
+        rows_of_trl = Dataset.from_list([{"messages": m} for m in messages])
+        trainer = GKDTrainer(model, whole, args=config, train_dataset=rows_of_trl, **together)
     start = time.perf_counter()
     trainer.train()
-    return num_tokens, time.perf_counter() - start
+    done = len(rows) if kind == "on_policy_kl" else num_tokens
+    return trainer.model, {"done": done, "seconds": time.perf_counter() - start}
+
+
+def batches(num_tokens: int, num_rows: int, *, is_packed: bool) -> dict[str, Any]:
+    """Return SFTConfig's batch sizes for steps of as many tokens as ours."""
+    if is_packed:
+        num_packs = TOKENS_PER_STEP // TRL_PACKED_LENGTH
+        packed = {"packing": True, "max_length": TRL_PACKED_LENGTH}
+        return packed | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": num_packs}
+    per_step = max(1, round(TOKENS_PER_STEP * num_rows / num_tokens))
+    return {"per_device_train_batch_size": 8, "gradient_accumulation_steps": max(1, round(per_step / 8))}
+
+
+def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
+    """KL(original || student) in nats a token, over the reference answers of rows that nothing was trained on."""
+    from compressors.measure.closeness import closeness
+    from compressors.measure.runner import TorchRunner
+    from compressors.self_data.prompts import answer_tokens, chat_prompt
+    from stages.model_folder import load_model, load_tokenizer
+
+    tokenizer = load_tokenizer(folder)
+    pairs = [(chat_prompt(tokenizer, row["question"]), answer_tokens(tokenizer, row["answer"])) for row in rows]
+    model.eval()
+    texts = closeness(TorchRunner(model), TorchRunner(load_model(folder, "auto")), pairs, batch_size=4)
+    return sum(one.kl_nats for one in texts) / sum(one.num_tokens for one in texts)
 
 
 if __name__ == "__main__":

@@ -133,10 +133,10 @@ def show(
     out.print(
         f"{found.kind} {found.key}\n  path        {found.path}\n  fingerprint {found.fingerprint}", highlight=False
     )
-    out.print(
-        f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, built in {manifest['build_seconds']} s on {manifest['created']}",
-        highlight=False,
-    )
+    took = f"built in {manifest['build_seconds']} s on {manifest['created']}"
+    if "cpu_seconds" in manifest:  # not in artifacts of earlier versions
+        took += f", {manifest['cpu_seconds']} s of processor time, peak {manifest['peak_bytes'] / 1e6:,.0f} MB"
+    out.print(f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, {took}", highlight=False)
     for name, value in found.facts.items():
         out.print(f"  {name:<24} {value}", highlight=False)
     out.print(lineage_tree(lineage))

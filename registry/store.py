@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from typing import Any, Generic, TypeVar
 from filelock import FileLock
 
 from registry.artifact import KINDS, Artifact
+from registry.cost import Cost
 from registry.environment import describe_environment
 from registry.fingerprint import content_fingerprint, folder_digests
 
@@ -161,7 +161,7 @@ class Store:
     def _build(self, slot: Slot, kind: type[A], key: str, build: Callable[[Path], A]) -> A:
         workdir = self.root / "work" / key
         content = workdir / CONTENT
-        started = time.monotonic()
+        cost = Cost()
         try:
             self._check_space(slot)
             shutil.rmtree(content, ignore_errors=True)
@@ -173,7 +173,7 @@ class Store:
             shutil.rmtree(sealed, ignore_errors=True)
             sealed.mkdir()
             os.rename(draft.path, sealed / CONTENT)
-            self._seal(slot, draft, sealed, key, time.monotonic() - started)
+            self._seal(slot, draft, sealed, key, cost.so_far())
             place = self._place(slot.stage, key)
             place.parent.mkdir(parents=True, exist_ok=True)
             if place.exists():  # forced: the old one goes only now that the new one is whole
@@ -187,7 +187,7 @@ class Store:
         shutil.rmtree(workdir, ignore_errors=True)
         return replace(_load(place))  # type: ignore[return-value]
 
-    def _seal(self, slot: Slot, draft: Artifact, sealed: Path, key: str, seconds: float) -> None:
+    def _seal(self, slot: Slot, draft: Artifact, sealed: Path, key: str, cost: dict[str, float]) -> None:
         files = folder_digests(sealed / CONTENT)
         manifest = {
             "kind": draft.kind,
@@ -200,7 +200,7 @@ class Store:
             "facts": draft.facts,
             "files": files,
             "num_bytes": sum(entry["bytes"] for entry in files.values()),
-            "build_seconds": round(seconds, 3),
+            **cost,
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": describe_environment(),
         }

@@ -29,6 +29,13 @@ COLUMNS = {
     "loss_nats": ("gsm8k_test", "instructions"),
     "retention": ("arc_easy", "csqa", "facts"),
 }
+# What an arm cost and what it costs to run; empty where that was not measured.
+COSTS = {
+    "exact match gsm8k_test": lambda arm: told(arm, "answers", "accuracy", "{:.3f}"),
+    "decode ms a token": lambda arm: told(arm, "cost", "decode_seconds_per_token", "{:.1f}", 1e3),
+    "training, CPU minutes": lambda arm: told(arm, "training", "cpu_seconds", "{:.1f}", 1 / 60),
+    "training, peak GB": lambda arm: told(arm, "training", "peak_bytes", "{:.2f}", 1e-9),
+}
 
 
 def main(
@@ -80,7 +87,9 @@ def arms_of(run: dict[str, Any]) -> dict[str, Any]:
         for name in trained:
             artifact = shown(run, name)
             if name.endswith("_adapter"):
-                found[arm]["training_minutes"] = artifact["manifest"]["build_seconds"] / 60
+                found[arm]["training"] = {
+                    name: artifact["manifest"].get(name) for name in ("cpu_seconds", "peak_bytes")
+                }
             else:
                 found[arm][name.removeprefix(f"{arm}_")] = artifact["artifact"]["facts"]
     return found
@@ -98,7 +107,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     """Write a table a size, with 95% intervals, and the plot over sizes."""
     lines = []
     for (size, seed), arms in results.items():
-        heads = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names]
+        heads = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names] + list(COSTS)
         lines += [
             f"\n{size} blocks removed, seed {seed}\n",
             "| arm | " + " | ".join(heads) + " |",
@@ -106,6 +115,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
         ]
         for arm, measured in arms.items():
             cells = [interval(measured[name][measure]) for measure, names in COLUMNS.items() for name in names]
+            cells += [cost(measured) for cost in COSTS.values()]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
@@ -128,6 +138,11 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out / "recovery.png", dpi=130)
     plt.close(figure)
+
+
+def told(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:
+    value = arm.get(part, {}).get(name)
+    return "" if value is None else form.format(value * factor)
 
 
 def interval(entry: dict[str, float]) -> str:
