@@ -48,7 +48,7 @@ class QuantizeConfig(StageConfig):
     """true: no zero points, a little smaller and faster; false: each block's range is used whole."""
 
     method: str = "error_corrected"
-    """How integers are chosen: nearest, searched (range by squared error), error_corrected (GPTQ)."""
+    """How integers are chosen: nearest (the only one of kind dynamic), searched (range by squared error), error_corrected (GPTQ)."""
 
     params: dict[str, Any] = {}
     """Parameters of the method; for error_corrected: damping."""
@@ -79,6 +79,11 @@ class QuantizeConfig(StageConfig):
 
     max_rows: int = Field(default=64, ge=0)
     """Held-out rows, and windows of the text, on which the loss is measured; 0: all."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dynamic_rounds_to_the_nearest(cls, given: Any) -> Any:
+        return {"method": "nearest", **given} if isinstance(given, dict) and given.get("kind") == "dynamic" else given
 
     @field_validator("method")
     @classmethod

@@ -60,7 +60,14 @@ RARE_KILLS = (
 )
 PAUSE = threading.Event()
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
-TRIAL = {"rank": 4, "max_steps": 2, "tokens_per_step": 256, "tokens_per_micro_batch": 256, "patience": 0}
+TRIAL = {
+    "rank": 4,
+    "max_steps": 2,
+    "tokens_per_step": 256,
+    "tokens_per_micro_batch": 256,
+    "patience": 0,
+    "stop_on": "quality",
+}
 
 
 @pytest.fixture(scope="module")

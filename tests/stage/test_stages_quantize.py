@@ -79,7 +79,7 @@ def test_too_great_a_loss_fails_and_names_the_worst(
 def test_the_costliest_nodes_are_kept_until_the_target_is_met(
     store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
-    options = {"bits": 4, "head_bits": 4}
+    options = {"bits": 4, "head_bits": 4, "method": "nearest"}
     without = run(store, graph, questions, **options)
     target = kl(without) / 3
     kept = run(store, graph, questions, **options, max_kept=30, target_kl_nats=target)
