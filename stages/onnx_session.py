@@ -38,7 +38,6 @@ def open_session(
         raise ValueError(f"provider {provider!r} is not in this onnxruntime; available: {', '.join(available)}")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch's threads want the cores too
     options.enable_cpu_mem_arena = options.enable_mem_pattern = not is_frugal
     if provider != CPU:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

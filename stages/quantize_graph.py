@@ -50,7 +50,7 @@ class QuantizedGraph:
 
     def place(self, kept: Sequence[str]) -> Any:
         """Return the graph with integers in all products but `kept`, which stay in float, or in 8 bits where the others have 4."""
-        from compressors.quantize import nodes  # its library is in an extra
+        from compressors.quantize import nodes, parallel  # their library is in an extra
 
         model, products = self._smoothed()
         for product in products:
@@ -67,6 +67,7 @@ class QuantizedGraph:
             nodes.put_in_place(
                 table.node, *nodes.integer_lookup(table.node, table.name, weights, model.graph), model.graph
             )
+        parallel.join_parallel(model.graph)
         return nodes.finished(model)
 
     def rank(self, scratch: Path, num_tokens: int) -> Switches:
