@@ -189,7 +189,8 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
         run.console.event(node.name, event)
 
     try:
-        artifact, is_hit = _run_stage(run, node, order, Listener(node.name, run.tracker, show))
+        with Listener(node.name, run.tracker, show) as listener:
+            artifact, is_hit = _run_stage(run, node, order, listener)
     except StageFailed as error:
         return _node_failed(run, node, error, time.monotonic() - started)
     return _node_done(run, node, artifact, is_hit, time.monotonic() - started)

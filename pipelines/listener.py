@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from typing import Self
 from uuid import UUID
 
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
@@ -19,13 +20,20 @@ PROGRESS_SECONDS = 2.0
 
 
 class Listener:
-    """Takes the events of one node's stage, in order."""
+    """Takes the events of one node's stage, in order; a context, whose end without an error ends the progress too."""
 
     def __init__(self, node: str, tracker: Tracker, show: Callable[[Event], None]) -> None:
         self._node, self._tracker, self._show = node, tracker, show
         self._artifact: UUID | None = None
         self._told_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
         self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        if error is None and self._artifact is not None:  # what a person sees afterwards is not the last update but one
+            self._tell_prefect(100.0, "done", is_last=True)
 
     def __call__(self, event: Event) -> None:
         self._show(event)
@@ -34,9 +42,9 @@ class Listener:
         elif isinstance(event, Progress) and event.total:
             self._tell_prefect(100.0 * min(1.0, event.done / event.total), event.label)
 
-    def _tell_prefect(self, percent: float, label: str) -> None:
+    def _tell_prefect(self, percent: float, label: str, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        if now - self._told_at < PROGRESS_SECONDS:
+        if now - self._told_at < PROGRESS_SECONDS and not is_last:
             return
         self._told_at = now
         try:

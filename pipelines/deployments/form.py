@@ -86,7 +86,7 @@ class CompressForm(BaseModel):
     questions: str = Field(
         "jsonl:shipped/everyday.jsonl",
         title="Questions and answers",
-        description="What it is healed and tested on: jsonl:PATH, parquet:PATH, hub:OWNER/NAME@REVISION or reasoning_gym:TASK.",
+        description="What it is healed and tested on: jsonl:PATH, parquet:PATH, hub:OWNER/NAME@REVISION:SPLIT or reasoning_gym:TASK.",
         pattern=r"^(jsonl:|parquet:|hub:|reasoning_gym:).+",
         max_length=500,
         json_schema_extra=_at(2),
@@ -94,7 +94,7 @@ class CompressForm(BaseModel):
     num_rows: int = Field(
         0,
         title="Rows",
-        description="Take at most this many of them; 0: all.",
+        description="Take at most this many of them; 0: all. Up to 1,000,000.",
         ge=0,
         le=1_000_000,
         json_schema_extra=_at(3),
@@ -108,7 +108,7 @@ class CompressForm(BaseModel):
     num_blocks: int = Field(
         6,
         title="Blocks to remove",
-        description="How many adjacent blocks go; a fifth of a model's blocks can be healed well.",
+        description="How many adjacent blocks go, where blocks go: 1 to 128. A fifth of a model's blocks can be healed well.",
         ge=0,
         le=128,
         json_schema_extra=_at(5),
@@ -125,7 +125,7 @@ class CompressForm(BaseModel):
     width_fraction: float = Field(
         0.75,
         title="Width that stays",
-        description="Share of the feed-forward channels that stays, where width goes; a fraction from 0.05 to 1.",
+        description="Share of the feed-forward channels that stays, where width goes: a fraction from 0.05 to below 1.",
         ge=0.05,
         le=1.0,
         json_schema_extra=_at(7),
@@ -149,15 +149,20 @@ class CompressForm(BaseModel):
         json_schema_extra=_at(10),
     )
     adapter_rank: int = Field(
-        32, title="Adapter rank", description="Rank of the adapters.", ge=1, le=512, json_schema_extra=_at(11)
+        32,
+        title="Adapter rank",
+        description="Rank of the adapters, 1 to 512; more learns more, and slower.",
+        ge=1,
+        le=512,
+        json_schema_extra=_at(11),
     )
     num_epochs: int = Field(
-        4, title="Epochs", description="Passes over the questions.", ge=1, le=100, json_schema_extra=_at(12)
+        4, title="Epochs", description="Passes over the questions, 1 to 100.", ge=1, le=100, json_schema_extra=_at(12)
     )
     learning_rate: float = Field(
         1e-3,
         title="Learning rate",
-        description="Peak learning rate of AdamW.",
+        description="Peak learning rate of AdamW, above 0 and up to 0.1.",
         gt=0,
         le=0.1,
         json_schema_extra=_at(13),
@@ -165,7 +170,7 @@ class CompressForm(BaseModel):
     max_answer_tokens: int = Field(
         128,
         title="Longest answer",
-        description="In tokens, when the model writes.",
+        description="In tokens, when the model writes: 1 to 8192.",
         ge=1,
         le=8192,
         json_schema_extra=_at(14),
@@ -179,7 +184,7 @@ class CompressForm(BaseModel):
     min_accuracy_retention: float = Field(
         0.7,
         title="Gate: accuracy",
-        description="What share of the original's accuracy must be left; a fraction. 0: no such gate.",
+        description="What share of the original's accuracy must be left: a fraction, up to 1.5. 0: no such gate.",
         ge=0,
         le=1.5,
         json_schema_extra=_at(16),
@@ -187,7 +192,7 @@ class CompressForm(BaseModel):
     max_perplexity_ratio: float = Field(
         2.5,
         title="Gate: perplexity",
-        description="How much larger the perplexity may be, as a ratio to the original's. 0: no such gate.",
+        description="How large the perplexity may be, as a ratio to the original's: up to 100. 0: no such gate.",
         ge=0,
         le=100,
         json_schema_extra=_at(17),
@@ -195,7 +200,7 @@ class CompressForm(BaseModel):
     max_size_ratio: float = Field(
         1.0,
         title="Gate: size",
-        description="Largest number of parameters, as a ratio to the original's. 0: no such gate.",
+        description="Largest number of parameters, as a ratio to the original's: up to 2. 0: no such gate.",
         ge=0,
         le=2,
         json_schema_extra=_at(18),
@@ -203,7 +208,7 @@ class CompressForm(BaseModel):
     overrides: dict[str, Any] = Field(
         {},
         title="For experts",
-        description='Fields of the recipe as JSON, such as {"student.config.seed": 1}; `attar plan` lists the nodes.',
+        description='Fields of the recipe as JSON, such as {"student.config.seed": 1}. The artifact "recipe" of any run shows them all.',
         json_schema_extra=_at(19),
     )
 

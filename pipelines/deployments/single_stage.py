@@ -95,9 +95,11 @@ def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
 
     is_light = STAGES[order.stage].is_light
     try:
-        with nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible:
-            placed = replace(order, environment=order.environment | visible)
-            return run_in_process(placed, Listener(order.stage, tracker, show))
+        with (
+            nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible,
+            Listener(order.stage, tracker, show) as listener,
+        ):
+            return run_in_process(replace(order, environment=order.environment | visible), listener)
     finally:
         tracker.leave(order.stage)
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from pipelines.operate.credentials import USER, credentials_path
 
@@ -100,8 +101,9 @@ def doctor(as_json: JsonOption = False) -> None:
             table.add_column(heading, overflow="fold")
         colours = {"ok": "green", "note": "yellow", "bad": "red"}
         for finding in findings:
-            table.add_row(f"[{colours[finding.verdict]}]{finding.verdict}", finding.check, finding.found, finding.mend)
-        Console(width=None if out.is_terminal else 200).print(table, markup=False)
+            verdict = Text(finding.verdict, style=colours[finding.verdict])
+            table.add_row(verdict, *map(Text, (finding.check, finding.found, finding.mend)))
+        Console(width=None if out.is_terminal else 200).print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(1)
 

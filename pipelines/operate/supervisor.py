@@ -55,7 +55,7 @@ class Keeper:
                 self._start(now)
         elif self.child.poll() is not None:
             self._fall(f"ended with exit code {self.child.returncode}", now)
-        elif now - self._asked >= (HEALTH_SECONDS if self.state.state == "healthy" else 2 * LOOP_SECONDS):
+        elif now - self._asked >= (2 * LOOP_SECONDS if self.state.state == "starting" else HEALTH_SECONDS):
             self._ask(now)
         return before != (self.state.state, self.state.process)
 

@@ -1,0 +1,114 @@
+"""A headless Chromium, and the pages of Prefect's and MLflow's interfaces as a person uses them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Locator, Page, sync_playwright
+
+CHROMIUM = "ATTAR_TEST_CHROMIUM"  # the browser's path, where it is none of those below
+PICTURES = "ATTAR_TEST_PICTURES"  # a folder for pictures of every page that a test has looked at
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+DESK, PHONE = (1280, 900), (390, 844)
+
+
+def chromium() -> str:
+    """Return the path of the browser. Raises FileNotFoundError that says how to get one."""
+    found = os.environ.get(CHROMIUM) or next(filter(None, map(shutil.which, NAMES)), None)
+    if not found:
+        raise FileNotFoundError(f"no browser: install chromium (apt install chromium), or name one in {CHROMIUM}")
+    return found
+
+
+@contextmanager
+def browser_page(size: tuple[int, int] = DESK) -> Iterator[Page]:
+    """Open a page of a window of that size, in logical pixels; a phone's is a phone's in all: touch, density, scroll bars."""
+    is_phone = size == PHONE
+    with sync_playwright() as playwright:
+        # no sandbox: containers and CI rarely allow one, and the pages are our own
+        browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server"])
+        context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]},
+            is_mobile=is_phone,
+            has_touch=is_phone,
+            device_scale_factor=2 if is_phone else 1,
+        )
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        try:
+            yield page
+        finally:
+            browser.close()
+
+
+def picture(page: Page, name: str, height: int = 0) -> None:
+    """Keep a picture of what is seen, `height` pixels of it where the page scrolls inside a frame."""
+    folder = os.environ.get(PICTURES)
+    if not folder:
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    size = page.viewport_size
+    assert size is not None
+    if height:
+        page.set_viewport_size({"width": size["width"], "height": height})
+    page.screenshot(path=Path(folder) / f"{name}.png")
+    page.set_viewport_size(size)
+
+
+class PrefectPages:
+    """Prefect's interface, by what is written on it."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+
+    def deployment(self, name: str) -> None:
+        """From the start page to a deployment's, through the menu."""
+        self.page.goto(self.url)
+        self.page.get_by_role("link", name="Deployments", exact=True).click()
+        self.page.get_by_role("link", name=name, exact=True).first.click()
+        self.page.get_by_role("button", name="Run", exact=True).wait_for()
+
+    def form(self, deployment: str) -> None:
+        """Open a deployment's form for a run of one's own."""
+        self.deployment(deployment)
+        self.page.get_by_role("button", name="Run", exact=True).click()
+        self.page.get_by_text("Custom run").click()
+        self.page.locator("fieldset label").first.wait_for()
+
+    def titles(self) -> list[str]:
+        """The titles of all fields, in the order in which they stand."""
+        labels = self.page.locator("fieldset fieldset label, fieldset label:has(+ p)").all_inner_texts()
+        return [one.removesuffix(" (Optional)") for one in labels]
+
+    def field(self, title: str) -> Locator:
+        """The box of one field: title, description, input, and what is wrong with it."""
+        return self._label(title).locator("xpath=../../..")
+
+    def fill(self, title: str, value: str | int | float | bool) -> None:
+        """Fill a field as its kind wants it: a switch, a choice, JSON, a number or a text."""
+        field = self.field(title)
+        if isinstance(value, bool):
+            switch = field.get_by_role("switch")
+            if (switch.get_attribute("aria-checked") == "true") is not value:
+                switch.click()
+        elif field.locator("[aria-haspopup=listbox]").count():
+            field.locator("[aria-haspopup=listbox]").click()
+            self.page.get_by_role("option", name=str(value), exact=True).click()
+        elif field.locator("fieldset input, fieldset textarea").count():
+            field.locator("fieldset input, fieldset textarea").fill(str(value))
+        else:  # an editor of JSON, which comes a little later; inserted, since it closes a typed bracket by itself
+            field.locator("[contenteditable=true]").click()
+            self.page.keyboard.press("ControlOrMeta+a")
+            self.page.keyboard.insert_text(str(value))
+
+    def submit(self) -> None:
+        """Press Submit."""
+        self.page.get_by_role("button", name="Submit").click()
+
+    def _label(self, title: str) -> Locator:
+        return self.page.locator("fieldset label", has_text=re.compile(rf"^{re.escape(title)}( \(Optional\))?$"))
