@@ -33,7 +33,7 @@ def finish_run(record: RunRecord, home: Path, tracker: Tracker) -> None:
     except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again
         logger.warning("the report could not be written: %s", error)
     try:
-        _tell_prefect(record, store, report)
+        _tell_prefect(record, store, report, tracker)
     except Exception as error:  # noqa: BLE001
         logger.warning("Prefect did not take the run's artifacts: %s", error)
     for node in record.nodes.values():
@@ -80,12 +80,14 @@ def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> lis
     ]
 
 
-def _tell_prefect(record: RunRecord, store: Store, report: Path | None) -> None:
+def _tell_prefect(record: RunRecord, store: Store, report: Path | None, tracker: Tracker) -> None:
     rows = comparison_rows(record, store)
     if rows:
         create_table_artifact(rows, key="before-after", description="Before and after, by model")
     if report is not None:
-        create_link_artifact(report.as_uri(), key="report", link_text=f"Report of {record.id}")
+        # no browser follows a link from a server's page to a file: where MLflow is a server, its copy is the one to open
+        link = tracker.page_of(report.name) or report.as_uri()
+        create_link_artifact(link, key="report", link_text=f"Report of {record.id}", description=f"The report, {report}")
     for node in record.nodes.values():
         if node.stage == "register" and stored_artifact(record, store, _name(record, node)) is not None:
             rows = gate_rows(record, store, node)

@@ -221,7 +221,7 @@ def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: 
     text = f"cached ({artifact.key[:12]})" if is_hit else f"done in {seconds:.1f} s ({artifact.key[:12]})"
     run.console.node_ended(node.name, text, "dim" if is_hit else "green")
     run.tracker.end_node(node.name, "FINISHED", artifact)
-    return Completed(name=state, message=f"{artifact.kind} {artifact.key[:12]}", data=None)
+    return Completed(name=state, message=f"{node.name}: {artifact.kind} {artifact.key[:12]}", data=None)
 
 
 def _node_failed(run: Run, node: Node, error: StageFailed, seconds: float) -> State:

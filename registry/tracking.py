@@ -148,6 +148,13 @@ class Tracker:
             self._client.log_artifact(self.run_id, str(report))
         self._client.set_terminated(self.run_id, status)
 
+    def page_of(self, artifact: str) -> str:
+        """Return the address of MLflow's page for an artifact of the parent run; empty where MLflow is no server or has no run."""
+        if not self.run_id or not self._client.tracking_uri.startswith("http"):
+            return ""
+        server = self._client.tracking_uri.rstrip("/")
+        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}/artifacts/{artifact}"
+
     @_guarded
     def close_dead_run(self, run_id: str) -> None:
         """Mark a run whose process died, and its unfinished children, as killed."""

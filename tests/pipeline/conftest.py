@@ -1,14 +1,18 @@
-"""What runs share: a Prefect server, whose start is half of a tiny run, and models that know one thing."""
+"""What runs share: servers, whose start is half of a tiny run, and models that know one thing."""
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from pipelines.prefect_home import configure_prefect
+from tests.pipeline.operated import RECIPE, Api, Environment, attar, free_ports
 from tests.pipeline.tiny_models import make_tiny_models
 
 
@@ -40,3 +44,38 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tiny")
     make_tiny_models(folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Environment:
+    """What a command is started with in a workspace of its own, where a recipe and its text lie."""
+    workspace = tmp_path_factory.mktemp("operate")
+    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    return clean_environment | {
+        "ATTAR_HOME": str(workspace / "home"),
+        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+    }
+
+
+@pytest.fixture(scope="module")
+def home(environment: Environment) -> Path:
+    return Path(environment["ATTAR_HOME"])
+
+
+@pytest.fixture(scope="module")
+def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
+    """The servers, started once for this file by the command itself, and stopped by the command itself."""
+    prefect, mlflow, worker, postgres = free_ports(4)
+    ports = ("--prefect-port", prefect, "--mlflow-port", mlflow, "--worker-port", worker)
+    if os.environ.get("ATTAR_TEST_DATABASE") == "postgres":  # `make test-postgres`: the same tests on it
+        ports += ("--database", "postgres", "--postgres-port", postgres)
+    done = attar(environment, "up", *ports, "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    yield json.loads(done.stdout) | {"ports": ports}
+    attar(environment, "down")
+
+
+@pytest.fixture(scope="module")
+def api(up: dict[str, Any]) -> Api:
+    return Api(up["api"])

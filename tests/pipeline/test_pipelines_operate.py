@@ -3,16 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
-import socket
-import subprocess
-import sys
-import threading
-import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,106 +17,11 @@ from registry.promotion import make_champion
 from registry.store import Store
 from registry.versions import read_version
 from stages.orphans import OWNER
+from tests.pipeline.operated import FORM, Api, Environment, attar, until
 
 # each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
-Environment = dict[str, str]
-# Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
-RECIPE = {
-    "name": "wee",
-    "nodes": {
-        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=3&hidden_size=32&seed=0"}},
-        "prose": {"stage": "ingest_data", "config": {"source": "text:prose.txt"}},
-        "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
-        "before": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "original", "text": "prose"}},
-        "after": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "smaller", "text": "prose"}},
-        "release": {
-            "stage": "register",
-            "config": {"name": "wee", "gate": {"max_perplexity_ratio": 2.0}},
-            "inputs": {"model": "smaller", "evaluation": "after", "baseline": "before"},
-        },
-    },
-}  # fmt: skip
-FORM = {
-    "model": "random:llama?num_blocks=4&hidden_size=32", "name": "formed", "questions": "reasoning_gym:chain_sum",
-    "num_rows": 10, "num_blocks": 1, "rewrite_data": False, "heal": "none", "max_answer_tokens": 4, "export_onnx": False,
-    "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
-    "overrides": {"questions.config.verifier": "number", "block_scan.config.num_samples": 4, "scores.config.num_samples": 1},
-}  # fmt: skip
-# Nothing sets it: asking a server again at once would take the processor from what it is asked about.
-BETWEEN_LOOKS = threading.Event()
 ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
-
-
-class Api:
-    """Prefect's API as a browser or a script uses it."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-
-    def ask(self, path: str, body: Any = None, method: str = "") -> Any:
-        data = None if body is None else json.dumps(body).encode()
-        method = method or ("GET" if body is None else "POST")
-        headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers, method=method)
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        while True:
-            try:
-                with opener.open(request, timeout=60) as answer:
-                    text = answer.read()
-                return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite was busy: every client of Prefect asks again
-                    raise
-                BETWEEN_LOOKS.wait(1.0)
-
-    def deployment(self, name: str) -> dict[str, Any]:
-        return self.ask(f"deployments/name/{name}/{name}")
-
-    def trigger(self, name: str, parameters: dict[str, Any]) -> str:
-        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": secrets.token_hex(8)}
-        return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
-
-    def wait(self, run: str, *states: str, seconds: float = 600.0) -> dict[str, Any]:
-        """Return the flow run once it is in one of these states, by type or by name."""
-        deadline = time.monotonic() + seconds
-        while True:
-            found = self.ask(f"flow_runs/{run}")
-            if found["state"]["type"] in states or found["state"]["name"] in states:
-                return found
-            ended = found["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-            assert not ended and time.monotonic() < deadline, f"{found['state']}\n{self.logs(run)}"
-            BETWEEN_LOOKS.wait(0.5)
-
-    def logs(self, run: str) -> str:
-        body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
-        return "\n".join(entry["message"] for entry in self.ask("logs/filter", body))
-
-    def artifact(self, run: str, key: str) -> Any:
-        body = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}}
-        [found] = self.ask("artifacts/filter", body)
-        return json.loads(found["data"]) if found["type"] == "table" else found["data"]
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        return self.ask("events/filter", {"filter": {"event": {"name": [f"attar.{name}"]}}, "limit": 50})["events"]
-
-
-def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", *arguments]
-    folder = Path(environment["ATTAR_HOME"]).parent
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
-    )
-
-
-def free_ports(count: int) -> list[str]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
 
 
 def owned(home: Path) -> list[psutil.Process]:
@@ -142,42 +39,6 @@ def owned(home: Path) -> list[psutil.Process]:
         except psutil.Error:
             continue
     return found
-
-
-@pytest.fixture(scope="module")
-def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Environment:
-    workspace = tmp_path_factory.mktemp("operate")
-    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
-    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
-    return clean_environment | {
-        "ATTAR_HOME": str(workspace / "home"),
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-    }
-
-
-@pytest.fixture(scope="module")
-def home(environment: Environment) -> Path:
-    return Path(environment["ATTAR_HOME"])
-
-
-@pytest.fixture(scope="module")
-def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
-    """The servers, started once for this file by the command itself, and stopped by the command itself."""
-    prefect, mlflow, worker, postgres = free_ports(4)
-    ports = ("--prefect-port", prefect, "--mlflow-port", mlflow, "--worker-port", worker)
-    if (
-        os.environ.get("ATTAR_TEST_DATABASE") == "postgres"
-    ):  # `make test-postgres`: the same tests on the other database
-        ports += ("--database", "postgres", "--postgres-port", postgres)
-    done = attar(environment, "up", *ports, "--json")
-    assert done.returncode == 0, done.stdout + done.stderr
-    yield json.loads(done.stdout) | {"ports": ports}
-    attar(environment, "down")
-
-
-@pytest.fixture(scope="module")
-def api(up: dict[str, Any]) -> Api:
-    return Api(up["api"])
 
 
 @pytest.fixture
@@ -444,10 +305,3 @@ def worker_of(home: Path) -> tuple[int, str]:
     assert state is not None
     worker = state.services["worker"]
     return (worker.process.pid if worker.process else 0), worker.state
-
-
-def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        BETWEEN_LOOKS.wait(0.5)
