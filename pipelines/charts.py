@@ -11,8 +11,10 @@ import matplotlib
 matplotlib.use("Agg")  # no display on a server; must come before pyplot
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 INK, ACCENT, MUTED = "#1d2733", "#c2571a", "#7c8a99"
 STYLE: dict[Any, Any] = {
@@ -37,18 +39,19 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
     for (first, size), score in scores.items():
         grid[size - 1, first] = score
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 4.2))
+        figure, axes = plt.subplots(figsize=(4.8, 3.4))
         image = axes.imshow(
             grid, origin="lower", cmap="viridis", aspect="auto", extent=(-0.5, num_blocks - 0.5, 0.5, num_blocks + 0.5)
         )
         figure.colorbar(image, ax=axes, label=metric.replace("_", " "))
         axes.set(xlabel="first block of the window", ylabel="blocks in the window")
+        _count(axes.xaxis, axes.yaxis)
         if removed and list(removed) == list(range(removed[0], removed[-1] + 1)):
             place = (removed[0] - 0.5, len(removed) - 0.5)
             axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=ACCENT, linewidth=2.5))
             axes.annotate(
                 f"removed: {removed[0]} to {removed[-1]}",
-                (removed[0] + 0.6, len(removed) + 0.6),
+                (removed[0] + 0.4, len(removed) + 0.4),  # inside: what points out of the axes is not drawn
                 xytext=(num_blocks * 0.55, num_blocks * 0.85),
                 arrowprops={"arrowstyle": "->", "color": ACCENT},
                 color=ACCENT,
@@ -59,7 +62,7 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
 def loss_curve(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Return loss over steps, training thin and held-out with markers."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 3.4))
+        figure, axes = plt.subplots(figsize=(4.8, 2.8))
         for index, (name, points) in enumerate(sorted(curves.items())):
             steps, losses = zip(*points, strict=True)
             is_heldout = "heldout" in name
@@ -73,6 +76,7 @@ def loss_curve(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
                 label=name.removesuffix("_nats").replace("_", " "),
             )
         axes.set(xlabel="step", ylabel="nats a token", ylim=(0, None))
+        _count(axes.xaxis)
         axes.legend(frameon=False)
         return _svg(figure)
 
@@ -81,7 +85,7 @@ def retention_bars(retention: Mapping[str, Mapping[str, float]]) -> str:
     """Return, for each model, bars of its share of the original's accuracy by task."""
     tasks = sorted({task for values in retention.values() for task in values})
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.4, 0.7 + 0.28 * len(tasks) * len(retention)))
+        figure, axes = plt.subplots(figsize=(4.8, 0.7 + 0.28 * len(tasks) * len(retention)))
         height = 0.8 / max(1, len(retention))
         for index, (model, values) in enumerate(retention.items()):
             places = [row + (index - (len(retention) - 1) / 2) * height for row in range(len(tasks))]
@@ -94,6 +98,11 @@ def retention_bars(retention: Mapping[str, Mapping[str, float]]) -> str:
         axes.set(xlabel="share of the original's accuracy, %")
         axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=min(4, len(retention)))
         return _svg(figure)
+
+
+def _count(*axes: Axis) -> None:
+    for axis in axes:
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _svg(figure: Figure) -> str:

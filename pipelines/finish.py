@@ -87,7 +87,9 @@ def _tell_prefect(record: RunRecord, store: Store, report: Path | None, tracker:
     if report is not None:
         # no browser follows a link from a server's page to a file: where MLflow is a server, its copy is the one to open
         link = tracker.page_of(report.name) or report.as_uri()
-        create_link_artifact(link, key="report", link_text=f"Report of {record.id}", description=f"The report, {report}")
+        create_link_artifact(
+            link, key="report", link_text=f"Report of {record.id}", description=f"The report, {report}"
+        )
     for node in record.nodes.values():
         if node.stage == "register" and stored_artifact(record, store, _name(record, node)) is not None:
             rows = gate_rows(record, store, node)

@@ -130,7 +130,8 @@ def _run_nodes(run: Run) -> State:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
     marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
-    run.tracker.start(run_id, tags={**marks, "attar.prefect_flow_run": run.record.prefect_flow_run_id})
+    chosen = {one.name: one.config.model_dump(mode="json", exclude_defaults=True) for one in run.recipe.nodes.values()}
+    run.tracker.start(run_id, tags={**marks, "attar.prefect_flow_run": run.record.prefect_flow_run_id}, config=chosen)
     run.record.mlflow_run_id = run.tracker.run_id
     run.record.save()
     futures: dict[str, PrefectFuture[Any]] = {}

@@ -16,7 +16,7 @@ def lineage_svg(nodes: Mapping[str, NodeRecord]) -> str:
     places = _places(nodes)
     width = max(x for x, _ in places.values()) + BOX_WIDTH + 8
     height = max(y for _, y in places.values()) + BOX_HEIGHT + 8
-    parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" style="max-width:100%;height:auto" role="img">']
+    parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">']
     for name, node in nodes.items():
         for source in (source for names in node.inputs.values() for source in names if source in places):
             parts.append(_edge(places[source], places[name]))

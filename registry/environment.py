@@ -41,6 +41,9 @@ PROCESS_SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
 
+# of its two faces MLflow's interface shows first the one for chats and traces, where neither runs nor registered models are found
+MLFLOW_FACE = "workflowType=machine_learning"
+
 
 def attar_home() -> Path:
     """Return the folder that holds everything a run leaves: `ATTAR_HOME`, else `.attar` in the working directory."""

@@ -15,13 +15,14 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from registry.artifact import DATA_CARD, TRIALS, Artifact, DatasetArtifact
-from registry.environment import package_versions
+from registry.environment import MLFLOW_FACE, package_versions
 from registry.fingerprint import RECORDS_FOLDER
 from registry.mlflow_home import experiment_id, open_client
 
 logger = logging.getLogger(__name__)
 F = TypeVar("F", bound=Callable[..., Any])
 MAX_PARAM_CHARACTERS = 6000
+MAX_PARAMS = 100  # in one request
 FLUSH_SECONDS = 2.0
 FLUSH_COUNT = 200
 
@@ -53,13 +54,16 @@ class Tracker:
         self._lock = threading.Lock()
 
     @_guarded
-    def start(self, name: str, *, tags: Mapping[str, str]) -> None:
-        """Open the parent run."""
+    def start(self, name: str, *, tags: Mapping[str, str], config: Mapping[str, Any]) -> None:
+        """Open the parent run, its parameters what the recipe has chosen: two runs side by side show where they differ."""
         self._client = open_client(self._home)
         self._experiment_id = experiment_id(self._client, self._home)
         versions = {f"version.{package}": version for package, version in package_versions().items()}
         run = self._client.create_run(self._experiment_id, run_name=name, tags={**tags, **versions})
         self.run_id = run.info.run_id
+        params = _params(config)
+        for first in range(0, len(params), MAX_PARAMS):
+            self._client.log_batch(self.run_id, params=params[first : first + MAX_PARAMS])
 
     @_guarded
     def start_node(self, node: str, *, config: Mapping[str, Any], tags: Mapping[str, str]) -> None:
@@ -70,8 +74,7 @@ class Tracker:
             self._experiment_id, tags={**tags, MLFLOW_PARENT_RUN_ID: self.run_id, MLFLOW_RUN_NAME: node}
         )
         self._children[node] = run.info.run_id
-        params = [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
-        self._client.log_batch(run.info.run_id, params=params)
+        self._client.log_batch(run.info.run_id, params=_params(config))
 
     @_guarded
     def join(self, node: str, run_id: str) -> None:
@@ -153,7 +156,7 @@ class Tracker:
         if not self.run_id or not self._client.tracking_uri.startswith("http"):
             return ""
         server = self._client.tracking_uri.rstrip("/")
-        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}/artifacts/{artifact}"
+        return f"{server}/#/experiments/{self._experiment_id}/runs/{self.run_id}/artifacts/{artifact}?{MLFLOW_FACE}"
 
     @_guarded
     def close_dead_run(self, run_id: str) -> None:
@@ -180,6 +183,10 @@ class Tracker:
             self._flushed_at[node] = time.monotonic()
         if metrics:
             self._client.log_batch(self._children[node], metrics=metrics)
+
+
+def _params(config: Mapping[str, Any]) -> list[Param]:
+    return [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

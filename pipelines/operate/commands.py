@@ -61,6 +61,8 @@ def up(
 
 
 def _tell_up(started: Any, console: Any, *, as_json: bool) -> None:
+    from registry.environment import MLFLOW_FACE
+
     site = started.site
     if as_json:
         urls = {"prefect": site.prefect_url, "mlflow": site.mlflow_url, "api": site.api_url}
@@ -69,7 +71,8 @@ def _tell_up(started: Any, console: Any, *, as_json: bool) -> None:
     verb = "runs already" if started.was_running else f"up after {started.seconds:.0f} s"
     console.print(f"{verb}; deployments: {', '.join(started.deployments) or 'as they were'}", highlight=False)
     console.print(
-        f"Prefect  {site.prefect_url}\nMLflow   {site.mlflow_url}\nlogs     {site.log_folder}", highlight=False
+        f"Prefect  {site.prefect_url}\nMLflow   {site.mlflow_url}/#/experiments?{MLFLOW_FACE}\nlogs     {site.log_folder}",
+        highlight=False,
     )
     if site.is_protected:
         console.print(f"password {credentials_path(site.home)}, user {USER}", highlight=False)

@@ -91,7 +91,7 @@ def test_the_trials_lie_in_the_nodes_mlflow_run(
     inputs = MergeInputs(base=model, students=students, dev=(questions,))
     found = merge.execute(config(max_rows=2), inputs, store).artifact
     tracker = Tracker(store.root)
-    tracker.start("merging", tags={})
+    tracker.start("merging", tags={}, config={})
     tracker.start_node("merged", config=config().model_dump(), tags={})
     tracker.end_node("merged", "FINISHED", found)
     client = open_client(store.root)
