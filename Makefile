@@ -8,7 +8,7 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-.PHONY: demo up down test test-slow test-postgres lint audit secrets image image-check bench constraints clean
+.PHONY: demo up down test test-slow test-browser test-postgres lint audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/attar run demo
@@ -27,6 +27,10 @@ test: $(VENV)/ready
 # Minutes of waiting: machines that die, servers that restart.
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow -o timeout=1200
+
+# What a person sees, in a headless Chromium (apt install chromium, or its path in ATTAR_TEST_CHROMIUM); pictures of every page.
+test-browser: $(VENV)/ready
+	ATTAR_TEST_PICTURES=$${ATTAR_TEST_PICTURES:-build/pictures} $(BIN)/python -m pytest -m browser
 
 # The tests of the servers once more, on Postgres.
 test-postgres: $(VENV)/ready

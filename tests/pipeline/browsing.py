@@ -34,6 +34,8 @@ def browser_page(size: tuple[int, int] = DESK) -> Iterator[Page]:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server"])
         context = browser.new_context(
             viewport={"width": size[0], "height": size[1]},
+            locale="en-GB",
+            timezone_id="Europe/Berlin",
             is_mobile=is_phone,
             has_touch=is_phone,
             device_scale_factor=2 if is_phone else 1,
@@ -112,3 +114,61 @@ class PrefectPages:
 
     def _label(self, title: str) -> Locator:
         return self.page.locator("fieldset label", has_text=re.compile(rf"^{re.escape(title)}( \(Optional\))?$"))
+
+    def run_page(self, run: str, tab: str) -> None:
+        """Open a flow run's page at one of its tabs."""
+        self.page.goto(f"{self.url}/v2/runs/flow-run/{run}")
+        self.page.get_by_role("tab", name=tab, exact=True).click()
+
+    def artifact(self, run: str, name: str) -> None:
+        """Open an artifact of a flow run as it shows itself: by its key, or by its description where it has no key."""
+        self.run_page(run, "Artifacts")
+        self.page.get_by_role("tabpanel").get_by_text(name, exact=True).click()
+        versions = self.page.get_by_role(
+            "link", name=re.compile(r"^[0-9a-f]{8}$")
+        )  # a key has a page of its versions first
+        versions.or_(self.page.get_by_role("button", name="Show Raw Data")).first.wait_for()
+        if versions.count():
+            versions.first.click()
+            self.page.get_by_role("button", name="Show Raw Data").wait_for()
+
+
+class MlflowPages:
+    """MLflow's interface, on the face that shows runs and registered models."""
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page, self.url = page, url
+
+    def start(self) -> None:
+        """Open the start page, choose the face for models, put away what MLflow offers besides."""
+        self.page.goto(self.url)
+        self.page.get_by_text("Model training", exact=True).click()
+        assistant = self.page.get_by_role("button", name="Close", exact=True)
+        for button in assistant.all():
+            button.click()
+
+    def runs(self) -> None:
+        """From the start page to the table of runs."""
+        self.start()
+        self.page.get_by_role("link", name="Experiments", exact=True).click()
+        self.page.get_by_role("link", name="attar", exact=True).click()
+        self.page.get_by_role("gridcell").first.wait_for()
+
+    def compare(self, names: list[str]) -> None:
+        """Tick runs in the table and put them side by side."""
+        self.runs()
+        for name in names:
+            self.page.get_by_role("row").filter(has_text=name).get_by_role("checkbox").first.click()
+        self.page.get_by_role("button", name="Compare", exact=True).click()
+        self.page.get_by_text(f"Comparing {len(names)} Runs").wait_for()
+
+    def model(self, name: str) -> None:
+        """From the start page to a registered model's versions."""
+        self.start()
+        self.page.get_by_role("link", name="Model registry").click()
+        self.page.get_by_role("link", name=name, exact=True).wait_for()
+        news = self.page.get_by_role("button", name="Try it now")
+        if news.count():
+            news.click()
+        self.page.get_by_role("link", name=name, exact=True).click()
+        self.page.get_by_role("link", name="Version 1", exact=True).wait_for()
