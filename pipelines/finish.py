@@ -88,14 +88,14 @@ def _tell_prefect(record: RunRecord, store: Store, report: Path | None, tracker:
         # no browser follows a link from a server's page to a file: where MLflow is a server, its copy is the one to open
         link = tracker.page_of(report.name) or report.as_uri()
         create_link_artifact(
-            link, key="report", link_text=f"Report of {record.id}", description=f"The report, {report}"
+            link, key="report", link_text=f"Report of {record.id}", description="The whole run on one page"
         )
     for node in record.nodes.values():
         if node.stage == "register" and stored_artifact(record, store, _name(record, node)) is not None:
             rows = gate_rows(record, store, node)
             if rows:
                 name = node.config["name"]
-                create_table_artifact(rows, key="gate", description=f"What {name} had to show, and showed")
+                create_table_artifact(rows, key="gate", description=f"Gate of {name}, and what is left of each task")
 
 
 def _tell_of_release(record: RunRecord, store: Store, node: NodeRecord) -> None:

@@ -28,7 +28,7 @@ FILLED: dict[str, Any] = {
     "Rows": 24,
     "Blocks to remove": 1,
     "Let the original rewrite the answers": False,
-    "Epochs": 100,
+    "Epochs": 30,
     "Longest answer": 4,
     "Export to ONNX": False,
     "Gate: accuracy": 0,
@@ -175,7 +175,7 @@ def test_the_nightly_schedule_shows_its_next_run(prefect: PrefectPages, desk: Pa
     expect(desk.get_by_text("At 02:00 AM")).to_be_visible()
     expect(desk.get_by_text("Next Run")).to_be_visible()
     # the browser is set to Berlin's time, which the schedule is in
-    expect(desk.get_by_text(re.compile(r"^\d{4}/\d\d/\d\d 02:00:00 AM$")).first).to_be_visible()
+    expect(desk.get_by_text(re.compile(r"\d{4}/\d\d/\d\d 02:00:00 AM")).first).to_be_visible()
     picture(desk, "prefect-nightly")
 
 
