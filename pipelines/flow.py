@@ -153,7 +153,8 @@ def _run_nodes(run: Run) -> State:
 def _node_task(run: Run, node: Node) -> Task[..., State]:
     planned = run.plan[node.name]
 
-    @task(name=node.name, task_run_name=node.name, tags={node.stage.name}, cache_policy=NO_CACHE, persist_result=False)
+    # No tags: for each, Prefect asks for a slot through a client of its own, which fails at once while a server restarts.
+    @task(name=node.name, task_run_name=node.name, cache_policy=NO_CACHE, persist_result=False)
     def run_node(stage: str) -> State:
         is_here = node.execution == IN_PROCESS
         memory_bytes = planned.forecast.peak_memory_bytes if is_here else 0.0

@@ -23,6 +23,12 @@ CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 KEY_TAG = "attar.key"
 # sha256 of the version's own list of checksums: a version whose files and list were both changed is found too
 CHECKSUMS_TAG = "attar.checksums"
+# what a version's one line of description says, divided by the original's
+SUMMARY_TAGS = {
+    "model.accuracy_ratio": "accuracy",
+    "model.perplexity_ratio": "perplexity",
+    "model.num_parameters_ratio": "parameters",
+}
 
 
 @dataclass(frozen=True)
@@ -144,8 +150,19 @@ def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mappin
     model = client.get_logged_model(model_id)
     with global_tracking_uri(client.tracking_uri):
         return client.create_model_version(
-            name, source=f"models:/{model_id}", run_id=model.source_run_id, tags=dict(tags), model_id=model_id
+            name,
+            source=f"models:/{model_id}",
+            run_id=model.source_run_id,
+            tags=dict(tags),
+            model_id=model_id,
+            description=_summary(tags),
         )
+
+
+def _summary(tags: Mapping[str, str]) -> str:
+    """Return one line for MLflow's list of versions, where thirty tags are no reading."""
+    ratios = [f"{what} {float(tags[name]):.2f}x" for name, what in SUMMARY_TAGS.items() if name in tags]
+    return ", ".join([f"gate {tags['validation_status']}" if "validation_status" in tags else "no gate", *ratios])
 
 
 def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:

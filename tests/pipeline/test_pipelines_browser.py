@@ -197,6 +197,7 @@ def test_registered_versions_show_their_aliases(mlflow: MlflowPages, second: str
     expect(rows.filter(has_text="Version 1").get_by_text("champion", exact=False)).to_be_visible()
     expect(rows.filter(has_text="Version 2").get_by_text("candidate", exact=False)).to_be_visible()
     assert not rows.filter(has_text="Version 2").get_by_text("champion").count(), "its gate failed"
+    expect(rows.filter(has_text="Version 1").get_by_text("gate passed, perplexity")).to_be_visible()
     picture(mlflow.page, "mlflow-versions", height=1100)
 
 

@@ -116,6 +116,9 @@ def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], serve
     tasks = api.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [compressed["id"]]}}})
     assert {"original", "questions", "block_scan", "smaller", "scores", "release"} <= {one["name"] for one in tasks}
     assert {one["state"]["name"] for one in tasks} == {"Completed"}
+    assert not any(one["tags"] for one in tasks), (
+        "a tag's slot is asked for with no second try: a server's restart would end the run"
+    )
     version = read_version("formed")
     assert version.tags["attar.prefect_flow_run"] == compressed["id"]
     assert version.tags["attar.recipe"] == "formed" and version.tags["attar.parent"].startswith(FORM["model"])
@@ -146,6 +149,8 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert first["outcome"] == "candidate" and first["version"] == "wee/1"
     assert again["outcome"] == "unchanged" and read_version("wee@candidate").number == "1"
     assert read_version("wee/1").aliases == ("candidate",), "the gate held, but a night promotes nothing"
+    report = (home / "runs" / read_version("wee/1").tags["attar.run"] / "report.html").read_text()
+    assert "The gate passed: candidate, until somebody decides." in report
     make_champion("wee", "1", "the first")
     (home.parent / "prose.txt").write_text(
         "A different night brings different text, and a second candidate with it. " * 30

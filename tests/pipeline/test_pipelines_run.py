@@ -105,8 +105,10 @@ def test_prefect_has_one_flow_run_with_a_task_run_a_node(first: dict[str, Any], 
             "select name, state_name from task_run where flow_run_id = ?", (first["prefect_flow_run_id"],)
         ).fetchall()
         artifacts = database.execute("select key, type from artifact").fetchall()
+        progress = database.execute("select data, description from artifact where type = 'progress'").fetchall()
     assert dict(tasks) == dict.fromkeys(first["nodes"], "Completed")
     assert {("before-after", "table"), ("report", "markdown")} <= set(artifacts)
+    assert all(float(data) == 100 and description.endswith(": done") for data, description in progress)
 
 
 def test_mlflow_has_a_parent_run_with_a_child_a_node(
@@ -118,6 +120,8 @@ def test_mlflow_has_a_parent_run_with_a_child_a_node(
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["attar.recipe_hash"] == first["recipe_fingerprint"]
     assert parent.data.metrics["healed_scores/perplexity"] > 0
+    assert parent.data.params["pruned.num_blocks"] == "1" and parent.data.params["student_b.seed"] == "1"
+    assert "pruned.metric" not in parent.data.params, "what the recipe leaves alone would hide what it has chosen"
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     by_name = {run.info.run_name: run for run in children}
     assert set(by_name) == set(first["nodes"])

@@ -69,6 +69,8 @@ def test_aliases_follow_the_gate(store: Store) -> None:
     assert [check["has_passed"] for check in checks] == [False, True]
     version = open_client(store.root).get_model_version("small", "3")
     assert version.tags["validation_status"] == "passed" and version.tags["attar.model_key"] == ingest(store, 3).key
+    assert version.description.startswith("gate passed, accuracy 0.99x"), "for the list of versions"
+    assert open_client(store.root).get_model_version("small", "2").description.startswith("gate failed, accuracy 0.6")
 
 
 def test_a_repeated_registration_makes_no_second_version(store: Store) -> None:

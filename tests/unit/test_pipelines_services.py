@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.operate import doctor
 from pipelines.operate.health import is_healthy, is_port_free, listener
 from pipelines.operate.process_tree import end_tree, tree_of
@@ -163,6 +165,22 @@ def test_a_service_that_no_longer_answers_is_started_again(
     end_tree(tree_of(keeper.child.pid), grace_seconds=5.0)
 
 
+def test_a_service_that_falls_silent_is_not_asked_more_often_than_a_healthy_one(
+    tmp_path: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.operate.supervisor.HEALTH_SECONDS", 0.0)
+    monkeypatch.setattr("pipelines.operate.supervisor.LOOP_SECONDS", 0.0)
+    state = ServiceState()
+    keeper = Keeper(service(SLEEPER, answers["port"]), state, tmp_path)
+    until(lambda: keeper.look(True) and state.state == "healthy")
+    answers["status"] = 503
+    until(lambda: keeper.look(True) and state.state == "failing")
+    monkeypatch.setattr("pipelines.operate.supervisor.HEALTH_SECONDS", 3600.0)
+    assert not any(keeper.look(True) for _ in range(2 * NUM_MISSED)) and state.state == "failing"
+    assert keeper.child is not None
+    end_tree(tree_of(keeper.child.pid), grace_seconds=5.0)
+
+
 def test_a_tree_is_ended_to_the_last_grandchild_that_ignores_the_request() -> None:
     stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(600)"
     script = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {stubborn!r}]); time.sleep(600)"
@@ -194,6 +212,12 @@ def test_doctor_finds_nothing_bad_in_a_sound_home(home: Path, monkeypatch: pytes
     assert {name: one.found for name, one in found.items() if one.verdict == "bad"} == {}
     assert {"python", "packages", "permissions", "disk", "memory", "gpu", "services", "registry"} <= found.keys()
     assert sorted(path.name for path in home.iterdir()) == [], "looking changes nothing"
+
+
+def test_doctor_prints_its_verdicts_and_no_markup(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
+    assert any(line.startswith("ok ") and "permissions" in line for line in lines) and "[green]" not in "".join(lines)
 
 
 def test_doctor_finds_planted_faults_and_says_how_to_mend_each(
