@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 CHROMIUM = "ATTAR_TEST_CHROMIUM"  # the browser's path, where it is none of those below
 PICTURES = "ATTAR_TEST_PICTURES"  # a folder for pictures of every page that a test has looked at
@@ -26,26 +26,30 @@ def chromium() -> str:
 
 
 @contextmanager
-def browser_page(size: tuple[int, int] = DESK) -> Iterator[Page]:
-    """Open a page of a window of that size, in logical pixels; a phone's is a phone's in all: touch, density, scroll bars."""
-    is_phone = size == PHONE
+def headless() -> Iterator[Browser]:
+    """Start the browser, one at a time; it has no window."""
     with sync_playwright() as playwright:
         # no sandbox: containers and CI rarely allow one, and the pages are our own
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--no-proxy-server"])
-        context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]},
-            locale="en-GB",
-            timezone_id="Europe/Berlin",
-            is_mobile=is_phone,
-            has_touch=is_phone,
-            device_scale_factor=2 if is_phone else 1,
-        )
-        page = context.new_page()
-        page.set_default_timeout(60_000)
         try:
-            yield page
+            yield browser
         finally:
             browser.close()
+
+
+def open_page(browser: Browser, size: tuple[int, int] = DESK) -> Page:
+    """Open a window of that size, in logical pixels; a phone's is a phone's in all: touch, density, scroll bars."""
+    is_phone = size == PHONE
+    context = browser.new_context(
+        viewport={"width": size[0], "height": size[1]},
+        locale="en-GB",
+        timezone_id="Europe/Berlin",
+        is_mobile=is_phone,
+        has_touch=is_phone,
+        device_scale_factor=2 if is_phone else 1,
+    )
+    context.set_default_timeout(60_000)
+    return context.new_page()
 
 
 def picture(page: Page, name: str, height: int = 0) -> None:

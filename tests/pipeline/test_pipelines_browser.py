@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from pipelines.deployments.form import CompressForm
-from tests.pipeline.browsing import PHONE, MlflowPages, PrefectPages, browser_page, picture
+from tests.pipeline.browsing import PHONE, MlflowPages, PrefectPages, headless, open_page, picture
 from tests.pipeline.operated import Api, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -51,7 +51,8 @@ LETTERS = """() => {
   for (let node = walker.nextNode(); node; node = walker.nextNode()) {
     const element = node.parentElement, text = node.textContent.trim();
     if (!text || !element.getClientRects().length) continue;
-    const scale = element instanceof SVGGraphicsElement ? element.getScreenCTM().a : 1;
+    const matrix = element instanceof SVGGraphicsElement ? element.getScreenCTM() : {a: 1, b: 0};
+    const scale = Math.hypot(matrix.a, matrix.b);  // whatever way the text is turned
     found.push([scale * parseFloat(getComputedStyle(element).fontSize), text.slice(0, 40)]);
   }
   return found;
@@ -59,9 +60,14 @@ LETTERS = """() => {
 
 
 @pytest.fixture(scope="module")
-def desk() -> Iterator[Page]:
-    with browser_page() as page:
-        yield page
+def chrome() -> Iterator[Browser]:
+    with headless() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def desk(chrome: Browser) -> Page:
+    return open_page(chrome)
 
 
 @pytest.fixture
@@ -184,7 +190,7 @@ def test_two_compressions_stand_side_by_side(mlflow: MlflowPages, home: Path, tr
     assert len(names) == 2
     mlflow.compare(names)
     page = mlflow.page
-    expect(page.get_by_text("smaller.num_blocks")).to_be_visible()
+    expect(page.get_by_role("rowheader", name="smaller.num_blocks")).to_be_visible()
     assert values_beside(page, "smaller.num_blocks") == ["1", "2"], "what was asked for"
     assert len(set(values_beside(page, "scores/num_parameters"))) == 2, "what came of it"
     page.get_by_text("Visualizations").click()  # folded: the tables are what one has come for
@@ -201,27 +207,23 @@ def test_registered_versions_show_their_aliases(mlflow: MlflowPages, second: str
     picture(mlflow.page, "mlflow-versions", height=1100)
 
 
-def test_the_report_is_readable_on_a_phone(home: Path, triggered: str) -> None:
+def test_the_report_is_readable_on_a_phone(home: Path, triggered: str, chrome: Browser) -> None:
     [report, *_] = sorted(home.glob(f"runs/*-{NAME}-*/report.html"))
-    with browser_page(PHONE) as page:
-        page.goto(report.as_uri())
-        widths = page.evaluate(
-            "[document.documentElement.scrollWidth, document.documentElement.clientWidth, innerWidth]"
-        )
-        assert widths == [PHONE[0]] * 3, "the page itself neither scrolls sideways nor is shrunk to fit"
-        letters = page.evaluate(LETTERS)
-        assert len(letters) > 100 and min(letters)[0] >= SMALLEST_PIXELS, min(letters)
-        boxes = page.locator("section:has(table)")
-        wide = [box for box in boxes.all() if box.evaluate("box => box.scrollWidth > box.clientWidth")]
-        assert wide, "some table is wider than a phone"
-        for box in wide:
-            assert box.evaluate("box => { box.scrollLeft = 40; return box.scrollLeft; }") == 40, (
-                "it scrolls in its own box"
-            )
-            box.evaluate("box => { box.scrollLeft = 0; }")
-        picture(page, "report-phone")
-        page.get_by_role("heading", name=re.compile("^Score of each window")).scroll_into_view_if_needed()
-        picture(page, "report-phone-charts")
+    page = open_page(chrome, PHONE)
+    page.goto(report.as_uri())
+    widths = page.evaluate("[document.documentElement.scrollWidth, document.documentElement.clientWidth, innerWidth]")
+    assert widths == [PHONE[0]] * 3, "the page itself neither scrolls sideways nor is shrunk to fit"
+    letters = page.evaluate(LETTERS)
+    assert len(letters) > 100 and min(letters)[0] >= SMALLEST_PIXELS, min(letters)
+    boxes = page.locator("section:has(table)")
+    wide = [box for box in boxes.all() if box.evaluate("box => box.scrollWidth > box.clientWidth")]
+    assert wide, "some table is wider than a phone"
+    for box in wide:
+        assert box.evaluate("box => { box.scrollLeft = 40; return box.scrollLeft; }") == 40, "it scrolls in its own box"
+        box.evaluate("box => { box.scrollLeft = 0; }")
+    picture(page, "report-phone")
+    page.get_by_role("heading", name=re.compile("^Score of each window")).scroll_into_view_if_needed()
+    picture(page, "report-phone-charts")
 
 
 def green_share(png: bytes) -> float:
@@ -232,5 +234,5 @@ def green_share(png: bytes) -> float:
 
 def values_beside(page: Page, name: str) -> list[str]:
     """The values of one row of the page that compares runs, oldest run first whatever the order of columns."""
-    row = page.get_by_role("row").filter(has_text=name).first.inner_text().split("\n")
-    return sorted(one.strip() for one in row[1:] if one.strip())
+    header = page.get_by_role("rowheader", name=name, exact=True)
+    return sorted(page.get_by_role("row").filter(has=header).get_by_role("cell").all_inner_texts())
