@@ -14,8 +14,11 @@ from stages.progress import bar
 if TYPE_CHECKING:
     import onnx_ir as ir  # in an extra
 
-DATA = f"{GRAPH}.data"
+# optimum and transformers.js look for this name beside the graph's.
+DATA = f"{GRAPH}_data"
 GENAI = "genai_config.json"
+# How transformers.js learns that weights lie beside the graph, in one file. https://huggingface.co/docs/transformers.js
+JS_CONFIG = {"use_external_data_format": {GRAPH: 1}}
 # Families that onnxruntime-genai knows by name; `decoder` is its word for any other.
 GENAI_TYPES = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "granite"}
 GENAI_NAMES = {
@@ -71,10 +74,12 @@ def disk_bytes(folder: Path) -> int:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai reads."""
-    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read."""
+    for name in ("generation_config.json", *TOKENIZER_FILES):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
     (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
 
 
