@@ -172,6 +172,20 @@ def test_what_has_no_cached_graph_is_refused_by_name(config: Any, message: str) 
         export_graph(AutoModelForCausalLM.from_config(config))
 
 
+def test_an_operator_that_has_no_translation_is_named(tmp_path: Path) -> None:
+    """A model of the user's whose norm calls what the exporter does not know."""
+
+    class Bessel(torch.nn.Module):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j1(hidden_states)
+
+    model, _ = random_model("llama", num_blocks=1)
+    model.model.norm = Bessel()
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no ONNX graph: .*bessel_j1") as refused:
+        export_graph(model)
+    assert "\n" not in str(refused.value)
+
+
 def test_weights_lie_outside_and_tied_ones_once(tmp_path: Path) -> None:
     model, _ = random_model("gemma2", num_blocks=2)
     assert model.config.tie_word_embeddings

@@ -162,6 +162,7 @@ def test_the_version_has_its_card_signature_example_and_checksums(released: dict
     for part in (
         f"blocks {removed} of the model before it removed, metric angular_distance",
         "8 rows, 2 of them held out; made with and measured on",
+        "| measure | original | model | onnx |",
         "| decode_seconds_per_token |",
         "num_parameters_ratio | 0.7",
         "at most 0.95 | passed",
@@ -191,6 +192,9 @@ def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Sto
         "model.draft_gain",
         "model.draft_acceptance",
         "model.decode_seconds_per_token_ratio",
+        "onnx.accuracy",
+        "onnx.flops_per_token_ratio",
+        "onnx.decode_seconds_per_token_ratio",
     ):
         assert re.fullmatch(r"-?\d+(\.\d+)?", tags[name]), (name, tags[name])
     removed = [int(index) for index in str(released["model"].facts["removed_blocks"]).split(",")]
