@@ -78,9 +78,18 @@ def copy_companions(source: Path, folder: Path) -> None:
     for name in ("generation_config.json", *TOKENIZER_FILES):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
+    _show_template(folder)
     config = json.loads((source / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
     (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
+
+
+def _show_template(folder: Path) -> None:
+    """Put the chat template into the tokenizer's config too: transformers.js looks for it there alone."""
+    template, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if template.exists() and path.exists():
+        config = json.loads(path.read_text())
+        path.write_text(json.dumps({**config, "chat_template": template.read_text()}, indent=2, ensure_ascii=False) + "\n")
 
 
 def _genai_config(folder: Path) -> dict[str, Any]:

@@ -66,6 +66,8 @@ def test_the_folder_has_what_other_runtimes_look_for(folder: Path) -> None:
 def test_config_tokenizer_and_chat_template_are_the_models(folder: Path, model: ModelArtifact) -> None:
     theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (model.path, folder))
     assert ours.chat_template == theirs.chat_template
+    said = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
+    assert said == theirs.chat_template, "where transformers.js looks for it"
     for text in ("What is 1 plus 2?", "naïve ☕"):
         assert ours(text).input_ids == theirs(text).input_ids
     assert ours.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False) == theirs.apply_chat_template(
