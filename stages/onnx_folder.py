@@ -35,6 +35,8 @@ GENAI_NAMES = {
         "present_value_names": "present.%d.value",
     },
 }
+# What transformers 5 calls a tokenizer without a class of its own, and the name that 4 and 5 know.
+NEWER_CLASS, OLDER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 # What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
 EXTERNAL_BYTES = 256
 # onnxruntime maps the file; a page's beginning is where it can.
@@ -78,18 +80,23 @@ def copy_companions(source: Path, folder: Path) -> None:
     for name in ("generation_config.json", *TOKENIZER_FILES):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
-    _show_template(folder)
+    _write_tokenizer_config(folder)
     config = json.loads((source / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
     (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
 
 
-def _show_template(folder: Path) -> None:
-    """Put the chat template into the tokenizer's config too: transformers.js looks for it there alone."""
+def _write_tokenizer_config(folder: Path) -> None:
+    """Say in the tokenizer's config what others read there alone: the chat template (transformers.js), a class that transformers 4 knows."""
     template, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
-    if template.exists() and path.exists():
-        config = json.loads(path.read_text())
-        path.write_text(json.dumps({**config, "chat_template": template.read_text()}, indent=2, ensure_ascii=False) + "\n")
+    if not path.exists():
+        return
+    config = json.loads(path.read_text())
+    if template.exists():
+        config["chat_template"] = template.read_text()
+    if config.get("tokenizer_class") == NEWER_CLASS:
+        config["tokenizer_class"] = OLDER_CLASS
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _genai_config(folder: Path) -> dict[str, Any]:

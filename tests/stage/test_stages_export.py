@@ -17,6 +17,7 @@ from stages.contract import NoInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.progress import Event, Progress, listen
 from stages.quantize import QuantizeConfig, QuantizeInputs, quantize
 from stages.quantize_limits import Limits
 
@@ -27,6 +28,11 @@ LARGEST_MESSAGE = 2**31  # bytes of a protobuf message, which a graph with its w
 
 def run(store: Store, model: ModelArtifact, data: DatasetArtifact) -> OnnxArtifact:
     return export.execute(PROOF, ExportInputs(model=model, data=data), store).artifact
+
+
+def ingested(store: Store) -> ModelArtifact:
+    config = IngestModelConfig(source="random:llama?num_blocks=1&hidden_size=32")
+    return ingest_model.execute(config, NoInputs(), store).artifact
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +72,9 @@ def test_the_folder_has_what_other_runtimes_look_for(folder: Path) -> None:
 def test_config_tokenizer_and_chat_template_are_the_models(folder: Path, model: ModelArtifact) -> None:
     theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (model.path, folder))
     assert ours.chat_template == theirs.chat_template
-    said = json.loads((folder / "tokenizer_config.json").read_text())["chat_template"]
-    assert said == theirs.chat_template, "where transformers.js looks for it"
+    said = json.loads((folder / "tokenizer_config.json").read_text())
+    assert said["chat_template"] == theirs.chat_template, "where transformers.js looks for it"
+    assert said["tokenizer_class"] == "PreTrainedTokenizerFast", "transformers 4 does not know TokenizersBackend"
     for text in ("What is 1 plus 2?", "naïve ☕"):
         assert ours(text).input_ids == theirs(text).input_ids
     assert ours.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False) == theirs.apply_chat_template(
@@ -115,6 +122,22 @@ def test_data_without_a_question_is_refused(store: Store, model: ModelArtifact, 
     with pytest.raises(ValueError, match="input data: no row has a question to compare the graph on"):
         run(store, model, text)
     assert not list((store.root / "store").glob("export/*")) and not list((store.root / "work").glob("*"))
+
+
+def test_every_long_part_shows_its_progress(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16)
+    ended: dict[str, bool] = {}
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Progress):
+            ended[event.label] = event.done == event.total > 0
+
+    with listen(hear):
+        export.execute(PROOF, ExportInputs(model=ingested(store), data=questions), store)
+        quantize.execute(config, QuantizeInputs(model=graph, data=questions), store)
+    assert ended.keys() >= {"asking torch", "tracing the graph", "writing weights", "comparing with torch"}
+    assert ended.keys() >= {"watching inputs", "quantizing", "asking the original", "measuring the loss"}
+    assert all(ended.values()), ended
 
 
 @pytest.mark.slow
