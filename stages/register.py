@@ -73,7 +73,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 @stage(
     "register",
-    version=2,
+    version=3,
     forecast=_forecast,
     outside=lambda config: tracking_uri(attar_home()),
     is_light=True,

@@ -90,5 +90,7 @@ def _logits(runner: CausalRunner, prompt: Sequence[int]) -> Float[Tensor, "T V"]
 def _continuations(
     runner: CausalRunner, prompts: Sequence[Sequence[int]], num_new_tokens: int, on_prompt: Callable[[int], None]
 ) -> list[list[int]]:
-    options = {"max_new_tokens": num_new_tokens, "stop_ids": (), "batch_size": NUM_TOGETHER}
-    return [text.token_ids for text in decode(runner, prompts, **options, on_finished=on_prompt)]
+    written = decode(
+        runner, prompts, max_new_tokens=num_new_tokens, stop_ids=(), batch_size=NUM_TOGETHER, on_finished=on_prompt
+    )
+    return [text.token_ids for text in written]
