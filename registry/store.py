@@ -179,11 +179,12 @@ class Store:
             if place.exists():  # forced: the old one goes only now that the new one is whole
                 self._discard(place)
             os.rename(sealed, place)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            shutil.rmtree(workdir, ignore_errors=True)
-            raise DiskFullError(error.errno, self._full_message(slot)) from error
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in NO_SPACE:
+                shutil.rmtree(workdir, ignore_errors=True)
+                raise DiskFullError(error.errno, self._full_message(slot)) from error
+            _drop_output(workdir)
+            raise
         shutil.rmtree(workdir, ignore_errors=True)
         return replace(_load(place))  # type: ignore[return-value]
 
@@ -231,6 +232,14 @@ def write_synced(path: Path, text: str) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(temporary, path)
+
+
+def _drop_output(workdir: Path) -> None:
+    """Delete the half-written output of a failed build; what a later one goes on from (shards, checkpoints) stays."""
+    for name in (CONTENT, "sealed"):
+        shutil.rmtree(workdir / name, ignore_errors=True)
+    if not any(path.is_file() and path.name != WORK for path in workdir.rglob("*")):
+        shutil.rmtree(workdir, ignore_errors=True)
 
 
 def _load(place: Path) -> Artifact:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, GenerationConfig
 
-from compressors.export.runtime import OnnxRunner
+from compressors.export.runtime import CPU, OnnxRunner
 from compressors.measure.cost import flops_per_token, measure_latency
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import perplexity
@@ -37,6 +37,8 @@ NUM_TIMED_ROUNDS = 3
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     if not (inputs.get("tasks") or inputs.get("text") or config.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
+    if config.provider != CPU and "hidden_size" in inputs["model"][0]:
+        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     if inputs.get("original"):
         check_draft(inputs)
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in inputs.get("original", ()))
@@ -113,14 +115,14 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
     if isinstance(model, OnnxArtifact):
-        return OnnxRunner(open_session(model.path))
+        return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
 
 
 def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
     num_matmul = int(model.facts["num_matmul_parameters"])
-    weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".data")]
+    weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
         "num_parameters": model.facts["num_parameters"],
         "flops_per_token": flops_per_token(num_matmul, model_config, config.num_prompt_tokens),

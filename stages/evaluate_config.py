@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from compressors.export.runtime import CPU
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.confinement import confined
 from stages.contract import StageConfig
@@ -43,6 +44,9 @@ class EvaluateConfig(StageConfig):
 
     precision: Precision = "auto"
     """Dtype of a Hugging Face model; ONNX graphs bring their own."""
+
+    provider: str = Field(default=CPU, pattern=r"^[A-Za-z]+ExecutionProvider$")
+    """Where onnxruntime must run an ONNX graph, such as CUDAExecutionProvider; where it cannot, the stage fails."""
 
     draft_lengths: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4]
     """With the input `original`: tokens that the model drafts before the original checks them, each measured, in 1 to 64."""

@@ -16,6 +16,7 @@ from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
+from stages.free_memory import give_back
 from stages.guidance_export import export_guided
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_folder import copy_companions, write_graph
@@ -64,7 +65,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
-@stage("export", version=2, forecast=_forecast)
+@stage("export", version=3, forecast=_forecast)
 def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
     """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts.
 
@@ -76,7 +77,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     prompts = _prompts(config, inputs)  # first: without a tokenizer nothing is traced
     expected = _write(config, inputs, content, prompts)
     copy_companions(inputs.model.path, content)
-    # the torch model is gone by now: two models and a session would be three times the memory
+    give_back()  # the torch model: with the session's own weights it would be twice the memory
     parity = _prove(config, expected, OnnxRunner(open_session(content)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
     facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}

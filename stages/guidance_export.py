@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +16,12 @@ from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, OnnxArtifact
 from stages.guidance_folder import attach_guidance, proven_scales
-from stages.model_folder import copy_tokenizer, load_model, load_tokenizer
-from stages.onnx_session import GRAPH, open_session
+from stages.model_folder import load_model, load_tokenizer
+from stages.onnx_folder import copy_companions, write_graph
+from stages.onnx_session import open_session
 from stages.progress import bar, metric, note
 from stages.rows import read_rows
+from stages.size_forecast import exported
 
 if TYPE_CHECKING:  # export imports this file
     from transformers import PreTrainedModel
@@ -51,25 +52,18 @@ def export_guided(config: ExportConfig, inputs: ExportInputs, guidance: AdapterA
         warnings.simplefilter("ignore")  # the exporter warns about names of axes that it merges
         program = guided_program(model, adapters)
     steps.advance()
-    program.save(content / GRAPH, external_data=True)
+    write_graph(program.model, content)
     steps.advance()
     del program
-    for name in ("config.json", "generation_config.json"):
-        if (inputs.model.path / name).exists():
-            shutil.copy2(inputs.model.path / name, content / name)
-    copy_tokenizer(inputs.model.path, content)
+    copy_companions(inputs.model.path, content)
     graph = GuidedGraph(open_session(content, is_guided=True))
     found = []
     for scale in proven_scales(adapters):
         with adapters.at(scale):
             found.append(_prove(config, inputs, model, graph, scale))
     (content / "parity.json").write_text(json.dumps([asdict(one) for one in found], indent=1))
-    facts = {
-        name: inputs.model.facts[name]
-        for name in ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters")
-    }
     agreement = min(one.token_agreement for one in found)
-    return OnnxArtifact.at(content, format="onnx", is_guided=True, token_agreement=agreement, **facts)
+    return OnnxArtifact.at(content, **exported(inputs.model.facts), is_guided=True, token_agreement=agreement)
 
 
 def _prove(

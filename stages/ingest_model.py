@@ -47,7 +47,7 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
 
 @stage(
     "ingest_model",
-    version=2,
+    version=3,
     forecast=_forecast,
     outside=lambda config: source_digest(parse_source(config.source)),
     is_light=True,

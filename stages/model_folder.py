@@ -105,6 +105,12 @@ def refuse_other_kinds(folder: Path) -> None:
         )
 
 
+def refuse_no_tokenizer(folder: Path) -> None:
+    """Raise ValueError when a folder has no vocabulary: for some families transformers would make up an empty tokenizer."""
+    if not any((folder / name).exists() for name in VOCABULARY_FILES):
+        raise ValueError(f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there")
+
+
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
 ) -> transformers.PreTrainedModel:
@@ -148,9 +154,8 @@ def _without_inference_packing(model: transformers.PreTrainedModel) -> transform
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer of a model folder. Raises ValueError when it has none: for some families transformers would make up an empty one."""
-    if not any((folder / name).exists() for name in VOCABULARY_FILES):
-        raise ValueError(f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there")
+    """Load the tokenizer of a model folder. Raises ValueError when it has none."""
+    refuse_no_tokenizer(folder)
     try:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
@@ -196,9 +201,13 @@ def config_facts(config: Any) -> Facts:
 
 
 def folder_facts(folder: Path) -> Facts:
-    """Return the facts of a model folder from its config.json: the model is built without memory for its weights."""
+    """Return the facts of a model folder from its config.json: the model is built without memory for its weights.
+
+    Raises ValueError for what no model can be taken from: unsafe, no causal language model, no tokenizer.
+    """
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
+    refuse_no_tokenizer(folder)
     quiet_transformers()
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):

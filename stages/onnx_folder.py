@@ -14,8 +14,11 @@ from stages.progress import bar
 if TYPE_CHECKING:
     import onnx_ir as ir  # in an extra
 
-DATA = f"{GRAPH}.data"
+# optimum and transformers.js look for this name beside the graph's.
+DATA = f"{GRAPH}_data"
 GENAI = "genai_config.json"
+# How transformers.js learns that weights lie beside the graph, in one file. https://huggingface.co/docs/transformers.js
+JS_CONFIG = {"use_external_data_format": {GRAPH: 1}}
 # Families that onnxruntime-genai knows by name; `decoder` is its word for any other.
 GENAI_TYPES = {"llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "smollm3", "granite"}
 GENAI_NAMES = {
@@ -32,6 +35,8 @@ GENAI_NAMES = {
         "present_value_names": "present.%d.value",
     },
 }
+# What transformers 5 calls a tokenizer without a class of its own, and the name that 4 and 5 know.
+NEWER_CLASS, OLDER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 # What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
 EXTERNAL_BYTES = 256
 # onnxruntime maps the file; a page's beginning is where it can.
@@ -71,11 +76,27 @@ def disk_bytes(folder: Path) -> int:
 
 
 def copy_companions(source: Path, folder: Path) -> None:
-    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai reads."""
-    for name in ("config.json", "generation_config.json", *TOKENIZER_FILES):
+    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read."""
+    for name in ("generation_config.json", *TOKENIZER_FILES):
         if (source / name).exists():
             shutil.copy2(source / name, folder / name)
+    _write_tokenizer_config(folder)
+    config = json.loads((source / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
     (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
+
+
+def _write_tokenizer_config(folder: Path) -> None:
+    """Say in the tokenizer's config what others read there alone: the chat template (transformers.js), a class that transformers 4 knows."""
+    template, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
+    if not path.exists():
+        return
+    config = json.loads(path.read_text())
+    if template.exists():
+        config["chat_template"] = template.read_text()
+    if config.get("tokenizer_class") == NEWER_CLASS:
+        config["tokenizer_class"] = OLDER_CLASS
+    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
 def _genai_config(folder: Path) -> dict[str, Any]:

@@ -73,7 +73,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 @stage(
     "register",
-    version=2,
+    version=3,
     forecast=_forecast,
     outside=lambda config: tracking_uri(attar_home()),
     is_light=True,
@@ -157,7 +157,7 @@ def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
     graphs: dict[str, OnnxArtifact] = {}
     for graph in sorted(inputs.onnx, key=lambda one: _quantization(one) != "none"):  # MLmodel lists the first
         kind = _quantization(graph)
-        form = "onnx" if kind == "none" else f"onnx-{kind}"
+        form = "-".join(["onnx", *(word for word in kind.split() if word not in ("none", "weights"))])
         if form in graphs:
             raise ValueError(f"onnx: two graphs of quantization {kind}; a version takes one of each")
         graphs[form] = graph

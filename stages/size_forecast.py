@@ -10,7 +10,8 @@ from registry.artifact import Facts
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Context at which the plan counts the FLOPs of a token; `evaluate` has its own num_prompt_tokens, 128 unless told otherwise.
 CONTEXT_TOKENS = 128
-# What a graph itself takes, a decoder block: nodes, names and shapes; seen with SmolLM2.
+# What a graph takes beyond its weights, a decoder block: nodes (6,100), the rests of its tensors' pages, and its share of the rotary tables.
+# With SmolLM2 it is 76,000, nearly all of it tables of 8,192 positions, and with a tiny model the pages: either way little beside weights.
 GRAPH_BYTES_PER_BLOCK = 33_800.0
 # Facts of a model that follow from its shape, and that its graph shares.
 SHAPE_FACTS = (

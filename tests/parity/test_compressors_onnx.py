@@ -172,14 +172,28 @@ def test_what_has_no_cached_graph_is_refused_by_name(config: Any, message: str) 
         export_graph(AutoModelForCausalLM.from_config(config))
 
 
+def test_an_operator_that_has_no_translation_is_named(tmp_path: Path) -> None:
+    """A model of the user's whose norm calls what the exporter does not know."""
+
+    class Bessel(torch.nn.Module):
+        def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+            return torch.special.bessel_j1(hidden_states)
+
+    model, _ = random_model("llama", num_blocks=1)
+    model.model.norm = Bessel()
+    with pytest.raises(ValueError, match=r"LlamaForCausalLM has no ONNX graph: .*bessel_j1") as refused:
+        export_graph(model)
+    assert "\n" not in str(refused.value)
+
+
 def test_weights_lie_outside_and_tied_ones_once(tmp_path: Path) -> None:
     model, _ = random_model("gemma2", num_blocks=2)
     assert model.config.tie_word_embeddings
     write_graph(export_graph(model), tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model.onnx", "model.onnx_data"]
     weights = sum(parameter.numel() * 4 for parameter in model.parameters())
     tables = 2 * 4 * 1024 * 8 * 2  # cos and sin of 1,024 positions by 8, for the model's rotary embedding
-    assert (tmp_path / "model.onnx.data").stat().st_size < weights + tables + 40 * 4096  # a page's rest a tensor
+    assert (tmp_path / "model.onnx_data").stat().st_size < weights + tables + 40 * 4096  # a page's rest a tensor
     assert (tmp_path / "model.onnx").stat().st_size < 60_000
     inline = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer
     assert all(one.data_location == onnx.TensorProto.EXTERNAL for one in inline if np.prod(one.dims) * 4 > 256)

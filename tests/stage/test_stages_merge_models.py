@@ -28,7 +28,7 @@ from stages.merge_config import MergeConfig, MergeInputs
 from stages.merge_sources import FolderSource
 from stages.merge_stream import MergeOrder, write_merged
 from stages.model_folder import load_model, load_tokenizer
-from stages.progress import listen
+from stages.progress import Event, Metric, Note, listen
 from stages.tensor_files import TensorInfo
 from stages.tiny_model import FAMILIES
 
@@ -70,6 +70,24 @@ def test_every_method_gives_a_model_that_loads_and_the_same_bytes_twice(
     merged, base = (load_file(one.path / "model.safetensors") for one in (made[0], model))
     assert merged.keys() == base.keys()
     assert not any(torch.equal(merged[one], base[one]) for one in merged)
+
+
+def test_slerp_tells_how_many_tensors_took_the_straight_line(
+    store: Store, model: ModelArtifact, students: tuple
+) -> None:
+    def told(second: ModelArtifact, **params: object) -> tuple[set[str], dict[str, float]]:
+        events: list[Event] = []
+        with listen(events.append):
+            inputs = MergeInputs(base=model, students=(students[0], second))
+            merge.execute(MergeConfig(method="slerp", params=params), inputs, store)
+        notes = {event.text for event in events if isinstance(event, Note) and event.text.startswith("tensors by")}
+        return notes, {event.name: event.value for event in events if isinstance(event, Metric)}
+
+    num_tensors = len(load_file(model.path / "model.safetensors"))
+    notes, metrics = told(students[1], lerp_above=0.01)  # two changes of one model: cosine about 0.9
+    assert notes == {f"tensors by branch: lerp {num_tensors}"} and metrics == {"num_lerp_tensors": num_tensors}
+    notes, metrics = told(students[1], on="deltas")  # independent changes: nowhere near parallel
+    assert notes == {f"tensors by branch: slerp {num_tensors}"} and metrics == {"num_slerp_tensors": num_tensors}
 
 
 @pytest.mark.parametrize("family", FAMILIES)

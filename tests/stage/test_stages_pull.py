@@ -19,7 +19,7 @@ RUNNER = CliRunner()
 def write(folder: Path) -> None:
     (folder / "onnx").mkdir(parents=True)
     (folder / "MLmodel").write_text("flavors: {}\n")
-    (folder / "onnx" / "model.onnx.data").write_bytes(bytes(range(256)) * 64)
+    (folder / "onnx" / "model.onnx_data").write_bytes(bytes(range(256)) * 64)
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_empty_folder_is_filled_and_any_other_refused(home: Path, tmp_path: P
 
 
 def flip_byte(folder: Path) -> None:
-    weights = folder / "onnx" / "model.onnx.data"
+    weights = folder / "onnx" / "model.onnx_data"
     content = bytearray(weights.read_bytes())
     content[1000] ^= 1
     weights.write_bytes(content)
@@ -82,7 +82,7 @@ def flip_byte_and_list(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (flip_byte, "onnx/model.onnx.data is not what was registered: its sha256 differs"),
+        (flip_byte, "onnx/model.onnx_data is not what was registered: its sha256 differs"),
         (flip_byte_and_list, "SHA256SUMS is not the list that was registered"),
         (lambda folder: (folder / "MLmodel").unlink(), "MLmodel is missing"),
         (lambda folder: (folder / "extra.py").write_text("print()"), "extra.py was not registered"),

@@ -11,6 +11,8 @@ import pytest
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
 from stages.contract import NoInputs
+from stages.evaluate import evaluate
+from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.onnx_folder import disk_bytes
@@ -59,6 +61,19 @@ def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifac
         assert planned.facts["weight_bytes"] == pytest.approx(float(artifact.facts["weight_bytes"]), rel=0.5)
     saved = json.loads((eight.path / "quality.json").read_text())
     assert saved["kl_nats"] == kl(eight) and saved["num_tokens"] > 30
+
+
+def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8)
+    before, after = (
+        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), store).artifact.facts
+        for one in (graph, run(store, graph, questions))
+    )
+    assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
+    assert float(after["disk_bytes"]) < 0.8 * float(before["disk_bytes"])
+    assert after["num_parameters"] == before["num_parameters"]
 
 
 def test_dynamic_int8(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:

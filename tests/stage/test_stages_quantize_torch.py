@@ -9,6 +9,8 @@ import torch
 
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
+from stages.evaluate import evaluate
+from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, export
 from stages.model_folder import load_model
 from stages.quantize_limits import Limits
@@ -38,6 +40,17 @@ def test_each_method_is_smaller_and_more_bits_lose_less(
         assert torch.isfinite(loaded(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
         with pytest.raises(ValueError, match="export first, then quantize"):
             export.forecast(ExportConfig(), {"model": (artifact.facts,), "data": ({},)})
+
+
+def test_the_evaluations_tasks_run_on_it(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8, precision="float32")
+    before, after = (
+        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), store).artifact.facts
+        for one in (model, run(store, model, questions, "nf4"))
+    )
+    assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
+    assert float(after["disk_bytes"]) < float(before["disk_bytes"])
+    assert after["num_parameters"] == before["num_parameters"] and after["flops_per_token"] == before["flops_per_token"]
 
 
 def test_too_great_a_loss_fails_and_names_the_worst(

@@ -23,6 +23,8 @@ from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.prune import PruneConfig, PruneInputs, prune
+from stages.quantize import QuantizeConfig, QuantizeInputs, quantize
+from stages.quantize_limits import Limits
 from stages.register import RegisterConfig, RegisterInputs, register
 from stages.scan import ScanInputs, scan
 from stages.scan_config import ScanConfig
@@ -39,6 +41,8 @@ SCORES = EvaluateConfig(
     draft_lengths=[2],
     num_draft_prompts=1,
 )
+TORCH_LIBRARIES = {"torch", "transformers", "tokenizers", "numpy"}
+ONNX_LIBRARIES = {"onnxruntime", "tokenizers", "numpy"}
 STRANGER = """
 import sys
 exec(compile(sys.stdin.read(), "README.md", "exec"))
@@ -107,13 +111,11 @@ def script(form: str) -> str:
     return found
 
 
-def run_as_stranger(form: str, folder: Path, environment: dict[str, str], allowed: set[str]) -> str:
+def run_as_stranger(code: str, folder: Path, environment: dict[str, str], allowed: set[str]) -> str:
     """Run a README script in a folder without our code in sight, and see that it used no other library than its form's."""
     environment = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", STRANGER.format(allowed=allowed)]
-    done = subprocess.run(
-        command, input=script(form), capture_output=True, text=True, cwd=folder, env=environment, check=False
-    )
+    done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=folder, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -122,8 +124,8 @@ def test_a_stranger_runs_each_form_and_both_say_the_same(
     here: Store, tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:
     download_model("small@champion", tmp_path / "small")
-    torch_says = run_as_stranger("torch", tmp_path, clean_environment, {"torch", "transformers", "tokenizers", "numpy"})
-    onnx_says = run_as_stranger("onnx", tmp_path, clean_environment, {"onnxruntime", "tokenizers", "numpy"})
+    torch_says = run_as_stranger(script("torch"), tmp_path, clean_environment, TORCH_LIBRARIES)
+    onnx_says = run_as_stranger(script("onnx"), tmp_path, clean_environment, ONNX_LIBRARIES)
     assert torch_says == onnx_says and torch_says.strip()
 
 
@@ -137,16 +139,8 @@ def test_mlflow_loads_both_flavors_of_one_version(
         "info = mlflow.models.get_model_info('models:/small@champion')\n"
         "print(sorted(info.flavors), [i.name for i in graph.graph.input][0], info.signature.inputs.input_types())\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env=clean_environment | uri,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    last = done.stdout.splitlines()[-1]
+    allowed = {*TORCH_LIBRARIES, "mlflow", "onnx"}  # onnx: what was appended reads the graph
+    last = run_as_stranger(code, tmp_path, clean_environment | uri, allowed).splitlines()[-1]
     assert last.startswith("['onnx', 'python_function', 'transformers'] input_ids [") and "string" in last
 
 
@@ -162,6 +156,7 @@ def test_the_version_has_its_card_signature_example_and_checksums(released: dict
     for part in (
         f"blocks {removed} of the model before it removed, metric angular_distance",
         "8 rows, 2 of them held out; made with and measured on",
+        "| measure | original | model | onnx |",
         "| decode_seconds_per_token |",
         "num_parameters_ratio | 0.7",
         "at most 0.95 | passed",
@@ -191,6 +186,9 @@ def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Sto
         "model.draft_gain",
         "model.draft_acceptance",
         "model.decode_seconds_per_token_ratio",
+        "onnx.accuracy",
+        "onnx.flops_per_token_ratio",
+        "onnx.decode_seconds_per_token_ratio",
     ):
         assert re.fullmatch(r"-?\d+(\.\d+)?", tags[name]), (name, tags[name])
     removed = [int(index) for index in str(released["model"].facts["removed_blocks"]).split(",")]
@@ -224,17 +222,42 @@ def test_an_evaluation_of_something_else_is_refused(released: dict, here: Store)
     assert {one.name for one in open_client(here.root).search_registered_models()} == {"small"}
 
 
-def test_several_graphs_lie_side_by_side_in_one_version(released: dict, here: Store, tmp_path: Path) -> None:
-    """A quantized graph says in its facts what weights it holds; MLmodel points to the float32 one."""
-    inputs, graph = released["inputs"], released["graph"]
-    int8 = OnnxArtifact(graph.path, {**graph.facts, "quantization": "int8"}, graph.key, "another fingerprint")
-    both = RegisterInputs(
-        model=inputs.model, evaluation=inputs.evaluation, baseline=inputs.baseline, onnx=(int8, *inputs.onnx)
+def test_several_graphs_lie_side_by_side_in_one_version(
+    released: dict, here: Store, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    """A quantized graph has a folder and figures of its own; MLmodel points to the float32 one, and a stranger runs either."""
+    inputs, questions = released["inputs"], released["questions"]
+    small = {}
+    for name, options in {
+        "onnx-int8": {},
+        "onnx-int4": {"bits": 4, "head_bits": 4},
+        "onnx-dynamic-int8": {"kind": "dynamic", "method": "nearest"},
+    }.items():
+        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16, **options)
+        given = QuantizeInputs(model=released["graph"], data=questions)
+        small[name] = quantize.execute(config, given, here).artifact
+    scores = evaluate.execute(SCORES, EvaluateInputs(model=small["onnx-int8"], tasks=(questions,)), here).artifact
+    everything = RegisterInputs(
+        model=inputs.model,
+        evaluation=inputs.evaluation,
+        baseline=inputs.baseline,
+        onnx=(small["onnx-int8"], *inputs.onnx, small["onnx-int4"], small["onnx-dynamic-int8"]),
+        onnx_evaluation=(*inputs.onnx_evaluation, scores),
     )
-    register.execute(RegisterConfig(name="both"), both, here)
-    folder = download_model("both", tmp_path / "both")
-    assert (folder / "onnx" / "model.onnx").exists() and (folder / "onnx-int8" / "model.onnx").exists()
+    register.execute(RegisterConfig(name="all"), everything, here)
+    folder = download_model("all", tmp_path / "small")
     described = yaml.safe_load((folder / "MLmodel").read_text())
     assert described["flavors"]["onnx"]["data"] == "onnx/model.onnx"
-    assert described["metadata"]["attar.onnx"] == ["onnx", "onnx-int8"]
-    assert "`onnx-int8/`: int8; its loss stands in the figures above" in (folder / "README.md").read_text()
+    assert described["metadata"]["attar.onnx"] == sorted(["onnx", *small])
+    assert all((folder / name / "model.onnx_data").exists() for name in ("onnx", *small))
+    card = (folder / "README.md").read_text()
+    assert "`onnx-int8/`: int8 weights; its loss stands in the figures above" in card
+    assert "| measure | original | model | onnx | onnx-int8 |" in card
+    tags = open_client(here.root).get_model_version_by_alias("all", "champion").tags
+    sizes = [float(tags[f"{form}.disk_bytes"]) for form in ("onnx-int8", "onnx")]
+    assert sizes[0] < sizes[1] and float(tags["onnx-int8.decode_seconds_per_token"]) > 0
+    code = script("onnx")
+    for name in small:
+        told = code.replace("small/onnx/", f"small/{name}/")
+        assert told != code
+        run_as_stranger(told, tmp_path, clean_environment, ONNX_LIBRARIES)
