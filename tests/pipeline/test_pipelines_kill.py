@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -59,7 +59,7 @@ RARE_KILLS = (
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
 )
-PAUSE = threading.Event()
+NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
 TRIAL = {
     "rank": 4,
@@ -141,13 +141,26 @@ def kill_and_finish(
     home = Path(environment["ATTAR_HOME"])
     earlier = flow_states(home)
     killed: dict[str, str] = {}
+    num_missed = 0
     for until, stage in kills:
         before = stored(home)
-        with (tmp_path / f"{stage}.log").open("wb") as log:
-            process = subprocess.Popen(
-                command(recipe, until), env=environment, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
-            )
-            killed[stage] = kill_inside(process, home, stage, tmp_path / f"{stage}.log")
+        while stage not in killed:  # some are over within milliseconds: what was made is taken away, and made again
+            with (tmp_path / f"{stage}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command(recipe, until),
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    cwd=tmp_path,
+                )
+                if key := kill_inside(process, home, stage, tmp_path / f"{stage}.log"):
+                    killed[stage] = key
+                    continue
+            num_missed += 1
+            assert num_missed <= NUM_MISSES, f"{stage} is over before it is seen"
+            for key in stored(home) - before:
+                shutil.rmtree(home / "store" / stage / key, ignore_errors=True)
         assert killed[stage] not in stored(home), f"{stage} was killed before its artifact was there"
         assert before <= stored(home), "what was finished stays"
         for artifact in Store(home).artifacts():
@@ -159,7 +172,7 @@ def kill_and_finish(
     assert set(killed.values()) <= {node["key"] for node in nodes}, "the interrupted work is the work that was finished"
     assert not list((home / "work").iterdir())
     ended = flow_states(home) - earlier
-    assert ended == {"Completed": 1, "Crashed": len(kills)}, "no run stays Running for ever"
+    assert ended == {"Completed": 1 + num_missed, "Crashed": len(kills)}, "no run stays Running for ever"
     assert not open_runs(home)
 
 
@@ -203,7 +216,7 @@ def command(recipe: str, until: str = "") -> list[str]:
 
 
 def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: Path) -> str:
-    """SIGKILL a run and all its processes once the stage is at work; return the key it was building."""
+    """SIGKILL a run and all its processes once the stage is at work; return the key it was building, or nothing if it ended unseen."""
     deadline = time.monotonic() + 120
     done = stored(home)
     while process.poll() is None and time.monotonic() < deadline:
@@ -212,10 +225,8 @@ def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: P
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return work.parent.name
-        PAUSE.wait(0.002)
-    pytest.fail(
-        f"the stage {stage} was not seen at work before the run ended ({process.poll()}): {log.read_text()[-2000:]}"
-    )
+    assert process.poll() == 0, f"{stage} was not seen at work before the run failed: {log.read_text()[-2000:]}"
+    return ""
 
 
 def is_at_work(work: Path, stage: str, process: subprocess.Popen[bytes]) -> bool:
