@@ -25,9 +25,8 @@ def finish_run(record: RunRecord, home: Path, tracker: Tracker) -> None:
     store = Store(home)
     report: Path | None = None
     try:
-        from pipelines.report import (
-            write_report,  # plots: half a second that a run pays at its end, not before its first stage
-        )
+        # brings the plots: half a second that a run pays at its end, not before its first stage
+        from pipelines.report import write_report
 
         report = write_report(record, store)
     except Exception as error:  # noqa: BLE001 - every artifact is safe; `attar report` can be called again

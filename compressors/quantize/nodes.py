@@ -147,9 +147,9 @@ def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Gr
     codes = (weight / scales[:, None]).round().clamp(-127, 127).to(torch.int8)
     inputs = [
         product.node.inputs[0],
-        _stored(f"{product.name}.int8", codes.T.contiguous(), graph),
-        _stored(f"{product.name}.scales", scales, graph),
-        _stored(f"{product.name}.zero_points", torch.zeros(len(scales), dtype=torch.int8), graph),
+        store_tensor(f"{product.name}.int8", codes.T.contiguous(), graph),
+        store_tensor(f"{product.name}.scales", scales, graph),
+        store_tensor(f"{product.name}.zero_points", torch.zeros(len(scales), dtype=torch.int8), graph),
     ]
     return _with_bias(product, ir.node("DynamicQuantizeMatMul", inputs, domain=CONTRIB))
 
@@ -160,7 +160,7 @@ def integer_lookup(
     """Return nodes that look tokens up in integers: the very tensors of the output head where the two are tied."""
     codes, scales, *zeros = _tensors(name, weights, graph)
     # the head reads the codes block by block, a lookup row by row: the same bytes
-    rows = ir.node("Reshape", [codes, _stored(f"{name}.rows", torch.tensor([0, -1]), graph)])
+    rows = ir.node("Reshape", [codes, store_tensor(f"{name}.rows", torch.tensor([0, -1]), graph)])
     attributes = {"bits": weights.bits, "block_size": weights.block_size, "gather_axis": 0, "quantize_axis": 1}
     node = ir.node(
         "GatherBlockQuantized", [rows.outputs[0], lookup.inputs[1], scales, *zeros], attributes, domain=CONTRIB
@@ -199,7 +199,7 @@ def _twofold(source: ir.Value, block_size: int, name: str, graph: ir.Graph) -> t
         "least": torch.tensor(1e-20),
         "levels": torch.tensor(127.0),
     }
-    stored = {part: _stored(f"{name}.twofold.{part}", tensor, graph) for part, tensor in constants.items()}
+    stored = {part: store_tensor(f"{name}.twofold.{part}", tensor, graph) for part, tensor in constants.items()}
     blocks = ir.node("Reshape", [source, stored["blocks"]])
     size = ir.node("Abs", [blocks.outputs[0]])
     largest = ir.node("ReduceMax", [size.outputs[0], stored["last"]], {"keepdims": 1})
@@ -224,10 +224,11 @@ def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value
 
 def _tensors(name: str, weights: BlockWeights, graph: ir.Graph) -> list[ir.Value]:
     tensors = {"codes": weights.packed_codes(), "scales": weights.scales, "zero_points": weights.packed_zero_points()}
-    return [_stored(f"{name}.{part}", tensor, graph) for part, tensor in tensors.items() if tensor is not None]
+    return [store_tensor(f"{name}.{part}", tensor, graph) for part, tensor in tensors.items() if tensor is not None]
 
 
-def _stored(name: str, tensor: Tensor, graph: ir.Graph) -> ir.Value:
+def store_tensor(name: str, tensor: Tensor, graph: ir.Graph) -> ir.Value:
+    """Return the graph's stored tensor of that name, registered now if it is not there."""
     if name in graph.initializers:
         return graph.initializers[name]
     kept = ir.tensor(tensor.contiguous().numpy(), name=name)

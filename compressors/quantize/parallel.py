@@ -6,6 +6,9 @@ from collections import defaultdict
 
 import numpy as np
 import onnx_ir as ir
+import torch
+
+from compressors.quantize.nodes import store_tensor
 
 KERNEL = "MatMulNBits"
 
@@ -37,9 +40,7 @@ def _join(graph: ir.Graph, group: list[ir.Node]) -> None:
     tensors = [_stacked(graph, [node.inputs[place] for node in group]) for place in range(1, len(first.inputs))]
     attributes = {name: attribute.value for name, attribute in first.attributes.items()} | {"N": sum(sizes)}  # type: ignore[arg-type]
     product = ir.node(KERNEL, [first.inputs[0], *tensors], attributes, domain=first.domain)
-    lengths = ir.tensor(np.array(sizes, np.int64), name=f"{tensors[0].name}.sizes")
-    stored = ir.Value(name=lengths.name, shape=lengths.shape, type=ir.TensorType(lengths.dtype), const_value=lengths)  # type: ignore[arg-type]
-    graph.register_initializer(stored)
+    stored = store_tensor(f"{tensors[0].name}.sizes", torch.tensor(sizes), graph)
     split = ir.node("Split", [product.outputs[0], stored], {"axis": -1}, num_outputs=len(group))
     graph.insert_before(first, [product, split])
     for node, part in zip(group, split.outputs, strict=True):
@@ -55,10 +56,7 @@ def _stacked(graph: ir.Graph, values: list[ir.Value | None]) -> ir.Value:
     """Return a stored tensor with the rows of these, and forget them."""
     parts = [value.const_value.numpy() for value in values if value is not None and value.const_value is not None]
     name = "+".join(str(value.name) for value in values if value is not None)
-    whole = ir.tensor(np.concatenate(parts), name=name)
     for value in values:
         if value is not None:
             graph.initializers.pop(str(value.name), None)
-    joined = ir.Value(name=name, shape=whole.shape, type=ir.TensorType(whole.dtype), const_value=whole)  # type: ignore[arg-type]
-    graph.register_initializer(joined)
-    return joined
+    return store_tensor(name, torch.from_numpy(np.concatenate(parts)), graph)

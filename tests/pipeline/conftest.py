@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from pipelines.prefect_home import configure_prefect
-from tests.pipeline.operated import RECIPE, Api, Environment, attar, free_ports
+from tests.pipeline.operated import RECIPE, Api, Environment, attar, environment_of, free_ports
 from tests.pipeline.tiny_models import make_tiny_models
 
 
@@ -52,10 +52,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Env
     workspace = tmp_path_factory.mktemp("operate")
     (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
     (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
-    return clean_environment | {
-        "ATTAR_HOME": str(workspace / "home"),
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-    }
+    return environment_of(workspace, clean_environment)
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import socket
 import subprocess
@@ -101,6 +102,12 @@ def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
     )
+
+
+def environment_of(workspace: Path, clean_environment: Environment) -> Environment:
+    """What a command is started with in a workspace of its own."""
+    python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    return clean_environment | {"ATTAR_HOME": str(workspace / "home"), "PYTHONPATH": python_path}
 
 
 def free_ports(count: int) -> list[str]:

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from socket import socket
 from typing import Any
 
 import psutil
@@ -23,8 +20,8 @@ import yaml
 from pipelines.operate.credentials import Credentials
 from pipelines.operate.postgres import binaries, is_ready
 from pipelines.operate.service_state import read_state
+from tests.pipeline.operated import Environment, attar, environment_of, free_ports
 
-Environment = dict[str, str]
 RECIPE = {
     "name": "wee",
     "nodes": {
@@ -47,36 +44,17 @@ DEPLOYMENTS = {
 PAUSE = threading.Event()
 
 
-def attar(environment: Environment, *words: str) -> subprocess.CompletedProcess[str]:
-    folder = Path(environment["ATTAR_HOME"]).parent
-    command = [sys.executable, "-m", "pipelines", *words]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, cwd=folder, check=False)
-
-
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Environment:
     workspace = tmp_path_factory.mktemp("protected")
     (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     (workspace / "deployments.yaml").write_text(yaml.safe_dump(DEPLOYMENTS))
-    return clean_environment | {
-        "ATTAR_HOME": str(workspace / "home"),
-        "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
-    }
-
-
-@pytest.fixture(scope="module")
-def home(environment: Environment) -> Path:
-    return Path(environment["ATTAR_HOME"])
+    return environment_of(workspace, clean_environment)
 
 
 @pytest.fixture(scope="module")
 def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
-    probes = [socket() for _ in range(4)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [str(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
+    ports = free_ports(4)
     words = [
         word
         for pair in zip(("--prefect-port", "--mlflow-port", "--worker-port", "--postgres-port"), ports, strict=True)

@@ -146,14 +146,22 @@ def test_a_fallen_service_comes_back_and_each_fall_waits_longer(tmp_path: Path, 
     assert gaps[0] >= BACKOFF_SECONDS[0] and gaps[1] >= BACKOFF_SECONDS[1] > BACKOFF_SECONDS[0]
 
 
-def test_a_service_that_no_longer_answers_is_started_again(
+def healthy_keeper(
     tmp_path: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+) -> tuple[Keeper, ServiceState]:
+    """A service that answers, asked at every look."""
     monkeypatch.setattr("pipelines.operate.supervisor.HEALTH_SECONDS", 0.0)
     monkeypatch.setattr("pipelines.operate.supervisor.LOOP_SECONDS", 0.0)
     state = ServiceState()
     keeper = Keeper(service(SLEEPER, answers["port"]), state, tmp_path)
     until(lambda: keeper.look(True) and state.state == "healthy")
+    return keeper, state
+
+
+def test_a_service_that_no_longer_answers_is_started_again(
+    tmp_path: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper, state = healthy_keeper(tmp_path, answers, monkeypatch)
     hung = state.process
     assert hung is not None
     answers["status"] = 503
@@ -168,11 +176,7 @@ def test_a_service_that_no_longer_answers_is_started_again(
 def test_a_service_that_falls_silent_is_not_asked_more_often_than_a_healthy_one(
     tmp_path: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.operate.supervisor.HEALTH_SECONDS", 0.0)
-    monkeypatch.setattr("pipelines.operate.supervisor.LOOP_SECONDS", 0.0)
-    state = ServiceState()
-    keeper = Keeper(service(SLEEPER, answers["port"]), state, tmp_path)
-    until(lambda: keeper.look(True) and state.state == "healthy")
+    keeper, state = healthy_keeper(tmp_path, answers, monkeypatch)
     answers["status"] = 503
     until(lambda: keeper.look(True) and state.state == "failing")
     monkeypatch.setattr("pipelines.operate.supervisor.HEALTH_SECONDS", 3600.0)
