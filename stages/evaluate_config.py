@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,20 @@ from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.confinement import confined
 from stages.contract import StageConfig
 from stages.device import Precision
+
+# onnxruntime's names for what its wheels can run on; whether one is there is known when a session opens.
+Provider = Literal[
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+    "OpenVINOExecutionProvider",
+    "DnnlExecutionProvider",
+    "ROCMExecutionProvider",
+    "MIGraphXExecutionProvider",
+    "CoreMLExecutionProvider",
+    "DmlExecutionProvider",
+    "QNNExecutionProvider",
+]
 
 
 class EvaluateConfig(StageConfig):
@@ -45,7 +59,7 @@ class EvaluateConfig(StageConfig):
     precision: Precision = "auto"
     """Dtype of a Hugging Face model; ONNX graphs bring their own."""
 
-    provider: str = Field(default=CPU, pattern=r"^[A-Za-z]+ExecutionProvider$")
+    provider: Provider = CPU
     """Where onnxruntime must run an ONNX graph, such as CUDAExecutionProvider; where it cannot, the stage fails."""
 
     draft_lengths: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4]
