@@ -18,6 +18,7 @@ from pipelines.operate.postgres import binaries
 from pipelines.operate.process_tree import end_tree, tree_of
 from pipelines.operate.service_state import SiteState, read_state, state_path
 from pipelines.operate.site import LOOPBACK, Site, client_environment
+from registry.fingerprint import file_digest
 from registry.store import write_synced
 from stages.orphans import OWNER, end_orphans, owned_by
 
@@ -43,7 +44,7 @@ class Started:
 
 
 def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout_seconds: float = 300.0) -> Started:
-    """Start the services unless they run, wait until they are healthy, and deploy `prefect_file`.
+    """Start the services unless they run, wait until they are healthy, and deploy `prefect_file` (where they ran, if it changed).
 
     Raises ValueError for a port that is taken, ServicesFailed when a service does not come up (what had started is stopped again).
     """
@@ -55,7 +56,10 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
             state = read_state(site.home)
             if state is not None and state.is_running:
                 _wait(state.site, ("prefect", "mlflow", "worker"), timeout_seconds)
-                return Started(state.site, True, time.monotonic() - started, ())
+                # a file that did not change is left alone: what was switched in the UI since stays as it is
+                changed = _applied(state.site) != file_digest(prefect_file)
+                deployments = deploy(state.site, prefect_file) if changed else ()
+                return Started(state.site, True, time.monotonic() - started, deployments)
             bring_down(site.home)  # what a killed supervisor left would hold the ports
             _check_ports(site)
             _start_supervisor(site)
@@ -101,7 +105,18 @@ def deploy(site: Site, prefect_file: Path) -> tuple[str, ...]:
     write_synced(site.log_folder / "deploy.log", done.stdout + done.stderr)
     if done.returncode != 0:
         raise ServicesFailed(f"deploying {prefect_file} failed:\n{_tail(site.log_folder / 'deploy.log')}")
+    write_synced(_applied_path(site), file_digest(prefect_file))
     return tuple(json.loads(done.stdout.splitlines()[-1]))
+
+
+def _applied_path(site: Site) -> Path:
+    return state_path(site.home).with_name("deployed.sha256")
+
+
+def _applied(site: Site) -> str:
+    """Return the digest of the file that was deployed last, empty for none."""
+    path = _applied_path(site)
+    return path.read_text() if path.is_file() else ""
 
 
 def _start_supervisor(site: Site) -> None:

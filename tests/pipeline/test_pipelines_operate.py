@@ -68,6 +68,24 @@ def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: En
     assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
 
 
+def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_else(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    def again(file: Path) -> tuple[str, bool]:
+        assert attar(environment, "up", "--prefect-file", str(file), "--json").returncode == 0
+        (schedule,) = api.deployment("nightly")["schedules"]
+        return schedule["schedule"]["cron"], schedule["active"]
+
+    nightly = api.deployment("nightly")
+    path = f"deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+    api.ask(path, {"active": False}, "PATCH")
+    ours = Path("prefect.yaml").resolve()
+    assert again(ours) == ("0 2 * * *", False)
+    (tmp_path / "later.yaml").write_text(ours.read_text().replace("0 2 * * *", "30 3 * * *"))
+    assert again(tmp_path / "later.yaml") == ("30 3 * * *", True)
+    assert again(ours) == ("0 2 * * *", True)
+
+
 def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
     written = {one["name"]: one for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
     assert sorted(written) == ALL
