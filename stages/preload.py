@@ -2,6 +2,8 @@
 
 from importlib import import_module
 
+from registry.environment import configure_process
+
 MODULES = (
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
@@ -12,6 +14,7 @@ MODULES = (
     "onnxruntime",
 )
 
+configure_process()  # the fork server is a process of its own: what is silenced in its parent still speaks here
 for name in MODULES:
     try:
         import_module(name)
