@@ -93,7 +93,7 @@ class Api:
         return json.loads(found["data"]) if found["type"] == "table" else found["data"]
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        return self.ask("events/filter", {"filter": {"event": {"name": [f"attar.{name}"]}}, "limit": 50})["events"]
+        return self.ask("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
 
 
 def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -144,7 +144,7 @@ def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], serve
     assert "stage: prune" in api.artifact(compressed["id"], "recipe")
     checks = {row["check"]: row for row in api.artifact(compressed["id"], "gate")}
     assert checks["num_parameters_ratio"]["verdict"] == "passed"
-    assert any(event["payload"]["version"] == "1" for event in told(api, "model.registered"))
+    assert any(event["payload"]["version"] == "1" for event in told(api, "attar.model.registered"))
 
 
 def test_a_run_on_the_command_line_shows_in_the_same_places(
@@ -178,8 +178,8 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert rows["wee.yaml"]["version"] == "wee/2" and rows["wee.yaml"]["champion"] == "1"
     assert rows["wee.yaml"]["outcome"] in ("candidate", "worse")
     assert rows["absent.yaml"]["outcome"] == "failed" and "no such file" in night["state"]["message"]
-    assert [event["payload"]["recipe"] for event in told(api, "nightly.unchanged")] == ["wee.yaml"]
-    assert [event["payload"]["recipe"] for event in told(api, "nightly.failed")] == ["absent.yaml"]
+    assert [event["payload"]["recipe"] for event in told(api, "attar.nightly.unchanged")] == ["wee.yaml"]
+    assert [event["payload"]["recipe"] for event in told(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
 def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
@@ -204,15 +204,27 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     refused = api.wait(api.trigger("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
     assert refused["state"]["message"].startswith("refused: perplexity")
     assert read_version("wee").number == better
-    assert told(api, "model.promoted") and told(api, "model.refused")
+    assert told(api, "attar.model.promoted") and told(api, "attar.model.refused")
 
 
-def test_rollback_brings_the_former_champion_back(api: Api, first_night: dict[str, Any], served: None) -> None:
+def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
+    api: Api, first_night: dict[str, Any], served: None
+) -> None:
     before = read_version("wee@previous").number
+    trigger = {
+        "type": "event",
+        "posture": "Reactive",
+        "expect": ["attar.model.rolled_back"],
+        "threshold": 1,
+        "within": 0,
+    }
+    listening = api.ask("automations/", {"name": "told", "trigger": trigger, "actions": [{"type": "do-nothing"}]})
     api.wait(api.trigger("rollback", {"name": "wee", "reason": "slow"}), "COMPLETED")
     assert read_version("wee").number == before
-    [event] = told(api, "model.rolled_back")
+    [event] = told(api, "attar.model.rolled_back")
     assert event["payload"]["version"] == before and event["resource"]["prefect.resource.id"] == "attar.model.wee"
+    [triggered] = told(api, "prefect.automation.triggered")
+    assert triggered["resource"]["prefect.resource.id"] == f"prefect.automation.{listening['id']}"
 
 
 def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, Any], home: Path) -> None:
