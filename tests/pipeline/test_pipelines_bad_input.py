@@ -91,7 +91,7 @@ def everything_below(home: Path) -> list[str]:
         ),
         (
             lambda at: {"m": ingest(TINY), "e": {"stage": "evaluate", "config": {"provider": "cuda"}}},
-            "node 'e', config.provider = 'cuda': String should match pattern",
+            "node 'e', config.provider = 'cuda': Input should be 'CPUExecutionProvider', 'CUDAExecutionProvider'",
         ),
     ],
     ids=["encoder only", "no tokenizer", "two models for one", "provider of a torch model", "no provider"],
