@@ -20,6 +20,7 @@ ARMS = {
     "talk_student": "the same, of the second data set alone",
     "merged": "SLERP of those two students",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
+    "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
 }
 TRAINED = (
     "sft",
@@ -30,6 +31,7 @@ TRAINED = (
     "talk_student",
     "merged",
     "patched_full_kl",
+    "thinner_full_kl",
 )
 
 
@@ -72,6 +74,8 @@ def recipe(
         "self_data_kl": ("pruned", recorded, with_kl),
         "patched_self_data_kl": ("patched", recorded, with_kl),
         "patched_full_kl": ("patched", ["texts_recorded", *recorded], full),
+        # no block before it is as it was, so nothing can be run once for all steps
+        "thinner_full_kl": ("thinner", ["texts_recorded", *recorded], full | {"adapt_blocks": "all"}),
         "math_student": ("patched", ["math_recorded"], with_kl),
         "talk_student": ("patched", ["talk_recorded"], with_kl),
     }
