@@ -14,18 +14,28 @@ from registry.confinement import confined
 from stages.contract import StageConfig
 from stages.device import Precision
 
-# onnxruntime's names for what its wheels can run on; whether one is there is known when a session opens.
+# What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
 Provider = Literal[
     "CPUExecutionProvider",
     "CUDAExecutionProvider",
     "TensorrtExecutionProvider",
+    "MIGraphXExecutionProvider",
+    "ROCMExecutionProvider",
     "OpenVINOExecutionProvider",
     "DnnlExecutionProvider",
-    "ROCMExecutionProvider",
-    "MIGraphXExecutionProvider",
+    "VitisAIExecutionProvider",
+    "QNNExecutionProvider",
+    "NnapiExecutionProvider",
+    "VSINPUExecutionProvider",
+    "JsExecutionProvider",
     "CoreMLExecutionProvider",
     "DmlExecutionProvider",
-    "QNNExecutionProvider",
+    "RknpuExecutionProvider",
+    "WebNNExecutionProvider",
+    "WebGpuExecutionProvider",
+    "XnnpackExecutionProvider",
+    "CANNExecutionProvider",
+    "AzureExecutionProvider",
 ]
 
 

@@ -22,17 +22,7 @@ ARMS = {
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
     "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
 }
-TRAINED = (
-    "sft",
-    "self_data",
-    "self_data_kl",
-    "patched_self_data_kl",
-    "math_student",
-    "talk_student",
-    "merged",
-    "patched_full_kl",
-    "thinner_full_kl",
-)
+UNTRAINED = ("pruned", "patched", "reversed", "thinner")
 
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
@@ -74,7 +64,7 @@ def recipe(
         "self_data_kl": ("pruned", recorded, with_kl),
         "patched_self_data_kl": ("patched", recorded, with_kl),
         "patched_full_kl": ("patched", ["texts_recorded", *recorded], full),
-        # no block before it is as it was, so nothing can be run once for all steps
+        # every block is narrower, so none can be frozen
         "thinner_full_kl": ("thinner", ["texts_recorded", *recorded], full | {"adapt_blocks": "all"}),
         "math_student": ("patched", ["math_recorded"], with_kl),
         "talk_student": ("patched", ["talk_recorded"], with_kl),

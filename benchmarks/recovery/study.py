@@ -18,7 +18,7 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
-from arms import ARMS, SEEDED_SIZE, TRAINED, recipe
+from arms import ARMS, SEEDED_SIZE, UNTRAINED, recipe
 from matplotlib import pyplot as plt
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -122,7 +122,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     sizes = sorted({size for size, _ in results})
     for arm in ARMS:
-        style = "-o" if arm in TRAINED else "--s"
+        style = "--s" if arm in UNTRAINED else "-o"
         left.plot(
             sizes,
             [results[size, 0][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],

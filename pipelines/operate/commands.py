@@ -35,7 +35,7 @@ def up(
 ) -> None:
     """Start Prefect, MLflow and a worker here, apply the deployments, print where to look. Again: say what runs."""
     from pipelines.operate.site import Site
-    from pipelines.operate.up import ServicesFailed, bring_up
+    from pipelines.operate.up import ServicesFailed, bring_up, read_deployments
     from registry.environment import attar_home
 
     site = Site(
@@ -53,6 +53,7 @@ def up(
     )
     console = err if as_json else out
     try:
+        read_deployments(prefect_file)  # a wrong file is told before anything starts
         started = bring_up(site, prefect_file.resolve(), lambda line: console.print(line, highlight=False))
     except (ValueError, ServicesFailed) as error:
         err.print(f"attar: {error}", style="red", markup=False, highlight=False)

@@ -11,13 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
 from prefect.cli import app
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from pipelines.operate.site import POOL
+from pipelines.operate.up import read_deployments
 from pipelines.operate.zombies import close_zombies
 
 # Runs that take the machine's cores and memory wait for each other here; the rest passes by.
@@ -26,11 +26,10 @@ HEAVY_QUEUE = "heavy"
 
 def apply(prefect_file: Path, heavy_at_once: int) -> list[str]:
     """Apply every deployment of the file to the server that PREFECT_API_URL names; return their names as flow/deployment."""
-    document = yaml.safe_load(prefect_file.read_text())
     with get_client(sync_client=True) as client:
         _make_pool(client, heavy_at_once)
         deploy_all(prefect_file)
-        wanted = {entry["name"] for entry in document["deployments"]}
+        wanted = {entry["name"] for entry in read_deployments(prefect_file)}
         found = [one for one in _all_deployments(client) if one["name"] in wanted]
         for deployment in found:
             close_schema(client, deployment)

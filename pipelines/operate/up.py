@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import yaml
 from filelock import FileLock, Timeout
 
 from pipelines.operate.health import is_port_free, listener
@@ -97,15 +99,34 @@ def bring_down(home: Path) -> list[str]:
     return stopped
 
 
+def read_deployments(prefect_file: Path) -> list[dict[str, Any]]:
+    """Return the entries of a prefect.yaml. Raises ValueError, in one line, for a file that has none."""
+    try:
+        document = yaml.safe_load(prefect_file.read_text())
+    except OSError as error:
+        raise ValueError(f"prefect-file {prefect_file}: {error.strerror}; a prefect.yaml is expected") from error
+    except yaml.YAMLError as error:
+        raise ValueError(f"prefect-file {prefect_file}: not valid YAML: {' '.join(str(error).split())}") from error
+    entries = document.get("deployments") if isinstance(document, dict) else None
+    if (
+        not entries
+        or not isinstance(entries, list)
+        or not all(isinstance(one, dict) and "name" in one for one in entries)
+    ):
+        raise ValueError(f"prefect-file {prefect_file}: a list `deployments`, each with a name, is expected")
+    return entries
+
+
 def deploy(site: Site, prefect_file: Path) -> tuple[str, ...]:
     """Create the work pool and its queues and apply `prefect_file`; return the deployments' names. Raises ServicesFailed."""
+    digest = file_digest(prefect_file)  # of what is applied, should somebody save the file meanwhile
     command = [sys.executable, "-m", "pipelines.operate.deploy", str(prefect_file), str(site.heavy_at_once)]
     environment = {name: value for name, value in client_environment(site).items() if name != OWNER}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     write_synced(site.log_folder / "deploy.log", done.stdout + done.stderr)
     if done.returncode != 0:
         raise ServicesFailed(f"deploying {prefect_file} failed:\n{_tail(site.log_folder / 'deploy.log')}")
-    write_synced(_applied_path(site), file_digest(prefect_file))
+    write_synced(_applied_path(site), digest)
     return tuple(json.loads(done.stdout.splitlines()[-1]))
 
 

@@ -279,3 +279,27 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "No such file or directory; a prefect.yaml is expected"),
+        ("deployments: [", "not valid YAML: while parsing a flow node"),
+        ("name: attar", "a list `deployments`, each with a name, is expected"),
+        ("deployments: [compress]", "a list `deployments`, each with a name, is expected"),
+    ],
+    ids=["absent", "broken", "without deployments", "without names"],
+)
+def test_a_wrong_prefect_file_is_one_line_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, said: str
+) -> None:
+    home, file = tmp_path / "home", tmp_path / "prefect.yaml"
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    if content is not None:
+        file.write_text(content)
+    done = CliRunner().invoke(app, ["up", "--prefect-file", str(file)])
+    assert done.exit_code == 2 and not done.stdout
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"attar: prefect-file {file}: {said}")
+    assert not (home / "services").exists()
