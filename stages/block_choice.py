@@ -38,7 +38,7 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     scores = read_scores(scan.path / TABLE, config.metric)
     if config.choice == "free":
         return choose_free(scores, savings, protected)
-    if config.patch != "none":  # a patch needs a block before its window
+    if config.patch == "linear":  # a patch needs a block before its window
         scores = {window: score for window, score in scores.items() if window[0] > 0}
     return choose_window(scores, savings, protected)
 
@@ -84,8 +84,10 @@ def check_fields(config: PruneConfig) -> None:
         raise ValueError(
             f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
         )
-    if config.choice == "free" and config.patch != "none":
-        raise ValueError(f"patch is {config.patch!r}, but choice is 'free'; a patch repairs one cut: choice 'window'")
+    if config.choice == "free" and config.patch == "linear":
+        raise ValueError(
+            "patch is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch 'refit'"
+        )
 
 
 def _check_blocks(config: PruneConfig, num_blocks: int) -> None:

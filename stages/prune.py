@@ -10,21 +10,25 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from compressors.catalogue import did_you_mean
-from compressors.prune.blocks import remove_blocks
+from compressors.prune.block_refit import Matches
+from compressors.prune.blocks import decoder_blocks, remove_blocks
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from stages.block_choice import check_choice, check_fields, chosen_blocks
 from stages.contract import Forecast, StageConfig, stage
-from stages.device import pick_device
+from stages.device import Precision, pick_device
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
-from stages.samples import run_through, training_samples
+from stages.refit_pass import refit_result
+from stages.samples import mixed_samples, run_through
 from stages.size_forecast import blocks_over, stored_bytes, without_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# Penalties that did best on held-out text: a map of D x D has fewer numbers to fit than a matrix of every block.
+LINEAR_RIDGE, REFIT_RIDGE = 1e-2, 0.2
 Quantity = Literal["parameters", "flops", "latency"]
 
 
@@ -52,23 +56,28 @@ class PruneConfig(StageConfig):
     blocks: list[int] = []
     """Zero-based indices to remove instead, in any order; needs no scan."""
 
-    patch: Literal["none", "linear"] = "none"
-    """linear: fold a closed-form map, fitted on the input `data`, into the block before the window; no training."""
+    patch: Literal["none", "linear", "refit"] = "none"
+    """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
+    every block from the first cut on, each on what the ones before it now give. No training."""
 
-    ridge: float = Field(default=1e-2, gt=0)
-    """Weight of the map's size in its fit, relative to the mean squared input."""
+    ridge: float = Field(default=0.0, ge=0)
+    """Weight of a change's size in its fit, relative to the mean squared input; 0: 0.01 for linear, 0.2 for refit."""
 
     patch_weight: Literal["none", "norm"] = "norm"
-    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone."""
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
+    refit always does."""
 
     num_samples: int = Field(default=256, ge=1)
-    """Rows of `data` that the map is fitted on; fewer when there are fewer."""
+    """Rows of `data` that a patch is fitted on, in equal shares of several data sets; fewer when there are fewer."""
 
     max_tokens: int = Field(default=512, ge=2)
     """Cut of each of those rows, in tokens."""
 
     batch_size: int = Field(default=8, ge=1)
     """Rows in one forward pass of the fit."""
+
+    precision: Precision = "auto"
+    """Dtype of the passes of refit; its fits are summed in float32 or more, and the model keeps its own dtype."""
 
     @field_validator("metric")
     @classmethod
@@ -89,7 +98,7 @@ class PruneInputs:
 
     model: ModelArtifact
     scan: ScanArtifact | None = None
-    data: DatasetArtifact | None = None
+    data: tuple[DatasetArtifact, ...] = ()
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -97,11 +106,15 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         raise ValueError(
             f"{'num_blocks' if config.num_blocks else 'keep_fraction'} needs the input `scan`; without one, list `blocks`"
         )
-    if (config.patch != "none") != ("data" in inputs):
-        raise ValueError(f"patch is {config.patch!r}: the input `data` is for patch 'linear', and needed there")
+    if (config.patch != "none") != bool(inputs.get("data")):
+        raise ValueError(
+            f"patch is {config.patch!r}: the input `data` is for patches 'linear' and 'refit', and needed there"
+        )
     removed = sorted(config.blocks)
-    if config.patch != "none" and removed and removed != list(range(removed[0], removed[-1] + 1)):
-        raise ValueError(f"patch is {config.patch!r}, but blocks {removed} are not one window; a patch repairs one cut")
+    if config.patch == "linear" and removed and removed != list(range(removed[0], removed[-1] + 1)):
+        raise ValueError(
+            f"patch is {config.patch!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
+        )
     model = inputs["model"][0]
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
     num_removed = len(config.blocks) or config.num_blocks
@@ -112,10 +125,11 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    return Forecast(facts, peak_memory_bytes=2 * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
+    num_copies = 4 if config.patch == "refit" else 2
+    return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
 
 
-@stage("prune", version=3, forecast=_forecast, is_light=True)
+@stage("prune", version=4, forecast=_forecast, is_light=True)
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Remove decoder blocks; the result loads and decodes like any other model of its family.
 
@@ -125,10 +139,24 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     steps = bar("pruning", 3, "steps")
     model = load_model(inputs.model.path, "auto", pick_device())
     steps.advance()
-    if inputs.data is not None:
-        samples = training_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
+    samples: list[list[int]] = []
+    if inputs.data:
+        samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
+    if config.patch == "linear":
         _patch(config, model, samples, removed)
+    matches = Matches.of_removed(len(decoder_blocks(model)), removed)
     remove_blocks(model, removed)
+    if config.patch == "refit" and matches.first < len(matches.was):
+        refit_result(
+            model,
+            inputs.model.path,
+            samples,
+            matches,
+            first=matches.first,
+            ridge=config.ridge or REFIT_RIDGE,
+            batch_size=config.batch_size,
+            precision=config.precision,
+        )
     note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
     steps.advance()
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
@@ -142,7 +170,7 @@ def _patch(
     """Fit the map on the rows that the model will be used for, and fold it in."""
     fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
     run_through(model, samples, config.batch_size, fit.update, "fitting the patch")
-    patch = fit.solve(removed[0], config.ridge)
+    patch = fit.solve(removed[0], config.ridge or LINEAR_RIDGE)
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)
     note(f"patched block {removed[0] - 1}: {patch.residual_fraction:.1%} of the window's squared change is left")

@@ -27,6 +27,20 @@ def training_samples(
     return [sample.ids for sample in calibration_samples(model_folder, data, num_samples, max_tokens)]
 
 
+def mixed_samples(
+    model_folder: str | Path, data: Sequence[DatasetArtifact], num_samples: int, max_tokens: int
+) -> list[list[int]]:
+    """Return `training_samples` of several data sets, an equal share of each, the shortest of all first."""
+    shares = [num_samples // len(data) + (index < num_samples % len(data)) for index in range(len(data))]
+    found = [
+        ids
+        for one, share in zip(data, shares, strict=True)
+        if share
+        for ids in training_samples(model_folder, one, share, max_tokens)
+    ]
+    return sorted(found, key=len)
+
+
 def calibration_samples(
     model_folder: str | Path, data: DatasetArtifact, num_samples: int, max_tokens: int, *, prepend_bos: bool = False
 ) -> list[Sample]:

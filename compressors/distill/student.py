@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,7 @@ from compressors.adapt.adapted import is_adapted
 from compressors.distill.head import OutputHead, check_head, output_head
 from compressors.distill.packing import Batch, Example, batches
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.bypass import without_blocks
+from compressors.prune.bypass import stopped, without_blocks
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -125,24 +125,8 @@ def record_prefix(
     """
     plain = plain_model(student.model).eval()
     block = decoder_blocks(plain)[student.first_block]
-    received: list[Tensor] = []
-
-    def stop(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        received.append(args[0] if args else kwargs["hidden_states"])
-        raise _EnoughError
-
-    hook = block.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        order = range(len(examples))
-        for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=order, is_packed=is_packed):
-            with suppress(_EnoughError):
-                student(batch)
-            hidden = received.pop()
-            for index, row, start in batch.places:
-                yield index, hidden[row, start : start + examples[index].num_tokens]
-    finally:
-        hook.remove()
-
-
-class _EnoughError(Exception):
-    """The blocks after the frozen ones need not run."""
+    for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
+        with stopped(block, is_before=True) as received:
+            student(batch)
+        for index, row, start in batch.places:
+            yield index, received[0][row, start : start + examples[index].num_tokens]

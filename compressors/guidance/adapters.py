@@ -15,7 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from compressors.guidance.catalogue import AdapterMethod
 from compressors.guidance.encoder import ScaleEncoder
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.width_layout import ATTENTION_NAMES
+from compressors.prune.exits import ATTENTION_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -9,8 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from compressors.guidance.adapters import GuidanceAdapters, attention_modules
 from compressors.guidance.catalogue import OffsetAdapter
-
-EXIT_NAMES = ("o_proj", "out_proj", "dense", "c_proj")
+from compressors.prune.exits import ATTENTION_EXITS
 
 
 @torch.no_grad()
@@ -44,7 +43,7 @@ def fold_offsets(
 
 def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
     """Return the last matrix of an attention. Raises ValueError for a family that gives it another name."""
-    for name in EXIT_NAMES:
+    for name in ATTENTION_EXITS:
         found = getattr(attention, name, None)
         if isinstance(found, nn.Linear | Conv1D):
             return found

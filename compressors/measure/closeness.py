@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from compressors.measure.likelihood import Pair, scoring_batches
 from compressors.measure.runner import CausalRunner
@@ -51,11 +53,12 @@ def closeness_of_each(
     """Compare several students with one original, whose logits are computed once a batch; return a list a student, in the order of the pairs."""
     found: list[dict[int, TextCloseness]] = [{} for _ in students]
     for places, ids, mask in scoring_batches(pairs, batch_size, original.device):
-        theirs, _ = original.forward(ids, mask, None, last_only=False)
+        logits, _ = original.forward(ids, mask, None, last_only=False)
+        theirs = [_Reference.of(logits[row, tokens], pairs[index][1]) for row, (index, tokens) in enumerate(places)]
         for student, mine in zip(students, found, strict=True):
             logits, _ = student.forward(ids, mask, None, last_only=False)
             for row, (index, tokens) in enumerate(places):
-                mine[index] = _compare(logits[row, tokens], theirs[row, tokens], torch.tensor(list(pairs[index][1])))
+                mine[index] = theirs[row].compare(logits[row, tokens])
         on_scored(len(places))
     return [[mine[index] for index in range(len(pairs))] for mine in found]
 
@@ -94,14 +97,49 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
     return Estimate(value, float(interval.low), float(interval.high))
 
 
-def _compare(student: torch.Tensor, original: torch.Tensor, tokens: torch.Tensor) -> TextCloseness:
-    kl, loss, original_loss, num_agreeing = 0.0, 0.0, 0.0, 0
-    for start in range(0, len(tokens), TOKENS_PER_CHUNK):
-        part = slice(start, start + TOKENS_PER_CHUNK)
-        mine, theirs = student[part].float().log_softmax(-1), original[part].float().log_softmax(-1)
-        wanted = tokens[part, None].to(mine.device)
-        kl += float((theirs.exp() * (theirs - mine)).sum())
-        loss -= float(mine.gather(-1, wanted).sum())
-        original_loss -= float(theirs.gather(-1, wanted).sum())
-        num_agreeing += int((mine.argmax(-1) == theirs.argmax(-1)).sum())
-    return TextCloseness(kl, loss, original_loss, num_agreeing, len(tokens))
+@dataclass(frozen=True)
+class _Reference:
+    """The original on one continuation: its logits, and per token what every student is compared with."""
+
+    logits: Float[Tensor, "T V"]
+    tokens: Int[Tensor, "T"]
+    greedy: Int[Tensor, "T"]
+    log_norm: Float[Tensor, "T"]
+    entropy_nats: Float[Tensor, "T"]
+    loss_nats: float
+
+    @staticmethod
+    def of(logits: Float[Tensor, "T V"], tokens: Sequence[int]) -> _Reference:
+        wanted = torch.tensor(list(tokens), device=logits.device)
+        greedy, log_norm, entropy, loss = [], [], [], 0.0
+        for part in _parts(len(wanted)):
+            values, best, norm = _normalised(logits[part])
+            greedy.append(best)
+            log_norm.append(norm)
+            entropy.append(norm - torch.linalg.vecdot((values - norm[:, None]).exp_(), values))
+            loss += float((norm - values.gather(-1, wanted[part, None])[:, 0]).sum())
+        return _Reference(logits, wanted, torch.cat(greedy), torch.cat(log_norm), torch.cat(entropy), loss)
+
+    def compare(self, student: Float[Tensor, "T V"]) -> TextCloseness:
+        """KL = sum of p (log p - log q) = log norm of q - <p, logits of q> - entropy of p: one pass over the vocabulary for p."""
+        kl, loss, num_agreeing = 0.0, 0.0, 0
+        for part in _parts(len(self.tokens)):
+            values, best, norm = _normalised(student[part])
+            p = self.logits[part].float().sub_(self.log_norm[part, None]).exp_()
+            kl += float((norm - torch.linalg.vecdot(p, values) - self.entropy_nats[part]).sum())
+            loss += float((norm - values.gather(-1, self.tokens[part, None])[:, 0]).sum())
+            num_agreeing += int((best == self.greedy[part]).sum())
+        return TextCloseness(kl, loss, self.loss_nats, num_agreeing, len(self.tokens))
+
+
+def _parts(num_tokens: int) -> Iterator[slice]:
+    for start in range(0, num_tokens, TOKENS_PER_CHUNK):
+        yield slice(start, min(start + TOKENS_PER_CHUNK, num_tokens))
+
+
+def _normalised(logits: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T V"], Int[Tensor, "T"], Float[Tensor, "T"]]:
+    """Return (float32 logits, index of the largest, log of the sum of their exponentials); `max` finds both three times as fast as argmax."""
+    values = logits.float()
+    largest = values.max(dim=-1)
+    norm = (values - largest.values[:, None]).exp_().sum(dim=-1).log_() + largest.values
+    return values, largest.indices, norm

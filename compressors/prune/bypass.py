@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressors.prune.blocks import decoder_blocks
 
@@ -46,3 +47,44 @@ def without_blocks(
     finally:
         for index in passed:
             del blocks[index].forward
+
+
+@contextmanager
+def stopped(module: nn.Module, *, is_before: bool = False) -> Iterator[list[Tensor]]:
+    """End a model's run right behind a module (`is_before`: in front of it), keeping what it gave (received): the rest need not run."""
+    kept: list[Tensor] = []
+
+    def receive(module: nn.Module, args: tuple, kwargs: dict) -> None:
+        kept.append(args[0] if args else kwargs["hidden_states"])
+        raise _EnoughError
+
+    def give(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
+        kept.append(output[0] if isinstance(output, tuple) else output)
+        raise _EnoughError
+
+    hook = (
+        module.register_forward_pre_hook(receive, with_kwargs=True) if is_before else module.register_forward_hook(give)
+    )
+    try:
+        yield kept
+    except _EnoughError:
+        pass
+    finally:
+        hook.remove()
+
+
+@torch.no_grad()
+def returns_tuple(model: PreTrainedModel) -> bool:
+    """Return whether the blocks of a model's family return tuples."""
+    seen: list[bool] = []
+    block = decoder_blocks(model)[0]
+    hook = block.register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
+    try:
+        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
+    finally:
+        hook.remove()
+    return seen[0]
+
+
+class _EnoughError(Exception):
+    """Ends a run whose rest is not needed."""

@@ -12,16 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from compressors.prune.blocks import decoder_blocks
+from compressors.prune.exits import feed_forward_exit
 from compressors.prune.scan import last_logits_only, residual_stream
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-# The last matrix of a block's feed-forward part, by the names that model families give it.
-LAST_MATRICES = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "fc2")
-# A norm between that matrix and the residual stream: a linear map cannot be moved through it.
-NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 
 @dataclass(frozen=True)
@@ -108,27 +103,13 @@ class PatchFit:
 @torch.no_grad()
 def fold_patch(model: PreTrainedModel, patch: Patch) -> None:
     """Multiply the last matrix (and bias) of the block before the window by I + delta, in float32, in place."""
-    matrix = last_matrix(model, patch.first_block - 1)
+    matrix = feed_forward_exit(model, patch.first_block - 1)
     full = torch.eye(len(patch.delta), device=matrix.weight.device) + patch.delta.to(matrix.weight.device)
     weight = matrix.weight.float()  # Linear stores (out, in), Conv1D (in, out)
     patched = weight @ full if isinstance(matrix, Conv1D) else full.T @ weight
     matrix.weight.copy_(patched.to(matrix.weight.dtype))
     if matrix.bias is not None:
         matrix.bias.copy_((matrix.bias.float() @ full).to(matrix.bias.dtype))
-
-
-def last_matrix(model: PreTrainedModel, block_index: int) -> nn.Linear | Conv1D:
-    """Return the last feed-forward matrix of a block. Raises ValueError for families in which a patch cannot be folded."""
-    modules = dict(decoder_blocks(model)[block_index].named_modules())
-    for name in NORMS_AFTER:
-        if name in modules:
-            raise ValueError(
-                f"{type(model).__name__}: {name} stands after the feed-forward part; a patch cannot be folded"
-            )
-    found = [modules[name] for name in LAST_MATRICES if name in modules]
-    if len(found) != 1 or not isinstance(found[0], nn.Linear | Conv1D):
-        raise ValueError(f"{type(model).__name__}: no single last feed-forward matrix found; a patch cannot be folded")
-    return found[0]
 
 
 @contextmanager
@@ -143,7 +124,7 @@ def feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) ->
         def keep(module: nn.Module, args: tuple, output: Tensor, index: int = index) -> None:
             outputs[index] = output * scale
 
-        hooks.append(last_matrix(model, index).register_forward_hook(keep))
+        hooks.append(feed_forward_exit(model, index).register_forward_hook(keep))
     try:
         yield outputs
     finally:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.bypass import without_blocks
+from compressors.prune.bypass import returns_tuple, without_blocks
 from compressors.prune.calibration import Batch
 from compressors.prune.scan import residual_stream
 
@@ -72,7 +72,7 @@ def removal_scores(
 
     What lies before a candidate's first own block is not run again: its state is taken from the run without `gone`.
     """
-    sums, is_tuple = [0.0] * len(candidates), _returns_tuple(model)
+    sums, is_tuple = [0.0] * len(candidates), returns_tuple(model)
     for batch in batches:
         original = _logits(model, batch)
         with residual_stream(model) as states, without_blocks(model, gone, is_tuple=is_tuple):
@@ -84,17 +84,6 @@ def removal_scores(
             on_run(1)
     num_predicted = sum(int(batch.predicted.sum()) for batch in batches)
     return [total / num_predicted for total in sums]
-
-
-def _returns_tuple(model: PreTrainedModel) -> bool:
-    seen: list[bool] = []
-    block = decoder_blocks(model)[0]
-    hook = block.register_forward_hook(lambda module, args, output: seen.append(isinstance(output, tuple)))
-    try:
-        model(input_ids=torch.zeros(1, 1, dtype=torch.long, device=model.device), use_cache=False)
-    finally:
-        hook.remove()
-    return seen[0]
 
 
 def _logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B T V"]:

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
+from compressors.prune.exits import ATTENTION_EXITS, ATTENTION_NAMES, Matrix
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-Matrix = nn.Linear | Conv1D
 
 # (matrices that make the channels, how many of them one matrix holds, the matrix that reads them), by the names families give them.
 FEED_FORWARD_FORMS: tuple[tuple[tuple[str, ...], int, str], ...] = (
@@ -28,8 +27,6 @@ FEED_FORWARD_FORMS: tuple[tuple[tuple[str, ...], int, str], ...] = (
     (("mlp.fc1",), 1, "mlp.fc2"),
     (("fc1",), 1, "fc2"),
 )
-ATTENTION_NAMES = ("self_attn", "attn", "attention")
-EXIT_NAMES = ("o_proj", "out_proj", "dense")
 
 
 @dataclass(frozen=True)
@@ -91,11 +88,6 @@ def num_outputs(matrix: Matrix) -> int:
     return matrix.out_features if isinstance(matrix, nn.Linear) else matrix.weight.shape[1]
 
 
-def by_input(matrix: Matrix) -> Tensor:
-    """Return the weight as a view with a row for each input: Linear stores (out, in), Conv1D (in, out)."""
-    return matrix.weight.T if isinstance(matrix, nn.Linear) else matrix.weight
-
-
 def _feed_forward(block: nn.Module, family: str) -> Part:
     modules = dict(block.named_modules())
     forms = [form for form in FEED_FORWARD_FORMS if all(name in modules for name in (*form[0], form[2]))]
@@ -117,7 +109,7 @@ def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -
     refusal = "its heads cannot be removed"
     found = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
     modules = dict(found[0].named_children()) if found else {}
-    exit_name = next((name for name in EXIT_NAMES if name in modules), "")
+    exit_name = next((name for name in ATTENTION_EXITS if name in modules), "")
     if "c_attn" in modules or "query_key_value" in modules or hasattr(found[0] if found else block, "embed_dim"):
         raise ValueError(f"{family}: its attention is hidden_size wide whatever the number of heads; {refusal}")
     is_fused = "qkv_proj" in modules

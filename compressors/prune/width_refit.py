@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from compressors.prune.exits import by_input
 from compressors.prune.scan import last_logits_only
-from compressors.prune.width_layout import Part, by_input, num_inputs
+from compressors.prune.width_layout import Part, num_inputs
 from compressors.prune.width_scores import watched
 
 if TYPE_CHECKING:

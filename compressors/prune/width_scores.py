@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from compressors.prune.exits import by_input
 from compressors.prune.scan import last_logits_only
-from compressors.prune.width_layout import Part, by_input, num_inputs
+from compressors.prune.width_layout import Part, num_inputs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,7 +10,8 @@ import torch
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from compressors.prune.blocks import remove_blocks
-from compressors.prune.patch import Patch, PatchFit, fold_patch, last_matrix
+from compressors.prune.exits import feed_forward_exit
+from compressors.prune.patch import Patch, PatchFit, fold_patch
 from compressors.prune.scan import residual_stream
 from stages.tiny_model import FAMILIES, random_model
 
@@ -44,7 +45,7 @@ def test_on_few_tokens_the_patched_cut_is_the_original(family: str) -> None:
 @pytest.mark.parametrize("family", REFUSED)
 def test_a_norm_after_the_feed_forward_part_is_refused(family: str) -> None:
     with pytest.raises(ValueError, match="stands after the feed-forward part; a patch cannot be folded"):
-        last_matrix(random_model(family)[0], 0)
+        feed_forward_exit(random_model(family)[0], 0)
 
 
 def test_solution_is_the_ridge_regression_of_the_whole_data() -> None:
@@ -57,7 +58,7 @@ def test_solution_is_the_ridge_regression_of_the_whole_data() -> None:
     for ids in batches:
         fit.update(model, ids, mask)
         seen: list[torch.Tensor] = []
-        hook = last_matrix(model, FIRST - 1).register_forward_hook(
+        hook = feed_forward_exit(model, FIRST - 1).register_forward_hook(
             lambda module, args, output, seen=seen: seen.append(output)
         )
         with torch.no_grad(), residual_stream(model) as states:

@@ -10,8 +10,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from compressors.prune.blocks import decoder_blocks
+from compressors.prune.exits import by_input
 from compressors.prune.width_cut import cut_width
-from compressors.prune.width_layout import attention_parts, by_input, feed_forward_parts
+from compressors.prune.width_layout import attention_parts, feed_forward_parts
 from compressors.prune.width_refit import Refit
 from stages.tiny_model import FAMILIES, random_model
 

@@ -13,7 +13,7 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.prune import PruneConfig, PruneInputs, prune
-from stages.samples import training_samples
+from stages.samples import mixed_samples, training_samples
 
 
 def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
@@ -24,7 +24,7 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
 ) -> None:
     cut = prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), store).artifact
     config = PruneConfig(blocks=[2], patch="linear")
-    patched = prune.execute(config, PruneInputs(model=model, data=questions), store).artifact
+    patched = prune.execute(config, PruneInputs(model=model, data=(questions,)), store).artifact
     assert patched.facts["num_parameters"] == cut.facts["num_parameters"]
     sample = training_samples(model.path, questions, 1, 64)[0]
 
@@ -32,6 +32,38 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
     metrics = [json.loads(line) for line in (patched.path / "records" / "metrics.jsonl").read_text().splitlines()]
     [left] = [entry["value"] for entry in metrics if entry["name"] == "patch_residual_fraction"]
     assert 0.0 < left < 1.0
+
+
+def test_refit_repairs_blocks_that_lie_apart_and_leaves_what_lies_before_the_cut(
+    store: Store,
+    model: ModelArtifact,
+    questions: DatasetArtifact,
+    kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
+) -> None:
+    cut = prune.execute(PruneConfig(blocks=[1, 3]), PruneInputs(model=model), store).artifact
+    config = PruneConfig(blocks=[1, 3], patch="refit", precision="float32")
+    inputs = PruneInputs(model=model, data=(questions, questions))
+    repaired = prune.execute(config, inputs, store).artifact
+    assert repaired.facts == cut.facts
+    sample = training_samples(model.path, questions, 1, 64)[0]
+
+    assert kl_between(model, repaired, sample) < 0.5 * kl_between(model, cut, sample)
+    metrics = [json.loads(line) for line in (repaired.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    left = {entry["step"]: entry["value"] for entry in metrics if entry["name"] == "refit_residual_fraction"}
+    assert left.keys() == {0, 1}
+    assert all(0.0 < value < 1.0 for value in left.values())
+
+
+def test_several_data_sets_are_read_in_equal_shares(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, tmp_path: Path
+) -> None:
+    (tmp_path / "story.txt").write_text("The boat came in at dawn. " * 40)
+    config = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}", heldout_fraction=0.0)
+    text = ingest_data.execute(config, NoInputs(), store).artifact
+    samples = mixed_samples(model.path, (text, questions), 5, 32)
+    from_text = [ids for ids in samples if ids in training_samples(model.path, text, 3, 32)]
+    assert (len(samples), len(from_text)) == (5, 3)
+    assert [len(ids) for ids in samples] == sorted(map(len, samples))
 
 
 def test_text_is_cut_into_pieces_and_short_rows_are_kept(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
@@ -47,8 +79,12 @@ def test_text_is_cut_into_pieces_and_short_rows_are_kept(store: Store, model: Mo
 @pytest.mark.parametrize(
     ("config", "inputs", "message"),
     [
-        ({"blocks": [2], "patch": "linear"}, {}, "the input `data` is for patch 'linear', and needed there"),
-        ({"blocks": [2]}, {"data": ({},)}, "the input `data` is for patch 'linear'"),
+        (
+            {"blocks": [2], "patch": "linear"},
+            {},
+            "the input `data` is for patches 'linear' and 'refit', and needed there",
+        ),
+        ({"blocks": [2]}, {"data": ({},)}, "the input `data` is for patches 'linear' and 'refit'"),
         ({"blocks": [1, 3], "patch": "linear"}, {"data": ({},)}, r"blocks \[1, 3\] are not one window"),
     ],
 )
@@ -62,4 +98,4 @@ def test_patch_before_the_first_block_is_refused(
 ) -> None:
     config = PruneConfig(blocks=[0], patch="linear")
     with pytest.raises(ValueError, match="the window may not begin at block 0"):
-        prune.execute(config, PruneInputs(model=model, data=questions), store)
+        prune.execute(config, PruneInputs(model=model, data=(questions,)), store)

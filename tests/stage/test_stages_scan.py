@@ -119,7 +119,7 @@ def test_a_patched_window_never_begins_at_block_0(
     config = {"num_blocks": 3, "metric": name}
     assert removed(config, model, everything, store) == [0, 1, 2]
     patched = PruneConfig(**config, patch="linear", patch_weight="norm")
-    inputs = PruneInputs(model=model, scan=everything, data=questions)
+    inputs = PruneInputs(model=model, scan=everything, data=(questions,))
     assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == "1,2,3"
 
 
@@ -207,7 +207,7 @@ def test_wrong_scan_configs_are_refused(config: dict, message: str) -> None:
         ({"keep_fraction": {"memory": 0.5}}, "Input should be 'parameters', 'flops' or 'latency'"),
         ({"keep_fraction": {"flops": 0.5}, "num_blocks": 2}, "num_blocks and keep_fraction contradict: both given"),
         ({"num_blocks": 2, "choice": "free", "metric": "patch_residual"}, "scores windows, not single blocks"),
-        ({"num_blocks": 2, "choice": "free", "patch": "linear"}, "a patch repairs one cut"),
+        ({"num_blocks": 2, "choice": "free", "patch": "linear"}, "it repairs one cut"),
         ({"num_blocks": 2, "metric": "block_influense"}, "Did you mean 'block_influence'?"),
     ],
 )
