@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from compressors.catalogue import build
+from compressors.prune.block_refit import Matches
 from compressors.prune.width_budget import WidthCost, width_cost
 from compressors.prune.width_cut import config_changes, cut_width
 from compressors.prune.width_scores import WIDTH_SCORES
@@ -18,7 +19,8 @@ from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
 from stages.progress import note
-from stages.samples import training_samples
+from stages.refit_pass import refit_result
+from stages.samples import mixed_samples
 from stages.size_forecast import narrowed, stored_bytes
 from stages.width_facts import known_cost
 from stages.width_passes import MAX_GRAM_BYTES, Passes, Units, record_kept
@@ -57,14 +59,18 @@ class NarrowConfig(StageConfig):
     params: dict[str, Any] = {}
     """Parameters of the score; for random: seed."""
 
-    patch: Literal["none", "linear"] = "none"
-    """linear: the kept units take over, by least squares on `data`, what the removed ones contributed; no training."""
+    patch: Literal["none", "linear", "refit"] = "none"
+    """linear: the kept units take over, by least squares on `data`, what the removed ones contributed. refit: after that, the last two
+    matrices of every block are fitted anew, each on what the narrower blocks before it now give. No training."""
 
     ridge: float = Field(default=1e-1, gt=0)
-    """Penalty of the patch, relative to each unit's mean square."""
+    """Penalty of the linear patch, relative to each unit's mean square."""
+
+    refit_ridge: float = Field(default=0.2, gt=0)
+    """Penalty of refit, relative to the mean squared input of a matrix."""
 
     num_samples: int = Field(default=64, ge=1)
-    """Rows of `data` to score on, and to fit the patch on; fewer when there are fewer."""
+    """Rows of `data` to score on, and to fit the patch on, in equal shares of several data sets; fewer when there are fewer."""
 
     max_tokens: int = Field(default=256, ge=2)
     """Cut of each row, in tokens."""
@@ -99,11 +105,11 @@ class NarrowInputs:
     """The model, and the rows that show what it is used for; magnitude and random without a patch read none."""
 
     model: ModelArtifact
-    data: DatasetArtifact | None = None
+    data: tuple[DatasetArtifact, ...] = ()
 
 
 def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if config.reads_data != ("data" in inputs):
+    if config.reads_data != bool(inputs.get("data")):
         why = f"score is {config.score!r} and patch {config.patch!r}"
         raise ValueError(f"{why}: they need the input `data`" if config.reads_data else f"{why}: they read no `data`")
     model = inputs["model"][0]
@@ -119,13 +125,14 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         share = config.parameter_fraction * float(model.get("num_parameters", 0))
         facts |= {"num_parameters": config.num_parameters or int(share)}
     num_passes = {"weights": 0, "activations": 1, "gradients": 2}[WIDTH_SCORES[config.score].source]
-    num_passes += config.patch != "none"
+    num_passes += {"none": 0, "linear": 1, "refit": 4}[config.patch]
     num_flops = 0.5 * num_bytes * num_passes * config.num_samples * config.max_tokens
     disk_bytes = stored_bytes(facts) or num_bytes
-    return Forecast(facts, num_flops, peak_memory_bytes=2 * num_bytes + num_gram_bytes, disk_bytes=disk_bytes)
+    num_copies = 3 if config.patch == "refit" else 2
+    return Forecast(facts, num_flops, peak_memory_bytes=num_copies * num_bytes + num_gram_bytes, disk_bytes=disk_bytes)
 
 
-@stage("narrow", version=1, forecast=_forecast)
+@stage("narrow", version=2, forecast=_forecast)
 def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelArtifact:
     """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family.
 
@@ -142,14 +149,25 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
         num_kept["groups"] = num_groups
     config_changes(model, num_channels=num_kept.get("channels"), num_groups=num_kept.get("groups"))
     samples: list[list[int]] = []
-    if inputs.data is not None:
-        samples = training_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
+    if inputs.data:
+        samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
     passes = Passes(model, samples, config.batch_size)
     kept = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
     result = load_model(inputs.model.path, "auto", device)  # the passes may have run in another dtype
     if config.patch != "none":
         passes.patch(result, kept, config.ridge)
     cut_width(result, channels=kept.get("channels"), groups=kept.get("groups"))
+    if config.patch == "refit":
+        every = tuple(range(cost.num_blocks))
+        refit_result(
+            result,
+            model,
+            samples,
+            Matches(every, every),
+            first=0,
+            ridge=config.refit_ridge,
+            batch_size=config.batch_size,
+        )
     note(
         f"kept in each block: {num_channels} of {cost.num_channels} channels"
         + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")

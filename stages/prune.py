@@ -17,7 +17,7 @@ from compressors.prune.patch import PatchFit, fold_patch
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from stages.block_choice import check_choice, check_fields, chosen_blocks
 from stages.contract import Forecast, StageConfig, stage
-from stages.device import Precision, pick_device
+from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
 from stages.refit_pass import refit_result
@@ -27,8 +27,6 @@ from stages.size_forecast import blocks_over, stored_bytes, without_blocks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Penalties that did best on held-out text: a map of D x D has fewer numbers to fit than a matrix of every block.
-LINEAR_RIDGE, REFIT_RIDGE = 1e-2, 0.2
 Quantity = Literal["parameters", "flops", "latency"]
 
 
@@ -60,8 +58,11 @@ class PruneConfig(StageConfig):
     """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
     every block from the first cut on, each on what the ones before it now give. No training."""
 
-    ridge: float = Field(default=0.0, ge=0)
-    """Weight of a change's size in its fit, relative to the mean squared input; 0: 0.01 for linear, 0.2 for refit."""
+    ridge: float = Field(default=1e-2, gt=0)
+    """Weight of the linear map's size in its fit, relative to the mean squared input."""
+
+    refit_ridge: float = Field(default=0.2, gt=0)
+    """Weight of the size of refit's changes, relative to the mean squared input of a matrix."""
 
     patch_weight: Literal["none", "norm"] = "norm"
     """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
@@ -137,7 +138,8 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     """
     removed = chosen_blocks(config, inputs.scan)
     steps = bar("pruning", 3, "steps")
-    model = load_model(inputs.model.path, "auto", pick_device())
+    device = pick_device()
+    model = load_model(inputs.model.path, "auto", device)
     steps.advance()
     samples: list[list[int]] = []
     if inputs.data:
@@ -149,13 +151,12 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     if config.patch == "refit" and matches.first < len(matches.was):
         refit_result(
             model,
-            inputs.model.path,
+            load_model(inputs.model.path, pick_dtype(config.precision, device), device),
             samples,
             matches,
             first=matches.first,
-            ridge=config.ridge or REFIT_RIDGE,
+            ridge=config.refit_ridge,
             batch_size=config.batch_size,
-            precision=config.precision,
         )
     note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
     steps.advance()
@@ -170,7 +171,7 @@ def _patch(
     """Fit the map on the rows that the model will be used for, and fold it in."""
     fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
     run_through(model, samples, config.batch_size, fit.update, "fitting the patch")
-    patch = fit.solve(removed[0], config.ridge or LINEAR_RIDGE)
+    patch = fit.solve(removed[0], config.ridge)
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)
     note(f"patched block {removed[0] - 1}: {patch.residual_fraction:.1%} of the window's squared change is left")

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from compressors.measure.likelihood import pad_right
 from compressors.prune.block_refit import Matches, refit_blocks
-from stages.device import Precision, pick_device, pick_dtype
-from stages.model_folder import load_model
 from stages.progress import bar, metric, note
 
 if TYPE_CHECKING:
@@ -19,27 +16,23 @@ if TYPE_CHECKING:
 
 def refit_result(
     result: PreTrainedModel,
-    original: Path,
+    original: PreTrainedModel,
     samples: Sequence[Sequence[int]],
     matches: Matches,
     *,
     first: int,
     ridge: float,
     batch_size: int,
-    precision: Precision,
 ) -> None:
-    """Refit the blocks of `result`, already cut, from `first` on toward those of the model in the folder `original`, in place.
+    """Refit the blocks of `result`, already cut, from `first` on toward those of `original`, in place.
 
-    The passes run in `precision`, through a copy of `result` where that is not its dtype.
+    The passes run in the dtype of `original`, through a copy of `result` where that is in another.
     """
-    device = pick_device()
-    dtype = pick_dtype(precision, device)
-    teacher = load_model(original, dtype, device)
-    student = result if result.dtype == dtype else copy.deepcopy(result).to(dtype)  # type: ignore[arg-type]
-    batches = [pad_right(samples[at : at + batch_size], device) for at in range(0, len(samples), batch_size)]
+    student = result if result.dtype == original.dtype else copy.deepcopy(result).to(original.dtype)  # type: ignore[arg-type]
+    batches = [pad_right(samples[at : at + batch_size], original.device) for at in range(0, len(samples), batch_size)]
     counter = bar("refitting", len(matches.was) - first, "blocks")
     fits = []
-    for fit in refit_blocks(teacher, student, batches, matches, ridge=ridge, first=first, result=result):
+    for fit in refit_blocks(original, student, batches, matches, ridge=ridge, first=first, result=result):
         metric("refit_residual_fraction", fit.residual_fraction, step=fit.block_index)
         fits.append(fit.residual_fraction)
         counter.advance()

@@ -21,9 +21,17 @@ ARMS = {
     "merged": "SLERP of those two students",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
     "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
+    "refitted": "pruned, then every block from the cut on refitted in closed form on text, prompts and rewrites",
+    "refitted_full_kl": "refitted, then all weights from the cut on, KL alone on the same tokens",
+    "thinner_refitted": "width instead of depth, then every block refitted in the same way",
+    "thinner_refitted_full_kl": "that, then all weights, KL alone on the same tokens",
 }
-UNTRAINED = ("pruned", "patched", "reversed", "thinner")
-
+UNTRAINED = ("pruned", "patched", "reversed", "thinner", "refitted", "thinner_refitted")
+# Arms by the node that compares them: one that comes later need not measure all others anew.
+COMPARED = {
+    "left": [arm for arm in ARMS if "refitted" not in arm],
+    "left_refitted": [arm for arm in ARMS if "refitted" in arm],
+}
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
 SEEDED_SIZE = 6
@@ -57,6 +65,8 @@ def recipe(
         "learning_rate": 5.0e-4,
         "shares": [0.5, 0.3, 0.2],
     }
+    # a refitted student is close already: steps as wide as the others' would first lead it away
+    gentle = {"learning_rate": 1.0e-4}
     rewrites, recorded = ["math_rewritten", "talk_rewritten"], ["math_recorded", "talk_recorded"]
     trained = {
         "sft": ("pruned", ["math", "talk"], adapter),
@@ -66,6 +76,12 @@ def recipe(
         "patched_full_kl": ("patched", ["texts_recorded", *recorded], full),
         # every block is narrower, so none can be frozen
         "thinner_full_kl": ("thinner", ["texts_recorded", *recorded], full | {"adapt_blocks": "all"}),
+        "refitted_full_kl": ("refitted", ["texts_recorded", *recorded], full | gentle),
+        "thinner_refitted_full_kl": (
+            "thinner_refitted",
+            ["texts_recorded", *recorded],
+            full | gentle | {"adapt_blocks": "all"},
+        ),
         "math_student": ("patched", ["math_recorded"], with_kl),
         "talk_student": ("patched", ["talk_recorded"], with_kl),
     }
@@ -73,20 +89,21 @@ def recipe(
         nodes |= student(arm, base, sources, options, seed, steps)
     students = ["math_student_adapter", "talk_student_adapter"]
     nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
-    inputs = {
-        "model": list(ARMS),
-        "original": "original",
-        "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
-        "texts": ["wikitext"],
-    }
-    measured = {
-        "names": list(ARMS),
-        "max_rows": asked,
-        "max_text_tokens": 12288,
-        "num_own_answers": 40,
-        "batch_size": 4,
-    }
-    nodes["left"] = node("compare", inputs, **measured)
+    for name, arms in COMPARED.items():
+        inputs = {
+            "model": arms,
+            "original": "original",
+            "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
+            "texts": ["wikitext"],
+        }
+        measured = {
+            "names": arms,
+            "max_rows": asked,
+            "max_text_tokens": 12288,
+            "num_own_answers": 40,
+            "batch_size": 4,
+        }
+        nodes[name] = node("compare", inputs, **measured)
     for arm in ("original", "pruned", "thinner"):
         nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
     if seed == 0 and num_removed == SEEDED_SIZE:
@@ -124,6 +141,8 @@ def cuts(num_blocks: int, num_removed: int) -> dict[str, Node]:
     """Return the arms that train nothing."""
     last = list(range(num_blocks - num_removed, num_blocks))
     scanned = {"model": "original", "scan": "block_scan"}
+    width = {"equal_to_blocks": num_removed, "multiple_of": 1}
+    rows = ["texts_recorded", "math_recorded", "talk_recorded"]
     return {
         "pruned": node("prune", scanned, num_blocks=num_removed),
         "patched": node("prune", scanned | {"data": "texts_recorded"}, num_blocks=num_removed, patch="linear"),
@@ -131,9 +150,17 @@ def cuts(num_blocks: int, num_removed: int) -> dict[str, Node]:
         "thinner": node(
             "narrow",
             {"model": "original", "data": "texts_recorded"},
-            equal_to_blocks=num_removed,
-            multiple_of=1,
+            **width,
             patch="linear",
+        ),
+        "refitted": node("prune", scanned | {"data": rows}, num_blocks=num_removed, patch="refit"),
+        "thinner_refitted": node(
+            "narrow",
+            {"model": "original", "data": rows},
+            **width,
+            patch="refit",
+            num_samples=192,
+            max_tokens=512,
         ),
     }
 

@@ -18,7 +18,7 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
-from arms import ARMS, SEEDED_SIZE, UNTRAINED, recipe
+from arms import ARMS, COMPARED, SEEDED_SIZE, UNTRAINED, recipe
 from matplotlib import pyplot as plt
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -81,7 +81,9 @@ def instruction_rows(source: Path, target: Path) -> Path:
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm, and how long its training took."""
-    found = json.loads((Path(shown(run, "left")["artifact"]["path"]) / "comparison.json").read_text())
+    found: dict[str, Any] = {}
+    for name in COMPARED:
+        found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
     for arm in ARMS:
         trained = [name for name in (f"{arm}_adapter", f"{arm}_cost", f"{arm}_answers") if name in run["nodes"]]
         for name in trained:

@@ -27,7 +27,9 @@ IDS = torch.arange(3, 43)[None]
 
 def narrowed(config: dict, model: ModelArtifact, data: DatasetArtifact | None, store: Store) -> ModelArtifact:
     config = {"multiple_of": 8, "num_samples": 4, "max_tokens": 48, "precision": "float32"} | config
-    return narrow.execute(NarrowConfig(**config), NarrowInputs(model=model, data=data), store).artifact
+    return narrow.execute(
+        NarrowConfig(**config), NarrowInputs(model=model, data=(data,) if data else ()), store
+    ).artifact
 
 
 def ingest(family: str, store: Store) -> ModelArtifact:
@@ -47,7 +49,7 @@ def test_every_family_narrows_to_a_plain_model_as_forecast(
     original = ingest(family, store)
     config = NarrowConfig(parameter_fraction=0.85, multiple_of=8, num_samples=3, max_tokens=32)
     forecast = narrow.forecast(config, {"model": (original.facts,), "data": ({},)})
-    artifact = narrow.execute(config, NarrowInputs(model=original, data=questions), store).artifact
+    artifact = narrow.execute(config, NarrowInputs(model=original, data=(questions,)), store).artifact
     model = AutoModelForCausalLM.from_pretrained(artifact.path).eval()
     counted = sum(parameter.numel() for parameter in model.parameters())
     assert counted == artifact.facts["num_parameters"] == forecast.facts["num_parameters"]
@@ -128,6 +130,10 @@ def test_patch_brings_the_narrowed_model_closer_to_the_original(
     for what in ("channels", "groups"):
         left = metrics(patched, f"{what}_patch_residual_fraction")
         assert len(left) == 4 and all(0.0 < one < 1.0 for one in left)
+    refitted = narrowed(size | {"patch": "refit"}, model, questions, store)
+    assert refitted.facts == patched.facts
+    assert kl_between(model, refitted, sample) < 0.8 * kl_between(model, patched, sample)
+    assert len(metrics(refitted, "refit_residual_fraction")) == 4
 
 
 @pytest.mark.parametrize(
@@ -170,7 +176,7 @@ def test_sizes_out_of_reach_are_refused_while_planning_and_while_running(
     with pytest.raises(ValueError, match=message):
         narrow.forecast(parsed, {"model": (model.facts,), "data": ({},)})
     with pytest.raises(ValueError, match=message):
-        narrow.execute(parsed, NarrowInputs(model=model, data=questions), store)
+        narrow.execute(parsed, NarrowInputs(model=model, data=(questions,)), store)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +209,7 @@ def test_empty_data_is_refused(store: Store, model: ModelArtifact, questions: Da
     (tmp_path / "rows.jsonl").write_text("")
     empty = DatasetArtifact(tmp_path, {}, "empty", "empty")
     with pytest.raises(ValueError, match="no training rows"):
-        narrow.run(NarrowConfig(ffn_fraction=0.5), NarrowInputs(model=model, data=empty), tmp_path)
+        narrow.run(NarrowConfig(ffn_fraction=0.5), NarrowInputs(model=model, data=(empty,)), tmp_path)
 
 
 def test_a_model_that_computes_no_numbers_is_refused(
@@ -218,4 +224,4 @@ def test_a_model_that_computes_no_numbers_is_refused(
     artifact = ModelArtifact(tmp_path / "broken", model.facts, "broken", "broken")
     config = NarrowConfig(ffn_fraction=0.5, score="activation", precision="float32", num_samples=2)
     with pytest.raises(ValueError, match="block 1: a score of its channels is not a finite number"):
-        narrow.run(config, NarrowInputs(model=artifact, data=questions), tmp_path)
+        narrow.run(config, NarrowInputs(model=artifact, data=(questions,)), tmp_path)
