@@ -11,9 +11,10 @@ from typing import Any
 
 from pydantic import Field
 
+from compressors.measure.choices import choice_likelihoods
 from compressors.measure.closeness import Estimate, TextCloseness, closeness_of_each, ratio_of_sums
 from compressors.measure.decode import decode
-from compressors.measure.likelihood import Pair, continuation_likelihoods
+from compressors.measure.likelihood import Pair
 from compressors.measure.runner import TorchRunner
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
 from registry.artifact import ComparisonArtifact, DatasetArtifact, Facts, ModelArtifact
@@ -79,7 +80,7 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return Forecast({}, peak_memory_bytes=4.0 * (1 + len(students)) * float(original.get("num_parameters", 0)))
 
 
-@stage("compare", version=1, forecast=_forecast)
+@stage("compare", version=2, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
@@ -180,15 +181,18 @@ def _perplexity_ratio(texts: Sequence[TextCloseness]) -> Estimate:
 def _right_choices(
     config: CompareConfig, runner: TorchRunner, rows: Sequence[Row], tokenizer: Any, name: str
 ) -> list[float]:
-    pairs = []
-    for row in rows:
-        context = tokenizer(f"Question: {row.question}\nAnswer:").input_ids
-        pairs += [(context, tokenizer(f" {choice}", add_special_tokens=False).input_ids) for choice in row.choices]
-    counter = bar(f"choosing in {name}", len(pairs), "choices")
-    scored = iter(continuation_likelihoods(runner, pairs, batch_size=4 * config.batch_size, on_scored=counter.advance))
+    questions = [
+        (
+            tokenizer(f"Question: {row.question}\nAnswer:").input_ids,
+            [tokenizer(f" {choice}", add_special_tokens=False).input_ids for choice in row.choices],
+        )
+        for row in rows
+    ]
+    counter = bar(f"choosing in {name}", len(rows), "questions")
+    scored = choice_likelihoods(runner, questions, batch_size=4 * config.batch_size, on_scored=counter.advance)
     right = []
-    for row in rows:
-        scores = [one.logprob_nats / len(choice) for choice, one in zip(row.choices, scored, strict=False)]
+    for row, logprobs in zip(rows, scored, strict=True):
+        scores = [logprob / len(choice) for choice, logprob in zip(row.choices, logprobs, strict=True)]
         right.append(float(scores.index(max(scores)) == row.answer_index))
     return right
 

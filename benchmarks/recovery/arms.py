@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ COMPARED = {
     "left": [arm for arm in ARMS if "refitted" not in arm],
     "left_refitted": [arm for arm in ARMS if "refitted" in arm],
 }
+# What a merge needs besides its base.
+STUDENTS = ("math_student", "talk_student")
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
 SEEDED_SIZE = 6
@@ -48,10 +51,13 @@ def recipe(
     steps: int,
     rows: int,
     asked: int,
+    text_tokens: int,
+    arms: Sequence[str] = tuple(ARMS),
 ) -> Node:
     """Return the recipe of one size and seed.
 
-    Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task.
+    Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task;
+    `text_tokens`: of plain text to compare on, and one in 300 of it for the original's own answers.
     """
     nodes = shared_nodes(model, data, instructions, rows) | cuts(num_blocks, num_removed)
     # the blocks before the cut are run once for all steps: twice the tokens in the same minutes
@@ -86,31 +92,54 @@ def recipe(
         "talk_student": ("patched", ["talk_recorded"], with_kl),
     }
     for arm, (base, sources, options) in trained.items():
-        nodes |= student(arm, base, sources, options, seed, steps)
-    students = ["math_student_adapter", "talk_student_adapter"]
-    nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
-    for name, arms in COMPARED.items():
+        if arm in arms or ("merged" in arms and arm in STUDENTS):
+            nodes |= student(arm, base, sources, options, seed, steps)
+    if "merged" in arms:
+        students = [f"{one}_adapter" for one in STUDENTS]
+        nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
+    for name, some in COMPARED.items():
+        chosen = [arm for arm in some if arm in arms]
+        if not chosen:
+            continue
         inputs = {
-            "model": arms,
+            "model": chosen,
             "original": "original",
             "tasks": ["gsm8k", "instructions", "arc_easy", "csqa", "facts"],
             "texts": ["wikitext"],
         }
         measured = {
-            "names": arms,
+            "names": chosen,
             "max_rows": asked,
-            "max_text_tokens": 12288,
-            "num_own_answers": 40,
+            "max_text_tokens": text_tokens,
+            "num_own_answers": max(1, text_tokens // 300),
             "batch_size": 4,
         }
         nodes[name] = node("compare", inputs, **measured)
-    for arm in ("original", "pruned", "thinner"):
+    for arm in [one for one in ("original", "pruned", "thinner") if one in ("original", *arms)]:
         nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
     if seed == 0 and num_removed == SEEDED_SIZE:
-        for arm in ("original", *ARMS):
+        for arm in ("original", *arms):
             inputs = {"model": arm, "tasks": ["gsm8k"]}
-            nodes[f"{arm}_answers"] = node("evaluate", inputs, num_samples=2, max_new_tokens=192)
+            nodes[f"{arm}_answers"] = node("evaluate", inputs, num_samples=0, max_new_tokens=192, batch_size=64)
+    needed = needed_by(
+        nodes,
+        [name for name in nodes if name in arms or name.startswith("left") or name.endswith(("_cost", "_answers"))],
+    )
+    nodes = {name: one for name, one in nodes.items() if name in needed}
     return {"name": f"recovery-{num_removed}-seed-{seed}", "nodes": nodes}
+
+
+def needed_by(nodes: dict[str, Node], wanted: Sequence[str]) -> set[str]:
+    """Return the nodes that the wanted ones are built from, and those themselves."""
+    needed: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name not in needed:
+            needed.add(name)
+            for source in nodes[name]["inputs"].values():
+                waiting += [source] if isinstance(source, str) else source
+    return needed
 
 
 def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[str, Node]:
@@ -127,7 +156,7 @@ def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[
         "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
         "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
         "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
-        "texts_recorded": node("record", {"model": "original", "data": "texts"}, max_rows=600),
+        "texts_recorded": node("record", {"model": "original", "data": "texts"}, max_rows=rows),
         "block_scan": node("scan", {"model": "original", "data": "texts_recorded"}),
     }
     for name in ("math", "talk"):

@@ -1,6 +1,7 @@
 """What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
-python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150] [--out FOLDER]
+python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150]
+    [--text-tokens 12288] [--arms A,B] [--out FOLDER]
 DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. Several seeds are run at 6 blocks alone, after all sizes. Everything
 built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each recipe.
 """
@@ -46,10 +47,15 @@ def main(
     steps: int = 48,
     rows: int = 300,
     asked: int = 150,
+    text_tokens: int = 12288,
+    arms: Annotated[str, typer.Option(help="Arms to run; all when empty.")] = "",
     out: Path = Path("recovery"),
 ) -> None:
     """Run every size and seed that is missing, then write table.md and recovery.png."""
     out.mkdir(parents=True, exist_ok=True)
+    chosen = arms.split(",") if arms else list(ARMS)
+    if unknown := set(chosen) - set(ARMS):
+        raise typer.BadParameter(f"unknown arms {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
     num_blocks = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
     results: dict[tuple[int, int], dict[str, Any]] = {}
     told = instruction_rows(
@@ -57,9 +63,9 @@ def main(
     )
     runs = [(int(size), 0) for size in sizes.split(",")]
     runs += [(SEEDED_SIZE, seed) for seed in range(1, seeds) if (SEEDED_SIZE, 0) in runs]
-    counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked}
+    counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
     for size, seed in runs:
-        made = recipe(model, data.resolve(), told, num_removed=size, seed=seed, **counts)
+        made = recipe(model, data.resolve(), told, num_removed=size, seed=seed, arms=chosen, **counts)
         path = out / f"{made['name']}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
         done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
@@ -82,9 +88,9 @@ def instruction_rows(source: Path, target: Path) -> Path:
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm, and how long its training took."""
     found: dict[str, Any] = {}
-    for name in COMPARED:
+    for name in [one for one in COMPARED if one in run["nodes"]]:
         found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
-    for arm in ARMS:
+    for arm in found:
         trained = [name for name in (f"{arm}_adapter", f"{arm}_cost", f"{arm}_answers") if name in run["nodes"]]
         for name in trained:
             artifact = shown(run, name)
@@ -123,7 +129,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     sizes = sorted({size for size, _ in results})
-    for arm in ARMS:
+    for arm in results[next(iter(results))]:
         style = "--s" if arm in UNTRAINED else "-o"
         left.plot(
             sizes,

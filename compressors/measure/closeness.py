@@ -125,7 +125,7 @@ class _Reference:
         kl, loss, num_agreeing = 0.0, 0.0, 0
         for part in _parts(len(self.tokens)):
             values, best, norm = _normalised(student[part])
-            p = self.logits[part].float().sub_(self.log_norm[part, None]).exp_()
+            p = (self.logits[part].float() - self.log_norm[part, None]).exp_()  # float() may be the logits themselves
             kl += float((norm - torch.linalg.vecdot(p, values) - self.entropy_nats[part]).sum())
             loss += float((norm - values.gather(-1, self.tokens[part, None])[:, 0]).sum())
             num_agreeing += int((best == self.greedy[part]).sum())

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from compressors.measure.closeness import closeness, ratio_of_sums
+from compressors.measure.closeness import closeness, closeness_of_each, ratio_of_sums
 from compressors.measure.runner import TorchRunner
 from stages.tiny_model import random_model
 
@@ -35,6 +35,12 @@ def test_divergence_and_losses_equal_those_of_each_text_alone_in_float64() -> No
         assert one.loss_nats == pytest.approx(-float(mine.gather(-1, wanted).sum()), rel=1e-4)
         assert one.original_loss_nats == pytest.approx(-float(theirs.gather(-1, wanted).sum()), rel=1e-4)
         assert one.kl_nats > 0.1, "the direction matters: these models differ"
+
+
+def test_students_beside_each_other_are_measured_as_alone() -> None:
+    runners = [TorchRunner(random_model("llama", seed=seed)[0]) for seed in (1, 2, 3)]
+    together = closeness_of_each([*runners, runners[0]], runners[2], PAIRS, batch_size=2)
+    assert together == [closeness(one, runners[2], PAIRS, batch_size=2) for one in (*runners, runners[0])]
 
 
 def test_interval_of_a_mean_is_the_textbook_one() -> None:

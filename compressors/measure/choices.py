@@ -1,0 +1,56 @@
+"""Score the choices of questions: each question is read once, and every choice goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+from compressors.measure.likelihood import pad_right
+from compressors.measure.runner import TorchRunner
+from compressors.measure.slots import pad_left
+
+# A context and what may follow it, as token ids, at least one each.
+Question = tuple[Sequence[int], Sequence[Sequence[int]]]
+
+
+@torch.inference_mode()
+def choice_likelihoods(
+    runner: TorchRunner,
+    questions: Sequence[Question],
+    *,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> list[list[float]]:
+    """Return the log-probability of each choice of each question, in nats, the sum over its tokens.
+
+    What `continuation_likelihoods` gives for (context, choice), without reading a context once a choice and without logits for its
+    tokens. `batch_size` counts questions; those of like length go together.
+    """
+    results: dict[int, list[float]] = {}
+    order = sorted(range(len(questions)), key=lambda index: -len(questions[index][0]))
+    for start in range(0, len(order), batch_size):
+        part = order[start : start + batch_size]
+        contexts, mask = pad_left([questions[index][0] for index in part], runner.device)
+        first, cache = runner.forward(contexts, mask, None, last_only=True)
+        owners = torch.tensor(
+            [row for row, index in enumerate(part) for _ in questions[index][1]], device=runner.device
+        )
+        choices = [choice for index in part for choice in questions[index][1]]
+        tokens, is_real = pad_right(choices, runner.device)
+        logprobs = _chosen(first[owners], tokens[:, :1])
+        if tokens.shape[1] > 1:
+            cache.batch_select_indices(owners)
+            behind = torch.cat([mask[owners], is_real[:, :-1]], dim=1)
+            logits, _ = runner.forward(tokens[:, :-1], behind, cache, last_only=False)
+            logprobs = torch.cat([logprobs, _chosen(logits, tokens[:, 1:])], dim=1)
+        sums = iter((logprobs * is_real).sum(dim=1).tolist())
+        results |= {index: [next(sums) for _ in questions[index][1]] for index in part}
+        on_scored(len(part))
+    return [results[index] for index in range(len(questions))]
+
+
+def _chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Return the log-probability of each token (B T) under logits (B T V)."""
+    logits = logits.float()
+    return logits.gather(-1, tokens[..., None])[..., 0] - logits.logsumexp(dim=-1)
