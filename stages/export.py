@@ -65,7 +65,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
-@stage("export", version=3, forecast=_forecast)
+@stage("export", version=4, forecast=_forecast)
 def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
     """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts.
 
@@ -75,10 +75,12 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
         return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
     prompts = _prompts(config, inputs)  # first: without a tokenizer nothing is traced
-    expected = _write(config, inputs, content, prompts)
+    _write(config, inputs, content)
     copy_companions(inputs.model.path, content)
     give_back()  # the torch model: with the session's own weights it would be twice the memory
-    parity = _prove(config, expected, OnnxRunner(open_session(content)))
+    said = _listen(config, content, prompts)
+    give_back()  # the session's, before the torch model comes again
+    parity = _prove(config, said, TorchRunner(load_model(inputs.model.path, torch.float32)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
     facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}
     return OnnxArtifact.at(content, **facts)
@@ -92,23 +94,25 @@ def _prompts(config: ExportConfig, inputs: ExportInputs) -> list[list[int]]:
     return [chat_prompt(tokenizer, row.question) for row in rows]
 
 
-def _write(config: ExportConfig, inputs: ExportInputs, content: Path, prompts: list[list[int]]) -> list[Said]:
-    """Trace and write the graph; return what the torch model says to the prompts."""
+def _write(config: ExportConfig, inputs: ExportInputs, content: Path) -> None:
     from compressors.export.graph import export_graph  # its libraries are in an extra
 
     model = load_model(inputs.model.path, torch.float32)
-    counter = bar("asking torch", len(prompts), "prompts")
-    expected = listen_to(TorchRunner(model), prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
     steps = bar("tracing the graph", 1, "steps")
     graph = export_graph(model, config.opset)
     steps.advance()
     write_graph(graph, content)
-    return expected
 
 
-def _prove(config: ExportConfig, expected: list[Said], candidate: OnnxRunner) -> Parity:
-    counter = bar("comparing with torch", len(expected), "prompts")
-    parity = measure_parity(expected, candidate, on_prompt=counter.advance)
+def _listen(config: ExportConfig, content: Path, prompts: list[list[int]]) -> list[Said]:
+    counter = bar("writing with the graph", len(prompts), "prompts")
+    graph = OnnxRunner(open_session(content))
+    return listen_to(graph, prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+
+
+def _prove(config: ExportConfig, said: list[Said], original: TorchRunner) -> Parity:
+    counter = bar("comparing with torch", len(said), "prompts")
+    parity = measure_parity(said, original, on_prompt=counter.advance)
     for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
         metric(name, getattr(parity, name))
     summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
@@ -157,14 +157,17 @@ def _norm_door(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     scaled = probe * torch.rsqrt(probe.square().mean(-1, keepdim=True) + epsilon)
     with torch.no_grad():
         expected = module(probe)
-    for gain in (weight.detach(), 1.0 + weight.detach()):  # Gemma keeps what it adds to one
-        if torch.allclose(scaled * gain, expected, rtol=1e-5, atol=1e-6):
-            return _rms_norm(gain, float(epsilon))
+    for offset in (0.0, 1.0):  # Gemma keeps what it adds to one
+        if torch.allclose(scaled * (offset + weight.detach()), expected, rtol=1e-5, atol=1e-6):
+            return _rms_norm(module, offset, float(epsilon))
     return None
 
 
-def _rms_norm(gain: Float[Tensor, "D"], epsilon: float) -> Callable[[Tensor], Tensor]:
+def _rms_norm(module: nn.Module, offset: float, epsilon: float) -> Callable[[Tensor], Tensor]:
     def norm(hidden_states: Tensor) -> Tensor:
+        # read while the trace is on: so the graph knows it as the weight that it is
+        weight = cast(Tensor, module.weight)
+        gain = weight + offset if offset else weight
         return torch.onnx.ops.symbolic(
             "RMSNormalization",
             [hidden_states, gain],

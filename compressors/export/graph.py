@@ -14,9 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from compressors.export.block_kinds import block_kinds, representatives
 from compressors.export.fused import Tracing, fused_operators
 from compressors.export.names import cache_names
+from compressors.export.segments import NotRepeatedError
 from compressors.export.tidy import tidy
+from compressors.export.unroll import unroll
+from compressors.prune.blocks import decoder_blocks, only_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -62,6 +66,29 @@ def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
     ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. Raises ValueError for a model without such a graph.
     """
     _check_exportable(model)
+    kinds = block_kinds(model)
+    traced = representatives(kinds)
+    program = _few_repeated(model, opset, kinds, traced) if len(traced) < len(kinds) else None
+    program = program or _trace(model, opset)
+    tidy(program)
+    _name_axes(program)
+    return program
+
+
+def _few_repeated(model: PreTrainedModel, opset: int, kinds: list[int], traced: list[int]) -> ir.Model | None:
+    """Trace these blocks and repeat them for the others; None where that cannot be done."""
+    blocks = decoder_blocks(model)
+    prefix = next(f"model.{name}" for name, module in model.named_modules() if module is blocks)
+    try:
+        with only_blocks(model, traced):
+            program = _trace(model, opset)
+        unroll(program.graph, model, prefix, kinds, traced)
+    except NotRepeatedError:
+        return None
+    return program
+
+
+def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
     num_blocks = model.config.num_hidden_layers
     example, shapes = _example_inputs(model)
     with fused_operators(model, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
@@ -87,8 +114,6 @@ def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
     assert program is not None, "the dynamo exporter returns a program"
     if len(tracing.present) != 2 * num_blocks:
         raise ValueError(f"{type(model).__name__} does its attention behind another door than transformers' interface")
-    tidy(program.model)
-    _name_axes(program.model)
     return program.model
 
 

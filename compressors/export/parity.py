@@ -22,10 +22,11 @@ NUM_TOGETHER = 8
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says to one prompt: the logits of its last tokens, and the greedy continuation."""
+    """What a model says to one prompt: the logits of its last tokens, those of its end in a padded batch, and the greedy continuation."""
 
     prompt: Sequence[int]
     logits: Float[Tensor, "T V"]
+    padded_end: Float[Tensor, "V"]
     token_ids: Sequence[int]
 
 
@@ -47,44 +48,45 @@ def listen_to(
     num_new_tokens: int,
     on_prompt: Callable[[int], None] = lambda count: None,
 ) -> list[Said]:
-    """Record the logits of each prompt alone, and the continuations, written together: a batch reads the weights once a step.
+    """Record what the exported graph says, as it is used: each prompt alone, all in a batch padded on the left, and decoded over a cache.
 
-    Recorded first, so that two models need not be in memory at once.
+    Recorded, so that two models need not be in memory at once.
     """
-    logits = [_logits(runner, prompt) for prompt in prompts]
+    ids, mask = pad_left(prompts, runner.device)
+    ends, _ = runner.forward(ids, mask, None, last_only=True)
+    logits = [_logits(runner, prompt)[-NUM_KEPT_LOGITS:] for prompt in prompts]
     written = _continuations(runner, prompts, num_new_tokens, on_prompt)
-    return [Said(*one) for one in zip(prompts, logits, written, strict=True)]
+    return [Said(*one) for one in zip(prompts, logits, ends[:, -1].float().cpu(), written, strict=True)]
 
 
 def measure_parity(
-    expected: Sequence[Said], candidate: CausalRunner, *, on_prompt: Callable[[int], None] = lambda count: None
+    said: Sequence[Said], original: CausalRunner, *, on_prompt: Callable[[int], None] = lambda count: None
 ) -> Parity:
-    """Compare prefill logits (max and mean absolute difference) and greedy decoding with what was recorded.
+    """Let the original read what was recorded, each text in one pass, and compare: it would have written a text as far as it agrees.
 
-    The logits of each prompt alone, and those of its end once more in a batch padded on the left. Agreement counts the tokens
-    before the first one that differs: after it the texts are two different texts.
+    Agreement counts the tokens before the first one that differs: after it the texts are two different texts. Differences are
+    absolute, over the prompt's last tokens.
     """
-    num_new_tokens = len(expected[0].token_ids)
-    ids, mask = pad_left([one.prompt for one in expected], candidate.device)
-    together, _ = candidate.forward(ids, mask, None, last_only=True)
+    num_new_tokens = len(said[0].token_ids)
     largest, total, num_logits, agreed = 0.0, 0.0, 0, 0
-    written = _continuations(candidate, [one.prompt for one in expected], num_new_tokens, on_prompt)
-    for row, (one, token_ids) in enumerate(zip(expected, written, strict=True)):
-        alone = _logits(candidate, one.prompt)  # one at a time: a vocabulary of numbers a token
-        differences = [(one.logits - alone).abs(), (one.logits[-1] - together[row, -1].float().cpu()).abs()]
+    for one in said:
+        own = _logits(original, [*one.prompt, *one.token_ids[:-1]])
+        prompt = own[: len(one.prompt)][-NUM_KEPT_LOGITS:]
+        differences = [(prompt - one.logits).abs(), (prompt[-1] - one.padded_end).abs()]
         largest = max(largest, *(float(difference.max()) for difference in differences))
         total, num_logits = total + float(differences[0].double().sum()), num_logits + differences[0].numel()
-        pairs = zip(one.token_ids, token_ids, strict=True)
+        pairs = zip(own[len(one.prompt) - 1 :].argmax(dim=-1).tolist(), one.token_ids, strict=True)
         agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), num_new_tokens)
+        on_prompt(1)
     if not torch.isfinite(torch.tensor(largest)):
         largest = float("inf")
-    return Parity(largest, total / num_logits, agreed / (len(expected) * num_new_tokens), len(expected), num_new_tokens)
+    return Parity(largest, total / num_logits, agreed / (len(said) * num_new_tokens), len(said), num_new_tokens)
 
 
-def _logits(runner: CausalRunner, prompt: Sequence[int]) -> Float[Tensor, "T V"]:
-    ids, mask = pad_right([prompt], runner.device)
+def _logits(runner: CausalRunner, text: Sequence[int]) -> Float[Tensor, "T V"]:
+    ids, mask = pad_right([text], runner.device)
     logits, _ = runner.forward(ids, mask, None, last_only=False)
-    return logits[0, -NUM_KEPT_LOGITS:].float().cpu().clone()
+    return logits[0].float().cpu().clone()
 
 
 def _continuations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,14 @@ def tidy(model: ir.Model) -> None:
     Reshapes get constant shapes; slices of everything, pairs of head swaps and of reshapes go; each matrix is stored as the product
     wants it (a tied one, which two nodes read, once and as it is).
     """
-    for rewrite in (_constant_shape, _without_whole_slice, _without_pair, _without_pair, _stored_transposed):
+    for rewrite in (
+        _constant_shape,
+        _without_whole_slice,
+        _without_pair,
+        _without_pair,
+        _stored_transposed,
+        _stored_sum,
+    ):
         for node in list(model.graph):
             rewrite(model.graph, node)
         common.RemoveUnusedNodesPass()(model)
@@ -72,14 +80,25 @@ def _stored_transposed(graph: ir.Graph, node: ir.Node) -> None:
     if weight is None or weight.const_value is None or len(weight.uses()) > 1:
         return
     tensor = weight.const_value
-    name = f"{weight.name}.T"
-    turned = ir.LazyTensor(
-        lambda: ir.tensor(np.ascontiguousarray(tensor.numpy().T), name=name),
-        dtype=tensor.dtype,
-        shape=ir.Shape(list(tensor.shape)[::-1]),  # type: ignore[arg-type]
-        name=name,
-    )
-    value = ir.Value(name=name, shape=turned.shape, type=ir.TensorType(tensor.dtype), const_value=turned)
+    shape = ir.Shape(list(tensor.shape)[::-1])  # type: ignore[arg-type]
+    _store(graph, node, f"{weight.name}.T", tensor.dtype, shape, lambda: np.ascontiguousarray(tensor.numpy().T))
+
+
+def _stored_sum(graph: ir.Graph, node: ir.Node) -> None:
+    """Store a weight and the number that is always added to it as their sum."""
+    if node.op_type != "Add" or None in node.inputs:
+        return
+    weight, number = (ir.convenience.get_const_tensor(value) for value in node.inputs)  # type: ignore[arg-type]
+    if weight is None or number is None or number.size != 1 or not node.inputs[0].is_initializer():  # type: ignore[union-attr]
+        return
+    name = f"{node.inputs[0].name}.sum"  # type: ignore[union-attr]
+    _store(graph, node, name, weight.dtype, weight.shape, lambda: weight.numpy() + number.numpy())
+
+
+def _store(graph: ir.Graph, node: ir.Node, name: str, dtype: Any, shape: Any, made: Callable[[], Any]) -> None:
+    """Let a weight that is made when it is written stand for the node."""
+    tensor = ir.LazyTensor(lambda: ir.tensor(made(), name=name), dtype=dtype, shape=shape, name=name)
+    value = ir.Value(name=name, shape=shape, type=ir.TensorType(dtype), const_value=tensor)
     graph.register_initializer(value)
     _replace(node.outputs[0], value)
 

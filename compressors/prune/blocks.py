@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -45,6 +46,26 @@ def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
     del blocks[len(kept) :]
     for index, block in enumerate(kept_blocks):
         blocks[index] = block
+
+
+@contextmanager
+def only_blocks(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
+    """Inside, the model has the blocks with these indices alone, in their order, as `remove_blocks` leaves it; afterwards it is whole."""
+    blocks, config = decoder_blocks(model), model.config
+    everything, settings = list(blocks), dict(vars(config))
+    try:
+        remove_blocks(model, sorted(set(range(len(everything))) - set(kept)))
+        yield
+    finally:
+        vars(config).update(settings)
+        for index, block in enumerate(everything):
+            if index < len(blocks):
+                blocks[index] = block
+            else:
+                blocks.append(block)
+            for module in block.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index  # type: ignore[assignment]
 
 
 def check_removal(num_blocks: int, removed: Sequence[int]) -> None:

@@ -1,0 +1,155 @@
+"""Trace a few blocks of a model and repeat their nodes for all others of their kind: a trace costs seconds a block, a repetition nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import nn
+
+from compressors.export.names import cache_names
+from compressors.export.segments import PAST, PRESENT, SCOPES, NotRepeatedError, Segment, check_same, hoist, joints
+from compressors.prune.blocks import decoder_blocks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence[int], traced: Sequence[int]) -> None:
+    """Turn the graph of the blocks `traced` of a model, whose list of blocks is called `prefix` in it, into the graph of all, in place.
+
+    What belongs to a block is known by the scopes of its nodes, a weight by its name. Raises NotRepeatedError, and leaves the graph
+    unusable, unless the two traced blocks of a kind are the same nodes on other weights, joined to the rest by one state.
+    """
+    segments = [Segment.of(graph, prefix, place) for place in range(len(traced))]
+    hoist(graph, segments)
+    partner = next((place for place in range(1, len(traced)) if kinds[traced[place]] == kinds[0]), 0)
+    states = joints(graph, segments, partner)
+    patterns = _patterns(segments, states, [kinds[index] for index in traced])
+    inside = {node for segment in segments for node in segment.nodes}
+    around = [node for node in graph if node not in inside]
+    blocks = decoder_blocks(model)
+    _rename(graph, prefix, segments, traced)
+    last, state, made = None, states[0], {}
+    for index, kind in enumerate(kinds):
+        if index in traced:
+            place = traced.index(index)
+            if state is not states[place]:
+                _reread(segments[place].nodes, states[place], state)
+            last, state = segments[place].nodes[-1], states[place + 1]
+            continue
+        place = patterns[kind]
+        copy = _Copy(graph, f"{prefix}.{traced[place]}", f"{prefix}.{index}", blocks[index], states[place], state)
+        nodes = copy.nodes(segments[place].nodes, traced[place], index)
+        assert last is not None, "the first block is always traced"
+        graph.insert_after(last, nodes)
+        last, state = nodes[-1], copy.values[states[place + 1]]
+        made |= copy.ports
+    if state is not states[-1]:
+        _reread(around, states[-1], state)
+    _order_ports(graph, made, len(kinds))
+
+
+def _patterns(segments: Sequence[Segment], states: Sequence[ir.Value], kinds: Sequence[int]) -> dict[int, int]:
+    """Return the place to repeat for each kind: the second of it, since what comes before that one is a block too."""
+    found: dict[int, int] = {}
+    for place, kind in enumerate(kinds):
+        if kind in found:
+            check_same(segments[found[kind]], segments[place], states, found[kind], place)
+        found[kind] = place
+    return found
+
+
+def _rename(graph: ir.Graph, prefix: str, segments: Sequence[Segment], traced: Sequence[int]) -> None:
+    """Give weights and caches of the traced blocks the numbers of their blocks; from the last on, so that no name is taken yet."""
+    for place in reversed(range(len(segments))):
+        index = traced[place]
+        if place == index:
+            continue
+        for name in [name for name in graph.initializers if name.startswith(f"{prefix}.{place}.")]:
+            graph.initializers[name].name = name.replace(f"{prefix}.{place}.", f"{prefix}.{index}.", 1)
+        for value in (*graph.inputs, *graph.outputs):
+            for ports in (PAST, PRESENT):
+                if str(value.name).startswith(f"{ports}.{place}."):
+                    value.name = str(value.name).replace(f"{ports}.{place}.", f"{ports}.{index}.", 1)
+
+
+def _reread(nodes: Sequence[ir.Node], old: ir.Value, new: ir.Value) -> None:
+    for node in nodes:
+        for port, value in enumerate(node.inputs):
+            if value is old:
+                node.replace_input_with(port, new)
+
+
+class _Copy:
+    """One block's nodes made anew for another block: on its weights, its cache, and the state that stands in front of it."""
+
+    def __init__(
+        self, graph: ir.Graph, old: str, new: str, block: nn.Module, before: ir.Value, state: ir.Value
+    ) -> None:
+        self.values: dict[ir.Value, ir.Value] = {before: state}
+        self.ports: dict[str, ir.Value] = {}
+        self._graph, self._old, self._new = graph, f"{old}.", f"{new}."
+        self._tensors = dict(block.named_parameters()) | dict(block.named_buffers())
+
+    def nodes(self, pattern: Sequence[ir.Node], source: int, target: int) -> list[ir.Node]:
+        outputs_of_graph = set(self._graph.outputs)
+        return [self._node(node, source, target, outputs_of_graph) for node in pattern]
+
+    def _node(self, node: ir.Node, source: int, target: int, ends: set[ir.Value]) -> ir.Node:
+        inputs = [None if value is None else self._input(value, source, target) for value in node.inputs]
+        outputs = []
+        for value in node.outputs:
+            name = str(value.name)
+            name = (
+                name.replace(f"{PRESENT}.{source}.", f"{PRESENT}.{target}.", 1) if value in ends else f"{name}.{target}"
+            )
+            self.values[value] = ir.Value(name=name, shape=value.shape, type=value.type)
+            outputs.append(self.values[value])
+            if value in ends:
+                self.ports[name] = self.values[value]
+        return ir.Node(
+            node.domain,
+            node.op_type,
+            inputs,
+            list(node.attributes.values()),
+            overload=node.overload,
+            outputs=outputs,
+            version=node.version,
+            name=f"{node.name}.{target}",
+            metadata_props={SCOPES: node.metadata_props.get(SCOPES, "").replace(self._old[:-1], self._new[:-1])},
+        )
+
+    def _input(self, value: ir.Value, source: int, target: int) -> ir.Value:
+        if value in self.values:
+            return self.values[value]
+        name = str(value.name)
+        if name.startswith(self._old) and value.is_initializer():
+            self.values[value] = self._weight(value, name.removeprefix(self._old))
+        elif name.startswith(f"{PAST}.{source}."):
+            name = name.replace(f"{PAST}.{source}.", f"{PAST}.{target}.", 1)
+            self.values[value] = ir.Value(name=name, shape=value.shape, type=value.type)
+            self.ports[name] = self.values[value]
+        return self.values.get(value, value)
+
+    def _weight(self, value: ir.Value, name: str) -> ir.Value:
+        if name not in self._tensors:
+            raise NotRepeatedError(f"{value.name} is no weight of its block")
+        tensor = TorchTensor(self._tensors[name], name=self._new + name)
+        weight = ir.Value(
+            name=self._new + name, shape=value.shape, type=ir.TensorType(tensor.dtype), const_value=tensor
+        )
+        self._graph.register_initializer(weight)
+        return weight
+
+
+def _order_ports(graph: ir.Graph, made: Mapping[str, ir.Value], num_blocks: int) -> None:
+    """Put the caches of all blocks in order, among inputs and outputs."""
+    for ports, prefix in ((graph.inputs, PAST), (graph.outputs, PRESENT)):
+        known = {str(value.name): value for value in ports} | dict(made)
+        caches = [known[name] for name in cache_names(num_blocks, prefix)]
+        others = [value for value in ports if not str(value.name).startswith(f"{prefix}.")]
+        ports.clear()
+        ports.extend([*others, *caches])
