@@ -15,7 +15,7 @@ from compressors.measure.runner import CausalRunner
 from compressors.measure.slots import pad_left
 
 # Logits are kept for so many tokens of a prompt, its last ones: a vocabulary of numbers each.
-NUM_KEPT_LOGITS = 64
+NUM_KEPT_LOGITS = 16
 # Continuations written at once.
 NUM_TOGETHER = 8
 
@@ -54,7 +54,7 @@ def listen_to(
     """
     ids, mask = pad_left(prompts, runner.device)
     ends, _ = runner.forward(ids, mask, None, last_only=True)
-    logits = [_logits(runner, prompt)[-NUM_KEPT_LOGITS:] for prompt in prompts]
+    logits = [_logits(runner, prompt)[-NUM_KEPT_LOGITS:].clone() for prompt in prompts]  # the rest is let go
     written = _continuations(runner, prompts, num_new_tokens, on_prompt)
     return [Said(*one) for one in zip(prompts, logits, ends[:, -1].float().cpu(), written, strict=True)]
 
@@ -72,9 +72,9 @@ def measure_parity(
     for one in said:
         own = _logits(original, [*one.prompt, *one.token_ids[:-1]])
         prompt = own[: len(one.prompt)][-NUM_KEPT_LOGITS:]
-        differences = [(prompt - one.logits).abs(), (prompt[-1] - one.padded_end).abs()]
-        largest = max(largest, *(float(difference.max()) for difference in differences))
-        total, num_logits = total + float(differences[0].double().sum()), num_logits + differences[0].numel()
+        difference, of_end = (prompt - one.logits).abs_(), (prompt[-1] - one.padded_end).abs_()
+        largest = max(largest, float(difference.max()), float(of_end.max()))
+        total, num_logits = total + float(difference.sum(dtype=torch.float64)), num_logits + difference.numel()
         pairs = zip(own[len(one.prompt) - 1 :].argmax(dim=-1).tolist(), one.token_ids, strict=True)
         agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), num_new_tokens)
         on_prompt(1)
@@ -86,7 +86,7 @@ def measure_parity(
 def _logits(runner: CausalRunner, text: Sequence[int]) -> Float[Tensor, "T V"]:
     ids, mask = pad_right([text], runner.device)
     logits, _ = runner.forward(ids, mask, None, last_only=False)
-    return logits[0].float().cpu().clone()
+    return logits[0].float().cpu()
 
 
 def _continuations(
