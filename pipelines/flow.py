@@ -158,7 +158,7 @@ def _node_task(run: Run, node: Node) -> Task[..., State]:
     def run_node(stage: str) -> State:
         is_here = node.execution == IN_PROCESS
         memory_bytes = planned.forecast.peak_memory_bytes if is_here else 0.0
-        with run.pool.claim(memory_bytes, node.stage.is_light or not is_here) as num_threads:
+        with run.pool.claim(memory_bytes, node.stage.is_light(node.config) or not is_here) as num_threads:
             return _run_node(run, node, planned, num_threads)
 
     return run_node

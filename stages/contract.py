@@ -64,8 +64,8 @@ class Stage(Generic[C, I, A]):
     forecast: Callable[[C, Mapping[str, tuple[Facts, ...]]], Forecast]
     # Digest of what the config only points to (a file's content), so that a changed file is a different work order.
     outside: Callable[[C], str]
-    # True when the stage mostly waits for disk, network or a database: it may run beside a heavy one.
-    is_light: bool
+    # True when the stage, so configured, mostly waits for disk, network or a database: it may run beside a heavy one.
+    is_light: Callable[[C], bool]
 
     @property
     def summary(self) -> str:
@@ -122,7 +122,7 @@ def stage(
     *,
     forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
     outside: Callable[[Any], str] | None = None,
-    is_light: bool = False,
+    is_light: bool | Callable[[Any], bool] = False,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning."""
 
@@ -137,7 +137,7 @@ def stage(
             output_type=hints["return"],
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),
-            is_light=is_light,
+            is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
         )
 
     return decorate

@@ -76,17 +76,17 @@ def refit_blocks(
     Raises ValueError for families whose blocks are no plain sum of state, attention and feed-forward part.
     """
     theirs = Walk(original, batches, matches.was[first])
-    ours = Walk(student, batches, first)
+    # what lies before the first block that changed is the original's
+    ours = Walk(student, batches, first, states=theirs.states if matches.was[first] == first else None)
     result = student if result is None else result
     for index in range(first, len(matches.was)):
         exits = [attention_exit(model, index) for model in (student, result)]
-        targets = [theirs.state_after_attention(place) for place in range(len(batches))]
+        targets = theirs.advance()
         equations = Equations()
         for place, (_, mask) in enumerate(batches):
             inputs = ours.inputs_of(place, exits[0])
-            equations.add(
-                inputs, targets[place] - ours.state_after_attention(place, inputs), targets[place], mask.bool()
-            )
+            lacking = targets[place] - ours.state_after_attention(place, inputs)
+            equations.add(inputs, lacking, targets[place], mask.bool())
         equations.update(exits, ridge)
         while theirs.at <= matches.upto[index]:
             theirs.advance()
@@ -102,16 +102,26 @@ def refit_blocks(
 
 
 class Walk:
-    """Batches on their way through a model: `states` holds what block `at` receives of each, or what the last one gave."""
+    """Batches on their way through a model: `states` holds what block `at` receives of each, or what the last one gave.
 
-    def __init__(self, model: PreTrainedModel, batches: Sequence[TokenBatch], at: int) -> None:
+    `states`: what block `at` receives, where that is known.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        batches: Sequence[TokenBatch],
+        at: int,
+        states: Sequence[Float[Tensor, "B T D"]] | None = None,
+    ) -> None:
         self.model, self.batches, self.at = model, batches, 0
         self.is_tuple = returns_tuple(model)
         # Granite scales what a part of a block adds to the state
         self.scale = float(getattr(model.config, "residual_multiplier", 1.0))
         self.states: list[Tensor] = []
         before = decoder_blocks(model)[at]
-        self.states = [self._run(place, before, is_before=True) for place in range(len(batches))]
+        places = range(len(batches))
+        self.states = list(states or [self._run(place, before, is_before=True) for place in places])
         self.at = at
         _check_is_sum(self)
 
@@ -136,10 +146,13 @@ class Walk:
             hook.remove()
         return read[0].reshape(*state.shape[:2], -1) * self.scale, state
 
-    def advance(self) -> None:
-        """Take every batch through block `at`."""
-        block = decoder_blocks(self.model)[self.at]
-        self.move_on([self._run(place, block) for place in range(len(self.batches))])
+    def advance(self) -> list[Float[Tensor, "B T D"]]:
+        """Take every batch through block `at`; return the states between its attention and its feed-forward part."""
+        matrix = attention_exit(self.model, self.at)
+        passed = [self.through_block(place, matrix) for place in range(len(self.batches))]
+        between = [state + matrix(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
+        self.move_on([state for _, state in passed])
+        return between
 
     def move_on(self, states: list[Tensor]) -> None:
         """Go on behind block `at`, with these states."""

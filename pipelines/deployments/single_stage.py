@@ -93,7 +93,7 @@ def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
         if isinstance(event, Note):
             say(event.text)
 
-    is_light = STAGES[order.stage].is_light
+    is_light = STAGES[order.stage].is_light(order.config)
     try:
         with (
             nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible,

@@ -99,3 +99,9 @@ def test_patch_before_the_first_block_is_refused(
     config = PruneConfig(blocks=[0], patch="linear")
     with pytest.raises(ValueError, match="the window may not begin at block 0"):
         prune.execute(config, PruneInputs(model=model, data=(questions,)), store)
+
+
+def test_a_patch_is_work_for_all_threads() -> None:
+    """Without one, a cut mostly copies files, and may run beside a heavy stage on one thread."""
+    assert prune.is_light(PruneConfig(blocks=[1]))
+    assert not any(prune.is_light(PruneConfig(blocks=[1], patch=patch)) for patch in ("linear", "refit"))
