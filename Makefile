@@ -24,7 +24,7 @@ down:
 test: $(VENV)/ready
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# Minutes of waiting: machines that die, servers that restart.
+# Minutes of waiting: machines that die, servers that restart, every stage killed once.
 test-slow: $(VENV)/ready
 	$(BIN)/python -m pytest -m slow -o timeout=1200
 

@@ -46,6 +46,8 @@ KILLS = (
     ("healed_scores", "evaluate"),
     ("release", "register"),
 )
+# Those that every run of the tests tries; `make test-slow` tries them all.
+EVERYDAY = ("ingest_model", "prune", "self_data", "finetune", "merge", "export", "register")
 # The same for stages that only methods of the literature use, in one recipe of the test's.
 RARE_KILLS = (
     ("attempts", "answer"),
@@ -85,11 +87,20 @@ def test_every_stage_is_killed_somewhere() -> None:
     assert sorted(stage for _, stage in KILLS + RARE_KILLS) == sorted(STAGES)
 
 
-@pytest.mark.timeout(1500)  # twenty runs in a row, each 10 to 30 s
-def test_a_run_killed_inside_any_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
-    kill_and_finish("tiny", KILLS, environment, tmp_path)
+@pytest.mark.timeout(900)  # runs in a row, each 10 to 50 s
+def test_a_run_killed_inside_a_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
+    everyday = tuple(kill for kill in KILLS if kill[1] in EVERYDAY)
+    assert len(everyday) == len(EVERYDAY)
+    kill_and_finish("tiny", everyday, environment, tmp_path)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_so_is_one_killed_inside_any_other_stage(environment: dict[str, str], tmp_path: Path) -> None:
+    kill_and_finish("tiny", tuple(kill for kill in KILLS if kill[1] not in EVERYDAY), environment, tmp_path)
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_so_is_one_killed_inside_a_stage_of_the_methods(
     tiny: Path, environment: dict[str, str], tmp_path: Path
