@@ -156,7 +156,7 @@ def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[
         "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
         "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
         "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
-        "texts_recorded": node("record", {"model": "original", "data": "texts"}, max_rows=rows),
+        "texts_recorded": node("record", {"model": "original", "data": "texts"}, max_rows=2 * rows),
         "block_scan": node("scan", {"model": "original", "data": "texts_recorded"}),
     }
     for name in ("math", "talk"):

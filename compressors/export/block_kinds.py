@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compressors.prune.blocks import decoder_blocks
+from compressors.prune.blocks import decoder_blocks, per_block_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,8 +17,8 @@ PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 def block_kinds(model: PreTrainedModel) -> list[int]:
     """Return for each block the index of the first block that is like it in all but the numbers of its weights."""
-    config, blocks = model.config, decoder_blocks(model)
-    lists = [value for value in vars(config).values() if isinstance(value, list) and len(value) == len(blocks)]
+    blocks = decoder_blocks(model)
+    lists = per_block_settings(model.config, len(blocks)).values()
     firsts: dict[Any, int] = {}
     kinds = []
     for index, block in enumerate(blocks):

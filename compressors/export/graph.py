@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from compressors.export.block_kinds import block_kinds, representatives
 from compressors.export.fused import Tracing, fused_operators
-from compressors.export.names import cache_names
+from compressors.export.names import PAST, PRESENT, cache_names
 from compressors.export.segments import NotRepeatedError
 from compressors.export.tidy import tidy
 from compressors.export.unroll import unroll
@@ -100,9 +100,9 @@ def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
                     "input_ids",
                     "attention_mask",
                     "position_ids",
-                    *cache_names(num_blocks, "past_key_values"),
+                    *cache_names(num_blocks, PAST),
                 ],
-                output_names=["logits", *cache_names(num_blocks, "present")],
+                output_names=["logits", *cache_names(num_blocks, PRESENT)],
                 dynamic_shapes=shapes,
                 opset_version=opset,
                 dynamo=True,
@@ -185,7 +185,7 @@ def _name_axes(model: ir.Model) -> None:
     """Give the axes of inputs and outputs the names that optimum's graphs have."""
     tokens, cached, grown = ["batch_size", "sequence_length"], "past_sequence_length", "total_sequence_length"
     for value in model.graph.inputs:
-        if value.name and value.name.startswith("past_key_values"):
+        if value.name and value.name.startswith(PAST):
             heads, size = value.shape[1], value.shape[3]  # type: ignore[index]
             value.shape = ir.Shape([tokens[0], heads, cached, size])
         else:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+PAST, PRESENT = "past_key_values", "present"
+
 
 def cache_names(num_blocks: int, prefix: str) -> list[str]:
     """Return the graph's cache names in order: `prefix.0.key`, `prefix.0.value`, ..."""

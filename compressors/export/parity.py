@@ -15,7 +15,7 @@ from compressors.measure.runner import CausalRunner
 from compressors.measure.slots import pad_left
 
 # Logits are kept for so many tokens of a prompt, its last ones: a vocabulary of numbers each.
-NUM_KEPT_LOGITS = 16
+NUM_KEPT_LOGITS = 64
 # Continuations written at once.
 NUM_TOGETHER = 8
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.export.names import cache_names
+from compressors.export.names import PAST, PRESENT, cache_names
 from compressors.measure.likelihood import pad_right
 from compressors.measure.runner import positions_of
 from compressors.measure.slots import Slots, prefill_chunks
@@ -30,7 +30,7 @@ class OnnxRunner:
             raise ValueError(f"onnxruntime runs on {actual}, not on {provider}: its library or driver is missing")
         self.session = session
         self.device = torch.device("cpu")  # where logits and cache lie, wherever the session computes
-        past = [entry for entry in session.get_inputs() if entry.name.startswith("past_key_values.")]
+        past = [entry for entry in session.get_inputs() if entry.name.startswith(f"{PAST}.")]
         self.cache_sizes = len(past), past[0].shape[1], past[0].shape[3]  # tensors, heads, head size
         self._vocab_size = session.get_outputs()[0].shape[2]
 
@@ -58,7 +58,7 @@ class OnnxRunner:
         """Return a binding in which these tensors are the cache that is read and the cache that is written."""
         binding = self.session.io_binding()
         num_blocks = len(tensors) // 2
-        names = zip(cache_names(num_blocks, "past_key_values"), cache_names(num_blocks, "present"), strict=True)
+        names = zip(cache_names(num_blocks, PAST), cache_names(num_blocks, PRESENT), strict=True)
         for (past, present), tensor in zip(names, tensors, strict=True):
             place = ("cpu", 0, np.float32, list(tensor.shape), tensor.ctypes.data)
             binding.bind_input(past, *place)

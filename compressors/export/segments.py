@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from compressors.export.names import PAST
+
 # Where the exporter notes the modules a node comes from, outermost first.
 SCOPES = "pkg.torch.onnx.name_scopes"
-PAST, PRESENT = "past_key_values", "present"
 
 
 class NotRepeatedError(ValueError):
@@ -39,6 +40,7 @@ def hoist(graph: ir.Graph, segments: list[Segment]) -> None:
     """Move to the graph's beginning what one block computes from constants or inputs alone and another part reads too."""
     home = {node: segment for segment in segments for node in segment.nodes}
     moved: list[ir.Node] = []
+    known: dict[ir.Node, bool] = {}
 
     def move(node: ir.Node) -> None:
         if node in moved:
@@ -52,7 +54,7 @@ def hoist(graph: ir.Graph, segments: list[Segment]) -> None:
     for segment in segments:
         for node in segment.nodes:
             outside = [user for output in node.outputs for user in output.consumers() if home.get(user) is not segment]
-            if outside and _is_free(node, {}):
+            if outside and _is_free(node, known):
                 move(node)
     for node in moved:
         if node in home:

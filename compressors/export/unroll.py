@@ -9,8 +9,8 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from compressors.export.names import cache_names
-from compressors.export.segments import PAST, PRESENT, SCOPES, NotRepeatedError, Segment, check_same, hoist, joints
+from compressors.export.names import PAST, PRESENT, cache_names
+from compressors.export.segments import NotRepeatedError, Segment, check_same, hoist, joints
 from compressors.prune.blocks import decoder_blocks
 
 if TYPE_CHECKING:
@@ -119,7 +119,6 @@ class _Copy:
             outputs=outputs,
             version=node.version,
             name=f"{node.name}.{target}",
-            metadata_props={SCOPES: node.metadata_props.get(SCOPES, "").replace(self._old[:-1], self._new[:-1])},
         )
 
     def _input(self, value: ir.Value, source: int, target: int) -> ir.Value:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
@@ -68,6 +68,11 @@ def only_blocks(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
                     module.layer_idx = index  # type: ignore[assignment]
 
 
+def per_block_settings(config: Any, num_blocks: int) -> dict[str, list[Any]]:
+    """Return the lists of a config with one entry a block: layer_types, no_rope_layers and whatever a future family adds."""
+    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == num_blocks}
+
+
 def check_removal(num_blocks: int, removed: Sequence[int]) -> None:
     """Raise ValueError unless `removed` are distinct indices of `num_blocks` blocks and leave at least one."""
     for index in removed:
@@ -80,10 +85,8 @@ def check_removal(num_blocks: int, removed: Sequence[int]) -> None:
 
 
 def _cut_config(config, num_blocks: int, kept: list[int]) -> None:
-    for name, value in list(vars(config).items()):
-        # layer_types, no_rope_layers and whatever a future family adds: one entry a block
-        if isinstance(value, list) and len(value) == num_blocks:
-            setattr(config, name, [value[index] for index in kept])
+    for name, value in per_block_settings(config, num_blocks).items():
+        setattr(config, name, [value[index] for index in kept])
     config.num_hidden_layers = len(kept)
     if getattr(config, "max_window_layers", None) is not None:
         config.max_window_layers = min(config.max_window_layers, len(kept))
