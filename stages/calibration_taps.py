@@ -24,6 +24,7 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
     Products that read the same values are in one group and share the tensor.
     """
     import onnx_ir as ir  # in an extra
+    from onnx_ir.passes import common
 
     from compressors.quantize.nodes import products
 
@@ -38,6 +39,7 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
     for group in groups:
         graph = read_graph(folder)
         graph.graph.outputs[:] = [value for node in graph.graph for value in node.outputs if value.name in group]
+        common.RemoveUnusedNodesPass()(graph)  # later blocks and the head would be opened and computed for nothing
         session = open_session(folder, graph=ir.to_proto(graph).SerializeToString(), is_frugal=True)
         sums = {source: torch.zeros(widths[source] if is_diagonal else (widths[source],) * 2) for source in group}
         num_tokens = 0

@@ -78,7 +78,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     _write(config, inputs, content)
     copy_companions(inputs.model.path, content)
     give_back()  # the torch model: with the session's own weights it would be twice the memory
-    said = _listen(config, content, prompts)
+    said = _listen(config, content, prompts, workdir / "said")
     give_back()  # the session's, before the torch model comes again
     parity = _prove(config, said, TorchRunner(load_model(inputs.model.path, torch.float32)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
@@ -104,10 +104,10 @@ def _write(config: ExportConfig, inputs: ExportInputs, content: Path) -> None:
     write_graph(graph, content)
 
 
-def _listen(config: ExportConfig, content: Path, prompts: list[list[int]]) -> list[Said]:
+def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path) -> list[Said]:
     counter = bar("writing with the graph", len(prompts), "prompts")
-    graph = OnnxRunner(open_session(content))
-    return listen_to(graph, prompts, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
+    graph = OnnxRunner(open_session(content, is_frugal=True))
+    return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
 
 
 def _prove(config: ExportConfig, said: list[Said], original: TorchRunner) -> Parity:

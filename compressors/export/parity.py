@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -22,10 +23,13 @@ NUM_TOGETHER = 8
 
 @dataclass(frozen=True)
 class Said:
-    """What a model says to one prompt: the logits of its last tokens, those of its end in a padded batch, and the greedy continuation."""
+    """What a model says to one prompt: the logits of its last tokens, those of its end in a padded batch, and the greedy continuation.
+
+    The logits lie in a file, float32: some 13 MB a prompt, which would stay in memory beside the second model.
+    """
 
     prompt: Sequence[int]
-    logits: Float[Tensor, "T V"]
+    logits_file: Path
     padded_end: Float[Tensor, "V"]
     token_ids: Sequence[int]
 
@@ -44,19 +48,23 @@ class Parity:
 def listen_to(
     runner: CausalRunner,
     prompts: Sequence[Sequence[int]],
+    folder: Path,
     *,
     num_new_tokens: int,
     on_prompt: Callable[[int], None] = lambda count: None,
 ) -> list[Said]:
     """Record what the exported graph says, as it is used: each prompt alone, all in a batch padded on the left, and decoded over a cache.
 
-    Recorded, so that two models need not be in memory at once.
+    Recorded, with the logits in `folder`, so that two models need not be in memory at once.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     ids, mask = pad_left(prompts, runner.device)
     ends, _ = runner.forward(ids, mask, None, last_only=True)
-    logits = [_logits(runner, prompt)[-NUM_KEPT_LOGITS:].clone() for prompt in prompts]  # the rest is let go
+    files = [folder / f"{index}.npy" for index in range(len(prompts))]
+    for file, prompt in zip(files, prompts, strict=True):
+        np.save(file, _logits(runner, prompt)[-NUM_KEPT_LOGITS:].numpy())
     written = _continuations(runner, prompts, num_new_tokens, on_prompt)
-    return [Said(*one) for one in zip(prompts, logits, ends[:, -1].float().cpu(), written, strict=True)]
+    return [Said(*one) for one in zip(prompts, files, ends[:, -1].float().cpu(), written, strict=True)]
 
 
 def measure_parity(
@@ -70,15 +78,18 @@ def measure_parity(
     num_new_tokens = len(said[0].token_ids)
     largest, total, num_logits, agreed = 0.0, 0.0, 0, 0
     for one in said:
-        own = _logits(original, [*one.prompt, *one.token_ids[:-1]])
-        prompt = own[: len(one.prompt)][-NUM_KEPT_LOGITS:]
-        difference, of_end = (prompt - one.logits).abs_(), (prompt[-1] - one.padded_end).abs_()
-        largest = max(largest, float(difference.max()), float(of_end.max()))
-        total, num_logits = total + float(difference.sum(dtype=torch.float64)), num_logits + difference.numel()
-        pairs = zip(own[len(one.prompt) - 1 :].argmax(dim=-1).tolist(), one.token_ids, strict=True)
+        own = _logits(original, [*one.prompt, *one.token_ids[:-1]]).numpy()
+        would_write = own[len(one.prompt) - 1 :].argmax(axis=-1).tolist()
+        difference = own[: len(one.prompt)][-NUM_KEPT_LOGITS:]
+        of_end = np.abs(difference[-1] - one.padded_end.numpy())
+        # in place, since a vocabulary of numbers for each token is much; np.max, since Python's max passes over NaN
+        np.abs(np.subtract(difference, np.load(one.logits_file), out=difference), out=difference)
+        largest = float(np.max([largest, difference.max(), of_end.max()]))
+        total, num_logits = total + float(difference.sum(dtype=np.float64)), num_logits + difference.size
+        pairs = zip(would_write, one.token_ids, strict=True)
         agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), num_new_tokens)
         on_prompt(1)
-    if not torch.isfinite(torch.tensor(largest)):
+    if not np.isfinite(largest):
         largest = float("inf")
     return Parity(largest, total / num_logits, agreed / (len(said) * num_new_tokens), len(said), num_new_tokens)
 

@@ -16,6 +16,8 @@ from compressors.measure.runner import positions_of
 from compressors.measure.slots import Slots, prefill_chunks
 
 CPU = "CPUExecutionProvider"
+# The graph gives logits for every token; where only the last are wanted, rows are run in groups whose others stay below this.
+MAX_UNREAD_BYTES = 32 * 2**20
 
 
 class OnnxRunner:
@@ -43,13 +45,18 @@ class OnnxRunner:
         if cache is None:
             cache = OnnxCache(self, num_rows, num_columns)
         cache.reserve(num_columns)
-        if num_rows > 1 and num_tokens > 1 and num_columns > num_tokens:
-            # the attention node takes several tokens behind a past from one row at a time
-            rows = [slice(row, row + 1) for row in range(num_rows)]
-            logits = torch.cat([cache.view(row).run(input_ids[row], attention_mask[row]) for row in rows])
-        else:
-            logits = cache.run(input_ids, attention_mask)
-        return (logits[:, -1:] if last_only else logits), cache
+        rows_at_once = num_rows
+        if num_tokens > 1 and num_columns > num_tokens:
+            rows_at_once = 1  # the attention node takes several tokens behind a past from one row at a time
+        elif last_only:
+            rows_at_once = max(1, MAX_UNREAD_BYTES // (4 * num_tokens * self._vocab_size))
+        parts = []
+        for start in range(0, num_rows, rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            part = cache if rows_at_once >= num_rows else cache.view(rows)
+            logits = part.run(input_ids[rows], attention_mask[rows])
+            parts.append(logits[:, -1:].clone() if last_only and num_tokens > 1 else logits)
+        return parts[0] if len(parts) == 1 else torch.cat(parts), cache
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
         return OnnxSlots(self, num_rows, num_prompt + num_new)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from compressors.export import runtime
 from compressors.export.graph import export_graph
 from compressors.export.parity import listen_to, measure_parity
 from compressors.export.runtime import OnnxCache, OnnxRunner
@@ -43,7 +44,9 @@ def runners(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 @pytest.mark.parametrize("family", FAMILIES)
 def test_graph_of_every_family_writes_the_same_text(family: str, tmp_path: Path) -> None:
     model, _ = random_model(family, num_blocks=3)  # two are traced where all are of a kind, the third is a repetition
-    parity = measure_parity(listen_to(export(model, tmp_path), PROMPTS, num_new_tokens=48), TorchRunner(model))
+    parity = measure_parity(
+        listen_to(export(model, tmp_path), PROMPTS, tmp_path / "said", num_new_tokens=48), TorchRunner(model)
+    )
     assert parity.token_agreement == 1.0
     assert parity.max_logit_difference < 1e-3  # float32, two orders of summation
     kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node}
@@ -61,7 +64,9 @@ def test_sliding_windows_hide_what_torch_hides(family: str, tmp_path: Path) -> N
     model.set_attn_implementation("eager")
     prompts = [list(range(5, 5 + length)) for length in (WINDOW - 1, 3 * WINDOW, 2 * WINDOW)]
     onnx_runner = export(model, tmp_path)
-    parity = measure_parity(listen_to(onnx_runner, prompts, num_new_tokens=3 * WINDOW), TorchRunner(model))
+    parity = measure_parity(
+        listen_to(onnx_runner, prompts, tmp_path / "said", num_new_tokens=3 * WINDOW), TorchRunner(model)
+    )
     assert parity.token_agreement == 1.0 and parity.max_logit_difference < 1e-3
     graph = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph
     windows = [
@@ -72,20 +77,45 @@ def test_sliding_windows_hide_what_torch_hides(family: str, tmp_path: Path) -> N
 
 def test_an_older_operator_set_says_the_same(tmp_path: Path) -> None:
     model, _ = random_model("llama", num_blocks=2)
-    said = listen_to(export(model, tmp_path, opset=20), PROMPTS, num_new_tokens=16)
+    said = listen_to(export(model, tmp_path, opset=20), PROMPTS, tmp_path / "said", num_new_tokens=16)
     assert measure_parity(said, TorchRunner(model)).token_agreement == 1.0
     [version] = [one.version for one in onnx.load(tmp_path / "model.onnx").opset_import if not one.domain]
     assert version == 20
 
 
-def test_agreement_is_what_two_texts_share(runners: tuple[TorchRunner, OnnxRunner]) -> None:
+def test_agreement_is_what_two_texts_share(runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path) -> None:
     """A text that leaves the original's at its sixth token agrees in five of eight, whatever comes behind."""
     torch_runner, runner = runners
-    [one] = listen_to(runner, PROMPTS[:1], num_new_tokens=8)
+    [one] = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
     own = decode(torch_runner, PROMPTS[:1], max_new_tokens=8, stop_ids=())[0].token_ids
     assert list(one.token_ids) == own
     other = dataclasses.replace(one, token_ids=[*own[:5], own[5] + 1, *own[6:]])
     assert measure_parity([other], torch_runner).token_agreement == 5 / 8
+
+
+def test_a_logit_that_is_no_number_is_an_infinite_difference(
+    runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path
+) -> None:
+    torch_runner, runner = runners
+    said = listen_to(runner, PROMPTS[:2], tmp_path / "said", num_new_tokens=2)
+    logits = np.load(said[0].logits_file)
+    logits[0, 0] = np.nan
+    np.save(said[0].logits_file, logits)
+    assert measure_parity(said, torch_runner).max_logit_difference == float("inf")
+
+
+def test_rows_run_in_groups_say_what_they_say_together(
+    runners: tuple[TorchRunner, OnnxRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, runner = runners
+    ids, mask = torch.arange(5, 20).view(3, 5), torch.ones(3, 5, dtype=torch.long)
+    together, cache = runner.forward(ids, mask, None, last_only=True)
+    monkeypatch.setattr(runtime, "MAX_UNREAD_BYTES", 1)
+    apart, its_cache = runner.forward(ids, mask, None, last_only=True)
+    assert apart.shape == together.shape == (3, 1, together.shape[-1])
+    torch.testing.assert_close(apart, together)
+    for one, other in zip(its_cache.tensors, cache.tensors, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_left_padded_batch_equals_each_prompt_alone(runners: tuple[TorchRunner, OnnxRunner]) -> None:
@@ -148,12 +178,12 @@ def test_the_cache_is_written_in_place(runners: tuple[TorchRunner, OnnxRunner]) 
         assert np.abs(new[:, :, 3]).min() > 0 and not new[:, :, 4:].any()
 
 
-def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner]) -> None:
+def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path) -> None:
     torch_runner, runner = runners
     with torch.no_grad():
         torch_runner.model.get_output_embeddings().weight.mul_(-1.0)
     try:
-        said = listen_to(runner, PROMPTS[:1], num_new_tokens=8)
+        said = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
         assert measure_parity(said, torch_runner).token_agreement < 1.0
     finally:
         with torch.no_grad():
