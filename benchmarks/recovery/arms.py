@@ -52,12 +52,14 @@ def recipe(
     rows: int,
     asked: int,
     text_tokens: int,
+    precision: str = "auto",
     arms: Sequence[str] = tuple(ARMS),
 ) -> Node:
     """Return the recipe of one size and seed.
 
     Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task;
-    `text_tokens`: of plain text to compare on, and one in 300 of it for the original's own answers.
+    `text_tokens`: of plain text to compare on, and one in 300 of it for the original's own answers. `precision`: of training and
+    measuring; what is learned from, scans, patches and refits stay as they are.
     """
     nodes = shared_nodes(model, data, instructions, rows) | cuts(num_blocks, num_removed)
     # the blocks before the cut are run once for all steps: twice the tokens in the same minutes
@@ -93,7 +95,7 @@ def recipe(
     }
     for arm, (base, sources, options) in trained.items():
         if arm in arms or ("merged" in arms and arm in STUDENTS):
-            nodes |= student(arm, base, sources, options, seed, steps)
+            nodes |= student(arm, base, sources, options | {"precision": precision}, seed, steps)
     if "merged" in arms:
         students = [f"{one}_adapter" for one in STUDENTS]
         nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
@@ -113,14 +115,16 @@ def recipe(
             "max_text_tokens": text_tokens,
             "num_own_answers": max(1, text_tokens // 300),
             "batch_size": 4,
+            "precision": precision,
         }
         nodes[name] = node("compare", inputs, **measured)
     for arm in [one for one in ("original", "pruned", "thinner") if one in ("original", *arms)]:
-        nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0)
+        nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0, precision=precision)
     if seed == 0 and num_removed == SEEDED_SIZE:
         for arm in ("original", *arms):
             inputs = {"model": arm, "tasks": ["gsm8k"]}
-            nodes[f"{arm}_answers"] = node("evaluate", inputs, num_samples=0, max_new_tokens=192, batch_size=64)
+            told = {"num_samples": 0, "max_new_tokens": 192, "batch_size": 64, "precision": precision}
+            nodes[f"{arm}_answers"] = node("evaluate", inputs, **told)
     needed = needed_by(
         nodes,
         [name for name in nodes if name in arms or name.startswith("left") or name.endswith(("_cost", "_answers"))],

@@ -1,7 +1,7 @@
 """What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
 python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150]
-    [--text-tokens 12288] [--arms A,B] [--out FOLDER]
+    [--text-tokens 12288] [--precision auto] [--arms A,B] [--out FOLDER]
 DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. Several seeds are run at 6 blocks alone, after all sizes. Everything
 built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each recipe.
 """
@@ -48,6 +48,7 @@ def main(
     rows: int = 300,
     asked: int = 150,
     text_tokens: int = 12288,
+    precision: Annotated[str, typer.Option(help="Of training and measuring: auto, float32 or bfloat16.")] = "auto",
     arms: Annotated[str, typer.Option(help="Arms to run; all when empty.")] = "",
     out: Path = Path("recovery"),
 ) -> None:
@@ -65,7 +66,9 @@ def main(
     runs += [(SEEDED_SIZE, seed) for seed in range(1, seeds) if (SEEDED_SIZE, 0) in runs]
     counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
     for size, seed in runs:
-        made = recipe(model, data.resolve(), told, num_removed=size, seed=seed, arms=chosen, **counts)
+        made = recipe(
+            model, data.resolve(), told, num_removed=size, seed=seed, precision=precision, arms=chosen, **counts
+        )
         path = out / f"{made['name']}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
         done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
