@@ -186,14 +186,13 @@ def cuts(num_blocks: int, num_removed: int) -> dict[str, Node]:
             **width,
             patch="linear",
         ),
-        "refitted": node("prune", scanned | {"data": rows}, num_blocks=num_removed, patch="refit"),
+        "refitted": node("prune", scanned | {"data": rows}, num_blocks=num_removed, patch="refit", num_samples=96),
         "thinner_refitted": node(
             "narrow",
             {"model": "original", "data": rows},
             **width,
             patch="refit",
-            num_samples=192,
-            max_tokens=512,
+            num_samples=96,
         ),
     }
 
