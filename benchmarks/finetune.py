@@ -2,8 +2,8 @@
 
 python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...]
 Rows have `question` and `answer`. The distillations train the model without six of its blocks, whose teacher is the whole one; TRL's
-is its GKDTrainer, lmbda 0 and 1, forward KL. `after_cut` trains the blocks from the cut on, over cached states of those before, which
-TRL cannot. What is done once before the steps (recording, caching) is not in their time. Each way runs in a process of its own, one
+is its GKDTrainer, lmbda 0 and 1, forward KL. `after_cut` trains the blocks from the cut on, over cached states of those before, for which
+TRL has no option. What is done once before the steps (recording, caching) is not in their time. Each way runs in a process of its own, one
 after the other, `ROUNDS` times.
 """
 
@@ -38,8 +38,8 @@ NUM_ROWS = {
     "sft": 192,
     "offline_kl": 96,
     "offline_kl_after_cut": 96,
-    "on_policy_kl": 24,
-}  # TRL takes 9 s a question that it writes to
+    "on_policy_kl": 24,  # TRL takes 9 s a question that it writes to
+}
 
 
 def main() -> None:
