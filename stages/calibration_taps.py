@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,68 +15,108 @@ from stages.onnx_folder import read_graph
 from stages.onnx_session import open_session
 from stages.progress import bar
 
-# Moments held at once, in bytes: a wide matrix has a square of its width.
+if TYPE_CHECKING:
+    import onnx_ir as ir  # in an extra
+
+# Held at once, in bytes: moments (a wide matrix has a square of its width) and the matrices that their products read.
 MAX_BYTES = 64 << 20
 
 
 def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal: bool) -> Iterator[dict[str, Tensor]]:
     """Yield E[x x^T] (or its diagonal) over all tokens of the samples by product, in groups that fit in `MAX_BYTES`.
 
-    Products that read the same values are in one group and share the tensor.
+    Products that read the same values are in one group and share the tensor. A group goes on from the values where the one before it
+    ended: the graph is run once in all, and only a part of its weights is open at a time.
     """
-    import onnx_ir as ir  # in an extra
-    from onnx_ir.passes import common
-
-    from compressors.quantize.nodes import products
+    from compressors.quantize.nodes import products  # its library is in an extra
 
     names: dict[str, list[str]] = {}
     widths: dict[str, int] = {}
-    for product in products(read_graph(folder).graph):
+    held: dict[str, int] = {}
+    model = read_graph(folder)
+    for product in products(model.graph):
         source = str(product.node.inputs[0].name)  # type: ignore[union-attr]
         names.setdefault(source, []).append(product.name)
-        widths[source] = product.shape[1]
-    groups = _groups(widths, is_diagonal)
+        width = widths[source] = product.shape[1]
+        held.setdefault(source, 4 * width * (1 if is_diagonal else width))
+        held[source] += product.num_bytes
+    groups = _groups(held)
     counter = bar("watching inputs", len(groups) * len(samples), "texts")
-    for group in groups:
-        graph = read_graph(folder)
-        graph.graph.outputs[:] = [value for node in graph.graph for value in node.outputs if value.name in group]
-        common.RemoveUnusedNodesPass()(graph)  # later blocks and the head would be opened and computed for nothing
-        session = open_session(folder, graph=ir.to_proto(graph).SerializeToString(), is_frugal=True)
+    known = [_feeds(model.graph, sample) for sample in samples]
+    num_tokens = sum(map(len, samples))
+    for group, later in zip(groups, _read_later(model.graph, groups), strict=True):
+        session = _session_between(folder, model, known[0], [*group, *later])
         sums = {source: torch.zeros(widths[source] if is_diagonal else (widths[source],) * 2) for source in group}
-        num_tokens = 0
-        for sample in samples:
-            for source, values in zip(group, session.run(group, _feeds(session, sample)), strict=True):
-                inputs = torch.from_numpy(values).flatten(0, -2)
+        for index, values in enumerate(known):
+            wanted = [entry.name for entry in session.get_outputs()]
+            feeds = {entry.name: values[entry.name] for entry in session.get_inputs()}
+            values |= dict(zip(wanted, session.run(wanted, feeds), strict=True))
+            for source in group:
+                inputs = torch.from_numpy(values[source]).flatten(0, -2)
                 sums[source] += inputs.square().sum(0) if is_diagonal else inputs.T @ inputs
-            num_tokens += len(sample)
+            known[index] = {name: values[name] for name in later}
             counter.advance()
-        del session, graph  # before the next group opens its own
+        del session  # before the next group opens its own
         give_back()
         found = {name: sums.pop(source).div_(num_tokens) for source in group for name in names[source][:1]}
         yield found | {name: found[names[source][0]] for source in group for name in names[source]}
         del found
 
 
-def _groups(widths: dict[str, int], is_diagonal: bool) -> list[list[str]]:
+def _groups(held: dict[str, int]) -> list[list[str]]:
     groups: list[list[str]] = []
-    held = MAX_BYTES
-    for source, width in widths.items():
-        num_bytes = 4 * width * (1 if is_diagonal else width)
-        if held + num_bytes > MAX_BYTES:
+    total = MAX_BYTES
+    for source, num_bytes in held.items():
+        if total + num_bytes > MAX_BYTES:
             groups.append([])
-            held = 0
+            total = 0
         groups[-1].append(source)
-        held += num_bytes
+        total += num_bytes
     return groups
 
 
-def _feeds(session: object, sample: Sequence[int]) -> dict[str, np.ndarray]:
+def _read_later(graph: ir.Graph, groups: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return, for each group, what is known once it has run and is read after it. What depends on no input is made again instead."""
+    import onnx_ir as ir  # in an extra
+
+    varying = {value.name for value in graph.inputs}
+    for node in graph:
+        if any(value is not None and value.name in varying for value in node.inputs):
+            varying.update(value.name for value in node.outputs)
+    values = ir.convenience.create_value_mapping(graph)
+    made, last_read = {str(value.name): -1 for value in graph.inputs}, dict[str, int]()
+    for index, group in enumerate(groups):
+        waiting = [values[name] for name in group]
+        while waiting:
+            value = waiting.pop()
+            if value.name not in varying:
+                continue
+            last_read[str(value.name)] = index
+            node = value.producer()
+            if node is not None and value.name not in made:
+                made |= {str(output.name): index for output in node.outputs}
+                waiting += [one for one in node.inputs if one is not None]
+    return [[name for name, last in last_read.items() if made[name] <= index < last] for index in range(len(groups))]
+
+
+def _session_between(folder: Path, model: ir.Model, known: dict[str, np.ndarray], wanted: Sequence[str]) -> Any:
+    """Open the part of the graph that leads from the known values to the wanted ones."""
+    import onnx_ir as ir  # in an extra
+
+    values = ir.convenience.create_value_mapping(model.graph)
+    for name, array in known.items():  # an input needs a type, which a value inside a graph may lack
+        values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
+        values[name].shape = values[name].shape or ir.Shape([None] * array.ndim)
+    part = ir.convenience.extract(model.graph, list(known), [name for name in wanted if name not in known])
+    proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version, functions=list(model.functions.values())))
+    return open_session(folder, graph=proto.SerializeToString(), is_frugal=True)
+
+
+def _feeds(graph: ir.Graph, sample: Sequence[int]) -> dict[str, np.ndarray]:
     ids = np.array([sample], np.int64)
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.size)[None]}
-    inputs = session.get_inputs()  # type: ignore[attr-defined]
-    return {
-        entry.name: feeds[entry.name]
-        if entry.name in feeds
-        else np.zeros((1, entry.shape[1], 0, entry.shape[3]), np.float32)
-        for entry in inputs
-    }
+    for entry in graph.inputs:
+        if entry.name not in feeds:
+            _, num_heads, _, head_size = entry.shape  # type: ignore[misc]  # a cache that is empty
+            feeds[str(entry.name)] = np.zeros((1, num_heads, 0, head_size), np.float32)
+    return feeds

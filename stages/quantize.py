@@ -15,11 +15,12 @@ from compressors.export.runtime import OnnxRunner
 from compressors.quantize.methods import WEIGHT_METHODS
 from registry.artifact import DatasetArtifact, Facts, OnnxArtifact
 from stages.contract import Forecast, StageConfig, stage
+from stages.free_memory import give_back
 from stages.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from stages.onnx_session import open_session
 from stages.progress import metric, note
 from stages.quantize_graph import TABLE, QuantizedGraph, Switches
-from stages.quantize_limits import Limits, broken_limits, heldout_pairs, measure_quality
+from stages.quantize_limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 from stages.samples import training_samples
 from stages.size_forecast import exported, integer_bytes, stored_bytes
 
@@ -131,20 +132,20 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     source, content = inputs.model.path, workdir / "content"
     samples = training_samples(source, inputs.data, config.num_samples, config.max_tokens)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
+    original = ask_original(  # first, while nothing else is held: this opens all float weights at once
+        OnnxRunner(open_session(source, is_frugal=True)),
+        pairs,
+        scratch=workdir / "logits",
+        vocab_size=int(inputs.model.facts["vocab_size"]),
+    )
+    give_back()
     quantized = QuantizedGraph(config, source, samples)
     kept = _kept(config, quantized, workdir) if config.max_kept else []
     write_graph(quantized.place(kept), content)
     quantized.forget()
     copy_companions(source, content)
-    size_fraction = disk_bytes(content) / disk_bytes(source)
-    quality = measure_quality(
-        lambda: OnnxRunner(open_session(content, is_frugal=True)),
-        lambda: OnnxRunner(open_session(source, is_frugal=True)),
-        pairs,
-        scratch=workdir / "logits",
-        vocab_size=int(inputs.model.facts["vocab_size"]),
-        size_fraction=size_fraction,
-    )
+    runner = OnnxRunner(open_session(content, is_frugal=True))
+    quality = measure_quality(runner, original, size_fraction=disk_bytes(content) / disk_bytes(source))
     if broken := broken_limits(config.limits, quality):
         if not config.max_kept:  # only now is it worth a pass a product
             _ranked(config, quantized, workdir)

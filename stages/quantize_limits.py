@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from compressors.measure.likelihood import Pair
 from compressors.measure.runner import CausalRunner
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import DatasetArtifact
-from stages.free_memory import give_back
 from stages.measured_data import asked_rows, plain_text
 from stages.model_folder import load_tokenizer
 from stages.progress import bar, metric, note
@@ -83,25 +81,28 @@ def heldout_pairs(
     return pairs
 
 
-def measure_quality(
-    open_quantized: Callable[[], CausalRunner],
-    open_original: Callable[[], CausalRunner],
-    pairs: Sequence[Pair],
-    *,
-    scratch: Path,
-    vocab_size: int,
-    size_fraction: float,
-) -> Quality:
-    """Compare the two on the pairs and time both, one in memory at a time; record the numbers as metrics."""
+@dataclass(frozen=True)
+class Original:
+    """What the model said to the pairs before it was quantized, on disk, and its time a token."""
+
+    pairs: list[Pair]
+    recorded: RecordedRunner
+    decode_seconds_per_token: float
+    vocab_size: int
+
+
+def ask_original(runner: CausalRunner, pairs: list[Pair], *, scratch: Path, vocab_size: int) -> Original:
+    """Ask and time the original. Then it can leave the memory: what it said to the pairs lies in `scratch`."""
     counter = bar("asking the original", len(pairs), "texts")
-    original = open_original()
-    recorded = RecordedRunner(original, pairs, scratch, counter.advance)
-    original_seconds = _decode_seconds(original, vocab_size, "original")
-    del original
-    give_back()
-    quantized = open_quantized()
+    recorded = RecordedRunner(runner, pairs, scratch, counter.advance)
+    return Original(pairs, recorded, _decode_seconds(runner, vocab_size, "original"), vocab_size)
+
+
+def measure_quality(quantized: CausalRunner, original: Original, *, size_fraction: float) -> Quality:
+    """Compare the quantized model with what the original said, and time it; record the numbers as metrics."""
+    pairs = original.pairs
     counter = bar("measuring the loss", len(pairs), "texts")
-    texts = closeness(quantized, recorded, pairs, batch_size=1, on_scored=counter.advance)
+    texts = closeness(quantized, original.recorded, pairs, batch_size=1, on_scored=counter.advance)
     num_tokens = sum(one.num_tokens for one in texts)
     quality = Quality(
         kl_nats=sum(one.kl_nats for one in texts) / num_tokens,
@@ -110,8 +111,8 @@ def measure_quality(
         original_perplexity=math.exp(sum(one.original_loss_nats for one in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
-        decode_seconds_per_token=_decode_seconds(quantized, vocab_size, "quantized"),
-        original_decode_seconds_per_token=original_seconds,
+        decode_seconds_per_token=_decode_seconds(quantized, original.vocab_size, "quantized"),
+        original_decode_seconds_per_token=original.decode_seconds_per_token,
     )
     for name, value in quality.facts().items():
         metric(name, value)

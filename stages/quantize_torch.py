@@ -17,9 +17,10 @@ from compressors.measure.runner import TorchRunner
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
+from stages.free_memory import give_back
 from stages.model_folder import copy_tokenizer, load_model
 from stages.progress import bar
-from stages.quantize_limits import Limits, broken_limits, heldout_pairs, measure_quality
+from stages.quantize_limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,26 +78,22 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
-    steps = bar("quantizing", 3, "steps")
-    original = load_model(source, dtype, device)
-    steps.advance()
+    loaded = load_model(source, dtype, device)
+    vocab_size = int(inputs.model.facts["vocab_size"])
+    original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size)
+    steps = bar("quantizing", 2, "steps")
     small = load_model(source, dtype, device, config.method)
-    errors = _errors(small, original)
+    errors = _errors(small, loaded)
     steps.advance()
     small.save_pretrained(content, safe_serialization=True)
     copy_tokenizer(source, content)
     if (source / "generation_config.json").exists():
         shutil.copy2(source / "generation_config.json", content / "generation_config.json")
-    del small, original
+    del small, loaded
+    give_back()
     steps.advance()
-    quality = measure_quality(
-        lambda: TorchRunner(load_model(content, dtype, device)),  # as a user will load it
-        lambda: TorchRunner(load_model(source, dtype, device)),
-        pairs,
-        scratch=workdir / "logits",
-        vocab_size=int(inputs.model.facts["vocab_size"]),
-        size_fraction=_weight_bytes(content) / _weight_bytes(source),
-    )
+    runner = TorchRunner(load_model(content, dtype, device))  # as a user will load it
+    quality = measure_quality(runner, original, size_fraction=_weight_bytes(content) / _weight_bytes(source))
     if broken := broken_limits(config.limits, quality):
         worst = ", ".join(f"{name} {error:.2g}" for name, error in errors[:3])
         raise ValueError(f"the quantized model loses too much: {'; '.join(broken)}; largest relative error: {worst}")

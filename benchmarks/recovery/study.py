@@ -128,6 +128,9 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
             cells = [interval(measured[name][measure]) for measure, names in COLUMNS.items() for name in names]
             cells += [cost(measured) for cost in COSTS.values()]
             lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    seeded = [arms for (size, _), arms in results.items() if size == SEEDED_SIZE]
+    if len(seeded) > 1:
+        lines += over_seeds(seeded)
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
@@ -149,6 +152,24 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     figure.tight_layout()
     figure.savefig(out / "recovery.png", dpi=130)
     plt.close(figure)
+
+
+def over_seeds(seeded: list[dict[str, Any]]) -> list[str]:
+    """Return the table of the arms' means over the seeds, with the smallest and the largest."""
+    heads = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names]
+    lines = [
+        f"\n{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]\n",
+        "| arm | " + " | ".join(heads) + " |",
+        "|---" * (len(heads) + 1) + "|",
+    ]
+    for arm in [one for one in seeded[0] if one not in UNTRAINED]:
+        cells = []
+        for measure, names in COLUMNS.items():
+            for name in names:
+                values = [arms[arm][name][measure]["value"] for arms in seeded]
+                cells.append(f"{sum(values) / len(values):.3f} [{min(values):.3f}, {max(values):.3f}]")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return lines
 
 
 def told(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
+from stages import calibration_taps
+from stages.calibration_taps import input_moments
 from stages.contract import NoInputs
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.model_folder import load_model
 from stages.onnx_folder import disk_bytes
 from stages.quantize import QuantizeConfig, QuantizeInputs, quantize
 from stages.quantize_limits import Limits
@@ -164,3 +169,38 @@ def test_an_old_folder_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match=r"model\.onnx does not open on CPUExecutionProvider"):
         open_session(tmp_path)
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma2"])
+def test_moments_are_those_that_torch_sees(
+    family: str, store: Store, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported(family, questions, store).path
+    config = IngestModelConfig(source=f"random:{family}?num_blocks=2&hidden_size=64&seed=0")
+    model = load_model(
+        ingest_model.execute(config, NoInputs(), store).artifact.path, torch.float32, torch.device("cpu")
+    )
+    samples = [[3, 9, 4, 1, 7], [5, 2], [8, 8, 6]]
+    seen: dict[str, torch.Tensor] = {}
+
+    def watch(name: str, inputs: torch.Tensor) -> None:
+        rows = inputs.flatten(0, -2)
+        seen[name] = seen.get(name, 0) + rows.T @ rows / 10
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs[0]))
+    with torch.inference_mode():
+        for sample in samples:
+            model(torch.tensor([sample]))
+    for max_bytes, is_diagonal in itertools.product((1, 1 << 30), (False, True)):  # each input alone, and all at once
+        monkeypatch.setattr(calibration_taps, "MAX_BYTES", max_bytes)
+        found = {
+            name: moments
+            for part in input_moments(folder, samples, is_diagonal=is_diagonal)
+            for name, moments in part.items()
+        }
+        assert found.keys() == seen.keys()
+        for name, moments in found.items():
+            expected = seen[name].diagonal() if is_diagonal else seen[name]
+            torch.testing.assert_close(moments, expected, rtol=1e-4, atol=1e-5, msg=name)
