@@ -2,8 +2,9 @@
 
 python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150]
     [--text-tokens 12288] [--precision auto] [--arms A,B] [--out FOLDER]
-DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. Several seeds are run at 6 blocks alone, after all sizes. Everything
-built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each recipe.
+DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. At 6 blocks the arms that train are run with several seeds, after all sizes.
+Everything built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each
+recipe.
 """
 
 from __future__ import annotations
@@ -66,8 +67,9 @@ def main(
     runs += [(SEEDED_SIZE, seed) for seed in range(1, seeds) if (SEEDED_SIZE, 0) in runs]
     counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
     for size, seed in runs:
+        differing = [arm for arm in chosen if seed == 0 or arm not in UNTRAINED]
         made = recipe(
-            model, data.resolve(), told, num_removed=size, seed=seed, precision=precision, arms=chosen, **counts
+            model, data.resolve(), told, num_removed=size, seed=seed, precision=precision, arms=differing, **counts
         )
         path = out / f"{made['name']}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
@@ -162,7 +164,7 @@ def over_seeds(seeded: list[dict[str, Any]]) -> list[str]:
         "| arm | " + " | ".join(heads) + " |",
         "|---" * (len(heads) + 1) + "|",
     ]
-    for arm in [one for one in seeded[0] if one not in UNTRAINED]:
+    for arm in seeded[-1]:
         cells = []
         for measure, names in COLUMNS.items():
             for name in names:
