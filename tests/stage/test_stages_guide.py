@@ -394,3 +394,23 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
     adapters.attach(model)
     gap = measure_gap(at_one, student=model, guided_at=adapters.set_scale, teacher=original, unguided=original)
     assert gap.ratio < 0.7, "nearer to the original than the pruned base, unguided"
+
+
+def test_a_graph_that_says_no_number_is_not_proved(
+    store: Store,
+    taught: list[ModelArtifact],
+    asked: DatasetArtifact,
+    cross: AdapterArtifact,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    greedy = GuidedGraph.greedy
+
+    def broken(graph: GuidedGraph, prompt: list[int], scale: float, num_tokens: int) -> tuple[list[int], torch.Tensor]:
+        ids, logits = greedy(graph, prompt, scale, num_tokens)
+        logits[0, 0] = float("nan")
+        return ids, logits
+
+    monkeypatch.setattr(GuidedGraph, "greedy", broken)
+    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    with pytest.raises(ValueError, match="the exported graph is not the model: .* max logit difference nan"):
+        export.execute(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, store)
