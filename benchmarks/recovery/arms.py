@@ -20,6 +20,7 @@ ARMS = {
     "math_student": "the same, of the first data set alone",
     "talk_student": "the same, of the second data set alone",
     "merged": "SLERP of those two students",
+    "summed": "what both students learned added to their parent (task arithmetic)",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
     "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
     "refitted": "pruned, then every block from the cut on refitted in closed form on text, prompts and rewrites",
@@ -33,8 +34,12 @@ COMPARED = {
     "left": [arm for arm in ARMS if "refitted" not in arm],
     "left_refitted": [arm for arm in ARMS if "refitted" in arm],
 }
-# What a merge needs besides its base.
+# What a merge needs besides its base, and the arms that merge.
 STUDENTS = ("math_student", "talk_student")
+MERGES: dict[str, Node] = {
+    "merged": {"method": "slerp", "params": {"t": 0.5}},
+    "summed": {"method": "task_arithmetic"},
+}
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
 SEEDED_SIZE = 6
@@ -94,11 +99,12 @@ def recipe(
         "talk_student": ("patched", ["talk_recorded"], with_kl),
     }
     for arm, (base, sources, options) in trained.items():
-        if arm in arms or ("merged" in arms and arm in STUDENTS):
+        if arm in arms or (arm in STUDENTS and not MERGES.keys().isdisjoint(arms)):
             nodes |= student(arm, base, sources, options | {"precision": precision}, seed, steps)
-    if "merged" in arms:
-        students = [f"{one}_adapter" for one in STUDENTS]
-        nodes["merged"] = node("merge", {"base": "patched", "students": students}, method="slerp", params={"t": 0.5})
+    for arm, options in MERGES.items():
+        if arm in arms:
+            students = [f"{one}_adapter" for one in STUDENTS]
+            nodes[arm] = node("merge", {"base": "patched", "students": students}, **options)
     for name, some in COMPARED.items():
         chosen = [arm for arm in some if arm in arms]
         if not chosen:
