@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,50 +30,63 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
     Products that read the same values are in one group and share the tensor. A group goes on from the values where the one before it
     ended: the graph is run once in all, and only a part of its weights is open at a time.
     """
-    from compressors.quantize.nodes import products  # its library is in an extra
-
-    names: dict[str, list[str]] = {}
-    widths: dict[str, int] = {}
-    held: dict[str, int] = {}
     model = read_graph(folder)
-    for product in products(model.graph):
-        source = str(product.node.inputs[0].name)  # type: ignore[union-attr]
-        names.setdefault(source, []).append(product.name)
-        width = widths[source] = product.shape[1]
-        held.setdefault(source, 4 * width * (1 if is_diagonal else width))
-        held[source] += product.num_bytes
-    groups = _groups(held)
+    inputs = _watched(model.graph, is_diagonal=is_diagonal)
+    groups = _groups(inputs)
     counter = bar("watching inputs", len(groups) * len(samples), "texts")
     known = [_feeds(model.graph, sample) for sample in samples]
     num_tokens = sum(map(len, samples))
     for group, later in zip(groups, _read_later(model.graph, groups), strict=True):
         session = _session_between(folder, model, known[0], [*group, *later])
-        sums = {source: torch.zeros(widths[source] if is_diagonal else (widths[source],) * 2) for source in group}
+        sums = {name: torch.zeros(inputs[name].moments_shape) for name in group}
         for index, values in enumerate(known):
-            wanted = [entry.name for entry in session.get_outputs()]
-            feeds = {entry.name: values[entry.name] for entry in session.get_inputs()}
-            values |= dict(zip(wanted, session.run(wanted, feeds), strict=True))
-            for source in group:
-                inputs = torch.from_numpy(values[source]).flatten(0, -2)
-                sums[source] += inputs.square().sum(0) if is_diagonal else inputs.T @ inputs
+            if session is not None:
+                wanted = [entry.name for entry in session.get_outputs()]
+                feeds = {entry.name: values[entry.name] for entry in session.get_inputs()}
+                values |= dict(zip(wanted, session.run(wanted, feeds), strict=True))
+            for name in group:
+                rows = torch.from_numpy(values[name]).flatten(0, -2)
+                sums[name] += rows.square().sum(0) if is_diagonal else rows.T @ rows
             known[index] = {name: values[name] for name in later}
             counter.advance()
         del session  # before the next group opens its own
         give_back()
-        found = {name: sums.pop(source).div_(num_tokens) for source in group for name in names[source][:1]}
-        yield found | {name: found[names[source][0]] for source in group for name in names[source]}
-        del found
+        moments = {name: sums.pop(name).div_(num_tokens) for name in group}
+        yield {product: moments[name] for name in group for product in inputs[name].products}
+        del moments
 
 
-def _groups(held: dict[str, int]) -> list[list[str]]:
+@dataclass
+class _Input:
+    """What some products are multiplied with: their names, the shape of its moments, and the bytes of both."""
+
+    moments_shape: tuple[int, ...]
+    num_bytes: int
+    products: list[str]
+
+
+def _watched(graph: ir.Graph, *, is_diagonal: bool) -> dict[str, _Input]:
+    from compressors.quantize.nodes import products  # its library is in an extra
+
+    found: dict[str, _Input] = {}
+    for product in products(graph):
+        width = product.shape[1]
+        shape = (width,) if is_diagonal else (width, width)
+        one = found.setdefault(str(product.node.inputs[0].name), _Input(shape, 4 * math.prod(shape), []))  # type: ignore[union-attr]
+        one.num_bytes += product.num_bytes
+        one.products.append(product.name)
+    return found
+
+
+def _groups(inputs: dict[str, _Input]) -> list[list[str]]:
     groups: list[list[str]] = []
-    total = MAX_BYTES
-    for source, num_bytes in held.items():
-        if total + num_bytes > MAX_BYTES:
+    held = MAX_BYTES
+    for name, one in inputs.items():
+        if held + one.num_bytes > MAX_BYTES:
             groups.append([])
-            total = 0
-        groups[-1].append(source)
-        total += num_bytes
+            held = 0
+        groups[-1].append(name)
+        held += one.num_bytes
     return groups
 
 
@@ -100,14 +115,17 @@ def _read_later(graph: ir.Graph, groups: Sequence[Sequence[str]]) -> list[list[s
 
 
 def _session_between(folder: Path, model: ir.Model, known: dict[str, np.ndarray], wanted: Sequence[str]) -> Any:
-    """Open the part of the graph that leads from the known values to the wanted ones."""
+    """Open the part of the graph that leads from the known values to the wanted ones; None when all of those are known."""
     import onnx_ir as ir  # in an extra
 
+    missing = [name for name in wanted if name not in known]
+    if not missing:
+        return None
     values = ir.convenience.create_value_mapping(model.graph)
     for name, array in known.items():  # an input needs a type, which a value inside a graph may lack
         values[name].type = ir.TensorType(ir.DataType.from_numpy(array.dtype))
         values[name].shape = values[name].shape or ir.Shape([None] * array.ndim)
-    part = ir.convenience.extract(model.graph, list(known), [name for name in wanted if name not in known])
+    part = ir.convenience.extract(model.graph, list(known), missing)
     proto = ir.to_proto(ir.Model(part, ir_version=model.ir_version, functions=list(model.functions.values())))
     return open_session(folder, graph=proto.SerializeToString(), is_frugal=True)
 

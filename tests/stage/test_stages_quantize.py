@@ -171,7 +171,7 @@ def test_an_old_folder_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
         open_session(tmp_path)
 
 
-@pytest.mark.parametrize("family", ["llama", "gemma2"])
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 def test_moments_are_those_that_torch_sees(
     family: str, store: Store, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
