@@ -135,6 +135,6 @@ def _feeds(graph: ir.Graph, sample: Sequence[int]) -> dict[str, np.ndarray]:
     feeds = {"input_ids": ids, "attention_mask": np.ones_like(ids), "position_ids": np.arange(ids.size)[None]}
     for entry in graph.inputs:
         if entry.name not in feeds:
-            _, num_heads, _, head_size = entry.shape  # type: ignore[misc]  # a cache that is empty
-            feeds[str(entry.name)] = np.zeros((1, num_heads, 0, head_size), np.float32)
+            num_heads, head_size = (int(entry.shape[axis]) for axis in (1, 3))  # type: ignore[index, arg-type]
+            feeds[str(entry.name)] = np.zeros((1, num_heads, 0, head_size), np.float32)  # a cache that is empty
     return feeds
