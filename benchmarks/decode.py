@@ -38,8 +38,10 @@ def main() -> None:
     runners: dict[str, CausalRunner] = {"torch eager": TorchRunner(load_model(options.model, torch.float32))}
     sizes = {"torch eager": sum(path.stat().st_size for path in options.model.glob("*.safetensors"))}
     for folder in options.onnx:
-        runners[folder.name] = OnnxRunner(open_session(folder))
-        sizes[folder.name] = disk_bytes(folder)
+        # in the store every artifact lies in a folder `content`, below its key
+        name = folder.parent.name[:12] if folder.name == "content" else folder.name
+        runners[name] = OnnxRunner(open_session(folder))
+        sizes[name] = disk_bytes(folder)
     texts = read_texts(options)
     close = {
         name: closeness(runner, runners["torch eager"], texts, batch_size=1)
