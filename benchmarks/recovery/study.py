@@ -120,12 +120,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     """Write a table a size, with 95% intervals, and the plot over sizes."""
     lines = []
     for (size, seed), arms in results.items():
-        heads = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names] + list(COSTS)
-        lines += [
-            f"\n{size} blocks removed, seed {seed}\n",
-            "| arm | " + " | ".join(heads) + " |",
-            "|---" * (len(heads) + 1) + "|",
-        ]
+        lines += head(f"{size} blocks removed, seed {seed}", list(COSTS))
         for arm, measured in arms.items():
             cells = [interval(measured[name][measure]) for measure, names in COLUMNS.items() for name in names]
             cells += [cost(measured) for cost in COSTS.values()]
@@ -158,12 +153,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
 
 def over_seeds(seeded: list[dict[str, Any]]) -> list[str]:
     """Return the table of the arms' means over the seeds, with the smallest and the largest."""
-    heads = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names]
-    lines = [
-        f"\n{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]\n",
-        "| arm | " + " | ".join(heads) + " |",
-        "|---" * (len(heads) + 1) + "|",
-    ]
+    lines = head(f"{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]", [])
     for arm in seeded[-1]:
         cells = []
         for measure, names in COLUMNS.items():
@@ -172,6 +162,12 @@ def over_seeds(seeded: list[dict[str, Any]]) -> list[str]:
                 cells.append(f"{sum(values) / len(values):.3f} [{min(values):.3f}, {max(values):.3f}]")
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return lines
+
+
+def head(title: str, more: list[str]) -> list[str]:
+    """Return a table's title and first lines: a column a measure and data set, and some more."""
+    names = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names] + more
+    return [f"\n{title}\n", "| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
 
 
 def told(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:
