@@ -80,6 +80,8 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     rows = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
     base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
+    if config.gradient_checkpointing:
+        student.checkpoint_blocks()
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
     schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
     steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)

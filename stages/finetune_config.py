@@ -106,6 +106,10 @@ class FinetuneConfig(StageConfig):
     tokens_per_micro_batch: int = Field(default=1024, ge=16)
     """Tokens in one forward and backward pass; less needs less memory and changes nothing else. Halved by itself when memory runs out."""
 
+    gradient_checkpointing: bool = False
+    """Keep only what enters each block and compute the block again for its gradient: same weights, a fraction of the memory, a third
+    more work. https://arxiv.org/abs/1604.06174"""
+
     max_tokens: int = Field(default=1024, ge=8)
     """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
 

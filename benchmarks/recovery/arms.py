@@ -20,6 +20,7 @@ ARMS = {
     "math_student": "the same, of the first data set alone",
     "talk_student": "the same, of the second data set alone",
     "merged": "SLERP of those two students",
+    "merged_searched": "the same at the share whose model finds the rewrites of both data sets likeliest",
     "summed": "what both students learned added to their parent (task arithmetic)",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
     "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
@@ -38,6 +39,10 @@ COMPARED = {
 STUDENTS = ("math_student", "talk_student")
 MERGES: dict[str, Node] = {
     "merged": {"method": "slerp", "params": {"t": 0.5}},
+    "merged_searched": {
+        "method": "slerp",
+        "search": {"grid": {"t": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]}, "max_rows": 48},
+    },
     "summed": {"method": "task_arithmetic"},
 }
 
@@ -103,8 +108,10 @@ def recipe(
             nodes |= student(arm, base, sources, options | {"precision": precision}, seed, steps)
     for arm, options in MERGES.items():
         if arm in arms:
-            students = [f"{one}_adapter" for one in STUDENTS]
-            nodes[arm] = node("merge", {"base": "patched", "students": students}, **options)
+            parts: dict[str, Any] = {"base": "patched", "students": [f"{one}_adapter" for one in STUDENTS]}
+            if "search" in options:
+                parts["dev"] = recorded
+            nodes[arm] = node("merge", parts, **options)
     for name, some in COMPARED.items():
         chosen = [arm for arm in some if arm in arms]
         if not chosen:

@@ -42,6 +42,16 @@ class Student(nn.Module):
         """The output head, with the weights of now."""
         return output_head(plain_model(self.model))
 
+    def checkpoint_blocks(self) -> None:
+        """Keep of each block only what it receives while training, and compute it again in the backward pass.
+
+        https://arxiv.org/abs/1604.06174. Raises ValueError for families that transformers cannot do this for.
+        """
+        plain = plain_model(self.model)
+        if not plain.supports_gradient_checkpointing:
+            raise ValueError(f"gradient_checkpointing is true, but transformers has none for {type(plain).__name__}")
+        plain.gradient_checkpointing_enable({"use_reentrant": False})
+
     def forward(self, batch: Batch) -> Float[Tensor, "N D"]:
         """Return the last hidden state of each learned token of the batch."""
         plain = plain_model(self.model)

@@ -166,6 +166,20 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
         assert mine == pytest.approx(theirs, rel=1e-3), "the same rows in the same steps"
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
+    store: Store, model: ModelArtifact, data: DatasetArtifact, method: str
+) -> None:
+    config = CONFIG.model_copy(update={"method": method, "num_epochs": 1})
+    whole = train(store, config, model, data)
+    again = train(store, config.model_copy(update={"gradient_checkpointing": True}), model, data)
+    names = [path.name for path in whole.path.glob("*.safetensors")]
+    assert names and whole.path != again.path
+    for name in names:
+        mine, theirs = load_file(whole.path / name), load_file(again.path / name)
+        assert mine and all(torch.equal(value, theirs[key]) for key, value in mine.items())
+
+
 def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetArtifact) -> None:
     from stages.contract import NoInputs
     from stages.ingest_model import IngestModelConfig, ingest_model

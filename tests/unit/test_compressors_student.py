@@ -68,6 +68,37 @@ def test_recorded_prefix_gives_the_states_that_running_it_gives(family: str, is_
     torch.testing.assert_close(replayed, run, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_checkpointed_blocks_give_the_same_gradients_and_keep_less(family: str) -> None:
+    def gradients(is_checkpointed: bool, first_block: int) -> tuple[dict[str, torch.Tensor], int]:
+        torch.manual_seed(0)
+        student = Student(Lora(rank=2, dropout=0.1)(random_model(family)[0], first_block)).train()
+        recorded = dict(record_prefix(student, EXAMPLES, tokens_per_batch=8, is_packed=False)) if first_block else {}
+        rows = [Example(e.prompt_ids, e.answer_ids, prefix=recorded.get(i)) for i, e in enumerate(EXAMPLES)]
+        if is_checkpointed:
+            student.checkpoint_blocks()
+        kept: dict[int, int] = {}
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        student.train()
+        weights = {p.untyped_storage().data_ptr() for p in student.parameters()}
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            hidden = student(collate(rows, [2, 0, 1], is_packed=False))
+        hidden.square().sum().backward()
+        found = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+        return found, sum(size for place, size in kept.items() if place not in weights)
+
+    for first_block in (0, 2):
+        whole, num_whole = gradients(False, first_block)
+        again, num_again = gradients(True, first_block)
+        assert whole.keys() == again.keys() and any(grad.abs().max() > 0 for grad in whole.values())
+        assert all(torch.equal(grad, again[name]) for name, grad in whole.items()), "the same sums in the same order"
+        assert num_again < 0.5 * num_whole, (num_again, num_whole)
+
+
 def test_each_method_trains_what_it_says() -> None:
     cases = [
         (FullWeights(), 0, {0, 1, 2, 3}),
