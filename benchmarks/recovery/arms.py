@@ -20,6 +20,7 @@ ARMS = {
     "math_student": "the same, of the first data set alone",
     "talk_student": "the same, of the second data set alone",
     "merged": "SLERP of those two students",
+    "merged_fifth": "the same with a fifth of the second",
     "merged_searched": "the same at the share whose model finds the rewrites of both data sets likeliest",
     "summed": "what both students learned added to their parent (task arithmetic)",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
@@ -39,10 +40,8 @@ COMPARED = {
 STUDENTS = ("math_student", "talk_student")
 MERGES: dict[str, Node] = {
     "merged": {"method": "slerp", "params": {"t": 0.5}},
-    "merged_searched": {
-        "method": "slerp",
-        "search": {"grid": {"t": [0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5]}, "max_rows": 48},
-    },
+    "merged_fifth": {"method": "slerp", "params": {"t": 0.2}},
+    "merged_searched": {"method": "slerp", "search": {"grid": {"t": [0.1, 0.2, 0.3, 0.4, 0.5]}, "max_rows": 32}},
     "summed": {"method": "task_arithmetic"},
 }
 
