@@ -1,8 +1,8 @@
 """What recording a teacher's top k instead of its whole distribution costs: divergences over k, on real text.
 
-    python benchmarks/top_k_bias.py FOLDER TEXT.txt
+    python benchmarks/top_k_bias.py FOLDER TEXT.txt [STUDENT_FOLDER]
 
-The teacher is the model in FOLDER, the student the same without blocks 13 to 18, unhealed. For each k: the mean of the divergence over
+The teacher is the model in FOLDER, the student the one given or the same without blocks 13 to 18, unhealed. For each k: the mean of the divergence over
 k candidates and the rest, divided by the whole one, and the mean cosine of the two gradients in the student's logits. Written as the
 table of the README.
 """
@@ -35,11 +35,12 @@ NUM_SEQUENCES, NUM_TOKENS = 4, 256
 @torch.no_grad()
 def main() -> None:
     """Print one line a divergence."""
-    folder, text = sys.argv[1:]
+    folder, text, *students = sys.argv[1:]
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer(Path(text).read_text()).input_ids[: NUM_SEQUENCES * NUM_TOKENS]
     batch = torch.tensor(ids).reshape(NUM_SEQUENCES, NUM_TOKENS)
-    teacher, student = (_logprobs(folder, batch, removed) for removed in ((), range(13, 19)))
+    teacher = _logprobs(folder, batch, ())
+    student = _logprobs(students[0], batch, ()) if students else _logprobs(folder, batch, range(13, 19))
     next_ids = batch[:, 1:].reshape(-1)
     mass = ", ".join(f"{k}: {float(teacher.topk(k).values.exp().sum(-1).mean()):.3f}" for k in SIZES)
     print(f"{len(next_ids)} tokens; mean mass of the teacher's top k: {mass}")

@@ -12,7 +12,8 @@ from compressors.distill.average import WeightAverage, trained_weights
 from compressors.distill.heldout import packing_matches
 from compressors.distill.loop import Trainer
 from compressors.distill.packing import Example
-from compressors.distill.steps import Schedule, Steps
+from compressors.distill.parties import KeptStates, OtherModel
+from compressors.distill.steps import Steps
 from compressors.distill.student import Student
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, check_vocabulary, stage
@@ -23,7 +24,7 @@ from stages.model_folder import load_model, load_tokenizer
 from stages.progress import note
 from stages.sentence_scores import with_scores
 from stages.teaching import build_parties, build_rollouts, with_hints
-from stages.training_rows import Mixture, TrainingRows, with_prefix
+from stages.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from stages.training_run import TrainingRun, save_adapter
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
@@ -83,13 +84,17 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     if config.gradient_checkpointing:
         student.checkpoint_blocks()
     is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
-    schedule = Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__})
+    schedule = config.schedule(device)
     steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
     parties = build_parties(config, inputs, student, dtype, device)
     rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
+    if config.run_teacher_once and isinstance(teacher := parties.get("teacher"), OtherModel):
+        limit = schedule.tokens_per_micro_batch
+        rows = with_teacher_states(rows, steps.used(), teacher, workdir, limit, is_packed)
+        parties["teacher"] = KeptStates(teacher.model.head)
     rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
     if rollouts is None:
-        rows = with_prefix(rows, steps.used(), student, workdir, config.tokens_per_micro_batch, is_packed)
+        rows = with_prefix(rows, steps.used(), student, workdir, schedule.tokens_per_micro_batch, is_packed)
     trainer = Trainer(
         student,
         rows.train,

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
 from compressors.distill.loop import Trainer
-from compressors.distill.steps import Schedule, Steps
+from compressors.distill.steps import Steps
 from compressors.distill.student import Student
 from compressors.guidance.adapters import ScaleRange, build_adapters
 from compressors.guidance.student import guided_student
@@ -96,15 +96,16 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
     else:
         scales = ScaleRange(low=guided.low, high=guided.high, is_base_at_one=config.is_base_at_one)
         student = guided_student(base, build_adapters(base, config.adapter_method, scales))
+    if training.gradient_checkpointing:
+        student.checkpoint_blocks()
     num_trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     note(f"{num_trained:,} parameters learn, {num_trained / sum(p.numel() for p in base.parameters()):.1%} of the base")
     metric("num_adapter_parameters", num_trained)
     rows = guided.rows
-    schedule = Schedule(**{name: getattr(training, name) for name in Schedule.__dataclass_fields__})
     trainer = Trainer(
         student,
         rows.train,
-        Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, schedule),
+        Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, training.schedule(device)),
         training.reduction,
         False,
         Accelerator(cpu=device.type == "cpu"),

@@ -15,7 +15,7 @@ from compressors.distill.parties import Party, StudentItself
 from compressors.distill.reduction import Speaker
 from compressors.distill.sample_weights import DivergenceAware, teacher_score
 from compressors.distill.sources import Live
-from compressors.distill.student import Student
+from compressors.distill.student import Student, plain_model
 from stages.finetune_config import FinetuneConfig
 from stages.progress import bar
 from stages.training_rows import TrainingRows
@@ -41,7 +41,8 @@ def with_scores(
     counter = bar("scoring answers", len(every), "rows")
     before = StudentItself(Live())
     scored = list(every)
-    limit, order = config.tokens_per_micro_batch, range(len(every))
+    limit = config.schedule(plain_model(student.model).device).tokens_per_micro_batch
+    order = range(len(every))
     for batch in batches(every, tokens_per_batch=limit, order=order, is_packed=is_packed):
         said = [own_logprobs(one.speak(student, batch), batch.next_ids) for one in (teacher, before)]
         for place, (index, _, _) in enumerate(batch.places):

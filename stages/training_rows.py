@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,16 +13,17 @@ from torch import Tensor
 from compressors.distill.chunks import Chunks
 from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.packing import Example
+from compressors.distill.parties import OtherModel, run_once
 from compressors.distill.student import Student, record_prefix
 from compressors.distill.token_stats import SampleFacts
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.progress import bar, note
+from stages.progress import Bar, bar, note
 from stages.rows import Row, piece_split, read_rows
 from stages.samples import exact_tokens
 from stages.teacher_shards import TeacherRecord
 
-PREFIX_FILE = "prefix.bin"
+PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
 
 
 @dataclass(frozen=True)
@@ -103,31 +104,63 @@ class Mixture:
 def with_prefix(
     rows: TrainingRows, used: Set[int], student: Student, workdir: Path, tokens_per_batch: int, is_packed: bool
 ) -> TrainingRows:
-    """Run the frozen blocks before the first trained one once over the examples that training reaches, and keep what they made of each.
+    """Run the frozen blocks before the first trained one once over the examples that training reaches, and keep what they made of each."""
+    if student.first_block == 0:
+        return rows
 
-    The states lie in a file of the work folder, mapped into memory: 2 bytes x hidden size a token in bf16.
-    """
+    def run(examples: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
+        num_tokens = sum(example.num_tokens for example in examples)
+        note(f"the first {student.first_block} blocks are frozen: run once over {num_tokens:,} tokens")
+        counter = bar("recording the frozen blocks", num_tokens, "tokens")
+        found = record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
+        return _kept(found, workdir / PREFIX_FILE, num_tokens, counter)
+
+    return _with_states(rows, used, "prefix", run)
+
+
+def with_teacher_states(
+    rows: TrainingRows, used: Set[int], teacher: OtherModel, workdir: Path, tokens_per_batch: int, is_packed: bool
+) -> TrainingRows:
+    """Run the teacher once over the examples that training reaches, and keep its last hidden state at every learned token."""
+
+    def run(examples: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
+        num_tokens = sum(len(example.answer_ids) for example in examples)
+        counter = bar("running the teacher", num_tokens, "tokens")
+        found = run_once(teacher, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
+        return _kept(found, workdir / TEACHER_FILE, num_tokens, counter)
+
+    return _with_states(rows, used, "teacher_states", run)
+
+
+def _with_states(
+    rows: TrainingRows,
+    used: Set[int],
+    name: str,
+    run: Callable[[Sequence[Example]], Iterator[tuple[int, Tensor]]],
+) -> TrainingRows:
+    """Return the rows with what `run` yields for each example of the training part that is used, and of the held-out part, under `name`."""
     places = [*sorted(used), *range(len(rows.train), len(rows.train) + len(rows.heldout))]
     every = [*rows.train, *rows.heldout]
-    examples = [every[place] for place in places]
-    if student.first_block == 0 or not examples:
-        return rows
-    num_tokens = sum(example.num_tokens for example in examples)
-    note(f"the first {student.first_block} blocks are frozen: run once over {num_tokens:,} tokens")
-    counter = bar("recording the frozen blocks", num_tokens, "tokens")
+    for index, states in run([every[place] for place in places]):
+        every[places[index]] = replace(every[places[index]], **{name: states})
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+
+
+def _kept(
+    found: Iterator[tuple[int, Tensor]], path: Path, num_tokens: int, counter: Bar
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield the states again, now one after the other in a file that is mapped into memory: 2 bytes x hidden size a token in bf16."""
     stored: Tensor | None = None
     offset = 0
-    for index, states in record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed):
+    for index, states in found:
         if stored is None:
-            size = num_tokens * states.shape[-1]
-            stored = torch.from_file(str(workdir / PREFIX_FILE), shared=True, size=size, dtype=states.dtype)
+            stored = torch.from_file(str(path), shared=True, size=num_tokens * states.shape[-1], dtype=states.dtype)
             stored = stored.view(num_tokens, -1)
         view = stored[offset : offset + len(states)]
         view.copy_(states)
-        every[places[index]] = replace(examples[index], prefix=view)
         offset += len(states)
         counter.advance(len(states))
-    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+        yield index, view
 
 
 def is_checkable(row: Row) -> bool:

@@ -7,6 +7,7 @@ The reduction sums it over the routed tokens and divides once. A method of the l
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
@@ -228,3 +229,9 @@ def _mean(stats: TokenStats, weight: object, route: Route) -> float:
     assert (weight, route) in stats.means, "the loop takes the mean over the step before its first loss"
     # nothing routed, or a kernel that is zero everywhere: what is divided is zero too
     return stats.means[weight, route] or 1.0
+
+
+def projections_read(objectives: Iterable[object]) -> tuple[str, ...]:
+    """Return the projections of the last block that losses between hidden states read."""
+    found = [name for one in objectives if isinstance(one, HiddenDistil) for name in one.divergence.reads]
+    return tuple(dict.fromkeys(found))

@@ -13,11 +13,12 @@ from accelerate import Accelerator
 
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
 from compressors.distill.coefficients import Clock
+from compressors.distill.composite import projections_read
 from compressors.distill.drawing import Rollouts
 from compressors.distill.packing import Batch, Example, batches, units
 from compressors.distill.parties import OtherModel, Party
 from compressors.distill.reduction import Reduction
-from compressors.distill.step_loss import Spoken, StepLoss, projections_read, speak
+from compressors.distill.step_loss import Spoken, StepLoss, speak
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, mixed_precision
 from compressors.distill.views import ViewName
@@ -60,7 +61,7 @@ class Trainer:
     def __post_init__(self) -> None:
         if self.teacher is not None:
             self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
-        self.student.reads = projections_read(self.reduction)
+        self.student.reads = projections_read(self.reduction.objectives.values())
         if isinstance(teacher := self.parties.get("teacher"), OtherModel):
             teacher.model.reads = self.student.reads
         trainable = [p for p in self.student.parameters() if p.requires_grad]

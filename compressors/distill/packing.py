@@ -19,7 +19,8 @@ class Example:
 
     `top_*`: the teacher's candidates for the last T learned tokens, where it was recorded. `prefix`: what the first trained block
     receives for each token, where the blocks before it are frozen and were run once. `scale`: the guidance scale it was written under,
-    where the student is conditioned on it. `hinted_ids`: what a teacher that knows more reads in place of the prompt, before the same
+    where the student is conditioned on it. `teacher_states`: the teacher's last hidden state at each learned token, where it was run
+    once. `hinted_ids`: what a teacher that knows more reads in place of the prompt, before the same
     answer. `facts`: how it was drawn and rewarded. `name`: of its row.
     """
 
@@ -28,6 +29,7 @@ class Example:
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
     prefix: Float[Tensor, "S D"] | None = None
+    teacher_states: Float[Tensor, "T D"] | None = None
     scale: float | None = None
     hinted_ids: Sequence[int] | None = None
     facts: SampleFacts = field(default_factory=SampleFacts)
@@ -63,6 +65,7 @@ class Batch:
     facts: tuple[SampleFacts, ...]
     hinted: Batch | None = None
     scales: Float[Tensor, "B"] | None = None
+    teacher_states: Float[Tensor, "N D"] | None = None
 
 
 def batches(
@@ -130,7 +133,14 @@ def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bo
         tuple(examples[index].facts for index in chosen),
         _hinted(examples, chosen, is_packed),
         _scales([examples[index] for index in chosen], is_packed),
+        _teacher_states([examples[index] for index in chosen]),
     )
+
+
+def _teacher_states(examples: Sequence[Example]) -> Tensor | None:
+    states = [example.teacher_states for example in examples if example.teacher_states is not None]
+    assert len(states) in (0, len(examples)), "the teacher was run over all examples of a batch, or none"
+    return torch.cat(states) if states else None
 
 
 def _scales(examples: Sequence[Example], is_packed: bool) -> Tensor | None:

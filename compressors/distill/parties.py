@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import Weights, set_weights, trained_weights
 from compressors.distill.coefficients import Clock
 from compressors.distill.head import OutputHead
-from compressors.distill.packing import Batch
+from compressors.distill.packing import Batch, Example, batches
 from compressors.distill.reduction import LiveTeacher, Speaker
 from compressors.distill.sources import Base, SelfRule
 from compressors.distill.student import Student, mixed_precision
@@ -46,11 +48,14 @@ class OtherModel:
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
 
-    @torch.no_grad()
     def speak(self, student: Student, batch: Batch) -> Speaker:
-        read = _read(batch, self.is_hinted)
+        return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> Float[Tensor, "N D"]:
+        """Return the model's last hidden state at each learned token."""
         with mixed_precision(self.model):
-            return LiveTeacher(self.model(replace(read, prefix=None)), self.model.head, self.model.projections)
+            return self.model(replace(_read(batch, self.is_hinted), prefix=None))
 
     def advance(self, student: Student, clock: Clock) -> None:
         pass
@@ -58,6 +63,35 @@ class OtherModel:
     @contextmanager
     def model_of(self, student: Student) -> Iterator[Student]:
         yield self.model
+
+
+@torch.no_grad()
+def run_once(
+    party: OtherModel, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
+) -> Iterator[tuple[int, Float[Tensor, "T D"]]]:
+    """Yield (index, the model's last hidden states at that example's learned tokens): it says the same whenever it is asked."""
+    for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
+        states = party.states(batch)
+        for place, (index, _, _) in enumerate(batch.places):
+            yield index, states[batch.sequences == place]
+
+
+@dataclass
+class KeptStates:
+    """A model that was run once over all examples: of it only the head is left, which makes its kept states whole distributions."""
+
+    head: OutputHead
+    weights: Weights = field(default_factory=dict)
+
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
+        return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        pass
+
+    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+        raise TypeError("a teacher that was run once cannot write; a rollout needs a live one")
 
 
 @dataclass

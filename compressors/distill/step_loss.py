@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from compressors.distill.chunkwise import ChunkwiseDistil
-from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
+from compressors.distill.composite import Distil, ListwiseDistil
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.packing import Batch
 from compressors.distill.parties import Party
@@ -108,14 +108,6 @@ class StepLoss:
         """Return the loss of each objective in nats a token from this process's sums."""
         totals = over_processes(list(sums.values()), accelerator)
         return {name: total / max(self.num_tokens[name], 1) for name, total in zip(sums, totals, strict=True)}
-
-
-def projections_read(reduction: Reduction) -> tuple[str, ...]:
-    """Return the projections of the last block that losses between hidden states read."""
-    found = [
-        name for one in reduction.objectives.values() if isinstance(one, HiddenDistil) for name in one.divergence.reads
-    ]
-    return tuple(dict.fromkeys(found))
 
 
 def num_spoken(objective: Objective, batch: Batch, has_live_teacher: bool) -> int:

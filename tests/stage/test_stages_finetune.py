@@ -166,6 +166,17 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
         assert mine == pytest.approx(theirs, rel=1e-3), "the same rows in the same steps"
 
 
+def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
+    untold, told = FinetuneConfig(), FinetuneConfig(tokens_per_micro_batch=64)
+    sizes = [
+        [config.schedule(torch.device(name)).tokens_per_micro_batch for name in ("cpu", "cuda")]
+        for config in (untold, told)
+    ]
+    assert sizes == [[512, 4096], [64, 64]]
+    with pytest.raises(ValueError, match="8 tokens hold no row; accepted: 0, or 16 and more"):
+        FinetuneConfig(tokens_per_micro_batch=8)
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
     store: Store, model: ModelArtifact, data: DatasetArtifact, method: str

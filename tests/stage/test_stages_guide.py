@@ -150,6 +150,22 @@ def test_one_pass_is_close_to_two_at_new_prompts_scales_and_checkpoints(cross: A
     assert max(ratios.values()) <= 0.6
 
 
+def test_gradient_checkpointing_gives_the_same_adapters_bit_for_bit(
+    store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
+) -> None:
+    found = []
+    for is_checkpointed in (False, True):
+        training = {**TRAINING, "max_steps": 3, "gradient_checkpointing": is_checkpointed}
+        config = GuideConfig(**{**GUIDE.model_dump(), "training": training, "max_kl_ratio": 100.0, "num_gate_rows": 4})
+        found.append(
+            {path.name: load_file(path) for path in learn(store, config, taught, drawn).path.glob("*.safetensors")}
+        )
+    whole, again = found
+    assert whole.keys() == again.keys() and whole
+    for name, weights in whole.items():
+        assert weights and all(torch.equal(value, again[name][key]) for key, value in weights.items())
+
+
 def test_rows_keep_away_from_the_unseen_scale_and_record_what_they_were_drawn_from(
     taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:

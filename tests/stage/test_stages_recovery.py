@@ -11,6 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from compressors.distill.packing import Example
+from compressors.distill.parties import OtherModel
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.compare import CompareConfig, CompareInputs, compare
@@ -19,12 +21,13 @@ from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.merge import MergeConfig, MergeInputs, merge
-from stages.model_folder import load_model
+from stages.model_folder import load_model, load_tokenizer
 from stages.progress import listen
 from stages.prune import PruneConfig, PruneInputs, prune
 from stages.record import RecordConfig, RecordInputs, record
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord
+from stages.training_rows import TrainingRows
 
 CONFIG = FinetuneConfig(
     method="full",
@@ -131,6 +134,50 @@ def test_a_live_teacher_trains_like_a_record_of_all_candidates(
     mine, theirs = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
     # what is stored is rounded to half precision
     assert mine == pytest.approx(theirs, abs=5e-3) and mine[-1] < 0.8 * mine[0]
+
+
+@pytest.mark.parametrize("changes", [{}, {"adapt_blocks": "after_cut", "is_packed": False}, {"learn": "answers"}])
+def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
+    store: Store,
+    model: ModelArtifact,
+    pruned: ModelArtifact,
+    prose: DatasetArtifact,
+    questions: DatasetArtifact,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict,
+) -> None:
+    data = (prose, questions)
+    live = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, **changes)
+    asked: list[int] = []
+    states = OtherModel.states
+    monkeypatch.setattr(
+        OtherModel, "states", lambda self, batch: asked.append(batch.input_ids.numel()) or states(self, batch)
+    )
+    once = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, run_teacher_once=True, **changes)
+    for name in ("train_forward_kl_nats", "heldout_forward_kl_nats"):
+        mine, theirs = curve(once, name), curve(live, name)
+        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5) and len(mine) > 1
+    assert curve(once, "heldout_forward_kl_nats")[-1] < 0.9 * curve(once, "heldout_forward_kl_nats")[0]
+    tokens = sum(one.num_tokens for one in rows_read(pruned, data))
+    assert tokens <= sum(asked) < 1.5 * tokens, (
+        "padding aside, every token once, though there are two epochs and several looks"
+    )
+
+
+def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
+    config = CONFIG.model_copy(update={"max_tokens": 64})
+    found = TrainingRows.read(config, FinetuneInputs(model=model, data=data, teacher=model), load_tokenizer(model.path))
+    return [*found.train, *found.heldout]
+
+
+def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    with pytest.raises(ValueError, match="run_teacher_once is true, but the node has no input `teacher`"):
+        finetune.forecast(CONFIG.model_copy(update={"run_teacher_once": True}), {"model": ({},), "data": ({},)})
+    for changes in ({"rollout": "student"}, {"objectives": {"relation": {"divergence": "attention_relation"}}}):
+        with pytest.raises(ValueError, match="run_teacher_once keeps the teacher's last states of given answers"):
+            FinetuneConfig(**{"run_teacher_once": True, "objectives": {"forward_kl": 1.0}, **changes})
 
 
 def test_frozen_blocks_are_run_once_and_change_nothing(
