@@ -2,9 +2,9 @@
 
     python benchmarks/top_k_bias.py FOLDER TEXT.txt [STUDENT_FOLDER]
 
-The teacher is the model in FOLDER, the student the one given or the same without blocks 13 to 18, unhealed. For each k: the mean of the divergence over
-k candidates and the rest, divided by the whole one, and the mean cosine of the two gradients in the student's logits. Written as the
-table of the README.
+The teacher is the model in FOLDER, the student the one given or the same without blocks 13 to 18, unhealed. For each k: the mean of the
+divergence over k candidates and the rest, divided by the whole one, and the mean cosine of the two gradients in the student's logits.
+Written as the table of the README.
 """
 
 from __future__ import annotations
