@@ -3,8 +3,8 @@
 python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...]
 Rows have `question` and `answer`. The distillations train the model without six of its blocks, whose teacher is the whole one; TRL's
 is its GKDTrainer, lmbda 0 and 1, forward KL. `after_cut` trains the blocks from the cut on, over cached states of those before, for which
-TRL has no option. What is done once before the steps (recording, caching) is not in their time. Each way runs in a process of its own, one
-after the other, `ROUNDS` times.
+TRL has no option. What is done once before the steps (recording, caching, a teacher run once) is not in their time.
+Each way runs in a process of its own, one after the other, `ROUNDS` times.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REMOVED = (13, 14, 15, 16, 17, 18)
 WAYS = {
     "sft": ("attar", "trl, its defaults", "trl, packed (bfd)"),
     "offline_kl": ("attar, recorded", "attar, live teacher", "trl GKD, lmbda 0"),
-    "offline_kl_after_cut": ("attar, recorded", "attar, live teacher"),
+    "offline_kl_after_cut": ("attar, recorded", "attar, live teacher", "attar, teacher run once"),
     "on_policy_kl": ("attar, on policy", "trl GKD, lmbda 1"),
 }
 NUM_ROWS = {
@@ -134,11 +134,12 @@ def ours(
     if kind == "offline_kl_after_cut":
         more["adapt_blocks"] = "after_cut"
         model = replace(model, facts={**model.facts, "removed_blocks": ",".join(map(str, REMOVED))})
+    if "run once" in way:
+        more["run_teacher_once"] = True
     config = FinetuneConfig(
         rank=RANK,
         num_epochs=1,
         tokens_per_step=tokens_per_step(kind),
-        tokens_per_micro_batch=1024,
         max_tokens=MAX_TOKENS,
         patience=0,
         **more,

@@ -53,8 +53,8 @@ class ScheduleConfig(StageConfig):
     0: 512 on a CPU, whose products are as fast as with more, and 4096 on an accelerator."""
 
     gradient_checkpointing: bool = False
-    """Keep only what enters each block and compute the block again for its gradient: same weights, a fraction of the memory, a third
-    more work. https://arxiv.org/abs/1604.06174"""
+    """Keep only what enters each block and compute the block again for its gradient: the same weights in less memory, at a third more work
+    at least. https://arxiv.org/abs/1604.06174"""
 
     max_tokens: int = Field(default=1024, ge=8)
     """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
