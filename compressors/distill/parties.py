@@ -9,7 +9,7 @@ from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import Weights, set_weights, trained_weights
@@ -18,7 +18,8 @@ from compressors.distill.head import OutputHead
 from compressors.distill.packing import Batch, Example, batches
 from compressors.distill.reduction import LiveTeacher, Speaker
 from compressors.distill.sources import Base, SelfRule
-from compressors.distill.student import Student, mixed_precision
+from compressors.distill.student import Student, mixed_precision, plain_model, record_prefix
+from compressors.prune.blocks import decoder_blocks
 
 
 class Party(Protocol):
@@ -42,11 +43,15 @@ class Party(Protocol):
 
 @dataclass
 class OtherModel:
-    """A model of its own, which may be of another size and width, with the student's vocabulary."""
+    """A model of its own, which may be of another size and width, with the student's vocabulary.
+
+    `begins_alike`: its first blocks are the frozen ones of the student, so that it goes on from their recorded states; see `follow`.
+    """
 
     model: Student
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
+    begins_alike: bool = False
 
     def speak(self, student: Student, batch: Batch) -> Speaker:
         return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
@@ -54,8 +59,28 @@ class OtherModel:
     @torch.no_grad()
     def states(self, batch: Batch) -> Float[Tensor, "N D"]:
         """Return the model's last hidden state at each learned token."""
+        read = _read(batch, self.is_hinted)
         with mixed_precision(self.model):
-            return self.model(replace(_read(batch, self.is_hinted), prefix=None))
+            return self.model(read if self.begins_alike and read is batch else replace(read, prefix=None))
+
+    def follow(self, student: Student, example: Example) -> bool:
+        """Go on from the states that the student's frozen blocks give, if this model begins with them; return whether it does.
+
+        It does when all their weights are equal, the embedding's too, and both make the same of an example: some of what a block
+        computes lies in the config.
+        """
+        count, mine, theirs = student.first_block, plain_model(student.model), plain_model(self.model.model)
+        if not count or type(mine) is not type(theirs) or count >= theirs.config.num_hidden_layers:
+            return False
+        first = self.model.first_block
+        self.model.first_block = count
+        parts = [[one.get_input_embeddings(), *decoder_blocks(one)[:count]] for one in (mine, theirs)]
+        self.begins_alike = all(map(_has_same_weights, *parts)) and torch.equal(
+            *(states for one in (student, self.model) for _, states in _prefix(one, example))
+        )
+        if not self.begins_alike:
+            self.model.first_block = first
+        return self.begins_alike
 
     def advance(self, student: Student, clock: Clock) -> None:
         pass
@@ -63,6 +88,17 @@ class OtherModel:
     @contextmanager
     def model_of(self, student: Student) -> Iterator[Student]:
         yield self.model
+
+
+def _has_same_weights(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    is_same = mine.keys() == theirs.keys()
+    return is_same and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def _prefix(student: Student, example: Example) -> Iterator[tuple[int, Tensor]]:
+    example = replace(example, prefix=None)
+    return record_prefix(student, [example], tokens_per_batch=example.num_tokens, is_packed=False)
 
 
 @torch.no_grad()

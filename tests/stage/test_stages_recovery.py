@@ -153,7 +153,10 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     monkeypatch.setattr(
         OtherModel, "states", lambda self, batch: asked.append(batch.input_ids.numel()) or states(self, batch)
     )
-    once = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, run_teacher_once=True, **changes)
+    notes: list[str] = []
+    with listen(lambda event: notes.append(str(event))):
+        once = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, run_teacher_once=True, **changes)
+    assert any("begins with the same 1 blocks" in note for note in notes) == ("adapt_blocks" in changes)
     for name in ("train_forward_kl_nats", "heldout_forward_kl_nats"):
         mine, theirs = curve(once, name), curve(live, name)
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5) and len(mine) > 1

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -13,11 +16,15 @@ from compressors.adapt.weights import FullWeights, LastBlocks
 from compressors.distill.loop import NotFiniteError, Trainer
 from compressors.distill.objectives import NextToken
 from compressors.distill.packing import Batch, Example, collate
+from compressors.distill.parties import OtherModel
 from compressors.distill.reduction import Reduction
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, plain_model, record_prefix
-from compressors.prune.blocks import decoder_blocks
+from compressors.prune.blocks import decoder_blocks, remove_blocks
 from stages.tiny_model import FAMILIES, random_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 EXAMPLES = [Example([5, 6, 7], [8, 9]), Example([10], [11, 12, 13]), Example([20, 21], [22]), Example([30], [31, 32])]
 SCHEDULE = Schedule(
@@ -97,6 +104,49 @@ def test_checkpointed_blocks_give_the_same_gradients_and_keep_less(family: str) 
         assert whole.keys() == again.keys() and any(grad.abs().max() > 0 for grad in whole.values())
         assert all(torch.equal(grad, again[name]) for name, grad in whole.items()), "the same sums in the same order"
         assert num_again < 0.5 * num_whole, (num_again, num_whole)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_teacher_that_begins_like_the_student_goes_on_from_its_frozen_blocks(family: str) -> None:
+    original, pruned = random_model(family)[0], random_model(family)[0]
+    remove_blocks(pruned, [2])
+    student = Student(FullWeights()(pruned, 1)).eval()
+    teacher = OtherModel(Student(original.requires_grad_(False)).eval())
+    recorded = dict(record_prefix(student, EXAMPLES, tokens_per_batch=8, is_packed=False))
+    batch = collate([replace(e, prefix=recorded[i]) for i, e in enumerate(EXAMPLES)], [2, 0, 1], is_packed=False)
+    whole = teacher.states(batch)
+    assert teacher.follow(student, EXAMPLES[0]) and teacher.begins_alike
+    decoder_blocks(original)[0].forward = never_run  # the block that both have
+    torch.testing.assert_close(teacher.states(batch), whole, atol=1e-4, rtol=1e-4)
+
+
+def never_run(*args: object, **kwargs: object) -> None:
+    raise AssertionError("its states are recorded")
+
+
+def test_a_teacher_that_begins_otherwise_reads_from_the_start() -> None:
+    def follows(change: Callable[[PreTrainedModel], object], first_block: int = 2) -> bool:
+        original = random_model("llama")[0]
+        change(original)
+        student = Student(FullWeights()(random_model("llama")[0], first_block)).eval()
+        teacher = OtherModel(Student(original.requires_grad_(False)).eval())
+        first = teacher.model.first_block
+        found = teacher.follow(student, EXAMPLES[0])
+        assert found == teacher.begins_alike and (found or teacher.model.first_block == first)
+        return found
+
+    def other_weight(model: PreTrainedModel) -> None:
+        next(decoder_blocks(model)[1].parameters()).data[0] += 1.0
+
+    def other_token(model: PreTrainedModel) -> None:
+        model.get_input_embeddings().weight.data[250] += 1.0  # which the example does not have
+
+    def other_positions(model: PreTrainedModel) -> None:
+        model.base_model.rotary_emb.inv_freq.mul_(0.5)  # no weight
+
+    assert follows(lambda model: None)
+    assert not follows(lambda model: None, first_block=0)
+    assert not any(map(follows, (other_weight, other_token, other_positions)))
 
 
 def test_each_method_trains_what_it_says() -> None:
