@@ -89,14 +89,14 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     parties = build_parties(config, inputs, student, dtype, device)
     rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
     rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
-    limit = schedule.tokens_per_micro_batch
+    used, limit = steps.used(), schedule.tokens_per_micro_batch
     if rollouts is None:
-        rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
+        rows = with_prefix(rows, used, student, workdir, limit, is_packed)
     if isinstance(teacher := parties.get("teacher"), OtherModel):
         if rollouts is None and teacher.follow(student, rows.train[0]):
             note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
         if config.run_teacher_once:
-            rows = with_teacher_states(rows, steps.used(), teacher, workdir, limit, is_packed)
+            rows = with_teacher_states(rows, used, teacher, workdir, limit, is_packed)
             parties["teacher"] = KeptStates(teacher.model.head)
     trainer = Trainer(
         student,
