@@ -68,7 +68,9 @@ def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, h
             f"teacher is {config.teacher!r}, but the node has an input `teacher` too; accepted: auto or input"
         )
     if config.run_teacher_once and not has_teacher:
-        raise ValueError("run_teacher_once is true, but the node has no input `teacher`")
+        raise ValueError(
+            "run_teacher_once is true, but the node has no input `teacher`; accepted: false, or that input"
+        )
     if config.anchor == "input" and not has_anchor:
         raise ValueError("anchor is 'input', but the node has no input `anchor`")
     if has_anchor and config.anchor != "input":

@@ -18,6 +18,7 @@ from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model
 
+os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
 configure_process()
 # one thread: a model of 64 hidden units only waits for its second one
 torch.set_num_threads(1)
