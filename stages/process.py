@@ -5,14 +5,12 @@ The processes come from a fork server that has the heavy imports done, so that a
 
 from __future__ import annotations
 
-import ctypes
 import json
 import logging
 import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable
@@ -30,9 +28,6 @@ from stages.progress import Event, Metric, Note, emit, listen
 
 OUR_PACKAGES = ("registry", "compressors", "stages", "pipelines")
 PRELOAD = ("stages.catalogue", "stages.preload")
-# Parameters of glibc's mallopt; a chunk's logits over 128,000 entries are one piece, and four of 49,152 are what is kept.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_MAX_KEPT_PIECE, _MAX_KEPT_BYTES = 64 * 2**20, 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -114,7 +109,6 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     import torch  # already in memory: the fork server preloads it
 
     torch.set_num_threads(order.num_threads)
-    keep_freed_memory()
     logging.basicConfig(level=logging.WARNING)
     for package in OUR_PACKAGES:
         logging.getLogger(package).addHandler(_WarningNotes())
@@ -141,18 +135,6 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     except Exception as error:  # noqa: BLE001 - whatever ended the stage is reported by the parent, with its traceback
         send(("failed", one_line(error), traceback.format_exc()))
     sender.close()
-
-
-def keep_freed_memory() -> None:
-    """Let malloc use freed tensors again where it is glibc's.
-
-    It gives pieces above 32 MiB back at once, and the kernel clears the pages of the next one: half the time of a chunk's loss.
-    https://man7.org/linux/man-pages/man3/mallopt.3.html
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _MAX_KEPT_PIECE)
-        mallopt(_M_TRIM_THRESHOLD, _MAX_KEPT_BYTES)
 
 
 class _WarningNotes(logging.Handler):
