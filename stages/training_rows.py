@@ -18,9 +18,10 @@ from compressors.distill.student import Student, record_prefix
 from compressors.distill.token_stats import SampleFacts
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.progress import Bar, bar, note
+from stages.progress import bar, note
 from stages.rows import Row, piece_split, read_rows
 from stages.samples import exact_tokens
+from stages.states_file import StatesFile
 from stages.teacher_shards import TeacherRecord
 
 PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
@@ -113,9 +114,10 @@ def with_prefix(
         note(f"the first {student.first_block} blocks are frozen: run once over {num_tokens:,} tokens")
         counter = bar("recording the frozen blocks", num_tokens, "tokens")
         found = record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
-        return _kept(found, workdir / PREFIX_FILE, num_tokens, counter)
+        return file.write(found, num_tokens, counter)
 
-    return _with_states(rows, used, "prefix", run)
+    file = StatesFile(workdir / PREFIX_FILE, student.model.dtype)
+    return _with_states(rows, used, "prefix", file, run)
 
 
 def with_teacher_states(
@@ -127,40 +129,31 @@ def with_teacher_states(
         num_tokens = sum(len(example.answer_ids) for example in examples)
         counter = bar("running the teacher", num_tokens, "tokens")
         found = run_once(teacher, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
-        return _kept(found, workdir / TEACHER_FILE, num_tokens, counter)
+        return file.write(found, num_tokens, counter)
 
-    return _with_states(rows, used, "teacher_states", run)
+    file = StatesFile(workdir / TEACHER_FILE, teacher.model.model.dtype)
+    return _with_states(rows, used, "teacher_states", file, run)
 
 
 def _with_states(
     rows: TrainingRows,
     used: Set[int],
     name: str,
+    file: StatesFile,
     run: Callable[[Sequence[Example]], Iterator[tuple[int, Tensor]]],
 ) -> TrainingRows:
-    """Return the rows with what `run` yields for each example of the training part that is used, and of the held-out part, under `name`."""
+    """Return the rows with the states of each example of the training part that is used, and of the held-out part, under `name`.
+
+    They are those in `file` where an interrupted run had finished it, else what `run` yields.
+    """
     places = [*sorted(used), *range(len(rows.train), len(rows.train) + len(rows.heldout))]
     every = [*rows.train, *rows.heldout]
-    for index, states in run([every[place] for place in places]):
+    found = file.read(len(places))
+    if found is not None:
+        note(f"continuing: {name.replace('_', ' ')} of {len(places):,} examples was written before")
+    for index, states in found or run([every[place] for place in places]):
         every[places[index]] = replace(every[places[index]], **{name: states})
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
-
-
-def _kept(
-    found: Iterator[tuple[int, Tensor]], path: Path, num_tokens: int, counter: Bar
-) -> Iterator[tuple[int, Tensor]]:
-    """Yield the states again, now one after the other in a file that is mapped into memory: 2 bytes x hidden size a token in bf16."""
-    stored: Tensor | None = None
-    offset = 0
-    for index, states in found:
-        if stored is None:
-            stored = torch.from_file(str(path), shared=True, size=num_tokens * states.shape[-1], dtype=states.dtype)
-            stored = stored.view(num_tokens, -1)
-        view = stored[offset : offset + len(states)]
-        view.copy_(states)
-        offset += len(states)
-        counter.advance(len(states))
-        yield index, view
 
 
 def is_checkable(row: Row) -> bool:

@@ -15,6 +15,7 @@ from compressors.distill.packing import Example
 from compressors.distill.parties import OtherModel
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
+from stages import training_rows
 from stages.compare import CompareConfig, CompareInputs, compare
 from stages.contract import NoInputs
 from stages.finetune import finetune
@@ -28,6 +29,7 @@ from stages.record import RecordConfig, RecordInputs, record
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord
 from stages.training_rows import TrainingRows
+from stages.training_run import TrainingRun
 
 CONFIG = FinetuneConfig(
     method="full",
@@ -165,6 +167,46 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     assert tokens <= sum(asked) < 1.5 * tokens, (
         "padding aside, every token once, though there are two epochs and several looks"
     )
+
+
+@pytest.mark.parametrize("is_whole", [True, False])
+def test_what_was_run_once_is_found_again_by_a_run_that_goes_on(
+    store: Store,
+    model: ModelArtifact,
+    pruned: ModelArtifact,
+    prose: DatasetArtifact,
+    questions: DatasetArtifact,
+    monkeypatch: pytest.MonkeyPatch,
+    is_whole: bool,
+) -> None:
+    options = {"num_epochs": 2, "max_tokens": 64, "adapt_blocks": "after_cut", "run_teacher_once": True}
+    data = (prose, questions)
+    whole = train(Store(store.root / "uninterrupted"), pruned, *data, teacher=model, **options)
+    with monkeypatch.context() as changed:
+        changed.setattr(TrainingRun, "train", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(store, pruned, *data, teacher=model, **options)
+    contents = sorted((store.root / "work").glob("*/*.json"))
+    assert {"prefix.json", "teacher.json"} <= {path.name for path in contents}
+    if not is_whole:  # killed before the last example was written
+        for path in contents:
+            if path.name in ("prefix.json", "teacher.json"):
+                path.unlink()
+    ran: list[str] = []
+    for name in ("record_prefix", "run_once"):
+        original = getattr(training_rows, name)
+        monkeypatch.setattr(
+            training_rows,
+            name,
+            lambda *args, _name=name, _run=original, **more: ran.append(_name) or _run(*args, **more),
+        )
+    resumed = train(store, pruned, *data, teacher=model, **options)
+    assert ran == ([] if is_whole else ["record_prefix", "run_once"])
+    assert resumed.fingerprint == whole.fingerprint
+
+
+def _interrupted(run: TrainingRun) -> None:
+    raise KeyboardInterrupt
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
