@@ -28,6 +28,9 @@ OLDEST_PYTHON = (3, 11)
 # A 135M-parameter model's run leaves some GB, and one of 8B some hundred.
 LITTLE_DISK_BYTES, NO_DISK_BYTES = 20e9, 2e9
 LITTLE_MEMORY_BYTES = 4e9
+# glibc's malloc searches longer and longer among the tensors of a long training: 1.5 s a step in place of 1.2 after 50 steps of 1,024 tokens.
+FAST_ALLOCATORS = ("tcmalloc", "jemalloc", "mimalloc")
+LOADED_LIBRARIES = Path("/proc/self/maps")
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,18 @@ def _gpu(home: Path) -> Iterator[Finding]:
         yield Finding("gpu", "ok", ", ".join(gpus))
 
 
+def _allocator(home: Path) -> Iterator[Finding]:
+    if not LOADED_LIBRARIES.exists() or _gpu_names():
+        return
+    loaded = LOADED_LIBRARIES.read_text()
+    found = next((name for name in FAST_ALLOCATORS if name in loaded), "")
+    mend = "apt-get install libtcmalloc-minimal4, and LD_PRELOAD=libtcmalloc_minimal.so.4 before the command"
+    if found:
+        yield Finding("allocator", "ok", found)
+    else:
+        yield Finding("allocator", "note", "the system's own: long trainings on the processor take a quarter longer", mend)
+
+
 def _permissions(home: Path) -> Iterator[Finding]:
     place = _existing(home)
     if not os.access(place, os.W_OK | os.X_OK):
@@ -200,6 +215,7 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _disk,
     _memory,
     _gpu,
+    _allocator,
     _ports,
     _services,
     _servers,

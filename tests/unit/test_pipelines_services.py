@@ -218,6 +218,18 @@ def test_doctor_finds_nothing_bad_in_a_sound_home(home: Path, monkeypatch: pytes
     assert sorted(path.name for path in home.iterdir()) == [], "looking changes nothing"
 
 
+@pytest.mark.parametrize(("library", "verdict"), [("libc.so.6", "note"), ("libtcmalloc_minimal.so.4.5.9", "ok")])
+def test_doctor_looks_which_allocator_is_loaded(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, verdict: str
+) -> None:
+    maps = tmp_path / "maps"
+    maps.write_text(f"7f00-7f01 r-xp 00000000 08:01 1 /usr/lib/{library}\n")
+    monkeypatch.setattr("pipelines.operate.doctor.LOADED_LIBRARIES", maps)
+    monkeypatch.setattr("pipelines.operate.doctor._gpu_names", list)
+    found = findings(home)["allocator"]
+    assert found.verdict == verdict and bool(found.mend) == (verdict == "note")
+
+
 def test_doctor_prints_its_verdicts_and_no_markup(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ATTAR_HOME", str(home))
     lines = CliRunner().invoke(app, ["doctor"]).stdout.splitlines()
