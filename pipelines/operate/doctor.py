@@ -133,7 +133,9 @@ def _allocator(home: Path) -> Iterator[Finding]:
     if found:
         yield Finding("allocator", "ok", found)
     else:
-        yield Finding("allocator", "note", "the system's own: long trainings on the processor take a quarter longer", mend)
+        yield Finding(
+            "allocator", "note", "the system's own: long trainings on the processor take a quarter longer", mend
+        )
 
 
 def _permissions(home: Path) -> Iterator[Finding]:
