@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,8 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
         best = search.best(config.trials(), lambda params, folder: _write_trial(config, order, params, folder))
         order = replace(order, method=_build(config, best))
     _report(write_merged(order, workdir / "content", workdir / "shards"))
-    return ModelArtifact.at(workdir / "content", **_facts(order), companion_bytes=companion_bytes(workdir / "content"))
+    facts = _facts(order) | _cut((inputs.base, *inputs.students))
+    return ModelArtifact.at(workdir / "content", **facts, companion_bytes=companion_bytes(workdir / "content"))
 
 
 def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
@@ -145,3 +146,13 @@ def _report(branches: Counter[str]) -> None:
 def _facts(order: MergeOrder) -> Facts:
     dtype = order.dtype or order.template.dtype
     return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
+
+
+def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
+    """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
+    cuts = {
+        str(one.facts["removed_blocks"])
+        for one in parts
+        if isinstance(one, ModelArtifact) and "removed_blocks" in one.facts
+    }
+    return {"removed_blocks": cuts.pop()} if len(cuts) == 1 else {}

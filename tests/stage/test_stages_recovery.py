@@ -242,6 +242,17 @@ def test_frozen_blocks_are_run_once_and_change_nothing(
     assert curve(again, "heldout_forward_kl_nats")[0] == pytest.approx(min(heldout), abs=2e-3)
 
 
+def test_what_was_healed_can_be_healed_again_behind_its_cut(
+    store: Store, pruned: ModelArtifact, recorded: DatasetArtifact
+) -> None:
+    healed = fold(store, pruned, train(store, pruned, recorded, adapt_blocks="after_cut", num_epochs=4))
+    assert healed.facts["removed_blocks"] == pruned.facts["removed_blocks"]
+    again = train(store, healed, recorded, adapt_blocks="after_cut", num_epochs=4, seed=1)
+    heldout = curve(again, "heldout_forward_kl_nats")
+    assert min(heldout) < heldout[0]
+    assert {name.split(".")[2] for name in weights(again) if ".layers." in name} == {"1", "2"}
+
+
 def fold(store: Store, base: ModelArtifact, adapter: AdapterArtifact) -> ModelArtifact:
     return merge.execute(MergeConfig(), MergeInputs(base=base, students=(adapter,)), store).artifact
 
