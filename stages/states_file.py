@@ -32,8 +32,10 @@ class StatesFile:
         contents = json.loads(self._contents.read_text())
         if contents["model_dtype"] != str(self.model_dtype) or len(contents["places"]) != num_examples:
             return None
-        dtype = getattr(torch, contents["dtype"])
-        stored = self._mapped(sum(count for _, count in contents["places"]), contents["width"], dtype)
+        dtype, num_tokens = getattr(torch, contents["dtype"]), sum(count for _, count in contents["places"])
+        if self.path.stat().st_size != num_tokens * contents["width"] * dtype.itemsize:
+            return None  # mapping would fill what is missing with zeros
+        stored = self._mapped(num_tokens, contents["width"], dtype)
         found, offset = [], 0
         for index, count in contents["places"]:
             found.append((index, stored[offset : offset + count]))

@@ -115,6 +115,7 @@ def _gpu(home: Path) -> Iterator[Finding]:
     torch = installed_version("torch")
     if not gpus:
         yield Finding("gpu", "ok", "none; everything runs on the processor")
+        yield from _allocator()
     elif "+cpu" in torch:
         yield Finding("gpu", "bad", f"{', '.join(gpus)}, but torch {torch} cannot use it", "pip install '.[gpu]' anew")
     elif not installed_version("onnxruntime-gpu"):
@@ -124,8 +125,8 @@ def _gpu(home: Path) -> Iterator[Finding]:
         yield Finding("gpu", "ok", ", ".join(gpus))
 
 
-def _allocator(home: Path) -> Iterator[Finding]:
-    if not LOADED_LIBRARIES.exists() or _gpu_names():
+def _allocator() -> Iterator[Finding]:
+    if not LOADED_LIBRARIES.exists():
         return
     loaded = LOADED_LIBRARIES.read_text()
     found = next((name for name in FAST_ALLOCATORS if name in loaded), "")
@@ -217,7 +218,6 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _disk,
     _memory,
     _gpu,
-    _allocator,
     _ports,
     _services,
     _servers,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from stages.prune import PruneConfig, PruneInputs, prune
 from stages.record import RecordConfig, RecordInputs, record
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord
-from stages.training_rows import TrainingRows
+from stages.training_rows import PREFIX_FILE, TEACHER_FILE, TrainingRows
 from stages.training_run import TrainingRun
 
 CONFIG = FinetuneConfig(
@@ -56,6 +57,11 @@ def prose(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Data
     path = tmp_path_factory.mktemp("prose") / "prose.txt"
     path.write_text(PROSE)
     return ingest_data.execute(IngestDataConfig(source=f"text:{path}"), NoInputs(), shared_store).artifact
+
+
+@pytest.fixture(scope="module")
+def mixed(prose: DatasetArtifact, questions: DatasetArtifact) -> tuple[DatasetArtifact, ...]:
+    return prose, questions
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +149,11 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     store: Store,
     model: ModelArtifact,
     pruned: ModelArtifact,
-    prose: DatasetArtifact,
-    questions: DatasetArtifact,
+    mixed: tuple[DatasetArtifact, ...],
     monkeypatch: pytest.MonkeyPatch,
     changes: dict,
 ) -> None:
-    data = (prose, questions)
-    live = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, **changes)
+    live = train(store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, **changes)
     asked: list[int] = []
     states = OtherModel.states
     monkeypatch.setattr(
@@ -157,41 +161,43 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     )
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
-        once = train(store, pruned, *data, num_epochs=2, max_tokens=64, teacher=model, run_teacher_once=True, **changes)
+        once = train(
+            store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, run_teacher_once=True, **changes
+        )
     assert any("begins with the same 1 blocks" in note for note in notes) == ("adapt_blocks" in changes)
     for name in ("train_forward_kl_nats", "heldout_forward_kl_nats"):
         mine, theirs = curve(once, name), curve(live, name)
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5) and len(mine) > 1
     assert curve(once, "heldout_forward_kl_nats")[-1] < 0.9 * curve(once, "heldout_forward_kl_nats")[0]
-    tokens = sum(one.num_tokens for one in rows_read(pruned, data))
+    tokens = sum(one.num_tokens for one in rows_read(pruned, mixed))
     assert tokens <= sum(asked) < 1.5 * tokens, (
         "padding aside, every token once, though there are two epochs and several looks"
     )
 
 
-@pytest.mark.parametrize("is_whole", [True, False])
+@pytest.mark.parametrize("left", ["whole", "without contents", "cut short"])
 def test_what_was_run_once_is_found_again_by_a_run_that_goes_on(
     store: Store,
     model: ModelArtifact,
     pruned: ModelArtifact,
-    prose: DatasetArtifact,
-    questions: DatasetArtifact,
+    mixed: tuple[DatasetArtifact, ...],
     monkeypatch: pytest.MonkeyPatch,
-    is_whole: bool,
+    left: str,
 ) -> None:
     options = {"num_epochs": 2, "max_tokens": 64, "adapt_blocks": "after_cut", "run_teacher_once": True}
-    data = (prose, questions)
-    whole = train(Store(store.root / "uninterrupted"), pruned, *data, teacher=model, **options)
+    whole = train(Store(store.root / "uninterrupted"), pruned, *mixed, teacher=model, **options)
     with monkeypatch.context() as changed:
         changed.setattr(TrainingRun, "train", _interrupted)
         with pytest.raises(KeyboardInterrupt):
-            train(store, pruned, *data, teacher=model, **options)
-    contents = sorted((store.root / "work").glob("*/*.json"))
-    assert {"prefix.json", "teacher.json"} <= {path.name for path in contents}
-    if not is_whole:  # killed before the last example was written
-        for path in contents:
-            if path.name in ("prefix.json", "teacher.json"):
-                path.unlink()
+            train(store, pruned, *mixed, teacher=model, **options)
+    (workdir,) = (store.root / "work").glob("*/")
+    for name in (PREFIX_FILE, TEACHER_FILE):
+        file = workdir / name
+        assert file.exists() and file.with_suffix(".json").exists()
+        if left == "without contents":  # killed before the last example was written
+            file.with_suffix(".json").unlink()
+        elif left == "cut short":
+            os.truncate(file, file.stat().st_size // 2)
     ran: list[str] = []
     for name in ("record_prefix", "run_once"):
         original = getattr(training_rows, name)
@@ -200,8 +206,8 @@ def test_what_was_run_once_is_found_again_by_a_run_that_goes_on(
             name,
             lambda *args, _name=name, _run=original, **more: ran.append(_name) or _run(*args, **more),
         )
-    resumed = train(store, pruned, *data, teacher=model, **options)
-    assert ran == ([] if is_whole else ["record_prefix", "run_once"])
+    resumed = train(store, pruned, *mixed, teacher=model, **options)
+    assert ran == ([] if left == "whole" else ["record_prefix", "run_once"])
     assert resumed.fingerprint == whole.fingerprint
 
 
