@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from compressors.catalogue import did_you_mean
-from compressors.distill.composite import Distil
+from compressors.distill.composite import Distil, HiddenDistil
 from compressors.distill.contexts import CONTEXTS, ContextBuilder
-from compressors.distill.objectives import Objective
+from compressors.distill.objectives import ForwardKL, NextToken, Objective
 from compressors.distill.rollouts import ROLLOUTS, RolloutPolicy
 from compressors.distill.sample_weights import DivergenceAware
 from compressors.distill.sources import SELF_RULES, SelfRule
@@ -71,6 +71,10 @@ def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, h
         raise ValueError(
             "run_teacher_once is true, but the node has no input `teacher`; accepted: false, or that input"
         )
+    if config.vocabulary_sample and config.reads_record(has_teacher):
+        raise ValueError(
+            "vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, or the input `teacher`"
+        )
     if config.anchor == "input" and not has_anchor:
         raise ValueError("anchor is 'input', but the node has no input `anchor`")
     if has_anchor and config.anchor != "input":
@@ -88,6 +92,21 @@ def check_views(objectives: Mapping[str, Objective], past: Plug, anchor: Plug) -
         for party, plug in (("past", past), ("anchor", anchor)):
             if party in views_read(objective) and plug == "none":
                 raise ValueError(f"objective {name!r} reads {party}, but {party} is 'none'; say who stands behind it")
+
+
+def check_sample(objectives: Mapping[str, Objective], *, has_rollout: bool) -> None:
+    """Raise ValueError when an objective reads more than sums over the vocabulary, which a part of it would change."""
+    if has_rollout:
+        raise ValueError("vocabulary_sample is for given answers; accepted with a rollout: 0")
+    for name, one in objectives.items():
+        if isinstance(one, HiddenDistil):
+            continue
+        if not isinstance(one, NextToken | ForwardKL | Distil) or (
+            isinstance(one, Distil) and (one.needs_whole or one.statistics)
+        ):
+            raise ValueError(
+                f"objectives.{name} reads more than sums over the vocabulary, which vocabulary_sample cannot estimate; accepted: 0"
+            )
 
 
 def check_rollout(

@@ -15,6 +15,7 @@ from compressors.distill.packing import Example
 from compressors.distill.parties import KeptStates, OtherModel
 from compressors.distill.steps import Steps
 from compressors.distill.student import Student
+from compressors.distill.vocabulary import VocabularySample
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
@@ -108,6 +109,7 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
         parties=parties,
         rollouts=rollouts,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
+        sample=_sample(config, rows.train, base.config.vocab_size),
     )
     return TrainingRun(config, trainer, rows, tokenizer, workdir)
 
@@ -123,6 +125,14 @@ def first_adapted_block(config: FinetuneConfig, facts: Facts) -> int:
     if not removed:
         raise ValueError("adapt_blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(map(int, removed.split(","))) - 1)
+
+
+def _sample(config: FinetuneConfig, examples: Sequence[Example], vocab_size: int) -> VocabularySample | None:
+    if not 0 < config.vocabulary_sample < vocab_size:
+        return None
+    note(f"comparing over {config.vocabulary_sample:,} of {vocab_size:,} vocabulary entries at each step")
+    answers = (example.answer_ids for example in examples)
+    return VocabularySample.of(answers, num_entries=config.vocabulary_sample, vocab_size=vocab_size, seed=config.seed)
 
 
 def _can_pack(student: Student, examples: Sequence[Example], dtype: torch.dtype) -> bool:

@@ -12,7 +12,7 @@ from compressors.catalogue import build
 from compressors.distill.composite import projections_read
 from compressors.distill.reduction import Reduction
 from registry.artifact import DatasetArtifact, FittedArtifact, ModelArtifact
-from stages.distil_config import check_rollout, check_source, check_views, context_of, rollout_of
+from stages.distil_config import check_rollout, check_sample, check_source, check_views, context_of, rollout_of
 from stages.model_folder import QuantizedBase
 from stages.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective, views_read
 from stages.schedule_config import ScheduleConfig
@@ -55,6 +55,11 @@ class FinetuneConfig(ScheduleConfig):
     run_teacher_once: bool = False
     """Run the input `teacher` once over all examples and keep its last states (2 bytes x hidden size a token in bf16), not at every step:
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
+
+    vocabulary_sample: int = Field(default=0, ge=0)
+    """Compare distributions at each step over so many entries of the vocabulary: three quarters the most frequent of the rows, a quarter
+    drawn anew to stand for the rest, and the tokens of the batch; 0: over all. Costs less where the output head is most of a step; looks
+    at held-out rows stay whole. For given answers, a live teacher or none, and losses that are sums over the vocabulary."""
 
     past: Plug = "none"
     """Who stands behind `past` in a target: the student itself by one of these rules; none."""
@@ -126,6 +131,8 @@ class FinetuneConfig(ScheduleConfig):
                 "run_teacher_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
                 "needs it at every step"
             )
+        if self.vocabulary_sample:
+            check_sample(objectives, has_rollout=rollout is not None)
         if self.fitted:
             self.with_fitted(0.5)
         return self

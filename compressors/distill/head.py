@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from compressors.distill.vocabulary import Entries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -15,12 +17,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class OutputHead:
-    """logits = softcap(scale * (h W' + b)): all that the families do between the last hidden state and the logits."""
+    """logits = softcap(scale * (h W' + b)) + shift: all that the families do between the last hidden state and the logits.
+
+    `shift` is of a head over part of the vocabulary; see `over`.
+    """
 
     weight: Float[Tensor, "V D"]
     bias: Float[Tensor, "V"] | None = None
     scale: float = 1.0
     softcap: float = 0.0
+    shift: Float[Tensor, "V"] | None = None
+
+    def over(self, entries: Entries) -> OutputHead:
+        """Return the head over these entries alone, each as heavy as those that it stands for."""
+        bias = None if self.bias is None else self.bias[entries.ids]
+        return replace(self, weight=self.weight[entries.ids], bias=bias, shift=entries.shift)
 
     def logits(
         self, hidden: Float[Tensor, "N D"], weight: Tensor | None = None, bias: Tensor | None = None
@@ -34,7 +45,9 @@ class OutputHead:
         logits = nn.functional.linear(hidden.to(weight.dtype), weight, bias).float()
         if self.scale != 1.0:
             logits = logits * self.scale
-        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+        if self.softcap:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits if self.shift is None else logits + self.shift
 
 
 def output_head(model: PreTrainedModel) -> OutputHead:

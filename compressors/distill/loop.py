@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from compressors.distill.step_loss import Spoken, StepLoss, speak
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student, mixed_precision
 from compressors.distill.views import ViewName
+from compressors.distill.vocabulary import VocabularySample
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Trainer:
 
     `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where the examples carry no recorded
     one; `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they
-    are. `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
+    are. `average`: a running mean of the weights, kept beside them. `sample`: the part of the vocabulary that steps look at, drawn
+    anew in each; looks at held-out text are at all of it. With several processes each takes its share of every step.
     """
 
     student: Student
@@ -57,6 +59,7 @@ class Trainer:
     step: int = 0
     parties: dict[ViewName, Party] = field(default_factory=dict)
     rollouts: Rollouts | None = None
+    sample: VocabularySample | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
@@ -142,7 +145,7 @@ class Trainer:
         while True:
             micro_batches = self._micro_batches(examples, order)
             try:
-                losses = self._accumulate(micro_batches, self.reduction.at(clock), share.is_idle)
+                losses = self._accumulate(micro_batches, self._reduction(clock), share.is_idle)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or len(micro_batches) == len(units(examples, order)):
@@ -153,6 +156,10 @@ class Trainer:
         num_learned = sum(len(batch.next_ids) for batch in micro_batches)
         facts = {} if self.rollouts is None else self.rollouts.facts()
         return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, num_learned, facts)
+
+    def _reduction(self, clock: Clock) -> Reduction:
+        reduction = self.reduction.at(clock)
+        return reduction if self.sample is None else replace(reduction, sample=self.sample.at(clock.step))
 
     def _move(self, chosen: Sequence[int]) -> tuple[float, float]:
         """Let the optimizer take its step; return (gradient norm, learning rate)."""

@@ -15,6 +15,7 @@ from compressors.distill.composite import HiddenDistil
 from compressors.distill.head import OutputHead
 from compressors.distill.objectives import Objective, Targets
 from compressors.distill.statistics import measured
+from compressors.distill.vocabulary import Entries, VocabularySample
 
 Sums = dict[str, tuple[float, int]]
 
@@ -24,6 +25,10 @@ class Speaker(Protocol):
 
     def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
         """Return its log-probabilities of some of the tokens, in nats."""
+        ...
+
+    def over(self, entries: Entries) -> Speaker:
+        """Return the same one, who speaks about part of the vocabulary."""
         ...
 
 
@@ -41,6 +46,10 @@ class LiveTeacher:
         """The last hidden states and the projections, by name."""
         return {"hidden": self.hidden, **self.projections}
 
+    def over(self, entries: Entries) -> LiveTeacher:
+        """Return the teacher over part of the vocabulary."""
+        return replace(self, head=self.head.over(entries))
+
     @torch.no_grad()
     def logprobs(self, tokens: slice) -> Float[Tensor, "n V"]:
         """Return its log-probabilities of some of the tokens, in nats, without gradient."""
@@ -55,6 +64,10 @@ class Parties:
     past: Speaker | None = None
     anchor: Speaker | None = None
 
+    def over(self, entries: Entries) -> Parties:
+        """Return them, each over part of the vocabulary."""
+        return Parties(*(None if one is None else one.over(entries) for one in (self.teacher, self.past, self.anchor)))
+
     def spoken(self, targets: Targets, tokens: slice) -> Targets:
         """Return the targets of some tokens with what each party says of them."""
         said = {
@@ -68,7 +81,8 @@ class Parties:
 class Reduction:
     """Objectives with their weights and how those change, and how many tokens go through the head at once.
 
-    Memory beyond the hidden states is O(tokens_per_chunk x V), whatever the batch, for the loss and for its gradient.
+    Memory beyond the hidden states is O(tokens_per_chunk x V), whatever the batch, for the loss and for its gradient. `sample`: what
+    chooses the part of the vocabulary over which distributions are compared; None: all of it.
     """
 
     objectives: Mapping[str, Objective]
@@ -76,6 +90,7 @@ class Reduction:
     # float32 logits of so many are 25 MB over 49,152 entries: stays in the caches, and a CPU's allocator uses such a piece again
     tokens_per_chunk: int = 128
     schedules: Mapping[str, tuple[CoefficientSchedule, ...]] = field(default_factory=dict)
+    sample: VocabularySample | None = None
 
     def at(self, clock: Clock) -> Reduction:
         """Return the reduction as it is at a time."""
@@ -110,7 +125,7 @@ class Reduction:
         sums: Sums = {name: (float(value.detach()), count) for name, (value, count) in states.items()}
         if not objectives:
             return combine(states, self.weights, num_tokens), sums
-        parties = Parties(teacher, past, anchor)
+        head, targets, parties = self._looked_at(head, targets, Parties(teacher, past, anchor))
         targets = measured(
             objectives,
             targets,
@@ -129,6 +144,14 @@ class Reduction:
 
         total: Any = _Chunked.apply(hidden, head.weight, head.bias, chunk_loss, self.tokens_per_chunk)
         return (total + combine(states, self.weights, num_tokens) if states else total), sums
+
+    def _looked_at(self, head: OutputHead, targets: Targets, parties: Parties) -> tuple[OutputHead, Targets, Parties]:
+        """Return head, targets and parties over the sample of the vocabulary, where there is one."""
+        if self.sample is None:
+            return head, targets, parties
+        entries = self.sample.entries(targets.next_ids)
+        known = replace(targets, next_ids=entries.places(targets.next_ids))
+        return head.over(entries), known, parties.over(entries)
 
 
 class _Chunked(torch.autograd.Function):
