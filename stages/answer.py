@@ -20,7 +20,7 @@ from stages.answer_config import AnswerConfig
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.data_card import write_card
 from stages.model_folder import load_tokenizer
-from stages.progress import metric, note
+from stages.progress import bar, metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
@@ -90,8 +90,13 @@ class _Writer:
         """Return the rows of all answers, each judged, in the order of their questions."""
         num_samples = self.config.num_samples
         prompts = [self._prompt(row, sample) for row in rows for sample in range(num_samples)]
+        counter = bar("writing a shard", len(prompts), "answers")
         written = self.sampler.sample(
-            prompts, max_new_tokens=self.config.max_new_tokens, sampling=self.sampling, is_scored=True
+            prompts,
+            max_new_tokens=self.config.max_new_tokens,
+            sampling=self.sampling,
+            is_scored=True,
+            on_finished=counter.advance,
         )
         found = []
         for index, row in enumerate(rows):

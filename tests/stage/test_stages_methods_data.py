@@ -33,6 +33,7 @@ from stages.learn_skills import LearnSkillsConfig, LearnSkillsInputs, learn_skil
 from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
+from stages.progress import Progress, listen
 from stages.revise import ReviseConfig, ReviseInputs, revise
 from stages.rows import Row, read_rows, write_rows
 from stages.sandbox import Limits
@@ -97,7 +98,10 @@ def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: Model
     data = dataset(tmp_path / "rows", sums())
     config = AnswerConfig(num_samples=4, max_new_tokens=6, rows_per_shard=3, keep="all", precision="float32")
     inputs = AnswerInputs(model=speaker, data=data)
-    first = rows_of(run(answer, config, inputs, tmp_path, "first"))
+    told: list[Progress] = []
+    with listen(lambda event: told.append(event) if isinstance(event, Progress) else None):
+        first = rows_of(run(answer, config, inputs, tmp_path, "first"))
+    assert ("writing a shard", 12.0, 12.0) in {(one.label, one.done, one.total) for one in told}
     assert {row.answer for row in first} >= {"yes", "no"}
     for row in first:
         siblings = [one for one in first if one.question == row.question]
