@@ -274,14 +274,15 @@ def test_part_of_the_vocabulary_is_refused_where_it_would_not_do() -> None:
     heavy = {"sharp": {"divergence": "forward_kl", "token_weight": {"confident": {"max_entropy_nats": 1.0}}}}
     for objectives in (tempered, heavy):
         with pytest.raises(ValueError, match="reads more than sums over the vocabulary"):
-            FinetuneConfig(vocabulary_sample=64, objectives=objectives)
+            FinetuneConfig.model_validate({"vocabulary_sample": 64, "objectives": objectives})
     mixed = {
         "half": {
             "divergence": "jensen_shannon",
             "target": {"mix": {"first": "teacher", "second": "labels", "share": 0.5}},
         }
     }
-    assert FinetuneConfig(vocabulary_sample=64, objectives=mixed | {"next_token": 1.0}).vocabulary_sample == 64
+    accepted = FinetuneConfig.model_validate({"vocabulary_sample": 64, "objectives": mixed | {"next_token": 1.0}})
+    assert accepted.vocabulary_sample == 64
 
 
 def test_frozen_blocks_are_run_once_and_change_nothing(

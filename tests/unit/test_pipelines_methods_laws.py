@@ -28,6 +28,7 @@ from compressors.distill.sample_weights import group_advantages
 from compressors.distill.step_loss import Spoken, StepLoss
 from compressors.distill.token_stats import SampleFacts
 from compressors.distill.views import Targets, Views
+from compressors.distill.vocabulary import Entries
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.recipe import load_recipe
 from stages.distil_config import context_of
@@ -66,6 +67,9 @@ class Said:
 
     def logprobs(self, tokens: slice) -> torch.Tensor:
         return self.logits[tokens].log_softmax(dim=-1)
+
+    def over(self, entries: Entries) -> Said:
+        return Said(self.logits[:, entries.ids] + entries.shift)
 
 
 def group(
