@@ -99,11 +99,8 @@ def check_sample(objectives: Mapping[str, Objective], *, has_rollout: bool) -> N
     if has_rollout:
         raise ValueError("vocabulary_sample is for given answers; accepted with a rollout: 0")
     for name, one in objectives.items():
-        if isinstance(one, HiddenDistil):
-            continue
-        if not isinstance(one, NextToken | ForwardKL | Distil) or (
-            isinstance(one, Distil) and (one.needs_whole or one.statistics)
-        ):
+        is_sum = isinstance(one, Distil) and not (one.needs_whole or one.statistics)
+        if not (is_sum or isinstance(one, NextToken | ForwardKL | HiddenDistil)):
             raise ValueError(
                 f"objectives.{name} reads more than sums over the vocabulary, which vocabulary_sample cannot estimate; accepted: 0"
             )

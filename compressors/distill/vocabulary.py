@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Of the entries that are asked for, this share is of the batch or drawn, the others are frequent.
@@ -34,7 +36,7 @@ class VocabularySample:
     sum_v w_v f(p_v, q_v) any f-divergence; both are exact when everything is drawn. https://arxiv.org/abs/1412.2007
     """
 
-    is_frequent: Tensor
+    is_frequent: Bool[Tensor, "V"]
     num_entries: int
     seed: int = 0
     generator: torch.Generator = field(default_factory=torch.Generator)
@@ -42,9 +44,8 @@ class VocabularySample:
     @staticmethod
     def of(sequences: Iterable[Sequence[int]], *, num_entries: int, vocab_size: int, seed: int) -> VocabularySample:
         """Return the sample, its frequent entries by their count in token sequences."""
-        counts = torch.zeros(vocab_size, dtype=torch.long)
-        for ids in sequences:
-            counts += torch.bincount(torch.as_tensor(ids, dtype=torch.long), minlength=vocab_size)
+        seen = Counter(chain.from_iterable(sequences))
+        counts = torch.tensor([seen[entry] for entry in range(vocab_size)])
         is_frequent = torch.zeros(vocab_size, dtype=torch.bool)
         # stable: of entries that are equally frequent the first, on every machine
         is_frequent[counts.argsort(descending=True, stable=True)[: round((1 - OTHER_SHARE) * num_entries)]] = True
