@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.head import OutputHead, check_head, output_head
 from compressors.distill.packing import Batch, Example, batches
+from compressors.distill.product_attention import attend_by_products
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.bypass import stopped, without_blocks
 
@@ -34,6 +35,7 @@ class Student(nn.Module):
         self.reads: tuple[str, ...] = ()
         self.projections: dict[str, Tensor] = {}
         self.first_block = first_trained_block(plain_model(model))
+        attend_by_products(plain_model(model))
         with mixed_precision(model):
             check_head(plain_model(model), self.head)
 
