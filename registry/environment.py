@@ -92,9 +92,9 @@ def processor_flags() -> frozenset[str]:
     return frozenset()
 
 
-def has_bf16_matrix_unit() -> bool:
-    """True with AMX tiles. AVX512-BF16 alone is a vector dot product, and torch's bf16 is slower than float32 on it."""
-    return "amx_bf16" in processor_flags()
+def has_bf16_products() -> bool:
+    """True where the processor multiplies bfloat16 by itself: AMX tiles, or AVX-512's dot product, which not every processor is fast at."""
+    return not processor_flags().isdisjoint(("amx_bf16", "avx512_bf16"))
 
 
 @cache

@@ -73,7 +73,8 @@ class _Products(torch.autograd.Function):
             asked = _by_group(query[:, :, first:last], key.shape[1])
             scores = torch.matmul(asked, key[:, :, left:right].transpose(2, 3)).mul_(scale)
             rows = scores.unflatten(2, (-1, last - first))
-            rows.masked_fill_(hidden[:, :, None], -torch.inf)
+            # the lowest number, not -inf: padding that sees nothing would be no number, and its gradient reach the keys
+            rows.masked_fill_(hidden[:, :, None], torch.finfo(rows.dtype).min)
             shares = scores.softmax(dim=-1)
             parts.append(_by_head(torch.matmul(shares, value[:, :, left:right]), last - first))
             kept.append(shares)
@@ -125,8 +126,8 @@ class _Spans:
         spans = []
         for first in range(0, mask.shape[2], NUM_QUERIES):
             rows = mask[:, :, first : first + NUM_QUERIES]
-            seen = rows.any(dim=2).flatten(0, 1).any(dim=0).nonzero()
-            left, right = int(seen[0]), int(seen[-1]) + 1
+            seen = rows.any(dim=2).flatten(0, 1).any(dim=0).nonzero().flatten().tolist() or [0]
+            left, right = seen[0], seen[-1] + 1
             spans.append((first, first + rows.shape[2], left, right, ~rows[..., left:right]))
         return spans
 
