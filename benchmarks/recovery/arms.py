@@ -23,6 +23,8 @@ ARMS = {
     "merged_fifth": "the same with a fifth of the second",
     "merged_searched": "the same at the share whose model finds the rewrites of both data sets likeliest",
     "summed": "what both students learned added to their parent (task arithmetic)",
+    "second_start": "patched_self_data_kl with the rows in another order and the adapters started elsewhere",
+    "merged_starts": "SLERP of patched_self_data_kl and second_start",
     "patched_full_kl": "patched, then all weights from the cut on, KL alone on all tokens of text, prompts and rewrites",
     "thinner_full_kl": "width instead of depth, patched, then all weights, KL alone on the same tokens",
     "refitted": "pruned, then every block from the cut on refitted in closed form on text, prompts and rewrites",
@@ -36,14 +38,24 @@ COMPARED = {
     "left": [arm for arm in ARMS if "refitted" not in arm],
     "left_refitted": [arm for arm in ARMS if "refitted" in arm],
 }
-# What a merge needs besides its base, and the arms that merge.
-STUDENTS = ("math_student", "talk_student")
+# What is merged, by arm, besides the base: each of its students is trained where a merge is asked for.
+BY_DATA = ("math_student", "talk_student")
+STUDENTS: dict[str, tuple[str, ...]] = {
+    "merged": BY_DATA,
+    "merged_fifth": BY_DATA,
+    "merged_searched": BY_DATA,
+    "summed": BY_DATA,
+    "merged_starts": ("patched_self_data_kl", "second_start"),
+}
 MERGES: dict[str, Node] = {
     "merged": {"method": "slerp", "params": {"t": 0.5}},
     "merged_fifth": {"method": "slerp", "params": {"t": 0.2}},
     "merged_searched": {"method": "slerp", "search": {"grid": {"t": [0.1, 0.2, 0.3, 0.4, 0.5]}, "max_rows": 32}},
     "summed": {"method": "task_arithmetic"},
+    "merged_starts": {"method": "slerp", "params": {"t": 0.5}},
 }
+# Between the seeds of one arm's two starts: beyond any list of seeds, so that no start is that of another seed.
+OTHER_START = 1000
 
 # Blocks removed where several seeds are run, and where the answers that a model writes are checked.
 SEEDED_SIZE = 6
@@ -101,13 +113,16 @@ def recipe(
         ),
         "math_student": ("patched", ["math_recorded"], with_kl),
         "talk_student": ("patched", ["talk_recorded"], with_kl),
+        "second_start": ("patched", recorded, with_kl),
     }
+    needed = {*arms, *(one for arm in arms for one in STUDENTS.get(arm, ()))}
     for arm, (base, sources, options) in trained.items():
-        if arm in arms or (arm in STUDENTS and not MERGES.keys().isdisjoint(arms)):
-            nodes |= student(arm, base, sources, options | {"precision": precision}, seed, steps)
+        if arm in needed:
+            start = seed + (OTHER_START if arm == "second_start" else 0)
+            nodes |= student(arm, base, sources, options | {"precision": precision}, start, steps)
     for arm, options in MERGES.items():
         if arm in arms:
-            parts: dict[str, Any] = {"base": "patched", "students": [f"{one}_adapter" for one in STUDENTS]}
+            parts: dict[str, Any] = {"base": "patched", "students": [f"{one}_adapter" for one in STUDENTS[arm]]}
             if "search" in options:
                 parts["dev"] = recorded
             nodes[arm] = node("merge", parts, **options)
@@ -137,11 +152,9 @@ def recipe(
             inputs = {"model": arm, "tasks": ["gsm8k"]}
             told = {"num_samples": 0, "max_new_tokens": 192, "batch_size": 64, "precision": precision}
             nodes[f"{arm}_answers"] = node("evaluate", inputs, **told)
-    needed = needed_by(
-        nodes,
-        [name for name in nodes if name in arms or name.startswith("left") or name.endswith(("_cost", "_answers"))],
-    )
-    nodes = {name: one for name, one in nodes.items() if name in needed}
+    wanted = [name for name in nodes if name in arms or name.startswith("left") or name.endswith(("_cost", "_answers"))]
+    built_from = needed_by(nodes, wanted)
+    nodes = {name: one for name, one in nodes.items() if name in built_from}
     return {"name": f"recovery-{num_removed}-seed-{seed}", "nodes": nodes}
 
 

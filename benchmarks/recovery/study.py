@@ -1,6 +1,6 @@
 """What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
-python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 3] [--steps 48] [--rows 300] [--asked 150]
+python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 0,1,2] [--steps 48] [--rows 300] [--asked 150]
     [--text-tokens 12288] [--precision auto] [--arms A,B] [--out FOLDER]
 DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. At 6 blocks the arms that train are run with several seeds, after all sizes.
 Everything built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each
@@ -44,7 +44,7 @@ def main(
     model: str,
     data: Path,
     sizes: Annotated[str, typer.Option(help="Numbers of blocks to remove.")] = "6,2,4,8,10",
-    seeds: int = 3,
+    seeds: Annotated[str, typer.Option(help="The first is every size's; the others are run at 6 blocks.")] = "0,1,2",
     steps: int = 48,
     rows: int = 300,
     asked: int = 150,
@@ -63,11 +63,12 @@ def main(
     told = instruction_rows(
         data / "self_instruct/user_oriented_instructions.jsonl", out.resolve() / "instructions.jsonl"
     )
-    runs = [(int(size), 0) for size in sizes.split(",")]
-    runs += [(SEEDED_SIZE, seed) for seed in range(1, seeds) if (SEEDED_SIZE, 0) in runs]
+    first, *others = map(int, seeds.split(","))
+    runs = [(int(size), first) for size in sizes.split(",")]
+    runs += [(SEEDED_SIZE, seed) for seed in others if (SEEDED_SIZE, first) in runs]
     counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
     for size, seed in runs:
-        differing = [arm for arm in chosen if seed == 0 or arm not in UNTRAINED]
+        differing = [arm for arm in chosen if seed == first or arm not in UNTRAINED]
         made = recipe(
             model, data.resolve(), told, num_removed=size, seed=seed, precision=precision, arms=differing, **counts
         )
@@ -131,17 +132,18 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
+    first = next(iter(results))
     sizes = sorted({size for size, _ in results})
-    for arm in results[next(iter(results))]:
+    for arm in results[first]:
         style = "--s" if arm in UNTRAINED else "-o"
         left.plot(
             sizes,
-            [results[size, 0][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],
+            [results[size, first[1]][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],
             style,
             label=arm,
         )
         right.plot(
-            sizes, [results[size, 0][arm]["own_answers"]["kl_nats"]["value"] for size in sizes], style, label=arm
+            sizes, [results[size, first[1]][arm]["own_answers"]["kl_nats"]["value"] for size in sizes], style, label=arm
         )
     left.set(xlabel="blocks removed", ylabel="WikiText perplexity / original's", yscale="log")
     right.set(xlabel="blocks removed", ylabel="KL to the original on its own answers, nats a token", yscale="log")
