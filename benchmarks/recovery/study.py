@@ -63,8 +63,8 @@ def main(
     told = instruction_rows(
         data / "self_instruct/user_oriented_instructions.jsonl", out.resolve() / "instructions.jsonl"
     )
-    first, *others = map(int, seeds.split(","))
-    runs = [(int(size), first) for size in sizes.split(",")]
+    first, *others = numbers(seeds, "--seeds")
+    runs = [(size, first) for size in numbers(sizes, "--sizes")]
     runs += [(SEEDED_SIZE, seed) for seed in others if (SEEDED_SIZE, first) in runs]
     counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
     for size, seed in runs:
@@ -77,6 +77,14 @@ def main(
         done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
         results[size, seed] = arms_of(json.loads(done.stdout))
         write(results, out)
+
+
+def numbers(told: str, option: str) -> list[int]:
+    """Return the numbers of an option that is a list."""
+    try:
+        return [int(part) for part in told.split(",")]
+    except ValueError:
+        raise typer.BadParameter(f"{option} is {told!r}; accepted: whole numbers with commas between them") from None
 
 
 def instruction_rows(source: Path, target: Path) -> Path:
@@ -132,18 +140,21 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    first = next(iter(results))
+    size_of_all, seed_of_all = next(iter(results))
     sizes = sorted({size for size, _ in results})
-    for arm in results[first]:
+    for arm in results[size_of_all, seed_of_all]:
         style = "--s" if arm in UNTRAINED else "-o"
         left.plot(
             sizes,
-            [results[size, first[1]][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],
+            [results[size, seed_of_all][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],
             style,
             label=arm,
         )
         right.plot(
-            sizes, [results[size, first[1]][arm]["own_answers"]["kl_nats"]["value"] for size in sizes], style, label=arm
+            sizes,
+            [results[size, seed_of_all][arm]["own_answers"]["kl_nats"]["value"] for size in sizes],
+            style,
+            label=arm,
         )
     left.set(xlabel="blocks removed", ylabel="WikiText perplexity / original's", yscale="log")
     right.set(xlabel="blocks removed", ylabel="KL to the original on its own answers, nats a token", yscale="log")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -116,20 +117,25 @@ class _Spans:
 
     def of(self, mask: Bool[Tensor, "b 1 t t"] | None, num_tokens: int) -> list[Span]:
         if mask is None:
-            return self._cut(torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool).tril())
+            return _causal_spans(num_tokens)
         if self.mask is None or self.mask() is not mask:
-            self.mask, self.spans = weakref.ref(mask), self._cut(mask)
+            self.mask, self.spans = weakref.ref(mask), _cut(mask)
         return self.spans
 
-    @staticmethod
-    def _cut(mask: Bool[Tensor, "b 1 t t"]) -> list[Span]:
-        spans = []
-        for first in range(0, mask.shape[2], NUM_QUERIES):
-            rows = mask[:, :, first : first + NUM_QUERIES]
-            seen = rows.any(dim=2).flatten(0, 1).any(dim=0).nonzero().flatten().tolist() or [0]
-            left, right = seen[0], seen[-1] + 1
-            spans.append((first, first + rows.shape[2], left, right, ~rows[..., left:right]))
-        return spans
+
+@lru_cache(maxsize=4)  # as of a mask: every block of a forward pass asks for the same ones
+def _causal_spans(num_tokens: int) -> list[Span]:
+    return _cut(torch.ones(1, 1, num_tokens, num_tokens, dtype=torch.bool).tril())
+
+
+def _cut(mask: Bool[Tensor, "b 1 t t"]) -> list[Span]:
+    spans = []
+    for first in range(0, mask.shape[2], NUM_QUERIES):
+        rows = mask[:, :, first : first + NUM_QUERIES]
+        seen = rows.any(dim=2).flatten(0, 1).any(dim=0).nonzero().flatten().tolist() or [0]
+        left, right = seen[0], seen[-1] + 1
+        spans.append((first, first + rows.shape[2], left, right, ~rows[..., left:right]))
+    return spans
 
 
 _SPANS = _Spans()
