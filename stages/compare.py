@@ -52,6 +52,9 @@ class CompareConfig(StageConfig):
     names: tuple[str, ...] = ()
     """Of several models, in the order of the input `model`: what their results and facts go by. One model needs none."""
 
+    against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """By those names, a model: the others it is set against. Of each its measures less the other's are told, in pairs of texts."""
+
     precision: Precision = "auto"
     """Dtype of all models."""
 
@@ -75,17 +78,25 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     is_one_unnamed = len(students) == 1 and not config.names
     if not is_one_unnamed and not len(students) == len(config.names) == len(set(config.names)):
         raise ValueError(f"names: {len(config.names)} for {len(students)} models; accepted: one a model, all different")
+    for name, others in config.against.items():
+        if unknown := {name, *others} - set(config.names):
+            raise ValueError(
+                f"against: {sorted(unknown)[0]!r} is no model; accepted: {', '.join(config.names) or 'none'}"
+            )
+        if name in others:
+            raise ValueError(f"against: {name!r} is set against itself")
     for student in students:
         check_vocabulary(student, original, "original")
     return Forecast({}, peak_memory_bytes=4.0 * (1 + len(students)) * float(original.get("num_parameters", 0)))
 
 
-@stage("compare", version=2, forecast=_forecast)
+@stage("compare", version=3, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
     Retention is student accuracy / original accuracy; above chance, both less what guessing gives. Several students share what the
-    original computes. Raises ValueError without data, or where the models have no names of their own.
+    original computes, and `against` tells by how much one differs from another: on the same texts that is known far closer than either
+    measure is. Raises ValueError without data, or where the models have no names of their own.
     """
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
@@ -110,11 +121,12 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     if config.num_own_answers:
         questions = [row for some in rows.values() for row in some][: config.num_own_answers]
         measure.closeness(_own_answers(config, original, questions, tokenizer), "own_answers")
-    results = dict(zip(config.names, measure.found, strict=True)) if config.names else measure.found[0]
+    named = dict(zip(config.names or ("",), measure.found, strict=True)) | measure.differences()
+    results = named if config.names else measure.found[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
     facts = {
-        f"{prefix}{measured}_{name}": entry["value"]
-        for prefix, found in zip([f"{name}_" for name in config.names] or [""], measure.found, strict=True)
+        f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}": entry["value"]
+        for model, found in named.items()
         for name, some in found.items()
         for measured, entry in some.items()
     }
@@ -123,8 +135,27 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     return ComparisonArtifact.at(workdir / "content", **facts)
 
 
+@dataclass(frozen=True)
+class _Sums:
+    """One student on one data set: measure -> its sum over each text, and what all of them are divided by."""
+
+    of_texts: Mapping[str, Sequence[float]]
+    counts: Sequence[float]
+
+    def estimates(self) -> dict[str, Estimate]:
+        return {measure: ratio_of_sums(values, self.counts) for measure, values in self.of_texts.items()}
+
+    def less(self, other: _Sums) -> dict[str, Estimate]:
+        """Return what another measured on the same texts taken from this, text by text."""
+        apart = {
+            measure: [mine - theirs for mine, theirs in zip(values, other.of_texts[measure], strict=True)]
+            for measure, values in self.of_texts.items()
+        }
+        return _Sums(apart, self.counts).estimates()
+
+
 class _Measure:
-    """Students beside their original; `found` holds, a student, data set -> measure -> estimate."""
+    """Students beside their original; `found` holds, a student, data set -> measure -> estimate, `sums` what those are made of."""
 
     def __init__(
         self, config: CompareConfig, students: Sequence[TorchRunner], original: TorchRunner, tokenizer: Any
@@ -132,6 +163,7 @@ class _Measure:
         self.config, self.students, self.original, self.tokenizer = config, students, original, tokenizer
         self.names = config.names or ("",)
         self.found: list[dict[str, dict[str, Any]]] = [{} for _ in students]
+        self.sums: list[dict[str, _Sums]] = [{} for _ in students]
 
     def closeness(self, pairs: Sequence[Pair], name: str) -> None:
         counter = bar(f"comparing on {name}", len(pairs), "texts")
@@ -139,13 +171,16 @@ class _Measure:
             self.students, self.original, pairs, batch_size=self.config.batch_size, on_scored=counter.advance
         )
         for student, texts in enumerate(scored):
-            tokens = [one.num_tokens for one in texts]
-            summary = {
-                "kl_nats": ratio_of_sums([one.kl_nats for one in texts], tokens),
-                "agreement": ratio_of_sums([one.num_agreeing for one in texts], tokens),
-                "loss_nats": ratio_of_sums([one.loss_nats for one in texts], tokens),
-                "perplexity_ratio": _perplexity_ratio(texts),
-            }
+            sums = _Sums(
+                {
+                    "kl_nats": [one.kl_nats for one in texts],
+                    "agreement": [one.num_agreeing for one in texts],
+                    "loss_nats": [one.loss_nats for one in texts],
+                },
+                [one.num_tokens for one in texts],
+            )
+            self.sums[student][name] = sums
+            summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
             kl, rise = summary["kl_nats"].value, summary["perplexity_ratio"].value
             self._keep(student, name, summary, f"KL {kl:.3f} nats a token, perplexity x{rise:.3f}")
 
@@ -156,6 +191,7 @@ class _Measure:
         ones = [1.0] * len(rows)
         for student, runner in enumerate(self.students):
             mine = _right_choices(self.config, runner, rows, self.tokenizer, name)
+            self.sums[student][name] = _Sums({"accuracy": mine}, ones)
             summary = {
                 "accuracy": ratio_of_sums(mine, ones),
                 "original_accuracy": ratio_of_sums(theirs, ones),
@@ -167,6 +203,20 @@ class _Measure:
             }
             accuracy, reference = summary["accuracy"].value, summary["original_accuracy"].value
             self._keep(student, name, summary, f"{accuracy:.1%} right, original {reference:.1%}")
+
+    def differences(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return, `A less B`, data set -> measure -> estimate of the one's less the other's."""
+        place = {name: index for index, name in enumerate(self.names)}
+        return {
+            f"{name} less {other}": {
+                data: {
+                    measure: asdict(estimate) for measure, estimate in sums.less(self.sums[place[other]][data]).items()
+                }
+                for data, sums in self.sums[place[name]].items()
+            }
+            for name, others in self.config.against.items()
+            for other in others
+        }
 
     def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], told: str) -> None:
         self.found[student].setdefault(name, {}).update({key: asdict(entry) for key, entry in summary.items()})

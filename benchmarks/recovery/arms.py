@@ -54,6 +54,8 @@ MERGES: dict[str, Node] = {
     "summed": {"method": "task_arithmetic"},
     "merged_starts": {"method": "slerp", "params": {"t": 0.5}},
 }
+# Whom an arm has to beat: told as differences on the same texts.
+AGAINST = {"self_data": ("sft",), "self_data_kl": ("sft", "self_data")} | STUDENTS
 # Between the seeds of one arm's two starts: beyond any list of seeds, so that no start is that of another seed.
 OTHER_START = 1000
 
@@ -138,6 +140,7 @@ def recipe(
         }
         measured = {
             "names": chosen,
+            "against": {arm: others for arm, others in AGAINST.items() if {arm, *others} <= {*chosen}},
             "max_rows": asked,
             "max_text_tokens": text_tokens,
             "num_own_answers": max(1, text_tokens // 300),

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
-from arms import ARMS, COMPARED, SEEDED_SIZE, UNTRAINED, recipe
+from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, recipe
 from matplotlib import pyplot as plt
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -30,6 +31,13 @@ COLUMNS = {
     "agreement": ("wikitext_test", "own_answers"),
     "loss_nats": ("gsm8k_test", "instructions"),
     "retention": ("arc_easy", "csqa", "facts"),
+}
+# Of one arm less another's, on the same texts and questions.
+DIFFERENCES = {
+    "kl_nats": COLUMNS["kl_nats"],
+    "agreement": COLUMNS["agreement"],
+    "loss_nats": COLUMNS["loss_nats"],
+    "accuracy": COLUMNS["retention"],
 }
 # What an arm cost and what it costs to run; empty where that was not measured.
 COSTS = {
@@ -100,20 +108,20 @@ def instruction_rows(source: Path, target: Path) -> Path:
 
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
-    """Return what was measured of each arm, and how long its training took."""
+    """Return what was measured of each arm and between two of them, and what its training cost: of a merge, that of its students."""
     found: dict[str, Any] = {}
     for name in [one for one in COMPARED if one in run["nodes"]]:
         found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
-    for arm in found:
-        trained = [name for name in (f"{arm}_adapter", f"{arm}_cost", f"{arm}_answers") if name in run["nodes"]]
-        for name in trained:
-            artifact = shown(run, name)
-            if name.endswith("_adapter"):
-                found[arm]["training"] = {
-                    name: artifact["manifest"].get(name) for name in ("cpu_seconds", "peak_bytes")
-                }
-            else:
-                found[arm][name.removeprefix(f"{arm}_")] = artifact["artifact"]["facts"]
+    for arm in [one for one in found if one in ARMS]:
+        for part in [part for part in ("cost", "answers") if f"{arm}_{part}" in run["nodes"]]:
+            found[arm][part] = shown(run, f"{arm}_{part}")["artifact"]["facts"]
+        learners = [f"{one}_adapter" for one in STUDENTS.get(arm, (arm,))]
+        spent = [shown(run, name)["manifest"] for name in learners if name in run["nodes"]]
+        if all(one.get("cpu_seconds") for one in spent) and spent:
+            found[arm]["training"] = {
+                "cpu_seconds": sum(one["cpu_seconds"] for one in spent),
+                "peak_bytes": max(one["peak_bytes"] for one in spent),
+            }
     return found
 
 
@@ -126,23 +134,23 @@ def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 
 def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
-    """Write a table a size, with 95% intervals, and the plot over sizes."""
+    """Write a table a size, with 95% intervals, one of what lies between two arms, and the plot over sizes."""
     lines = []
-    for (size, seed), arms in results.items():
-        lines += head(f"{size} blocks removed, seed {seed}", list(COSTS))
-        for arm, measured in arms.items():
-            cells = [interval(measured[name][measure]) for measure, names in COLUMNS.items() for name in names]
-            cells += [cost(measured) for cost in COSTS.values()]
-            lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    seeded = [arms for (size, _), arms in results.items() if size == SEEDED_SIZE]
+    for (size, seed), found in results.items():
+        lines += table(f"{size} blocks removed, seed {seed}", found, COLUMNS, COSTS)
+        lines += table(f"{size} blocks removed, seed {seed}, differences", found, DIFFERENCES)
+    seeded = [found for (size, _), found in results.items() if size == SEEDED_SIZE]
     if len(seeded) > 1:
-        lines += over_seeds(seeded)
+        together = {arm: over_seeds([found[arm] for found in seeded]) for arm in seeded[-1]}
+        title = f"{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]"
+        lines += table(title, together, COLUMNS)
+        lines += table(f"{title}, differences", together, DIFFERENCES)
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
     size_of_all, seed_of_all = next(iter(results))
     sizes = sorted({size for size, _ in results})
-    for arm in results[size_of_all, seed_of_all]:
+    for arm in [one for one in results[size_of_all, seed_of_all] if one in ARMS]:
         style = "--s" if arm in UNTRAINED else "-o"
         left.plot(
             sizes,
@@ -164,23 +172,38 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     plt.close(figure)
 
 
-def over_seeds(seeded: list[dict[str, Any]]) -> list[str]:
-    """Return the table of the arms' means over the seeds, with the smallest and the largest."""
-    lines = head(f"{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]", [])
-    for arm in seeded[-1]:
-        cells = []
-        for measure, names in COLUMNS.items():
+def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over the seeds of all that one arm has, with the smallest and the largest in the interval's place."""
+    together: dict[str, dict[str, dict[str, float]]] = {}
+    for columns in (COLUMNS, DIFFERENCES):
+        for measure, names in columns.items():
             for name in names:
-                values = [arms[arm][name][measure]["value"] for arms in seeded]
-                cells.append(f"{sum(values) / len(values):.3f} [{min(values):.3f}, {max(values):.3f}]")
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+                values = [one[name][measure]["value"] for one in seeds if measure in one[name]]
+                if values:
+                    estimate = {"value": sum(values) / len(values), "low": min(values), "high": max(values)}
+                    together.setdefault(name, {})[measure] = estimate
+    return together
+
+
+def table(
+    title: str,
+    found: dict[str, Any],
+    columns: dict[str, tuple[str, ...]],
+    costs: dict[str, Callable[[dict[str, Any]], str]] | None = None,
+) -> list[str]:
+    """Return a table's lines: a row an arm, or two arms' difference, whichever has these columns; none where there is no row."""
+    cells = [(measure, name) for measure, names in columns.items() for name in names]
+    rows = {arm: one for arm, one in found.items() if (arm in ARMS) == (columns is COLUMNS)}
+    if not rows:
+        return []
+    names = [f"{measure} {name}" for measure, name in cells] + list(costs or {})
+    lines = [f"\n{title}\n", "| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
+    for arm, measured in rows.items():
+        told_of = [interval(measured[name][measure]) for measure, name in cells] + [
+            of(measured) for of in (costs or {}).values()
+        ]
+        lines.append(f"| {arm} | " + " | ".join(told_of) + " |")
     return lines
-
-
-def head(title: str, more: list[str]) -> list[str]:
-    """Return a table's title and first lines: a column a measure and data set, and some more."""
-    names = [f"{measure} {name}" for measure, names in COLUMNS.items() for name in names] + more
-    return [f"\n{title}\n", "| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
 
 
 def told(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:

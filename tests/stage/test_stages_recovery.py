@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -422,14 +423,33 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
         result[name]["kl_nats"]["low"] <= result[name]["kl_nats"]["value"] <= result[name]["kl_nats"]["high"]
         for name in names
     )
+    named = config.model_copy(update={"names": ("same", "cut"), "against": {"cut": ("same",)}})
     both = compare.execute(
-        config.model_copy(update={"names": ("same", "cut")}),
+        named,
         CompareInputs(model=(model, pruned), **inputs),
         store,  # type: ignore[arg-type]
     ).artifact
     assert {
-        name.removeprefix("cut_"): value for name, value in both.facts.items() if name.startswith("cut_")
+        name.removeprefix("cut_"): value
+        for name, value in both.facts.items()
+        if name.startswith("cut_") and "_less_" not in name
     } == cut.facts
-    assert json.loads((Path(both.path) / "comparison.json").read_text())["cut"] == result
+    found = json.loads((Path(both.path) / "comparison.json").read_text())
+    assert found["cut"] == result
+    for name in names:
+        apart = found["cut less same"][name]["kl_nats"]
+        assert apart["value"] == pytest.approx(result[name]["kl_nats"]["value"], abs=1e-5), "nothing is taken from it"
+        assert apart["low"] == pytest.approx(result[name]["kl_nats"]["low"], abs=1e-5)
+        lost = found["cut less same"][name]["agreement"]["value"]
+        assert (
+            both.facts[f"cut_less_same_agreement_{name}"]
+            == lost
+            == pytest.approx(result[name]["agreement"]["value"] - 1)
+        )
+    several: Any = {"model": ({}, {}), "original": ({},), "tasks": ({},)}
     with pytest.raises(ValueError, match="names: 0 for 2 models"):
-        compare.forecast(config, {"model": ({}, {}), "original": ({},), "tasks": ({},)})
+        compare.forecast(config, several)
+    with pytest.raises(ValueError, match="against: 'old' is no model; accepted: same, cut"):
+        compare.forecast(named.model_copy(update={"against": {"cut": ("old",)}}), several)
+    with pytest.raises(ValueError, match="against: 'cut' is set against itself"):
+        compare.forecast(named.model_copy(update={"against": {"cut": ("cut",)}}), several)
