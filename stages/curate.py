@@ -16,7 +16,7 @@ from stages.contract import Forecast, StageConfig, check_vocabulary, stage
 from stages.curation import Curation
 from stages.data_card import write_card
 from stages.device import Precision, pick_device, pick_dtype
-from stages.measured_data import asked_rows, unique_names
+from stages.measured_data import measured_rows, unique_names
 from stages.model_folder import load_tokenizer
 from stages.original_losses import Losses, losses_under_model, recorded_losses
 from stages.progress import metric, note
@@ -58,7 +58,7 @@ class CurateConfig(StageConfig):
     """Length in words of the runs that similarity is counted in; shorter finds looser likenesses."""
 
     ngram_words: int = Field(default=13, ge=1)
-    """Length in words of a run that, shared with a question or answer of `tasks`, makes a row contaminated."""
+    """Length in words of a run that, shared with a question, answer or text of `tasks`, makes a row contaminated."""
 
     min_ngram_words: int = Field(default=8, ge=1)
     """A shorter task question is one run itself, down to this many words; below, only the same question overlaps."""
@@ -100,7 +100,7 @@ class CurateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CurateInputs:
-    """The rows; the tasks that they may not hold; the original model, for lengths in tokens and losses."""
+    """The rows; the tasks and plain texts for evaluation that they may not hold; the original model, for lengths in tokens and losses."""
 
     data: DatasetArtifact
     tasks: tuple[DatasetArtifact, ...] = ()
@@ -125,7 +125,7 @@ def _forecast(config: CurateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters * bool(config.num_scored_rows))
 
 
-@stage("curate", version=1, forecast=_forecast)
+@stage("curate", version=2, forecast=_forecast)
 def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> DatasetArtifact:
     """Leave out repeated, contaminated, looping, over-long and too easy or hard rows; say which and why in a data card.
 
@@ -144,10 +144,10 @@ def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> Dataset
     if inputs.tasks:
         options = {name: getattr(config, name) for name in ("ngram_words", "min_ngram_words", "max_ngram_rows")}
         names = unique_names(inputs.tasks, "task")
-        tasks = [(name, asked_rows(data)) for name, data in zip(names, inputs.tasks, strict=True)]
-        for name, asked in tasks:
-            if not asked:
-                raise ValueError(f"tasks: data set {name!r} has no questions, only text")
+        tasks = [(name, measured_rows(data)) for name, data in zip(names, inputs.tasks, strict=True)]
+        for name, some in tasks:
+            if not some:
+                raise ValueError(f"tasks: data set {name!r} has neither questions nor text")
         curation.keep_unseen(tasks, config.decontaminate, **options)
     curation.keep_budget(config.max_rows, config.keep_fraction, config.budget_by)
     curation.check()

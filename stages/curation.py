@@ -80,8 +80,10 @@ class Curation:
         min_ngram_words: int,
         max_ngram_rows: int,
     ) -> None:
-        """Keep rows that hold no question or answer of the tasks, each a name with its rows."""
-        questions = [TaskQuestion(name, row.id, row.question, row.answer) for name, rows in tasks for row in rows]
+        """Keep rows that hold no question, answer or text of the tasks, each a name with its rows."""
+        questions = [
+            TaskQuestion(name, row.id, row.question or row.text, row.answer) for name, rows in tasks for row in rows
+        ]
         indices = [i for i, row in enumerate(self.rows) if splits == "all" or row.split == "train"]
         pairs = [(self.rows[i].question, f"{self.rows[i].answer} {self.rows[i].text}") for i in indices]
         overlaps = find_overlaps(
@@ -92,7 +94,7 @@ class Curation:
             max_ngram_rows=max_ngram_rows,
         )
         self._drop(
-            {indices[i]: f"overlaps {one.task} (question {one.row_id}: {one.shared!r})" for i, one in overlaps.items()}
+            {indices[i]: f"overlaps {one.task} (row {one.row_id}: {one.shared!r})" for i, one in overlaps.items()}
         )
 
     def keep_budget(self, num_rows: int, fraction: float, by: Literal["farthest", "random"]) -> None:

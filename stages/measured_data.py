@@ -22,6 +22,11 @@ def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
     return rows[:max_rows] if max_rows else rows
 
 
+def measured_rows(data: DatasetArtifact) -> list[Row]:
+    """Return all that a model is judged by: the questions, as `asked_rows` gives them, and every plain text."""
+    return [*asked_rows(data), *(row for row in read_rows(data.path / "rows.jsonl") if row.text and not row.question)]
+
+
 def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
     """Return the rows of all tasks, one of each in turn: the first few of them are of every kind."""
     return [row for together in zip_longest(*rows.values()) for row in together if row is not None]

