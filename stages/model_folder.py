@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
 from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
+from compressors.measure.product_attention import attend_by_products
 from registry.artifact import Facts, ModelArtifact
 from stages.width_facts import width_facts
 
@@ -114,7 +115,10 @@ def refuse_no_tokenizer(folder: Path) -> None:
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
 ) -> transformers.PreTrainedModel:
-    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so. Raises ValueError for an unsafe one."""
+    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so. Raises ValueError for an unsafe one.
+
+    Told to compute in bfloat16 on a CPU it attends by whole products; under `auto`, as for a copy, it is left as it is.
+    """
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     quiet_transformers()
@@ -130,7 +134,10 @@ def load_model(
     )
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
-    return (model.to(device=device) if device is not None else model).eval()  # type: ignore[call-arg]
+    model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
+    if dtype in (torch.bfloat16, "bfloat16"):
+        attend_by_products(model)
+    return model.eval()
 
 
 def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.head import OutputHead, check_head, output_head
 from compressors.distill.packing import Batch, Example, batches
-from compressors.distill.product_attention import attend_by_products
+from compressors.measure.product_attention import attend_by_products
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.bypass import stopped, without_blocks
 

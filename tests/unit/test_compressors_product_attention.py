@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from compressors.distill import product_attention
 from compressors.distill.packing import Example, collate
-from compressors.distill.product_attention import MAX_TOKENS, NUM_QUERIES, attend_by_products, attention
 from compressors.distill.student import Student
+from compressors.measure import product_attention
+from compressors.measure.product_attention import MAX_TOKENS, NUM_QUERIES, attend_by_products, attention
+from stages.model_folder import load_model
 from stages.tiny_model import FAMILIES, random_model
 
 # Relative to the whole: what bf16 leaves of three digits, through scores that are rounded once more than in a fused kernel.
@@ -142,3 +144,15 @@ def test_a_model_that_attends_in_its_own_way_is_left_alone() -> None:
     model.set_attn_implementation("eager")
     attend_by_products(model)
     assert model.config._attn_implementation == "eager"
+
+
+def test_what_is_loaded_to_compute_in_bfloat16_attends_by_products_and_its_folder_says_nothing_of_it(
+    tmp_path: Path,
+) -> None:
+    random_model("llama")[0].to(torch.bfloat16).save_pretrained(tmp_path / "plain")
+    computing = load_model(tmp_path / "plain", torch.bfloat16, torch.device("cpu"))
+    assert computing.config._attn_implementation == product_attention.NAME
+    for dtype in ("auto", torch.float32):
+        assert load_model(tmp_path / "plain", dtype).config._attn_implementation == "sdpa"
+    computing.save_pretrained(tmp_path / "again")
+    assert product_attention.NAME not in (tmp_path / "again" / "config.json").read_text()
