@@ -28,14 +28,14 @@ def write_reading(out: Path, data: Path, articles: Path, prose: Path) -> dict[st
     rng = Random(0)
     told = [one for one in json.loads(articles.read_text()).values() if len(one["extract"]) > 120]
     rng.shuffle(told)
-    problems, science = rows_of(data / "gsm8k/train.jsonl"), rows_of(data / "arc_easy/train.jsonl")
-    common = rows_of(data / "csqa/train.jsonl")
+    problems, science = read_rows(data / "gsm8k/train.jsonl"), read_rows(data / "arc_easy/train.jsonl")
+    common = read_rows(data / "csqa/train.jsonl")
     for some in (problems, common):
         rng.shuffle(some)
     solved, asked = problems[:1500], problems[1500:2320]
     chosen_from, wondered = common[:3600], common[3600:3880]
     questions = [one["question"] for one in (*asked, *rng.sample(science, 180), *wondered)]
-    questions += [instruction(one) for one in rows_of(data / "self_instruct/seed_tasks.jsonl")]
+    questions += [instruction(one) for one in read_rows(data / "self_instruct/seed_tasks.jsonl")]
     questions += [rng.choice(QUESTIONS_ABOUT).format(one["title"]) for one in rng.sample(told, 450)]
     rng.shuffle(questions)
     rows = {
@@ -108,7 +108,7 @@ def choice_rows(rows: list[dict[str, Any]], rng: Random) -> list[str]:
     return told
 
 
-def rows_of(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 

@@ -23,6 +23,7 @@ import yaml
 matplotlib.use("Agg")
 from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, recipe
 from matplotlib import pyplot as plt
+from reading import instruction, read_rows
 
 ATTAR = Path(sys.executable).with_name("attar")
 COLUMNS = {
@@ -98,11 +99,9 @@ def numbers(told: str, option: str) -> list[int]:
 def instruction_rows(source: Path, target: Path) -> Path:
     """Write the instructions, each with its first input, as questions and answers; return where."""
     rows = []
-    for line in source.read_text().splitlines():
-        task = json.loads(line)
-        first = task["instances"][0]
-        asked = "\n\n".join(part for part in (task["instruction"], first["input"]) if part)
-        rows.append(json.dumps({"question": asked, "answer": first["output"], "verifier": "none"}))
+    for task in read_rows(source):
+        answer = task["instances"][0]["output"]
+        rows.append(json.dumps({"question": instruction(task), "answer": answer, "verifier": "none"}))
     target.write_text("\n".join(rows) + "\n")
     return target
 
