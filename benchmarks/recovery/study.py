@@ -33,6 +33,8 @@ COLUMNS = {
     "loss_nats": ("gsm8k_test", "instructions"),
     "retention": ("arc_easy", "csqa", "facts"),
 }
+# Between the names of two arms whose difference is told.
+LESS = " less "
 # Of one arm less another's, on the same texts and questions.
 DIFFERENCES = {
     "kl_nats": COLUMNS["kl_nats"],
@@ -108,10 +110,10 @@ def instruction_rows(source: Path, target: Path) -> Path:
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm and between two of them, and what its training cost: of a merge, that of its students."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"original": {}}
     for name in [one for one in COMPARED if one in run["nodes"]]:
         found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
-    for arm in [one for one in found if one in ARMS]:
+    for arm in [one for one in found if LESS not in one]:
         for part in [part for part in ("cost", "answers") if f"{arm}_{part}" in run["nodes"]]:
             found[arm][part] = shown(run, f"{arm}_{part}")["artifact"]["facts"]
         learners = [f"{one}_adapter" for one in STUDENTS.get(arm, (arm,))]
@@ -177,7 +179,7 @@ def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     for columns in (COLUMNS, DIFFERENCES):
         for measure, names in columns.items():
             for name in names:
-                values = [one[name][measure]["value"] for one in seeds if measure in one[name]]
+                values = [one[name][measure]["value"] for one in seeds if measure in one.get(name, {})]
                 if values:
                     estimate = {"value": sum(values) / len(values), "low": min(values), "high": max(values)}
                     together.setdefault(name, {})[measure] = estimate
@@ -190,15 +192,20 @@ def table(
     columns: dict[str, tuple[str, ...]],
     costs: dict[str, Callable[[dict[str, Any]], str]] | None = None,
 ) -> list[str]:
-    """Return a table's lines: a row an arm, or two arms' difference, whichever has these columns; none where there is no row."""
+    """Return a table's lines: a row an arm, or two arms' difference, whichever has these columns; none where there is no row.
+
+    The original is what all are measured against: it has costs alone.
+    """
     cells = [(measure, name) for measure, names in columns.items() for name in names]
-    rows = {arm: one for arm, one in found.items() if (arm in ARMS) == (columns is COLUMNS)}
+    rows = {arm: one for arm, one in found.items() if (LESS in arm) == (columns is DIFFERENCES)}
+    if not costs:
+        rows.pop("original", None)
     if not rows:
         return []
     names = [f"{measure} {name}" for measure, name in cells] + list(costs or {})
     lines = [f"\n{title}\n", "| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for arm, measured in rows.items():
-        told_of = [interval(measured[name][measure]) for measure, name in cells] + [
+        told_of = [interval(measured[name][measure]) if name in measured else "" for measure, name in cells] + [
             of(measured) for of in (costs or {}).values()
         ]
         lines.append(f"| {arm} | " + " | ".join(told_of) + " |")
