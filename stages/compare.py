@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field
 
 from compressors.measure.choices import choice_likelihoods
-from compressors.measure.closeness import Estimate, TextCloseness, closeness_of_each, ratio_of_sums
+from compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each, ratio_of_sums
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import Pair
 from compressors.measure.runner import TorchRunner
@@ -135,25 +135,6 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     return ComparisonArtifact.at(workdir / "content", **facts)
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """One student on one data set: measure -> its sum over each text, and what all of them are divided by."""
-
-    of_texts: Mapping[str, Sequence[float]]
-    counts: Sequence[float]
-
-    def estimates(self) -> dict[str, Estimate]:
-        return {measure: ratio_of_sums(values, self.counts) for measure, values in self.of_texts.items()}
-
-    def less(self, other: _Sums) -> dict[str, Estimate]:
-        """Return what another measured on the same texts taken from this, text by text."""
-        apart = {
-            measure: [mine - theirs for mine, theirs in zip(values, other.of_texts[measure], strict=True)]
-            for measure, values in self.of_texts.items()
-        }
-        return _Sums(apart, self.counts).estimates()
-
-
 class _Measure:
     """Students beside their original; `found` holds, a student, data set -> measure -> estimate, `sums` what those are made of."""
 
@@ -163,7 +144,7 @@ class _Measure:
         self.config, self.students, self.original, self.tokenizer = config, students, original, tokenizer
         self.names = config.names or ("",)
         self.found: list[dict[str, dict[str, Any]]] = [{} for _ in students]
-        self.sums: list[dict[str, _Sums]] = [{} for _ in students]
+        self.sums: list[dict[str, Sums]] = [{} for _ in students]
 
     def closeness(self, pairs: Sequence[Pair], name: str) -> None:
         counter = bar(f"comparing on {name}", len(pairs), "texts")
@@ -171,7 +152,7 @@ class _Measure:
             self.students, self.original, pairs, batch_size=self.config.batch_size, on_scored=counter.advance
         )
         for student, texts in enumerate(scored):
-            sums = _Sums(
+            sums = Sums(
                 {
                     "kl_nats": [one.kl_nats for one in texts],
                     "agreement": [one.num_agreeing for one in texts],
@@ -191,7 +172,7 @@ class _Measure:
         ones = [1.0] * len(rows)
         for student, runner in enumerate(self.students):
             mine = _right_choices(self.config, runner, rows, self.tokenizer, name)
-            self.sums[student][name] = _Sums({"accuracy": mine}, ones)
+            self.sums[student][name] = Sums({"accuracy": mine}, ones)
             summary = {
                 "accuracy": ratio_of_sums(mine, ones),
                 "original_accuracy": ratio_of_sums(theirs, ones),

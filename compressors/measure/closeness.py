@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,26 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
             rng=np.random.default_rng(seed),
         ).confidence_interval
     return Estimate(value, float(interval.low), float(interval.high))
+
+
+@dataclass(frozen=True)
+class Sums:
+    """One student on one data set: measure -> its sum over each text, and what all of them are divided by."""
+
+    of_texts: Mapping[str, Sequence[float]]
+    counts: Sequence[float]
+
+    def estimates(self) -> dict[str, Estimate]:
+        """Return each measure over all texts: sum / count, with its interval."""
+        return {measure: ratio_of_sums(values, self.counts) for measure, values in self.of_texts.items()}
+
+    def less(self, other: Sums) -> dict[str, Estimate]:
+        """Return what another measured on the same texts taken from this, text by text."""
+        apart = {
+            measure: [mine - theirs for mine, theirs in zip(values, other.of_texts[measure], strict=True)]
+            for measure, values in self.of_texts.items()
+        }
+        return Sums(apart, self.counts).estimates()
 
 
 @dataclass(frozen=True)
