@@ -144,7 +144,7 @@ class _Measure:
         self.config, self.students, self.original, self.tokenizer = config, students, original, tokenizer
         self.names = config.names or ("",)
         self.found: list[dict[str, dict[str, Any]]] = [{} for _ in students]
-        self.sums: list[dict[str, Sums]] = [{} for _ in students]
+        self.sums: list[dict[str, list[Sums]]] = [{} for _ in students]
 
     def closeness(self, pairs: Sequence[Pair], name: str) -> None:
         counter = bar(f"comparing on {name}", len(pairs), "texts")
@@ -160,7 +160,7 @@ class _Measure:
                 },
                 [one.num_tokens for one in texts],
             )
-            self.sums[student][name] = sums
+            self.sums[student].setdefault(name, []).append(sums)
             summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
             kl, rise = summary["kl_nats"].value, summary["perplexity_ratio"].value
             self._keep(student, name, summary, f"KL {kl:.3f} nats a token, perplexity x{rise:.3f}")
@@ -172,7 +172,7 @@ class _Measure:
         ones = [1.0] * len(rows)
         for student, runner in enumerate(self.students):
             mine = _right_choices(self.config, runner, rows, self.tokenizer, name)
-            self.sums[student][name] = Sums({"accuracy": mine}, ones)
+            self.sums[student].setdefault(name, []).append(Sums({"accuracy": mine}, ones))
             summary = {
                 "accuracy": ratio_of_sums(mine, ones),
                 "original_accuracy": ratio_of_sums(theirs, ones),
@@ -191,9 +191,11 @@ class _Measure:
         return {
             f"{name} less {other}": {
                 data: {
-                    measure: asdict(estimate) for measure, estimate in sums.less(self.sums[place[other]][data]).items()
+                    measure: asdict(estimate)
+                    for mine, theirs in zip(some, self.sums[place[other]][data], strict=True)
+                    for measure, estimate in mine.less(theirs).items()
                 }
-                for data, sums in self.sums[place[name]].items()
+                for data, some in self.sums[place[name]].items()
             }
             for name, others in self.config.against.items()
             for other in others

@@ -135,6 +135,23 @@ def test_data_sets_of_one_name_are_compared_apart(
     assert {"kl_nats_prose", "kl_nats_sums_1", "kl_nats_sums_2"} <= set(facts)
 
 
+def test_students_differ_on_the_questions_with_choices_and_on_those_without_in_one_data_set(
+    store: Store, model: ModelArtifact, pruned: ModelArtifact, tmp_path: Path
+) -> None:
+    rows: list[dict[str, Any]] = [{"question": f"{n} and {n}?", "answer": f"It is {2 * n}."} for n in range(3)]
+    rows += [{"question": f"Is {n} odd?", "answer": n % 2, "choices": ["no", "yes"]} for n in range(3)]
+    (tmp_path / "both.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ingest = IngestDataConfig(source=f"jsonl:{tmp_path / 'both.jsonl'}", heldout_fraction=0.0)
+    both = ingest_data.execute(ingest, NoInputs(), store).artifact
+    config = CompareConfig(names=("same", "cut"), against={"cut": ("same",)}, precision="float32")
+    inputs = CompareInputs(model=(model, pruned), original=model, tasks=(both,))
+    facts = compare.execute(config, inputs, store).artifact.facts
+    for measure in ("kl_nats", "agreement", "loss_nats", "accuracy"):
+        apart = float(facts[f"cut_{measure}_both"]) - float(facts[f"same_{measure}_both"])
+        assert facts[f"cut_less_same_{measure}_both"] == pytest.approx(apart, abs=1e-6)
+    assert float(facts["cut_less_same_kl_nats_both"]) > 0
+
+
 def test_a_live_teacher_trains_like_a_record_of_all_candidates(
     store: Store, model: ModelArtifact, pruned: ModelArtifact, recorded: DatasetArtifact
 ) -> None:
