@@ -17,14 +17,19 @@ def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]
 
 def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
     """Return the questions of a task, the held-out ones where there are any; at most `max_rows`, 0: all."""
-    rows = [row for row in read_rows(data.path / "rows.jsonl") if row.question]
-    rows = split_rows(rows, "heldout") or rows
+    rows = _asked(read_rows(data.path / "rows.jsonl"))
     return rows[:max_rows] if max_rows else rows
 
 
 def measured_rows(data: DatasetArtifact) -> list[Row]:
     """Return all that a model is judged by: the questions, as `asked_rows` gives them, and every plain text."""
-    return [*asked_rows(data), *(row for row in read_rows(data.path / "rows.jsonl") if row.text and not row.question)]
+    rows = read_rows(data.path / "rows.jsonl")
+    return [*_asked(rows), *(row for row in rows if row.text and not row.question)]
+
+
+def _asked(rows: Sequence[Row]) -> list[Row]:
+    asked = [row for row in rows if row.question]
+    return split_rows(asked, "heldout") or asked
 
 
 def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:

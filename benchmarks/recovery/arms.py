@@ -174,20 +174,26 @@ def needed_by(nodes: dict[str, Node], wanted: Sequence[str]) -> set[str]:
     return needed
 
 
-def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[str, Node]:
-    """Return the original, the training data with and without its rewriter's marks, and what is measured on."""
-    nodes = {
+def measured_nodes(model: str, data: Path, instructions: Path) -> dict[str, Node]:
+    """Return the original, and the test parts that its students are set beside it on."""
+    return {
         "original": node("ingest_model", source=f"folder:{model}"),
-        "math": rows_of(data / "gsm8k/train.jsonl", "gsm8k_train", max_rows=rows, verifier="number"),
-        "talk": rows_of(data / "csqa/train.jsonl", "csqa_train", max_rows=rows),
-        "texts": node("ingest_data", source=f"text:{data / 'wikitext2/valid.txt'}", name="wikitext_valid"),
         "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
-        "prose": node("ingest_data", source="text:shipped/prose.txt"),
         "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
         "instructions": rows_of(instructions, "instructions", heldout_fraction=0.0),
         "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
         "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
         "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
+    }
+
+
+def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[str, Node]:
+    """Return the original, the training data with and without its rewriter's marks, and what is measured on."""
+    nodes = measured_nodes(model, data, instructions) | {
+        "math": rows_of(data / "gsm8k/train.jsonl", "gsm8k_train", max_rows=rows, verifier="number"),
+        "talk": rows_of(data / "csqa/train.jsonl", "csqa_train", max_rows=rows),
+        "texts": node("ingest_data", source=f"text:{data / 'wikitext2/valid.txt'}", name="wikitext_valid"),
+        "prose": node("ingest_data", source="text:shipped/prose.txt"),
         "texts_recorded": node("record", {"model": "original", "data": "texts"}, max_rows=2 * rows),
         "block_scan": node("scan", {"model": "original", "data": "texts_recorded"}),
     }

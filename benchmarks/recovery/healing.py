@@ -15,9 +15,9 @@ from typing import Annotated, Any
 
 import typer
 import yaml
-from arms import node, rows_of
+from arms import measured_nodes, node, rows_of
 from reading import write_reading
-from study import ATTAR, instruction_rows, interval, shown
+from study import ATTAR, comparison, instruction_rows, interval, numbers, shown
 
 # Of every step's tokens: most of it text, and choices enough to keep multiple choice.
 SHARES = {"articles": 0.36, "prose": 0.09, "wiki": 0.14, "own": 0.20, "solutions": 0.08, "choices": 0.13}
@@ -36,8 +36,8 @@ WANTED: dict[str, dict[str, float | None]] = {
 def main(
     model: str,
     data: Path,
-    articles: Annotated[Path, typer.Option(help="JSON of titles and first paragraphs.")],
-    prose: Annotated[Path, typer.Option(help="Folder of the Brown corpus.")],
+    articles: Annotated[Path, typer.Option(help="JSON of titles and first paragraphs.", exists=True, dir_okay=False)],
+    prose: Annotated[Path, typer.Option(help="Folder of the Brown corpus.", exists=True, file_okay=False)],
     blocks: Annotated[str, typer.Option(help="Which blocks are removed.")] = "13,14,15,16,17,18",
     steps: int = 3200,
     learning_rate: float = 3e-4,
@@ -45,14 +45,14 @@ def main(
     out: Path = Path("healing"),
 ) -> None:
     """Write what is read, run what is missing, then write table.md."""
-    out = out.resolve()
+    removed, out = numbers(blocks, "--blocks"), out.resolve()
     reading = write_reading(out / "reading", data, articles, prose)
     made = recipe(
         model,
         data.resolve(),
         reading,
         instruction_rows(data / "self_instruct/user_oriented_instructions.jsonl", out / "instructions.jsonl"),
-        blocks=[int(block) for block in blocks.split(",")],
+        blocks=removed,
         steps=steps,
         learning_rate=learning_rate,
         seed=seed,
@@ -75,15 +75,7 @@ def recipe(
     seed: int,
 ) -> dict[str, Any]:
     """Return the recipe: refitted in closed form, then all weights from the cut on toward the original's whole distribution."""
-    nodes = {
-        "original": node("ingest_model", source=f"folder:{model}"),
-        "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
-        "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
-        "instructions": rows_of(instructions, "instructions", heldout_fraction=0.0),
-        "facts": node("ingest_data", source="jsonl:shipped/facts.jsonl", name="facts", heldout_fraction=0.0),
-        "arc_easy": rows_of(data / "arc_easy/test.jsonl", "arc_easy", heldout_fraction=0.0),
-        "csqa": rows_of(data / "csqa/dev.jsonl", "csqa", heldout_fraction=0.0),
-    }
+    nodes = measured_nodes(model, data, instructions)
     for name, path in reading.items():
         nodes[name] = rows_of(path, name, heldout_fraction=0.005 if name != "wiki" else 0.02)
     for name in ("articles", "prose"):
@@ -130,7 +122,7 @@ def table(run: dict[str, Any]) -> list[str]:
     """Return what was measured beside what is wanted, and what the training cost."""
     found: dict[str, Any] = {}
     for name in ("close", "choice_arc_easy", "choice_csqa"):
-        found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
+        found |= comparison(run, name)
     lines = ["| measure | found | wanted |", "|---|---|---|"]
     for data, measures in WANTED.items():
         for measure, wanted in measures.items():

@@ -112,7 +112,7 @@ def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm and between two of them, and what its training cost: of a merge, that of its students."""
     found: dict[str, Any] = {"original": {}}
     for name in [one for one in COMPARED if one in run["nodes"]]:
-        found |= json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
+        found |= comparison(run, name)
     for arm in [one for one in found if LESS not in one]:
         for part in [part for part in ("cost", "answers") if f"{arm}_{part}" in run["nodes"]]:
             found[arm][part] = shown(run, f"{arm}_{part}")["artifact"]["facts"]
@@ -124,6 +124,11 @@ def arms_of(run: dict[str, Any]) -> dict[str, Any]:
                 "peak_bytes": max(one["peak_bytes"] for one in spent),
             }
     return found
+
+
+def comparison(run: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what a `compare` node measured."""
+    return json.loads((Path(shown(run, name)["artifact"]["path"]) / "comparison.json").read_text())
 
 
 def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
