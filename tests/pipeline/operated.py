@@ -43,6 +43,10 @@ FORM = {
 BETWEEN_LOOKS = threading.Event()
 
 
+# Prefect lets a request wait this long for its database: who asks must be the more patient one.
+DATABASE_SECONDS = 60.0
+
+
 class Api:
     """Prefect's API as a browser or a script uses it."""
 
@@ -55,13 +59,16 @@ class Api:
         headers = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers, method=method)
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + 2 * DATABASE_SECONDS
         while True:
             try:
-                with opener.open(request, timeout=60) as answer:
+                with opener.open(request, timeout=1.5 * DATABASE_SECONDS) as answer:
                     text = answer.read()
                 return json.loads(text) if text else None
-            except urllib.error.HTTPError as error:
-                if error.code != 503:  # SQLite was busy: every client of Prefect asks again
+            except (urllib.error.HTTPError, TimeoutError) as error:
+                # SQLite was busy: every client of Prefect asks again
+                is_busy = isinstance(error, TimeoutError) or error.code == 503
+                if not is_busy or time.monotonic() > deadline:
                     raise
                 BETWEEN_LOOKS.wait(1.0)
 
@@ -120,8 +127,10 @@ def free_ports(count: int) -> list[str]:
     return ports
 
 
-def until(condition: Callable[[], bool], seconds: float = 300.0) -> None:
+def until(condition: Callable[[], Any], seconds: float = 300.0, what: Callable[[], str] = str) -> Any:
+    """Return what the condition found once it is true; `what` tells, at the end of the time, what happened instead."""
     deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        BETWEEN_LOOKS.wait(0.5)
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what()
+        BETWEEN_LOOKS.wait(0.3)
+    return found

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import yaml
 
 from registry.store import Store
 from stages.orphans import OWNER
+from tests.pipeline.operated import BETWEEN_LOOKS, DATABASE_SECONDS, Api, until
 
 Environment = dict[str, str]
 RECIPE = {
@@ -51,16 +51,8 @@ LONG = {
         },
     },
 }  # fmt: skip
-# Never set: waiting on it is a pause that burns nothing.
-PAUSE = threading.Event()
-
-
-def until(condition: Callable[[], Any], seconds: float = 200.0, what: str = "") -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline, what or "it did not happen in time"
-        PAUSE.wait(0.3)
-    return found
+# A server whose database is busy answers a minute later, and one test asks for much.
+pytestmark = pytest.mark.timeout(600)
 
 
 class Machines:
@@ -82,7 +74,7 @@ class Machines:
     def start_server(self) -> subprocess.Popen[bytes]:
         inherited = {k: v for k, v in self.environment.items() if not k.startswith("PREFECT_API")}
         server = self.start("server", ["prefect", "server", "start", "--port", str(self.port)], inherited)
-        until(lambda: self.is_up() or server.poll() is not None)
+        self.until(lambda: self.is_up() or server.poll() is not None)
         assert server.poll() is None, self.log("server")
         return server
 
@@ -106,13 +98,12 @@ class Machines:
         )
 
     def ask(self, path: str, body: Any = None) -> Any:
-        import urllib.request
+        return Api(self.environment["PREFECT_API_URL"]).ask(path, body)
 
-        data = None if body is None else json.dumps(body).encode()
-        url, headers = f"{self.environment['PREFECT_API_URL']}/{path}", {"Content-Type": "application/json"}
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=60) as answer:
-            text = answer.read()
-        return json.loads(text) if text else None
+    def until(self, condition: Callable[[], Any], seconds: float = 200.0, what: str = "it did not happen") -> Any:
+        """Wait; where it does not come, what every process of the machines has said last is the reason."""
+        names = sorted(path.stem for path in self.workspace.glob("*.log"))
+        return until(condition, seconds, lambda: "\n".join([what, *(f"{name}: {self.log(name)}" for name in names)]))
 
     def is_up(self) -> bool:
         try:
@@ -241,7 +232,7 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
             with gpu_slot(machines.home, lambda text: None) as second:
                 assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
                 waiting.start()
-                PAUSE.wait(3.0)
+                BETWEEN_LOOKS.wait(3.0)
                 assert not third and slots(machines, "gpu:there") == (2, 2)
             waiting.join(timeout=90)
             assert third == [second["CUDA_VISIBLE_DEVICES"]]
@@ -253,13 +244,15 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
 
 def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: dict[str, Any]) -> None:
     parent = machines.start("stopped", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
-    child = until(lambda: at_work(machines, "student"), what=machines.log("stopped"))
-    until(lambda: slots(machines, "gpu:here") == (1, 1), what="the stage never took its slot")
+    child = machines.until(lambda: at_work(machines, "student"), what="the stage never began")
+    machines.until(lambda: slots(machines, "gpu:here") == (1, 1), what="the stage never took its slot")
     parent.send_signal(signal.SIGTERM)
-    assert parent.wait(timeout=60) == 128 + signal.SIGTERM
-    until(lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on")
-    until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
-    until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a stopped run comes back")
+    assert parent.wait(timeout=2 * DATABASE_SECONDS) == 128 + signal.SIGTERM
+    machines.until(
+        lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on"
+    )
+    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    machines.until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a stopped run comes back")
 
 
 @pytest.mark.slow
@@ -268,24 +261,28 @@ def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: d
     """Worker and stage are killed as with a machine: the heartbeat tells, the work goes on where it was. Then the server restarts."""
     shorten_silence(machines)
     parent = machines.start("outliving", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
-    first = until(lambda: at_work(machines, "student"), what=machines.log("outliving"))
+    first = machines.until(lambda: at_work(machines, "student"), what="the stage never began")
     work = work_of(machines, "finetune")
     assert work is not None
-    until(lambda: [path for path in work.iterdir() if "checkpoint" in path.name], what="no checkpoint was written")
+    machines.until(
+        lambda: [path for path in work.iterdir() if "checkpoint" in path.name], what="no checkpoint was written"
+    )
     kill_tree(workers["gpu"].pid)
     workers["gpu"].wait()
     workers["gpu"] = machines.start_worker("gpu", 1)
-    until(lambda: machines.ask(f"flow_runs/{first['id']}")["state"]["type"] == "CRASHED", seconds=300)
+    machines.until(lambda: machines.ask(f"flow_runs/{first['id']}")["state"]["type"] == "CRASHED", seconds=300)
     assert "no sign of life" in machines.ask(f"flow_runs/{first['id']}")["state"]["message"]
-    until(lambda: at_work(machines, "student") and machines.stage_runs("student")[-1]["id"] != first["id"])
+    machines.until(lambda: at_work(machines, "student") and machines.stage_runs("student")[-1]["id"] != first["id"])
     server = machines.started[0]
     server.terminate()
     server.wait()
     machines.started[0] = machines.start_server()
     assert parent.wait(timeout=400) == 0, machines.log("outliving")
     assert [run["state"]["type"] for run in machines.stage_runs("student")][-2:] == ["CRASHED", "COMPLETED"]
-    until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a killed run comes back with its lease")
-    until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    machines.until(
+        lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a killed run comes back with its lease"
+    )
+    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
 
 
 def slots(machines: Machines, name: str) -> tuple[int, int]:
