@@ -78,7 +78,7 @@ class PruneConfig(StageConfig):
     """Rows in one forward pass of the fit."""
 
     precision: Precision = "auto"
-    """Dtype of the passes of refit; its fits are summed in float32 or more, and the model keeps its own dtype."""
+    """Dtype of a patch's passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
 
     @field_validator("metric")
     @classmethod
@@ -126,11 +126,11 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    num_copies = 4 if config.patch == "refit" else 2
+    num_copies = {"none": 2, "linear": 3, "refit": 4}[config.patch]
     return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
 
 
-@stage("prune", version=4, forecast=_forecast, is_light=lambda config: config.patch == "none")
+@stage("prune", version=5, forecast=_forecast, is_light=lambda config: config.patch == "none")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Remove decoder blocks; the result loads and decodes like any other model of its family.
 
@@ -145,7 +145,9 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     if inputs.data:
         samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
     if config.patch == "linear":
-        _patch(config, model, samples, removed)
+        dtype = pick_dtype(config.precision, device)
+        original = model if model.dtype == dtype else load_model(inputs.model.path, dtype, device)
+        _patch(config, model, original, samples, removed)
     matches = Matches.of_removed(len(decoder_blocks(model)), removed)
     remove_blocks(model, removed)
     if config.patch == "refit" and matches.first < len(matches.was):
@@ -166,11 +168,15 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
 
 
 def _patch(
-    config: PruneConfig, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
+    config: PruneConfig,
+    model: PreTrainedModel,
+    original: PreTrainedModel,
+    samples: Sequence[Sequence[int]],
+    removed: Sequence[int],
 ) -> None:
-    """Fit the map on the rows that the model will be used for, and fold it in."""
+    """Fit the map on the rows that the model will be used for, as `original` computes them, and fold it into `model`."""
     fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
-    run_through(model, samples, config.batch_size, fit.update, "fitting the patch")
+    run_through(original, samples, config.batch_size, fit.update, "fitting the patch")
     patch = fit.solve(removed[0], config.ridge)
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)

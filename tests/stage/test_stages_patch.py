@@ -7,11 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
+from compressors.prune.exits import feed_forward_exit
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.model_folder import load_model
 from stages.prune import PruneConfig, PruneInputs, prune
 from stages.samples import mixed_samples, training_samples
 
@@ -32,6 +35,21 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
     metrics = [json.loads(line) for line in (patched.path / "records" / "metrics.jsonl").read_text().splitlines()]
     [left] = [entry["value"] for entry in metrics if entry["name"] == "patch_residual_fraction"]
     assert 0.0 < left < 1.0
+
+
+def test_a_patch_is_fitted_in_the_precision_asked_for_and_the_model_keeps_its_own(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    inputs = PruneInputs(model=model, data=(questions,))
+    matrices = {}
+    for precision in ("float32", "bfloat16"):
+        config = PruneConfig(blocks=[2], patch="linear", precision=precision)
+        patched = load_model(prune.execute(config, inputs, store).artifact.path, "auto")
+        matrices[precision] = feed_forward_exit(patched, 1).weight
+    cut = feed_forward_exit(load_model(model.path, "auto"), 1).weight
+    assert {one.dtype for one in matrices.values()} == {cut.dtype} == {torch.float32}
+    apart = (matrices["bfloat16"] - matrices["float32"]).norm()
+    assert 0.0 < apart < 0.05 * (matrices["float32"] - cut).norm()
 
 
 def test_refit_repairs_blocks_that_lie_apart_and_leaves_what_lies_before_the_cut(
