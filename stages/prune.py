@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from compressors.catalogue import did_you_mean
 from compressors.prune.block_refit import Matches
-from compressors.prune.blocks import decoder_blocks, remove_blocks
+from compressors.prune.blocks import decoder_blocks, only_blocks, remove_blocks
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
@@ -176,7 +176,8 @@ def _patch(
 ) -> None:
     """Fit the map on the rows that the model will be used for, as `original` computes them, and fold it into `model`."""
     fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
-    run_through(original, samples, config.batch_size, fit.update, "fitting the patch")
+    with only_blocks(original, range(removed[-1] + 1)):  # what comes after the window does not matter to its map
+        run_through(original, samples, config.batch_size, fit.update, "fitting the patch")
     patch = fit.solve(removed[0], config.ridge)
     fold_patch(model, patch)
     metric("patch_residual_fraction", patch.residual_fraction)

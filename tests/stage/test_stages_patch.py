@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from compressors.prune.exits import feed_forward_exit
+from compressors.prune.patch import PatchFit, fold_patch
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
@@ -35,6 +36,25 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
     metrics = [json.loads(line) for line in (patched.path / "records" / "metrics.jsonl").read_text().splitlines()]
     [left] = [entry["value"] for entry in metrics if entry["name"] == "patch_residual_fraction"]
     assert 0.0 < left < 1.0
+
+
+@pytest.mark.parametrize("removed", [[1], [2, 3]], ids=["middle", "end"])
+def test_a_patch_that_walks_no_further_than_its_window_is_that_of_the_whole_model(
+    removed: list[int], store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    config = PruneConfig(blocks=removed, patch="linear", precision="float32")
+    patched = load_model(
+        prune.execute(config, PruneInputs(model=model, data=(questions,)), store).artifact.path, "auto"
+    )
+    whole = load_model(model.path, "float32")
+    fit = PatchFit(len(removed), [removed[0]], is_weighted=True)
+    for sample in mixed_samples(model.path, (questions,), config.num_samples, config.max_tokens):
+        ids = torch.tensor([sample])
+        fit.update(whole, ids, torch.ones_like(ids))
+    fold_patch(whole, fit.solve(removed[0], config.ridge))
+    torch.testing.assert_close(
+        feed_forward_exit(patched, removed[0] - 1).weight, feed_forward_exit(whole, removed[0] - 1).weight
+    )
 
 
 def test_a_patch_is_fitted_in_the_precision_asked_for_and_the_model_keeps_its_own(
