@@ -23,6 +23,7 @@ import yaml
 matplotlib.use("Agg")
 from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, recipe
 from matplotlib import pyplot as plt
+from matplotlib.ticker import FuncFormatter, LogLocator
 from reading import instruction, read_rows
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -35,6 +36,11 @@ COLUMNS = {
 }
 # Between the names of two arms whose difference is told.
 LESS = " less "
+# data set, measure, and what the axis says
+PLOTTED = (
+    ("wikitext_test", "perplexity_ratio", "WikiText perplexity / original's"),
+    ("own_answers", "kl_nats", "KL to the original on its own answers, nats a token"),
+)
 # Of one arm less another's, on the same texts and questions.
 DIFFERENCES = {
     "kl_nats": COLUMNS["kl_nats"],
@@ -153,28 +159,30 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
         lines += table(f"{title}, differences", together, DIFFERENCES)
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2))
-    size_of_all, seed_of_all = next(iter(results))
+    plot(results, out / "recovery.png")
+
+
+def plot(results: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:
+    """Draw each arm over the sizes, what trains nothing dashed. The last blocks removed is off the chart, or nothing else could be told apart."""
+    size_of_all, seed = next(iter(results))
     sizes = sorted({size for size, _ in results})
-    for arm in [one for one in results[size_of_all, seed_of_all] if one in ARMS]:
-        style = "--s" if arm in UNTRAINED else "-o"
-        left.plot(
-            sizes,
-            [results[size, seed_of_all][arm]["wikitext_test"]["perplexity_ratio"]["value"] for size in sizes],
-            style,
-            label=arm,
-        )
-        right.plot(
-            sizes,
-            [results[size, seed_of_all][arm]["own_answers"]["kl_nats"]["value"] for size in sizes],
-            style,
-            label=arm,
-        )
-    left.set(xlabel="blocks removed", ylabel="WikiText perplexity / original's", yscale="log")
-    right.set(xlabel="blocks removed", ylabel="KL to the original on its own answers, nats a token", yscale="log")
-    right.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(out / "recovery.png", dpi=130)
+    arms = [one for one in results[size_of_all, seed] if one in ARMS]
+    figure, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
+    for axis, (data, measure, label) in zip(axes, PLOTTED, strict=True):
+        shown_values: list[float] = []
+        for index, arm in enumerate(arms):
+            values = [results[size, seed][arm][data][measure]["value"] for size in sizes]
+            style = "--s" if arm in UNTRAINED else "-o"
+            axis.plot(sizes, values, style, label=arm, color=plt.get_cmap("tab20")(index), markersize=4)
+            shown_values += values if arm != "reversed" else []
+        axis.set(xlabel="blocks removed", ylabel=label, yscale="log", xticks=sizes)
+        if shown_values:
+            axis.set_ylim(0.85 * min(shown_values), 1.15 * max(shown_values))
+        axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
+        for one in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            one(FuncFormatter(lambda value, _: f"{value:g}"))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
