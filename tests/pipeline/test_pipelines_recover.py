@@ -10,12 +10,10 @@ import torch
 import yaml
 
 from compressors.prune.blocks import decoder_blocks
-from pipelines.plan import stage_inputs
 from pipelines.recipe import Recipe, build_recipe
 from pipelines.recipe_file import shipped_recipes
-from registry.artifact import Artifact
-from registry.store import Store
 from stages.model_folder import load_model
+from tests.pipeline.node_by_node import run_nodes
 
 STORY = "\n\n".join(f"On day {day} the boat came in at dawn with {day * 3} fish and left at noon." for day in range(40))
 
@@ -44,10 +42,7 @@ def test_what_was_refitted_and_healed_comes_nearer_and_the_blocks_before_the_cut
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
-    store = Store(tmp_path)
-    made: dict[str, Artifact] = {}
-    for node in tiny.nodes.values():
-        made[node.name] = node.stage.execute(node.config, stage_inputs(node, made), store).artifact
+    made = run_nodes(tiny, tmp_path)
     assert [made[name].facts["num_blocks"] for name in ("original", "refitted", "healed")] == [5, 4, 4]
     told = json.loads((made["left"].path / "comparison.json").read_text())
     for data in ("texts", "questions"):

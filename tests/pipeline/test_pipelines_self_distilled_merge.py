@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from pipelines.plan import make_plan, stage_inputs
+from pipelines.plan import make_plan
 from pipelines.recipe import Recipe, build_recipe, load_recipe
 from pipelines.recipe_file import shipped_recipes
-from registry.artifact import Artifact
 from registry.store import Store
 from stages.measured_data import asked_rows
 from stages.merge_search import dev_rows
+from tests.pipeline.node_by_node import run_nodes
 
 MEASURED = ("original", "pruned", "math_student", "everyday_student", "merged")
 
@@ -65,10 +65,7 @@ def test_two_students_of_one_parent_are_merged_and_all_are_measured(
     tiny: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
-    store = Store(tmp_path)
-    artifacts: dict[str, Artifact] = {}
-    for node in tiny.nodes.values():
-        artifacts[node.name] = node.stage.execute(node.config, stage_inputs(node, artifacts), store).artifact
+    artifacts = run_nodes(tiny, tmp_path)
     blocks = {name: artifacts[name].facts["num_blocks"] for name in MEASURED}
     assert blocks == {"original": 3} | dict.fromkeys(MEASURED[1:], 2)
     assert len({artifacts[name].fingerprint for name in MEASURED[:-1]}) == 4
