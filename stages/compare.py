@@ -90,7 +90,7 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return Forecast({}, peak_memory_bytes=4.0 * (1 + len(students)) * float(original.get("num_parameters", 0)))
 
 
-@stage("compare", version=3, forecast=_forecast)
+@stage("compare", version=4, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 

@@ -125,7 +125,7 @@ def _forecast(config: CurateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters * bool(config.num_scored_rows))
 
 
-@stage("curate", version=2, forecast=_forecast)
+@stage("curate", version=3, forecast=_forecast)
 def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> DatasetArtifact:
     """Leave out repeated, contaminated, looping, over-long and too easy or hard rows; say which and why in a data card.
 

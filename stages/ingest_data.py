@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from compressors.catalogue import did_you_mean
 from registry.artifact import DatasetArtifact, Facts
@@ -58,6 +58,10 @@ class IngestDataConfig(StageConfig):
     max_rows: int = Field(default=0, ge=0)
     """Take at most this many rows, in their order; 0: all. For generated tasks: how many to generate, 0 refused."""
 
+    words_a_row: int = Field(default=0, ge=0)
+    """Of a text file: rows of so many words or a few more, cut at the ends of lines, so that some can be held out; 0: one row, which
+    is not split."""
+
     heldout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
     """Share of rows that training never sees, in [0, 1), chosen by a hash of the row's content."""
 
@@ -73,6 +77,12 @@ class IngestDataConfig(StageConfig):
         if scheme in ("jsonl", "parquet", "text") and not _local_path(value).exists():
             raise ValueError(f"{_local_path(value)} does not exist; accepted: {FORMS[scheme]} with a path that does")
         return value
+
+    @model_validator(mode="after")
+    def _words_of_text(self) -> IngestDataConfig:
+        if self.words_a_row and not self.source.startswith("text:"):
+            raise ValueError(f"words_a_row is {self.words_a_row}, but only text:PATH is cut into rows; accepted: 0")
+        return self
 
 
 def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -186,7 +196,20 @@ def _read_parquet(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any
 
 
 def _read_text(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    yield {"text": _local_path(config.source).read_text()}
+    text = _local_path(config.source).read_text()
+    if not config.words_a_row:
+        yield {"text": text}
+        return
+    lines: list[str] = []
+    num_words = 0
+    for line in text.splitlines(keepends=True):
+        lines.append(line)
+        num_words += len(line.split())
+        if num_words >= config.words_a_row:
+            yield {"text": "".join(lines)}
+            lines, num_words = [], 0
+    if num_words:
+        yield {"text": "".join(lines)}
 
 
 def _read_hub(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:

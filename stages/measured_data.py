@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 from registry.artifact import DatasetArtifact
@@ -22,14 +22,18 @@ def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
 
 
 def measured_rows(data: DatasetArtifact) -> list[Row]:
-    """Return all that a model is judged by: the questions, as `asked_rows` gives them, and every plain text."""
+    """Return all that a model is judged by: the questions and the plain text, of either the held-out rows where there are any."""
     rows = read_rows(data.path / "rows.jsonl")
-    return [*_asked(rows), *(row for row in rows if row.text and not row.question)]
+    return [*_asked(rows), *_unseen(row for row in rows if row.text and not row.question)]
 
 
 def _asked(rows: Sequence[Row]) -> list[Row]:
-    asked = [row for row in rows if row.question]
-    return split_rows(asked, "heldout") or asked
+    return _unseen(row for row in rows if row.question)
+
+
+def _unseen(rows: Iterable[Row]) -> list[Row]:
+    some = list(rows)
+    return split_rows(some, "heldout") or some
 
 
 def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
@@ -38,8 +42,8 @@ def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
 
 
 def plain_text(data: DatasetArtifact) -> str:
-    """Return the text rows of a data set as one text. Raises ValueError when there is none."""
-    text = "\n\n".join(row.text for row in read_rows(data.path / "rows.jsonl") if row.text)
+    """Return the text rows of a data set, the held-out ones where there are any, as one text. Raises ValueError when there is none."""
+    text = "\n\n".join(row.text for row in _unseen(row for row in read_rows(data.path / "rows.jsonl") if row.text))
     if not text:
         raise ValueError("input text: the data set has no text rows; ingest it from text:PATH or a `text` column")
     return text

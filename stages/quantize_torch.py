@@ -68,7 +68,7 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
     )
 
 
-@stage("quantize_torch", version=1, forecast=_forecast)
+@stage("quantize_torch", version=2, forecast=_forecast)
 def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, workdir: Path) -> ModelArtifact:
     """Quantize a model with bitsandbytes and compare it with the original: KL, greedy agreement, perplexity, size, speed.
 

@@ -27,6 +27,7 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.measured_data import measured_rows, plain_text
 from stages.model_license import source_license
 from stages.model_source import parse_source
 from stages.rows import read_rows
@@ -206,6 +207,24 @@ def test_rows_from_jsonl_parquet_and_generated_tasks(store: Store, tmp_path: Pat
     assert len(sums) == 8 and {row.verifier for row in sums} == {"number"}
     assert sum(row.split == "heldout" for row in sums) == 2
     assert sums == rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
+
+
+def test_a_text_file_in_rows_holds_some_out_and_is_measured_on_those(store: Store, tmp_path: Path) -> None:
+    lines = [f"Day {day}: the boat came in at dawn and left at noon.\n" for day in range(40)]
+    (tmp_path / "story.txt").write_text("".join(lines))
+    source = f"text:{tmp_path / 'story.txt'}"
+    config = IngestDataConfig(source=source, words_a_row=30, heldout_fraction=0.25)
+    data = ingest_data.execute(config, NoInputs(), store).artifact
+    rows = read_rows(data.path / "rows.jsonl")
+    assert "".join(row.text for row in rows) == "".join(lines), "nothing is lost, and the order stays"
+    assert [len(row.text.split()) for row in rows] == [36] * 13 + [12]  # three lines of twelve words are the first 30 or more
+    heldout = [row.text for row in rows if row.split == "heldout"]
+    assert len(heldout) == 4 and plain_text(data) == "\n\n".join(heldout)
+    assert [row.text for row in measured_rows(data)] == heldout
+    whole = ingest_data.execute(IngestDataConfig(source=source), NoInputs(), store).artifact
+    assert plain_text(whole) == "".join(lines)
+    with pytest.raises(ValueError, match="words_a_row is 33, but only text:PATH is cut into rows"):
+        IngestDataConfig(source="reasoning_gym:chain_sum", words_a_row=33)
 
 
 @pytest.mark.parametrize(
