@@ -30,7 +30,12 @@ def tiny(tmp_path: Path) -> Recipe:
     nodes["rewritten"]["config"] |= {"max_new_tokens": 8, "batch_size": 8}
     nodes["block_scan"]["config"] = {"num_samples": 4, "max_tokens": 32}
     nodes["refitted"]["config"] |= {"num_blocks": 1, "num_samples": 16, "max_tokens": 64, "precision": "float32"}
-    nodes["student"]["config"] |= {"tokens_per_step": 256, "learning_rate": 2.0e-3, "precision": "float32"}
+    nodes["student"]["config"] |= {
+        "tokens_per_step": 256,
+        "tokens_per_micro_batch": 256,
+        "learning_rate": 2.0e-3,
+        "precision": "float32",
+    }
     nodes["left"]["config"] |= {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 8, "precision": "float32"}
     for name in ("original_scores", "healed_scores"):
         nodes[name]["config"] = {"num_samples": 0, "num_prompt_tokens": 8}
