@@ -31,6 +31,7 @@ def tiny(tmp_path: Path) -> Recipe:
     nodes["block_scan"]["config"] = {"num_samples": 4, "max_tokens": 32}
     nodes["refitted"]["config"] |= {"num_blocks": 1, "num_samples": 16, "max_tokens": 64, "precision": "float32"}
     nodes["student"]["config"] |= {
+        "num_epochs": 8,
         "tokens_per_step": 256,
         "tokens_per_micro_batch": 256,
         "learning_rate": 2.0e-3,
