@@ -41,6 +41,7 @@ PLOTTED = (
     ("wikitext_test", "perplexity_ratio", "WikiText perplexity / original's"),
     ("own_answers", "kl_nats", "KL to the original on its own answers, nats a token"),
 )
+COLORS = plt.get_cmap("tab20")
 # Of one arm less another's, on the same texts and questions.
 DIFFERENCES = {
     "kl_nats": COLUMNS["kl_nats"],
@@ -172,8 +173,10 @@ def plot(results: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:
         shown_values: list[float] = []
         for index, arm in enumerate(arms):
             values = [results[size, seed][arm][data][measure]["value"] for size in sizes]
-            style = "--s" if arm in UNTRAINED else "-o"
-            axis.plot(sizes, values, style, label=arm, color=plt.get_cmap("tab20")(index), markersize=4)
+            line, marker = ("--", "s") if arm in UNTRAINED else ("-", "o")
+            # more arms than colours: those of the second round have another marker
+            marker = marker if index < COLORS.N else "^"
+            axis.plot(sizes, values, line, marker=marker, label=arm, color=COLORS(index % COLORS.N), markersize=4)
             shown_values += values if arm != "reversed" else []
         axis.set(xlabel="blocks removed", ylabel=label, yscale="log", xticks=sizes)
         if shown_values:

@@ -217,9 +217,8 @@ def test_a_text_file_in_rows_holds_some_out_and_is_measured_on_those(store: Stor
     data = ingest_data.execute(config, NoInputs(), store).artifact
     rows = read_rows(data.path / "rows.jsonl")
     assert "".join(row.text for row in rows) == "".join(lines), "nothing is lost, and the order stays"
-    assert [len(row.text.split()) for row in rows] == [36] * 13 + [
-        12
-    ]  # three lines of twelve words are the first 30 or more
+    # three lines of twelve words are the first 30 or more
+    assert [len(row.text.split()) for row in rows] == [36] * 13 + [12]
     heldout = [row.text for row in rows if row.split == "heldout"]
     assert len(heldout) == 4 and plain_text(data) == "\n\n".join(heldout)
     assert [row.text for row in measured_rows(data)] == heldout

@@ -66,10 +66,10 @@ def test_a_patch_is_fitted_in_the_precision_asked_for_and_the_model_keeps_its_ow
         config = PruneConfig(blocks=[2], patch="linear", precision=precision)
         patched = load_model(prune.execute(config, inputs, store).artifact.path, "auto")
         matrices[precision] = feed_forward_exit(patched, 1).weight
-    cut = feed_forward_exit(load_model(model.path, "auto"), 1).weight
-    assert {one.dtype for one in matrices.values()} == {cut.dtype} == {torch.float32}
+    before = feed_forward_exit(load_model(model.path, "auto"), 1).weight
+    assert {one.dtype for one in matrices.values()} == {before.dtype} == {torch.float32}
     apart = (matrices["bfloat16"] - matrices["float32"]).norm()
-    assert 0.0 < apart < 0.05 * (matrices["float32"] - cut).norm()
+    assert 0.0 < apart < 0.05 * (matrices["float32"] - before).norm()
 
 
 def test_refit_repairs_blocks_that_lie_apart_and_leaves_what_lies_before_the_cut(
