@@ -75,6 +75,9 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Show what a run would reuse and build, and what it would cost. Runs nothing."""
+    from pipelines.plan import lack_of_disk
+    from registry.environment import attar_home
+
     with _refusals(debug):
         _, planned, _ = _plan(recipe, overrides, from_node, until_node)
     rows = [one.as_dict() for one in planned]
@@ -90,6 +93,8 @@ def plan(
         row.pop("facts")
     _print_table(rows)
     out.print("0 means not known before the nodes above have run.", style="dim")
+    if lack := lack_of_disk(planned, attar_home()):
+        out.print(lack, style="yellow", markup=False, highlight=False)
 
 
 @app.command("list")

@@ -23,7 +23,7 @@ from pipelines.console import RunConsole, WarningLines
 from pipelines.execution import IN_PROCESS
 from pipelines.finish import finish_run
 from pipelines.listener import Listener
-from pipelines.plan import PlannedNode, stage_inputs
+from pipelines.plan import PlannedNode, lack_of_disk, stage_inputs
 from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
 from pipelines.recipe import Node, Recipe
 from pipelines.resources import ResourcePool
@@ -105,6 +105,8 @@ def _prepared(
     record = RunRecord(new_run_folder(home, recipe.name), recipe.name, recipe.fingerprint, nodes, recipe.description)
     record.save()
     with RunConsole(console) as shown, _warnings_shown(shown):
+        if lack := lack_of_disk(plan, home):
+            logger.warning("%s", lack)
         pool, by_name = ResourcePool(num_workers), {planned.node.name: planned for planned in plan}
         yield Run(recipe, home, record, shown, Tracker(home), pool, forced, by_name)
 

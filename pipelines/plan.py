@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.recipe import Node, Recipe, RecipeError
 from registry.artifact import Artifact, Facts
+from registry.files import free_bytes
 from registry.store import Store
 from stages.contract import Forecast
 from stages.size_forecast import flops_of_token
@@ -65,6 +67,16 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
         facts[node.name] = artifacts[node.name].facts if node.name in artifacts else forecast.facts
         planned.append(PlannedNode(node, state, key, forecast))
     return planned
+
+
+def lack_of_disk(plan: Iterable[PlannedNode], home: Path) -> str:
+    """Return one line where what is to be built takes more of the disk than is free, as far as its sizes are known; else nothing."""
+    num_bytes = sum(planned.forecast.disk_bytes for planned in plan if planned.state != "hit")
+    free = free_bytes(home)
+    if num_bytes <= free:
+        return ""
+    needed = f"what is to be built takes at least {num_bytes / 1e9:,.1f} GB"
+    return f"{needed}, {free / 1e9:,.1f} GB are free under {home}: attar gc, or ATTAR_HOME on a larger disk"
 
 
 def stage_inputs(node: Node, artifacts: Mapping[str, Artifact]) -> Any:

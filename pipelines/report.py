@@ -19,8 +19,9 @@ from pipelines.comparison import (
 )
 from pipelines.graph_picture import lineage_svg
 from registry.artifact import Artifact
+from registry.files import write_synced
 from registry.run_record import RunRecord
-from registry.store import Store, write_synced
+from registry.store import Store
 from stages.scan_tables import TABLE, read_scores, scored_metrics
 
 REPORT = "report.html"

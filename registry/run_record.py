@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 
 from registry.environment import describe_environment
-from registry.store import write_synced
+from registry.files import write_synced
 
 RECORD = "run.json"
 

@@ -18,6 +18,7 @@ from filelock import FileLock
 from registry.artifact import KINDS, Artifact
 from registry.cost import Cost
 from registry.environment import describe_environment
+from registry.files import free_bytes, is_disk_full, num_bytes_asked, write_synced
 from registry.fingerprint import content_fingerprint, folder_digests
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,6 @@ MANIFEST = "manifest.json"
 CONTENT = "content"
 # What a work folder is for: left behind by a crash, it should say so.
 WORK = "work.json"
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 A = TypeVar("A", bound=Artifact)
 
 
@@ -51,6 +51,9 @@ class Outcome(Generic[A]):
 
 class DiskFullError(OSError):
     """The artifact does not fit on the disk; nothing half-written is left."""
+
+    def __str__(self) -> str:
+        return str(self.strerror)
 
 
 class CorruptArtifactError(ValueError):
@@ -80,7 +83,7 @@ class Store:
         """Return the artifact of `key`, building it with `build(workdir)` unless a verified copy exists or `is_forced`.
 
         `build` writes to `workdir/content` and may keep scratch files elsewhere in `workdir`. A file lock makes a second process wait, then reuse.
-        Raises DiskFullError when the build does not fit, after removing what it wrote.
+        Raises DiskFullError when the build does not fit, after removing its half-written output.
         """
         found = None if is_forced else self._verified(slot, kind, key)
         if found is not None:
@@ -180,10 +183,10 @@ class Store:
                 self._discard(place)
             os.rename(sealed, place)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in NO_SPACE:
-                shutil.rmtree(workdir, ignore_errors=True)
-                raise DiskFullError(error.errno, self._full_message(slot)) from error
             _drop_output(workdir)
+            if is_disk_full(error):
+                num_bytes = num_bytes_asked(error) or slot.expected_bytes
+                raise DiskFullError(errno.ENOSPC, self._full_message(slot, num_bytes, workdir.exists())) from error
             raise
         shutil.rmtree(workdir, ignore_errors=True)
         return replace(_load(place))  # type: ignore[return-value]
@@ -208,30 +211,22 @@ class Store:
         write_synced(sealed / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
 
     def _check_space(self, slot: Slot) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        if slot.expected_bytes > shutil.disk_usage(self.root).free:
+        if slot.expected_bytes > free_bytes(self.root):
             raise OSError(errno.ENOSPC, "not enough space")
 
-    def _full_message(self, slot: Slot) -> str:
-        free = shutil.disk_usage(self.root).free
-        needed = f"about {slot.expected_bytes / 1e6:,.0f} MB were needed" if slot.expected_bytes else "size not known"
-        return f"no space for the {slot.stage} artifact under {self.root}: {needed}, {free / 1e6:,.0f} MB are free"
+    def _full_message(self, slot: Slot, num_bytes: int, has_begun: bool) -> str:
+        free = free_bytes(self.root)
+        needed = f"about {num_bytes / 1e6:,.0f} MB were needed" if num_bytes else "how much is needed is not known"
+        kept = "; the same command goes on from what is done" if has_begun else ""
+        return (
+            f"no space for the {slot.stage} artifact under {self.root}: {needed}, {free / 1e6:,.0f} MB are free{kept}"
+        )
 
     def _discard(self, place: Path) -> None:
         trash = self.root / "work" / f"discarded-{place.name}-{os.getpid()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         os.rename(place, trash)
         shutil.rmtree(trash, ignore_errors=True)
-
-
-def write_synced(path: Path, text: str) -> None:
-    """Write a text file so that after a crash it is the old one or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def _drop_output(workdir: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import shutil
 import zipfile
 from pathlib import Path, PurePosixPath
+
+from registry.files import free_bytes
 
 # Weights do not compress: a member that grows a hundredfold is made to fill a disk.
 MAX_RATIO = 100
@@ -22,6 +23,6 @@ def refuse_bomb(member: zipfile.ZipInfo, folder: Path) -> None:
         raise ValueError(
             f"{member.filename} grows from {member.compress_size} to {member.file_size} bytes: refused as a zip bomb"
         )
-    free = shutil.disk_usage(folder).free
+    free = free_bytes(folder)
     if member.file_size > free:
         raise ValueError(f"{member.filename} needs {member.file_size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")

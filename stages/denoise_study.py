@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from compressors.denoise.guidance import GuidedStates, noised_states, rollout_st
 from compressors.denoise.train import error_ratio, train_adapters, train_denoiser
 from compressors.denoise.transformer import NUM_CLASSES, DiffusionTransformer
 from compressors.guidance.adapters import ScaleRange
+from registry.files import whole_file, write_synced
 from stages.progress import bar, metric, note
 
 # Share of the scale range, in its middle, that training states keep out of
@@ -82,9 +82,7 @@ def run_seed(study: Study, seed: int, folder: Path) -> StudyResult:
     with torch.random.fork_rng(devices=[]):  # weights are drawn from the global generator
         torch.manual_seed(seed)
         result = _measure(study, seed, folder)
-    temporary = folder / f".{RESULT}"
-    temporary.write_text(json.dumps(asdict(result)))
-    os.replace(temporary, folder / RESULT)
+    write_synced(folder / RESULT, json.dumps(asdict(result)))
     return result
 
 
@@ -148,9 +146,8 @@ def _trained(module: nn.Module, path: Path, train, num_steps: int, label: str) -
         if step % 100 == 0 or step == num_steps:
             metric(f"train_{name}_squared_error", sum(losses) / len(losses), step)
             losses = []
-    temporary = path.with_name(f".{path.name}")
-    save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
 
 
 def _samples(

@@ -12,8 +12,8 @@ from typing import Any
 from compressors.measure.likelihood import Pair, continuation_likelihoods
 from compressors.measure.runner import TorchRunner
 from registry.artifact import TRIALS, DatasetArtifact
+from registry.files import write_synced
 from registry.fingerprint import RECORDS_FOLDER
-from registry.store import write_synced
 from stages.device import pick_device, pick_dtype
 from stages.heldout_quality import share_right
 from stages.merge_config import SearchConfig

@@ -16,7 +16,7 @@ from torch import Tensor
 from compressors.merge.group import Merged, MergeMethod, TensorGroup
 from compressors.merge.methods import check_filters
 from compressors.merge.setting import Place, places
-from registry.store import write_synced
+from registry.files import write_synced
 from stages.merge_sources import FolderSource, Source, check_alike
 from stages.model_folder import copy_tokenizer
 from stages.progress import bar, note

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from registry.store import write_synced
-from stages.progress import Bar
+from registry.files import reserve, write_synced
+from stages.progress import Bar, note
 
 
 @dataclass(frozen=True)
@@ -43,13 +43,19 @@ class StatesFile:
         return found
 
     def write(self, found: Iterator[tuple[int, Tensor]], num_tokens: int, counter: Bar) -> Iterator[tuple[int, Tensor]]:
-        """Yield (index, states T D) again, now from the file; `num_tokens` of all examples. It counts as whole once all are taken."""
+        """Yield (index, states T D) again, now from the file; `num_tokens` of all examples. It counts as whole once all are taken.
+
+        Raises NoSpaceError before the first where the disk has no room for all.
+        """
         self._contents.unlink(missing_ok=True)
         stored: Tensor | None = None
         places: list[tuple[int, int]] = []
         offset = 0
         for index, states in found:
             if stored is None:
+                num_bytes = num_tokens * states.shape[-1] * states.dtype.itemsize
+                note(f"{num_bytes / 1e6:,.0f} MB on disk until the training is done: {self.path.name}")
+                reserve(self.path, num_bytes)
                 stored = self._mapped(num_tokens, states.shape[-1], states.dtype)
             view = stored[offset : offset + len(states)]
             view.copy_(states)

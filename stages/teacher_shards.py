@@ -22,6 +22,7 @@ from torch import Tensor
 
 from compressors.self_data.compact import CompactCandidates, high_bits, pack, unpack
 from registry.artifact import Facts
+from registry.files import whole_file
 from stages.rows import Row, read_rows, write_rows
 
 FOLDER = "logprobs"
@@ -35,9 +36,8 @@ def write_shard(folder: Path, index: int, rows: Sequence[Row], recorded: dict[st
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     if recorded:
         write_candidates(folder / FOLDER / shard_name(index), recorded)
-    temporary = folder / f".rows-{index:05d}"
-    write_rows(temporary, rows)
-    os.replace(temporary, folder / f"rows-{index:05d}.jsonl")
+    with whole_file(folder / f"rows-{index:05d}.jsonl") as temporary:
+        write_rows(temporary, rows)
 
 
 def write_candidates(path: Path, recorded: dict[str, tuple[Tensor, Tensor]]) -> None:
@@ -54,9 +54,9 @@ def write_candidates(path: Path, recorded: dict[str, tuple[Tensor, Tensor]]) -> 
     ends = torch.tensor([len(one_ids) for one_ids, _ in pieces]).cumsum(0).tolist()
     # one key: several are written in an order that changes from process to process, and with it the file's digest
     about = {"form": FORM, "num_high_bits": packed.num_high_bits, "rows": dict(zip(recorded, ends, strict=True))}
-    temporary = path.with_name(f".{path.name}")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"attar": json.dumps(about)})
-    os.replace(temporary, path)
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    with whole_file(path) as temporary:
+        save_file(whole, temporary, {"attar": json.dumps(about)})
 
 
 def finished_shards(folder: Path) -> set[int]:

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from registry.files import whole_file
+
 WEIGHTS = "model.safetensors"
 # Name of a dtype in a safetensors header.
 DTYPES = {
@@ -110,8 +112,7 @@ def write_shard(
     The file appears when it is whole. The same tensors give the same bytes: largest alignment first, then by name.
     """
     names = sorted(infos, key=lambda name: (-infos[name].dtype.itemsize, name))
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("wb") as stream:
+    with whole_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header(names, infos))
         for name in names:
             num_written = 0
@@ -124,7 +125,6 @@ def write_shard(
         if is_synced:
             stream.flush()
             os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 def write_index(folder: Path, shards: Sequence[Sequence[str]], infos: Mapping[str, TensorInfo]) -> None:

@@ -16,6 +16,7 @@ from compressors.distill.average import set_weights, trained_weights
 from compressors.distill.heldout import heldout_losses
 from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
 from registry.artifact import AdapterArtifact
+from registry.files import whole_file
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.heldout_quality import heldout_quality
 from stages.progress import Metric, bar, emit, metric, note
@@ -135,12 +136,10 @@ class TrainingRun:
             "num_worse": self.num_worse,
             "history": self.history,
         }
-        temporary = self.checkpoint.with_suffix(".new")
-        with temporary.open("wb") as stream:
+        with whole_file(self.checkpoint) as temporary, temporary.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(temporary, self.checkpoint)
         self._saved_at = time.monotonic()
 
 

@@ -21,6 +21,7 @@ from pipelines.operate.server_facts import server_findings
 from pipelines.operate.service_state import ProcessMark, read_state, running_site
 from pipelines.operate.site import Site
 from registry.environment import available_memory_bytes, tracking_uri
+from registry.files import existing, free_bytes
 from registry.run_record import open_runs
 
 Verdict = Literal["ok", "note", "bad"]
@@ -94,7 +95,7 @@ def _ports(home: Path) -> Iterator[Finding]:
 
 
 def _disk(home: Path) -> Iterator[Finding]:
-    free = shutil.disk_usage(_existing(home)).free
+    free = free_bytes(home)
     verdict: Verdict = "bad" if free < NO_DISK_BYTES else "note" if free < LITTLE_DISK_BYTES else "ok"
     mend = "attar gc, or ATTAR_HOME on a larger disk" if verdict != "ok" else ""
     yield Finding("disk", verdict, f"{free / 1e9:,.1f} GB free under {home}", mend)
@@ -140,7 +141,7 @@ def _allocator() -> Iterator[Finding]:
 
 
 def _permissions(home: Path) -> Iterator[Finding]:
-    place = _existing(home)
+    place = existing(home)
     if not os.access(place, os.W_OK | os.X_OK):
         yield Finding("permissions", "bad", f"{place} is not writable", f"chown it to you, or set ATTAR_HOME: {place}")
     elif home.exists() and stat.S_IMODE(home.stat().st_mode) & stat.S_IWOTH:
@@ -224,11 +225,6 @@ CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _registry,
     _runs,
 )
-
-
-def _existing(path: Path) -> Path:
-    """Return the path, or its nearest parent that exists."""
-    return path if path.exists() else _existing(path.parent)
 
 
 def _gpu_names() -> list[str]:

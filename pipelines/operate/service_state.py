@@ -12,7 +12,7 @@ import psutil
 
 from pipelines.operate.credentials import Credentials
 from pipelines.operate.site import Site
-from registry.store import write_synced
+from registry.files import write_synced
 
 # A process id and its start, in seconds, tell a process from a later one with the same id.
 START_TOLERANCE_SECONDS = 1.0

@@ -20,8 +20,8 @@ from pipelines.operate.postgres import binaries
 from pipelines.operate.process_tree import end_tree, tree_of
 from pipelines.operate.service_state import SiteState, read_state, state_path
 from pipelines.operate.site import LOOPBACK, Site, client_environment
+from registry.files import write_synced
 from registry.fingerprint import file_digest
-from registry.store import write_synced
 from stages.orphans import OWNER, end_orphans, owned_by
 
 POLL_SECONDS = 0.3

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from pipelines.plan import make_plan
+from pipelines.plan import PlannedNode, State, lack_of_disk, make_plan
 from pipelines.recipe import load_recipe
 from registry.store import Store
+from stages.contract import Forecast
 
 # Bytes of the artifacts and FLOPs a token that `evaluate` counted in a run of the demo on SmolLM2-135M-Instruct (2 cores, torch 2.13.0,
 # transformers 5.23.0), read from its manifests. The graph's are those of this export: 453,097,728 of weights, 3,658,271 of nodes.
@@ -33,3 +36,14 @@ def test_the_demos_sizes_are_told_before_anything_is_fetched(planned: dict, node
 @pytest.mark.parametrize("node", COUNTED_FLOPS)
 def test_the_demos_flops_a_token_are_told_before_anything_is_fetched(planned: dict, node: str) -> None:
     assert planned[node]["flops_per_token"] == pytest.approx(COUNTED_FLOPS[node], rel=0.02)
+
+
+def test_a_plan_that_does_not_fit_the_disk_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def node(num_bytes: float, state: State = "waiting") -> PlannedNode:
+        return PlannedNode(load_recipe("tiny").nodes["pruned"], state, "", Forecast(disk_bytes=num_bytes))
+
+    monkeypatch.setattr("pipelines.plan.free_bytes", lambda home: 13e9)
+    assert lack_of_disk([node(6e9), node(7e9), node(40e9, "hit")], tmp_path) == ""
+    assert lack_of_disk([node(6e9), node(7.2e9)], tmp_path).startswith(
+        f"what is to be built takes at least 13.2 GB, 13.0 GB are free under {tmp_path}: attar gc, or ATTAR_HOME"
+    )

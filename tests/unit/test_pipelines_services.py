@@ -14,7 +14,6 @@ import time
 import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -214,7 +213,7 @@ def test_doctor_finds_nothing_bad_in_a_sound_home(home: Path, monkeypatch: pytes
     wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
     monkeypatch.setattr("pipelines.operate.doctor.metadata.requires", lambda package: wanted)
     # a sound machine as well: the one the tests run on may have a full disk, or a GPU that this torch cannot use
-    monkeypatch.setattr("pipelines.operate.doctor.shutil.disk_usage", lambda place: SimpleNamespace(free=10**12))
+    monkeypatch.setattr("pipelines.operate.doctor.free_bytes", lambda place: 10**12)
     monkeypatch.setattr("pipelines.operate.doctor._gpu_names", list)
     home.chmod(0o755)
     found = findings(home)

@@ -1,0 +1,98 @@
+"""Files that are whole or not there, and a disk that is full: how it shows itself, and how to find out before it kills."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# safetensors is written in Rust: its error is no OSError, and the kernel's number stands in its text alone
+OS_ERROR = re.compile(r"\(os error (\d+)\)")
+# numpy's tofile, which writes the tensors beside an ONNX graph, drops the number
+SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+
+
+class NoSpaceError(OSError):
+    """So many bytes were asked for at once, and the disk has fewer."""
+
+    def __init__(self, number: int, path: Path, num_bytes: int) -> None:
+        super().__init__(number, os.strerror(number), str(path))
+        self.num_bytes = num_bytes
+
+
+@contextmanager
+def whole_file(path: Path, suffix: str = "part") -> Iterator[Path]:
+    """Give a place beside `path` to write to: it becomes `path` in one step when the block ends, and goes when the block fails.
+
+    What a killed process has left there the next one writes over; where several may write at once, each wants a `suffix` of its own.
+    """
+    temporary = path.with_name(f".{path.name}.{suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_synced(path: Path, text: str) -> None:
+    """Write a text file so that after a crash, the machine's too, it is the old one or the new one, never a part."""
+    with whole_file(path, str(os.getpid())) as temporary, temporary.open("w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def free_bytes(place: Path) -> int:
+    """Return the free bytes of the disk that a file or folder lies on, or would."""
+    return shutil.disk_usage(existing(place)).free
+
+
+def existing(place: Path) -> Path:
+    """Return the path, or its nearest parent that exists."""
+    return place if place.exists() else existing(place.parent)
+
+
+def reserve(path: Path, num_bytes: int) -> None:
+    """Make a file of so many bytes, every one of them the disk's already: to be mapped and written to.
+
+    A write into a mapped file that finds the disk full is no error but the end of the process (SIGBUS). Raises NoSpaceError.
+    """
+    try:
+        with path.open("wb") as stream:
+            os.posix_fallocate(stream.fileno(), 0, num_bytes)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        if error.errno in NO_SPACE:
+            raise NoSpaceError(error.errno, path, num_bytes) from error
+        raise
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Say whether an error, or what it was raised from or over, is the kernel's refusal of space (disk, quota, size of a file)."""
+    return any(_is_refusal(one) for one in _chain(error))
+
+
+def num_bytes_asked(error: BaseException) -> int:
+    """Return how many bytes were asked for where `reserve` was refused; 0: not known."""
+    return next((one.num_bytes for one in _chain(error) if isinstance(one, NoSpaceError)), 0)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in NO_SPACE or SHORT_WRITE.fullmatch(str(error)) is not None
+    said = OS_ERROR.search(str(error))
+    return said is not None and int(said[1]) in NO_SPACE
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
