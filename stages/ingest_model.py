@@ -28,7 +28,7 @@ class IngestModelConfig(StageConfig):
     license: str = Field(default="", pattern=r"^[\w.+-]*$", max_length=64)
     """Licence of the model as an id such as apache-2.0, for the cards of what is made from it; empty: what the source says of itself."""
 
-    expect: dict[str, int] = {}
+    expect: dict[str, int | str] = {}
     """Facts the model must have, such as num_blocks or vocab_size; they also let the plan check later nodes before anything runs."""
 
     @field_validator("source")

@@ -112,6 +112,18 @@ def refuse_no_tokenizer(folder: Path) -> None:
         raise ValueError(f"{folder} has no tokenizer: none of {', '.join(VOCABULARY_FILES)} is there")
 
 
+def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
+    """Raise ValueError when `who` gives over one in a hundred of the tokens another id; a few special ones may bear other names."""
+    refuse_no_tokenizer(other)
+    mine, theirs = (load_tokenizer(place).get_vocab() for place in (folder, other))
+    differing = sorted(token for token, index in mine.items() if theirs.get(token) != index)
+    if len(differing) > len(mine) / 100:
+        example = differing[len(differing) // 2]
+        raise ValueError(
+            f"vocabulary mismatch: {who} gives {len(differing)} of {len(mine)} tokens another id, {example!r} for one"
+        )
+
+
 def load_model(
     folder: Path, dtype: torch.dtype | str, device: torch.device | None = None, quantized: QuantizedBase = "none"
 ) -> transformers.PreTrainedModel:

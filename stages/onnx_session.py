@@ -9,6 +9,7 @@ import torch
 
 from compressors.export.runtime import CPU
 from compressors.guidance.graph import SCALE_NAME
+from stages.progress import note
 
 GRAPH = "model.onnx"
 
@@ -52,4 +53,5 @@ def open_session(
         raise ValueError(
             f"the graph wants {SCALE_NAME} as an input, which this stage does not set; export without guidance"
         )
+    note(f"onnxruntime on {provider}, {options.intra_op_num_threads} threads")
     return session

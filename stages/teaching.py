@@ -20,7 +20,7 @@ from registry.artifact import ModelArtifact
 from stages.answer_checks import ANSWER_CHECKS
 from stages.distil_config import context_of, rollout_of, self_rule
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.model_folder import load_model
+from stages.model_folder import load_model, refuse_other_tokens
 from stages.objective_spec import traits_of, views_read
 from stages.rows import Row
 from stages.training_rows import TrainingRows
@@ -59,6 +59,7 @@ def build_parties(
             mine, theirs = student.head.weight.shape[0], other.head.weight.shape[0]
             if mine != theirs:
                 raise ValueError(f"vocabulary mismatch: model {mine}, {name} {theirs} tokens")
+            refuse_other_tokens(inputs.model.path, artifact.path, name)
             parties[name] = OtherModel(other, is_hinted)
     return parties
 

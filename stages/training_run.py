@@ -73,12 +73,11 @@ class TrainingRun:
                     return
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
-            kept = (
-                f"the checkpoint of an earlier step is kept in {self.checkpoint.parent}; "
-                if self.checkpoint.exists()
-                else ""
-            )
-            raise ValueError(f"{error} (rows {rows}); {kept}lower learning_rate or set precision to float32") from error
+            self._save_checkpoint()  # the step never reached the weights: they are the last good ones
+            kept = f"the weights of step {self.trainer.step} are kept in {self.checkpoint}"
+            raise ValueError(
+                f"{error} (rows {rows}); {kept}; lower learning_rate or set precision to float32"
+            ) from error
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 Node = dict[str, Any]
 # arm -> what it is, in the order of the tables
@@ -76,13 +79,15 @@ def recipe(
     asked: int,
     text_tokens: int,
     precision: str = "auto",
+    models_at_once: int = 0,
     arms: Sequence[str] = tuple(ARMS),
 ) -> Node:
     """Return the recipe of one size and seed.
 
     Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task;
     `text_tokens`: of plain text to compare on, and one in 300 of it for the original's own answers. `precision`: of training and
-    measuring; what is learned from, scans, patches and refits stay as they are.
+    measuring; what is learned from, scans, patches and refits stay as they are. `models_at_once`: arms in memory while they are
+    compared, beside the original; 0: all.
     """
     nodes = shared_nodes(model, data, instructions, rows) | cuts(num_blocks, num_removed)
     # the blocks before the cut are run once for all steps: twice the tokens in the same minutes
@@ -145,6 +150,7 @@ def recipe(
             "max_text_tokens": text_tokens,
             "num_own_answers": max(1, text_tokens // 300),
             "batch_size": 4,
+            "models_at_once": models_at_once,
             "precision": precision,
         }
         nodes[name] = node("compare", inputs, **measured)
@@ -174,10 +180,23 @@ def needed_by(nodes: dict[str, Node], wanted: Sequence[str]) -> set[str]:
     return needed
 
 
+def model_config(model: str) -> dict[str, Any]:
+    """Return the config of `ingest_model` for a model folder, or the one that a YAML file holds."""
+    return yaml.safe_load(Path(model).read_text()) if model.endswith(".yaml") else {"source": f"folder:{model}"}
+
+
+def blocks_of(model: str) -> int:
+    """Return how many blocks a model has, as its folder or what is expected of it says."""
+    expected = model_config(model).get("expect")
+    return (expected or {}).get("num_blocks") or json.loads((Path(model) / "config.json").read_text())[
+        "num_hidden_layers"
+    ]
+
+
 def measured_nodes(model: str, data: Path, instructions: Path) -> dict[str, Node]:
     """Return the original, and the test parts that its students are set beside it on."""
     return {
-        "original": node("ingest_model", source=f"folder:{model}"),
+        "original": node("ingest_model", **model_config(model)),
         "wikitext": node("ingest_data", source=f"text:{data / 'wikitext2/test.txt'}", name="wikitext_test"),
         "gsm8k": rows_of(data / "gsm8k/test.jsonl", "gsm8k_test", max_rows=64, heldout_fraction=0.0, verifier="number"),
         "instructions": rows_of(instructions, "instructions", heldout_fraction=0.0),

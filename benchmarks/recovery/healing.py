@@ -9,7 +9,6 @@ DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. The articl
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +16,7 @@ import typer
 import yaml
 from arms import measured_nodes, node, rows_of
 from reading import write_reading
-from study import ATTAR, comparison, instruction_rows, interval, numbers, shown
+from study import attar, comparison, instruction_rows, interval, numbers, shown
 
 # Of every step's tokens: most of it text, and choices enough to keep multiple choice.
 SHARES = {"articles": 0.36, "prose": 0.09, "wiki": 0.14, "own": 0.20, "solutions": 0.08, "choices": 0.13}
@@ -59,8 +58,8 @@ def main(
     )
     path = out / f"{made['name']}.yaml"
     path.write_text(yaml.safe_dump(made, sort_keys=False))
-    done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
-    (out / "table.md").write_text("\n".join(table(json.loads(done.stdout))) + "\n")
+    done = attar("run", str(path), "--json", is_read=True)
+    (out / "table.md").write_text("\n".join(table(json.loads(done))) + "\n")
 
 
 def recipe(

@@ -1,8 +1,10 @@
 """What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
-python benchmarks/recovery/study.py MODEL_FOLDER DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 0,1,2] [--steps 48] [--rows 300] [--asked 150]
-    [--text-tokens 12288] [--precision auto] [--arms A,B] [--out FOLDER]
-DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. At 6 blocks the arms that train are run with several seeds, after all sizes.
+python benchmarks/recovery/study.py MODEL DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 0,1,2] [--steps 48] [--rows 300] [--asked 150]
+    [--text-tokens 12288] [--precision auto] [--arms A,B] [--models-at-once N] [--out FOLDER]
+    [--plan]
+MODEL is a folder, or a YAML file with the config of `ingest_model`; --plan shows what would run. DATA_FOLDER holds gsm8k, arc_easy, csqa,
+self_instruct and wikitext2. At 6 blocks the arms that train are run with several seeds, after all sizes.
 Everything built lies in ATTAR_HOME, so the same command goes on where it ended; the table and the plot hold what is there after each
 recipe.
 """
@@ -21,7 +23,7 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
-from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, recipe
+from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, blocks_of, recipe
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator
 from reading import instruction, read_rows
@@ -69,6 +71,8 @@ def main(
     text_tokens: int = 12288,
     precision: Annotated[str, typer.Option(help="Of training and measuring: auto, float32 or bfloat16.")] = "auto",
     arms: Annotated[str, typer.Option(help="Arms to run; all when empty.")] = "",
+    models_at_once: Annotated[int, typer.Option(help="Arms in memory while they are compared; 0: all.")] = 0,
+    plan: Annotated[bool, typer.Option("--plan", help="Show what would run.")] = False,
     out: Path = Path("recovery"),
 ) -> None:
     """Run every size and seed that is missing, then write table.md and recovery.png."""
@@ -76,7 +80,6 @@ def main(
     chosen = arms.split(",") if arms else list(ARMS)
     if unknown := set(chosen) - set(ARMS):
         raise typer.BadParameter(f"unknown arms {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
-    num_blocks = json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
     results: dict[tuple[int, int], dict[str, Any]] = {}
     told = instruction_rows(
         data / "self_instruct/user_oriented_instructions.jsonl", out.resolve() / "instructions.jsonl"
@@ -84,7 +87,8 @@ def main(
     first, *others = numbers(seeds, "--seeds")
     runs = [(size, first) for size in numbers(sizes, "--sizes")]
     runs += [(SEEDED_SIZE, seed) for seed in others if (SEEDED_SIZE, first) in runs]
-    counts = {"num_blocks": num_blocks, "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
+    counts = {"num_blocks": blocks_of(model), "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
+    counts["models_at_once"] = models_at_once
     for size, seed in runs:
         differing = [arm for arm in chosen if seed == first or arm not in UNTRAINED]
         made = recipe(
@@ -92,9 +96,19 @@ def main(
         )
         path = out / f"{made['name']}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
-        done = subprocess.run([str(ATTAR), "run", str(path), "--json"], stdout=subprocess.PIPE, text=True, check=True)
-        results[size, seed] = arms_of(json.loads(done.stdout))
+        if plan:
+            attar("plan", str(path))
+            continue
+        results[size, seed] = arms_of(json.loads(attar("run", str(path), "--json", is_read=True)))
         write(results, out)
+
+
+def attar(*arguments: str, is_read: bool = False) -> str:
+    """Run the command line; return what it printed where that is to be read. What it refused it has said: this ends as it did."""
+    done = subprocess.run([str(ATTAR), *arguments], stdout=subprocess.PIPE if is_read else None, text=True, check=False)
+    if done.returncode:
+        raise typer.Exit(done.returncode)
+    return done.stdout or ""
 
 
 def numbers(told: str, option: str) -> list[int]:

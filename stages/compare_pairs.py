@@ -1,0 +1,65 @@
+"""What `compare` has its models read: windows of text, questions with their choices or reference answers, the original's own answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from compressors.measure.choices import choice_likelihoods
+from compressors.measure.decode import decode
+from compressors.measure.likelihood import Pair
+from compressors.measure.runner import TorchRunner
+from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from registry.artifact import DatasetArtifact
+from stages.compare_config import CompareConfig
+from stages.measured_data import plain_text
+from stages.progress import bar
+from stages.rows import Row
+
+
+def right_choices(
+    config: CompareConfig, runner: TorchRunner, rows: Sequence[Row], tokenizer: Any, name: str
+) -> list[float]:
+    """Return 1 for each question whose right choice is the likeliest by its length-normalised text, else 0."""
+    questions = [
+        (
+            tokenizer(f"Question: {row.question}\nAnswer:").input_ids,
+            [tokenizer(f" {choice}", add_special_tokens=False).input_ids for choice in row.choices],
+        )
+        for row in rows
+    ]
+    counter = bar(f"choosing in {name}", len(rows), "questions")
+    scored = choice_likelihoods(runner, questions, batch_size=4 * config.batch_size, on_scored=counter.advance)
+    right = []
+    for row, logprobs in zip(rows, scored, strict=True):
+        scores = [logprob / len(choice) for choice, logprob in zip(row.choices, logprobs, strict=True)]
+        right.append(float(scores.index(max(scores)) == row.answer_index))
+    return right
+
+
+def own_answers(config: CompareConfig, original: TorchRunner, rows: Sequence[Row], tokenizer: Any) -> list[Pair]:
+    """Return (prompt, what the original answers greedily), shortest prompt first."""
+    stop_ids = stop_token_ids(tokenizer, original.model.generation_config)
+    prompts = sorted((chat_prompt(tokenizer, row.question) for row in rows), key=len)
+    counter = bar("the original answers", len(prompts), "questions")
+    pairs: list[Pair] = []
+    for start in range(0, len(prompts), 4 * config.batch_size):
+        part = prompts[start : start + 4 * config.batch_size]
+        written = decode(original, part, max_new_tokens=config.max_new_tokens, stop_ids=stop_ids)
+        pairs += [(prompt, one.token_ids) for prompt, one in zip(part, written, strict=True)]
+        counter.advance(len(part))
+    return pairs
+
+
+def windows(config: CompareConfig, data: DatasetArtifact, tokenizer: Any) -> list[Pair]:
+    """Return plain text in windows of `max_tokens`, each (first token, the others)."""
+    ids = tokenizer(plain_text(data), add_special_tokens=False).input_ids
+    ids = ids[: config.max_text_tokens or len(ids)]
+    parts = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
+    return [(part[:1], part[1:]) for part in parts if len(part) > 1]
+
+
+def gold(config: CompareConfig, row: Row, tokenizer: Any) -> Pair:
+    """Return (question as a chat prompt, its reference answer with the end of text)."""
+    answer = tokenizer(row.reference or row.answer, add_special_tokens=False).input_ids
+    return chat_prompt(tokenizer, row.question), [*answer[: config.max_tokens], tokenizer.eos_token_id]

@@ -1,0 +1,54 @@
+"""A training that cannot go on: a step that gives no number, a teacher whose ids mean other tokens."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from registry.artifact import DatasetArtifact, ModelArtifact
+from registry.store import Store
+from stages.finetune import finetune
+from stages.finetune_config import FinetuneConfig, FinetuneInputs
+
+TRAINING = {"tokens_per_step": 256, "tokens_per_micro_batch": 256, "precision": "float32", "num_epochs": 4}
+
+
+def test_a_step_that_gives_no_number_is_told_with_its_rows_and_the_weights_before_it_are_kept(
+    model: ModelArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    config = FinetuneConfig(
+        objectives={"next_token": 1.0}, learning_rate=1e30, warmup_fraction=0.0, eval_every=1000, **TRAINING
+    )
+    with pytest.raises(ValueError, match=r"^the gradient of step 2 is nan \(rows ") as told:
+        finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), store)
+    said = re.fullmatch(
+        r".* \(rows (.*)\); the weights of step 1 are kept in (.*); lower learning_rate or .*", str(told.value)
+    )
+    assert said is not None
+    rows = {json.loads(line)["id"] for line in (questions.path / "rows.jsonl").read_text().splitlines()}
+    assert set(said[1].split(", ")) <= rows
+    kept = torch.load(said[2], weights_only=True)
+    assert kept["trainer"]["step"] == 1 and kept["trainer"]["weights"]
+    assert all(weight.isfinite().all() for weight in kept["trainer"]["weights"].values())
+
+
+def test_a_teacher_whose_ids_mean_other_tokens_is_refused(
+    model: ModelArtifact, questions: DatasetArtifact, store: Store, tmp_path: Path
+) -> None:
+    other = shutil.copytree(model.path.parent, tmp_path / "other") / "content"
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    names = list(vocabulary)
+    tokenizer["model"]["vocab"] = dict(zip(names, [vocabulary[name] for name in names[1:] + names[:1]], strict=True))
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    teacher = ModelArtifact(other, model.facts, "other", "other")
+    config = FinetuneConfig(objectives={"forward_kl": 1.0}, **TRAINING)
+    with pytest.raises(
+        ValueError, match=r"vocabulary mismatch: teacher gives 25\d of 259 tokens another id, '.+' for one"
+    ):
+        finetune.execute(config, FinetuneInputs(model=model, data=(questions,), teacher=teacher), store)
