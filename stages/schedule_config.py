@@ -69,7 +69,7 @@ class ScheduleConfig(StageConfig):
     """What a look judges by: held-out loss, or the share of checkable held-out questions answered right (loss breaks ties)."""
 
     patience: int = Field(default=3, ge=0)
-    """Stop after this many looks without a better one; 0: never. The best weights seen are the ones kept."""
+    """Stop after this many looks without a better one; 0: never. The best weights seen are the ones kept; without held-out rows the last."""
 
     checkpoint_every: int = Field(default=0, ge=0)
     """Steps between two checkpoints, each all that is needed to continue; 0: by time alone."""

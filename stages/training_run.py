@@ -62,6 +62,11 @@ class TrainingRun:
     def train(self) -> None:
         """Train to the end of the schedule or to the early stop. Raises ValueError for a step that gives no number."""
         counter = bar("training", self.trainer.num_steps, "steps", done=self.trainer.step)
+        if self.config.patience and not self.best["score"]:
+            note(
+                f"nothing to judge by, as no held-out row has a loss: patience is {self.config.patience}, but training goes to its last "
+                "step, whose weights are kept"
+            )
         if self._is_over():
             return
         try:
@@ -109,14 +114,13 @@ class TrainingRun:
         losses = heldout_losses(self.trainer, self.rows.heldout)
         for name, loss in losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        score = [sum(self.trainer.reduction.weights[name] * loss for name, loss in losses.items())]
+        score = [sum(self.trainer.reduction.weights[name] * loss for name, loss in losses.items())] if losses else []
         if self.config.stop_on == "quality":
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
         # with nothing to judge by, the last step is the best one there is
-        is_judged = bool(losses) or self.config.stop_on == "quality"
-        if not is_judged or score < self.best["score"]:
+        if not score or score < self.best["score"]:
             self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
             self.num_worse = 0
         else:
@@ -156,8 +160,10 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
-    facts = {"heldout_quality": -run.best["score"][0]} if run.config.stop_on == "quality" else {}
-    note(f"kept the weights of step {run.best['step']} (held-out loss {run.best['score'][-1]:.4f} nats)")
+    is_by_quality = run.config.stop_on == "quality"
+    facts = {"heldout_quality": -run.best["score"][0]} if is_by_quality else {}
+    nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
+    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
     return AdapterArtifact.at(
         content,
         method=run.config.method,

@@ -94,7 +94,7 @@ def test_a_budget_is_met_with_as_few_blocks_as_it_takes(
         assert artifact.facts["num_parameters"] <= kept_fraction * model.facts["num_parameters"]
 
 
-def test_the_default_scan_needs_one_pass_and_no_greedy_table(
+def test_what_the_default_scan_did_not_measure_chooses_nothing(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
     scanned = scan.execute(ScanConfig(**SMALL), ScanInputs(model=model, data=questions), store).artifact

@@ -177,18 +177,31 @@ class TightMemory(Student):
     """A student whose memory ends at so many tokens."""
 
     limit, largest = 8, 0
+    lack: RuntimeError
 
     def forward(self, batch: Batch) -> torch.Tensor:
         if batch.input_ids.numel() > self.limit:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.lack
         self.largest = max(self.largest, batch.input_ids.numel())
         return super().forward(batch)
 
 
-def test_a_step_that_does_not_fit_is_taken_in_smaller_parts_and_is_the_same_step() -> None:
+@pytest.mark.parametrize(
+    "lack",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        # as the CPU's allocator words it
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate "
+            "4194304000000 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+    ],
+    ids=["accelerator", "CPU"],
+)
+def test_a_step_that_does_not_fit_is_taken_in_smaller_parts_and_is_the_same_step(lack: RuntimeError) -> None:
     def weights_after(limit: int) -> tuple[Trainer, list[torch.Tensor]]:
         student = TightMemory(FullWeights()(random_model("llama")[0], 0))
-        student.limit = limit
+        student.limit, student.lack = limit, lack
         run = trainer(student)
         list(run.run())
         return run, [p.detach() for p in student.parameters() if p.requires_grad]
@@ -198,8 +211,23 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_parts_and_is_the_same_step
     # the same sums in another order, through Adam's division by a small root at the first steps
     for mine, theirs in zip(narrow[1], wide[1], strict=True):
         torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(type(lack)) as caught:
         weights_after(2)  # one example alone is too large: nothing to split
+    assert caught.value is lack
+
+
+def test_the_cpus_allocator_words_a_lack_of_memory_as_the_test_above_does() -> None:
+    with pytest.raises(RuntimeError, match="DefaultCPUAllocator: can't allocate memory"):
+        torch.empty(1 << 60, dtype=torch.uint8, device="cpu")
+
+
+def test_any_other_error_of_a_step_is_not_taken_for_a_lack_of_memory() -> None:
+    student = TightMemory(FullWeights()(random_model("llama")[0], 0))
+    student.limit, student.lack = 5, RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    run = trainer(student)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        list(run.run())
+    assert run.tokens_per_micro_batch == SCHEDULE.tokens_per_micro_batch, "no smaller part was tried"
 
 
 def test_a_step_that_gives_no_number_stops_before_the_weights_and_names_its_examples() -> None:
