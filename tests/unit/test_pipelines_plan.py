@@ -47,3 +47,13 @@ def test_a_plan_that_does_not_fit_the_disk_says_so(tmp_path: Path, monkeypatch: 
     assert lack_of_disk([node(6e9), node(7.2e9)], tmp_path).startswith(
         f"what is to be built takes at least 13.2 GB, 13.0 GB are free under {tmp_path}: attar gc, or ATTAR_HOME"
     )
+
+
+def test_llama_is_cut_to_the_size_of_the_paper(tmp_path: Path) -> None:
+    """8.03 billion parameters to 6.72, and 16.3% of the FLOPs of decoding (https://arxiv.org/abs/2410.09982, abstract)."""
+    plan = {one.node.name: one for one in make_plan(load_recipe("llama-3.1-8b"), Store(tmp_path))}
+    before, after = plan["original"], plan["healed"]
+    assert float(before.forecast.facts["num_parameters"]) == pytest.approx(8.03e9, abs=5e6)
+    assert float(after.forecast.facts["num_parameters"]) == pytest.approx(6.72e9, abs=5e6)
+    assert after.forecast.disk_bytes == pytest.approx(2 * 6.72e9, rel=0.001)
+    assert 1 - after.flops_per_token / before.flops_per_token == pytest.approx(0.163, abs=0.015)
