@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from registry.artifact import DatasetArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
@@ -14,6 +15,8 @@ from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.onnx_session import open_session
+from stages.progress import Note, listen
 
 CONFIG = EvaluateConfig(
     max_rows=6, max_new_tokens=8, num_samples=3, num_prompt_tokens=16, perplexity_window=64, precision="float32"
@@ -138,10 +141,23 @@ print(json.dumps(out))
     from compressors.export.runtime import OnnxRunner
     from compressors.measure.decode import decode
     from stages.model_folder import load_tokenizer
-    from stages.onnx_session import open_session
 
     ids = load_tokenizer(onnx.path)("What is 1 plus 2?").input_ids
     assert (
         json.loads(done.stdout)
         == decode(OnnxRunner(open_session(onnx.path)), [ids], max_new_tokens=8, stop_ids=())[0].token_ids
     )
+
+
+def test_a_graph_runs_on_as_many_threads_as_torch_and_says_so(onnx: OnnxArtifact) -> None:
+
+    before = torch.get_num_threads()
+    told: list[str] = []
+    torch.set_num_threads(3)
+    try:
+        with listen(lambda event: told.append(event.text) if isinstance(event, Note) else None):
+            session = open_session(onnx.path)
+    finally:
+        torch.set_num_threads(before)
+    assert session.get_session_options().intra_op_num_threads == 3
+    assert told == ["onnxruntime on CPUExecutionProvider, 3 threads"]
