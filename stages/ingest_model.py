@@ -13,7 +13,7 @@ from stages.model_folder import companion_bytes, save_model
 from stages.model_license import source_license
 from stages.model_source import FORMS, fetch_model, local_facts, parse_source, source_digest
 from stages.progress import bar
-from stages.size_forecast import stored_bytes
+from stages.size_forecast import DTYPE_BYTES, stored_bytes
 
 
 class IngestModelConfig(StageConfig):
@@ -37,6 +37,16 @@ class IngestModelConfig(StageConfig):
         source = parse_source(value)
         if source.scheme in ("folder", "gguf") and not source.path.exists():
             raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
+        return value
+
+    @field_validator("expect")
+    @classmethod
+    def _numbers_and_a_dtype(cls, value: dict[str, int | str]) -> dict[str, int | str]:
+        for name, expected in value.items():
+            if name == "dtype" and expected not in DTYPE_BYTES:
+                raise ValueError(f"dtype is {expected!r}; accepted: {', '.join(DTYPE_BYTES)}")
+            if name != "dtype" and not isinstance(expected, int):
+                raise ValueError(f"{name} is {expected!r}; accepted: a whole number")
         return value
 
 

@@ -104,6 +104,8 @@ def test_a_wrong_recipe_is_refused_in_one_line(document: dict, message: str) -> 
         ),
         ("healed.config={method: fold}", "--set 'healed.config={method: fold}': the form is node.config.field=value"),
         ("questions.config.max_rows=0", "max_rows is 0: say how many tasks to generate"),
+        ("original.config.expect={num_blocks: x}", "num_blocks is 'x'; accepted: a whole number"),
+        ("original.config.expect={dtype: int3}", "dtype is 'int3'; accepted: float32, bfloat16, float16"),
         ("healed.inputs.students=[student_a]", "students: method 'slerp' takes 2, not 1"),
         ("healed.inputs.students=[student_a, original]", "num_blocks mismatch: base 3, student 4"),
     ],
