@@ -66,12 +66,17 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     if not all(rows.values()):
         raise ValueError(f"task {next(name for name in rows if not rows[name])}: no row has a question")
     questions = [row for some in rows.values() for row in some][: config.num_own_answers]
-    own = own_answers(config, original, questions, tokenizer) if questions else []
+    read = [(name, pairs, []) for name, pairs in texts.items()]
+    for name, some in rows.items():
+        solutions = [gold(config, row, tokenizer) for row in some if not row.choices]
+        read.append((name, solutions, [row for row in some if row.choices]))
+    if questions:
+        read.append(("own_answers", own_answers(config, original, questions, tokenizer), []))
     measure = _Measure(config, original, len(inputs.model), tokenizer)
     for group in config.groups(len(inputs.model)):
         measure.students.clear()  # before the next are in memory
         measure.students |= {i: TorchRunner(load_model(inputs.model[i].path, dtype, device)) for i in group}
-        measure.all(texts, rows, own)
+        measure.all(read)
     named = dict(zip(config.names or ("",), measure.found, strict=True)) | measure.differences()
     results = named if config.names else measure.found[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
@@ -97,18 +102,13 @@ class _Measure:
         self.sums: list[dict[str, list[Sums]]] = [{} for _ in range(num_students)]
         self._chosen: dict[str, list[float]] = {}  # by data set, which choices the original got right
 
-    def all(self, texts: Mapping[str, list[Pair]], rows: Mapping[str, list[Row]], own: Sequence[Pair]) -> None:
-        """Measure the students in memory on everything."""
-        for name, pairs in texts.items():
-            self.closeness(pairs, name)
-        for name, some in rows.items():
-            choice, open_ended = [row for row in some if row.choices], [row for row in some if not row.choices]
-            if open_ended:
-                self.closeness([gold(self.config, row, self.tokenizer) for row in open_ended], name)
-            if choice:
-                self.retention(choice, name)
-        if own:
-            self.closeness(own, "own_answers")
+    def all(self, read: Sequence[tuple[str, Sequence[Pair], Sequence[Row]]]) -> None:
+        """Measure the students in memory on each data set: (name, texts to score, questions to choose in)."""
+        for name, pairs, questions in read:
+            if pairs or not questions:
+                self.closeness(pairs, name)
+            if questions:
+                self.retention(questions, name)
 
     def closeness(self, pairs: Sequence[Pair], name: str) -> None:
         counter = bar(f"comparing on {name}", len(pairs), "texts")

@@ -186,11 +186,10 @@ def model_config(model: str) -> dict[str, Any]:
 
 
 def blocks_of(model: str) -> int:
-    """Return how many blocks a model has, as its folder or what is expected of it says."""
-    expected = model_config(model).get("expect")
-    return (expected or {}).get("num_blocks") or json.loads((Path(model) / "config.json").read_text())[
-        "num_hidden_layers"
-    ]
+    """Return how many blocks a model has, as its folder says, or what the YAML file expects of it."""
+    if model.endswith(".yaml"):
+        return model_config(model)["expect"]["num_blocks"]
+    return json.loads((Path(model) / "config.json").read_text())["num_hidden_layers"]
 
 
 def measured_nodes(model: str, data: Path, instructions: Path) -> dict[str, Node]:

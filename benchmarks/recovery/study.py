@@ -87,8 +87,20 @@ def main(
     first, *others = numbers(seeds, "--seeds")
     runs = [(size, first) for size in numbers(sizes, "--sizes")]
     runs += [(SEEDED_SIZE, seed) for seed in others if (SEEDED_SIZE, first) in runs]
-    counts = {"num_blocks": blocks_of(model), "steps": steps, "rows": rows, "asked": asked, "text_tokens": text_tokens}
-    counts["models_at_once"] = models_at_once
+    counts = {
+        "steps": steps,
+        "rows": rows,
+        "asked": asked,
+        "text_tokens": text_tokens,
+        "models_at_once": models_at_once,
+    }
+    try:
+        counts["num_blocks"] = blocks_of(model)
+    except (OSError, KeyError, TypeError):
+        accepted = (
+            "a folder with config.json, or a YAML file with the config of ingest_model whose expect tells num_blocks"
+        )
+        raise typer.BadParameter(f"model is {model!r}; accepted: {accepted}") from None
     for size, seed in runs:
         differing = [arm for arm in chosen if seed == first or arm not in UNTRAINED]
         made = recipe(
@@ -154,10 +166,7 @@ def comparison(run: dict[str, Any], name: str) -> dict[str, Any]:
 
 def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
     """Return what the store knows of a node's artifact."""
-    done = subprocess.run(
-        [str(ATTAR), "show", run["nodes"][name]["key"], "--json"], stdout=subprocess.PIPE, text=True, check=True
-    )
-    return json.loads(done.stdout)
+    return json.loads(attar("show", run["nodes"][name]["key"], "--json", is_read=True))
 
 
 def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
