@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
 from collections.abc import Sequence
 
 import psutil
@@ -32,6 +34,14 @@ def end_tree(processes: Sequence[psutil.Process], *, grace_seconds: float) -> No
             except psutil.NoSuchProcess:
                 continue
     psutil.wait_procs(alive, timeout=5.0)
+
+
+def dump_stacks(processes: Sequence[psutil.Process], *, grace_seconds: float) -> None:
+    """Abort Python processes that run with PYTHONFAULTHANDLER: each writes the stacks of its threads to its standard error and ends."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGABRT)
+    psutil.wait_procs(processes, timeout=grace_seconds)
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

@@ -21,6 +21,8 @@ WORKER_SETTINGS = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     # a run whose process is gone is known by its silence; half a minute is the shortest that Prefect sends
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
+    # what is ended because it fell silent says in its log where each of its threads was
+    "PYTHONFAULTHANDLER": "1",
     # a server that restarts must not cost a run of hours
     "PREFECT_CLIENT_MAX_RETRIES": "10",
 }
@@ -52,6 +54,11 @@ class Service:
     after: str = ""
     # True for a worker: the flow runs that it started report for themselves, and a restart must not end them
     leaves_work: bool = False
+
+    @property
+    def is_python(self) -> bool:
+        """True when this Python runs it, which can be asked for the stacks of its threads."""
+        return self.command[0] == sys.executable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +137,15 @@ def services(site: Site) -> list[Service]:
         *first,
         Service(
             name="prefect",
-            command=(*_module("prefect"), "server", "start", "--host", site.host, "--port", str(site.prefect_port)),
+            command=(
+                *_module("pipelines.operate.prefect_server"),
+                "server",
+                "start",
+                "--host",
+                site.host,
+                "--port",
+                str(site.prefect_port),
+            ),
             environment=_server_environments(site, clients)["prefect"],
             health_url=f"{site.api_url}/health",
             after=after,

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from pipelines.operate.health import is_healthy
-from pipelines.operate.process_tree import end_tree, tree_of
+from pipelines.operate.process_tree import dump_stacks, end_tree, tree_of
 from pipelines.operate.service_state import ServiceState, SiteState, mark_of
 from pipelines.operate.site import Service, Site, services
 from registry.environment import configure_process
@@ -27,8 +27,10 @@ LOOP_SECONDS = 0.5
 HEALTH_SECONDS = 5.0
 # A fresh database needs its migrations, and a loaded machine its time.
 STARTUP_SECONDS = 240.0
-# A machine under load may miss one answer; half a minute of silence is a hung server.
-NUM_MISSED = 6
+# SQLite gives a writer a minute to get its turn: what is silent for longer is hung.
+NUM_MISSED = 12
+# What a process takes to write the stacks of its threads to its log.
+DUMP_SECONDS = 5.0
 BACKOFF_SECONDS = (1.0, 2.0, 5.0, 15.0, 30.0, 60.0)
 # After this long in health a service has earned a quick restart again.
 FORGIVEN_SECONDS = 120.0
@@ -91,14 +93,18 @@ class Keeper:
             self._num_missed += 1
             self.state.state = "failing"
             if self._num_missed >= NUM_MISSED:
-                self._fall(f"did not answer {NUM_MISSED} times", now)
+                self._fall(f"did not answer {NUM_MISSED} times", now, is_hung=True)
 
-    def _fall(self, reason: str, now: float) -> None:
+    def _fall(self, reason: str, now: float, *, is_hung: bool = False) -> None:
         assert self.child is not None
+        tree = tree_of(self.child.pid)
+        if is_hung and self.service.is_python:
+            # nobody can ask it afterwards where it hung
+            dump_stacks(tree[:1] if self.service.leaves_work else tree, grace_seconds=DUMP_SECONDS)
         if self.service.leaves_work:
             self.child.kill()
         else:
-            end_tree(tree_of(self.child.pid), grace_seconds=5.0)
+            end_tree(tree, grace_seconds=5.0)
         self.child.wait()
         backoff = BACKOFF_SECONDS[min(self._num_failures, len(BACKOFF_SECONDS) - 1)]
         self._num_failures += 1

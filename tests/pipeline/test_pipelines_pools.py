@@ -73,7 +73,9 @@ class Machines:
 
     def start_server(self) -> subprocess.Popen[bytes]:
         inherited = {k: v for k, v in self.environment.items() if not k.startswith("PREFECT_API")}
-        server = self.start("server", ["prefect", "server", "start", "--port", str(self.port)], inherited)
+        server = self.start(
+            "server", ["pipelines.operate.prefect_server", "server", "start", "--port", str(self.port)], inherited
+        )
         self.until(lambda: self.is_up() or server.poll() is not None)
         assert server.poll() is None, self.log("server")
         return server

@@ -128,6 +128,7 @@ def test_servers_listen_on_loopback_unless_told_and_the_worker_always(
     worker = started["worker"]
     assert worker.environment["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1" and worker.after == "prefect"
     assert worker.environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
+    assert all(one.is_python and one.environment["PYTHONFAULTHANDLER"] == "1" for one in started.values())
     assert client_environment(site_of(tmp_path, mlflow_port=5001))["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"
 
 
@@ -167,6 +168,10 @@ def test_a_service_that_no_longer_answers_is_started_again(
     answers["status"] = 503
     until(lambda: keeper.look(True) and state.state == "restarting")
     assert state.reason == f"did not answer {NUM_MISSED} times" and hung.process is None
+    log = (tmp_path / "s.log").read_text()
+    assert "Fatal Python error: Aborted" in log and 'File "<string>", line 1 in <module>' in log, (
+        "it says where it hung"
+    )
     answers["status"] = 200
     until(lambda: keeper.look(True) and state.state == "healthy")
     assert keeper.child is not None
@@ -281,7 +286,10 @@ def test_doctor_tells_a_broken_registry_from_one_that_is_not_there_yet(home: Pat
 
 def service(command: list[str], port: int) -> Service:
     return Service(
-        name="s", command=tuple(command), environment=dict(os.environ), health_url=f"http://127.0.0.1:{port}/"
+        name="s",
+        command=tuple(command),
+        environment=os.environ | {"PYTHONFAULTHANDLER": "1"},
+        health_url=f"http://127.0.0.1:{port}/",
     )
 
 

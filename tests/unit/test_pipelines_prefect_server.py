@@ -1,0 +1,94 @@
+"""Prefect's server on SQLite: a statement that failed leaves nothing behind that the event loop could wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from sqlalchemy import create_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from pipelines.operate.prefect_server import ClosingConnection
+
+# Far below Prefect's minute, and far above what a turn takes that comes.
+TURN_SECONDS = 5.0
+
+
+async def say(connection: AsyncConnection, statement: str) -> None:
+    await connection.exec_driver_sql(statement)
+
+
+async def collect_a_failed_cursor_while_its_connection_waits(path: Path) -> None:
+    """Let a write fail, then let its connection wait for another's transaction while the garbage collector runs."""
+    url = f"sqlite+aiosqlite:///{path}"
+    engine = create_async_engine(url, connect_args={"timeout": TURN_SECONDS}, isolation_level="AUTOCOMMIT")
+    try:
+        async with engine.connect() as writer, engine.connect() as other:
+            await say(writer, "PRAGMA journal_mode = WAL")
+            await say(writer, "CREATE TABLE t (x)")
+            # what has read before another wrote may not write: the failure of Prefect's automations
+            await say(other, "BEGIN")
+            (await other.exec_driver_sql("SELECT * FROM t")).all()
+            await say(writer, "INSERT INTO t VALUES (1)")
+            gc.disable()  # the collector comes when it is called below
+            with pytest.raises(sqlalchemy.exc.OperationalError, match="database is locked"):
+                await say(other, "INSERT INTO t VALUES (2)")
+            await say(other, "ROLLBACK")
+            await say(writer, "BEGIN IMMEDIATE")
+            waiting = asyncio.create_task(say(other, "BEGIN IMMEDIATE"))
+            await asyncio.sleep(0.2)
+            gc.collect()
+            await say(writer, "COMMIT")
+            await waiting
+    finally:
+        gc.enable()
+        await engine.dispose()
+
+
+def test_a_failed_statement_does_not_hold_the_event_loop_up(tmp_path: Path) -> None:
+    asyncio.run(collect_a_failed_cursor_while_its_connection_waits(tmp_path / "mended.db"))
+
+
+def test_a_transaction_is_a_writer_from_its_start(tmp_path: Path) -> None:
+    path = tmp_path / "turns.db"
+    with create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT").connect() as prefect:
+        prefect.exec_driver_sql("PRAGMA journal_mode = WAL")
+        prefect.exec_driver_sql("BEGIN DEFERRED")
+        other = sqlite3.connect(path, timeout=0.0)
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            other.execute("BEGIN IMMEDIATE")
+        prefect.exec_driver_sql("COMMIT")
+        other.execute("BEGIN IMMEDIATE")
+        other.close()
+
+
+def test_what_fails_is_closed_and_what_works_is_not(tmp_path: Path) -> None:
+    connection = ClosingConnection(tmp_path / "any.db")
+    cursor = connection.cursor()
+    cursor.execute("CREATE TABLE t (x UNIQUE)")
+    assert cursor.executemany("INSERT INTO t VALUES (?)", [(1,), (2,)]).rowcount == 2
+    assert cursor.execute("SELECT x FROM t").fetchall() == [(1,), (2,)]
+    for spoil in (
+        lambda: connection.cursor().execute("INSERT INTO t VALUES (1)"),
+        lambda: connection.cursor().executemany("INSERT INTO t VALUES (?)", [(1,)]),
+    ):
+        with pytest.raises(Exception, match="UNIQUE constraint failed"):
+            spoil()
+    failed = connection.cursor()
+    with pytest.raises(Exception, match="no such table"):
+        failed.execute("SELECT * FROM absent")
+    with pytest.raises(Exception, match="closed cursor"):
+        failed.execute("SELECT 1")
+    connection.close()
+
+
+def test_the_command_line_is_prefects_own() -> None:
+    command = [sys.executable, "-m", "pipelines.operate.prefect_server", "version"]
+    told = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "API version" in told.stdout
