@@ -2,14 +2,13 @@
 
 python -m pipelines.operate.prefect_server server start --port 4200
 
-One: most of Prefect's transactions read before they write, and SQLite refuses that write at once with `database is locked` where
-another transaction has written in between. Here each is a writer from its start and waits for its turn. With four runs at a time a
-server answered 326 of 342 new runs with 503, and none afterwards.
+One: many of Prefect's transactions read before they write, and SQLite refuses that write at once with `database is locked` where
+another transaction has written in between; the request ends with 503. Here each is a writer from its start and waits for its turn.
 
 Two: a statement that fails leaves its cursor open inside the exception, where the garbage collector finds it: on the event loop's
 thread. To reset it, SQLite wants the lock of the cursor's connection, which is in the pool again and may wait inside SQLite, that lock
 held, for its turn to write; whose turn it is waits for the event loop. Nobody moves until SQLite gives up after 60 s. Here a cursor is
-closed where it fails, on its connection's own thread.
+closed where it fails, on its connection's own thread. `benchmarks/busy_server.py` measures both.
 """
 
 from __future__ import annotations
