@@ -1,6 +1,6 @@
 """A busy Prefect server on SQLite, as Prefect starts it and as Attar does: runs that went through, requests refused, longest silence.
 
-python benchmarks/busy_server.py [NUM_CLIENTS] [SECONDS]
+python benchmarks/busy_server.py [--num-clients 4] [--seconds 60]
 
 Each client makes a flow run, moves it through its states and sends what a run of Attar sends meanwhile: heartbeats, which Attar's two
 automations look at, task runs, artifacts and logs. Nothing is computed.
@@ -20,12 +20,14 @@ from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import httpx
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.operate.health import is_healthy
 from pipelines.operate.site import SETTINGS
 
 PORT = 4397
@@ -34,6 +36,12 @@ STARTUP_SECONDS = 120.0
 # A silence lasts a minute: whoever asks waits longer.
 PATIENCE_SECONDS = 150.0
 SERVERS = {"as Prefect starts it": "prefect", "as Attar starts it": "pipelines.operate.prefect_server"}
+# In a process of its own: Prefect reads where its API is when it is imported.
+AUTOMATIONS = """
+from prefect.client.orchestration import get_client
+from pipelines.operate.zombies import close_zombies
+close_zombies(get_client(sync_client=True))
+"""
 BETWEEN_LOOKS = threading.Event()
 
 
@@ -46,9 +54,10 @@ class Measured:
     longest_silence: float = 0.0
 
 
-def main() -> None:
-    words = [int(word) for word in sys.argv[1:]]
-    num_clients, seconds = (*words, *(4, 60)[len(words) :])
+def main(
+    num_clients: Annotated[int, typer.Option(min=1)] = 4, seconds: Annotated[int, typer.Option(min=1)] = 60
+) -> None:
+    """Load both servers, one after the other, and print what their clients saw."""
     table = Table(
         "server", "runs a minute", "requests refused (503)", "longest silence, s", title=f"{num_clients} clients"
     )
@@ -68,9 +77,7 @@ def measure(module: str, num_clients: int, seconds: float) -> Measured:
             server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
             wait_until_up(server)
-            automations = "from prefect.client.orchestration import get_client; from pipelines.operate.zombies import close_zombies; "
-            script = f"{automations}close_zombies(get_client(sync_client=True))"
-            subprocess.run([sys.executable, "-c", script], env=environment | {"PREFECT_API_URL": API}, check=True)
+            subprocess.run([sys.executable, "-c", AUTOMATIONS], env=environment | {"PREFECT_API_URL": API}, check=True)
             return asyncio.run(load(num_clients, time.monotonic() + seconds))
         finally:
             server.kill()
@@ -79,13 +86,9 @@ def measure(module: str, num_clients: int, seconds: float) -> Measured:
 
 def wait_until_up(server: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + STARTUP_SECONDS
-    while True:
-        try:
-            httpx.get(f"{API}/health", trust_env=False).raise_for_status()
-            return
-        except httpx.HTTPError:
-            if time.monotonic() > deadline or server.poll() is not None:
-                raise
+    while not is_healthy(f"{API}/health"):
+        if time.monotonic() > deadline or server.poll() is not None:
+            raise RuntimeError("the server did not start")
         BETWEEN_LOOKS.wait(0.5)
 
 
@@ -166,4 +169,4 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

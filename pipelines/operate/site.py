@@ -137,15 +137,7 @@ def services(site: Site) -> list[Service]:
         *first,
         Service(
             name="prefect",
-            command=(
-                *_module("pipelines.operate.prefect_server"),
-                "server",
-                "start",
-                "--host",
-                site.host,
-                "--port",
-                str(site.prefect_port),
-            ),
+            command=(*_module("pipelines.operate.prefect_server"), "server", "start", *_prefect_options(site)),
             environment=_server_environments(site, clients)["prefect"],
             health_url=f"{site.api_url}/health",
             after=after,
@@ -193,6 +185,10 @@ def _server_environments(site: Site, clients: Mapping[str, str]) -> dict[str, di
         prefect |= Credentials.of(site.home).prefect_environment
         mlflow |= Credentials.of(site.home).mlflow_environment(site.home)
     return {"prefect": prefect, "mlflow": mlflow}
+
+
+def _prefect_options(site: Site) -> list[str]:
+    return ["--host", site.host, "--port", str(site.prefect_port)]
 
 
 def _mlflow_options(site: Site) -> list[str]:

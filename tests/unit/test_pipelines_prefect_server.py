@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
+from prefect.server.database.configurations import AioSqliteConfiguration
 from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
@@ -66,6 +67,22 @@ def test_a_transaction_is_a_writer_from_its_start(tmp_path: Path) -> None:
         prefect.exec_driver_sql("COMMIT")
         other.execute("BEGIN IMMEDIATE")
         other.close()
+
+
+async def hold_a_transaction_of_prefect(path: Path) -> None:
+    configuration = AioSqliteConfiguration(f"sqlite+aiosqlite:///{path}")
+    engine = await configuration.engine()
+    other = sqlite3.connect(path, timeout=0.0)
+    async with await configuration.session(engine) as session, configuration.begin_transaction(session):
+        await session.execute(sqlalchemy.text("SELECT 1"))
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            other.execute("BEGIN IMMEDIATE")
+    other.close()
+    await engine.dispose()
+
+
+def test_so_is_what_prefect_itself_begins(tmp_path: Path) -> None:
+    asyncio.run(hold_a_transaction_of_prefect(tmp_path / "prefect.db"))
 
 
 def test_what_fails_is_closed_and_what_works_is_not(tmp_path: Path) -> None:

@@ -28,12 +28,12 @@ from pipelines.operate.site import Service, Site, client_environment, services
 from pipelines.operate.supervisor import BACKOFF_SECONDS, NUM_MISSED, Keeper
 from pipelines.operate.up import bring_down, bring_up
 
-SLEEPER = [sys.executable, "-c", "import time; time.sleep(600)"]
+SLEEPER = [sys.executable, "-c", "import time; print('asleep', flush=True); time.sleep(600)"]
 
 
 @pytest.fixture
 def sleeper() -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(SLEEPER)
+    process = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
     yield process
     process.kill()
     process.wait()
@@ -85,7 +85,7 @@ def test_down_stops_what_was_started_here_and_nothing_else(tmp_path: Path, sleep
     site = site_of(tmp_path / "home")
     assert bring_down(site.home) == []
     stranger = ProcessMark(sleeper.pid, mark_of(sleeper.pid).created - 100.0)  # the id of ours, given to someone else
-    mine = subprocess.Popen(SLEEPER)
+    mine = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
     SiteState(
         site,
         stranger,
@@ -163,13 +163,14 @@ def test_a_service_that_no_longer_answers_is_started_again(
     tmp_path: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keeper, state = healthy_keeper(tmp_path, answers, monkeypatch)
-    hung = state.process
+    hung, log = state.process, tmp_path / "s.log"
     assert hung is not None
+    until(lambda: "asleep" in log.read_text())
     answers["status"] = 503
     until(lambda: keeper.look(True) and state.state == "restarting")
     assert state.reason == f"did not answer {NUM_MISSED} times" and hung.process is None
-    log = (tmp_path / "s.log").read_text()
-    assert "Fatal Python error: Aborted" in log and 'File "<string>", line 1 in <module>' in log, (
+    said = log.read_text()
+    assert "Fatal Python error: Aborted" in said and 'File "<string>", line 1 in <module>' in said, (
         "it says where it hung"
     )
     answers["status"] = 200
