@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from stages.free_memory import give_back
-from stages.onnx_folder import read_graph
+from stages.onnx_folder import read_structure
 from stages.onnx_session import open_session
 from stages.progress import bar
 
@@ -30,7 +30,7 @@ def input_moments(folder: Path, samples: Sequence[Sequence[int]], *, is_diagonal
     Products that read the same values are in one group and share the tensor. A group goes on from the values where the one before it
     ended: the graph is run once in all, and only a part of its weights is open at a time.
     """
-    model = read_graph(folder)
+    model = read_structure(folder)
     inputs = _watched(model.graph, is_diagonal=is_diagonal)
     groups = _groups(inputs)
     counter = bar("watching inputs", len(groups) * len(samples), "texts")

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stages.model_folder import TOKENIZER_FILES
 from stages.onnx_session import GRAPH
@@ -63,11 +67,43 @@ def write_graph(graph: ir.Model, folder: Path) -> None:
     )
 
 
-def read_graph(folder: Path) -> ir.Model:
-    """Read a graph; its weights stay in the file until they are asked for."""
+def read_structure(folder: Path) -> ir.Model:
+    """Read a graph whose weights stay references into the folder's file: for a session that runs a part of it on them."""
     import onnx_ir as ir  # in an extra
 
     return ir.load(folder / GRAPH)
+
+
+def read_graph(folder: Path) -> ir.Model:
+    """Read a graph; its weights stay in the file until they are asked for.
+
+    They are read here and not by onnx-ir, which refuses a file that has a second hard link: a backup by `cp -al` or a deduplicating
+    copy of the store leaves it so, and onnxruntime opens it. Raises ValueError for weights outside the folder.
+    """
+    import onnx_ir as ir  # in an extra
+
+    model = read_structure(folder)
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            if Path(tensor.location).name != str(tensor.location):
+                raise ValueError(
+                    f"{folder / GRAPH}: weights of {value.name} lie outside the folder, in {tensor.location}"
+                )
+            value.const_value = ir.LazyTensor(
+                partial(_read_weight, folder, tensor), dtype=tensor.dtype, shape=tensor.shape, name=value.name
+            )
+    return model
+
+
+def _read_weight(folder: Path, tensor: ir.ExternalTensor) -> ir.Tensor:
+    import onnx_ir as ir  # in an extra
+
+    shape = tensor.shape.numpy()
+    array = np.fromfile(
+        folder / str(tensor.location), dtype=tensor.dtype.numpy(), count=math.prod(shape), offset=tensor.offset or 0
+    )
+    return ir.Tensor(array.reshape(shape), dtype=tensor.dtype, name=tensor.name)
 
 
 def disk_bytes(folder: Path) -> int:

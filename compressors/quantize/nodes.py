@@ -90,12 +90,9 @@ class Embedding:
 
 
 def read_stored(stored: ir.Value) -> np.ndarray:
-    """Return the numbers of a stored matrix and let go of its file: each mapping of it would stay in memory as far as it was read."""
+    """Return the numbers of a stored matrix, a copy that may be written."""
     assert stored.const_value is not None, "stored"
-    array = np.array(stored.const_value.numpy())
-    if isinstance(stored.const_value, ir.ExternalTensor):
-        stored.const_value.release()
-    return array
+    return np.array(stored.const_value.numpy())
 
 
 def embeddings(graph: ir.Graph) -> list[Embedding]:

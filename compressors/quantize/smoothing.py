@@ -89,10 +89,7 @@ def _scale_stored(stored: ir.Value, scale: Float[Tensor, "K"], *, is_last: bool)
     factor = (scale if is_last else scale[:, None]).numpy()
 
     def scaled() -> ir.TensorProtocol:
-        numbers = tensor.numpy() * factor
-        if isinstance(tensor, ir.ExternalTensor):
-            tensor.release()
-        return ir.tensor(numbers, name=stored.name)
+        return ir.tensor(tensor.numpy() * factor, name=stored.name)
 
     stored.const_value = ir.LazyTensor(
         scaled,
