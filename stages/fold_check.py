@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from compressors.merge.fold import check_fold
+from compressors.merge.fold import PREFIX, check_fold
 from stages.device import pick_device
 from stages.merge_sources import FoldedAdapter
 from stages.model_folder import load_model
@@ -27,6 +27,7 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     probe = torch.arange(NUM_PROBE_TOKENS, device=base.device)[None] % base.config.vocab_size
     base_logits = base(input_ids=probe, use_cache=False).logits
     wrapped = PeftModel.from_pretrained(base, adapter).eval()
+    _refuse_missing_pairs(wrapped, source, adapter)
     adapter_logits = wrapped(input_ids=probe, use_cache=False).logits
     plain = wrapped.unload()  # type: ignore[operator] - PEFT's own, gives the base back without the adapter
     names = {source.base.file_name(name): name for name, _ in plain.named_parameters()}
@@ -37,3 +38,18 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     error, change = check_fold(adapter_logits, folded_logits, base_logits, tolerance)
     metric("fold_max_logit_error", error)
     metric("fold_max_logit_change", change)
+
+
+def _refuse_missing_pairs(wrapped: torch.nn.Module, source: FoldedAdapter, adapter: Path) -> None:
+    """Raise ValueError where the adapter's config names a matrix that its file has no pair for.
+
+    PEFT fills such a pair by its config's `init_lora_weights`, which may be random numbers, others at each load.
+    """
+    adapted = [name for name, module in wrapped.named_modules() if getattr(module, "lora_A", None)]
+    targets = {f"{name.removeprefix(PREFIX)}.weight" for name in adapted}
+    missing = sorted(name for name in targets if source.base.file_name(name) not in source.pairs)
+    if missing:
+        raise ValueError(
+            f"{adapter.name}: the adapter's config names {len(targets)} matrices, its file lacks {len(missing)} of them,"
+            f" {missing[0]} for one; train it again, or name only what it holds in target_modules"
+        )
