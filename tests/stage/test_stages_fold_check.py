@@ -13,7 +13,7 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.fold_check import check_folded_logits
 from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.merge_sources import FolderSource, FoldedAdapter
+from stages.merge_sources import FoldedAdapter, FolderSource
 from stages.model_folder import load_model
 
 
