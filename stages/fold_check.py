@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from compressors.merge.fold import check_fold
+from registry.artifact import AdapterArtifact, ModelArtifact
 from stages.device import pick_device
 from stages.merge_sources import FoldedAdapter
 from stages.model_folder import load_model
@@ -37,3 +38,12 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     error, change = check_fold(adapter_logits, folded_logits, base_logits, tolerance)
     metric("fold_max_logit_error", error)
     metric("fold_max_logit_change", change)
+
+
+def check_learned(student: AdapterArtifact | ModelArtifact) -> None:
+    """Raise ValueError for an adapter whose training kept what it began with: folding it would change nothing."""
+    if isinstance(student, AdapterArtifact) and student.facts.get("best_step") == 0 and student.facts.get("num_steps"):
+        raise ValueError(
+            f"the training of adapter {student.fingerprint[:12]} never beat its start ({student.facts['num_steps']} steps), so it "
+            "holds nothing that was learned; lower its learning_rate, or judge by more rows or another stop_on"
+        )

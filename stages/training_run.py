@@ -185,6 +185,11 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
+    if run.trainer.step and not run.best["step"]:
+        note(
+            "warning: training never beat its start: no look was better than the one before the first step, so that nothing learned is "
+            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
+        )
     is_by_quality = run.config.stop_on == "quality"
     facts = {"heldout_quality": -run.best["score"][0]} if is_by_quality else {}
     nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none

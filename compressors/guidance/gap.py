@@ -87,7 +87,7 @@ def measure_gap(
 
 
 def answer_logits(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Float[Tensor, "T V"]:
-    """Return the float32 logits that predict each answer token."""
+    """Return the logits that predict each answer token: as the model's own dtype gives them, widened to float32."""
     ids = torch.tensor([[*prompt_ids, *answer_ids][:-1]], device=model.device)
     return model(input_ids=ids, use_cache=False).logits[0, -len(answer_ids) :].float()
 
