@@ -143,7 +143,7 @@ def token_logprobs(
 def _finish(
     inputs: ChooseAnswersInputs, content: Path, rows: list[Row], kept: Mapping[str, Row], reason: str
 ) -> DatasetArtifact:
-    chosen = [kept.get(row.id, row) for row in rows if row.split == "heldout" or row.id in kept]
+    chosen = [kept.get(row.id, row) for row in rows if row.split != "train" or row.id in kept]
     dropped = [Dropped(row, reason) for row in rows if row.split == "train" and row.id not in kept]
     write_rows(content / "rows.jsonl", chosen)
     carry_candidates(inputs.data.path, content, chosen)

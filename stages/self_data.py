@@ -125,4 +125,6 @@ def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:
 
 
 def _split(index: int) -> Split:
-    return "train" if index % 8 else "heldout"
+    if index % 8:
+        return "train"
+    return "choose" if index % 16 else "heldout"

@@ -15,10 +15,10 @@ from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import set_weights, trained_weights
 from compressors.distill.heldout import look_at
 from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
-from registry.artifact import AdapterArtifact
+from registry.artifact import AdapterArtifact, Facts
 from registry.files import whole_file
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.heldout_quality import heldout_quality
+from stages.heldout_quality import MAX_ROWS, heldout_quality
 from stages.progress import Metric, bar, emit, metric, note
 from stages.training_rows import TrainingRows, is_checkable
 
@@ -191,7 +191,10 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
             f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
         )
     is_by_quality = run.config.stop_on == "quality"
-    facts = {"heldout_quality": -run.best["score"][0]} if is_by_quality else {}
+    # which part of the data the kept state was chosen on: figures of that part flatter it
+    facts: Facts = {"chosen_on": "+".join(dict.fromkeys(run.rows.looked_at))}
+    if is_by_quality:
+        facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
     nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
     return AdapterArtifact.at(

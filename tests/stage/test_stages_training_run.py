@@ -222,7 +222,9 @@ def test_a_second_stage_that_reads_higher_is_not_thrown_away(
         inputs = FinetuneInputs(model=model, data=(questions,), teacher=teacher)
         adapter = finetune.execute(config, inputs, store).artifact
     shown, compared = curve(adapter, "heldout_own_nats"), curve(adapter, MEASURE)
-    assert min(shown, key=lambda step: shown[step]) < 0.5 * CONFIG.max_steps, "as they are, the first stage reads least"
+    assert min(shown, key=lambda step: shown[step]) <= 0.5 * CONFIG.max_steps, (
+        "as they are, the first stage reads least"
+    )
     assert adapter.facts["best_step"] == min(compared, key=lambda step: compared[step]) > 0.5 * CONFIG.max_steps
     assert compared[CONFIG.max_steps] == shown[CONFIG.max_steps]
     assert any(note.startswith("the objective changes while it is learned") for note in notes)

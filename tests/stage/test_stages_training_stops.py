@@ -75,4 +75,6 @@ def test_a_training_that_never_beats_its_start_says_so_and_is_no_student(
     with pytest.raises(ValueError, match=refusal):
         merge.execute(MergeConfig(method="fold"), MergeInputs(base=model, students=(stuck,)), store)
     with pytest.raises(ValueError, match=refusal):  # beside another it would halve what that one learned
-        merge_adapters.execute(MergeAdaptersConfig(method="linear"), MergeAdaptersInputs(adapters=(moved, stuck)), store)
+        merge_adapters.execute(
+            MergeAdaptersConfig(method="linear"), MergeAdaptersInputs(adapters=(moved, stuck)), store
+        )

@@ -72,7 +72,8 @@ def test_the_same_weights_measure_the_same_at_every_step(name: str) -> None:
     objectives = {"own": Distil(divergence=ForwardKL()), "labels": TO_LABELS}
     run = trainer(objectives, {"teacher": other()}, schedules=CHANGING[name])
     looks = []
-    for run.step in range(run.num_steps + 1):
+    for step in range(run.num_steps + 1):
+        run.step = step
         looks.append(look_at(run, EXAMPLES))
     assert len({look.measure for look in looks}) == 1, "nothing was learned between the looks"
     run.step = run.num_steps
@@ -121,7 +122,9 @@ def test_an_objective_that_does_not_change_is_its_own_measure() -> None:
 
 def test_beside_a_policy_loss_nothing_is_a_measure() -> None:
     """A pull to where training began is least before the first step: judged by it alone, no step would ever be kept."""
-    run = trainer({"policy": Distil(divergence=ClippedRatio()), "pull": Distil(divergence=ForwardKL())}, {"teacher": other()})
+    run = trainer(
+        {"policy": Distil(divergence=ClippedRatio()), "pull": Distil(divergence=ForwardKL())}, {"teacher": other()}
+    )
     look = look_at(run, EXAMPLES)
     assert look.measure is None and set(look.losses) == {"pull"}
 

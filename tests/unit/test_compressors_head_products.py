@@ -42,4 +42,6 @@ def test_gradients_are_those_of_the_plain_products(dtype: torch.dtype, monkeypat
     for mine, reference in zip(leaves, plain, strict=True):
         assert mine.grad is not None and reference.grad is not None and mine.grad.dtype == dtype
         # summed in float32 and rounded once, to half a step of bf16
-        torch.testing.assert_close(mine.grad.float(), reference.grad, atol=1e-5, rtol=4e-3 if dtype != torch.float32 else 1e-5)
+        torch.testing.assert_close(
+            mine.grad.float(), reference.grad, atol=1e-5, rtol=4e-3 if dtype != torch.float32 else 1e-5
+        )

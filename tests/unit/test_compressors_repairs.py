@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from compressors.adapt.lora import Lora
 from compressors.distill.coefficients import Clock
 from compressors.distill.parties import OtherModel
