@@ -68,12 +68,15 @@ def _standing(objective: Objective, moving: Collection[ViewName]) -> Objective:
     read = getattr(objective, "views", frozenset({"teacher"}) if objective.uses_teacher else frozenset())
     if not read & set(moving):
         return objective
-    route = objective.route if isinstance(objective, Distil) else "all"
+    own = (
+        objective if isinstance(objective, Distil) else Distil(divergence=CrossEntropy(), target=Identity(of="labels"))
+    )
     fixed = [name for name in ("teacher", "anchor", "past") if name in read and name not in moving]
     if fixed and isinstance(objective, Distil):
-        return Distil(divergence=ForwardKL(), target=Identity(of=fixed[0]), route=route)
-    labels = Distil(divergence=CrossEntropy(), target=Identity(of="labels"), route=route)
-    return NextToken() if route == "all" else labels
+        return Distil(divergence=ForwardKL(), target=Identity(of=fixed[0]), route=own.route, reduction=own.reduction)
+    if own.route == "all" and own.reduction == "token":
+        return NextToken()
+    return Distil(divergence=CrossEntropy(), target=Identity(of="labels"), route=own.route, reduction=own.reduction)
 
 
 def _traits(objective: Objective) -> Traits:
