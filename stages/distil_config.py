@@ -167,10 +167,8 @@ def check_groups(name: str, objective: Objective, policy: RolloutPolicy | None) 
     if not (traits.needs_groups or traits.needs_reward or is_kernel):
         return
     if policy is None or policy.num_samples < 2:
-        given = "" if policy is None else f"; num_samples is {policy.num_samples}"
-        raise ValueError(
-            f"objective {name!r} compares the answers to a prompt{given}; accepted: a rollout with num_samples of 2 or more"
-        )
+        told = "accepted: a rollout with" if policy is None else f"num_samples is {policy.num_samples}; accepted:"
+        raise ValueError(f"objective {name!r} compares the answers to a prompt; {told} num_samples of 2 or more")
     if policy.temperature == 0.0:
         raise ValueError(
             f"objective {name!r} compares the answers to a prompt, which are all the same at temperature 0; accepted: above 0"

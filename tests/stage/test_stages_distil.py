@@ -191,7 +191,7 @@ def test_policy_losses_without_a_verifier_are_refused(
         "\n".join(json.dumps({k: v for k, v in row.items() if k != "verifier"}) for row in rows) + "\n"
     )
     data = DatasetArtifact(folder, questions.facts, "unjudged", "unjudged")
-    config = {"objectives": {"gain": {"divergence": "clipped_ratio"}}, "rollout": "student"}
+    config = {"objectives": {"gain": {"divergence": "clipped_ratio"}}, "rollout": {"student": {"num_samples": 2}}}
     with pytest.raises(
         ValueError, match=r"a policy loss needs a verifier, but rows .* have none; set `verifier` in ingest_data"
     ):

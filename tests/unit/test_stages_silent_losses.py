@@ -24,7 +24,7 @@ def test_an_advantage_among_one_answer_is_refused(name: str, writer: str) -> Non
     objective = {"divergence": POLICY[name], "target": {"identity": {"of": "teacher"}}}
     for rollout in (writer, {writer: {"num_samples": 1}}):
         with pytest.raises(
-            ValueError, match="compares the answers to a prompt; num_samples is 1; accepted: a rollout with"
+            ValueError, match="compares the answers to a prompt; num_samples is 1; accepted: num_samples of"
         ):
             training(objective, rollout)
     assert training(objective, {writer: {"num_samples": 2}}).reduction.objectives
