@@ -107,7 +107,7 @@ def test_objectives_of_plugs_come_down_on_heldout_rows(
 ) -> None:
     _, curves = train(store, model, questions, config, teacher=other)
     heldout = curves[f"heldout_{name}_nats"]
-    assert heldout[-1] < heldout[0] - 0.02, heldout
+    assert heldout[-1] < 0.9 * heldout[0], heldout
 
 
 def test_past_self_labels_and_a_ramp(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
