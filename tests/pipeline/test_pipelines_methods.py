@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.recipe import load_recipe
 from pipelines.recipe_file import shipped_recipes
+from stages.training_run import MEASURE
 from tests.pipeline.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
@@ -188,7 +189,9 @@ def test_preset_gets_better_at_what_it_is_for(name: str, attar: Callable[..., di
     totals = [
         sum(smoke.losses[one] * curves[one][look] for one in curves) for look in range(min(map(len, curves.values())))
     ]
-    assert min(totals[1:]) <= smoke.share * totals[0], curves
+    # where the objective changes while it is learned, its own losses at two looks are of two objectives: what looks are compared by is one
+    compared = curve_of(run, smoke.node, MEASURE, is_always_there=False) or totals
+    assert min(compared[1:]) <= smoke.share * compared[0], (compared, curves)
     if name == "dasd":  # the last stage is the paper's, and no no-op
         assert max(curve_of(run, "student", "num_repaired")) >= 1
     if name == "anchored-decoding":  # what it is for: nearer to the tuned model than the original is, within the budget
@@ -200,12 +203,12 @@ def test_preset_gets_better_at_what_it_is_for(name: str, attar: Callable[..., di
         assert best >= every
 
 
-def curve_of(run: dict[str, Any], node: str, metric: str) -> list[float]:
+def curve_of(run: dict[str, Any], node: str, metric: str, *, is_always_there: bool = True) -> list[float]:
     """Return a metric of a node in the order of its steps, as the store keeps it beside the artifact."""
     path = Path(os.environ["ATTAR_HOME"]) / "store" / run["nodes"][node]["stage"] / run["nodes"][node]["key"]
     lines = map(json.loads, (path / "content" / "records" / "metrics.jsonl").read_text().splitlines())
     found = [entry["value"] for entry in lines if entry["name"] == metric]
-    assert found, f"{node} tells no {metric}"
+    assert found or not is_always_there, f"{node} tells no {metric}"
     return found
 
 
