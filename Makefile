@@ -36,7 +36,7 @@ test-browser: $(VENV)/ready
 test-postgres: $(VENV)/ready
 	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/pipeline/test_pipelines_operate.py
 
-# Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone, in this order:
+# Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
 # make mutants MODULES="compressors.merge.ties compressors.quantize.blocks". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
