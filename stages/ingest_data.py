@@ -17,8 +17,7 @@ from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
-from stages.partition import parted
-from stages.progress import note
+from stages.partition import check_fractions, parted
 from stages.rows import Row, split_rows, write_rows
 
 FORMS = {
@@ -68,8 +67,8 @@ class IngestDataConfig(StageConfig):
     """Share of rows that are reported and that neither training nor any choice sees, in [0, 1), chosen by a hash of the row's content."""
 
     choose_fraction: float | None = Field(default=None, ge=0.0, lt=1.0)
-    """Share of rows that are not learned either: early stop, best state, a fitted share, a teacher and merge weights are chosen on them,
-    in [0, 1). null: half as many as are held out, at least one; 0: choices are made on the held-out rows themselves."""
+    """Share of rows that choices are made on (early stop, best state, a fitted share, a teacher, merge weights), in [0, 1). null: half as
+    many as are held out, at least one; 0: the held-out rows do both."""
 
     seed: int = 0
     """Seed of generated tasks."""
@@ -88,11 +87,7 @@ class IngestDataConfig(StageConfig):
     def _words_of_text(self) -> IngestDataConfig:
         if self.words_a_row and not self.source.startswith("text:"):
             raise ValueError(f"words_a_row is {self.words_a_row}, but only text:PATH is cut into rows; accepted: 0")
-        if self.choose_fraction and self.heldout_fraction + self.choose_fraction >= 1.0:
-            raise ValueError(
-                f"heldout_fraction and choose_fraction are {self.heldout_fraction:g} and {self.choose_fraction:g}, which leaves no row to "
-                "train on; accepted: a sum below 1"
-            )
+        check_fractions(self.heldout_fraction, self.choose_fraction)
         return self
 
 
@@ -123,12 +118,11 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         raise ValueError(f"{config.source} gave no rows")
     rows = _split(config, rows)
     write_rows(workdir / "content" / "rows.jsonl", rows)
-    num_heldout = sum(row.split == "heldout" for row in rows)
     return DatasetArtifact.at(
         workdir / "content",
         name=config.name or _name_of(config.source),
         num_rows=len(rows),
-        num_heldout=num_heldout,
+        num_heldout=len(split_rows(rows, "heldout")),
         num_choose=len(split_rows(rows, "choose")),
         source=config.source,
     )
@@ -173,10 +167,7 @@ def _choice_index(answer: Any, choices: list[str]) -> int | None:
 
 def _split(config: IngestDataConfig, rows: list[Row]) -> list[Row]:
     keys = [hashlib.sha256(f"{row.question}{row.text}".encode()).digest() for row in rows]
-    rows = parted(rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
-    if not any(row.split == "train" for row in rows):
-        note("warning: every row is held out or for choices: nothing is left to train on")
-    return rows
+    return parted(rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
 
 
 def _name_of(source: str) -> str:

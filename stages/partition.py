@@ -30,6 +30,15 @@ def parted(
     return [row.with_changes(split=parts.get(key, "train")) for row, key in zip(rows, keys, strict=True)]
 
 
+def check_fractions(heldout_fraction: float, choose_fraction: float | None) -> None:
+    """Raise ValueError for fractions that leave nothing to learn."""
+    if choose_fraction and heldout_fraction + choose_fraction >= 1.0:
+        raise ValueError(
+            f"heldout_fraction and choose_fraction are {heldout_fraction:g} and {choose_fraction:g}, which leaves no row to train on; "
+            "accepted: a sum below 1"
+        )
+
+
 def choosing_part(rows: Sequence[Row]) -> Split:
     """Return the part that choices are made on: its own where there is one, else the held-out rows, which are reported too."""
     return "choose" if split_rows(rows, "choose") else "heldout"
