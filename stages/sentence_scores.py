@@ -70,12 +70,22 @@ def sentence_ends(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
 
     A token's text is what it adds to the text of those before it: alone, a token of many tokenizers loses the space in front of it.
     """
-    texts = [
-        tokenizer.decode(answer_ids[: place + 1], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        for place in range(len(answer_ids))
-    ]
-    # half a character is not there yet
-    lengths = [len(text.rstrip("\ufffd")) for text in texts]
-    starts = [max([0, *lengths[:place]]) for place in range(len(lengths))]
-    pieces = [text[start:length] for text, start, length in zip(texts, starts, lengths, strict=True)]
+    pieces = token_pieces(tokenizer, answer_ids)
     return token_ends(pieces, text_ends("".join(pieces))) or [len(pieces)]
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return what each token adds to the text: read behind those since the last whole character but one, so that long answers stay cheap."""
+
+    def text(start: int, end: int) -> str:
+        return tokenizer.decode(ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    pieces, before, read = [], 0, 0
+    for end in range(1, len(ids) + 1):
+        known, now = text(before, read), text(before, end)
+        if len(now) > len(known) and not now.endswith("\ufffd"):
+            pieces.append(now[len(known) :])
+            before, read = read, end
+        else:  # half a character, or a token without text
+            pieces.append("")
+    return pieces

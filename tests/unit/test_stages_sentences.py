@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from stages import choose_answers, sentence_scores
-from stages.sentence_scores import sentence_ends
+from stages.sentence_scores import sentence_ends, token_pieces
 from stages.tiny_model import byte_tokenizer
 
 WORDS = ["One", "Two", "three", "costs", "3", ".", "14", "!", "Four", "\n", "five"]
@@ -47,6 +47,15 @@ def test_half_a_character_is_no_sentence() -> None:
     answer = tokenizer("Gut. Schön! Ja", add_special_tokens=False).input_ids
     assert sentence_ends(tokenizer, answer) == [5, 13, 15], "two bytes are one character"
     assert sentence_ends(tokenizer, answer[:9])[-1] == 9, "cut within one"
+
+
+def test_the_pieces_of_a_long_answer_are_its_text() -> None:
+    tokenizer = with_spaces_in_front()
+    answer = ids(tokenizer, *(["▁One", ".", "▁Two", "▁costs", "▁3", ".", "14", "!", "\n"] * 40))
+    pieces = token_pieces(tokenizer, answer)
+    assert len(pieces) == len(answer) and "".join(pieces) == tokenizer.decode(answer)
+    assert pieces[:4] == ["One", ".", " Two", " costs"]
+    assert len(sentence_ends(tokenizer, answer)) == 40 * 2, "One. and Two costs 3.14!, behind which the line ends"
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 5])
