@@ -79,7 +79,7 @@ class Trainer:
     @cached_property
     def measure(self) -> Reduction | None:
         """What looks at held-out text are compared by: the same at every step; None where nothing is."""
-        moving = [name for name, party in self.parties.items() if party.moves]
+        moving: list[ViewName] = [name for name, party in self.parties.items() if party.moves]
         return fixed_measure(self.reduction, self.clock(max(0, self.num_steps - 1)), moving)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -56,7 +56,10 @@ class OtherModel:
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
     begins_alike: bool = False
-    moves: ClassVar[bool] = False
+
+    @property
+    def moves(self) -> bool:
+        return False
 
     def speak(self, student: Student, batch: Batch) -> Speaker:
         return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
@@ -123,7 +126,10 @@ class KeptStates:
 
     head: OutputHead
     weights: Weights = field(default_factory=dict)
-    moves: ClassVar[bool] = False
+
+    @property
+    def moves(self) -> bool:
+        return False
 
     def speak(self, student: Student, batch: Batch) -> Speaker:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
