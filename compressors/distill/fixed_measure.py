@@ -16,6 +16,9 @@ from compressors.distill.traits import Traits
 from compressors.distill.views import ViewName
 
 
+OTHERS: tuple[ViewName, ...] = ("teacher", "anchor", "past")
+
+
 def fixed_measure(reduction: Reduction, last: Clock, moving: Collection[ViewName]) -> Reduction | None:
     """Return the objectives that looks are compared by: a function of the student's weights alone, nats a token.
 
@@ -71,7 +74,7 @@ def _standing(objective: Objective, moving: Collection[ViewName]) -> Objective:
     own = (
         objective if isinstance(objective, Distil) else Distil(divergence=CrossEntropy(), target=Identity(of="labels"))
     )
-    fixed = [name for name in ("teacher", "anchor", "past") if name in read and name not in moving]
+    fixed = [name for name in OTHERS if name in read and name not in moving]
     if fixed and isinstance(objective, Distil):
         return Distil(divergence=ForwardKL(), target=Identity(of=fixed[0]), route=own.route, reduction=own.reduction)
     if own.route == "all" and own.reduction == "token":
