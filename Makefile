@@ -8,7 +8,7 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-.PHONY: demo up down test test-slow test-browser test-postgres lint audit secrets image image-check bench constraints clean
+.PHONY: demo up down test test-slow test-browser test-postgres mutants lint audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/ready
 	$(BIN)/attar run demo
@@ -35,6 +35,12 @@ test-browser: $(VENV)/ready
 # The tests of the servers once more, on Postgres.
 test-postgres: $(VENV)/ready
 	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/pipeline/test_pipelines_operate.py
+
+# Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
+# make mutants MODULES="compressors.merge.ties compressors.quantize.blocks". The tool lies apart: nothing else needs it.
+mutants: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
+	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutants.py $(MODULES)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -68,6 +68,8 @@ def _objective(name: str, entry: float | ObjectiveSpec) -> str:
         said += f" by {', '.join(split_plug(one)[0] for one in weights)}"
     if entry.route != "all":
         said += f" ({entry.route})"
+    if entry.reduction != "token":
+        said += f", mean of each {entry.reduction} first"
     changes = [split_plug(one)[0] for one in listed(entry.schedule)]
     return f"{said} with {', '.join(changes)}" if changes else said
 

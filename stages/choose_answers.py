@@ -16,7 +16,7 @@ from torch import Tensor
 from compressors.distill.sample_weights import teacher_score
 from compressors.measure.likelihood import scoring_batches
 from compressors.measure.runner import CausalRunner
-from compressors.self_data.trajectories import farthest_texts, sentence_ends, token_ends
+from compressors.self_data.trajectories import farthest_texts
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, check_vocabulary, stage
 from stages.curation import Dropped
@@ -27,6 +27,7 @@ from stages.progress import metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samples import exact_tokens
+from stages.sentence_scores import sentence_ends
 from stages.teacher_shards import carry_candidates
 from stages.writers import open_runner
 
@@ -78,7 +79,7 @@ def _forecast(config: ChooseAnswersConfig, inputs: Mapping[str, tuple[Facts, ...
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("choose_answers", version=1, forecast=_forecast)
+@stage("choose_answers", version=2, forecast=_forecast)
 def choose_answers(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, workdir: Path) -> DatasetArtifact:
     """Keep the answers that are most the teacher's own, or most unlike each other; held-out rows stay. Raises ValueError without any.
 
@@ -118,8 +119,7 @@ def _scored(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, rows: Sequ
         said = [token_logprobs(runner, pairs, config.batch_size) for runner in runners]
         found = []
         for row, (_, answer), teacher, student in zip(shard, pairs, *said, strict=True):
-            pieces = [tokenizer.decode([token], skip_special_tokens=True) for token in answer]
-            ends = token_ends(pieces, sentence_ends("".join(pieces)))
+            ends = sentence_ends(tokenizer, answer)
             found.append(row.with_changes(score=teacher_score(teacher, student, ends, config.delta_nats)))
         return found
 
@@ -143,7 +143,7 @@ def token_logprobs(
 def _finish(
     inputs: ChooseAnswersInputs, content: Path, rows: list[Row], kept: Mapping[str, Row], reason: str
 ) -> DatasetArtifact:
-    chosen = [kept.get(row.id, row) for row in rows if row.split == "heldout" or row.id in kept]
+    chosen = [kept.get(row.id, row) for row in rows if row.split != "train" or row.id in kept]
     dropped = [Dropped(row, reason) for row in rows if row.split == "train" and row.id not in kept]
     write_rows(content / "rows.jsonl", chosen)
     carry_candidates(inputs.data.path, content, chosen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,7 +52,26 @@ def choose_teacher(config: ChooseTeacherConfig, inputs: ChooseTeacherInputs, wor
     note(
         f"teacher {best + 1} of {len(scores)}: its student answers {scores[best]:.3f} right, the others {sorted(scores)[:-1]}"
     )
+    counts = [int(trial.facts.get("num_quality_rows", 0)) for trial in inputs.trials]
+    told = chance(scores, best, counts)
+    if told:
+        note(told)
     chosen, content = inputs.data[best], workdir / "content"
     shutil.copytree(chosen.path, content, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORDS_FOLDER))
     write_card(content, read_rows(content / "rows.jsonl"), name=str(chosen.facts.get("name", "chosen")))
     return DatasetArtifact.at(content, **chosen.facts)
+
+
+def chance(scores: Sequence[float], best: int, counts: Sequence[int]) -> str:
+    """Return a line where the best two differ by less than two standard errors of a difference of shares, else nothing."""
+    others = [index for index in range(len(scores)) if index != best]
+    if not others or not min(counts):
+        return ""
+    second = max(others, key=lambda index: scores[index])
+    spread = sum(scores[index] * (1.0 - scores[index]) / counts[index] for index in (best, second))
+    if scores[best] - scores[second] >= 2.0 * spread**0.5 > 0.0:
+        return ""
+    return (
+        f"warning: {scores[best]:.3f} and {scores[second]:.3f} of {counts[best]} and {counts[second]} questions lie within chance: the choice "
+        "says little; more rows for choices (choose_fraction in ingest_data) say more"
+    )

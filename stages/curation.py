@@ -15,6 +15,9 @@ from compressors.self_data.filters import Length, PassRate, Repetition
 from compressors.self_data.keep import reason_kind
 from stages.rows import Row
 
+# A row that is alike to one of an earlier part is left out.
+PARTS = ("heldout", "choose", "train")
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -58,8 +61,8 @@ class Curation:
         self._drop({i: why for i, row in enumerate(self.rows) if (why := within(row.pass_rate))})
 
     def keep_unique(self, threshold: float, part: Literal["question", "answer", "both"], shingle_words: int) -> None:
-        """Keep the first of rows that are alike, held-out rows first: no training row may repeat one of them."""
-        order = sorted(range(len(self.rows)), key=lambda i: self.rows[i].split == "train")
+        """Keep the first of rows that are alike, held-out rows first, then those for choices: no row may repeat one of a part before it."""
+        order = sorted(range(len(self.rows)), key=lambda i: PARTS.index(self.rows[i].split))
         texts = [_part(self.rows[i], part) for i in order]
         found = find_duplicates(texts, threshold=threshold, shingle_words=shingle_words)
         reasons = {}
@@ -84,7 +87,7 @@ class Curation:
         questions = [
             TaskQuestion(name, row.id, row.question or row.text, row.answer) for name, rows in tasks for row in rows
         ]
-        indices = [i for i, row in enumerate(self.rows) if splits == "all" or row.split == "train"]
+        indices = [i for i, row in enumerate(self.rows) if splits == "all" or row.split != "heldout"]
         pairs = [(self.rows[i].question, f"{self.rows[i].answer} {self.rows[i].text}") for i in indices]
         overlaps = find_overlaps(
             pairs,

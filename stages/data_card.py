@@ -59,6 +59,7 @@ def describe(
         "name": name,
         "num_rows": len(rows),
         "num_train": sum(row.split == "train" for row in rows),
+        "num_choose": sum(row.split == "choose" for row in rows),
         "num_heldout": sum(row.split == "heldout" for row in rows),
         "provenance": dict(Counter(kind for kind, _, _ in kept).most_common()),
         "dropped": dict(Counter(kind for kind, _, _ in left_out).most_common()),
@@ -80,7 +81,10 @@ def provenance(row: Row) -> str:
 def as_markdown(card: dict[str, Any]) -> str:
     """Return the card as a page of Markdown."""
     lines = [f"# Data card: {card['name']}", ""]
-    lines += [f"{card['num_rows']} rows: {card['num_train']} to train on, {card['num_heldout']} held out.", ""]
+    lines += [
+        f"{card['num_rows']} rows: {card['num_train']} to train on, {card['num_choose']} to choose by, {card['num_heldout']} held out.",
+        "",
+    ]
     lines += _table("Where answers come from", ("provenance", "rows"), card["provenance"].items())
     lines += _table("Left out", ("reason", "rows"), card["dropped"].items())
     heads = tuple(f"{percent} %" for percent in PERCENTILES)

@@ -10,7 +10,7 @@ from compressors.distill.composite import Distil, HiddenDistil
 from compressors.distill.contexts import CONTEXTS, ContextBuilder
 from compressors.distill.objectives import ForwardKL, NextToken, Objective
 from compressors.distill.rollouts import ROLLOUTS, RolloutPolicy
-from compressors.distill.sample_weights import DivergenceAware
+from compressors.distill.sample_weights import BetaKernel, DivergenceAware
 from compressors.distill.sources import SELF_RULES, SelfRule
 from registry.artifact import Facts
 from stages.objective_spec import Plug, built, split_plug, traits_of, views_read
@@ -100,6 +100,12 @@ def check_sample(objectives: Mapping[str, Objective], *, has_rollout: bool) -> N
         raise ValueError("vocabulary_sample is for given answers; accepted with a rollout: 0")
     for name, one in objectives.items():
         is_sum = isinstance(one, Distil) and not (one.needs_whole or one.statistics)
+        # all of the labels' mass is on one entry, which is always there and stands for itself
+        if isinstance(one, Distil) and one.divergence.traits.reads_density and one.views != {"labels"}:
+            raise ValueError(
+                f"objectives.{name} reads the probability of single entries, which vocabulary_sample does not estimate: it would be "
+                "another loss; accepted: 0, or forward_kl, whose gradient a cross-entropy has"
+            )
         if not (is_sum or isinstance(one, NextToken | ForwardKL | HiddenDistil)):
             raise ValueError(
                 f"objectives.{name} reads more than sums over the vocabulary, which vocabulary_sample cannot estimate; accepted: 0"
@@ -131,8 +137,7 @@ def check_rollout(
                 f"objective {name!r} divides by the probability that its tokens were drawn with: "
                 f"temperature and top_p are {policy.temperature} and {policy.top_p}; accepted: 1 and 1"
             )
-        if traits.needs_groups and (policy is None or policy.num_samples < 2):
-            raise ValueError(f"objective {name!r} compares the answers to a prompt; accepted: num_samples of 2 or more")
+        check_groups(name, objective, policy)
         if (
             isinstance(objective, Distil)
             and isinstance(objective.sample_weight, DivergenceAware)
@@ -149,6 +154,25 @@ def check_rollout(
         raise ValueError("teacher_context tells of written answers, but rollout is 'data'; accepted: a rollout")
     if policy is not None and policy.writers == ("teacher",) and not context.is_known_before:
         raise ValueError("a teacher that writes must know its hint before; this teacher_context is made of the answer")
+
+
+def check_groups(name: str, objective: Objective, policy: RolloutPolicy | None) -> None:
+    """Raise ValueError when an objective compares the answers to a prompt, and there is one of each, or all are the same.
+
+    An advantage among one is zero, and the pass rate of one answer 0 or 1: such a training has no gradient and says nothing.
+    """
+    traits = traits_of(objective)
+    weight = objective.sample_weight if isinstance(objective, Distil) else None
+    is_kernel = isinstance(weight, BetaKernel) and policy is not None and max(weight.alpha, weight.beta) > 0
+    if not (traits.needs_groups or traits.needs_reward or is_kernel):
+        return
+    if policy is None or policy.num_samples < 2:
+        told = "accepted: a rollout with" if policy is None else f"num_samples is {policy.num_samples}; accepted:"
+        raise ValueError(f"objective {name!r} compares the answers to a prompt; {told} num_samples of 2 or more")
+    if policy.temperature == 0.0:
+        raise ValueError(
+            f"objective {name!r} compares the answers to a prompt, which are all the same at temperature 0; accepted: above 0"
+        )
 
 
 def check_record(objectives: Mapping[str, Objective], data: tuple[Facts, ...], context: ContextBuilder) -> None:

@@ -1,4 +1,4 @@
-"""Stage `fit_share`: how much of the labels a target of labels and teacher should hold, in closed form from held-out rows."""
+"""Stage `fit_share`: how much of the labels a target of labels and teacher should hold, in closed form from rows set apart for choices."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from registry.artifact import DatasetArtifact, Facts, FittedArtifact, ModelArtif
 from stages.contract import Forecast, StageConfig, check_vocabulary, stage
 from stages.device import Precision
 from stages.model_folder import load_tokenizer
+from stages.partition import choosing_part, shared_rows_note
 from stages.progress import bar, metric, note
 from stages.rows import read_rows, split_rows
 from stages.samples import exact_tokens
@@ -28,7 +29,7 @@ class FitShareConfig(StageConfig):
     """How much is read."""
 
     max_rows: int = Field(default=0, ge=0)
-    """Held-out rows that are read; 0: all."""
+    """Rows set apart for choices that are read (held-out ones where there are none); 0: all."""
 
     batch_size: int = Field(default=8, ge=1)
     """Rows in one forward pass."""
@@ -39,7 +40,7 @@ class FitShareConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FitShareInputs:
-    """The student fitted to the labels alone, the one fitted to the teacher alone, and rows of which the held-out ones are read."""
+    """The student fitted to the labels alone, the one fitted to the teacher alone, and rows of which those for choices are read."""
 
     on_labels: ModelArtifact
     on_teacher: ModelArtifact
@@ -60,10 +61,13 @@ def fit_share(config: FitShareConfig, inputs: FitShareInputs, workdir: Path) -> 
 
     https://arxiv.org/abs/2102.13088
     """
-    rows = [row for row in split_rows(read_rows(inputs.data.path / "rows.jsonl"), "heldout") if row.question]
-    rows = rows[: config.max_rows or None]
+    every = read_rows(inputs.data.path / "rows.jsonl")
+    fitted_on = choosing_part(every)
+    rows = [row for row in split_rows(every, fitted_on) if row.question][: config.max_rows or None]
     if not rows:
         raise ValueError("the data set has no held-out questions; set heldout_fraction in ingest_data above 0")
+    if fitted_on == "heldout":
+        note(shared_rows_note(str(inputs.data.facts.get("name", "the data set")), "fit the share"))
     tokenizer = load_tokenizer(inputs.on_labels.path)
     first, second = (open_runner(one, config.precision) for one in (inputs.on_labels, inputs.on_teacher))
     pairs = [exact_tokens(tokenizer, row) for row in rows]
@@ -82,4 +86,4 @@ def fit_share(config: FitShareConfig, inputs: FitShareInputs, workdir: Path) -> 
     note(f"labels get {share:.3f} of the target (unclipped {numerator / denominator if denominator else 1.0:.3f})")
     content = workdir / "content"
     (content / RESULT).write_text(json.dumps({"value": share, "numerator": numerator, "denominator": denominator}))
-    return FittedArtifact.at(content, value=share)
+    return FittedArtifact.at(content, value=share, fitted_on=fitted_on)

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from compressors.merge.fold import PREFIX, check_fold
+from registry.artifact import AdapterArtifact, ModelArtifact
 from stages.device import pick_device
 from stages.merge_sources import FoldedAdapter
 from stages.model_folder import load_model
@@ -52,4 +53,13 @@ def _refuse_missing_pairs(wrapped: torch.nn.Module, source: FoldedAdapter, adapt
         raise ValueError(
             f"{adapter.name}: the adapter's config names {len(targets)} matrices, its file lacks {len(missing)} of them,"
             f" {missing[0]} for one; train it again, or name only what it holds in target_modules"
+        )
+
+
+def check_learned(student: AdapterArtifact | ModelArtifact) -> None:
+    """Raise ValueError for an adapter whose training kept what it began with: folding it would change nothing."""
+    if isinstance(student, AdapterArtifact) and student.facts.get("best_step") == 0 and student.facts.get("num_steps"):
+        raise ValueError(
+            f"the training of adapter {student.fingerprint[:12]} never beat its start ({student.facts['num_steps']} steps), so it "
+            "holds nothing that was learned; lower its learning_rate, or judge by more rows or another stop_on"
         )

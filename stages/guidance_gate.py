@@ -102,6 +102,11 @@ def _gap(config: GuideConfig, name: str, rows: Sequence[Row], parts: Parts) -> G
     gap = measure_gap(
         texts, student=student, guided_at=guided_at, teacher=teacher, unguided=unguided, on_text=counter.advance
     )
+    if gap.kl_plain == 0.0:
+        raise ValueError(
+            f"guide_data: guidance changes nothing on {NAMES[name]}, so there is no gap to close (their scales: "
+            f"{min(one.scale for one in texts):g} to {max(one.scale for one in texts):g}; 1 is no guidance); accepted: a max_scale other than 1"
+        )
     for measure, value in {**asdict(gap), "kl_ratio": gap.ratio, "reverse_ratio": gap.reverse_ratio}.items():
         metric(f"{name}_{measure}", value)
     note(

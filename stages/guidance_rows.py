@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from compressors.distill.packing import Example
 from registry.artifact import DatasetArtifact
 from stages.guide_config import GuideConfig, GuideInputs
+from stages.partition import choosing_part, shared_rows_note
+from stages.progress import note
 from stages.rows import Row, read_rows
 from stages.teacher_shards import TeacherRecord
 from stages.training_rows import TrainingRows
@@ -44,14 +46,19 @@ def read_guided(config: GuideConfig, inputs: GuideInputs) -> GuidedRows:
 
 def _read_one(config: GuideConfig, data: DatasetArtifact, source: int, into: TrainingRows) -> None:
     teacher = TeacherRecord(data.path)
-    for row in read_rows(data.path / "rows.jsonl"):
+    rows = read_rows(data.path / "rows.jsonl")
+    part = choosing_part(rows)
+    if part == "heldout":
+        note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
+    for row in rows:
         if row.guidance_scale is None or not row.answer_ids:
             raise ValueError(f"row {row.id} carries no guidance scale; make the data with guide_data")
         example = _example(config, row, teacher)
-        if row.split == "heldout":
+        if row.split == part:
             into.heldout.append(example)
+        if row.split == "heldout":
             into.heldout_rows.append(row)
-        else:
+        elif row.split == "train":
             into.train.append(example)
             into.sources.append(source)
             into.ids.append(row.id)

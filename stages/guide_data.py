@@ -112,7 +112,7 @@ class _Writer:
         """Return a question once for each continuation, with both branches' prompts and a scale."""
         config = self.config
         prompt, unguided = self.branch(self.tokenizer, row.question)
-        is_heldout = row.split == "heldout"
+        is_heldout = row.split != "train"
         scales = [
             config.scale_at(_uniform(config.seed, row.id, index))
             for index in range(1 if is_heldout else config.num_samples_per_prompt)

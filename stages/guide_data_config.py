@@ -85,6 +85,10 @@ class GuideDataConfig(StageConfig):
             raise ValueError("unguided is 'no_context': give context or context_end")
         if self.min_scale > self.max_scale:
             raise ValueError(f"min_scale {self.min_scale:g} is above max_scale {self.max_scale:g}")
+        if self.min_scale == self.max_scale == 1.0:
+            raise ValueError(
+                "min_scale and max_scale are 1, which is no guidance: nothing to learn; accepted: a range beyond 1"
+            )
         if self.unseen_scale:
             low, high = self.unseen_scale - self.unseen_margin, self.unseen_scale + self.unseen_margin
             if not self.min_scale < low < high < self.max_scale:

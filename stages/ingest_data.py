@@ -17,7 +17,8 @@ from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
-from stages.rows import Row, write_rows
+from stages.partition import check_fractions, parted
+from stages.rows import Row, split_rows, write_rows
 
 FORMS = {
     "jsonl": "jsonl:PATH.jsonl",
@@ -63,7 +64,11 @@ class IngestDataConfig(StageConfig):
     is not split."""
 
     heldout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
-    """Share of rows that training never sees, in [0, 1), chosen by a hash of the row's content."""
+    """Share of rows that are reported and that neither training nor any choice sees, in [0, 1), chosen by a hash of the row's content."""
+
+    choose_fraction: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of rows that choices are made on (early stop, best state, a fitted share, a teacher, merge weights), in [0, 1). null: half as
+    many as are held out, at least one; 0: the held-out rows do both."""
 
     seed: int = 0
     """Seed of generated tasks."""
@@ -82,6 +87,7 @@ class IngestDataConfig(StageConfig):
     def _words_of_text(self) -> IngestDataConfig:
         if self.words_a_row and not self.source.startswith("text:"):
             raise ValueError(f"words_a_row is {self.words_a_row}, but only text:PATH is cut into rows; accepted: 0")
+        check_fractions(self.heldout_fraction, self.choose_fraction)
         return self
 
 
@@ -96,7 +102,7 @@ def _outside(config: IngestDataConfig) -> str:
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
-@stage("ingest_data", version=1, forecast=_forecast, outside=_outside, is_light=True)
+@stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it.
 
@@ -110,14 +116,14 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         rows.append(_to_row(config, record, index))
     if not rows:
         raise ValueError(f"{config.source} gave no rows")
-    rows = _split(rows, config.heldout_fraction)
+    rows = _split(config, rows)
     write_rows(workdir / "content" / "rows.jsonl", rows)
-    num_heldout = sum(row.split == "heldout" for row in rows)
     return DatasetArtifact.at(
         workdir / "content",
         name=config.name or _name_of(config.source),
         num_rows=len(rows),
-        num_heldout=num_heldout,
+        num_heldout=len(split_rows(rows, "heldout")),
+        num_choose=len(split_rows(rows, "choose")),
         source=config.source,
     )
 
@@ -159,11 +165,9 @@ def _choice_index(answer: Any, choices: list[str]) -> int | None:
     return None
 
 
-def _split(rows: list[Row], heldout_fraction: float) -> list[Row]:
-    """Hold out the rows with the smallest content hash: the same row falls on the same side however many others there are."""
-    ranked = sorted(rows, key=lambda row: hashlib.sha256(f"{row.question}{row.text}".encode()).digest())
-    heldout = {row.id for row in ranked[: round(len(rows) * heldout_fraction)]}
-    return [row.with_changes(split="heldout" if row.id in heldout else "train") for row in rows]
+def _split(config: IngestDataConfig, rows: list[Row]) -> list[Row]:
+    keys = [hashlib.sha256(f"{row.question}{row.text}".encode()).digest() for row in rows]
+    return parted(rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
 
 
 def _name_of(source: str) -> str:

@@ -129,7 +129,7 @@ def _kept(config: JudgeConfig, rows: Sequence[Row]) -> list[Row]:
         best.setdefault(row.question, []).append(row.id)
     chosen = {one for ids in best.values() for one in (ids[: config.keep_best] if config.keep_best else ids)}
     return [
-        row for row in rows if row.split == "heldout" or (row.id in chosen and (row.score or 0.0) >= config.min_score)
+        row for row in rows if row.split != "train" or (row.id in chosen and (row.score or 0.0) >= config.min_score)
     ]
 
 

@@ -33,7 +33,7 @@ def _asked(rows: Sequence[Row]) -> list[Row]:
 
 def _unseen(rows: Iterable[Row]) -> list[Row]:
     some = list(rows)
-    return split_rows(some, "heldout") or some
+    return split_rows(some, "heldout") or split_rows(some, "choose") or some
 
 
 def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:

@@ -15,7 +15,7 @@ from compressors.merge.methods import check_num_models
 from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, stage
 from stages.device import pick_device
-from stages.fold_check import check_folded_logits
+from stages.fold_check import check_folded_logits, check_learned
 from stages.guidance_fold import check_guidance_fold, folded_guidance
 from stages.guidance_folder import is_guidance
 from stages.merge_config import MergeConfig, MergeInputs
@@ -100,6 +100,7 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     )
     order.check()
     for source, student in zip(order.students, inputs.students, strict=True):
+        check_learned(student)
         if isinstance(source, FoldedAdapter):  # checked as a whole, whatever becomes of it
             check_folded_logits(source, student.path)
     if config.search:

@@ -16,6 +16,7 @@ from compressors.merge.adapters import ADAPTER_MERGES, AdapterMerge, Factors, me
 from compressors.merge.fold import PREFIX, adapter_pairs
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, StageConfig, stage
+from stages.fold_check import check_learned
 from stages.merge_sources import adapter_scale
 from stages.progress import metric, note, track
 
@@ -86,6 +87,8 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
     Raises ValueError for adapters of different bases, and when more than `max_error` of the sum is missed.
     """
     first = inputs.adapters[0]
+    for adapter in inputs.adapters:
+        check_learned(adapter)
     _forecast(config, {"adapters": tuple(one.facts for one in inputs.adapters)})
     for other in inputs.adapters[1:]:
         if other.facts["base_fingerprint"] != first.facts["base_fingerprint"]:

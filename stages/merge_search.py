@@ -25,7 +25,9 @@ from stages.training_rows import is_checkable
 
 
 def dev_rows(config: SearchConfig, data: Sequence[DatasetArtifact]) -> list[Row]:
-    """Return the rows that trials are judged by: questions of the training parts, of data sets that hold out others for evaluation.
+    """Return the rows that trials are judged by: questions set apart for choices, or of the training part where there are none, of data
+
+    sets that hold out others for evaluation.
 
     Raises ValueError for a data set without a held-out part (an evaluation reads all of its rows) or without fitting rows.
     """
@@ -35,7 +37,8 @@ def dev_rows(config: SearchConfig, data: Sequence[DatasetArtifact]) -> list[Row]
         if not split_rows(rows, "heldout"):
             raise ValueError(f"dev: {name} holds no rows out, so an evaluation reads all of them; set heldout_fraction")
         evaluated = {row.question for row in split_rows(rows, "heldout")}
-        fitting = [row for row in split_rows(rows, "train") if row.question and row.question not in evaluated]
+        part = split_rows(rows, "choose") or split_rows(rows, "train")
+        fitting = [row for row in part if row.question and row.question not in evaluated]
         if config.measure == "accuracy":
             fitting = [row for row in fitting if is_checkable(row)]
         if not fitting:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from compressors.catalogue import build, did_you_mean
 from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
-from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil
+from compressors.distill.composite import Distil, HiddenDistil, ListwiseDistil, Mean
 from compressors.distill.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from compressors.distill.divergences.hidden import HIDDEN_LOSSES
 from compressors.distill.objectives import OBJECTIVES, Objective
@@ -51,6 +51,10 @@ class ObjectiveSpec(BaseModel):
     route: Route = "all"
     """Which sequences it is for; those that go another way count in the same denominator."""
 
+    reduction: Mean = "token"
+    """What the loss is a mean of. token: of all tokens of the step, so that a long answer weighs more; sequence: of each answer first
+    (1/|y| in papers), then of the answers."""
+
     schedule: Plug | list[Plug] = []
     """How it changes while training goes on."""
 
@@ -78,6 +82,7 @@ class ObjectiveSpec(BaseModel):
             token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
             route=self.route,
+            reduction=self.reduction,
         )
         check_support(found)
         return found
@@ -101,8 +106,9 @@ class ObjectiveSpec(BaseModel):
 
     def _refuse_unused(self, reason: str) -> None:
         unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
-        if unused or self.route != "all":
-            raise ValueError(f"{reason}; {(unused or ['route'])[0]} has nothing to act on")
+        unused += [name for name, plain in (("route", "all"), ("reduction", "token")) if getattr(self, name) != plain]
+        if unused:
+            raise ValueError(f"{reason}; {unused[0]} has nothing to act on")
 
 
 def built(table: Mapping[str, type[T]], plug: Plug, what: str) -> T:

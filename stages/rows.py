@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-Split = Literal["train", "heldout"]
+# Learned; read by what chooses (early stop, best state, a fitted share, a teacher, merge weights); read by what is reported.
+Split = Literal["train", "choose", "heldout"]
 HELDOUT_PIECE = 16
 
 
@@ -77,8 +78,11 @@ def split_rows(rows: Iterable[Row], split: Split) -> list[Row]:
 
 
 def piece_split(split: Split, piece: int) -> Split:
-    """Return the split of one piece of a long text: of a training text, one piece in `HELDOUT_PIECE` is held out."""
-    return "heldout" if piece % HELDOUT_PIECE == HELDOUT_PIECE - 1 else split
+    """Return the split of one piece of a long text: of a training text, one piece in `HELDOUT_PIECE` is for choices or held out, in turn."""
+    turn, place = divmod(piece, HELDOUT_PIECE)
+    if split != "train" or place != HELDOUT_PIECE - 1:
+        return split
+    return "heldout" if turn % 2 else "choose"
 
 
 def _compact(row: Row) -> dict[str, Any]:

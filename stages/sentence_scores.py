@@ -10,17 +10,18 @@ import torch
 from torch import Tensor
 
 from compressors.distill.composite import Distil
-from compressors.distill.packing import Example, batches
+from compressors.distill.packing import batches
 from compressors.distill.parties import Party, StudentItself
 from compressors.distill.reduction import Speaker
 from compressors.distill.sample_weights import DivergenceAware, teacher_score
 from compressors.distill.sources import Live
 from compressors.distill.student import Student, plain_model
+from compressors.self_data.trajectories import sentence_ends as text_ends
+from compressors.self_data.trajectories import token_ends
 from stages.finetune_config import FinetuneConfig
 from stages.progress import bar
 from stages.training_rows import TrainingRows
 
-SENTENCE_ENDS = (".", "!", "?", "\n")
 TOKENS_AT_ONCE = 256
 
 
@@ -47,7 +48,7 @@ def with_scores(
         said = [own_logprobs(one.speak(student, batch), batch.next_ids) for one in (teacher, before)]
         for place, (index, _, _) in enumerate(batch.places):
             tokens = batch.sequences == place
-            ends = sentence_ends(tokenizer, every[index])
+            ends = sentence_ends(tokenizer, every[index].answer_ids)
             score = teacher_score(said[0][tokens], said[1][tokens], ends)
             scored[index] = replace(every[index], facts=replace(every[index].facts, score=score))
         counter.advance(len(batch.places))
@@ -64,8 +65,27 @@ def own_logprobs(speaker: Speaker, next_ids: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def sentence_ends(tokenizer: Any, example: Example) -> Sequence[int]:
-    """Return one past the last token of each sentence of the answer; its last token always ends one."""
-    texts = [tokenizer.decode([token]) for token in example.answer_ids]
-    ends = [place + 1 for place, text in enumerate(texts) if text.rstrip(" ").endswith(SENTENCE_ENDS)]
-    return ends if ends and ends[-1] == len(texts) else [*ends, len(texts)]
+def sentence_ends(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
+    """Return one past the last token of each sentence of an answer: the one place where sentences are cut; its last token always ends one.
+
+    A token's text is what it adds to the text of those before it: alone, a token of many tokenizers loses the space in front of it.
+    """
+    pieces = token_pieces(tokenizer, answer_ids)
+    return token_ends(pieces, text_ends("".join(pieces))) or [len(pieces)]
+
+
+def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
+    """Return what each token adds to the text: read behind those since the last whole character but one, so that long answers stay cheap."""
+
+    def text(start: int, end: int) -> str:
+        return tokenizer.decode(ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    pieces, before, read = [], 0, 0
+    for end in range(1, len(ids) + 1):
+        known, now = text(before, read), text(before, end)
+        if len(now) > len(known) and not now.endswith("\ufffd"):
+            pieces.append(now[len(known) :])
+            before, read = read, end
+        else:  # half a character, or a token without text
+            pieces.append("")
+    return pieces

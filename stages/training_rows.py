@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from compressors.distill.student import Student, record_prefix
 from compressors.distill.token_stats import SampleFacts
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.partition import shared_rows_note
 from stages.progress import bar, note
-from stages.rows import Row, piece_split, read_rows
+from stages.rows import Row, Split, piece_split, read_rows
 from stages.samples import exact_tokens
 from stages.states_file import StatesFile
 from stages.teacher_shards import TeacherRecord
@@ -29,7 +30,10 @@ PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Examples to learn and to look at; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+    """Examples to learn and to look at; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from.
+
+    What is looked at (`heldout`) are a data set's rows for choices; where it has none, its held-out rows: `looked_at` says which.
+    """
 
     train: list[Example]
     heldout: list[Example]
@@ -39,6 +43,7 @@ class TrainingRows:
     # the row of each example where it is a question, None for text
     questions: list[Row | None]
     heldout_questions: list[Row | None]
+    looked_at: list[Split] = field(default_factory=list)
 
     @staticmethod
     def read(config: FinetuneConfig, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
@@ -58,6 +63,14 @@ class TrainingRows:
         if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
             raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
         return found
+
+    def look(self, part: Split, pairs: Sequence[tuple[Row, Example]]) -> None:
+        """Add examples to look at, each with its row."""
+        self.heldout.extend(example for _, example in pairs)
+        self.heldout_questions.extend(row if row.question else None for row, _ in pairs)
+        self.heldout_rows.extend({row.id: row for row, _ in pairs if row.split != "train"}.values())
+        if pairs:
+            self.looked_at.append(part)
 
 
 @dataclass(frozen=True)
@@ -165,17 +178,22 @@ def _read_one(
     config: FinetuneConfig, data: DatasetArtifact, source: int, tokenizer: Any, into: TrainingRows, has_teacher: bool
 ) -> None:
     teacher = TeacherRecord(data.path) if config.reads_record(has_teacher) else None
+    looks: dict[Split, list[tuple[Row, Example]]] = {"choose": [], "heldout": []}
     for row in read_rows(data.path / "rows.jsonl"):
         examples = [example for example in _row_examples(config, row, tokenizer, teacher) if example.answer_ids]
         for piece, example in enumerate(examples):
             split = piece_split(row.split, piece)
-            (into.heldout if split == "heldout" else into.train).append(example)
-            (into.heldout_questions if split == "heldout" else into.questions).append(row if row.question else None)
-            if split == "train":
-                into.sources.append(source)
-                into.ids.append(row.id)
-        if row.split == "heldout":
-            into.heldout_rows.append(row)
+            if split != "train":
+                looks[split].append((row, example))
+                continue
+            into.train.append(example)
+            into.questions.append(row if row.question else None)
+            into.sources.append(source)
+            into.ids.append(row.id)
+    part: Split = "choose" if looks["choose"] else "heldout"
+    into.look(part, looks[part])
+    if part == "heldout" and looks[part]:
+        note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
 
 
 def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:

@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import set_weights, trained_weights
-from compressors.distill.heldout import heldout_losses
+from compressors.distill.heldout import look_at
 from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
-from registry.artifact import AdapterArtifact
+from registry.artifact import AdapterArtifact, Facts
 from registry.files import whole_file
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.heldout_quality import heldout_quality
+from stages.heldout_quality import MAX_ROWS, heldout_quality
 from stages.progress import Metric, bar, emit, metric, note
 from stages.training_rows import TrainingRows, is_checkable
 
@@ -26,6 +26,10 @@ CHECKPOINT = "checkpoint.pt"
 WEIGHTS_FILE = "weights.safetensors"
 # Longest answer that a look by quality waits for.
 QUALITY_NEW_TOKENS = 256
+
+
+# What looks are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/fixed_measure.py.
+MEASURE = "heldout_measure_nats"
 
 
 class TrainingRun:
@@ -62,11 +66,7 @@ class TrainingRun:
     def train(self) -> None:
         """Train to the end of the schedule or to the early stop. Raises ValueError for a step that gives no number."""
         counter = bar("training", self.trainer.num_steps, "steps", done=self.trainer.step)
-        if self.config.patience and not self.best["score"]:
-            note(
-                f"nothing to judge by, as no held-out row has a loss: patience is {self.config.patience}, but training goes to its last "
-                "step, whose weights are kept"
-            )
+        self._tell_measure()
         if self._is_over():
             return
         try:
@@ -83,6 +83,21 @@ class TrainingRun:
             raise ValueError(
                 f"{error} (rows {rows}); {kept}; lower learning_rate or set precision to float32"
             ) from error
+
+    def _tell_measure(self) -> None:
+        if not self.best["score"]:
+            has_policy = self.trainer.measure is None and bool(self.rows.heldout)
+            why = "given text says nothing of a policy loss" if has_policy else "no held-out row has a loss"
+            cure = "; stop_on: quality judges by answers" if has_policy else ""
+            if self.config.patience or has_policy:
+                note(
+                    f"nothing to judge by, as {why}: patience is {self.config.patience}, but training goes to its last step, whose "
+                    f"weights are kept{cure}"
+                )
+        elif not is_plain(self.trainer):
+            note(
+                f"the objective changes while it is learned: looks are compared by {MEASURE}, its last form toward what does not move"
+            )
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)
@@ -111,10 +126,12 @@ class TrainingRun:
         if average is not None:
             own = trained_weights(self.student)
             set_weights(self.student, average.weights)
-        losses = heldout_losses(self.trainer, self.rows.heldout)
-        for name, loss in losses.items():
+        look = look_at(self.trainer, self.rows.heldout)
+        for name, loss in look.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        score = [sum(self.trainer.reduction.weights[name] * loss for name, loss in losses.items())] if losses else []
+        if look.measure is not None and not is_plain(self.trainer):
+            self._record(Metric(MEASURE, look.measure, step))
+        score = [] if look.measure is None else [look.measure]
         if self.config.stop_on == "quality":
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
@@ -146,6 +163,14 @@ class TrainingRun:
         self._saved_at = time.monotonic()
 
 
+def is_plain(trainer: Trainer) -> bool:
+    """Say whether looks are compared by the very objectives that are learned, with their weights."""
+    measure, learned = trainer.measure, trainer.reduction
+    return measure is None or (
+        not learned.schedules and all(learned.objectives[name] == one for name, one in measure.objectives.items())
+    )
+
+
 def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
@@ -160,8 +185,16 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
+    if run.trainer.step and not run.best["step"]:
+        note(
+            "warning: training never beat its start: no look was better than the one before the first step, so that nothing learned is "
+            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
+        )
     is_by_quality = run.config.stop_on == "quality"
-    facts = {"heldout_quality": -run.best["score"][0]} if is_by_quality else {}
+    # which part of the data the kept state was chosen on: figures of that part flatter it
+    facts: Facts = {"chosen_on": "+".join(dict.fromkeys(run.rows.looked_at))}
+    if is_by_quality:
+        facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
     nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
     return AdapterArtifact.at(

@@ -2,13 +2,15 @@
 
     loss of token t of sequence i  =  s_i * w_it * D(target_it, student_it)
 
-The reduction sums it over the routed tokens and divides once. A method of the literature is a choice of plugs.
+The reduction sums it over the routed tokens and divides once: by the tokens of the step, so that a long answer weighs more, or, as some
+papers have it, after the mean of each sequence by their number. A method of the literature is a choice of plugs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,6 +25,9 @@ from compressors.distill.token_weights import Statistic, TokenWeight
 from compressors.distill.traits import Divergence, Drawn, Traits
 from compressors.distill.views import Targets, ViewName, Views, views_of
 
+# sum_it l_it / sum_i T_i over the tokens of a step, or 1/N sum_i (1/T_i) sum_t l_it over its N sequences of T_i tokens.
+Mean = Literal["token", "sequence"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Distil:
@@ -33,6 +38,7 @@ class Distil:
     token_weights: tuple[TokenWeight, ...] = ()
     sample_weight: SampleWeight | None = None
     route: Route = "all"
+    reduction: Mean = "token"
 
     @property
     def views(self) -> frozenset[ViewName]:
@@ -75,7 +81,13 @@ class Distil:
         views = views_of(logprobs, _heard(targets, self.views), with_labels=with_labels, needs_whole=self.needs_whole)
         target = self.target(views) if traits.needs_target else views.student.detach()
         loss = self.divergence(target, views.student, drawn_of(views, targets, traits))
-        return weigh(self, loss, targets.stats, targets.tokens) * speaks, speaks
+        loss = weigh(self, loss, targets.stats, targets.tokens) * speaks
+        if self.reduction == "sequence":  # last: a clip bounds the loss of a token as it is
+            if targets.stats is None:
+                raise ValueError("the mean of each sequence needs to know the sequences of the tokens")
+            is_recorded = self.uses_teacher and targets.teacher_full is None
+            loss = loss * targets.stats.sequence_shares(of_recorded=is_recorded)[targets.tokens]
+        return loss, speaks
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,9 +57,11 @@ class Rollouts:
     teacher: Party | None = None
     batch_size: int = 32
     _last: list[Example] = field(default_factory=list)
+    _num_repaired: int = 0
 
     def examples(self, student: Student, given: Sequence[Example], clock: Clock) -> list[Example]:
         """Return the sequences of a step: for each prompt its group, side by side. Without any, the data's own."""
+        self._num_repaired = 0
         is_written = [self._is_written(example, clock) for example in given]
         prompts = [one for one, is_chosen in zip(given, is_written, strict=True) if is_chosen]
         groups = iter(self._groups(student, prompts, clock))
@@ -70,9 +72,10 @@ class Rollouts:
         return self._last
 
     def facts(self) -> dict[str, float]:
-        """Return what the last step's sequences were like: mean reward, share that is right, mean length in tokens."""
+        """Return what the last step's sequences were like: mean reward, share that is right, mean length in tokens; of repairs how many."""
         count = max(1, len(self._last))
-        return {
+        repairs = {"num_repaired": float(self._num_repaired)} if isinstance(self.policy, RepairedWrites) else {}
+        return repairs | {
             "rollout_reward": sum(one.facts.reward for one in self._last) / count,
             "rollout_correct": sum(one.facts.is_correct for one in self._last) / count,
             "rollout_tokens": sum(len(one.answer_ids) for one in self._last) / count,
@@ -106,23 +109,24 @@ class Rollouts:
     def _repaired(
         self, student: Student, asked: Sequence[Example], written: list[Generation], seeds: Sequence[int]
     ) -> list[Generation]:
-        """Let the teacher finish what did not end. Raises nothing: what still does not end is empty, and left out."""
+        """Let the teacher finish what did not end; all other answers are empty, and left out."""
         assert isinstance(self.policy, RepairedWrites) and self.teacher is not None, (
             "checked where the training is built"
         )
-        cut = {
-            index: cut_place(len(one.token_ids), seeds[index])
-            for index, one in enumerate(written)
-            if not one.is_finished and len(one.token_ids) > 1
-        }
-        prefixes = {index: written[index].token_ids[:place] for index, place in cut.items()}
+        opened = [
+            _opened(one, self.policy.length_ratio * len(example.answer_ids))
+            for one, example in zip(written, asked, strict=True)
+        ]
+        cut = {index: cut_place(len(ids), seeds[index]) for index, ids in enumerate(opened) if len(ids) > 2}
+        prefixes = {index: opened[index][:place] for index, place in cut.items()}
         prompts = [[*asked[index].prompt_ids, *prefix] for index, prefix in prefixes.items()]
         with self.teacher.model_of(student) as teacher:
             rests = self._decode(teacher, prompts, self.policy.num_repair_tokens, [seeds[index] for index in cut])
-        repaired = list(written)
+        repaired = [Generation([], False) for _ in written]
         for index, rest in zip(prefixes, rests, strict=True):
-            whole = [*prefixes[index], *rest.token_ids] if rest.is_finished else []
-            repaired[index] = Generation(whole, rest.is_finished)
+            if rest.is_finished:
+                repaired[index] = Generation([*prefixes[index], *rest.token_ids], True)
+        self._num_repaired += sum(one.is_finished for one in repaired)
         return repaired
 
     def _decode(
@@ -184,6 +188,13 @@ def other_side(example: Example) -> Example:
     group = example.facts.group if example.facts.group < 0 else example.facts.group + OTHER_SIDE
     facts = replace(example.facts, group=group, is_hinted=True)
     return replace(example, prompt_ids=example.hinted_ids, hinted_ids=example.prompt_ids, facts=facts)
+
+
+def _opened(answer: Generation, most_tokens: float) -> list[int]:
+    """Return the tokens of an answer that did not end within its limit (0: none of its own), else nothing."""
+    if most_tokens and len(answer.token_ids) > most_tokens:
+        return answer.token_ids[: max(1, int(most_tokens))]
+    return [] if answer.is_finished else answer.token_ids
 
 
 def cut_place(num_tokens: int, seed: int) -> int:

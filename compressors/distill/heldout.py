@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 
-from compressors.distill.composite import Distil
+from compressors.distill.fixed_measure import measured_sum, on_given_text, with_measure
 from compressors.distill.loop import Trainer
 from compressors.distill.packing import Example, batches, collate
-from compressors.distill.reduction import Reduction
 from compressors.distill.step_loss import Spoken, StepLoss, speak
 from compressors.distill.student import Student, mixed_precision
 
 
-@torch.no_grad()
-def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, float]:
-    """Return the mean loss in nats a token of each objective over held-out examples, in their given order.
+@dataclass(frozen=True)
+class Look:
+    """What a look found, in nats a token: each objective as it is at the current step, and what looks are compared by (see fixed_measure)."""
 
-    Objectives are as they are at the current step; those that need rollouts of the student say nothing about given text.
-    """
+    losses: dict[str, float]
+    measure: float | None
+
+
+@torch.no_grad()
+def look_at(trainer: Trainer, examples: Sequence[Example]) -> Look:
+    """Look at held-out examples, in their given order. Objectives that need rollouts of the student say nothing about given text."""
     trainer.student.eval()
     student = trainer.plain_student
-    reduction = on_given_text(trainer.reduction.at(trainer.clock(max(0, trainer.step - 1))))
+    now = on_given_text(trainer.reduction.at(trainer.clock(max(0, trainer.step - 1))))
+    reduction, shares = with_measure(now, trainer.measure)
     if not reduction.objectives:
-        return {}
+        return Look({}, None)
     sums = dict.fromkeys(reduction.objectives, 0.0)
 
     def looked_at() -> Iterator[Spoken]:
@@ -41,17 +46,8 @@ def heldout_losses(trainer: Trainer, examples: Sequence[Example]) -> dict[str, f
             _, part = step.loss(student, student, one)
         for name, (loss_sum, _) in part.items():
             sums[name] += loss_sum
-    return {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}
-
-
-def on_given_text(reduction: Reduction) -> Reduction:
-    """Return the objectives that have something to say about text that the student did not draw; every held-out sequence counts alike."""
-    kept = {}
-    for name, one in reduction.objectives.items():
-        traits = getattr(getattr(one, "divergence", None), "traits", None)
-        if traits is None or not (traits.needs_student_draws or traits.needs_reward):
-            kept[name] = replace(one, sample_weight=None) if isinstance(one, Distil) else one
-    return replace(reduction, objectives=kept)
+    means = {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}
+    return Look({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from compressors.distill.average import WeightAverage, set_weights, trained_weig
 from compressors.distill.coefficients import Clock
 from compressors.distill.composite import projections_read
 from compressors.distill.drawing import Rollouts
+from compressors.distill.fixed_measure import fixed_measure
 from compressors.distill.packing import Batch, Example, batches, units
 from compressors.distill.parties import OtherModel, Party
 from compressors.distill.reduction import Reduction
@@ -73,6 +75,12 @@ class Trainer:
         )
         self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
+
+    @cached_property
+    def measure(self) -> Reduction | None:
+        """What looks at held-out text are compared by: the same at every step; None where nothing is."""
+        moving: list[ViewName] = [name for name, party in self.parties.items() if party.moves]
+        return fixed_measure(self.reduction, self.clock(max(0, self.num_steps - 1)), moving)
 
     @property
     def plain_student(self) -> Student:

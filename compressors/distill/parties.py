@@ -25,10 +25,14 @@ from compressors.prune.blocks import decoder_blocks
 class Party(Protocol):
     """Reads a batch beside the student, without gradient, and says what it makes of its learned tokens.
 
-    `weights`: what it keeps and a checkpoint must hold; empty for one that keeps nothing.
+    `weights`: what it keeps and a checkpoint must hold; empty for one that keeps nothing. `moves`: what it says of a text changes while
+    the student learns.
     """
 
     weights: Weights
+
+    @property
+    def moves(self) -> bool: ...
 
     def speak(self, student: Student, batch: Batch) -> Speaker: ...
 
@@ -52,6 +56,10 @@ class OtherModel:
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
     begins_alike: bool = False
+
+    @property
+    def moves(self) -> bool:
+        return False
 
     def speak(self, student: Student, batch: Batch) -> Speaker:
         return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
@@ -119,6 +127,10 @@ class KeptStates:
     head: OutputHead
     weights: Weights = field(default_factory=dict)
 
+    @property
+    def moves(self) -> bool:
+        return False
+
     def speak(self, student: Student, batch: Batch) -> Speaker:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
         return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
@@ -140,6 +152,10 @@ class StudentItself:
     rule: SelfRule
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        return self.rule.moves
 
     def begin(self, student: Student) -> StudentItself:
         """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""

@@ -65,8 +65,7 @@ class MixedWrites:
 
     def __post_init__(self) -> None:
         check_draws(self)
-        if not 0.0 <= self.student_fraction <= 1.0:
-            raise ValueError(f"student_fraction is {self.student_fraction}; accepted: from 0 to 1")
+        check_fraction(self.student_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,9 +93,12 @@ class TeacherWrites:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairedWrites:
-    """The student writes; an answer that does not end is cut at a random place behind its half, and the teacher writes the rest.
+    """The student writes to `student_fraction` of the prompts; an answer that does not end is cut at a random place behind its half, and
 
-    The student's part is learned too. Answers that still do not end are left out. https://arxiv.org/abs/2601.09088
+    the teacher writes the rest. The student's part is learned too. An answer that ends by itself is left out, and so is one that still
+    does not end: learned unjudged, one's own tokens have a mean gradient of zero. The data answers the other prompts.
+    `length_ratio`: an answer is open when it is longer than so many times the data's own; 0: `max_new_tokens` alone is the limit.
+    https://arxiv.org/abs/2601.09088
     """
 
     num_samples: int = 1
@@ -104,15 +106,18 @@ class RepairedWrites:
     temperature: float = 1.0
     top_p: float = 1.0
     num_repair_tokens: int = 128
+    student_fraction: float = 1.0
+    length_ratio: float = 0.0
 
     writers: ClassVar[tuple[str, ...]] = ("student", "teacher")
 
     def __post_init__(self) -> None:
         check_draws(self)
-
-    @property
-    def student_fraction(self) -> float:
-        return 1.0
+        check_fraction(self.student_fraction)
+        if self.num_repair_tokens < 1 or self.length_ratio < 0.0:
+            raise ValueError(
+                f"num_repair_tokens and length_ratio are {self.num_repair_tokens} and {self.length_ratio}; accepted: 1 or more, 0 or more"
+            )
 
 
 ROLLOUTS: dict[str, type[RolloutPolicy]] = {
@@ -133,3 +138,9 @@ def check_draws(policy: StudentWrites | MixedWrites | TeacherWrites | RepairedWr
         raise ValueError(
             f"temperature and top_p are {policy.temperature} and {policy.top_p}; accepted: 0 or more, and in (0, 1]"
         )
+
+
+def check_fraction(student_fraction: float) -> None:
+    """Raise ValueError unless it is a share."""
+    if not 0.0 <= student_fraction <= 1.0:
+        raise ValueError(f"student_fraction is {student_fraction}; accepted: from 0 to 1")

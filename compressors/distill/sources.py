@@ -12,9 +12,11 @@ class SelfRule(Protocol):
     """Says which share of the student's weights of now the kept ones take before a step; 1: all, 0: none.
 
     `keeps`: False when nothing is kept: the party is the student of now (live), or its base without adapters.
+    `moves`: what it says changes while the student learns.
     """
 
     keeps: ClassVar[bool]
+    moves: ClassVar[bool]
 
     def share(self, clock: Clock) -> float: ...
 
@@ -24,6 +26,7 @@ class Base:
     """The student's base with its adapters off: a teacher without memory of its own. Low-rank methods only."""
 
     keeps: ClassVar[bool] = False
+    moves: ClassVar[bool] = False
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -34,6 +37,7 @@ class Live:
     """The student of now, without gradient."""
 
     keeps: ClassVar[bool] = False
+    moves: ClassVar[bool] = True
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -44,6 +48,7 @@ class Start:
     """The student before its first step."""
 
     keeps: ClassVar[bool] = True
+    moves: ClassVar[bool] = False
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -60,6 +65,7 @@ class Ema:
     every: int = 1
 
     keeps: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
@@ -76,6 +82,7 @@ class PreviousEpoch:
     """The student as the previous epoch left it; in the first epoch as it started. https://arxiv.org/abs/2006.12000"""
 
     keeps: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def share(self, clock: Clock) -> float:
         return float(clock.is_epoch_start)
@@ -88,6 +95,7 @@ class Generation:
     num_epochs: int = 1
 
     keeps: ClassVar[bool] = True
+    moves: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if self.num_epochs < 1:

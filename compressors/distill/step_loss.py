@@ -42,8 +42,8 @@ class Spoken:
         recorded = (batch.teacher_ids, batch.teacher_logprobs, batch.has_teacher)
         if self.parties.teacher is not None:
             recorded = (None, None, None)
-        parts = (None if part is None else part.to(device) for part in recorded)
-        stats = TokenStats(batch.sequences.to(device), batch.facts, means=means)
+        parts = [None if part is None else part.to(device) for part in recorded]
+        stats = TokenStats(batch.sequences.to(device), batch.facts, means=means, has_recorded=parts[2])
         return replace(Targets(batch.next_ids.to(device), *parts), stats=stats)  # type: ignore[arg-type]
 
 
@@ -111,7 +111,7 @@ class StepLoss:
 
 
 def num_spoken(objective: Objective, batch: Batch, has_live_teacher: bool) -> int:
-    """Return how many tokens an objective speaks about: all, those with a recorded teacher, one a group, or one a chunk.
+    """Return how many tokens an objective speaks about: all, those with a recorded teacher, one a group, a chunk, or a sequence.
 
     A route does not lessen it: what does not go one way goes the other, under the same denominator.
     """
@@ -119,7 +119,13 @@ def num_spoken(objective: Objective, batch: Batch, has_live_teacher: bool) -> in
         return sum(len(one.chunks.ends) for one in batch.facts if one.chunks is not None)
     if isinstance(objective, ListwiseDistil):
         return len({one.group for one in batch.facts})
-    if not objective.uses_teacher or has_live_teacher:
+    is_whole = not objective.uses_teacher or has_live_teacher
+    if isinstance(objective, Distil) and objective.reduction == "sequence":
+        if not is_whole and batch.has_teacher is None:
+            return 0
+        spoken = batch.sequences if is_whole or batch.has_teacher is None else batch.sequences[batch.has_teacher]
+        return len(spoken.unique())
+    if is_whole:
         return len(batch.next_ids)
     return 0 if batch.has_teacher is None else int(batch.has_teacher.sum())
 

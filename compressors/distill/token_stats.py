@@ -49,6 +49,7 @@ class TokenStats:
 
     `samples`: facts of each sequence. `own_logprobs`: of the next token under the student, `is_first_choice` where it is its
     likeliest. `means`: of a weight that is divided by its mean over the step, by (weight, route). `listwise`: by objective.
+    `has_recorded`: of tokens with a recorded teacher, where that is who teaches.
     """
 
     sequences: Int[Tensor, "N"]
@@ -59,6 +60,16 @@ class TokenStats:
     is_first_choice: Bool[Tensor, "N"] | None = None
     means: Mapping[tuple[object, str], float] = field(default_factory=dict)
     listwise: Mapping[object, ListwiseTerms] = field(default_factory=dict)
+    has_recorded: Bool[Tensor, "N"] | None = None
+
+    def sequence_shares(self, *, of_recorded: bool) -> Float[Tensor, "N"]:
+        """Return 1 / T for each token of a sequence of T, so that sums over tokens are sums of means; or of those with a recorded teacher."""
+        counted = torch.ones_like(self.sequences)
+        if of_recorded and self.has_recorded is not None:
+            counted = self.has_recorded.long()
+        lengths = torch.zeros(len(self.samples), dtype=torch.long, device=counted.device)
+        lengths = lengths.index_add_(0, self.sequences, counted)
+        return 1.0 / lengths.clamp(min=1)[self.sequences].float()
 
     def of_samples(self, values: list[float]) -> Float[Tensor, "N"]:
         """Return one number a sequence as one number a token."""

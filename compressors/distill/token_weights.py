@@ -112,8 +112,9 @@ class Opener:
         assert stats.student_entropy is not None, "asked for in `needs`"
         mask = torch.zeros_like(stats.student_entropy)
         for place in sequence_places(stats):
-            entropy = stats.student_entropy[place]
-            reached = entropy.cumsum(0) >= self.entropy_fraction * entropy.sum()
+            # float64, and held against the running sum's own end: another order of adding may end above it, which is then never reached
+            held = stats.student_entropy[place].double().cumsum(0)
+            reached = held >= self.entropy_fraction * held[-1]
             mask[place[: int(reached.int().argmax()) + 1]] = 1.0
         return mask
 

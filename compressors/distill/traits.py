@@ -16,6 +16,7 @@ class Traits:
     `is_divergence`: never negative, and zero only between equals; of a sampled one, in expectation over the drawn token.
     `needs_target`: it compares with a target. `needs_whole`: it is no f-divergence, so that recorded candidates with a rest do not do.
     `needs_support`: infinite where the target gives no mass, as labels do. `needs_old`: of the policy that drew the tokens.
+    `reads_density`: single entries' probabilities beside their ratios, which an entry that stands for several does not have.
     `needs_reward`: of a verifier. `needs_groups`: it compares the sequences of a prompt. `needs_student_draws`: its expectation is
     over tokens that the student drew.
     """
@@ -24,6 +25,7 @@ class Traits:
     needs_target: bool = True
     needs_whole: bool = False
     needs_support: bool = False
+    reads_density: bool = False
     needs_student_draws: bool = False
     needs_old: bool = False
     needs_reward: bool = False

@@ -67,6 +67,7 @@ class VocabularySample:
         drawn = others[torch.randperm(len(others), generator=self.generator)[:num_drawn]]
         is_kept[drawn] = True
         shift = torch.zeros(len(is_kept))
-        shift[drawn] = math.log(len(others) / max(1, len(drawn)))
+        if len(drawn):  # else every entry is there, and each stands for itself
+            shift[drawn] = math.log(len(others) / len(drawn))
         ids = is_kept.nonzero().squeeze(-1)
         return Entries(ids.to(next_ids.device), shift[ids].to(next_ids.device))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -31,7 +32,8 @@ class GuidedText:
 class Gap:
     """Nats a token, lower is closer: of one pass with adapters and of the plain base, each to the two-pass distribution.
 
-    `kl_*`: KL(that || two passes). `reverse_*`: KL(two passes || that), which training lowers.
+    `kl_*`: KL(that || two passes). `reverse_*`: KL(two passes || that), which training lowers. Where guidance changes nothing (every
+    scale is 1) there is no gap to close: the ratio is 0 if one pass leaves none either, else infinite.
     """
 
     kl_one_pass: float
@@ -43,12 +45,12 @@ class Gap:
     @property
     def ratio(self) -> float:
         """KL(one pass || two passes) / KL(plain || two passes): 1 is no better than no guidance, 0 is guidance itself."""
-        return self.kl_one_pass / self.kl_plain
+        return _share(self.kl_one_pass, self.kl_plain)
 
     @property
     def reverse_ratio(self) -> float:
         """The same with the arguments of both KLs swapped."""
-        return self.reverse_one_pass / self.reverse_plain
+        return _share(self.reverse_one_pass, self.reverse_plain)
 
 
 @torch.no_grad()
@@ -85,10 +87,16 @@ def measure_gap(
 
 
 def answer_logits(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Float[Tensor, "T V"]:
-    """Return the float32 logits that predict each answer token."""
+    """Return the logits that predict each answer token: as the model's own dtype gives them, widened to float32."""
     ids = torch.tensor([[*prompt_ids, *answer_ids][:-1]], device=model.device)
     return model(input_ids=ids, use_cache=False).logits[0, -len(answer_ids) :].float()
 
 
 def _kl_sum(first: Float[Tensor, "T V"], second: Float[Tensor, "T V"]) -> float:
     return float((first.exp() * (first - second)).sum(dtype=torch.float64))
+
+
+def _share(left: float, whole: float) -> float:
+    if whole:
+        return left / whole
+    return 0.0 if left == 0.0 else math.inf

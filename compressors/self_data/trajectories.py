@@ -18,13 +18,15 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def token_ends(pieces: Sequence[str], ends: Sequence[int]) -> list[int]:
-    """Return one past the last token of each sentence: a token belongs to the sentence that its first character is in.
+    """Return one past the last token of each sentence: a token belongs to the sentence that its first character beside white space is in.
 
     `pieces`: the text of each token; together they are the text. A sentence without a token of its own is left out.
     """
-    starts = [0]
-    for piece in pieces[:-1]:
-        starts.append(starts[-1] + len(piece))
+    starts, length = [], 0
+    for piece in pieces:
+        # most tokenizers put the space before a word into the word's token
+        starts.append(length + (len(piece) - len(piece.lstrip()) if piece.strip() else 0))
+        length += len(piece)
     counts = [sum(start < end for start in starts) for end in ends]
     if counts:
         counts[-1] = len(pieces)

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from pipelines.cli import app
 from pipelines.recipe import load_recipe
 from pipelines.recipe_file import shipped_recipes
-from tests.pipeline.tiny_models import NUM_HELDOUT, NUM_QUESTIONS
+from stages.training_run import MEASURE
+from tests.pipeline.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
 # enough to move a model of 32 hidden units within a dozen steps
@@ -113,6 +114,9 @@ SMOKES = {
             **quick("first"),
             **quick("second", num_epochs=2),
             **on_policy("repair", num_epochs=1),
+            # "yes" and its end are four tokens: every right answer is open at three, and the teacher finishes it
+            "student.config.rollout.repair.max_new_tokens": 3,
+            "student.config.rollout.repair.student_fraction": 0.5,
         },
     ),
     "ded": Smoke(
@@ -131,7 +135,8 @@ SMOKES = {
         {"next_token": 1.0},
         source="coder",
         changes={
-            "snippets.config.heldout_fraction": 0.25,
+            "snippets.config.heldout_fraction": 0.125,
+            "snippets.config.choose_fraction": 0.125,
             "tasks.config": {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},
             "clean.config.duplicate_threshold": 0,
             **quick(num_epochs=6, tokens_per_step=512),
@@ -168,6 +173,7 @@ def test_preset_gets_better_at_what_it_is_for(name: str, attar: Callable[..., di
         "original.config.source": f"folder:{tiny / smoke.source}",
         "questions.config.source": f"jsonl:{tiny / 'questions.jsonl'}",
         "questions.config.heldout_fraction": NUM_HELDOUT / NUM_QUESTIONS,
+        "questions.config.choose_fraction": NUM_CHOOSE / NUM_QUESTIONS,
         "questions.config.verifier": "contains",
         "snippets.config.source": f"jsonl:{tiny / 'snippets.jsonl'}",
         "candidate.config.source": f"folder:{tiny / 'weak'}",
@@ -183,7 +189,11 @@ def test_preset_gets_better_at_what_it_is_for(name: str, attar: Callable[..., di
     totals = [
         sum(smoke.losses[one] * curves[one][look] for one in curves) for look in range(min(map(len, curves.values())))
     ]
-    assert min(totals[1:]) <= smoke.share * totals[0], curves
+    # where the objective changes while it is learned, its own losses at two looks are of two objectives: what looks are compared by is one
+    compared = curve_of(run, smoke.node, MEASURE, is_always_there=False) or totals
+    assert min(compared[1:]) <= smoke.share * compared[0], (compared, curves)
+    if name == "dasd":  # the last stage is the paper's, and no no-op
+        assert max(curve_of(run, "student", "num_repaired")) >= 1
     if name == "anchored-decoding":  # what it is for: nearer to the tuned model than the original is, within the budget
         [distance], [rate] = curve_of(run, "answers", "kl_to_anchor_nats"), curve_of(run, "answers", "pass_rate")
         assert 0.02 < distance < 0.15 + 0.1, "a mean over drawn texts, give or take"
@@ -193,12 +203,12 @@ def test_preset_gets_better_at_what_it_is_for(name: str, attar: Callable[..., di
         assert best >= every
 
 
-def curve_of(run: dict[str, Any], node: str, metric: str) -> list[float]:
+def curve_of(run: dict[str, Any], node: str, metric: str, *, is_always_there: bool = True) -> list[float]:
     """Return a metric of a node in the order of its steps, as the store keeps it beside the artifact."""
     path = Path(os.environ["ATTAR_HOME"]) / "store" / run["nodes"][node]["stage"] / run["nodes"][node]["key"]
     lines = map(json.loads, (path / "content" / "records" / "metrics.jsonl").read_text().splitlines())
     found = [entry["value"] for entry in lines if entry["name"] == metric]
-    assert found, f"{node} tells no {metric}"
+    assert found or not is_always_there, f"{node} tells no {metric}"
     return found
 
 

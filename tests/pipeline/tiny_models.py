@@ -19,7 +19,7 @@ from compressors.self_data.code_tasks import concepts_prompt, instruction_prompt
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from stages.tiny_model import byte_tokenizer, random_model, tiny_config
 
-NUM_QUESTIONS, NUM_HELDOUT = 32, 8
+NUM_QUESTIONS, NUM_CHOOSE, NUM_HELDOUT = 34, 8, 2
 
 
 def make_tiny_models(folder: Path) -> None:

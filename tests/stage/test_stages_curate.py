@@ -155,8 +155,8 @@ def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, quest
     again = curate.execute(config, inputs, Store(store.root / "other")).artifact
     assert first.fingerprint == again.fingerprint and first.facts == again.facts
     told = [json.loads(line) for line in (first.path / "records" / "metrics.jsonl").read_text().splitlines()]
-    assert {one["name"]: one["value"] for one in told} == {"num_dropped_over_budget": 4.0, "kept_fraction": 8 / 12}
-    assert first.facts["num_rows"] == 5 + 3 and first.facts["num_dropped"] == 4
+    assert {one["name"]: one["value"] for one in told} == {"num_dropped_over_budget": 2.0, "kept_fraction": 10 / 12}
+    assert first.facts["num_rows"] == 5 + 2 + 3 and first.facts["num_dropped"] == 2
 
 
 def test_the_recorded_teacher_goes_along_and_can_be_learned_from(
@@ -167,7 +167,7 @@ def test_the_recorded_teacher_goes_along_and_can_be_learned_from(
     curated = curate.execute(CurateConfig(max_rows=4), CurateInputs(data=source), store).artifact
     before, after = TeacherRecord(source.path), TeacherRecord(curated.path)
     rows = read_rows(curated.path / "rows.jsonl")
-    assert len(rows) == 4 + 3
+    assert len(rows) == 4 + 2 + 3
     for row in rows:
         for mine, theirs in zip(after.of(row), before.of(row), strict=True):  # type: ignore[arg-type]
             assert torch.equal(mine, theirs)

@@ -107,7 +107,7 @@ def test_objectives_of_plugs_come_down_on_heldout_rows(
 ) -> None:
     _, curves = train(store, model, questions, config, teacher=other)
     heldout = curves[f"heldout_{name}_nats"]
-    assert heldout[-1] < heldout[0] - 0.02, heldout
+    assert heldout[-1] < 0.9 * heldout[0], heldout
 
 
 def test_past_self_labels_and_a_ramp(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
@@ -191,7 +191,7 @@ def test_policy_losses_without_a_verifier_are_refused(
         "\n".join(json.dumps({k: v for k, v in row.items() if k != "verifier"}) for row in rows) + "\n"
     )
     data = DatasetArtifact(folder, questions.facts, "unjudged", "unjudged")
-    config = {"objectives": {"gain": {"divergence": "clipped_ratio"}}, "rollout": "student"}
+    config = {"objectives": {"gain": {"divergence": "clipped_ratio"}}, "rollout": {"student": {"num_samples": 2}}}
     with pytest.raises(
         ValueError, match=r"a policy loss needs a verifier, but rows .* have none; set `verifier` in ingest_data"
     ):

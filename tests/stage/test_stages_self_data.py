@@ -209,7 +209,8 @@ def test_free_texts_are_the_models_own_and_can_be_learned_from(
     rows = read_rows(artifact.path / "rows.jsonl")
     free = [row for row in rows if row.source == "free"]
     assert len(free) == 10 and len(rows) == 10 + 12
-    assert [row.split for row in free].count("heldout") == 2, "every eighth"
+    parts = [row.split for row in free]
+    assert (parts[0], parts[8]) == ("heldout", "choose") and parts.count("train") == 8, "every eighth, in turn"
     record = TeacherRecord(artifact.path)
     for row in free:
         assert row.prompt_ids == [0] and row.text and 1 <= len(row.answer_ids) <= 20

@@ -17,8 +17,10 @@ from stages.contract import NoInputs
 from stages.finetune import build_run, finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.ingest_model import IngestModelConfig, ingest_model
+from stages.objective_spec import ObjectiveSpec
 from stages.progress import Metric, Note, listen
-from stages.training_run import WEIGHTS_FILE, TrainingRun, save_adapter
+from stages.training_run import MEASURE, WEIGHTS_FILE, TrainingRun, save_adapter
 
 # The learning rate never falls, so that the first steps are the same however many follow.
 CONFIG = FinetuneConfig(
@@ -204,3 +206,25 @@ def test_an_early_stop_that_has_held_out_rows_says_nothing_of_it(
         train(store, model, questions, max_steps=2)
     assert not any("to judge by" in note for note in notes)
     assert any(note.startswith("kept the weights of step 2 (held-out loss ") for note in notes)
+
+
+def test_a_second_stage_that_reads_higher_is_not_thrown_away(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
+    """Jeffreys' divergence is forward KL and more: compared as they are, no look of the second stage beats the last of the first."""
+    source = IngestModelConfig(source="random:llama?num_blocks=4&hidden_size=64&seed=1")
+    teacher = ingest_model.execute(source, NoInputs(), store).artifact
+    switch = {"switch_divergence": {"to": "jeffreys", "at_fraction": 0.5}}
+    objectives = {"own": ObjectiveSpec(divergence="forward_kl", schedule=switch)}
+    config = CONFIG.model_copy(update={"objectives": objectives, "patience": 0, "learning_rate": 3e-4})
+    notes: list[str] = []
+    with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
+        inputs = FinetuneInputs(model=model, data=(questions,), teacher=teacher)
+        adapter = finetune.execute(config, inputs, store).artifact
+    shown, compared = curve(adapter, "heldout_own_nats"), curve(adapter, MEASURE)
+    assert min(shown, key=lambda step: shown[step]) <= 0.5 * CONFIG.max_steps, (
+        "as they are, the first stage reads least"
+    )
+    assert adapter.facts["best_step"] == min(compared, key=lambda step: compared[step]) > 0.5 * CONFIG.max_steps
+    assert compared[CONFIG.max_steps] == shown[CONFIG.max_steps]
+    assert any(note.startswith("the objective changes while it is learned") for note in notes)

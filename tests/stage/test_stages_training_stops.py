@@ -14,6 +14,10 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.merge import MergeInputs, merge
+from stages.merge_adapters import MergeAdaptersConfig, MergeAdaptersInputs, merge_adapters
+from stages.merge_config import MergeConfig
+from stages.progress import Note, listen
 
 TRAINING = {"tokens_per_step": 256, "tokens_per_micro_batch": 256, "precision": "float32", "num_epochs": 4}
 
@@ -52,3 +56,25 @@ def test_a_teacher_whose_ids_mean_other_tokens_is_refused(
         ValueError, match=r"vocabulary mismatch: teacher gives 25\d of 259 tokens another id, '.+' for one"
     ):
         finetune.execute(config, FinetuneInputs(model=model, data=(questions,), teacher=teacher), store)
+
+
+def test_a_training_that_never_beats_its_start_says_so_and_is_no_student(
+    model: ModelArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    """The kept adapter is all zero: the merge used to end in "folding changed nothing", which says not why."""
+    inputs = FinetuneInputs(model=model, data=(questions,))
+    config = FinetuneConfig(learning_rate=1e-30, warmup_fraction=0.0, eval_every=1, patience=2, **TRAINING)
+    notes: list[str] = []
+    with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
+        stuck = finetune.execute(config, inputs, store).artifact
+    assert stuck.facts["best_step"] == 0 and stuck.facts["num_steps"] == 2
+    assert any(note.startswith("warning: training never beat its start: no look was better") for note in notes)
+    moved = finetune.execute(FinetuneConfig(learning_rate=1e-2, **TRAINING), inputs, store).artifact
+    assert moved.facts["best_step"] > 0
+    refusal = rf"training of adapter {stuck.fingerprint[:12]} never beat its start \(2 steps\)"
+    with pytest.raises(ValueError, match=refusal):
+        merge.execute(MergeConfig(method="fold"), MergeInputs(base=model, students=(stuck,)), store)
+    with pytest.raises(ValueError, match=refusal):  # beside another it would halve what that one learned
+        merge_adapters.execute(
+            MergeAdaptersConfig(method="linear"), MergeAdaptersInputs(adapters=(moved, stuck)), store
+        )

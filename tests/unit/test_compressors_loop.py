@@ -329,16 +329,14 @@ def test_what_does_not_end_is_cut_behind_its_half_and_finished_by_the_teacher() 
     made = rollouts(RepairedWrites(max_new_tokens=6, num_repair_tokens=400), teacher=teacher)
     found = made.examples(student, EXAMPLES, Clock(0, 1, 0, 1))
     alone = rollouts(StudentWrites(max_new_tokens=6)).examples(student, EXAMPLES, Clock(0, 1, 0, 1))
-    assert found
+    opened = {one.name: one.answer_ids for one in alone if one.answer_ids[-1] != 0}
+    assert len(opened) >= 4 and made.facts()["num_repaired"] == len(found) >= 4
+    assert {one.name for one in found} <= set(opened), "what ended by itself is the student's own word, unjudged"
     for one in found:
-        own = next(other for other in alone if other.name == one.name)
-        assert one.answer_ids[-1] == 0, "whole answers alone are kept"
-        if own.answer_ids[-1] != 0:
-            num_same = next(
-                (i for i, (a, b) in enumerate(zip(one.answer_ids, own.answer_ids, strict=False)) if a != b), 6
-            )
-            assert num_same >= 4, "more than half of it is the student's"
-            assert one.facts.old_logprobs is None
+        own = opened[one.name]
+        num_same = next((i for i, (a, b) in enumerate(zip(one.answer_ids, own, strict=False)) if a != b), 6)
+        assert num_same >= 4 and one.answer_ids[-1] == 0, "more than half is the student's, the end the teacher's"
+        assert one.facts.old_logprobs is None
 
 
 @pytest.fixture(autouse=True)

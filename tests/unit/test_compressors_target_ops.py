@@ -133,3 +133,14 @@ def test_missing_parties_and_wrong_parameters_are_refused() -> None:
         GeometricMix(share=0.5, first="labels")
     with pytest.raises(ValueError, match="no party 'student'"):
         Identity(of="student")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("first", ["teacher", "past", "anchor"])
+@pytest.mark.parametrize("name", ["mix", "geometric_mix"])
+def test_neither_party_of_a_mix_gets_a_gradient(name: str, first: str) -> None:
+    said = {party: logprobs(seed).requires_grad_() for seed, party in enumerate(("teacher", "past", "anchor"), start=1)}
+    second = "past" if first == "teacher" else "teacher"
+    for share in (0.0, 0.4, 1.0):
+        target = build(TARGETS, name, {"share": share, "first": first, "second": second})
+        made = target(Views(logprobs(0).requires_grad_(), torch.arange(NUM_TOKENS) % VOCAB, **said))
+        assert not made.requires_grad

@@ -17,8 +17,8 @@ def test_tokens_belong_to_the_sentence_that_they_begin_in() -> None:
     pieces = ["One", ".", " Two", " words", ".", ""]  # the last is the token that ends the answer
     ends = sentence_ends("".join(pieces))
     assert ends == [5, 15]
-    # " Two" begins with the space that the first sentence ends with
-    assert token_ends(pieces, ends) == [3, 6]
+    # the space of " Two" is the end of the first sentence, its word begins the second
+    assert token_ends(pieces, ends) == [2, 6]
     assert token_ends(["One. Two."], sentence_ends("One. Two.")) == [1], (
         "a sentence without a token of its own is left out"
     )

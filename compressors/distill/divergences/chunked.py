@@ -15,8 +15,8 @@ from compressors.distill.traits import Traits
 class ChunkLikelihood:
     """tau KL(Bernoulli(e^(t/tau)) || Bernoulli(e^(s/tau))) of a chunk's log-likelihoods t of the teacher and s of the student, in nats.
 
-    Zero where s = t and nowhere else. As tau grows it tends to (t - s) + t (log(-s) - log(-t)). Probabilities stay `epsilon` from 0 and
-    1. https://arxiv.org/abs/2503.20083 has the cross-entropy without the factor tau and without the teacher's entropy: the same
+    Zero where s = t and nowhere else. As tau grows it tends to (t - s) + t (log(-s) - log(-t)). Probabilities stay `epsilon` from 1.
+    https://arxiv.org/abs/2503.20083 has the cross-entropy without the factor tau and without the teacher's entropy: the same
     gradient, tau times smaller.
     """
 

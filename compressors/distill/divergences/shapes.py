@@ -17,7 +17,7 @@ class CrossEntropy:
 
     @property
     def traits(self) -> Traits:
-        return Traits(is_divergence=False)
+        return Traits(is_divergence=False, reads_density=True)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return -torch.linalg.vecdot(target.exp(), student)
@@ -67,7 +67,7 @@ class StudentEntropy:
 
     @property
     def traits(self) -> Traits:
-        return Traits(is_divergence=False, needs_target=False)
+        return Traits(is_divergence=False, needs_target=False, reads_density=True)
 
     def __call__(self, target: Float[Tensor, "N C"], student: Float[Tensor, "N C"], drawn: Drawn) -> Float[Tensor, "N"]:
         return -torch.linalg.vecdot(student.exp(), student)
