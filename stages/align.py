@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from compressors.distill.chunks import chunk_sums, common_ends
-from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
+from stages.asked import row_answer, row_prompt
 from stages.choose_answers import token_logprobs
 from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
@@ -71,7 +71,7 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
     runner = open_runner(inputs.teacher, config.precision)
 
     def scored(shard: Sequence[Row]) -> list[Row]:
-        pairs = [(chat_prompt(teacher, row.question), answer_tokens(teacher, row.answer)) for row in shard]
+        pairs = [(row_prompt(teacher, row), row_answer(teacher, row)) for row in shard]
         said = token_logprobs(runner, pairs, config.batch_size)
         return [_aligned(row, student, teacher, one.tolist()) for row, one in zip(shard, said, strict=True)]
 
@@ -96,8 +96,8 @@ def _aligned(row: Row, student: Any, teacher: Any, nats: Sequence[float]) -> Row
     pairs = common_ends(*ends)
     pairs.append((len(ends[0]) + 1, len(ends[1]) + 1))  # the tokens that end the answer
     return row.with_changes(
-        prompt_ids=chat_prompt(student, row.question),
-        answer_ids=answer_tokens(student, row.answer),
+        prompt_ids=row_prompt(student, row),
+        answer_ids=row_answer(student, row),
         chunk_ends=[mine for mine, _ in pairs],
         chunk_nats=chunk_sums(nats, [theirs for _, theirs in pairs]),
         recorded_in="",

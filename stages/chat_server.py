@@ -13,6 +13,7 @@ import httpx
 from pydantic import Field, field_validator
 
 from compressors.measure.sampling import Generation, Sampling
+from compressors.self_data.prompts import end_token_id
 from stages.contract import StageConfig
 from stages.progress import note
 from stages.samplers import Prompt
@@ -107,14 +108,16 @@ class ServerSampler:
         return generations  # type: ignore[return-value]
 
     def _body(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, is_scored: bool) -> dict[str, Any]:
-        body = {
+        body: dict[str, Any] = {
             "model": self._config.model,
-            "messages": [{"role": "user", "content": prompt.text}],
+            "messages": prompt.messages or [{"role": "user", "content": prompt.text}],
             "max_tokens": max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": prompt.seed % 2**31,
         }
+        if prompt.tools:
+            body["tools"] = prompt.tools
         return body | {"logprobs": True} if is_scored and self._config.logprobs else body
 
     def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -149,7 +152,7 @@ class ServerSampler:
         is_finished = choice.get("finish_reason") == "stop"
         token_ids = self._tokenizer(choice["message"].get("content") or "", add_special_tokens=False).input_ids
         if is_finished:
-            token_ids = [*token_ids, self._tokenizer.eos_token_id]
+            token_ids = [*token_ids, end_token_id(self._tokenizer)]
         scored = (choice.get("logprobs") or {}).get("content") or []
         # the server's tokens may be cut otherwise than ours; the mean over a token is what is compared
         mean = sum(token["logprob"] for token in scored) / len(scored) if scored else None
