@@ -36,7 +36,7 @@ def text_cell(value: Any, name: str, *, takes_numbers: bool = False) -> str:
 
 def is_blank(value: Any) -> bool:
     """Return True for null, NaN and text that shows nothing: spaces, marks without width."""
-    if value is None or (isinstance(value, (float, Decimal)) and math.isnan(value)):
+    if value is None or _is_nan(value):
         return True
     return isinstance(value, str) and all(unicodedata.category(letter) in _UNSEEN for letter in value)
 
@@ -59,9 +59,9 @@ def plain(value: Any) -> Any:
     if isinstance(value, str) and not is_unicode(value):
         raise ValueError("holds half a character (a lone surrogate, such as half an emoji)")
     if isinstance(value, (float, Decimal)):
-        if not math.isfinite(value):
-            raise ValueError(f"holds {_kind(value)}")
-        return float(value)
+        if not math.isfinite(number := float(value)):
+            raise ValueError(f"holds {_kind(number)}")
+        return number
     return value
 
 
@@ -74,10 +74,15 @@ def _kind(value: Any) -> str:
     if value is None:
         return "null"
     if isinstance(value, (float, Decimal)):
-        return "NaN" if math.isnan(value) else "a number" if math.isfinite(value) else "infinity"
+        return "NaN" if _is_nan(value) else "infinity" if value in (math.inf, -math.inf) else "a number"
     if isinstance(value, str):
         return "blank" if is_blank(value) else "text"
     return _KINDS.get(type(value), f"of type {type(value).__name__}")
+
+
+def _is_nan(value: Any) -> bool:
+    """A decimal may be too large for a float: it is asked itself."""
+    return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
 
 
 def _digits(value: int | Decimal, name: str) -> str:

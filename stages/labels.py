@@ -15,6 +15,8 @@ from stages.cells import plain, text_cell
 AnswerForm = Literal["auto", "text", "index", "number"]
 # How unlikely it has to be that no answer among many names the first choice before the count from 0 is doubted.
 DOUBTFUL = 1e-3
+# No question has so many choices.
+MAX_COUNT = 10_000
 # What a boolean answer may be called in words.
 WORDS_OF = {True: ("true", "yes"), False: ("false", "no")}
 
@@ -127,7 +129,7 @@ def _readings(row: Labelled) -> dict[str, int]:
         words = [text.casefold() for text in texts]
         return next(({"text": words.index(word)} for word in WORDS_OF[row.answer] if word in words), {})
     # a table with an empty cell somewhere holds its whole numbers as floats
-    is_whole = isinstance(row.answer, (float, Decimal)) and math.isfinite(row.answer) and row.answer == int(row.answer)
+    is_whole = isinstance(row.answer, (float, Decimal)) and abs(row.answer) < MAX_COUNT and row.answer % 1 == 0
     try:
         text = text_cell(
             int(row.answer) if is_whole and isinstance(row.answer, float) else row.answer, "answer", takes_numbers=True
