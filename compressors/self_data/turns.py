@@ -43,10 +43,10 @@ def reply_tokens(tokenizer: Any, messages: Sequence[Message], reply: Message, to
             "is not what will be asked; accepted: a template whose text before the answer stays the same"
         )
     behind = whole[len(prompt) :]
-    marked = _marked_length(tokenizer, [*messages, reply], tools, len(prompt), len(whole))
-    if marked:
-        return behind[:marked]
     end = end_token_id(tokenizer)
+    marked = behind[: _marked_length(tokenizer, [*messages, reply], tools, len(prompt), len(whole))]
+    if marked:  # some masks leave out what ends the turn
+        return marked if end in marked else [*marked, end]
     if end not in behind:
         return [*behind, end]
     return behind[: len(behind) - behind[::-1].index(end)]
