@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import stages.harness
 from compressors.measure.decode import decode
@@ -17,17 +19,21 @@ from stages.asked import row_answer, row_prompt
 from stages.compare_config import CompareConfig
 from stages.compare_pairs import gold, windows
 from stages.contract import NoInputs
+from stages.evaluate import evaluate
+from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.harness import RunnerLM, run_tasks, task_config
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model, load_tokenizer
+from stages.onnx_folder import copy_companions
 from stages.quantize_limits import heldout_pairs
 from stages.record import RecordConfig, RecordInputs, record
 from stages.rows import Row, read_rows, write_rows
 from stages.samples import calibration_samples, exact_tokens
 from stages.tiny_model import FAMILIES, random_model, tiny_config
 from stages.training_rows import TrainingRows
+from stages.writers import stop_ids_of
 from tests.chat_tokenizers import KINDS, chat_tokenizer
 
 QUESTIONS = [Row("0", question="Why?\n", answer="So."), Row("1", question=" What is 2 < 3 {{x}}? ", answer="Yes.")]
@@ -144,6 +150,38 @@ def test_text_begins_with_bos_in_every_window_of_every_stage(kind: str, store: S
     recorded = read_rows(made.path / "rows.jsonl")
     assert [(row.prompt_ids, row.answer_ids) for row in recorded] == compared
     assert "".join(row.text for row in recorded) == TEXT.text, "the words alone"
+
+
+@pytest.mark.parametrize("kind", ["gemma", "chatml"])
+def test_perplexity_reads_every_window_behind_its_bos(kind: str, store: Store, tmp_path: Path) -> None:
+    folder = folder_of("llama", kind, tmp_path / "model")
+    (tmp_path / "story.txt").write_text(TEXT.text)
+    source = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}")
+    text = ingest_data.execute(source, NoInputs(), store).artifact
+    model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
+    config = EvaluateConfig(num_samples=0, num_prompt_tokens=8, perplexity_window=32, precision="float32")
+    made = evaluate.execute(config, EvaluateInputs(model=model, text=text), store).artifact
+    tokenizer, loaded = load_tokenizer(folder), load_model(folder, "float32")
+    ids = tokenizer(TEXT.text, add_special_tokens=False).input_ids
+    first = [tokenizer.bos_token_id] if kind == "gemma" else []
+    losses: list[float] = []
+    for start in range(0, len(ids), 32 - len(first)):
+        window = torch.tensor([[*first, *ids[start : start + 32 - len(first)]]])
+        with torch.inference_mode():
+            logprobs = loaded(input_ids=window).logits[0, :-1].log_softmax(-1)
+        losses += (-logprobs.gather(-1, window[0, 1:, None])).flatten().tolist()
+    # the sums are taken in batches of other widths
+    assert made.facts["perplexity"] == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "ends"), [("phi3", ["<|endoftext|>", "<|end|>"]), ("chatml", ["<|im_end|>"])])
+def test_an_exported_folder_says_where_the_template_ends_a_turn(kind: str, ends: list[str], tmp_path: Path) -> None:
+    folder = folder_of("llama", kind, tmp_path / "model")
+    copy_companions(folder, tmp_path)
+    told = json.loads((tmp_path / "genai_config.json").read_text())["model"]["eos_token_id"]
+    ids = load_tokenizer(folder).convert_tokens_to_ids(ends)
+    assert told == (ids if len(ids) > 1 else ids[0])
+    assert set(stop_ids_of(load_tokenizer(folder), folder)) == {*ids}
 
 
 def test_the_end_of_a_model_without_eos_is_the_generation_configs(tmp_path: Path) -> None:
