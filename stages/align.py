@@ -52,7 +52,7 @@ def _forecast(config: AlignConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("align", version=1, forecast=_forecast)
+@stage("align", version=2, forecast=_forecast)
 def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArtifact:
     """Cut each answer into the shortest stretches that both tokenizers end together, with the teacher's log-likelihood of each.
 

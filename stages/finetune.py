@@ -56,7 +56,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=4.0 * num_parameters * num_tokens, peak_memory_bytes=12.0 * num_parameters)
 
 
-@stage("finetune", version=3, forecast=_forecast)
+@stage("finetune", version=4, forecast=_forecast)
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
 

@@ -70,7 +70,7 @@ def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("record", version=1, forecast=_forecast)
+@stage("record", version=2, forecast=_forecast)
 def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
     """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory.
 
