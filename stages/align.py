@@ -59,9 +59,13 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
     The tokens that end an answer are a chunk of their own. Each model reads the question in its own chat template.
     Raises ValueError without a question, or for a tokenizer that does not say where its tokens lie. https://arxiv.org/abs/2503.20083
     """
-    rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.answer]
+    answered = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.answer]
+    # each template writes a call of a tool in words of its own: there is no common text to cut
+    rows = [row for row in answered if not row.reply]
     if not rows:
-        raise ValueError("the data set has no questions with answers, only text")
+        raise ValueError("the data set has no questions with answers in words, only text or calls of tools")
+    if len(rows) < len(answered):
+        note(f"warning: {len(answered) - len(rows)} answers call tools and are left out: two templates write a call in different words")
     teacher, student = (load_tokenizer(one.path) for one in (inputs.teacher, inputs.student))
     for who, tokenizer in (("teacher", teacher), ("student", student)):
         if not tokenizer.is_fast:
