@@ -65,7 +65,9 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
     if not rows:
         raise ValueError("the data set has no questions with answers in words, only text or calls of tools")
     if len(rows) < len(answered):
-        note(f"warning: {len(answered) - len(rows)} answers call tools and are left out: two templates write a call in different words")
+        note(
+            f"warning: {len(answered) - len(rows)} answers call tools and are left out: two templates write a call in different words"
+        )
     teacher, student = (load_tokenizer(one.path) for one in (inputs.teacher, inputs.student))
     for who, tokenizer in (("teacher", teacher), ("student", student)):
         if not tokenizer.is_fast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -110,7 +111,7 @@ class ServerSampler:
     def _body(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, is_scored: bool) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self._config.model,
-            "messages": prompt.messages or [{"role": "user", "content": prompt.text}],
+            "messages": [*map(_sent, prompt.messages)] or [{"role": "user", "content": prompt.text}],
             "max_tokens": max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -157,6 +158,17 @@ class ServerSampler:
         # the server's tokens may be cut otherwise than ours; the mean over a token is what is compared
         mean = sum(token["logprob"] for token in scored) / len(scored) if scored else None
         return Generation(token_ids, is_finished, None if mean is None else mean * max(1, len(token_ids)))
+
+
+def _sent(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn as the protocol has it: the arguments of a call as JSON text, where chat templates want a mapping."""
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return message | {"tool_calls": calls}
 
 
 def _first_choice(response: httpx.Response, base_url: str) -> dict[str, Any]:
