@@ -9,6 +9,8 @@ from typing import Any
 
 # A number written longer than this is no answer that somebody would say.
 MAX_DIGITS = 40
+# No tool's schema is nested so deep, and whoever walks one by recursion stays within Python's limit.
+MAX_DEPTH = 64
 
 
 class BlankCellError(ValueError):
@@ -50,12 +52,14 @@ def is_unicode(text: str) -> bool:
     return True
 
 
-def plain(value: Any) -> Any:
-    """Return nested JSON with its decimals as floats. Raises ValueError for NaN, infinity and half characters."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """Return nested JSON with its decimals as floats. Raises ValueError for NaN, infinity, half characters and what is nested too deep."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"is nested deeper than {MAX_DEPTH}; accepted: less deep")
     if isinstance(value, dict):
-        return {plain(key): plain(inner) for key, inner in value.items()}
+        return {plain(key): plain(inner, depth + 1) for key, inner in value.items()}
     if isinstance(value, list):
-        return [plain(inner) for inner in value]
+        return [plain(inner, depth + 1) for inner in value]
     if isinstance(value, str) and not is_unicode(value):
         raise ValueError("holds half a character (a lone surrogate, such as half an emoji)")
     if isinstance(value, (float, Decimal)):

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from compressors.catalogue import did_you_mean
 from stages.answer_checks import ANSWER_CHECKS
-from stages.cells import BlankCellError, is_blank, text_cell
+from stages.cells import BlankCellError, is_blank, is_unicode, text_cell
 from stages.dialogues import turns_of
 from stages.labels import AnswerForm, Choices, Labelled, answer_indices, choices_of
 from stages.rows import Row
@@ -97,7 +97,7 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
     for column in (columns.question_field, columns.answer_field):
         if column not in record:
-            raise ValueError(f"has no column {column!r}.{did_you_mean(column, record)}")
+            raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     question = text_cell(record[columns.question_field], columns.question_field)
     choices = choices_of(record.get(columns.choices_field), columns.choices_field)
     if choices is not None:
@@ -109,6 +109,12 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     verifier = _verifier(record, columns)
     _refuse_far_schema(verifier, answer)
     return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
+
+
+def _known(name: str, record: Mapping[str, Any]) -> str:
+    """Name the columns of a record for a refusal: a line that can be printed, whatever they are called."""
+    names = [" ".join(column.split())[:40] for column in record if is_unicode(column)]
+    return did_you_mean(name, names[:20])
 
 
 def _chat_rows(record: Mapping[str, Any], column: str, columns: Columns, name: str, made: TypedRows) -> list[Row]:
@@ -139,7 +145,7 @@ def _chat_field(record: Mapping[str, Any], columns: Columns) -> str:
     """Return the column with the conversation, or nothing where the record is no chat."""
     if columns.messages_field:
         if columns.messages_field not in record:
-            raise ValueError(f"has no column {columns.messages_field!r}.{did_you_mean(columns.messages_field, record)}")
+            raise ValueError(f"has no column {columns.messages_field!r}.{_known(columns.messages_field, record)}")
         return columns.messages_field
     if columns.question_field in record:
         return ""
@@ -157,7 +163,7 @@ def _verifier(record: Mapping[str, Any], columns: Columns) -> str:
     if not isinstance(verifier, str):
         raise ValueError(f"verifier is {type(verifier).__name__}, no text; accepted: {', '.join(ANSWER_CHECKS)}")
     if verifier not in ANSWER_CHECKS:
-        raise ValueError(f"verifier {verifier[:60]!r} is unknown.{did_you_mean(verifier, ANSWER_CHECKS)}")
+        raise ValueError(f"verifier {verifier[:60]!r} is unknown.{did_you_mean(verifier[:60], ANSWER_CHECKS)}")
     return verifier
 
 

@@ -34,6 +34,7 @@ def jsonl(store: Store, folder: Path, content: str | bytes, **options: Any) -> l
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ('{"que\\ud83dstion\\n": 1, "%s": 2}' % ("x" * 900), "row 1 has no column 'question'. Known: x"),
         ("5", "line 2 is a number; accepted: one object a line"),
         ("null", "line 2 is null"),
         ('"text"', "line 2 is text"),

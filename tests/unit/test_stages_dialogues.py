@@ -131,6 +131,7 @@ def test_an_empty_turn_is_a_blank_cell(turns: Any) -> None:
     ("tools", "message"),
     [
         ("{", "tools is no JSON"),
+        (json.dumps([{"name": "f", "parameters": json.loads('{"a":' * 80 + "1" + "}" * 80)}]), "nested deeper than 64"),
         ({"name": "f"}, "tools is no list"),
         ([{"type": "function"}], "tools holds one without a name"),
     ],
