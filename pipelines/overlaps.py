@@ -22,8 +22,8 @@ class Overlaps:
             return []
         contents = frozenset(content_key(row) for row in read_rows(artifact.path / "rows.jsonl"))
         with self._lock:
-            shared = {other: len(contents & theirs) for other, theirs in self._contents.items()}
-            sizes = {other: len(theirs) for other, theirs in self._contents.items()}
+            shared = {other: len(contents & rows) for other, rows in self._contents.items()}
+            sizes = {other: len(rows) for other, rows in self._contents.items()}
             self._contents[name] = contents
         return [
             f"data sets {other} and {name} share {count} of {min(sizes[other], len(contents))} questions or texts: "

@@ -109,9 +109,9 @@ def _message(turn: Mapping[str, Any], name: str) -> dict[str, Any]:
     role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise ValueError(f"{name} has the role {str(speaker)[:40]!r}; accepted: {', '.join(ROLES)}")
-    said = turn["content"] if "content" in turn else turn.get("value")
+    text = turn["content"] if "content" in turn else turn.get("value")
     if speaker == "function_call":
-        return {"role": role, "content": "", "tool_calls": [_call(said, name)]}
+        return {"role": role, "content": "", "tool_calls": [_call(text, name)]}
     calls = turn.get("tool_calls") or []
     if not is_blank(turn.get("function_call")):
         calls = [*calls, turn["function_call"]]
@@ -119,7 +119,7 @@ def _message(turn: Mapping[str, Any], name: str) -> dict[str, Any]:
         raise ValueError(f"{name} calls tools as {role}; accepted: the assistant alone")
     if not isinstance(calls, list):
         raise ValueError(f"{name}.tool_calls is no list; accepted: a list of {{function: {{name, arguments}}}}")
-    content = "" if calls and (is_blank(said) or said == []) else _content(said, name)
+    content = "" if calls and (is_blank(text) or text == []) else _content(text, name)
     message: dict[str, Any] = {"role": role, "content": content}
     if calls:
         message["tool_calls"] = [_call(call, name) for call in calls]
@@ -129,13 +129,13 @@ def _message(turn: Mapping[str, Any], name: str) -> dict[str, Any]:
     return message | names
 
 
-def _content(said: Any, name: str) -> str:
+def _content(text: Any, name: str) -> str:
     """Return the text of a turn: text, or a list of text parts, which are put together as they are."""
-    if isinstance(said, list):
-        if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in said):
+    if isinstance(text, list):
+        if not all(isinstance(part, Mapping) and part.get("type") == "text" for part in text):
             raise ValueError(f"{name} has parts that are no text; accepted: {{type: text, text: ...}}")
-        said = "".join(text_cell(part.get("text"), f"{name} text part") for part in said)
-    return text_cell(said, name)
+        text = "".join(text_cell(part.get("text"), f"{name} text part") for part in text)
+    return text_cell(text, name)
 
 
 def _weight(turn: Mapping[str, Any], name: str) -> bool:

@@ -108,11 +108,11 @@ def generate_tasks(
         for index, name in enumerate(names)
     ]
     for index in range(size):
-        for place, task in enumerate(tasks):
+        for task_index, task in enumerate(tasks):
             entry = task[index]
             is_number = re.fullmatch(r"[-+]?\d+(\.\d+)?(/\d+)?", str(entry["answer"])) is not None
             yield (
-                f"{source} row {index * len(tasks) + place}",
+                f"{source} row {index * len(tasks) + task_index}",
                 {
                     question_field: entry["question"],
                     answer_field: str(entry["answer"]),

@@ -67,9 +67,9 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
             labelled[len(made.rows)] = Labelled(where, record[columns.answer_field], choices)
         made.rows.extend(rows)
     indices = answer_indices([*labelled.values()], columns.answer_form)
-    for (place, row), index in zip(labelled.items(), indices, strict=True):
+    for (position, row), index in zip(labelled.items(), indices, strict=True):
         texts = list(row.choices.texts)
-        made.rows[place] = made.rows[place].with_changes(answer=texts[index], choices=texts, answer_index=index)
+        made.rows[position] = made.rows[position].with_changes(answer=texts[index], choices=texts, answer_index=index)
     return made
 
 
