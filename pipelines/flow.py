@@ -23,6 +23,7 @@ from pipelines.console import RunConsole, WarningLines
 from pipelines.execution import IN_PROCESS
 from pipelines.finish import finish_run
 from pipelines.listener import Listener
+from pipelines.overlaps import Overlaps
 from pipelines.plan import PlannedNode, lack_of_disk, stage_inputs
 from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
 from pipelines.recipe import Node, Recipe
@@ -52,6 +53,7 @@ class Run:
     forced: frozenset[str]
     plan: Mapping[str, PlannedNode]
     artifacts: dict[str, Artifact] = field(default_factory=dict)
+    overlaps: Overlaps = field(default_factory=Overlaps)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -218,6 +220,8 @@ def _run_stage(run: Run, node: Node, order: WorkOrder, listener: Listener) -> tu
 
 def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: float) -> State:
     run.artifacts[node.name] = artifact
+    for line in run.overlaps.add(node.name, node.stage.name, artifact):
+        logger.warning("%s", line)
     state = "Cached" if is_hit else "Completed"
     run.record.update(
         node.name, state=state, key=artifact.key, fingerprint=artifact.fingerprint, seconds=round(seconds, 3)

@@ -10,8 +10,8 @@ from typing import Any
 from pydantic import Field
 
 from compressors.distill.chunks import chunk_sums, common_ends
-from compressors.self_data.prompts import answer_tokens, chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
+from stages.asked import row_answer, row_prompt
 from stages.choose_answers import token_logprobs
 from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
@@ -52,16 +52,22 @@ def _forecast(config: AlignConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("align", version=1, forecast=_forecast)
+@stage("align", version=2, forecast=_forecast)
 def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArtifact:
     """Cut each answer into the shortest stretches that both tokenizers end together, with the teacher's log-likelihood of each.
 
     The tokens that end an answer are a chunk of their own. Each model reads the question in its own chat template.
     Raises ValueError without a question, or for a tokenizer that does not say where its tokens lie. https://arxiv.org/abs/2503.20083
     """
-    rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.answer]
+    answered = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.answer]
+    # each template writes a call of a tool in words of its own: there is no common text to cut
+    rows = [row for row in answered if not row.reply]
     if not rows:
-        raise ValueError("the data set has no questions with answers, only text")
+        raise ValueError("the data set has no questions with answers in words, only text or calls of tools")
+    if len(rows) < len(answered):
+        note(
+            f"warning: {len(answered) - len(rows)} answers call tools and are left out: two templates write a call in different words"
+        )
     teacher, student = (load_tokenizer(one.path) for one in (inputs.teacher, inputs.student))
     for who, tokenizer in (("teacher", teacher), ("student", student)):
         if not tokenizer.is_fast:
@@ -71,7 +77,7 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
     runner = open_runner(inputs.teacher, config.precision)
 
     def scored(shard: Sequence[Row]) -> list[Row]:
-        pairs = [(chat_prompt(teacher, row.question), answer_tokens(teacher, row.answer)) for row in shard]
+        pairs = [(row_prompt(teacher, row), row_answer(teacher, row)) for row in shard]
         said = token_logprobs(runner, pairs, config.batch_size)
         return [_aligned(row, student, teacher, one.tolist()) for row, one in zip(shard, said, strict=True)]
 
@@ -96,8 +102,8 @@ def _aligned(row: Row, student: Any, teacher: Any, nats: Sequence[float]) -> Row
     pairs = common_ends(*ends)
     pairs.append((len(ends[0]) + 1, len(ends[1]) + 1))  # the tokens that end the answer
     return row.with_changes(
-        prompt_ids=chat_prompt(student, row.question),
-        answer_ids=answer_tokens(student, row.answer),
+        prompt_ids=row_prompt(student, row),
+        answer_ids=row_answer(student, row),
         chunk_ends=[mine for mine, _ in pairs],
         chunk_nats=chunk_sums(nats, [theirs for _, theirs in pairs]),
         recorded_in="",

@@ -13,10 +13,10 @@ from compressors.measure.anchored import AnchorBudget, AnchoredRunner
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import SlotSource
 from compressors.measure.sampling import Generation, Sampling
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from stages.answer_checks import ANSWER_CHECKS
 from stages.answer_config import AnswerConfig
+from stages.asked import row_prompt
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.data_card import write_card
 from stages.model_folder import load_tokenizer
@@ -52,7 +52,7 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast({**facts, "num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("answer", version=1, forecast=_forecast)
+@stage("answer", version=2, forecast=_forecast)
 def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> DatasetArtifact:
     """Answer each question with it alone in view; every row says the share of its question's answers that pass.
 
@@ -107,8 +107,8 @@ class _Writer:
         return found
 
     def _prompt(self, row: Row, sample: int) -> Prompt:
-        ids = chat_prompt(self.tokenizer, row.question)
-        return Prompt(row.question, ids, row_seed(self.config.seed, row.id, sample))
+        ids = row_prompt(self.tokenizer, row)
+        return Prompt(row.question, ids, row_seed(self.config.seed, row.id, sample), row.messages, row.tools)
 
     def _judged(self, row: Row, written: Sequence[Generation]) -> list[Row]:
         reference, verifier = row.reference or row.answer, build(ANSWER_CHECKS, row.verifier)
@@ -126,6 +126,7 @@ class _Writer:
                 reference=reference,
                 source="rewrite",
                 reason=ANSWERED,
+                reply={},
                 answer_ids=written[sample].token_ids,
                 pass_rate=pass_rate,
                 difficulty=1.0 - pass_rate,

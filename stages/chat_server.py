@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import threading
@@ -13,6 +14,7 @@ import httpx
 from pydantic import Field, field_validator
 
 from compressors.measure.sampling import Generation, Sampling
+from compressors.self_data.prompts import end_token_id
 from stages.contract import StageConfig
 from stages.progress import note
 from stages.samplers import Prompt
@@ -107,14 +109,16 @@ class ServerSampler:
         return generations  # type: ignore[return-value]
 
     def _body(self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, is_scored: bool) -> dict[str, Any]:
-        body = {
+        body: dict[str, Any] = {
             "model": self._config.model,
-            "messages": [{"role": "user", "content": prompt.text}],
+            "messages": [*map(_sent, prompt.messages)] or [{"role": "user", "content": prompt.text}],
             "max_tokens": max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "seed": prompt.seed % 2**31,
         }
+        if prompt.tools:
+            body["tools"] = prompt.tools
         return body | {"logprobs": True} if is_scored and self._config.logprobs else body
 
     def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
@@ -149,11 +153,22 @@ class ServerSampler:
         is_finished = choice.get("finish_reason") == "stop"
         token_ids = self._tokenizer(choice["message"].get("content") or "", add_special_tokens=False).input_ids
         if is_finished:
-            token_ids = [*token_ids, self._tokenizer.eos_token_id]
+            token_ids = [*token_ids, end_token_id(self._tokenizer)]
         scored = (choice.get("logprobs") or {}).get("content") or []
         # the server's tokens may be cut otherwise than ours; the mean over a token is what is compared
         mean = sum(token["logprob"] for token in scored) / len(scored) if scored else None
         return Generation(token_ids, is_finished, None if mean is None else mean * max(1, len(token_ids)))
+
+
+def _sent(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a turn as the protocol has it: the arguments of a call as JSON text, where chat templates want a mapping."""
+    if "tool_calls" not in message:
+        return message
+    calls = [
+        call | {"function": call["function"] | {"arguments": json.dumps(call["function"]["arguments"])}}
+        for call in message["tool_calls"]
+    ]
+    return message | {"tool_calls": calls}
 
 
 def _first_choice(response: httpx.Response, base_url: str) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return Forecast({}, peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)))
 
 
-@stage("compare", version=5, forecast=_forecast)
+@stage("compare", version=6, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 

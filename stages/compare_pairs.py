@@ -9,8 +9,9 @@ from compressors.measure.choices import choice_likelihoods
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import Pair
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.prompts import choice_tokens, encoded, stop_token_ids, text_windows
 from registry.artifact import DatasetArtifact
+from stages.asked import choice_context, row_prompt, row_reference
 from stages.compare_config import CompareConfig
 from stages.measured_data import plain_text
 from stages.progress import bar
@@ -23,8 +24,8 @@ def right_choices(
     """Return 1 for each question whose right choice is the likeliest by its length-normalised text, else 0."""
     questions = [
         (
-            tokenizer(f"Question: {row.question}\nAnswer:").input_ids,
-            [tokenizer(f" {choice}", add_special_tokens=False).input_ids for choice in row.choices],
+            encoded(tokenizer, choice_context(row)),
+            [choice_tokens(tokenizer, choice_context(row), choice) for choice in row.choices],
         )
         for row in rows
     ]
@@ -40,7 +41,7 @@ def right_choices(
 def own_answers(config: CompareConfig, original: TorchRunner, rows: Sequence[Row], tokenizer: Any) -> list[Pair]:
     """Return (prompt, what the original answers greedily), shortest prompt first."""
     stop_ids = stop_token_ids(tokenizer, original.model.generation_config)
-    prompts = sorted((chat_prompt(tokenizer, row.question) for row in rows), key=len)
+    prompts = sorted((row_prompt(tokenizer, row) for row in rows), key=len)
     counter = bar("the original answers", len(prompts), "questions")
     pairs: list[Pair] = []
     for start in range(0, len(prompts), 4 * config.batch_size):
@@ -53,13 +54,11 @@ def own_answers(config: CompareConfig, original: TorchRunner, rows: Sequence[Row
 
 def windows(config: CompareConfig, data: DatasetArtifact, tokenizer: Any) -> list[Pair]:
     """Return plain text in windows of `max_tokens`, each (first token, the others)."""
-    ids = tokenizer(plain_text(data), add_special_tokens=False).input_ids
-    ids = ids[: config.max_text_tokens or len(ids)]
-    parts = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
-    return [(part[:1], part[1:]) for part in parts if len(part) > 1]
+    windows = text_windows(tokenizer, plain_text(data), config.max_tokens, config.max_text_tokens)
+    return [(context, window) for context, window in windows if window]
 
 
 def gold(config: CompareConfig, row: Row, tokenizer: Any) -> Pair:
-    """Return (question as a chat prompt, its reference answer with the end of text)."""
-    answer = tokenizer(row.reference or row.answer, add_special_tokens=False).input_ids
-    return chat_prompt(tokenizer, row.question), [*answer[: config.max_tokens], tokenizer.eos_token_id]
+    """Return (question as a chat prompt, its reference answer with the token that ends it)."""
+    *answer, end = row_reference(tokenizer, row)
+    return row_prompt(tokenizer, row), [*answer[: config.max_tokens], end]

@@ -14,11 +14,12 @@ from transformers import AutoConfig, GenerationConfig
 from compressors.export.runtime import CPU, OnnxRunner
 from compressors.measure.cost import flops_per_token, measure_latency
 from compressors.measure.decode import decode
-from compressors.measure.likelihood import perplexity
+from compressors.measure.likelihood import perplexity_of_windows
 from compressors.measure.runner import CausalRunner, TorchRunner
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.prompts import stop_token_ids, text_windows
 from registry.artifact import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
 from registry.fingerprint import folder_digests
+from stages.asked import row_prompt
 from stages.contract import Forecast, stage
 from stages.device import pick_device, pick_dtype
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
@@ -58,7 +59,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=3, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -133,12 +134,11 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
 def _perplexity(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> float | None:
     if inputs.text is None:
         return None
-    token_ids = tokenizer(plain_text(inputs.text), add_special_tokens=False).input_ids
-    counter = bar("reading text", max(1, -(-len(token_ids) // config.perplexity_window)), "windows")
-    return perplexity(
+    windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
+    counter = bar("reading text", len(windows), "windows")
+    return perplexity_of_windows(
         runner,
-        token_ids,
-        window=config.perplexity_window,
+        windows,
         batch_size=max(1, config.batch_size // 4),
         on_scored=counter.advance,
     )
@@ -154,7 +154,7 @@ def _tasks(
     """Return accuracy in [0, 1] by task: length-normalised for multiple choice, checked answers for generated ones."""
     from stages.harness import RunnerLM, run_tasks, task_config  # lm-eval: slow to import, and in an extra
 
-    ours = [task_config(name, some, config.max_new_tokens) for name, some in _by_kind(rows).items()]
+    ours = [task_config(name, some, config.max_new_tokens, tokenizer) for name, some in _by_kind(rows).items()]
     tasks: list[Any] = [*config.tasks, *ours]
     if not tasks:
         return {}
@@ -194,7 +194,7 @@ def _samples(
     for row in track(in_turn(rows)[: config.num_samples], "writing samples", "answers"):
         [generation] = decode(
             runner,
-            [chat_prompt(tokenizer, row.question)],
+            [row_prompt(tokenizer, row)],
             max_new_tokens=config.max_new_tokens,
             stop_ids=stop_token_ids(tokenizer, generation_config),
         )

@@ -13,8 +13,8 @@ from pydantic import Field
 from compressors.export.parity import Parity, Said, listen_to, measure_parity
 from compressors.export.runtime import OnnxRunner
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from stages.asked import row_prompt
 from stages.contract import Forecast, StageConfig, stage
 from stages.free_memory import give_back
 from stages.guidance_export import export_guided
@@ -91,7 +91,7 @@ def _prompts(config: ExportConfig, inputs: ExportInputs) -> list[list[int]]:
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question][: config.num_prompts]
     if not rows:
         raise ValueError("input data: no row has a question to compare the graph on")
-    return [chat_prompt(tokenizer, row.question) for row in rows]
+    return [row_prompt(tokenizer, row) for row in rows]
 
 
 def _write(config: ExportConfig, inputs: ExportInputs, content: Path) -> None:

@@ -13,8 +13,8 @@ import torch
 from compressors.guidance.graph import GuidedGraph, guided_program
 from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, OnnxArtifact
+from stages.asked import row_prompt
 from stages.guidance_folder import attach_guidance, proven_scales
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_folder import copy_companions, write_graph
@@ -76,7 +76,7 @@ def _prove(
     counter = bar(f"comparing with torch at scale {scale:g}", len(rows), "prompts")
     largest, num_agreed = 0.0, 0
     for row in rows:
-        prompt = chat_prompt(tokenizer, row.question)
+        prompt = row_prompt(tokenizer, row)
         with torch.inference_mode():
             expected = model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0]
         [text] = decode(TorchRunner(model), [prompt], max_new_tokens=config.num_new_tokens, stop_ids=())

@@ -17,8 +17,9 @@ from compressors.catalogue import build
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import CausalRunner
-from compressors.self_data.prompts import stop_token_ids
+from compressors.self_data.prompts import encoded, end_token_id, rendered, stop_token_ids
 from stages.answer_checks import ANSWER_CHECKS
+from stages.asked import choice_context, row_prompt_text
 from stages.progress import bar
 from stages.rows import Row
 
@@ -33,7 +34,7 @@ class RunnerLM(TemplateLM):
 
     @property
     def eot_token_id(self) -> int:
-        return self.tokenizer.eos_token_id
+        return end_token_id(self.tokenizer)
 
     @property
     def prefix_token_id(self) -> int:
@@ -45,12 +46,13 @@ class RunnerLM(TemplateLM):
         return self.tokenizer.name_or_path
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        return self.tokenizer(string, add_special_tokens=bool(add_special_tokens)).input_ids
+        """Return the tokens of a text with what the tokenizer puts first, once; lm-eval says False for what stands behind a context."""
+        if add_special_tokens is False:
+            return self.tokenizer(string, add_special_tokens=False).input_ids
+        return encoded(self.tokenizer, string)
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
-        return self.tokenizer.apply_chat_template(
-            chat_history, tokenize=False, add_generation_prompt=add_generation_prompt
-        )
+        return rendered(self.tokenizer, chat_history, (), is_open=add_generation_prompt)
 
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]:
         counter = bar("scoring choices", len(requests), "texts")
@@ -59,7 +61,7 @@ class RunnerLM(TemplateLM):
         return [(one.logprob_nats, one.is_greedy) for one in scored]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
-        texts = [self.tok_encode(request.args[0]) for request in requests]
+        texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
         pairs = [([self.prefix_token_id], text) for text in texts]
         return [one.logprob_nats for one in continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size)]
 
@@ -88,34 +90,23 @@ class RunnerLM(TemplateLM):
 def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """Run lm-eval tasks (configs as dicts, or names of YAML files in `task_folder`) and return {task: {metric: value}}.
 
-    Generative tasks go through the chat template where the tokenizer has one; multiple choice is plain text.
+    The rows of ours that are generative bring their prompts with them, as training writes them; all else is plain text.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(task_folder) if task_folder else None, include_defaults=False)
-    has_template = bool(getattr(model.tokenizer, "chat_template", None))
-    results: dict[str, dict[str, Any]] = {}
-    for is_chat in (False, True):
-        chosen = [task for task in tasks if (_is_generative(task) and has_template) == is_chat]
-        if not chosen:
-            continue
-        output = simple_evaluate(
-            model=model,
-            tasks=chosen,
-            task_manager=manager,
-            apply_chat_template=is_chat,
-            bootstrap_iters=0,
-            log_samples=False,
-        )
-        assert output is not None, "only ranks above zero get None"
-        results.update(output["results"])  # type: ignore[typeddict-item]
-    return results
+    output = simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, log_samples=False)
+    assert output is not None, "only ranks above zero get None"
+    return dict(output["results"])  # type: ignore[typeddict-item]
 
 
-def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:
-    """Return the lm-eval config of rows of one kind: multiple choice where they have choices, else generative."""
+def task_config(name: str, rows: Sequence[Row], max_new_tokens: int, tokenizer: Any = None) -> dict[str, Any]:
+    """Return the lm-eval config of rows of one kind: multiple choice where they have choices, else generative.
+
+    Generative rows need the tokenizer: its chat template writes what they are asked by.
+    """
     documents = [
         {
-            "question": row.question,
+            "prompt": choice_context(row) if row.choices else row_prompt_text(tokenizer, row),
             "choices": row.choices,
             "answer_index": row.answer_index,
             "answer": row.reference or row.answer,
@@ -132,14 +123,14 @@ def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str
     if rows[0].choices:
         return config | {
             "output_type": "multiple_choice",
-            "doc_to_text": "Question: {{question}}\nAnswer:",
+            "doc_to_text": "prompt",
             "doc_to_choice": "choices",
             "doc_to_target": "answer_index",
             "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
         }
     return config | {
         "output_type": "generate_until",
-        "doc_to_text": "{{question}}",
+        "doc_to_text": "prompt",
         "doc_to_target": "answer",
         "generation_kwargs": {"until": [], "max_gen_toks": max_new_tokens},
         "process_results": _check_answer,
@@ -150,10 +141,6 @@ def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str
 def _check_answer(document: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
     verifier = build(ANSWER_CHECKS, document["verifier"])
     return {"exact_match": float(verifier(results[0], document["answer"], []) is None)}
-
-
-def _is_generative(task: Any) -> bool:
-    return isinstance(task, dict) and task["output_type"] == "generate_until"
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

@@ -11,8 +11,9 @@ from compressors.distill.student import mixed_precision, plain_model
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.prompts import stop_token_ids
 from stages.answer_checks import ANSWER_CHECKS
+from stages.asked import row_prompt
 from stages.rows import Row
 
 # Enough to order two states of one training, few enough for a look every some steps.
@@ -39,7 +40,7 @@ def share_right(runner: TorchRunner, rows: Sequence[Row], tokenizer: Any, max_ne
 
 
 def _is_choice_right(runner: TorchRunner, tokenizer: Any, row: Row) -> bool:
-    prompt = chat_prompt(tokenizer, row.question)
+    prompt = row_prompt(tokenizer, row)
     pairs = [(prompt, tokenizer(choice, add_special_tokens=False).input_ids) for choice in row.choices]
     scores = continuation_likelihoods(runner, pairs, batch_size=len(pairs))
     means = [one.logprob_nats / max(one.num_tokens, 1) for one in scores]
@@ -51,7 +52,7 @@ def _num_verified(runner: TorchRunner, tokenizer: Any, rows: Sequence[Row], max_
     num_right = 0
     for start in range(0, len(rows), BATCH_ROWS):
         part = rows[start : start + BATCH_ROWS]
-        prompts = [chat_prompt(tokenizer, row.question) for row in part]
+        prompts = [row_prompt(tokenizer, row) for row in part]
         written = decode(runner, prompts, max_new_tokens=max_new_tokens, stop_ids=stop_ids)
         for row, generation in zip(part, written, strict=True):
             text = tokenizer.decode(generation.token_ids, skip_special_tokens=True)

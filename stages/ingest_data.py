@@ -2,29 +2,28 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from compressors.catalogue import did_you_mean
 from registry.artifact import DatasetArtifact, Facts
 from registry.confinement import confined
 from registry.fingerprint import file_digest
-from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
+from stages.labels import AnswerForm
 from stages.partition import check_fractions, parted
-from stages.rows import Row, split_rows, write_rows
+from stages.progress import note
+from stages.rows import content_key, split_rows, write_rows
+from stages.sources import HUB, Record, generate_tasks, read_hub, read_jsonl, read_parquet, read_text
+from stages.typed_rows import TypedRows, typed_rows
 
 FORMS = {
     "jsonl": "jsonl:PATH.jsonl",
     "parquet": "parquet:PATH.parquet",
     "text": "text:PATH.txt",
-    "hub": "hub:OWNER/NAME@REVISION[:SPLIT]",
+    "hub": HUB,
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
 }
 # Our own small data sets lie in the folder of that name beside this file.
@@ -47,10 +46,23 @@ class IngestDataConfig(StageConfig):
     """Column with the question or instruction."""
 
     answer_field: str = "answer"
-    """Column with the reference answer: text, or for multiple choice the index or the text of the right choice."""
+    """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
 
     choices_field: str = "choices"
-    """Column with the list of choices; rows without it are open questions."""
+    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions."""
+
+    answer_form: AnswerForm = "auto"
+    """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
+    refused."""
+
+    messages_field: str = ""
+    """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
+
+    assistant_turns: Literal["every", "last"] = "every"
+    """Which turns of the assistant become rows of their own, each with all turns before it in view."""
+
+    blank_rows: Literal["refuse", "drop"] = "refuse"
+    """What happens to a row whose question, answer or turn is null, NaN or blank; drop says how many. Blank text rows are always dropped."""
 
     verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto"
     """How an answer is checked against the reference; under pattern, json_schema and unit_tests a row's answer is that. auto: choice
@@ -71,7 +83,7 @@ class IngestDataConfig(StageConfig):
     many as are held out, at least one; 0: the held-out rows do both."""
 
     seed: int = 0
-    """Seed of generated tasks."""
+    """Seed of generated tasks; neighbouring seeds share no task but by chance."""
 
     @field_validator("source")
     @classmethod
@@ -104,19 +116,20 @@ def _outside(config: IngestDataConfig) -> str:
 
 @stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
-    """Bring a data set in as rows with a question, an answer and a way to check it.
+    """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
 
-    Raises ValueError when a row lacks a named column, when an answer is not among its choices, or when nothing is left.
+    Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, or an answer that
+    names no choice or is ambiguous; and when nothing is left.
     """
-    scheme, _, rest = config.source.partition(":")
-    rows = []
-    for index, record in enumerate(READERS[scheme](config, rest)):
-        if config.max_rows and index >= config.max_rows:
-            break
-        rows.append(_to_row(config, record, index))
-    if not rows:
-        raise ValueError(f"{config.source} gave no rows")
-    rows = _split(config, rows)
+    typed = typed_rows(_records(config), config)
+    if not typed.rows:
+        raise ValueError(f"{config.source} gave no rows{_left_out(typed)}")
+    if left_out := _left_out(typed):
+        note(f"warning: {config.source}{left_out}")
+    if typed.unread:
+        note(f"keys of turns that are not read: {', '.join(sorted(typed.unread))}"[:200])
+    keys = [content_key(row) for row in typed.rows]
+    rows = parted(typed.rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
     write_rows(workdir / "content" / "rows.jsonl", rows)
     return DatasetArtifact.at(
         workdir / "content",
@@ -128,46 +141,27 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
     )
 
 
-def _to_row(config: IngestDataConfig, record: Mapping[str, Any], index: int) -> Row:
-    if "text" in record and config.question_field not in record:
-        return Row(id=f"{index:06d}", text=record["text"])
-    for name in (config.question_field, config.answer_field):
-        if name not in record:
-            raise ValueError(f"row {index} has no column {name!r}.{did_you_mean(name, record)}")
-    question, answer = str(record[config.question_field]), record[config.answer_field]
-    choices = [str(choice) for choice in record.get(config.choices_field) or []]
-    if not choices:
-        verifier = record.get("verifier", "none") if config.verifier == "auto" else config.verifier
-        if verifier not in ANSWER_CHECKS:
-            raise ValueError(f"row {index}: verifier {verifier!r} is unknown.{did_you_mean(verifier, ANSWER_CHECKS)}")
-        return Row(id=f"{index:06d}", question=question, answer=str(answer), verifier=verifier)
-    answer_index = _choice_index(answer, choices)
-    if answer_index is None:
-        raise ValueError(f"row {index}: answer {answer!r} is not one of its choices {choices}")
-    verifier = "choice" if config.verifier == "auto" else config.verifier
-    return Row(
-        id=f"{index:06d}",
-        question=question,
-        answer=choices[answer_index],
-        choices=choices,
-        answer_index=answer_index,
-        verifier=verifier,
+def _records(config: IngestDataConfig) -> Iterator[Record]:
+    scheme, _, rest = config.source.partition(":")
+    if scheme == "jsonl":
+        return read_jsonl(_local_path(config.source), config.source)
+    if scheme == "parquet":
+        return read_parquet(_local_path(config.source), config.source)
+    if scheme == "text":
+        return read_text(_local_path(config.source), config.source, config.words_a_row)
+    if scheme == "hub":
+        return read_hub(rest, config.source, config.hub_config)
+    names = {"question_field": config.question_field, "answer_field": config.answer_field}
+    return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
+
+
+def _left_out(typed: TypedRows) -> str:
+    """Say how many rows were left out, and why."""
+    reasons = (
+        (typed.num_blank_texts, "blank text rows left out"),
+        (typed.num_dropped, "rows with a blank cell dropped"),
     )
-
-
-def _choice_index(answer: Any, choices: list[str]) -> int | None:
-    if isinstance(answer, int) or (isinstance(answer, str) and answer.isdigit() and answer not in choices):
-        return int(answer) if 0 <= int(answer) < len(choices) else None
-    if answer in choices:
-        return choices.index(answer)
-    if isinstance(answer, str) and re.fullmatch("[A-Z]", answer) and ord(answer) - ord("A") < len(choices):
-        return ord(answer) - ord("A")
-    return None
-
-
-def _split(config: IngestDataConfig, rows: list[Row]) -> list[Row]:
-    keys = [hashlib.sha256(f"{row.question}{row.text}".encode()).digest() for row in rows]
-    return parted(rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
+    return "".join(f"; {count} {reason}" for count, reason in reasons if count)
 
 
 def _name_of(source: str) -> str:
@@ -182,79 +176,3 @@ def _local_path(source: str) -> Path:
     if rest.startswith(SHIPPED) and ".." not in Path(rest).parts:
         return Path(__file__).parent / "shipped" / rest.removeprefix(SHIPPED)
     return confined(Path(rest).expanduser())
-
-
-def _read_jsonl(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    with _local_path(config.source).open() as stream:
-        for number, line in enumerate(stream, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{config.source} line {number} is not JSON: {error.msg}") from error
-
-
-def _read_parquet(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    import pyarrow.parquet  # comes with the data extra
-
-    yield from pyarrow.parquet.read_table(_local_path(config.source)).to_pylist()
-
-
-def _read_text(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    text = _local_path(config.source).read_text()
-    if not config.words_a_row:
-        yield {"text": text}
-        return
-    lines: list[str] = []
-    num_words = 0
-    for line in text.splitlines(keepends=True):
-        lines.append(line)
-        num_words += len(line.split())
-        if num_words >= config.words_a_row:
-            yield {"text": "".join(lines)}
-            lines, num_words = [], 0
-    if num_words:
-        yield {"text": "".join(lines)}
-
-
-def _read_hub(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    import datasets  # comes with the data extra
-
-    match = re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
-    if match is None:
-        raise ValueError(f"source {config.source!r} is not of the form {FORMS['hub']}")
-    split = match["split"] or "train"
-    options = {"revision": match["revision"], "split": split}
-    yield from datasets.load_dataset(match["repo"], config.hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
-
-
-def _generate_tasks(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
-    """Generate checkable tasks; several kinds are interleaved so that any prefix holds all of them."""
-    import reasoning_gym  # comes with the data extra
-
-    names = rest.split(",")
-    known = reasoning_gym.factory.DATASETS
-    for name in names:
-        if name not in known:
-            raise ValueError(f"reasoning-gym has no task {name!r}.{did_you_mean(name, known)}")
-    size = -(-config.max_rows // len(names))
-    tasks = [
-        reasoning_gym.create_dataset(name, seed=config.seed + index, size=size) for index, name in enumerate(names)
-    ]
-    for index in range(size):
-        for task in tasks:
-            entry = task[index]
-            is_number = re.fullmatch(r"[-+]?\d+(\.\d+)?(/\d+)?", str(entry["answer"])) is not None
-            yield {
-                config.question_field: entry["question"],
-                config.answer_field: entry["answer"],
-                "verifier": "number" if is_number else "contains",
-            }
-
-
-READERS: dict[str, Callable[[IngestDataConfig, str], Iterator[dict[str, Any]]]] = {
-    "jsonl": _read_jsonl,
-    "parquet": _read_parquet,
-    "text": _read_text,
-    "hub": _read_hub,
-    "reasoning_gym": _generate_tasks,
-}

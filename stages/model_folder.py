@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from compressors.measure.product_attention import attend_by_products
 from registry.artifact import Facts, ModelArtifact
+from stages.turn_end import with_end
 from stages.width_facts import width_facts
 
 # Formats that unpickle, and source files: loading a model must never run what came with it.
@@ -176,7 +177,7 @@ def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a model folder. Raises ValueError when it has none."""
     refuse_no_tokenizer(folder)
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return with_end(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), folder)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder} has no tokenizer that loads: {' '.join(str(error).split())}") from error
 

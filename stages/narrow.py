@@ -132,7 +132,7 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops, peak_memory_bytes=num_copies * num_bytes + num_gram_bytes, disk_bytes=disk_bytes)
 
 
-@stage("narrow", version=2, forecast=_forecast)
+@stage("narrow", version=3, forecast=_forecast)
 def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelArtifact:
     """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family.
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.model_folder import TOKENIZER_FILES
+from stages.model_folder import TOKENIZER_FILES, load_tokenizer
 from stages.onnx_session import GRAPH
 from stages.progress import bar
+from stages.turn_end import all_ends, configured_ends
 
 if TYPE_CHECKING:
     import onnx_ir as ir  # in an extra
@@ -135,6 +136,12 @@ def _write_tokenizer_config(folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
+def _ends(folder: Path, configured: Any) -> Any:
+    """Return the tokens at which a runtime stops: as configured, and where its template ends a turn with another one that too."""
+    ends = all_ends(load_tokenizer(folder), folder)
+    return configured if len(ends) == len(configured_ends(folder)) else ends
+
+
 def _genai_config(folder: Path) -> dict[str, Any]:
     """Return the description of the graph that onnxruntime-genai wants. https://onnxruntime.ai/docs/genai/reference/config.html"""
     from transformers import AutoConfig  # seconds to import
@@ -142,7 +149,7 @@ def _genai_config(folder: Path) -> dict[str, Any]:
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     path = folder / "generation_config.json"
     special = {**config.to_dict(), **(json.loads(path.read_text()) if path.exists() else {})}
-    ends = special.get("eos_token_id")
+    ends = _ends(folder, special.get("eos_token_id"))
     num_heads = config.num_attention_heads
     first_end = ends[0] if isinstance(ends, list) else ends
     pad = special.get("pad_token_id")

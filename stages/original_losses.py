@@ -10,7 +10,7 @@ import torch
 
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner
-from compressors.self_data.prompts import answer_tokens, chat_prompt
+from stages.asked import row_answer, row_prompt, row_reference
 from stages.model_folder import load_model, load_tokenizer
 from stages.rows import Row
 from stages.teacher_shards import TeacherRecord
@@ -53,15 +53,15 @@ def losses_under_model(
     def mean(pairs: Sequence[tuple[Row, Sequence[int]]]) -> float | None:
         scored = continuation_likelihoods(
             runner,
-            [(chat_prompt(tokenizer, row.question), answer) for row, answer in pairs],
+            [(row_prompt(tokenizer, row), answer) for row, answer in pairs],
             batch_size=BATCH_SIZE,
         )
         num_tokens = sum(one.num_tokens for one in scored)
         return -sum(one.logprob_nats for one in scored) / num_tokens if num_tokens else None
 
     referred = rewritten or spread(asked, num_rows)
-    ours = [(row, row.answer_ids or answer_tokens(tokenizer, row.answer)) for row in rewritten]
-    references = [(row, answer_tokens(tokenizer, row.reference or row.answer)) for row in referred]
+    ours = [(row, row.answer_ids or row_answer(tokenizer, row)) for row in rewritten]
+    references = [(row, row_reference(tokenizer, row)) for row in referred]
     source = "the model, on the same questions" if rewritten else "the model"
     return Losses(source, mean(ours), len(ours), mean(references), len(references))
 

@@ -17,10 +17,11 @@ from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.measure.sampling import Generation, Sampling
 from compressors.self_data.choose import CHOOSERS, Candidate, Decision, decide
 from compressors.self_data.keep import Verdict
-from compressors.self_data.prompts import answer_tokens, chat_prompt, start_token_id, stop_token_ids
+from compressors.self_data.prompts import answer_tokens, start_token_id, stop_token_ids
 from compressors.self_data.styles import AUTO, STYLES, rewrite_question, style_of
 from compressors.self_data.verifiers import BannedPhrases
 from stages.answer_checks import ANSWER_CHECKS
+from stages.asked import row_answer, row_prompt, with_last_question
 from stages.chat_server import ServerSampler
 from stages.device import pick_device, pick_dtype
 from stages.model_folder import load_model, load_tokenizer
@@ -58,9 +59,13 @@ class OriginalWriter:
         return TorchRunner(load_model(self._folder, pick_dtype(self.config.precision, device), device))
 
     def rewrite(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
-        """Return the rows with their answers decided, and what the teacher said about each."""
+        """Return the rows with their answers decided, and what the teacher said about each.
+
+        A turn that calls tools keeps its answer, and with `turns: last` so do all turns but the last of a conversation.
+        """
         config, num_samples = self.config, self.config.num_samples_per_prompt
-        prompts = [self._prompt(row, sample) for row in rows for sample in range(num_samples)]
+        asked = [row for row in rows if self._reason_to_keep(row) is None]
+        prompts = [self._prompt(row, sample) for row in asked for sample in range(num_samples)]
         generations = self.sampler.sample(
             prompts,
             max_new_tokens=config.max_new_tokens,
@@ -70,11 +75,11 @@ class OriginalWriter:
             on_finished=lambda count: on_finished(count / num_samples),
         )
         recorded: Recorded = {}
-        decided = []
-        for index, row in enumerate(rows):
+        decided = {}
+        for index, row in enumerate(asked):
             its = slice(index * num_samples, (index + 1) * num_samples)
-            decided.append(self._decide(row, prompts[its], generations[its], recorded, shard_index))
-        return decided, recorded
+            decided[row.id] = self._decide(row, prompts[its], generations[its], recorded, shard_index)
+        return [decided.get(row.id) or self._keep(row, recorded, shard_index) for row in rows], recorded
 
     def write_freely(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with a text of the model's own, and the distributions it drew them from."""
@@ -108,9 +113,10 @@ class OriginalWriter:
 
     def _prompt(self, row: Row, sample_index: int) -> Prompt:
         style = style_of(row.choices, row.verifier) if self.config.style == AUTO else self.config.style
-        asked = rewrite_question(row.question, row.answer, row.choices, self.config.template or STYLES[style])
+        template = self.config.template or STYLES[style]
+        asked = with_last_question(row, lambda question: rewrite_question(question, row.answer, row.choices, template))
         seed = row_seed(self.config.seed, row.id, sample_index)
-        return Prompt(asked, chat_prompt(self.tokenizer, asked), seed)
+        return Prompt(asked.question, row_prompt(self.tokenizer, asked), seed, asked.messages, asked.tools)
 
     def _decide(
         self,
@@ -149,6 +155,27 @@ class OriginalWriter:
             recorded_in=shard_name(shard_index) if teacher is not None else "",
         )
 
+    def _reason_to_keep(self, row: Row) -> str | None:
+        """Return why a row is not rewritten, None where it is."""
+        if row.reply:
+            return "not rewritten (calls a tool)"
+        if self.config.turns == "last" and not row.is_last_turn:
+            return "not rewritten (an earlier turn)"
+        return None
+
+    def _keep(self, row: Row, recorded: Recorded, shard_index: int) -> Row:
+        answer_ids = row_answer(self.tokenizer, row)
+        is_scored = bool(self.config.num_recorded) and self.config.record == "all"
+        if is_scored:
+            recorded[row.id] = self._score(row_prompt(self.tokenizer, row), answer_ids)
+        return row.with_changes(
+            source="reference",
+            reason=self._reason_to_keep(row),
+            reference=row.answer,
+            answer_ids=answer_ids,
+            recorded_in=shard_name(shard_index) if is_scored else "",
+        )
+
     def _answer_ids(self, verdict: Verdict, generation: Generation) -> list[int]:
         if verdict.source == "rewrite":
             return generation.token_ids
@@ -166,7 +193,7 @@ class OriginalWriter:
         if self.config.record == "rewrites":
             return None
         # Without the reference in view: a model that sees the answer would only say "copy it".
-        return self._score(chat_prompt(self.tokenizer, row.question), answer_ids)
+        return self._score(row_prompt(self.tokenizer, row), answer_ids)
 
     def _score(self, prompt_ids: list[int], answer_ids: list[int]) -> tuple[Tensor, Tensor]:
         """Return the most probable candidates at each answer token, from one forward pass."""

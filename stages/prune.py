@@ -130,7 +130,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
 
 
-@stage("prune", version=5, forecast=_forecast, is_light=lambda config: config.patch == "none")
+@stage("prune", version=6, forecast=_forecast, is_light=lambda config: config.patch == "none")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Remove decoder blocks; the result loads and decodes like any other model of its family.
 

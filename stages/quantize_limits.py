@@ -12,8 +12,9 @@ from compressors.measure.closeness import closeness
 from compressors.measure.cost import measure_latency
 from compressors.measure.likelihood import Pair
 from compressors.measure.runner import CausalRunner
-from compressors.self_data.prompts import answer_tokens, chat_prompt
+from compressors.self_data.prompts import text_windows
 from registry.artifact import DatasetArtifact
+from stages.asked import row_prompt, row_reference
 from stages.measured_data import asked_rows, plain_text
 from stages.model_folder import load_tokenizer
 from stages.progress import bar, metric, note
@@ -69,13 +70,11 @@ def heldout_pairs(
     """Return held-out questions with their answers, and windows of the text, as (context, continuation)."""
     tokenizer = load_tokenizer(folder)
     pairs: list[Pair] = [
-        (chat_prompt(tokenizer, row.question), answer_tokens(tokenizer, row.reference or row.answer)[:max_tokens])
-        for row in asked_rows(data, max_rows)
+        (row_prompt(tokenizer, row), row_reference(tokenizer, row)[:max_tokens]) for row in asked_rows(data, max_rows)
     ]
     if text is not None:
-        ids = tokenizer(plain_text(text), add_special_tokens=False).input_ids[: max_rows * max_tokens or None]
-        windows = [ids[start : start + max_tokens] for start in range(0, len(ids), max_tokens)]
-        pairs += [(window[:1], window[1:]) for window in windows if len(window) > 1]
+        windows = text_windows(tokenizer, plain_text(text), max_tokens)[: max_rows or None]
+        pairs += [(context, window) for context, window in windows if window]
     if not pairs:
         raise ValueError("input data: no row has a question to measure the loss on; give the input text")
     return pairs

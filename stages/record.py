@@ -11,6 +11,7 @@ from pydantic import Field
 
 from compressors.measure.likelihood import Pair, top_candidates
 from compressors.measure.runner import TorchRunner
+from compressors.self_data.prompts import first_tokens, text_windows
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
@@ -69,7 +70,7 @@ def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("record", version=1, forecast=_forecast)
+@stage("record", version=2, forecast=_forecast)
 def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
     """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory.
 
@@ -115,13 +116,12 @@ def _tokenized(config: RecordConfig, inputs: RecordInputs, tokenizer: Any) -> It
             if answer:
                 yield row.with_changes(prompt_ids=prompt, answer_ids=answer)
             continue
-        ids = tokenizer(row.text).input_ids
-        for piece, start in enumerate(range(0, len(ids), config.max_tokens)):
-            part = ids[start : start + config.max_tokens]
-            split = piece_split(row.split, piece)
-            if len(part) > 1:
-                text = tokenizer.decode(part)
-                yield Row(f"{row.id}-{piece:05d}", text=text, split=split, prompt_ids=part[:1], answer_ids=part[1:])
+        for piece, (context, part) in enumerate(text_windows(tokenizer, row.text, config.max_tokens)):
+            if part:
+                # the words alone: what the tokenizer puts first stands among the ids
+                text = tokenizer.decode(part if first_tokens(tokenizer) else [*context, *part])
+                split = piece_split(row.split, piece)
+                yield Row(f"{row.id}-{piece:05d}", text=text, split=split, prompt_ids=context, answer_ids=part)
 
 
 def _recorded_part(config: RecordConfig, row: Row) -> Pair:

@@ -15,6 +15,7 @@ from compressors.measure.sampling import Generation, Sampling
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.answer_checks import ANSWER_CHECKS
+from stages.asked import row_prompt
 from stages.contract import Forecast, StageConfig, stage
 from stages.data_card import write_card
 from stages.device import Precision
@@ -131,7 +132,7 @@ class _Reviser:
         """Return both rows of every revision that is right."""
         rows = [row for row in questions for _ in range(self.config.num_samples)]
         samples = [sample for _ in questions for sample in range(self.config.num_samples)]
-        prompts = [chat_prompt(self.tokenizer, row.question) for row in rows]
+        prompts = [row_prompt(self.tokenizer, row) for row in rows]
         first = self._write(rows, prompts, [2 * sample for sample in samples])
         chosen = [i for i, one in enumerate(first) if self.config.revise_right or not self._is_right(rows[i], one)]
         behind = {i: self._behind(rows[i], prompts[i], first[i]) for i in chosen}
@@ -167,7 +168,13 @@ class _Reviser:
 
     def _pair(self, row: Row, sample: int, prompt: list[int], behind: list[int], revision: Generation) -> list[Row]:
         text = self.wording.decode(revision.token_ids).strip()
-        known = {"source": "rewrite", "reason": REVISED, "reference": row.reference or row.answer, "answer": text}
+        known = {
+            "source": "rewrite",
+            "reason": REVISED,
+            "reference": row.reference or row.answer,
+            "answer": text,
+            "reply": {},
+        }
         whole = [*behind[len(prompt) :], *revision.token_ids]
         return [
             row.with_changes(id=f"{row.id}.{sample}.whole", prompt_ids=prompt, answer_ids=whole, **known),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
@@ -20,6 +21,7 @@ class Row:
     `choices` (with `answer_index`) make it multiple choice. `text` alone, without a question, is plain text for perplexity.
     `answer_ids` are set once a model wrote or scored the answer: the exact tokens, its stop token included. A free text, which a
     model wrote from its first token on, has `text`, `prompt_ids` and `answer_ids`.
+    A turn of a conversation has `messages`, all that comes before it; `question` is then their text, for who reads words.
     """
 
     id: str
@@ -30,6 +32,11 @@ class Row:
     answer_index: int = -1
     verifier: str = "none"
     split: Split = "train"
+    # a conversation up to the answer, the tools it may call, and the answer as a message where it calls one
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    reply: dict[str, Any] = field(default_factory=dict)
+    is_last_turn: bool = True
     # provenance, filled by self_data
     source: str = "reference"
     reason: str = ""
@@ -57,6 +64,15 @@ class Row:
     def with_changes(self, **changes: Any) -> Row:
         """Return a copy with some fields replaced."""
         return replace(self, **changes)
+
+
+def content_key(row: Row) -> bytes:
+    """Return a hash of what a row is about: its question or text, and of a conversation how it begins, so that its turns share it."""
+    told = f"{row.question}{row.text}"
+    if row.messages:
+        first = next(index for index, message in enumerate(row.messages) if message["role"] == "user")
+        told = json.dumps(row.messages[: first + 1], sort_keys=True)
+    return hashlib.sha256(told.encode()).digest()
 
 
 def read_rows(path: Path) -> list[Row]:

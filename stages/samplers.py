@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from compressors.measure.decode import decode
 from compressors.measure.runner import SlotSource
@@ -19,6 +19,9 @@ class Prompt:
     text: str
     token_ids: list[int]
     seed: int
+    # of a conversation its turns and tools, for a server
+    messages: list[dict[str, Any]] = field(default_factory=list)
+    tools: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Sampler(Protocol):

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from compressors.measure.likelihood import pad_right
 from compressors.prune.calibration import Sample
-from compressors.self_data.prompts import answer_tokens, chat_prompt
+from compressors.self_data.prompts import encoded, first_tokens
 from registry.artifact import DatasetArtifact
+from stages.asked import row_answer, row_prompt
 from stages.model_folder import load_tokenizer
 from stages.progress import bar
 from stages.rows import Row, read_rows, split_rows
@@ -47,14 +48,14 @@ def calibration_samples(
     """Return at most `num_samples` training rows as token ids, each cut at `max_tokens`, shortest first.
 
     A question goes through the chat template, with its answer behind it; a text row is cut into pieces of `max_tokens`.
-    `prepend_bos` puts the tokenizer's first token before each that does not begin with it. Raises ValueError when the data set has
-    no training rows, its text is shorter than one piece, or the tokenizer has no first token to prepend.
+    Each begins with what the tokenizer itself puts first; `prepend_bos` puts its BOS there where it puts nothing. Raises ValueError
+    when the data set has no training rows, its text is shorter than one piece, or the tokenizer has no first token to prepend.
     """
     tokenizer = load_tokenizer(Path(model_folder))
     if prepend_bos and tokenizer.bos_token_id is None:
         raise ValueError("prepend_bos is true, but the tokenizer has no beginning-of-sequence token; accepted: false")
     rows = split_rows(read_rows(data.path / "rows.jsonl"), "train")
-    bos = [tokenizer.bos_token_id] if prepend_bos else []
+    bos = first_tokens(tokenizer) or ([tokenizer.bos_token_id] if prepend_bos else [])
     samples: list[Sample] = []
     for row in rows:
         prompt, answer = _tokens(tokenizer, row)
@@ -90,8 +91,7 @@ def run_through(
 
 def exact_tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
     """Return (prompt, answer with the token that ends it): those on record where a model wrote or scored the row."""
-    prompt = row.prompt_ids or chat_prompt(tokenizer, row.question)
-    return prompt, row.answer_ids or answer_tokens(tokenizer, row.answer)
+    return row.prompt_ids or row_prompt(tokenizer, row), row.answer_ids or row_answer(tokenizer, row)
 
 
 def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], row: Row) -> list[Sample]:
@@ -100,7 +100,7 @@ def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], 
     body = max_tokens - len(bos)
     for start in range(0, len(ids) if row.text else min(len(ids), 1), body):
         piece, answer_at = ids[start : start + body], max(0, answer_start - start)
-        if bos and piece[0] != bos[0]:
+        if piece[: len(bos)] != bos:
             piece, answer_at = [*bos, *piece], answer_at + (len(bos) if answer_at else 0)
         samples.append(Sample(piece, answer_at))
     return samples
@@ -109,6 +109,8 @@ def _pieces(ids: list[int], answer_start: int, max_tokens: int, bos: list[int], 
 def _tokens(tokenizer: Any, row: Row) -> tuple[list[int], list[int]]:
     """Return (prompt, answer); a plain text is all answer."""
     if row.text:
-        return row.prompt_ids, row.answer_ids or tokenizer(row.text).input_ids
+        return row.prompt_ids, row.answer_ids or encoded(tokenizer, row.text)[len(first_tokens(tokenizer)) :]
+    if row.reply:
+        return exact_tokens(tokenizer, row)
     answer = row.answer_ids or tokenizer(row.answer, add_special_tokens=False).input_ids
-    return chat_prompt(tokenizer, row.question), answer
+    return row_prompt(tokenizer, row), answer

@@ -58,6 +58,9 @@ class SelfDataConfig(StageConfig):
     free_text_start: str = ""
     """Token that a free text begins with; empty: the tokenizer's beginning-of-text token. Every eighth text is held out."""
 
+    turns: Literal["every", "last"] = "every"
+    """Which turns of a conversation are rewritten, each behind the data's own turns before it; the others keep their answer."""
+
     style: Literal["general", "instruction", "math", "multiple_choice", "code", "auto"] = "general"
     """What the model is asked, by task family. auto: multiple_choice for rows with choices, math for checked numbers, else general."""
 

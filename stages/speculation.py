@@ -11,8 +11,9 @@ import transformers
 from transformers import GenerationConfig
 
 from compressors.measure.speculative import Speculation, measure_speculation
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
+from compressors.self_data.prompts import stop_token_ids
 from registry.artifact import Facts, ModelArtifact
+from stages.asked import row_prompt
 from stages.contract import check_vocabulary
 from stages.evaluate_config import EvaluateConfig
 from stages.model_folder import load_model, load_tokenizer
@@ -49,7 +50,7 @@ def speculation(
     found = measure_speculation(
         target,
         draft,
-        [chat_prompt(tokenizer, row.question) for row in chosen],
+        [row_prompt(tokenizer, row) for row in chosen],
         draft_lengths=config.draft_lengths,
         max_new_tokens=config.max_new_tokens,
         stop_ids=stop_token_ids(tokenizer, generation_config),

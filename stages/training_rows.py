@@ -16,6 +16,7 @@ from compressors.distill.packing import Example
 from compressors.distill.parties import OtherModel, run_once
 from compressors.distill.student import Student, record_prefix
 from compressors.distill.token_stats import SampleFacts
+from compressors.self_data.prompts import text_windows
 from registry.artifact import DatasetArtifact
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.partition import shared_rows_note
@@ -200,9 +201,7 @@ def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: Tea
     """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
     if row.question or row.answer_ids:
         return [_example(config, row, tokenizer, teacher)]
-    ids = tokenizer(row.text).input_ids
-    pieces = [ids[start : start + config.max_tokens] for start in range(0, len(ids), config.max_tokens)]
-    return [Example(piece[:1], piece[1:]) for piece in pieces]
+    return [Example(context, piece) for context, piece in text_windows(tokenizer, row.text, config.max_tokens)]
 
 
 def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:

@@ -91,9 +91,21 @@ def perplexity(
 ) -> float:
     """Return exp(mean negative log-likelihood) over non-overlapping windows; the first token of a window is context only."""
     chunks = [token_ids[start : start + window] for start in range(0, len(token_ids), window)]
-    pairs = [(chunk[:1], chunk[1:]) for chunk in chunks if len(chunk) > 1]
+    windows = [(chunk[:1], chunk[1:]) for chunk in chunks]
+    return perplexity_of_windows(runner, windows, batch_size=batch_size, on_scored=on_scored)
+
+
+def perplexity_of_windows(
+    runner: CausalRunner,
+    windows: Sequence[Pair],
+    *,
+    batch_size: int,
+    on_scored: Callable[[int], None] = lambda count: None,
+) -> float:
+    """Return exp(mean negative log-likelihood) over windows, each (context, what is predicted). Raises ValueError without a token."""
+    pairs = [(context, tokens) for context, tokens in windows if tokens]
     if not pairs:
-        raise ValueError(f"{len(token_ids)} tokens are too few for a perplexity")
+        raise ValueError("the text has too few tokens for a perplexity")
     scored = continuation_likelihoods(runner, pairs, batch_size=batch_size, on_scored=on_scored)
     return math.exp(-sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored))
 

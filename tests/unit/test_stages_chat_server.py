@@ -60,6 +60,22 @@ def sample(one: ServerSampler, **options: Any) -> list:
     return one.sample(PROMPTS, max_new_tokens=9, sampling=Sampling(temperature=0.7, top_p=0.9), **options)
 
 
+def test_a_conversation_is_sent_as_its_turns_with_its_tools() -> None:
+    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    tools, bodies = [{"type": "function", "function": {"name": "f"}}], []
+
+    def answer(body: dict[str, Any], headers: Any) -> Answer:
+        bodies.append(body)
+        return completion("ok")
+
+    with served(answer) as url:
+        sampler(url).sample([Prompt("q", [5], 0, turns, tools)], max_new_tokens=1, sampling=Sampling(temperature=0.0))
+    [body] = bodies
+    assert body["tools"] == tools and body["messages"][0] == turns[0]
+    assert body["messages"][1]["tool_calls"][0]["function"] == {"name": "f", "arguments": '{"a": 1}'}
+
+
 def test_each_prompt_gets_its_own_answer_in_order() -> None:
     bodies = []
 
