@@ -215,9 +215,13 @@ def _read_text(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
 def _read_hub(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
     import datasets  # comes with the data extra
 
-    match = re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
+    match = re.fullmatch(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
     if match is None:
         raise ValueError(f"source {config.source!r} is not of the form {FORMS['hub']}")
+    if Path(match["repo"]).exists():  # `datasets` would read it in place of the hub's, past every check of paths
+        raise ValueError(
+            f"source {config.source!r}: {match['repo']} is also a folder here; name its files (jsonl:PATH, parquet:PATH)"
+        )
     split = match["split"] or "train"
     options = {"revision": match["revision"], "split": split}
     yield from datasets.load_dataset(match["repo"], config.hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
