@@ -38,7 +38,13 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_workspace_and_the_artifacts_may_be_named(workspace: Path) -> None:
-    for name in ("rows.jsonl", "models", "models/../rows.jsonl", "new.jsonl", *(f".attar/{name}" for name in OPEN_IN_HOME)):
+    for name in (
+        "rows.jsonl",
+        "models",
+        "models/../rows.jsonl",
+        "new.jsonl",
+        *(f".attar/{name}" for name in OPEN_IN_HOME),
+    ):
         assert confined(Path(name)) == Path(name)
     assert confined(workspace / ".attar/store/scan/key/content/x.jsonl")
 
