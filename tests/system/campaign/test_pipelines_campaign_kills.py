@@ -1,6 +1,7 @@
 """`tiny` ended at many random moments, in five ways: what it makes in the end is what an undisturbed run makes, once, and nothing stays.
 
-ATTAR_CAMPAIGN_KILLS says how many (200), ATTAR_CAMPAIGN_SEED which moments, ATTAR_CAMPAIGN_RESULTS a folder that gets `kills.json`.
+ATTAR_CAMPAIGN_KILLS says how many (200), ATTAR_CAMPAIGN_SEED which moments, ATTAR_CAMPAIGN_MINUTES when it is enough whatever the
+number, ATTAR_CAMPAIGN_RESULTS a folder that gets `kills.json`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from tests.system.campaign.lives import TIMED_STAGES, Life, fingerprints, prefec
 pytestmark = pytest.mark.slow
 NUM_KILLS = int(os.environ.get("ATTAR_CAMPAIGN_KILLS", "200"))
 SEED = int(os.environ.get("ATTAR_CAMPAIGN_SEED", "0"))
+MINUTES = float(os.environ.get("ATTAR_CAMPAIGN_MINUTES", "inf"))
 WAYS = ("group", "parent", "stage", "SIGTERM", "SIGINT")
 # A run that is asked to go may take a moment to close its records; one that lost a stage finishes what is beside it.
 END_SECONDS = 240.0
@@ -42,7 +44,7 @@ def test_tiny_survives_kills_at_random_moments(tmp_path: Path, clean_environment
         counts = kill_often(base | served, tmp_path, wanted, startup_seconds + WORK_SECONDS)
     folder = Path(os.environ.get("ATTAR_CAMPAIGN_RESULTS", str(tmp_path)))
     (folder / "kills.json").write_text(json.dumps(counts, indent=1) + "\n")
-    assert counts["num_kills"] == NUM_KILLS
+    assert counts["num_kills"] == NUM_KILLS or counts["minutes"] >= MINUTES
     assert counts["num_finished"] >= 1, "no run came to its end: nothing was compared"
     faults = ("orphans", "different", "doubled", "left_open", "damaged", "tracebacks")
     assert {fault: counts[fault] for fault in faults} == {fault: [] for fault in faults}
@@ -75,7 +77,8 @@ def kill_often(environment: dict[str, str], folder: Path, wanted: dict[str, str]
     }  # fmt: skip
     num_finished = num_versions = 0
     while True:
-        is_last = kills.total() >= NUM_KILLS
+        seconds = (datetime.now(UTC) - started).total_seconds()
+        is_last = kills.total() >= NUM_KILLS or seconds >= 60 * MINUTES
         way, moment = generator.choice(WAYS), generator.uniform(0.0, max_seconds)
         life = Life(own, folder)
         if not life.ends_within(END_SECONDS if is_last else moment):
