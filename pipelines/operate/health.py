@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -11,6 +13,7 @@ import psutil
 from pipelines.operate.postgres import is_ready
 
 TIMEOUT_SECONDS = 5.0
+BETWEEN_SECONDS = 0.5
 
 
 def is_healthy(url: str) -> bool:
@@ -24,6 +27,16 @@ def is_healthy(url: str) -> bool:
             return 200 <= answer.status < 300
     except (OSError, urllib.error.URLError, ValueError):
         return False
+
+
+def wait_until_healthy(url: str, seconds: float) -> bool:
+    """Ask until the URL answers with a success or the time is up; True when it did."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not is_healthy(url):
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(BETWEEN_SECONDS)
+    return True
 
 
 def is_port_free(host: str, port: int) -> bool:

@@ -46,7 +46,9 @@ def test_passwords_are_drawn_once_and_belong_to_their_owner(tmp_path: Path) -> N
 
 
 def test_another_address_needs_protection(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"host 0\.0\.0\.0: whoever reaches it could run anything here; add --protect"):
+    with pytest.raises(
+        ValueError, match=r"host 0\.0\.0\.0: whoever reaches it could run anything here; leave out --no-protect"
+    ):
         bring_up(site_of(tmp_path, host="0.0.0.0"), tmp_path / "prefect.yaml", print)
     assert not credentials_path(tmp_path / "home").exists()
 
