@@ -29,7 +29,7 @@ ORPHAN_SECONDS = 60.0
 # Nothing sets it: looking again at once would take the processor from what is looked at.
 BETWEEN_LOOKS = threading.Event()
 # Of `tiny`: what these make holds timings, or was made from such, and so differs from run to run.
-TIMED_STAGES = frozenset({"evaluate", "register"})
+TIMED_STAGES = frozenset({"evaluate", "quantize", "quantize_torch", "register"})
 
 
 @contextmanager
