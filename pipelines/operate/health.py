@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 import urllib.error
@@ -29,10 +30,22 @@ def is_healthy(url: str) -> bool:
         return False
 
 
-def wait_until_healthy(url: str, seconds: float) -> bool:
-    """Ask until the URL answers with a success or the time is up; True when it did."""
+def answers(url: str) -> bool:
+    """True when a server is there: it says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=TIMEOUT_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except (OSError, ValueError) as error:
+        return isinstance(getattr(error, "reason", None), ssl.SSLError)
+
+
+def wait_for_answer(url: str, seconds: float) -> bool:
+    """Ask until a server answers there or the time is up; True when it did."""
     deadline, pause = time.monotonic() + seconds, threading.Event()
-    while not is_healthy(url):
+    while not answers(url):
         if time.monotonic() > deadline:
             return False
         pause.wait(BETWEEN_SECONDS)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 import httpx
 
-from pipelines.operate.health import wait_until_healthy
+from pipelines.operate.health import wait_for_answer
 
 # A server that restarts is back within a minute or two; an upgrade takes longer.
 PATIENCE_SECONDS = 900.0
@@ -31,12 +31,12 @@ def start_run(patience_seconds: float = PATIENCE_SECONDS) -> None:
     """Run Prefect's engine in this process for the flow run that the environment names."""
     deadline = time.monotonic() + patience_seconds
     while True:
-        wait_until_healthy(health_url(), deadline - time.monotonic())
+        wait_for_answer(health_url(), deadline - time.monotonic())
         try:
             runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
             return
         except httpx.TransportError as error:
-            wait_until_healthy(health_url(), deadline - time.monotonic())
+            wait_for_answer(health_url(), deadline - time.monotonic())
             if time.monotonic() > deadline or not _is_yet_to_begin():
                 raise
             print(f"attar: Prefect's server was away ({error}): starting the run again", file=sys.stderr)
