@@ -39,16 +39,24 @@ def moving_aliases(name: str) -> Iterator[None]:
         raise ValueError(f"{name}: another promotion has been at work for {WAIT_SECONDS:.0f} s; try again") from error
 
 
-def patiently(ask: Callable[[], T]) -> T:
-    """Ask MLflow one thing, and again while its database is busy. Raises ValueError, in one line, when it does not answer."""
+def while_busy(ask: Callable[[], T]) -> T:
+    """Ask MLflow, and again while its database is busy; what else it says is for the caller."""
     deadline, pause = time.monotonic() + BUSY_SECONDS, 0.2
     while True:
         try:
             return ask()
         except (MlflowException, OperationalError) as error:
             if not any(sign in str(error) for sign in BUSY):
-                raise ValueError(f"MLflow: {str(error).strip().splitlines()[0][:300]}") from error
+                raise
             if time.monotonic() > deadline:
                 raise ValueError(f"MLflow's database has been locked for {BUSY_SECONDS:.0f} s; try again") from error
         Event().wait(pause)
         pause = min(2 * pause, 5.0)
+
+
+def patiently(ask: Callable[[], T]) -> T:
+    """Ask MLflow one thing, and again while its database is busy. Raises ValueError, in one line, when it does not answer."""
+    try:
+        return while_busy(ask)
+    except (MlflowException, OperationalError) as error:
+        raise ValueError(f"MLflow: {str(error).strip().splitlines()[0][:300]}") from error

@@ -14,7 +14,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from registry.alias_lock import NOT_THERE, moving_aliases, patiently
+from registry.alias_lock import NOT_THERE, moving_aliases, while_busy
 from registry.checksums import write_checksums
 from registry.environment import attar_home, tracking_uri
 from registry.mlflow_home import experiment_id, global_tracking_uri, open_client
@@ -60,7 +60,8 @@ def register_model(
     Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
     """
     with reachable(tracking_uri(attar_home())):
-        return _register(name, key, write, metrics, params, tags, scratch, is_champion)
+        # asked again as a whole: it finds by its key what it has begun
+        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion))
 
 
 def _register(
@@ -80,7 +81,7 @@ def _register(
         version = _create_version(client, name, model_id, {**tags, CHECKSUMS_TAG: checksums, KEY_TAG: key})
     number = str(version.version)
     with moving_aliases(name):
-        patiently(lambda: _set_aliases(client, name, number, is_champion))
+        while_busy(lambda: _set_aliases(client, name, number, is_champion))
     # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
     model_id = str(version.source).removeprefix("models:/")
     return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))

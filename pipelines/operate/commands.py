@@ -39,7 +39,7 @@ def up(
     """Start Prefect, MLflow and a worker here, apply the deployments, print where to look. Again: say what runs."""
     from pipelines.operate.site import Site, is_loopback
     from pipelines.operate.up import ServicesFailed, bring_up, read_deployments
-    from registry.environment import attar_home
+    from registry.environment import attar_home, writable
 
     site = Site(
         home=attar_home(),
@@ -56,6 +56,7 @@ def up(
     )
     console = err if as_json else out
     try:
+        writable(site.home)
         read_deployments(prefect_file)  # a wrong file is told before anything starts
         started = bring_up(site, prefect_file.resolve(), lambda line: console.print(line, highlight=False))
     except (ValueError, ServicesFailed) as error:

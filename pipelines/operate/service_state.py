@@ -85,7 +85,7 @@ def read_state(home: Path) -> SiteState | None:
     """Return what was started for a home and not stopped, alive or not; None when there is nothing."""
     try:
         values = json.loads(state_path(home).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     services = {name: _service(entry) for name, entry in values["services"].items()}
     return SiteState(Site.from_dict(values["site"]), ProcessMark(**values["supervisor"]), services)
