@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
+
+from packaging.version import Version
 
 from pipelines.operate.health import answers, wait_for_answer
 from pipelines.operate.service_state import adopt_servers, running_site
@@ -16,6 +19,10 @@ from stages.orphans import claim_children, end_orphans
 
 # The shortest that Prefect sends.
 HEARTBEAT_SECONDS = "30"
+# Prefect starts its short-lived server by uvicorn, which imports the place that its setting for the loop names.
+MENDED_LOOP = "pipelines.operate.prefect_server:new_event_loop"
+# Before it a loop could only be one of uvicorn's own.
+OLDEST_UVICORN = Version("0.36")
 # A supervised server comes back by itself, after an upgrade too; a wrong address should be told soon.
 SUPERVISED_SECONDS, NAMED_SECONDS = 900.0, 60.0
 DEFAULTS = {
@@ -52,6 +59,8 @@ def configure_prefect(home: Path) -> None:
     os.environ.setdefault("PREFECT_HOME", str(prefect_home))
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if Version(metadata.version("uvicorn")) >= OLDEST_UVICORN:
+        os.environ.setdefault("UVICORN_LOOP", MENDED_LOOP)
 
 
 def await_prefect(home: Path, say: Callable[[str], None]) -> None:
