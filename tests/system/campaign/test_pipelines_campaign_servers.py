@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import urllib.error
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,20 @@ def started(environment: Environment, *words: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+
+
+def test_a_run_with_a_command_of_its_own_is_refused_or_runs_ours(api: Api, up: dict[str, Any], tmp_path: Path) -> None:
+    own = {"command": f"touch {tmp_path / 'owned'}", "env": {"ATTAR_HOME": str(tmp_path)}, "working_dir": str(tmp_path)}
+    path = f"deployments/{api.deployment('gc')['id']}/create_flow_run"
+    for name, value in own.items():
+        body = {"parameters": {"dry_run": True}, "state": {"type": "SCHEDULED"}, "job_variables": {name: value}}
+        try:
+            run = api.ask(path, body)["id"]
+        except urllib.error.HTTPError as refusal:
+            assert 400 <= refusal.code < 500
+        else:
+            api.wait(run, "COMPLETED")
+    assert not list(tmp_path.iterdir())
 
 
 def test_runs_that_start_while_prefect_is_away_wait_and_go_on(api: Api, home: Path, up: dict[str, Any]) -> None:
