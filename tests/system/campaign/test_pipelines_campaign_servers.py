@@ -97,7 +97,8 @@ def test_a_run_with_a_command_of_its_own_is_refused_or_runs_ours(api: Api, up: d
         try:
             run = api.ask(path, body)["id"]
         except urllib.error.HTTPError as refusal:
-            assert 400 <= refusal.code < 500
+            if refusal.code >= 500:
+                raise
         else:
             api.wait(run, "COMPLETED")
     assert not list(tmp_path.iterdir())
