@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def _check_ports(site: Site) -> None:
         raise ValueError(
             f"host {site.host}: whoever reaches it could run anything here; leave out --no-protect, or stay on {LOOPBACK}"
         )
+    if site.is_protected and find_spec("flask_wtf") is None:
+        raise ValueError("a password on MLflow needs flask-wtf: pip install 'attar[server]'")
     if site.database == "postgres":
         binaries()
     for name, port in site.ports.items():
