@@ -21,8 +21,9 @@ def asked(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]
     name = "mlflow" if what == "mlflow" else "prefect"
     environment = {service.name: service for service in services(site)}[name].environment
     own = environment | more | {"PYTHONPATH": os.getcwd()}
-    command = [sys.executable, "tests/pipeline/route_tables.py", what, *arguments]
-    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False)
+    command = [sys.executable, str(Path(__file__).with_name("route_tables.py")), what, *arguments]
+    # MLflow makes a database where it is started
+    done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, cwd=site.workspace)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
