@@ -20,6 +20,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from csrf_token import headers
+
 AT_ONCE = 4
 NUM_TRIGGERS = 5
 # Two light stages, each run's model another one: what is measured is the orchestration.
@@ -99,7 +101,7 @@ def wait(api: str, runs: set[str]) -> dict[str, str]:
 
 def ask(api: str, path: str, body: Any = None) -> Any:
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}/{path}", data=data, headers={"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{api}/{path}", data=data, headers=headers(api))
     while True:
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:

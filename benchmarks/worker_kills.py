@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from csrf_token import headers
 
 from pipelines.operate.service_state import read_state
 from registry.store import Store
@@ -149,7 +150,7 @@ def orphans(home: Path) -> int:
 def ask(api: str, path: str, body: Any = None) -> Any:
     """Ask the server, and again while its SQLite is busy, as Prefect's own client does."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{api}/{path}", data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(f"{api}/{path}", data, headers(api))
     deadline = time.monotonic() + 300
     while True:
         try:

@@ -45,11 +45,11 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run a recipe: reuse what is stored, build the rest, report."""
-    from registry.environment import attar_home
+    from registry.environment import attar_home, writable
     from stages.process import start_fork_server
 
-    home = attar_home()
     with _refusals(debug):
+        home = writable(attar_home())
         start_fork_server()  # it imports torch while this process reads the recipe and starts Prefect
         planned_recipe, plan, forced = _plan(recipe, overrides, from_node, until_node)
     from pipelines.prefect_home import configure_prefect

@@ -26,6 +26,7 @@ from pipelines.listener import Listener
 from pipelines.overlaps import Overlaps
 from pipelines.plan import PlannedNode, lack_of_disk, stage_inputs
 from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
+from pipelines.prefect_home import await_prefect
 from pipelines.recipe import Node, Recipe
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
@@ -95,6 +96,7 @@ def _prepared(
     num_workers: int,
     console: Console,
 ) -> Iterator[Run]:
+    await_prefect(home, lambda text: console.print(text, highlight=False))
     check_pools(node.execution for node in recipe.nodes.values() if node.execution != IN_PROCESS)
     nodes = {
         node.name: NodeRecord(

@@ -13,6 +13,8 @@ from filelock import FileLock, Timeout
 from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
+from pipelines.prefect_home import await_prefect
+
 # How long a slot stays taken after its holder died without a word: the least that Prefect allows is a minute.
 LEASE_SECONDS = 60.0
 CARD_POLL_SECONDS = 1.0
@@ -46,6 +48,7 @@ def gpu_slot(home: Path, say: Callable[[str], None]) -> Iterator[dict[str, str]]
         yield {}
         return
     name = f"gpu:{gpu_host()}"
+    await_prefect(home, say)
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, len(cards))
     say(f"waiting for a slot of {name}")

@@ -7,13 +7,24 @@ Prefect reads its settings when it is imported, so this runs before.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
-from pipelines.operate.service_state import adopt_servers
+from packaging.version import Version
+
+from pipelines.operate.health import answers, wait_for_answer
+from pipelines.operate.service_state import adopt_servers, running_site
 from stages.orphans import claim_children, end_orphans
 
 # The shortest that Prefect sends.
 HEARTBEAT_SECONDS = "30"
+# Prefect starts its short-lived server by uvicorn, which imports the place that its setting for the loop names.
+MENDED_LOOP = "pipelines.operate.prefect_server:new_event_loop"
+# Before it a loop could only be one of uvicorn's own.
+OLDEST_UVICORN = Version("0.36")
+# A supervised server comes back by itself, after an upgrade too; a wrong address should be told soon.
+SUPERVISED_SECONDS, NAMED_SECONDS = 900.0, 60.0
 DEFAULTS = {
     # a fresh database needs its migrations, and a loaded machine its time
     "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
@@ -48,3 +59,22 @@ def configure_prefect(home: Path) -> None:
     os.environ.setdefault("PREFECT_HOME", str(prefect_home))
     for name, value in DEFAULTS.items():
         os.environ.setdefault(name, value)
+    if Version(metadata.version("uvicorn")) >= OLDEST_UVICORN:
+        os.environ.setdefault("UVICORN_LOOP", MENDED_LOOP)
+
+
+def await_prefect(home: Path, say: Callable[[str], None]) -> None:
+    """Wait for the server that PREFECT_API_URL names, where it is away: Prefect's client gives up when its first request is refused.
+
+    Raises ValueError, in one line, when it does not come back.
+    """
+    api = os.environ.get("PREFECT_API_URL", "").rstrip("/")
+    if not api or answers(f"{api}/health"):
+        return
+    site = running_site(home)
+    seconds = SUPERVISED_SECONDS if site is not None and site.api_url == api else NAMED_SECONDS
+    say(f"Prefect's server at {api} does not answer: waiting up to {seconds:.0f} s")
+    if not wait_for_answer(f"{api}/health", seconds):
+        raise ValueError(
+            f"Prefect's server at {api} does not answer; `attar doctor` says more, PREFECT_API_URL names it"
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import platform
+import tempfile
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -49,6 +51,21 @@ MLFLOW_FACE = "workflowType=machine_learning"
 def attar_home() -> Path:
     """Return the folder that holds everything a run leaves: `ATTAR_HOME`, else `.attar` in the working directory."""
     return Path(os.environ.get("ATTAR_HOME") or ".attar").expanduser().resolve()
+
+
+def writable(home: Path) -> Path:
+    """Return ATTAR_HOME, made if it was not there. Raises ValueError, in one line, when nothing can be written in it."""
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home):
+            pass
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return home  # what is needed is told where it is known
+        raise ValueError(
+            f"ATTAR_HOME {home}: {error.strerror}; set ATTAR_HOME to a folder that you may write in"
+        ) from error
+    return home
 
 
 def tracking_uri(home: Path) -> str:

@@ -12,7 +12,7 @@ import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from registry.environment import tracking_uri
+from registry.environment import tracking_uri, writable
 
 EXPERIMENT = "attar"
 # what MLflow's pages go by: without the kind they show an experiment's chats and traces, of which there are none here
@@ -24,7 +24,7 @@ EXPERIMENT_TAGS = {
 
 def open_client(home: Path) -> MlflowClient:
     """Return a client of tracking server and registry. The database is made on first use."""
-    home.mkdir(parents=True, exist_ok=True)
+    writable(home)
     uri = tracking_uri(home)
     logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports every database migration
     return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)

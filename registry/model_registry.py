@@ -14,6 +14,7 @@ from mlflow.entities import LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from registry.alias_lock import NOT_THERE, moving_aliases, while_busy
 from registry.checksums import write_checksums
 from registry.environment import attar_home, tracking_uri
 from registry.mlflow_home import experiment_id, global_tracking_uri, open_client
@@ -59,7 +60,8 @@ def register_model(
     Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
     """
     with reachable(tracking_uri(attar_home())):
-        return _register(name, key, write, metrics, params, tags, scratch, is_champion)
+        # asked again as a whole: it finds by its key what it has begun
+        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion))
 
 
 def _register(
@@ -77,15 +79,21 @@ def _register(
     if version is None:
         model_id, checksums = _log_model(client, name, write, metrics, params, tags, scratch)
         version = _create_version(client, name, model_id, {**tags, CHECKSUMS_TAG: checksums, KEY_TAG: key})
-    client.set_registered_model_alias(name, CANDIDATE, version.version)
-    previous = _alias_version(client, name, CHAMPION)
-    if is_champion and previous != str(version.version):
-        if previous:
-            client.set_registered_model_alias(name, PREVIOUS, previous)
-        client.set_registered_model_alias(name, CHAMPION, version.version)
+    number = str(version.version)
+    with moving_aliases(name):
+        while_busy(lambda: _set_aliases(client, name, number, is_champion))
     # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
     model_id = str(version.source).removeprefix("models:/")
     return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))
+
+
+def _set_aliases(client: MlflowClient, name: str, number: str, is_champion: bool) -> None:
+    client.set_registered_model_alias(name, CANDIDATE, number)
+    former = _alias_version(client, name, CHAMPION)
+    if is_champion and former != number:
+        if former:
+            client.set_registered_model_alias(name, PREVIOUS, former)
+        client.set_registered_model_alias(name, CHAMPION, number)
 
 
 def registered_keys() -> set[str]:
@@ -173,5 +181,7 @@ def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion |
 def _alias_version(client: MlflowClient, name: str, alias: str) -> str:
     try:
         return str(client.get_model_version_by_alias(name, alias).version)
-    except MlflowException:
+    except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            raise
         return ""

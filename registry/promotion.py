@@ -9,6 +9,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
+from registry.alias_lock import moving_aliases, patiently
 from registry.environment import attar_home
 from registry.mlflow_home import open_client
 from registry.model_registry import CHAMPION, PREVIOUS
@@ -48,14 +49,20 @@ def judge(candidate: Version, champion: Version | None, max_quality_loss: float)
 
 def make_champion(name: str, number: str, reason: str) -> Version | None:
     """Make a version champion and the former one previous; return the former. Doing it again changes nothing."""
+    with moving_aliases(name):
+        return _make_champion(name, number, reason)
+
+
+def _make_champion(name: str, number: str, reason: str) -> Version | None:
     client = open_client(attar_home())
     former = find_version(name, CHAMPION)
     if former is not None and former.number == number:
         return find_version(name, PREVIOUS)
     if former is not None:
-        client.set_model_version_tag(name, number, REPLACES_TAG, former.number)
-        client.set_registered_model_alias(name, PREVIOUS, former.number)
-    client.set_registered_model_alias(name, CHAMPION, number)
+        replaced = former.number
+        patiently(lambda: client.set_model_version_tag(name, number, REPLACES_TAG, replaced))
+        patiently(lambda: client.set_registered_model_alias(name, PREVIOUS, replaced))
+    patiently(lambda: client.set_registered_model_alias(name, CHAMPION, number))
     _note(name, number, "attar.decision", f"promoted: {reason}")
     return former
 
@@ -70,18 +77,23 @@ def roll_back(name: str, reason: str) -> tuple[Version, Version]:
 
     `previous` then moves to the version that this one had replaced, or goes: going back twice never comes forward again.
     """
+    with moving_aliases(name):
+        return _roll_back(name, reason)
+
+
+def _roll_back(name: str, reason: str) -> tuple[Version, Version]:
     client = open_client(attar_home())
     fallen, restored = find_version(name, CHAMPION), find_version(name, PREVIOUS)
     if fallen is None:
         raise ValueError(f"{name} has no champion: there is nothing to roll back")
     if restored is None:
         raise ValueError(f"{name} has no previous version: version {fallen.number} stays champion")
-    client.set_registered_model_alias(name, CHAMPION, restored.number)
-    before = restored.tags.get(REPLACES_TAG, "")
+    number, before = restored.number, restored.tags.get(REPLACES_TAG, "")
+    patiently(lambda: client.set_registered_model_alias(name, CHAMPION, number))
     if before:
-        client.set_registered_model_alias(name, PREVIOUS, before)
+        patiently(lambda: client.set_registered_model_alias(name, PREVIOUS, before))
     else:
-        client.delete_registered_model_alias(name, PREVIOUS)
+        patiently(lambda: client.delete_registered_model_alias(name, PREVIOUS))
     _note(name, fallen.number, "attar.decision", f"rolled back: {reason}")
     return fallen, read_version(f"{name}@{CHAMPION}")
 
@@ -122,4 +134,5 @@ def _rows(candidate: Version, champion: Version | None) -> list[dict[str, Any]]:
 
 def _note(name: str, number: str, tag: str, text: str) -> None:
     stamp = datetime.now(UTC).isoformat(timespec="seconds")
-    open_client(attar_home()).set_model_version_tag(name, number, tag, f"{stamp} {text}"[:5000])
+    client = open_client(attar_home())
+    patiently(lambda: client.set_model_version_tag(name, number, tag, f"{stamp} {text}"[:5000]))

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
@@ -13,6 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from registry.checksums import WRITTEN_BY_MLFLOW, DamagedModelError, verify_checksums
+from registry.confinement import confined
 from registry.environment import attar_home, tracking_uri
 from registry.mlflow_home import global_tracking_uri, open_client
 from registry.model_registry import CHAMPION, CHECKSUMS_TAG
@@ -58,6 +60,7 @@ def download_model(reference: str, folder: Path, *, needs_checksums: bool = True
 
 
 def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
+    _refuse_foreign_files(client, version)
     source = client.get_model_version_download_uri(version.name, version.version)
     with global_tracking_uri(client.tracking_uri):
         download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=client.tracking_uri)
@@ -65,6 +68,16 @@ def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
     whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
     (whole / WRITTEN_BY_MLFLOW).unlink(missing_ok=True)
     return whole
+
+
+def _refuse_foreign_files(client: MlflowClient, version: ModelVersion) -> None:
+    """Refuse a version that is files of this machine which a request may not name: whoever reaches the registry says where a version lies."""
+    location = str(version.source)
+    if location.startswith("models:/m-"):
+        location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
+    parts = urlsplit(location)
+    if parts.scheme in ("", "file"):
+        confined(Path(unquote(parts.path)))
 
 
 def _resolve(client: MlflowClient, reference: str) -> ModelVersion:

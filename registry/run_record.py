@@ -7,16 +7,16 @@ import os
 import secrets
 import threading
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from registry.environment import describe_environment
 from registry.files import write_synced
+from registry.process_start import start_of
 
 RECORD = "run.json"
+STAMP, STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
 
 
 @dataclass
@@ -51,7 +51,7 @@ class RunRecord:
     is_open: bool = True
     # the process that runs it, with its start, since process ids come round again
     pid: int = field(default_factory=os.getpid)
-    pid_created: float = field(default_factory=lambda: psutil.Process().create_time())
+    pid_created: float = field(default_factory=lambda: start_of(os.getpid()))
     mlflow_run_id: str = ""
     prefect_flow_run_id: str = ""
     environment: dict[str, Any] = field(default_factory=describe_environment)
@@ -105,9 +105,19 @@ class RunRecord:
 
 
 def new_run_folder(home: Path, recipe: str) -> Path:
-    """Return a folder name for a new run; names sort by time."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    return home / "runs" / f"{stamp}-{recipe}-{secrets.token_hex(2)}"
+    """Return a folder name for a new run; names sort by time, and behind every run that is there, should the clock have been set back."""
+    return home / "runs" / f"{_stamp(home, datetime.now(UTC))}-{recipe}-{secrets.token_hex(2)}"
+
+
+def _stamp(home: Path, now: datetime) -> str:
+    newest = max((path.parent.name[:STAMP_LENGTH] for path in (home / "runs").glob(f"*/{RECORD}")), default="")
+    stamp = now.strftime(STAMP)
+    if stamp >= newest:
+        return stamp
+    try:
+        return (datetime.strptime(newest, STAMP) + timedelta(seconds=1)).strftime(STAMP)
+    except ValueError:  # a folder that somebody else has put there
+        return stamp
 
 
 def find_run(home: Path, run_id: str) -> RunRecord:

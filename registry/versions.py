@@ -10,6 +10,7 @@ from typing import Any
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from registry.alias_lock import NOT_THERE, patiently
 from registry.environment import attar_home
 from registry.lineage import Ancestor, trace
 from registry.mlflow_home import open_client
@@ -40,8 +41,19 @@ class Version:
         return self.tags.get("validation_status") == "passed"
 
 
+class NoSuchVersionError(ValueError):
+    """The registry answered: nothing has that name, number or alias."""
+
+
 def read_version(spec: str) -> Version:
-    """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME/VERSION` names. Raises ValueError when there is none."""
+    """Return the version that `NAME` (its champion), `NAME@ALIAS` or `NAME/VERSION` names.
+
+    Raises NoSuchVersionError when there is none, ValueError when the registry does not say.
+    """
+    return patiently(lambda: _read(spec))
+
+
+def _read(spec: str) -> Version:
     client = open_client(attar_home())
     name, at, alias = spec.partition("@")
     slash = ""
@@ -52,14 +64,16 @@ def read_version(spec: str) -> Version:
             return _version(client, client.get_model_version(name, alias))
         return _version(client, client.get_model_version_by_alias(name, alias or "champion"))
     except MlflowException as error:
-        raise ValueError(f"{spec}: {error.message.splitlines()[0]}") from error
+        if error.error_code not in NOT_THERE:
+            raise
+        raise NoSuchVersionError(f"{spec}: {error.message.splitlines()[0]}") from error
 
 
 def find_version(name: str, alias: str) -> Version | None:
-    """Return the version that holds an alias, or None."""
+    """Return the version that holds an alias, or None. A registry that does not answer is no None: a champion would be passed over."""
     try:
         return read_version(f"{name}@{alias}")
-    except ValueError:
+    except NoSuchVersionError:
         return None
 
 

@@ -15,6 +15,7 @@ from pydantic import Field, field_validator
 
 from compressors.measure.sampling import Generation, Sampling
 from compressors.self_data.prompts import end_token_id
+from registry.confinement import is_confined
 from stages.contract import StageConfig
 from stages.progress import note
 from stages.samplers import Prompt
@@ -22,6 +23,8 @@ from stages.samplers import Prompt
 # A busy or restarting server says these; anything else above 399 is our mistake, and asking again does not mend it.
 RETRIED_STATUS = {408, 409, 429, 500, 502, 503, 504}
 MAX_WAIT_SECONDS = 60.0
+# Comma-separated names of the variables whose values a request may have sent to the address that it names.
+KEYS_OF_REQUESTS = "ATTAR_API_KEYS"
 NAME_OF_A_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -60,10 +63,20 @@ class ServerConfig(StageConfig):
         return value.rstrip("/")
 
     def check_key(self) -> None:
-        """Raise ValueError when `api_key_env` cannot be the name of a variable. The message does not repeat it: it may be a key."""
+        """Raise ValueError when `api_key_env` cannot be the name of a variable, or is none that a request may send away.
+
+        The message does not repeat what is no name: it may be a key.
+        """
         if self.api_key_env and not NAME_OF_A_VARIABLE.fullmatch(self.api_key_env):
             raise ValueError(
                 "server.api_key_env: not the name of an environment variable (letters, digits, _); the key itself must not be here"
+            )
+        # the worker's environment holds the servers' passwords, and the request says which address the key is sent to
+        allowed = [name.strip() for name in os.environ.get(KEYS_OF_REQUESTS, "").split(",") if name.strip()]
+        if self.api_key_env and is_confined() and self.api_key_env not in allowed:
+            raise ValueError(
+                f"server.api_key_env {self.api_key_env}: no key that a request may use; accepted: names in {KEYS_OF_REQUESTS}"
+                f" of the worker's environment ({', '.join(allowed) or 'it has none'})"
             )
 
 

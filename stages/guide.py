@@ -17,6 +17,7 @@ from compressors.distill.student import Student
 from compressors.guidance.adapters import ScaleRange, build_adapters
 from compressors.guidance.student import guided_student
 from registry.artifact import AdapterArtifact, Facts
+from stages.adapter_files import write_adapters
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
 from stages.guidance_folder import save_guidance
@@ -127,9 +128,7 @@ def _save(
 ) -> AdapterArtifact:
     model = run.student.model
     if is_adapted(model):
-        model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
-        model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
-        (content / "README.md").unlink(missing_ok=True)
+        write_adapters(model, inputs.model.fingerprint, content)
     else:
         save_guidance(content, run.student.guidance, config.adapter, report.bases)
     (content / "gate.json").write_text(report.as_json())

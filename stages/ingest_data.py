@@ -114,7 +114,7 @@ def _outside(config: IngestDataConfig) -> str:
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
-@stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
+@stage("ingest_data", version=3, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
 

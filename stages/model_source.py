@@ -81,10 +81,10 @@ def source_digest(source: ModelSource) -> str:
     if source.scheme == "gguf":
         return file_digest(source.path)
     if source.scheme == "folder":
-        digest = hashlib.sha256()
-        for path in sorted(source.path.rglob("*")):
+        folder, digest = source.path, hashlib.sha256()
+        for path in sorted(folder.rglob("*")):
             if path.is_file():
-                digest.update(f"{path.relative_to(source.path)}:{file_digest(path)};".encode())
+                digest.update(f"{path.relative_to(folder)}:{file_digest(path)};".encode())
         return digest.hexdigest()
     return ""
 

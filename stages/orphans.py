@@ -6,6 +6,8 @@ import os
 
 import psutil
 
+from registry.process_start import start_of
+
 # Set by a run to its own process id and inherited by all that it starts.
 OWNER = "ATTAR_RUN_PID"
 
@@ -45,6 +47,6 @@ def _is_alive(owner: int, child: psutil.Process) -> bool:
     """A process id may have been given to someone else since: an owner is older than its child."""
     try:
         process = psutil.Process(owner)
-        return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= child.create_time()
+        return process.status() != psutil.STATUS_ZOMBIE and start_of(owner) <= start_of(child.pid)
     except psutil.NoSuchProcess:
         return False

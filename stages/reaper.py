@@ -15,6 +15,7 @@ from contextlib import suppress
 
 import psutil
 
+from registry.process_start import is_same_process, start_of
 from stages.orphans import OWNER, end_orphans
 
 ZOMBIE_SECONDS = 2.0
@@ -22,7 +23,7 @@ ZOMBIE_SECONDS = 2.0
 
 def watch_over_this_process() -> None:
     """Start a watcher that waits for the end of this process. Call after `claim_children`, once a process."""
-    created = psutil.Process().create_time()
+    created = start_of(os.getpid())
     subprocess.Popen(
         [sys.executable, "-m", "stages.reaper", str(os.getpid()), repr(created)],
         stdin=subprocess.DEVNULL,
@@ -38,7 +39,7 @@ def wait_and_reap(pid: int, created: float) -> int:
     """Wait until the process is gone, then end what carries its mark; return how many that were."""
     try:
         process = psutil.Process(pid)
-        while process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
+        while is_same_process(pid, created) and process.status() != psutil.STATUS_ZOMBIE:
             with suppress(psutil.TimeoutExpired):  # a zombie that its parent does not collect never ends
                 process.wait(ZOMBIE_SECONDS)
     except psutil.NoSuchProcess:

@@ -81,9 +81,13 @@ def read_hub(rest: str, source: str, hub_config: str) -> Iterator[Record]:
     """Yield the rows of one split of a hub data set at a fixed revision."""
     import datasets  # comes with the data extra
 
-    match = re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
+    match = re.fullmatch(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
     if match is None:
         raise ValueError(f"source {source!r} is not of the form {HUB}")
+    if Path(match["repo"]).exists():  # `datasets` would read it in place of the hub's, past every check of paths
+        raise ValueError(
+            f"source {source!r}: {match['repo']} is also a folder here; name its files (jsonl:PATH, parquet:PATH)"
+        )
     split = match["split"] or "train"
     options = {"revision": match["revision"], "split": split}
     rows = datasets.load_dataset(match["repo"], hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]

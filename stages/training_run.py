@@ -17,6 +17,7 @@ from compressors.distill.heldout import look_at
 from compressors.distill.loop import NotFiniteError, StepRecord, Trainer
 from registry.artifact import AdapterArtifact, Facts
 from registry.files import whole_file
+from stages.adapter_files import write_adapters
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.heldout_quality import MAX_ROWS, heldout_quality
 from stages.progress import Metric, bar, emit, metric, note
@@ -176,10 +177,7 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
     set_weights(run.student, run.best["weights"])
     model = run.student.model
     if is_adapted(model):
-        # the base is named by content: a path would tie the adapter to this machine
-        model.peft_config["default"].base_model_name_or_path = f"attar:{inputs.model.fingerprint}"
-        model.save_pretrained(str(content), safe_serialization=True, save_embedding_layers=False)
-        (content / "README.md").unlink(missing_ok=True)
+        write_adapters(model, inputs.model.fingerprint, content)
     else:
         content.mkdir(parents=True, exist_ok=True)
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}

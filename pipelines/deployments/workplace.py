@@ -22,10 +22,12 @@ def enter_workplace() -> Path:
     workspace = os.environ.get("ATTAR_WORKSPACE")
     if workspace:
         os.chdir(workspace)
-    more = [Path(one) for one in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if one]
-    confine([Path.cwd(), home, *more])  # whoever reaches the server names paths; the worker reads with its own rights
     configure_process()
     configure_prefect(home)
+    more = [Path(one) for one in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if one]
+    prefect_home = [Path(os.environ["PREFECT_HOME"])] if os.environ.get("PREFECT_HOME") else []
+    # whoever reaches the server names paths; the worker reads with its own rights
+    confine([Path.cwd(), *more], home, also_private=prefect_home)
     watch_over_this_process()  # a worker ends a process group; what a stage starts in a session of its own is not in it
     return home
 

@@ -20,7 +20,7 @@ out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 def up(
-    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you protect it.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; any but loopback is protected.")] = "127.0.0.1",
     prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
     worker_port: Annotated[int, typer.Option(min=1, max=65535, help="The worker's health check.")] = 4280,
@@ -29,14 +29,17 @@ def up(
         Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")
     ] = "sqlite",
     postgres_port: Annotated[int, typer.Option(min=1, max=65535)] = 5433,
-    protect: Annotated[bool, typer.Option("--protect", help="Both servers ask for a password.")] = False,
+    protect: Annotated[
+        bool | None,
+        typer.Option("--protect/--no-protect", help="Both servers ask for a password; by default off loopback."),
+    ] = None,
     prefect_file: Annotated[Path, typer.Option(help="Deployments to apply.")] = PREFECT_FILE,
     as_json: JsonOption = False,
 ) -> None:
     """Start Prefect, MLflow and a worker here, apply the deployments, print where to look. Again: say what runs."""
-    from pipelines.operate.site import Site
+    from pipelines.operate.site import Site, is_loopback
     from pipelines.operate.up import ServicesFailed, bring_up, read_deployments
-    from registry.environment import attar_home
+    from registry.environment import attar_home, writable
 
     site = Site(
         home=attar_home(),
@@ -49,10 +52,11 @@ def up(
         heavy_at_once=heavy_at_once,
         database=database,
         postgres_port=postgres_port,
-        is_protected=protect,
+        is_protected=not is_loopback(host) if protect is None else protect,
     )
     console = err if as_json else out
     try:
+        writable(site.home)
         read_deployments(prefect_file)  # a wrong file is told before anything starts
         started = bring_up(site, prefect_file.resolve(), lambda line: console.print(line, highlight=False))
     except (ValueError, ServicesFailed) as error:

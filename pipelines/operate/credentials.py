@@ -31,6 +31,7 @@ class Credentials:
         """Return the passwords of a home, drawn now if there are none."""
         path = credentials_path(home)
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.chmod(0o700)  # MLflow writes its users' hashes beside it, readable by all
         try:
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         except FileExistsError:

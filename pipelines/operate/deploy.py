@@ -13,9 +13,10 @@ from typing import Any
 
 from prefect.cli import app
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
+from pipelines.operate.job_template import job_template
 from pipelines.operate.site import POOL
 from pipelines.operate.up import read_deployments
 from pipelines.operate.zombies import close_zombies
@@ -38,8 +39,12 @@ def apply(prefect_file: Path, heavy_at_once: int) -> list[str]:
 
 
 def _make_pool(client: SyncPrefectClient, heavy_at_once: int) -> None:
+    template = job_template("process", "", 0)
     with suppress(ObjectAlreadyExists):
-        client.create_work_pool(WorkPoolCreate(name=POOL, type="process"))
+        client.create_work_pool(WorkPoolCreate(name=POOL, type="process", base_job_template=template))
+    client.update_work_pool(
+        POOL, WorkPoolUpdate(base_job_template=template)
+    )  # of a home that is older than the template
     try:
         queue = client.read_work_queue_by_name(HEAVY_QUEUE, work_pool_name=POOL)
         client.update_work_queue(queue.id, concurrency_limit=heavy_at_once)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -11,6 +14,7 @@ import psutil
 from pipelines.operate.postgres import is_ready
 
 TIMEOUT_SECONDS = 5.0
+BETWEEN_SECONDS = 0.5
 
 
 def is_healthy(url: str) -> bool:
@@ -24,6 +28,28 @@ def is_healthy(url: str) -> bool:
             return 200 <= answer.status < 300
     except (OSError, urllib.error.URLError, ValueError):
         return False
+
+
+def answers(url: str) -> bool:
+    """True when a server is there: it says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=TIMEOUT_SECONDS):
+            return True
+    except urllib.error.HTTPError as error:
+        return error.code < 500
+    except (OSError, ValueError) as error:
+        return isinstance(getattr(error, "reason", None), ssl.SSLError)
+
+
+def wait_for_answer(url: str, seconds: float) -> bool:
+    """Ask until a server answers there or the time is up; True when it did."""
+    deadline, pause = time.monotonic() + seconds, threading.Event()
+    while not answers(url):
+        if time.monotonic() > deadline:
+            return False
+        pause.wait(BETWEEN_SECONDS)
+    return True
 
 
 def is_port_free(host: str, port: int) -> bool:

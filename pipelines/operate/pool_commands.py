@@ -60,6 +60,8 @@ def worker(
     os.environ.pop(OWNER, None)
     for setting, value in WORKER_SETTINGS.items():
         os.environ.setdefault(setting, value)
+    # a pool's runs are started by the name `python`: this one's
+    os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", name, "--type", worker_type]
     command += ["--limit", str(at_once), "--install-policy", "never"]
     if port:

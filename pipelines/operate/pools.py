@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,28 +14,8 @@ from prefect.exceptions import ObjectAlreadyExists
 
 from pipelines.execution import deployment_of
 from pipelines.operate.deploy import close_schema, deploy_all
+from pipelines.operate.job_template import PoolType, job_template
 from pipelines.operate.zombies import close_zombies
-
-TEMPLATES = Path(__file__).parent / "pool_templates"
-PoolType = Literal["process", "docker", "kubernetes"]
-# Docker hands over cards by a request; all of them, because a stage takes one by its slot.
-DOCKER_GPUS = {"device_requests": [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]}
-
-
-def job_template(pool_type: PoolType, image: str, num_gpus: int) -> dict[str, Any]:
-    """Return the base job template of a pool, its image and GPUs filled in; empty for processes. Raises ValueError for a missing image."""
-    if pool_type == "process":
-        return {}
-    template = json.loads((TEMPLATES / f"{pool_type}.json").read_text())
-    variables = template["variables"]["properties"]
-    if "@sha256:" not in image:
-        raise ValueError(f"image {image!r}: give it by digest, NAME@sha256:..., so that every run has the same one")
-    variables["image"]["default"] = image
-    if pool_type == "kubernetes":
-        variables["num_gpus"]["default"] = num_gpus
-    elif num_gpus:
-        variables["container_create_kwargs"]["default"] |= DOCKER_GPUS
-    return template
 
 
 def make_pool(name: str, pool_type: PoolType, image: str, num_gpus: int, at_once: int | None) -> str:
@@ -60,8 +39,7 @@ def _make(
     found = client.read_work_pool(name)
     if found.type != pool_type:
         raise ValueError(f"pool {name!r} is there already, of type {found.type}; choose another name for {pool_type}")
-    changes: dict[str, Any] = {"concurrency_limit": at_once} | ({"base_job_template": template} if template else {})
-    client.update_work_pool(name, WorkPoolUpdate(**changes))
+    client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=at_once, base_job_template=template))
 
 
 def _deploy_stage(client: SyncPrefectClient, pool: str) -> None:

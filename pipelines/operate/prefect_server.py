@@ -9,10 +9,14 @@ Two: a statement that fails leaves its cursor open inside the exception, where t
 thread. To reset it, SQLite wants the lock of the cursor's connection, which is in the pool again and may wait inside SQLite, that lock
 held, for its turn to write; whose turn it is waits for the event loop. Nobody moves until SQLite gives up after 60 s. Here a cursor is
 closed where it fails, on its connection's own thread. `benchmarks/busy_server.py` measures both.
+
+The short-lived server of a run without `attar up` is started by Prefect, as `python -m uvicorn`: UVICORN_LOOP names `new_event_loop`
+here, and to find it uvicorn imports this file.
 """
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from typing import Any
 
@@ -58,6 +62,11 @@ def _write_from_the_start(connection: Any, _cursor: Any, statement: str, paramet
     if statement == "BEGIN DEFERRED" and connection.dialect.name == "sqlite":
         statement = "BEGIN IMMEDIATE"
     return statement, parameters
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """Return the loop that a server runs on, any; what counts is that this file is imported before the first connection is made."""
+    return asyncio.new_event_loop()
 
 
 if __name__ == "__main__":

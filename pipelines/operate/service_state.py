@@ -13,9 +13,7 @@ import psutil
 from pipelines.operate.credentials import Credentials
 from pipelines.operate.site import Site
 from registry.files import write_synced
-
-# A process id and its start, in seconds, tell a process from a later one with the same id.
-START_TOLERANCE_SECONDS = 1.0
+from registry.process_start import is_same_process, start_of
 
 
 @dataclass(frozen=True)
@@ -30,7 +28,7 @@ class ProcessMark:
         """The process if it still runs, else None."""
         try:
             found = psutil.Process(self.pid)
-            is_same = abs(found.create_time() - self.created) < START_TOLERANCE_SECONDS
+            is_same = is_same_process(self.pid, self.created)
             return found if is_same and found.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
@@ -38,7 +36,7 @@ class ProcessMark:
 
 def mark_of(pid: int) -> ProcessMark:
     """Return the mark of a running process."""
-    return ProcessMark(pid, psutil.Process(pid).create_time())
+    return ProcessMark(pid, start_of(pid))
 
 
 @dataclass
@@ -85,7 +83,7 @@ def read_state(home: Path) -> SiteState | None:
     """Return what was started for a home and not stopped, alive or not; None when there is nothing."""
     try:
         values = json.loads(state_path(home).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     services = {name: _service(entry) for name, entry in values["services"].items()}
     return SiteState(Site.from_dict(values["site"]), ProcessMark(**values["supervisor"]), services)

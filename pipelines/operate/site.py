@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pipelines.operate import postgres
 from pipelines.operate.credentials import Credentials
@@ -34,10 +36,14 @@ SETTINGS = WORKER_SETTINGS | {
     "DO_NOT_TRACK": "1",
     "PREFECT_CLI_COLORS": "false",
     "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+    # a page of another site that a browser has open shall change nothing here
+    "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
     # SQLite has one writer at a time: on a loaded machine 10 s are not enough to wait for one's turn
     "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
     # MLflow would start 15 processes of 3.3 GB for jobs that nobody asked for
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    # with a password: what MLflow has no rule for is refused, not open
+    "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
 }
 # Set by a run without servers, for its own short-lived one: a server that stays needs these services.
 SERVICE_SWITCHES = "PREFECT_SERVER_SERVICES_"
@@ -153,6 +159,7 @@ def services(site: Site) -> list[Service]:
             name="worker",
             command=(*_module("prefect"), "worker", "start", *_worker_options(site)),
             environment=clients
+            | {"PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])}
             # the health check of a worker listens on every address unless told
             | {"PREFECT_WORKER_WEBSERVER_HOST": LOOPBACK, "PREFECT_WORKER_WEBSERVER_PORT": str(site.worker_port)},
             health_url=f"http://{LOOPBACK}:{site.worker_port}/health",
@@ -176,6 +183,8 @@ def _server_environments(site: Site, clients: Mapping[str, str]) -> dict[str, di
     # the servers are what the clients' URLs name: they must not ask themselves
     plain = {k: v for k, v in clients.items() if k not in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI")}
     prefect = plain | {"PREFECT_UI_API_URL": os.environ.get("PREFECT_UI_API_URL", site.api_url)}
+    # Prefect answers pages of every origin unless told; its own interface is all that should call it from a browser
+    prefect = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_own_origins(site))} | prefect
     mlflow = dict(plain)
     if site.database == "postgres":
         secret = Credentials.of(site.home).postgres
@@ -185,6 +194,15 @@ def _server_environments(site: Site, clients: Mapping[str, str]) -> dict[str, di
         prefect |= Credentials.of(site.home).prefect_environment
         mlflow |= Credentials.of(site.home).mlflow_environment(site.home)
     return {"prefect": prefect, "mlflow": mlflow}
+
+
+def _own_origins(site: Site) -> list[str]:
+    """Return the origins of Prefect's interface: where it listens, the other name of loopback, where a proxy serves it."""
+    proxy = urlsplit(os.environ.get("PREFECT_UI_API_URL", site.api_url))
+    urls = [site.prefect_url, f"{proxy.scheme}://{proxy.netloc}"]
+    if is_loopback(site.host):
+        urls += [f"http://{name}:{site.prefect_port}" for name in ("localhost", LOOPBACK)]
+    return sorted(set(urls))
 
 
 def _prefect_options(site: Site) -> list[str]:
@@ -212,6 +230,14 @@ def _worker_options(site: Site) -> list[str]:
 
 def _module(name: str) -> tuple[str, ...]:
     return (sys.executable, "-m", name)
+
+
+def is_loopback(host: str) -> bool:
+    """True when nothing but this machine can reach what listens there. A name that is not an address may mean anything."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _reachable(host: str) -> str:

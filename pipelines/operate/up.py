@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from pipelines.operate.health import is_port_free, listener
 from pipelines.operate.postgres import binaries
 from pipelines.operate.process_tree import end_tree, tree_of
 from pipelines.operate.service_state import SiteState, read_state, state_path
-from pipelines.operate.site import LOOPBACK, Site, client_environment
+from pipelines.operate.site import LOOPBACK, Site, client_environment, is_loopback
 from registry.files import write_synced
 from registry.fingerprint import file_digest
 from stages.orphans import OWNER, end_orphans, owned_by
@@ -28,7 +29,6 @@ POLL_SECONDS = 0.3
 # The supervisor stops three services one after the other, each with its own grace.
 STOP_SECONDS = 60.0
 NUM_LOG_LINES = 15
-LOOPBACKS = (LOOPBACK, "localhost", "::1")
 
 
 class ServicesFailed(RuntimeError):
@@ -176,10 +176,12 @@ def _wait(site: Site, names: tuple[str, ...], timeout_seconds: float) -> None:
 
 
 def _check_ports(site: Site) -> None:
-    if site.host not in LOOPBACKS and not site.is_protected:
+    if not is_loopback(site.host) and not site.is_protected:
         raise ValueError(
-            f"host {site.host}: whoever reaches it could run anything here; add --protect, or stay on {LOOPBACK}"
+            f"host {site.host}: whoever reaches it could run anything here; leave out --no-protect, or stay on {LOOPBACK}"
         )
+    if site.is_protected and find_spec("flask_wtf") is None:
+        raise ValueError("a password on MLflow needs flask-wtf: pip install 'attar[server]'")
     if site.database == "postgres":
         binaries()
     for name, port in site.ports.items():

@@ -70,8 +70,12 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
         attar(environment, "down")
 
 
-def status(url: str, body: Any = None, password: str = "") -> int:
-    headers = {"Content-Type": "application/json"}
+# Who has no password cannot get the token either that a changing request needs: the first thing that is missing is told.
+REFUSED = (401, 403)
+
+
+def status(url: str, body: Any = None, password: str = "", headers: dict[str, str] | None = None) -> int:
+    headers = {"Content-Type": "application/json"} | (headers or {})
     if password:
         headers["Authorization"] = f"Basic {base64.b64encode(f'attar:{password}'.encode()).decode()}"
     data = None if body is None else json.dumps(body).encode()
@@ -82,6 +86,13 @@ def status(url: str, body: Any = None, password: str = "") -> int:
         return refusal.code
 
 
+def csrf_token(api: str, password: str) -> dict[str, str]:
+    told = base64.b64encode(f"attar:{password}".encode()).decode()
+    request = urllib.request.Request(f"{api}/csrf-token?client=a", headers={"Authorization": f"Basic {told}"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return {"Prefect-Csrf-Client": "a", "Prefect-Csrf-Token": json.loads(answer.read())["token"]}
+
+
 @pytest.mark.timeout(600)
 def test_prefect_gives_nothing_without_the_password(up: dict[str, Any], home: Path) -> None:
     api, secret = up["api"], Credentials.of(home).prefect
@@ -89,9 +100,15 @@ def test_prefect_gives_nothing_without_the_password(up: dict[str, Any], home: Pa
         ("flows/filter", {}), ("flow_runs/filter", {}), ("deployments/filter", {}), ("logs/filter", {}), ("block_documents/filter", {}),
         ("variables/filter", {}), ("admin/settings", None), ("work_pools/filter", {}), ("events/filter", {}),
     ):  # fmt: skip
-        assert status(f"{api}/{path}", body) == 401, path
-        assert status(f"{api}/{path}", body, "guess") == 401, path
-    assert status(f"{api}/flows/filter", {}, secret) == 200
+        assert status(f"{api}/{path}", body) in REFUSED, path
+        assert status(f"{api}/{path}", body, "guess") in REFUSED, path
+    assert status(f"{api}/csrf-token?client=a") == 401
+    token = csrf_token(api, secret)
+    assert status(f"{api}/flows/filter", {}, secret) == 403, (
+        "the password alone could be sent by a page of another origin"
+    )
+    assert status(f"{api}/flows/filter", {}, "", token) == 401
+    assert status(f"{api}/flows/filter", {}, secret, token) == 200
     assert status(f"{api}/health") == 200, "alone what a probe needs is open"
 
 

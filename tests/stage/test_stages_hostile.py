@@ -37,7 +37,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "inside").mkdir(exist_ok=True)
     (tmp_path / "secret.jsonl").write_text('{"question": "a", "answer": "b"}')
     (tmp_path / "inside" / "rows.jsonl").write_text('{"question": "a", "answer": "b"}')
-    monkeypatch.setenv(confinement.VARIABLE, str(tmp_path / "inside"))
+    monkeypatch.setenv(confinement.VARIABLE, "")  # put back afterwards
+    confinement.confine([tmp_path / "inside"], tmp_path / "home")
     monkeypatch.chdir(tmp_path / "inside")
     return tmp_path / "inside"
 

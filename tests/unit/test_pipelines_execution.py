@@ -14,7 +14,8 @@ from jsonschema import Draft202012Validator
 from prefect.utilities.templating import apply_values
 
 from pipelines.execution import IN_PROCESS
-from pipelines.operate.pools import TEMPLATES, job_template
+from pipelines.operate.job_template import CLOSED, TEMPLATES, job_template
+from pipelines.operate.run_start import COMMAND
 from pipelines.recipe import build_recipe
 from pipelines.recipe_file import RecipeError
 
@@ -73,30 +74,36 @@ def shipped_by_prefect(package: str, kind: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("package", "kind"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
 def test_templates_have_all_that_the_worker_reads_and_defaults_that_obey_their_schema(package: str, kind: Any) -> None:
     ours, theirs = job_template(kind, IMAGE, 1), shipped_by_prefect(package, kind)
-    assert theirs["variables"]["properties"].keys() <= ours["variables"]["properties"].keys()
-    assert theirs["job_configuration"].keys() <= ours["job_configuration"].keys()
+    assert theirs["variables"]["properties"].keys() - CLOSED <= ours["variables"]["properties"].keys()
+    # a key without a value is left out: Prefect takes its own default
+    assert theirs["job_configuration"].keys() - {"registry_credentials"} <= ours["job_configuration"].keys()
     Draft202012Validator.check_schema(ours["variables"])
     for name, variable in ours["variables"]["properties"].items():
         if "default" in variable:
             Draft202012Validator(variable).validate(variable["default"])
         assert name in json.dumps(ours["job_configuration"]), f"{name} is used"
-    assert not [
-        name for name in ours["variables"]["properties"]["env"]["default"] if "TOKEN" in name or "PASSWORD" in name
-    ]
+    assert not [name for name in ours["job_configuration"]["env"] if "TOKEN" in name or "PASSWORD" in name]
+
+
+@pytest.mark.parametrize("kind", ["process", "docker", "kubernetes"])
+def test_a_run_brings_no_command_environment_image_or_folder_of_its_own(kind: Any) -> None:
+    template = job_template(kind, IMAGE, 1)
+    wanted = dict.fromkeys((*CLOSED, "working_dir", "args"), "the run's own")
+    configuration = json.dumps(apply_values(template["job_configuration"], wanted, remove_notset=True))
+    assert "the run's own" not in configuration
+    assert not CLOSED & template["variables"]["properties"].keys()
+    assert template["variables"]["additionalProperties"] is False, "the server refuses what is not named"
+    assert template["job_configuration"]["command"] == COMMAND
 
 
 @pytest.mark.parametrize("num_gpus", [0, 2])
 def test_the_kubernetes_job_is_one(num_gpus: int) -> None:
     template = job_template("kubernetes", IMAGE, num_gpus)
     values = {name: one["default"] for name, one in template["variables"]["properties"].items() if "default" in one}
-    # what Prefect's worker fills in for each run, environment as a list
-    run = {
-        "command": ["prefect", "flow-run", "execute"],
-        "name": "stage",
-        "env": [{"name": "A", "value": "b"}],
-        "labels": {"a": "b"},
-    }
+    run = {"name": "stage", "labels": {"a": "b"}}
     manifest = apply_values(template["job_configuration"]["job_manifest"], values | run, remove_notset=True)
+    # Prefect's worker writes the environment as a list
+    manifest["spec"]["template"]["spec"]["containers"][0]["env"] = [{"name": "A", "value": "b"}]
     kubernetes_validate.validate(json.loads(json.dumps(manifest)), KUBERNETES, strict=True)
     pod = manifest["spec"]["template"]["spec"]
     [container] = pod["containers"]
@@ -112,7 +119,7 @@ def test_the_kubernetes_job_is_one(num_gpus: int) -> None:
 
 def test_docker_hands_over_cards_where_asked_and_never_privileges() -> None:
     def options(num_gpus: int) -> dict[str, Any]:
-        return job_template("docker", IMAGE, num_gpus)["variables"]["properties"]["container_create_kwargs"]["default"]
+        return job_template("docker", IMAGE, num_gpus)["job_configuration"]["container_create_kwargs"]
 
     assert options(1)["device_requests"] == [{"Driver": "nvidia", "Count": -1, "Capabilities": [["gpu"]]}]
     assert "device_requests" not in options(0)
@@ -122,11 +129,10 @@ def test_docker_hands_over_cards_where_asked_and_never_privileges() -> None:
 def test_an_image_without_its_digest_is_refused() -> None:
     with pytest.raises(ValueError, match="give it by digest"):
         job_template("docker", "attar:latest", 0)
-    assert job_template("process", "", 0) == {}
 
 
 def test_the_templates_are_what_ships() -> None:
-    assert sorted(path.name for path in TEMPLATES.iterdir()) == ["docker.json", "kubernetes.json"]
+    assert sorted(path.name for path in TEMPLATES.iterdir()) == ["docker.json", "kubernetes.json", "process.json"]
 
 
 COMPOSE = yaml.safe_load(Path("docker/compose.yaml").read_text())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import sqlite3
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from pipelines.operate.prefect_server import ClosingConnection
+from pipelines.prefect_home import configure_prefect
 
 # Far below Prefect's minute, and far above what a turn takes that comes.
 TURN_SECONDS = 5.0
@@ -109,3 +111,41 @@ def test_the_command_line_is_prefects_own() -> None:
     command = [sys.executable, "-m", "pipelines.operate.prefect_server", "version"]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "API version" in told.stdout
+
+
+APP = """
+import os, sys
+from sqlalchemy import Engine, event
+async def app(scope, receive, send):
+    mended = sys.modules.get("pipelines.operate.prefect_server")
+    is_there = mended is not None and event.contains(Engine, "before_cursor_execute", mended._write_from_the_start)
+    print("mended" if is_there else "as it comes", flush=True)
+    os._exit(0)
+"""
+
+
+def test_the_short_lived_server_of_a_run_is_mended_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started as Prefect starts it: by uvicorn, with this process's environment."""
+    (tmp_path / "bare_app.py").write_text(APP)
+    for name in ("PREFECT_API_URL", "UVICORN_LOOP"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ) | {"PYTHONPATH": os.getcwd()})
+
+    def told() -> str:
+        command = [
+            sys.executable,
+            "-m",
+            "uvicorn",
+            "--app-dir",
+            str(tmp_path),
+            "bare_app:app",
+            "--port",
+            "0",
+            "--lifespan",
+            "on",
+        ]
+        return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False).stdout
+
+    assert "as it comes" in told()
+    configure_prefect(tmp_path / "home")
+    assert "mended" in told()

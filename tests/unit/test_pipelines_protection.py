@@ -39,14 +39,16 @@ def test_passwords_are_drawn_once_and_belong_to_their_owner(tmp_path: Path) -> N
     first = Credentials.of(tmp_path)
     assert Credentials.of(tmp_path) == first and Credentials.of(tmp_path / "other") != first
     path = credentials_path(tmp_path)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600 and stat.S_IMODE(path.parent.stat().st_mode) == 0o700
     words = {first.prefect, first.mlflow, first.mlflow_session, first.postgres}
     assert len(words) == 4 and all(len(word) >= 32 for word in words)
     assert not [word for word in words if word in repr(first)], "a log may print it"
 
 
 def test_another_address_needs_protection(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"host 0\.0\.0\.0: whoever reaches it could run anything here; add --protect"):
+    with pytest.raises(
+        ValueError, match=r"host 0\.0\.0\.0: whoever reaches it could run anything here; leave out --no-protect"
+    ):
         bring_up(site_of(tmp_path, host="0.0.0.0"), tmp_path / "prefect.yaml", print)
     assert not credentials_path(tmp_path / "home").exists()
 
