@@ -23,7 +23,7 @@ from registry.fingerprint import file_digest
 from stages.archive import is_plain_member, refuse_bomb
 from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
-from stages.tiny_model import random_model
+from stages.tiny_model import random_facts, random_model
 
 FORMS = {
     "folder": "folder:PATH",
@@ -143,8 +143,11 @@ def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[
 
 
 def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
-    return random_model(source.parts["family"], **options)
+    return random_model(source.parts["family"], **_options(source))
+
+
+def _options(source: ModelSource) -> dict[str, int]:
+    return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
 
 
 FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTrainedModel, Any]]] = {
@@ -187,5 +190,6 @@ def local_facts(source: ModelSource) -> dict[str, Any]:
     if source.scheme == "folder":
         return dict(folder_facts(source.path))
     if source.scheme == "random":
-        return dict(model_facts(_fetch_random(source, "", Path())[0]))
+        counted = random_facts(source.parts["family"], **_options(source))
+        return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))
     return {}

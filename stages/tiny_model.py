@@ -26,6 +26,8 @@ FAMILIES = {
     "smollm3": "smollm3",
     "granite": "granite",
 }
+# Of the byte tokenizer: one a byte and three special ones.
+NUM_BYTE_TOKENS = 259
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -45,6 +47,30 @@ def random_model(
         torch.manual_seed(seed)
         model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return model.eval(), tokenizer
+
+
+def random_facts(family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0) -> dict[str, Any]:
+    """Return the facts of a random Llama by arithmetic, so that a plan need not import its classes; of other families nothing."""
+    if family != "llama" or num_blocks < 1 or hidden_size < 8 or hidden_size % 8:
+        return {}
+    square = hidden_size * hidden_size
+    matrices, vocabulary = 9 * square, NUM_BYTE_TOKENS * hidden_size  # attention 3, feed-forward 6
+    return {
+        "num_blocks": num_blocks,
+        "hidden_size": hidden_size,
+        "vocab_size": NUM_BYTE_TOKENS,
+        "architecture": "llama",
+        "num_block_matmul_parameters": num_blocks * matrices,
+        "num_block_parameters": num_blocks * (matrices + 2 * hidden_size),
+        "num_parameters": num_blocks * (matrices + 2 * hidden_size) + 2 * vocabulary + hidden_size,
+        "num_matmul_parameters": num_blocks * matrices + vocabulary,
+        "num_ffn_channels": 2 * hidden_size,
+        "ffn_channel_parameters": 3 * hidden_size * num_blocks,
+        "num_kv_groups": 2,
+        "kv_group_parameters": 3 * square // 2 * num_blocks,
+        "attention_width": hidden_size,
+        "dtype": "float32",
+    }
 
 
 def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: Any) -> Any:
