@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, GenerationConfig
 
 from compressors.export.runtime import CPU, OnnxRunner
 from compressors.measure.cost import flops_per_token, measure_latency
@@ -64,6 +63,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
 
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
+    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
+
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

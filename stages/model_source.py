@@ -11,12 +11,10 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import torch
-import transformers
-from transformers import AutoTokenizer
 
 from registry.confinement import confined
 from registry.fingerprint import file_digest
@@ -24,6 +22,9 @@ from stages.archive import is_plain_member, refuse_bomb
 from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
 from stages.tiny_model import random_facts, random_model
+
+if TYPE_CHECKING:
+    import transformers
 
 FORMS = {
     "folder": "folder:PATH",
@@ -162,7 +163,11 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTra
 
 def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
     """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
-    from transformers import GgufConfig  # needs the `gguf` package of the data extra
+    import transformers  # a second that a plan need not wait for
+    from transformers import (
+        AutoTokenizer,  # a second that a plan need not wait for
+        GgufConfig,  # needs the `gguf` package of the data extra
+    )
 
     if not path.exists():
         raise ValueError(f"{path} does not exist")

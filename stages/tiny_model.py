@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import string
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers import PreTrainedTokenizerFast
 
 # Family name -> transformers model type; what the prune stage is tested on.
 FAMILIES = {
@@ -38,6 +40,8 @@ def random_model(
     family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0
 ) -> tuple[transformers.PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a randomly initialised model and a byte tokenizer for it. Raises ValueError for an unknown family."""
+    import transformers  # a second that a plan need not wait for
+
     if family not in FAMILIES:
         raise ValueError(f"random model family {family!r} is unknown; known: {', '.join(FAMILIES)}")
     tokenizer = byte_tokenizer()
@@ -75,6 +79,8 @@ def random_facts(family: str, *, num_blocks: int = 4, hidden_size: int = 64, see
 
 def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: Any) -> Any:
     """Return the family's config with every size small. Initial weights are wide, so that blocks do something measurable."""
+    from transformers import AutoConfig  # a second that a plan need not wait for
+
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
@@ -100,6 +106,8 @@ def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: An
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token a byte and three special ones: it needs no training data and splits any text."""
+    from transformers import PreTrainedTokenizerFast  # a second that a plan need not wait for
+
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*special, *alphabet])}
