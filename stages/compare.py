@@ -21,6 +21,7 @@ from stages.measured_data import asked_rows, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, metric, note
 from stages.rows import Row
+from stages.work_forecast import TOKENS_PER_ROW, asked_of, comparison_flops
 
 RESULT = "comparison.json"
 
@@ -44,7 +45,21 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     for student in students:
         check_vocabulary(student, original, "original")
     num_models = 1 + len(config.groups(len(students))[0])
-    return Forecast({}, peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)))
+    return Forecast(
+        {},
+        num_flops=comparison_flops([original, *students], _num_read(config, inputs)),
+        peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)),
+    )
+
+
+def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> float:
+    """Return the tokens that every model reads, about; 0 where a part of them is not known."""
+    tasks, texts = inputs.get("tasks", ()), inputs.get("texts", ())
+    num_rows = asked_of(tasks, config.max_rows)
+    if (tasks and not num_rows) or (texts and not config.max_text_tokens):
+        return 0.0
+    own = config.num_own_answers * config.max_new_tokens
+    return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
 
 
 @stage("compare", version=5, forecast=_forecast)

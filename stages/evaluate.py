@@ -28,6 +28,7 @@ from stages.progress import bar, metric, track
 from stages.rows import Row
 from stages.size_forecast import flops_of_token
 from stages.speculation import best_draft, check_draft, speculation
+from stages.work_forecast import FORWARD, TOKENS_PER_ROW, asked_of
 
 RESULT = "evaluation.json"
 NUM_TIMED_ROUNDS = 3
@@ -42,13 +43,12 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_draft(inputs)
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in inputs.get("original", ()))
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
-    num_rows = sum(float(facts.get("num_rows", 0)) for facts in inputs.get("tasks", ()))
-    num_rows = min(num_rows, config.max_rows) if config.max_rows else num_rows
+    num_rows = asked_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"flops_per_token": counted} if counted else {}
     return Forecast(
         facts,
-        num_flops=2.0 * num_parameters * num_rows * 200,
+        num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
         peak_memory_bytes=6.0 * num_parameters + num_original_bytes,
     )
 
