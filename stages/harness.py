@@ -19,8 +19,12 @@ from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import CausalRunner
 from compressors.self_data.prompts import stop_token_ids
 from stages.answer_checks import ANSWER_CHECKS
+from stages.evaluate_config import COUNTED
 from stages.progress import bar
 from stages.rows import Row
+
+# Where a task's answers stand question by question.
+RIGHT = "right"
 
 
 class RunnerLM(TemplateLM):
@@ -88,6 +92,7 @@ class RunnerLM(TemplateLM):
 def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """Run lm-eval tasks (configs as dicts, or names of YAML files in `task_folder`) and return {task: {metric: value}}.
 
+    Under `right` each has, question by question, the metric that counts.
     Generative tasks go through the chat template where the tokenizer has one; multiple choice is plain text.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -104,11 +109,19 @@ def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = 
             task_manager=manager,
             apply_chat_template=is_chat,
             bootstrap_iters=0,
-            log_samples=False,
+            log_samples=True,
         )
         assert output is not None, "only ranks above zero get None"
-        results.update(output["results"])  # type: ignore[typeddict-item]
+        for name, scores in output["results"].items():  # type: ignore[typeddict-item]
+            results[name] = {**scores, RIGHT: _by_question(output["samples"].get(name, []))}  # type: ignore[typeddict-item]
     return results
+
+
+def _by_question(samples: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the first metric of COUNTED that the samples have, in the order of the questions; nothing where they have none."""
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    metric_name = next((name for name in COUNTED if ordered and name in ordered[0]), "")
+    return [float(sample[metric_name]) for sample in ordered] if metric_name else []
 
 
 def task_config(name: str, rows: Sequence[Row], max_new_tokens: int) -> dict[str, Any]:

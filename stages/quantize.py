@@ -34,7 +34,8 @@ class QuantizeConfig(StageConfig):
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes."""
 
     kind: Literal["weights", "dynamic"] = "weights"
-    """weights: integers in blocks with their scales. dynamic: int8 by output channel, activations quantized by tensor as they come."""
+    """weights: integers in blocks with their scales. dynamic: by output channel in seven bits, which no processor's sums outgrow, activations
+    quantized by tensor as they come."""
 
     bits: Literal[8, 4] = 8
     """Bits of a weight."""
@@ -123,7 +124,7 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("quantize", version=3, forecast=_forecast)
+@stage("quantize", version=4, forecast=_forecast)
 def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
