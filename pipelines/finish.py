@@ -51,9 +51,11 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
         {
             "of": check["of"],
             "check": check["name"],
-            "measured": f"{check['measured']:.4g}",
+            "measured": f"{check['measured']:.4g} {check.get('known', '')}".rstrip(),
+            "on": check.get("measured_on", ""),
             "limit": f"{'<=' if check['is_lower_better'] else '>='} {check['limit']:.4g}",
-            "verdict": "passed" if check["has_passed"] else "failed",
+            "verdict": check.get("verdict") or ("passed" if check["has_passed"] else "failed"),
+            "lets through": check.get("laxness", ""),
         }
         for check in release["checks"]
     ]
@@ -72,8 +74,10 @@ def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> lis
             "of": record.nodes[name].inputs["model"][0],
             "check": f"{row.task}: share of the original's accuracy",
             "measured": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
+            "on": f"{row.num_rows} questions",
             "limit": "",
-            "verdict": f"{row.num_rows} questions",
+            "verdict": "",
+            "lets through": "",
         }
         for row in retention_rows(*contents)
     ]

@@ -142,7 +142,10 @@ def _tasks(
     tokenizer: Any,
     generation_config: Any,
 ) -> dict[str, dict[str, Any]]:
-    """Return accuracy in [0, 1] by task, and by task which questions were right: length-normalised for multiple choice, checked answers for generated ones."""
+    """Return accuracy in [0, 1] by task, and which questions were right.
+
+    Choices count by their likelihood over their length, generated answers by their check.
+    """
     from stages.harness import RIGHT, RunnerLM, run_tasks, task_config  # lm-eval: slow to import, and in an extra
 
     ours = [task_config(name, some, config.max_new_tokens) for name, some in _by_kind(rows).items()]

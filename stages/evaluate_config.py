@@ -92,9 +92,10 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
-    """The model, data sets with checkable questions, text for the perplexity, the original that the model is to draft for, and the model
+    """The model, data sets with checkable questions, text for the perplexity, and the original that the model is to draft for.
 
-    beside which it is timed, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used where there are any.
+    `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
+    where there are any.
     """
 
     model: ModelArtifact | OnnxArtifact

@@ -9,12 +9,15 @@ import numpy as np
 from registry.artifact import EvaluationArtifact
 from registry.lineage import Ancestor, in_order
 from registry.store import Store
+from stages.headline import HIGH, LOW, QUESTIONS, TEXT_TOKENS
 from stages.scan_tables import TABLE, read_scores, scored_metrics
 
 # What is measured of every form, in the order of the card.
 MEASURES = (
     "accuracy",
+    "num_questions",
     "perplexity",
+    "num_text_tokens",
     "num_parameters",
     "flops_per_token",
     "disk_bytes",
@@ -25,6 +28,9 @@ MEASURES = (
     "draft_tokens_per_step",
     "draft_length",
 )
+
+# Beginnings and ends of the names of numbers that two models' are not divided by one another.
+NO_RATIO = (("draft_", QUESTIONS, TEXT_TOKENS), (LOW, HIGH))
 
 
 def measured(evaluation: EvaluationArtifact) -> dict[str, float]:
@@ -41,7 +47,7 @@ def number_tags(
 ) -> dict[str, str]:
     """Return `form.measure`, `form.measure_ratio` (divided by the original's) and `scan.metric`, as numbers in text.
 
-    Plain decimals of six significant digits: what reads them as numbers sorts them, and no exponent misleads what does not.
+    The ends of intervals and the counts of what was measured are numbers of their own, of which no ratio is told. Plain decimals of six significant digits: what reads them as numbers sorts them, and no exponent misleads what does not.
     """
     numbers = {f"scan.{metric}": value for metric, value in scan.items()}
     for form, some in figures.items():
@@ -49,7 +55,7 @@ def number_tags(
         numbers |= {
             f"{form}.{measure}_ratio": value / baseline[measure]
             for measure, value in some.items()
-            if baseline.get(measure) and not measure.startswith("draft_")
+            if baseline.get(measure) and not measure.startswith(NO_RATIO[0]) and not measure.endswith(NO_RATIO[1])
         }
     return {name: plain(value) for name, value in numbers.items()}
 

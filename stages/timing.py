@@ -33,7 +33,7 @@ def timed(
         "machine": machine_name(),
         "num_threads": torch.get_num_threads(),
     }
-    others = {"beside": _numbers(latency) for latency in latencies[1:]}
+    others = {} if beside is None else {"beside": _numbers(latencies[1])}
     return {**conditions, **_numbers(latencies[0]), **others}
 
 
