@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.artifact import Artifact, Facts
+from registry.figures import HIGH, LOW
 from registry.gate import Ratio, known
 from registry.run_record import RunRecord
 from registry.store import Store
-from stages.headline import HIGH, LOW
 from stages.paired_evaluations import accuracy_ratio, paired_ratios
 
 

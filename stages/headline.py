@@ -9,11 +9,10 @@ from typing import Any
 from compressors.measure.closeness import Estimate, ratio_of_sums
 from compressors.measure.likelihood import Piece, perplexity_of
 from compressors.measure.paired import mean_share, share
+from registry.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
 from stages.speculation import best_draft
 
-# Ends of the 95% interval of a figure, or the quartiles of a time; and what a figure was measured on.
-LOW, HIGH = "_low", "_high"
-QUESTIONS, TEXT_TOKENS = "num_questions", "num_text_tokens"
+# Figures that are times.
 TIMES = ("prefill_seconds", "decode_seconds_per_token")
 
 

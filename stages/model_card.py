@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.artifact import Facts
+from registry.figures import HIGH, LOW
 from registry.lineage import Ancestor, in_order
-from stages.headline import HIGH, LOW
 from stages.release_numbers import MEASURES, plain
 
 # Stages that change the model or make the data it learns from, and the fields of their config that a reader wants to know.

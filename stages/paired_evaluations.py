@@ -10,8 +10,9 @@ from typing import Any
 from compressors.measure.closeness import Estimate, ratio_of_sums
 from compressors.measure.paired import paired_retention, share
 from registry.artifact import EvaluationArtifact
+from registry.figures import HIGH, LOW
 from registry.gate import Ratio
-from stages.headline import HIGH, LOW, TIMES
+from stages.headline import TIMES
 
 # Two models of one shape take about the same time: apart by more than a third, it is the machine that was measured.
 MAX_APART = 1.0 / 3.0
@@ -61,9 +62,9 @@ def _perplexity_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any])
 
 
 def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
-    mine, theirs = candidate["latency"], baseline["latency"]
+    mine, theirs = candidate.get("latency", {}), baseline.get("latency", {})
     beside = mine.get("beside", {})
-    is_in_turns = beside.get("model_fingerprint") == baseline["model_fingerprint"]
+    is_in_turns = bool(beside) and beside["model_fingerprint"] == baseline["model_fingerprint"]
     theirs = beside if is_in_turns else theirs
     if name + LOW not in mine or name + LOW not in theirs:
         return None

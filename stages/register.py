@@ -116,7 +116,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: str(value) for name, value in inputs.model.facts.items()},
         tags={
-            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model)),
+            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model), ratios),
             **_tags(inputs, graphs, has_passed),
             "license": card.license,
         },
