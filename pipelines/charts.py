@@ -93,23 +93,18 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
             known = [(row, values[task]) for row, task in enumerate(tasks) if task in values]
             places = [row + (index - (len(retention) - 1) / 2) * height for row, _ in known]
             shares = [100.0 * ratio.value for _, ratio in known]
-            bars = axes.barh(places, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
-            axes.bar_label(bars, fmt="%.0f %%", label_type="center", color="white")
+            axes.barh(places, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
             for at, (_, ratio) in zip(places, known, strict=True):
+                end = 100 * max(ratio.value, ratio.high or 0.0)
+                axes.annotate(f"{ratio.value:.0%}", (end, at), xytext=(4, 0), textcoords="offset points", va="center")
                 if ratio.low is not None and ratio.high is not None:
-                    axes.plot(
-                        [100 * ratio.low, 100 * ratio.high],
-                        [at, at],
-                        color=INK,
-                        linewidth=1.2,
-                        marker="|",
-                        markersize=5,
-                    )
+                    ends = [100 * ratio.low, 100 * ratio.high]
+                    axes.plot(ends, [at, at], color=INK, linewidth=1.2, marker="|", markersize=5)
         axes.axvline(100.0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(tasks)), tasks)
         axes.invert_yaxis()
         axes.set(xlabel="share of the original's accuracy, % (line: 95% interval)", xlim=(0, None))
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=min(4, len(retention)))
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(retention)))
         return _svg(figure)
 
 

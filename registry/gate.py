@@ -58,10 +58,11 @@ class Check:
     @property
     def laxness(self) -> str:
         """What a model may lose and still pass."""
-        what, unit = self.name.removesuffix("_ratio").replace("_", " "), 100 * abs(1 - self.limit)
+        what = self.name.removesuffix("_ratio").removeprefix("num_").replace("_", " ")
+        share = f"{100 * abs(1 - self.limit):.3g}%"
         if self.is_lower_better:
-            return f"{what} may {'rise' if self.limit >= 1 else 'not rise; it must fall'} by {unit:.3g}%"
-        return f"{unit:.3g}% of the {what} may be lost" if self.limit < 1 else f"{what} must rise by {unit:.3g}%"
+            return f"{what} may rise by {share}" if self.limit >= 1 else f"{what} must fall by {share}"
+        return f"{share} of the {what} may be lost" if self.limit <= 1 else f"{what} must rise by {share}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the check as plain JSON values."""
