@@ -57,8 +57,15 @@ def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(
     entry = content["second"]["sums"]["kl_nats"]
     assert entry["value"] > 0.01
     # a figure stands with its interval and what it was measured on, in the content and in the facts
-    assert entry["measured_on"].endswith(" tokens") and content["second"]["facts"]["retention"]["measured_on"] == "6 questions"
-    assert [facts[f"second_kl_nats_sums{end}"] for end in ("_low", "", "_high")] == [entry["low"], entry["value"], entry["high"]]
+    assert (
+        entry["measured_on"].endswith(" tokens")
+        and content["second"]["facts"]["retention"]["measured_on"] == "6 questions"
+    )
+    assert [facts[f"second_kl_nats_sums{end}"] for end in ("_low", "", "_high")] == [
+        entry["low"],
+        entry["value"],
+        entry["high"],
+    ]
 
 
 def test_fewer_at_once_are_forecast_to_need_less_memory() -> None:
