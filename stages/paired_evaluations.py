@@ -64,7 +64,7 @@ def _perplexity_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any])
 def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
     mine, theirs = candidate.get("latency", {}), baseline.get("latency", {})
     beside = mine.get("beside", {})
-    is_in_turns = bool(beside) and beside["model_fingerprint"] == baseline["model_fingerprint"]
+    is_in_turns = bool(beside) and beside["model_fingerprint"] == baseline.get("model_fingerprint")
     theirs = beside if is_in_turns else theirs
     if name + LOW not in mine or name + LOW not in theirs:
         return None
