@@ -31,11 +31,11 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
             "accuracy", mean_share([right[name] for name in tasks]) if all(map(right.get, tasks)) else None
         )
         numbers["accuracy"] = sum(tasks.values()) / len(tasks)
-        numbers[QUESTIONS] = sum(len(right[name]) for name in tasks)
+        numbers |= _counted(QUESTIONS, sum(len(right[name]) for name in tasks))
         for name, value in tasks.items():
             numbers |= _known(f"accuracy_{name}", share(right[name]) if right[name] else None)
             numbers[f"accuracy_{name}"] = value
-            numbers[f"{QUESTIONS}_{name}"] = len(right[name])
+            numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
     if evaluation.get("speculation"):
         numbers |= best_draft(evaluation["speculation"])
     return {name: float(value) for name, value in numbers.items()}
@@ -45,6 +45,11 @@ def perplexity_estimate(pieces: Sequence[Piece]) -> Estimate:
     """Return the perplexity with the interval that drawing the pieces of its text anew gives."""
     loss = ratio_of_sums([nats for nats, _ in pieces], [count for _, count in pieces])
     return Estimate(perplexity_of(pieces), math.exp(loss.low), math.exp(loss.high))
+
+
+def _counted(name: str, count: int) -> dict[str, float]:
+    """Return a count; nothing for a group of lm-eval's, which names no questions of its own."""
+    return {name: count} if count else {}
 
 
 def _known(name: str, estimate: Estimate | None) -> dict[str, float]:
