@@ -93,8 +93,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     graphs, evaluations = _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
-    contents, original = {form: evaluation_of(one) for form, one in evaluations.items()}, evaluation_of(inputs.baseline)
-    ratios = {form: paired_ratios(content, original) for form, content in contents.items()}
+    ratios = _ratios(inputs, evaluations)
     checks = _verdict(config, figures, baseline, ratios)
     has_passed = _passes(checks)
     is_champion = has_passed and config.champion == "past_gate"
@@ -191,6 +190,11 @@ def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) 
         raise ValueError(
             f"{slot}: it measured model {said[:12]}, not {model.fingerprint[:12]} that is to be registered"
         )
+
+
+def _ratios(inputs: RegisterInputs, evaluations: Mapping[str, EvaluationArtifact]) -> dict[str, dict[str, Ratio]]:
+    original = evaluation_of(inputs.baseline)
+    return {form: paired_ratios(evaluation_of(one), original) for form, one in evaluations.items()}
 
 
 def _verdict(
