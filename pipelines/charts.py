@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from registry.gate import Ratio
+
 INK, ACCENT, MUTED = "#1d2733", "#c2571a", "#7c8a99"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -81,22 +83,28 @@ def loss_curve(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         return _svg(figure)
 
 
-def retention_bars(retention: Mapping[str, Mapping[str, float]]) -> str:
-    """Return, for each model, bars of its share of the original's accuracy by task."""
+def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
+    """Return, for each model, bars of its share of the original's accuracy by task, with the 95% intervals."""
     tasks = sorted({task for values in retention.values() for task in values})
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(4.8, 0.7 + 0.28 * len(tasks) * len(retention)))
         height = 0.8 / max(1, len(retention))
         for index, (model, values) in enumerate(retention.items()):
-            places = [row + (index - (len(retention) - 1) / 2) * height for row in range(len(tasks))]
-            shares = [100.0 * values.get(task, 0.0) for task in tasks]
-            bars = axes.barh(places, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
-            axes.bar_label(bars, fmt="%.0f %%", padding=3)
+            known = [(row, values[task]) for row, task in enumerate(tasks) if task in values]
+            places = [row + (index - (len(retention) - 1) / 2) * height for row, _ in known]
+            shares = [100.0 * ratio.value for _, ratio in known]
+            axes.barh(places, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
+            for at, (_, ratio) in zip(places, known, strict=True):
+                end = 100 * max(ratio.value, ratio.high or 0.0)
+                axes.annotate(f"{ratio.value:.0%}", (end, at), xytext=(4, 0), textcoords="offset points", va="center")
+                if ratio.low is not None and ratio.high is not None:
+                    ends = [100 * ratio.low, 100 * ratio.high]
+                    axes.plot(ends, [at, at], color=INK, linewidth=1.2, marker="|", markersize=5)
         axes.axvline(100.0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(tasks)), tasks)
         axes.invert_yaxis()
-        axes.set(xlabel="share of the original's accuracy, %")
-        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.25), ncols=min(4, len(retention)))
+        axes.set(xlabel="share of the original's accuracy, % (line: 95% interval)", xlim=(0, None))
+        axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(retention)))
         return _svg(figure)
 
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from gc import set_threshold
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,24 +76,18 @@ def plan(
     debug: DebugOption = False,
 ) -> None:
     """Show what a run would reuse and build, and what it would cost. Runs nothing."""
-    from pipelines.plan import lack_of_disk
+    from pipelines.forecast_table import plan_rows, plan_total
+    from pipelines.plan import lack_of_disk, with_seconds
     from registry.environment import attar_home
 
     with _refusals(debug):
         _, planned, _ = _plan(recipe, overrides, from_node, until_node)
-    rows = [one.as_dict() for one in planned]
+    planned = with_seconds(planned, attar_home())
     if as_json:
-        _print_json(rows)
+        _print_json([one.as_dict() for one in planned])
         return
-    for row in rows:
-        row["TFLOPs"] = f"{row.pop('num_flops') / 1e12:,.2f}"
-        row["MFLOPs/token"] = f"{row.pop('flops_per_token') / 1e6:,.1f}"
-        row["memory MB"] = f"{row.pop('peak_memory_bytes') / 1e6:,.0f}"
-        row["disk MB"] = f"{row.pop('disk_bytes') / 1e6:,.0f}"
-        row["key"] = row["key"][:12]
-        row.pop("facts")
-    _print_table(rows)
-    out.print("0 means not known before the nodes above have run.", style="dim")
+    _print_table(plan_rows(planned))
+    out.print(plan_total(planned), style="dim", highlight=False)
     if lack := lack_of_disk(planned, attar_home()):
         out.print(lack, style="yellow", markup=False, highlight=False)
 
@@ -221,6 +216,7 @@ for command in (*COMMANDS, *POOL_COMMANDS):
 
 def main() -> None:
     """Entry point of the `attar` command."""
+    set_threshold(100_000)  # imports make half a million objects and no garbage: a tenth of what a plan takes
     # local: `attar --help` should not wait for what it does not need
     from pipelines.operate.service_state import adopt_servers
     from registry.environment import attar_home, configure_process

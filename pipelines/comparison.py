@@ -6,9 +6,12 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from registry.artifact import Artifact
+from registry.artifact import Artifact, Facts
+from registry.figures import HIGH, LOW
+from registry.gate import Ratio, known
 from registry.run_record import RunRecord
 from registry.store import Store
+from stages.paired_evaluations import accuracy_ratio, paired_ratios
 
 
 @dataclass(frozen=True)
@@ -20,11 +23,15 @@ class Column:
     factor: float
     digits: int
     is_lower_better: bool
+    # of what was measured, not of a model: two of them make no ratio
+    is_count: bool = False
 
 
 COLUMNS = (
     Column("accuracy %", "accuracy", 100.0, 1, False),
+    Column("questions", "num_questions", 1.0, 0, False, is_count=True),
     Column("perplexity", "perplexity", 1.0, 2, True),
+    Column("text tokens", "num_text_tokens", 1.0, 0, False, is_count=True),
     Column("parameters M", "num_parameters", 1e-6, 1, True),
     Column("MFLOPs/token", "flops_per_token", 1e-6, 0, True),
     Column("disk MB", "disk_bytes", 1e-6, 0, True),
@@ -54,23 +61,60 @@ def evaluations(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
 
 
 def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
-    """Return one row a model with its numbers as text, and in brackets the ratio to the first."""
+    """Return one row a model with its numbers as text, each with its interval, and in brackets the ratio to the first's.
+
+    Of times the ends are quartiles; a ratio of two times that says more of the machine than of the models is told as that.
+    """
     rows: list[dict[str, str]] = []
     found = evaluations(record, store)
-    baseline = next(iter(found.values()))["facts"] if found else {}
+    baseline = next(iter(found.values()), {})
     for model, evaluation in found.items():
-        facts = evaluation["facts"]
+        ratios = paired_ratios(evaluation, baseline) if rows else {}
         row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
         for column in COLUMNS:
-            value, first = facts.get(column.metric), baseline.get(column.metric)
-            row[column.heading] = "" if value is None else f"{value * column.factor:,.{column.digits}f}"
-            if value is not None and first and rows:
-                row[column.heading] += f" ({value / first:.2f}x)"
+            facts, ratio = evaluation["facts"], ratios.get(column.metric)
+            row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)
         rows.append(row)
     return rows
 
 
-def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, float]]:
+def warnings(record: RunRecord, store: Store) -> list[str]:
+    """Return a line for each time that nothing can be read from."""
+    found = evaluations(record, store)
+    baseline = next(iter(found.values()), {})
+    return [
+        f"{model}: {name.removesuffix('_per_token').replace('_', ' ')}: {ratio.undecided}; no ratio is told"
+        for model, evaluation in list(found.items())[1:]
+        for name, ratio in paired_ratios(evaluation, baseline).items()
+        if ratio.undecided
+    ]
+
+
+def _cell(column: Column, facts: Facts, first: Facts, ratio: Ratio | None) -> str:
+    """Return a figure with its interval, and what it is of the first model's."""
+    text, value, other = _figure(column, facts), facts.get(column.metric), first.get(column.metric)
+    if value is None or not other or column.is_count:
+        return text
+    if ratio is None:
+        return f"{text} ({float(value) / float(other):.2f}x)"
+    if ratio.undecided:
+        return f"{text} (no ratio)"
+    return f"{text} ({ratio.value:.2f}x {known(ratio.low, ratio.high)}".rstrip() + ")"
+
+
+def _figure(column: Column, facts: Facts) -> str:
+    if column.metric not in facts:
+        return ""
+    numbers = [
+        float(facts[name]) * column.factor
+        for name in (column.metric, column.metric + LOW, column.metric + HIGH)
+        if name in facts
+    ]
+    texts = [f"{number:,.{column.digits}f}" for number in numbers]
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else "")
+
+
+def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, Ratio]]:
     """Return accuracy divided by the first model's, by model and task, for every other model, torch and ONNX alike."""
     found = evaluations(record, store)
     if len(found) < 2:
@@ -79,7 +123,7 @@ def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, floa
     baseline = {task: value for task, value in found[first]["tasks"].items() if value}
     return {
         model: {
-            task: found[model]["tasks"][task] / value
+            task: accuracy_ratio(found[model], found[first], task) or Ratio(found[model]["tasks"][task] / value)
             for task, value in baseline.items()
             if task in found[model]["tasks"]
         }
@@ -93,11 +137,17 @@ def retention_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     tasks = list(dict.fromkeys(task for some in shares.values() for task in some))
     rows = []
     for task in tasks:
-        row = {"task": task}
+        ratio = next(some[task] for some in shares.values() if task in some)
+        row = {"task": task, "asked": ratio.measured_on}
         for model, some in shares.items():
-            row[f"{model} ({_form(found[model])})"] = f"{some[task]:.1%}" if task in some else ""
+            row[f"{model} ({_form(found[model])})"] = _share(some[task]) if task in some else ""
         rows.append(row)
     return rows
+
+
+def _share(ratio: Ratio) -> str:
+    interval = f" [{ratio.low:.1%}, {ratio.high:.1%}]" if ratio.low is not None and ratio.high is not None else ""
+    return f"{ratio.value:.1%}{interval}"
 
 
 def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:

@@ -11,11 +11,13 @@ from prefect.artifacts import create_link_artifact, create_table_artifact
 
 from pipelines.announce import announce
 from pipelines.comparison import comparison_rows, stored_artifact
+from registry.gate import Ratio, known
 from registry.promotion import link_version
 from registry.retention import retention_rows
 from registry.run_record import NodeRecord, RunRecord
 from registry.store import Store
 from registry.tracking import Tracker
+from stages.paired_evaluations import accuracy_ratio
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +53,11 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
         {
             "of": check["of"],
             "check": check["name"],
-            "measured": f"{check['measured']:.4g}",
+            "measured": f"{check['measured']:.4g} {check.get('known', '')}".rstrip(),
+            "on": check.get("measured_on", ""),
             "limit": f"{'<=' if check['is_lower_better'] else '>='} {check['limit']:.4g}",
-            "verdict": "passed" if check["has_passed"] else "failed",
+            "verdict": check.get("verdict") or ("passed" if check["has_passed"] else "failed"),
+            "lets through": check.get("laxness", ""),
         }
         for check in release["checks"]
     ]
@@ -71,12 +75,18 @@ def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> lis
         {
             "of": record.nodes[name].inputs["model"][0],
             "check": f"{row.task}: share of the original's accuracy",
-            "measured": f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]",
+            "measured": _left(accuracy_ratio(*contents, row.task) or Ratio(row.value, row.low, row.high)),
+            "on": f"{row.num_rows} questions",
             "limit": "",
-            "verdict": f"{row.num_rows} questions",
+            "verdict": "",
+            "lets through": "",
         }
         for row in retention_rows(*contents)
     ]
+
+
+def _left(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} {known(ratio.low, ratio.high)}".rstrip()
 
 
 def _tell_prefect(record: RunRecord, store: Store, report: Path | None, tracker: Tracker) -> None:

@@ -32,6 +32,7 @@ from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
 from registry import confinement
 from registry.artifact import Artifact, DatasetArtifact
+from registry.rates import learn_rate
 from registry.run_record import NodeRecord, RunRecord, new_run_folder
 from registry.tracking import Tracker
 from stages.contract import by_slot
@@ -225,6 +226,9 @@ def _node_done(run: Run, node: Node, artifact: Artifact, is_hit: bool, seconds: 
     for line in run.overlaps.add(node.name, node.stage.name, artifact):
         logger.warning("%s", line)
     state = "Cached" if is_hit else "Completed"
+    if not is_hit and node.execution == IN_PROCESS:
+        forecast = run.plan[node.name].forecast
+        learn_rate(run.home, node.stage.name, forecast.num_flops, forecast.disk_bytes, seconds)
     run.record.update(
         node.name, state=state, key=artifact.key, fingerprint=artifact.fingerprint, seconds=round(seconds, 3)
     )

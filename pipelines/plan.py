@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipelines.recipe import Node, Recipe, RecipeError
 from registry.artifact import Artifact, Facts
 from registry.files import free_bytes
+from registry.rates import forecast_seconds
 from registry.store import Store
 from stages.contract import Forecast
 from stages.size_forecast import flops_of_token
@@ -25,6 +26,8 @@ class PlannedNode:
     state: State
     key: str
     forecast: Forecast
+    # what it would take on this machine; None: nothing of its kind and size was measured here; 0: it is stored
+    seconds: float | None = None
 
     @property
     def flops_per_token(self) -> float:
@@ -43,6 +46,7 @@ class PlannedNode:
             "flops_per_token": self.flops_per_token,
             "peak_memory_bytes": self.forecast.peak_memory_bytes,
             "disk_bytes": self.forecast.disk_bytes,
+            "seconds": self.seconds,
             "facts": self.forecast.facts,
         }
 
@@ -67,6 +71,16 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
         facts[node.name] = artifacts[node.name].facts if node.name in artifacts else forecast.facts
         planned.append(PlannedNode(node, state, key, forecast))
     return planned
+
+
+def with_seconds(plan: Iterable[PlannedNode], home: Path) -> list[PlannedNode]:
+    """Return the plan with the time of each node, as far as this machine has done work of its kind and size before."""
+    nodes = list(plan)
+    works = [(one.node.stage.name, one.forecast.num_flops, one.forecast.disk_bytes) for one in nodes]
+    times = forecast_seconds(home, works)
+    return [
+        replace(one, seconds=0.0 if one.state == "hit" else seconds) for one, seconds in zip(nodes, times, strict=True)
+    ]
 
 
 def lack_of_disk(plan: Iterable[PlannedNode], home: Path) -> str:

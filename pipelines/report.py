@@ -16,6 +16,7 @@ from pipelines.comparison import (
     retained_shares,
     retention_rows,
     stored_artifact,
+    warnings,
 )
 from pipelines.graph_picture import lineage_svg
 from registry.artifact import Artifact
@@ -35,13 +36,14 @@ def write_report(record: RunRecord, store: Store) -> Path:
     page = environment.get_template("report.html.j2").render(
         record=record.as_dict(),
         table=comparison_rows(record, store),
+        warnings=warnings(record, store),
         heat_maps=_heat_maps(record, store),
         curves=_curves(record, store),
         retention=_retention(record, store),
         retained=retention_rows(record, store),
         drafts=draft_rows(record, store),
         samples=_samples(record, store),
-        releases=_contents(record, store, "register", "release.json"),
+        releases=_releases(record, store),
         parities=_contents(record, store, "export", "parity.json"),
         lineage=lineage_svg(record.nodes),
     )
@@ -100,6 +102,16 @@ def _samples(record: RunRecord, store: Store) -> list[dict[str, Any]]:
             entry = questions.setdefault(sample["question"], {**sample, "answers": {}})
             entry["answers"][model] = sample["answer"]
     return list(questions.values())
+
+
+def _releases(record: RunRecord, store: Store) -> dict[str, Any]:
+    """Return the releases; of those that an earlier version made, the checks without what it did not know."""
+    unknown = {"known": "", "measured_on": "", "laxness": "", "verdict": "", "undecided": ""}
+    releases = _contents(record, store, "register", "release.json")
+    return {
+        name: {**release, "checks": [{**unknown, **check} for check in release["checks"]]}
+        for name, release in releases.items()
+    }
 
 
 def _contents(record: RunRecord, store: Store, stage: str, file: str) -> dict[str, Any]:

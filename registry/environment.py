@@ -138,6 +138,12 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
+@cache
+def machine_name() -> str:
+    """Return what a speed was measured on: the processor and how many of its cores this process may use."""
+    return f"{_processor_name()}, {num_cores()} cores"
+
+
 def _processor_name() -> str:
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():

@@ -11,28 +11,73 @@ ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """Candidate / baseline as measured: its 95% interval where one can be told, and what it was measured on."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    measured_on: str = ""
+    # why nothing can be decided by it; empty: it can
+    undecided: str = ""
+
+
+@dataclass(frozen=True)
 class Check:
-    """One threshold: what was measured, what was allowed, and whether it passed."""
+    """One threshold: what was measured, how far it is known, what was allowed, and whether it passed."""
 
     name: str
     measured: float
     limit: float
     is_lower_better: bool
+    low: float | None = None
+    high: float | None = None
+    measured_on: str = ""
+    undecided: str = ""
+
+    @property
+    def decisive(self) -> float:
+        """The number that is held against the limit: the worse end of the interval where there is one, else what was measured."""
+        end = self.high if self.is_lower_better else self.low
+        return self.measured if end is None or self.measured != self.measured else end
 
     @property
     def has_passed(self) -> bool:
-        """A number that is not a number passes nothing."""
+        """A number that is not a number passes nothing; what cannot be decided fails nothing."""
+        if self.undecided:
+            return True
         if self.is_lower_better:
-            return self.measured <= self.limit + ROUNDING
-        return self.measured >= self.limit - ROUNDING
+            return self.decisive <= self.limit + ROUNDING
+        return self.decisive >= self.limit - ROUNDING
+
+    @property
+    def verdict(self) -> str:
+        """passed, failed or not decided."""
+        return "not decided" if self.undecided else "passed" if self.has_passed else "failed"
+
+    @property
+    def laxness(self) -> str:
+        """What a model may lose and still pass."""
+        what = self.name.removesuffix("_ratio").removeprefix("num_").replace("_", " ")
+        share = f"{100 * abs(1 - self.limit):.3g}%"
+        if self.is_lower_better:
+            return f"{what} may rise by {share}" if self.limit >= 1 else f"{what} must fall by {share}"
+        return f"{share} of the {what} may be lost" if self.limit <= 1 else f"{what} must rise by {share}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return the check as plain JSON values."""
-        return {**asdict(self), "has_passed": self.has_passed}
+        derived = {"has_passed": self.has_passed, "verdict": self.verdict, "laxness": self.laxness}
+        return {**asdict(self), **derived, "known": known(self.low, self.high)}
 
     def __str__(self) -> str:
-        sign, verdict = ("<=" if self.is_lower_better else ">="), ("passed" if self.has_passed else "failed")
-        return f"{self.name} {self.measured:.4g} {sign} {self.limit:.4g} {verdict}"
+        sign, on = ("<=" if self.is_lower_better else ">="), f" on {self.measured_on}" if self.measured_on else ""
+        interval = f" {known(self.low, self.high)}".rstrip()
+        return f"{self.name} {self.measured:.4g}{interval}{on} {sign} {self.limit:.4g} {self.verdict}"
+
+
+def known(low: float | None, high: float | None) -> str:
+    """Return an interval as text; empty where there is none."""
+    return f"[{low:.3g}, {high:.3g}]" if low is not None and high is not None else ""
 
 
 # threshold name -> (metric, is the limit an upper one); every threshold is on candidate divided by baseline
@@ -46,15 +91,25 @@ THRESHOLDS = {
 
 
 def run_gate(
-    thresholds: Mapping[str, float], candidate: Mapping[str, float], baseline: Mapping[str, float]
+    thresholds: Mapping[str, float],
+    candidate: Mapping[str, float],
+    baseline: Mapping[str, float],
+    ratios: Mapping[str, Ratio] | None = None,
 ) -> list[Check]:
-    """Return one check a threshold, each on candidate / baseline. Raises ValueError when a number was not measured."""
+    """Return one check a threshold, each on candidate / baseline. Raises ValueError when a number was not measured.
+
+    `ratios`: by metric, what is known of candidate / baseline; of others the quotient of the two numbers is.
+    """
     checks = []
     for name, limit in thresholds.items():
         metric, is_lower_better = THRESHOLDS[name]
         for side, numbers in (("candidate", candidate), ("baseline", baseline)):
             if metric not in numbers:
                 raise ValueError(f"gate.{name} needs {metric}, which the {side}'s evaluation did not measure")
-        ratio = candidate[metric] / baseline[metric] if baseline[metric] else float("nan")
-        checks.append(Check(f"{metric}_ratio", ratio, limit, is_lower_better))
+        quotient = candidate[metric] / baseline[metric] if baseline[metric] else float("nan")
+        ratio = (ratios or {}).get(metric, Ratio(quotient))
+        ends = (ratio.low, ratio.high)
+        checks.append(
+            Check(f"{metric}_ratio", ratio.value, limit, is_lower_better, *ends, ratio.measured_on, ratio.undecided)
+        )
     return checks

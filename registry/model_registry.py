@@ -17,6 +17,7 @@ from mlflow.exceptions import MlflowException
 from registry.alias_lock import NOT_THERE, moving_aliases, while_busy
 from registry.checksums import write_checksums
 from registry.environment import attar_home, tracking_uri
+from registry.figures import HIGH, LOW
 from registry.mlflow_home import experiment_id, global_tracking_uri, open_client
 from registry.reach import reachable
 
@@ -169,8 +170,15 @@ def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mappin
 
 def _summary(tags: Mapping[str, str]) -> str:
     """Return one line for MLflow's list of versions, where thirty tags are no reading."""
-    ratios = [f"{what} {float(tags[name]):.2f}x" for name, what in SUMMARY_TAGS.items() if name in tags]
+    ratios = [
+        f"{what} {float(tags[name]):.2f}x{_interval(tags, name)}" for name, what in SUMMARY_TAGS.items() if name in tags
+    ]
     return ", ".join([f"gate {tags['validation_status']}" if "validation_status" in tags else "no gate", *ratios])
+
+
+def _interval(tags: Mapping[str, str], name: str) -> str:
+    ends = [f"{float(tags[name + end]):.2f}" for end in (LOW, HIGH) if name + end in tags]
+    return f" [{', '.join(ends)}]" if len(ends) == 2 else ""
 
 
 def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:

@@ -11,6 +11,7 @@ from mlflow.exceptions import MlflowException
 
 from registry.alias_lock import moving_aliases, patiently
 from registry.environment import attar_home
+from registry.figures import is_figure, with_interval
 from registry.mlflow_home import open_client
 from registry.model_registry import CHAMPION, PREVIOUS
 from registry.store import Store
@@ -118,16 +119,19 @@ def _quality_reasons(candidate: Version, champion: Version, max_loss: float) -> 
             continue
         share = (theirs / mine if mine else 0.0) if is_lower_better else (mine / theirs if theirs else 1.0)
         if not share >= 1.0 - max_loss:  # not a number is worse, too
-            return [f"{metric} {mine:.4g}, the champion (version {champion.number}) has {theirs:.4g}"]
+            told, other = (with_interval(version.metrics, MODEL + metric) for version in (candidate, champion))
+            return [f"{metric} {told}, the champion (version {champion.number}) has {other}"]
         return []
     return [f"neither accuracy nor perplexity was measured for both {candidate} and version {champion.number}"]
 
 
 def _rows(candidate: Version, champion: Version | None) -> list[dict[str, Any]]:
     rows = []
-    for metric in sorted(candidate.metrics):
-        value, other = candidate.metrics[metric], champion.metrics.get(metric) if champion else None
-        row = {"measure": metric, "candidate": f"{value:.5g}", "champion": "" if other is None else f"{other:.5g}"}
+    champions = champion.metrics if champion else {}
+    for metric in sorted(filter(is_figure, candidate.metrics)):
+        value, other = candidate.metrics[metric], champions.get(metric)
+        row = {"measure": metric, "candidate": with_interval(candidate.metrics, metric, 5)}
+        row["champion"] = "" if other is None else with_interval(champions, metric, 5)
         rows.append({**row, "candidate / champion": f"{value / other:.3f}" if other else ""})
     return rows
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -51,6 +52,8 @@ class Tracker:
         self._children: dict[str, str] = {}
         self._buffers: dict[str, list[Metric]] = {}
         self._flushed_at: dict[str, float] = {}
+        # by node, what stands in its run under each (name, step), and since when
+        self._logged: dict[str, dict[tuple[str, int], Metric]] = {}
         self._lock = threading.Lock()
 
     @_guarded
@@ -73,7 +76,7 @@ class Tracker:
         run = self._client.create_run(
             self._experiment_id, tags={**tags, MLFLOW_PARENT_RUN_ID: self.run_id, MLFLOW_RUN_NAME: node}
         )
-        self._children[node] = run.info.run_id
+        self._children[node], self._logged[node] = run.info.run_id, {}
         self._client.log_batch(run.info.run_id, params=_params(config))
 
     @_guarded
@@ -81,6 +84,11 @@ class Tracker:
         """Write to a node's run that another process has opened, and will close."""
         if run_id:
             self._client = open_client(self._home)
+            names = self._client.get_run(run_id).data.metrics
+            told = [point for name in names for point in self._client.get_metric_history(run_id, name)]
+            self._logged[node] = {
+                (point.key, point.step): point for point in sorted(told, key=lambda one: one.timestamp)
+            }
             self._children[node] = run_id
 
     @_guarded
@@ -95,12 +103,23 @@ class Tracker:
 
     @_guarded
     def log_metric(self, node: str, name: str, value: float, step: int) -> None:
-        """Add one number to a node's run; written in batches."""
+        """Add one number to a node's run; written in batches.
+
+        What stands there already is not written again: a resumed stage tells its steps anew. Another number for the same step comes
+        later by the clock, if only by a millisecond: of two at one time MLflow keeps the larger.
+        """
         if node not in self._children:
             return
         with self._lock:
-            buffer = self._buffers.setdefault(node, [])
-            buffer.append(Metric(name, value, int(time.time() * 1000), step))
+            buffer, logged = self._buffers.setdefault(node, []), self._logged.setdefault(node, {})
+            before, now = logged.get((name, step)), int(time.time() * 1000)
+            if before is not None and (before.value == value or (math.isnan(before.value) and math.isnan(value))):
+                return
+            point = Metric(name, value, now if before is None else max(now, before.timestamp + 1), step)
+            if before in buffer:
+                buffer.remove(before)
+            buffer.append(point)
+            logged[name, step] = point
             is_due = time.monotonic() - self._flushed_at.get(node, 0.0) > FLUSH_SECONDS or len(buffer) >= FLUSH_COUNT
         if is_due:
             self._flush(node)

@@ -12,6 +12,7 @@ from mlflow.exceptions import MlflowException
 
 from registry.alias_lock import NOT_THERE, patiently
 from registry.environment import attar_home
+from registry.figures import is_figure
 from registry.lineage import Ancestor, trace
 from registry.mlflow_home import open_client
 from registry.store import Store
@@ -82,7 +83,9 @@ def compare_versions(first: Version, second: Version) -> list[dict[str, Any]]:
     rows = [_row("version", f"{first.number} {_marks(first)}".strip(), f"{second.number} {_marks(second)}".strip())]
     for metric in sorted(first.metrics.keys() | second.metrics.keys()):
         mine, theirs = first.metrics.get(metric), second.metrics.get(metric)
-        rows.append(_row(metric, mine, theirs, theirs / mine if mine and theirs is not None else None))
+        rows.append(
+            _row(metric, mine, theirs, theirs / mine if mine and theirs is not None and is_figure(metric) else None)
+        )
     for tag in sorted(first.tags.keys() | second.tags.keys()):
         if first.tags.get(tag) != second.tags.get(tag):
             rows.append(_row(tag, first.tags.get(tag), second.tags.get(tag)))

@@ -20,6 +20,7 @@ from stages.model_folder import load_tokenizer
 from stages.progress import metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
+from stages.work_forecast import rows_alike
 from stages.writers import open_runner
 
 
@@ -45,7 +46,7 @@ class AlignInputs:
 def _forecast(config: AlignConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     num_parameters = float(inputs["teacher"][0].get("num_parameters", 0))
     num_rows = float(inputs["data"][0].get("num_rows", 0))
-    facts: Facts = {"num_recorded": 0}
+    facts: Facts = {"num_recorded": 0, **rows_alike(inputs["data"][0])}
     student = inputs["student"][0]
     if "vocab_size" in student:
         facts["vocab_size"] = student["vocab_size"]

@@ -24,6 +24,7 @@ from stages.progress import bar, metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
+from stages.work_forecast import rows_alike
 from stages.writers import open_runner, stop_ids_of
 
 ANSWERED = "answered (from the question alone)"
@@ -49,7 +50,9 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     num_parameters = sum(float(one.get("num_parameters", 0)) for one in (model, anchor) if one)
     facts: Facts = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     num_flops = 2.0 * num_parameters * num_answers * config.max_new_tokens
-    return Forecast({**facts, "num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
+    return Forecast(
+        {**facts, "num_recorded": 0, **rows_alike(data)}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters
+    )
 
 
 @stage("answer", version=2, forecast=_forecast)

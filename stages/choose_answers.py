@@ -73,7 +73,8 @@ def _forecast(config: ChooseAnswersConfig, inputs: Mapping[str, tuple[Facts, ...
         raise ValueError("by is 'edit_distance': no model is asked; leave teacher and student out")
     if models:
         check_vocabulary(models[0], models[1], "student")
-    facts: Facts = {key: inputs["data"][0][key] for key in ("num_recorded", "vocab_size") if key in inputs["data"][0]}
+    kept = ("num_rows", "num_recorded", "vocab_size")
+    facts: Facts = {key: inputs["data"][0][key] for key in kept if key in inputs["data"][0]}
     num_parameters = sum(float(one.get("num_parameters", 0)) for one in models)
     num_rows = float(inputs["data"][0].get("num_rows", 0))
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)

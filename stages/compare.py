@@ -13,6 +13,8 @@ from compressors.measure.closeness import Estimate, Sums, TextCloseness, closene
 from compressors.measure.likelihood import Pair
 from compressors.measure.runner import TorchRunner
 from registry.artifact import ComparisonArtifact, Facts
+from registry.figures import HIGH, LOW
+from registry.gate import known
 from stages.compare_config import CompareConfig, CompareInputs
 from stages.compare_pairs import gold, own_answers, right_choices, windows
 from stages.contract import Forecast, check_vocabulary, stage
@@ -21,6 +23,7 @@ from stages.measured_data import asked_rows, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, metric, note
 from stages.rows import Row
+from stages.work_forecast import TOKENS_PER_ROW, asked_of, comparison_flops
 
 RESULT = "comparison.json"
 
@@ -44,7 +47,21 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     for student in students:
         check_vocabulary(student, original, "original")
     num_models = 1 + len(config.groups(len(students))[0])
-    return Forecast({}, peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)))
+    return Forecast(
+        {},
+        num_flops=comparison_flops([original, *students], _num_read(config, inputs)),
+        peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)),
+    )
+
+
+def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> float:
+    """Return the tokens that every model reads, about; 0 where a part of them is not known."""
+    tasks, texts = inputs.get("tasks", ()), inputs.get("texts", ())
+    num_rows = asked_of(tasks, config.max_rows)
+    if (tasks and not num_rows) or (texts and not config.max_text_tokens):
+        return 0.0
+    own = config.num_own_answers * config.max_new_tokens
+    return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
 
 
 @stage("compare", version=6, forecast=_forecast)
@@ -81,10 +98,12 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     results = named if config.names else measure.found[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
     facts = {
-        f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}": entry["value"]
+        f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
         for model, found in named.items()
         for name, some in found.items()
         for measured, entry in some.items()
+        for end, suffix in (("value", ""), ("low", LOW), ("high", HIGH))
+        if math.isfinite(entry[end]) or not suffix
     }
     for name, value in facts.items():
         metric(name, value)
@@ -125,8 +144,9 @@ class _Measure:
             )
             self.sums[student].setdefault(name, []).append(sums)
             summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
-            kl, rise = summary["kl_nats"].value, summary["perplexity_ratio"].value
-            self._keep(student, name, summary, f"KL {kl:.3f} nats a token, perplexity x{rise:.3f}")
+            kl, rise = _told(summary["kl_nats"]), _told(summary["perplexity_ratio"])
+            measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"
+            self._keep(student, name, summary, measured_on, f"KL {kl} nats a token, perplexity x{rise}")
 
     def retention(self, rows: Sequence[Row], name: str) -> None:
         """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
@@ -147,8 +167,13 @@ class _Measure:
                     [b - c for b, c in zip(theirs, chance, strict=True)],
                 ),
             }
-            accuracy, reference = summary["accuracy"].value, summary["original_accuracy"].value
-            self._keep(student, name, summary, f"{accuracy:.1%} right, original {reference:.1%}")
+            accuracy, reference, left = (
+                summary["accuracy"].value,
+                summary["original_accuracy"].value,
+                summary["retention"],
+            )
+            told = f"{accuracy:.1%} right, original {reference:.1%}, retention {_told(left)}"
+            self._keep(student, name, summary, f"{len(rows)} questions", told)
 
     def differences(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return, `A less B`, data set -> measure -> estimate of the one's less the other's."""
@@ -166,9 +191,15 @@ class _Measure:
             for other in others
         }
 
-    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], told: str) -> None:
-        self.found[student].setdefault(name, {}).update({key: asdict(entry) for key, entry in summary.items()})
-        note(f"{' on '.join(part for part in (self.names[student], name) if part)}: {told}")
+    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], measured_on: str, told: str) -> None:
+        entries = {key: {**asdict(entry), "measured_on": measured_on} for key, entry in summary.items()}
+        self.found[student].setdefault(name, {}).update(entries)
+        note(f"{' on '.join(part for part in (self.names[student], name) if part)} ({measured_on}): {told}")
+
+
+def _told(estimate: Estimate) -> str:
+    """Return an estimate as text; of a single text, or question, there is no interval."""
+    return f"{estimate.value:.3f} {known(estimate.low, estimate.high) if math.isfinite(estimate.low) else ''}".rstrip()
 
 
 def _perplexity_ratio(texts: Sequence[TextCloseness]) -> Estimate:

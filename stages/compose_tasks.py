@@ -33,6 +33,7 @@ from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
 from stages.sandbox import Limits, run_tests
+from stages.work_forecast import rows_alike
 from stages.writers import open_runner, stop_ids_of
 
 # Snippets whose tasks are written and tested together: what a crash can cost.
@@ -83,7 +84,9 @@ def _forecast(config: ComposeTasksConfig, inputs: Mapping[str, tuple[Facts, ...]
     model, data = inputs["model"][0], inputs["data"][0]
     num_parameters, num_rows = float(model.get("num_parameters", 0)), float(data.get("num_rows", 0))
     num_flops = 2.0 * num_parameters * num_rows * (config.num_samples + 1) * config.max_new_tokens
-    return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
+    return Forecast(
+        {"num_recorded": 0, **rows_alike(data)}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters
+    )
 
 
 @stage("compose_tasks", version=1, forecast=_forecast)

@@ -121,7 +121,8 @@ def _forecast(config: CurateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     check_vocabulary(model, data, "recorded teacher")
     num_parameters = float(model.get("num_parameters", 0))
     # a rewrite and its reference, prompts included
-    num_flops = 2.0 * num_parameters * config.num_scored_rows * 2 * 300
+    num_scored = min(config.num_scored_rows, float(data.get("num_rows", config.num_scored_rows)))
+    num_flops = 2.0 * num_parameters * num_scored * 2 * 300
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters * bool(config.num_scored_rows))
 
 

@@ -4,35 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoConfig, GenerationConfig
-
 from compressors.export.runtime import CPU, OnnxRunner
-from compressors.measure.cost import flops_per_token, measure_latency
+from compressors.measure.cost import flops_per_token
 from compressors.measure.decode import decode
-from compressors.measure.likelihood import perplexity_of_windows
+from compressors.measure.likelihood import Piece, perplexity_of, piece_losses
 from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.self_data.prompts import stop_token_ids, text_windows
 from registry.artifact import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
-from registry.fingerprint import folder_digests
+from registry.fingerprint import digest, folder_digests
 from stages.asked import row_prompt
 from stages.contract import Forecast, stage
 from stages.device import pick_device, pick_dtype
-from stages.evaluate_config import EvaluateConfig, EvaluateInputs
+from stages.evaluate_config import COUNTED, EvaluateConfig, EvaluateInputs
+from stages.headline import headline_metrics
 from stages.measured_data import asked_rows, in_turn, plain_text, unique_names
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_session import open_session
 from stages.progress import bar, metric, track
 from stages.rows import Row
 from stages.size_forecast import flops_of_token
-from stages.speculation import best_draft, check_draft, speculation
+from stages.speculation import check_draft, speculation
+from stages.timing import timed
+from stages.work_forecast import FORWARD, TOKENS_PER_ROW, asked_of
 
 RESULT = "evaluation.json"
-NUM_TIMED_ROUNDS = 3
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -42,15 +40,15 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     if inputs.get("original"):
         check_draft(inputs)
-    num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in inputs.get("original", ()))
+    others = (*inputs.get("original", ()), *inputs.get("beside", ()))
+    num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
-    num_rows = sum(float(facts.get("num_rows", 0)) for facts in inputs.get("tasks", ()))
-    num_rows = min(num_rows, config.max_rows) if config.max_rows else num_rows
+    num_rows = asked_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"flops_per_token": counted} if counted else {}
     return Forecast(
         facts,
-        num_flops=2.0 * num_parameters * num_rows * 200,
+        num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
         peak_memory_bytes=6.0 * num_parameters + num_original_bytes,
     )
 
@@ -65,6 +63,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
 
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
+    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
+
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -79,12 +79,14 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         "model_fingerprint": inputs.model.fingerprint,
     }
     evaluation |= _size(config, inputs.model, model_config)
-    evaluation["perplexity"] = _perplexity(config, inputs, runner, tokenizer)
-    evaluation["tasks"] = _tasks(config, rows, runner, tokenizer, generation_config)
-    # what an interval around an accuracy is computed from; lm-eval tasks of the user's own say it themselves
-    evaluation["num_rows"] = {name: len(some) for name, some in _by_kind(rows).items()}
+    pieces = _pieces(config, inputs, runner, tokenizer)
+    evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
+    evaluation |= _tasks(config, rows, runner, tokenizer, generation_config)
+    # by task; what two evaluations can be compared on question by question, and text by text
+    evaluation["asked"] = {name: digest([row.question for row in some]) for name, some in _by_kind(rows).items()}
+    evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
-    evaluation["latency"] = asdict(_latency(config, runner, model_config.vocab_size))
+    evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
     if inputs.original is not None and isinstance(runner, TorchRunner):  # the forecast refuses a graph that is to draft
         evaluation["speculation"] = speculation(config, runner.model, inputs.original, in_turn(rows))
     (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
@@ -93,25 +95,6 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         metric(name, value)
     measured = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint}
     return EvaluationArtifact.at(workdir / "content", **measured, **headline)
-
-
-def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers that gates and tables compare, by name."""
-    numbers = {
-        "num_parameters": evaluation["num_parameters"],
-        "flops_per_token": evaluation["flops_per_token"],
-        "disk_bytes": evaluation["disk_bytes"],
-        "prefill_seconds": evaluation["latency"]["prefill_seconds"],
-        "decode_seconds_per_token": evaluation["latency"]["decode_seconds_per_token"],
-    }
-    if evaluation["perplexity"] is not None:
-        numbers["perplexity"] = evaluation["perplexity"]
-    if evaluation["tasks"]:
-        numbers["accuracy"] = sum(evaluation["tasks"].values()) / len(evaluation["tasks"])
-        numbers |= {f"accuracy_{name}": value for name, value in evaluation["tasks"].items()}
-    if evaluation.get("speculation"):
-        numbers |= best_draft(evaluation["speculation"])
-    return {name: float(value) for name, value in numbers.items()}
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
@@ -131,12 +114,20 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
     }
 
 
-def _perplexity(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> float | None:
+def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
+    beside = _runner(config, inputs.beside) if inputs.beside is not None else None
+    timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
+    if inputs.beside is not None:
+        timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
+    return timing
+
+
+def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> list[Piece]:
     if inputs.text is None:
-        return None
+        return []
     windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
     counter = bar("reading text", len(windows), "windows")
-    return perplexity_of_windows(
+    return piece_losses(
         runner,
         windows,
         batch_size=max(1, config.batch_size // 4),
@@ -150,17 +141,25 @@ def _tasks(
     runner: CausalRunner,
     tokenizer: Any,
     generation_config: Any,
-) -> dict[str, float]:
-    """Return accuracy in [0, 1] by task: length-normalised for multiple choice, checked answers for generated ones."""
-    from stages.harness import RunnerLM, run_tasks, task_config  # lm-eval: slow to import, and in an extra
+) -> dict[str, dict[str, Any]]:
+    """Return accuracy in [0, 1] by task, and which questions were right.
+
+    Choices count by their likelihood over their length, generated answers by their check.
+    """
+    from stages.harness import RIGHT, RunnerLM, run_tasks, task_config  # lm-eval: slow to import, and in an extra
 
     ours = [task_config(name, some, config.max_new_tokens, tokenizer) for name, some in _by_kind(rows).items()]
     tasks: list[Any] = [*config.tasks, *ours]
     if not tasks:
-        return {}
+        return {"tasks": {}, "right": {}, "num_rows": {}}
     model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
     results = run_tasks(model, tasks, Path(config.task_folder) if config.task_folder else None)
-    return {name: _accuracy(scores) for name, scores in results.items()}
+    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
+    return {
+        "tasks": {name: _accuracy(scores) for name, scores in results.items()},
+        "right": right,
+        "num_rows": {name: len(some) for name, some in right.items()},
+    }
 
 
 def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
@@ -176,11 +175,11 @@ def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
 
 
 def _accuracy(scores: Mapping[str, Any]) -> float:
-    for metric_name in ("acc_norm", "acc", "exact_match"):
+    for metric_name in COUNTED:
         for key, value in scores.items():
             if key.partition(",")[0] == metric_name:
                 return float(value)
-    raise ValueError(f"the task reports none of acc_norm, acc, exact_match; it has {', '.join(scores)}")
+    raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")
 
 
 def _samples(
@@ -201,15 +200,3 @@ def _samples(
         answer = tokenizer.decode(generation.token_ids, skip_special_tokens=True).strip()
         samples.append({"question": row.question, "reference": row.reference or row.answer, "answer": answer})
     return samples
-
-
-def _latency(config: EvaluateConfig, runner: CausalRunner, vocab_size: int) -> Any:
-    counter = bar("timing", NUM_TIMED_ROUNDS + 1, "rounds")
-    with torch.inference_mode():
-        return measure_latency(
-            runner,
-            vocab_size=vocab_size,
-            num_prompt_tokens=config.num_prompt_tokens,
-            num_rounds=NUM_TIMED_ROUNDS,
-            on_round=counter.advance,
-        )

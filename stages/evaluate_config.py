@@ -38,6 +38,9 @@ Provider = Literal[
     "AzureExecutionProvider",
 ]
 
+# What counts as right of a task, in this order of preference.
+COUNTED = ("acc_norm", "acc", "exact_match")
+
 
 class EvaluateConfig(StageConfig):
     """What is measured, on how much."""
@@ -91,10 +94,12 @@ class EvaluateConfig(StageConfig):
 class EvaluateInputs:
     """The model, data sets with checkable questions, text for the perplexity, and the original that the model is to draft for.
 
-    Held-out rows are used where there are any.
+    `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
+    where there are any.
     """
 
     model: ModelArtifact | OnnxArtifact
     tasks: tuple[DatasetArtifact, ...] = ()
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
+    beside: ModelArtifact | OnnxArtifact | None = None

@@ -27,6 +27,7 @@ from stages.sentence_scores import with_scores
 from stages.teaching import build_parties, build_rollouts, with_hints
 from stages.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from stages.training_run import TrainingRun, save_adapter
+from stages.work_forecast import training_flops
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -45,15 +46,21 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_vocabulary(model, other, who)
     if config.adapt_blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt_blocks is 'after_cut', but no block of the model was removed")
-    num_parameters = float(model.get("num_parameters", 0))
-    num_tokens = sum(float(one.get("num_rows", 0)) for one in data) * 200.0 * config.num_epochs
-    if config.max_steps:
-        num_tokens = float(config.max_steps * config.tokens_per_step)
     facts: Facts = {"method": config.method}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
-    # forward, and a backward that skips the frozen weights' own gradients
-    return Forecast(facts, num_flops=4.0 * num_parameters * num_tokens, peak_memory_bytes=12.0 * num_parameters)
+    return Forecast(
+        facts,
+        num_flops=training_flops(
+            config,
+            model,
+            data,
+            live=[*teacher, *inputs.get("anchor", ())],
+            is_frozen=config.method not in ("full", "last_blocks"),
+            is_rolled_out=config.rollout != "data",
+        ),
+        peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)),
+    )
 
 
 @stage("finetune", version=4, forecast=_forecast)

@@ -20,6 +20,7 @@ from stages.judge import Grader
 from stages.model_folder import load_tokenizer
 from stages.progress import metric, note
 from stages.rows import Row, read_rows, write_rows
+from stages.work_forecast import rows_alike
 
 BEST = NUM_GRADES - 1
 
@@ -49,7 +50,9 @@ def _forecast(config: GradeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = float(inputs["data"][0].get("num_rows", 0))
     return Forecast(
-        {"num_recorded": 0}, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters
+        {"num_recorded": 0, **rows_alike(inputs["data"][0])},
+        num_flops=2.0 * num_parameters * num_rows * 300,
+        peak_memory_bytes=6.0 * num_parameters,
     )
 
 

@@ -28,6 +28,7 @@ from stages.model_folder import load_model, load_tokenizer
 from stages.progress import metric, note
 from stages.training_rows import Mixture
 from stages.training_run import TrainingRun
+from stages.work_forecast import training_flops
 
 
 def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -53,12 +54,11 @@ def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         for name in ("num_blocks", "hidden_size"):
             if name in one and name in model and one[name] != model[name]:
                 raise ValueError(f"{name} mismatch: model {model[name]}, second {one[name]}")
-    num_parameters = float(model.get("num_parameters", 0))
-    num_tokens = sum(float(one.get("num_rows", 0)) for one in data) * 200.0 * config.training.num_epochs
     facts: Facts = {"method": config.adapter}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
-    return Forecast(facts, num_flops=4.0 * num_parameters * num_tokens, peak_memory_bytes=12.0 * num_parameters)
+    num_flops = training_flops(config.training, model, data)
+    return Forecast(facts, num_flops=num_flops, peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)))
 
 
 @stage("guide", version=1, forecast=_forecast)

@@ -34,6 +34,7 @@ from stages.teacher_shards import (
     shard_name,
     write_shard,
 )
+from stages.work_forecast import rows_alike
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +53,7 @@ def _forecast(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
         raise ValueError(f"unguided is {config.unguided!r}, but the input weak is {given}; the two belong together")
     for one in weak:
         check_vocabulary(model, one, "weak model")
-    facts: Facts = {**recorded_facts(config.num_recorded, model), **_scale_facts(config)}
+    facts: Facts = {**recorded_facts(config.num_recorded, model), **_scale_facts(config), **rows_alike(data)}
     num_rows = float(config.max_rows or data.get("num_rows", 0)) * config.num_samples_per_prompt
     num_parameters = float(model.get("num_parameters", 0))
     token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))

@@ -20,8 +20,12 @@ from compressors.measure.runner import CausalRunner
 from compressors.self_data.prompts import encoded, end_token_id, rendered, stop_token_ids
 from stages.answer_checks import ANSWER_CHECKS
 from stages.asked import choice_context, row_prompt_text
+from stages.evaluate_config import COUNTED
 from stages.progress import bar
 from stages.rows import Row
+
+# Where a task's answers stand question by question.
+RIGHT = "right"
 
 
 class RunnerLM(TemplateLM):
@@ -91,12 +95,21 @@ def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = 
     """Run lm-eval tasks (configs as dicts, or names of YAML files in `task_folder`) and return {task: {metric: value}}.
 
     The rows of ours that are generative bring their prompts with them, as training writes them; all else is plain text.
+    Under `right` each has, question by question, the metric that counts.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     manager = TaskManager(include_path=str(task_folder) if task_folder else None, include_defaults=False)
-    output = simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, log_samples=False)
+    output = simple_evaluate(model=model, tasks=list(tasks), task_manager=manager, bootstrap_iters=0, log_samples=True)
     assert output is not None, "only ranks above zero get None"
-    return dict(output["results"])  # type: ignore[typeddict-item]
+    samples = output["samples"]  # type: ignore[typeddict-item]
+    return {name: {**scores, RIGHT: _by_question(samples.get(name, []))} for name, scores in output["results"].items()}  # type: ignore[typeddict-item]
+
+
+def _by_question(samples: Sequence[dict[str, Any]]) -> list[float]:
+    """Return the first metric of COUNTED that the samples have, in the order of the questions; nothing where they have none."""
+    ordered = sorted(samples, key=lambda sample: sample["doc_id"])
+    metric_name = next((name for name in COUNTED if ordered and name in ordered[0]), "")
+    return [float(sample[metric_name]) for sample in ordered] if metric_name else []
 
 
 def task_config(name: str, rows: Sequence[Row], max_new_tokens: int, tokenizer: Any = None) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from stages.progress import note
 from stages.rows import content_key, split_rows, write_rows
 from stages.sources import HUB, Record, generate_tasks, read_hub, read_jsonl, read_parquet, read_text
 from stages.typed_rows import TypedRows, typed_rows
+from stages.work_forecast import size_of_file
 
 FORMS = {
     "jsonl": "jsonl:PATH.jsonl",
@@ -106,7 +107,10 @@ class IngestDataConfig(StageConfig):
 def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     if config.source.startswith("reasoning_gym:") and config.max_rows == 0:
         raise ValueError("max_rows is 0: say how many tasks to generate")
-    return Forecast({"num_rows": config.max_rows} if config.max_rows else {})
+    num_rows, num_bytes = config.max_rows, 0.0
+    if config.source.startswith("jsonl:"):
+        num_rows, num_bytes = size_of_file(_local_path(config.source), config.max_rows)
+    return Forecast({"num_rows": num_rows} if num_rows else {}, disk_bytes=num_bytes)
 
 
 def _outside(config: IngestDataConfig) -> str:

@@ -56,7 +56,7 @@ class JudgeInputs:
 
 def _forecast(config: JudgeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     data = inputs["data"][0]
-    facts: Facts = {name: data[name] for name in ("num_recorded", "vocab_size") if name in data}
+    facts: Facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_flops = 2.0 * num_parameters * float(data.get("num_rows", 0)) * 300
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)

@@ -22,6 +22,7 @@ from stages.progress import metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler
+from stages.work_forecast import rows_alike
 from stages.writers import open_runner, stop_ids_of
 
 PLACES = ("{question}", "{right}", "{wrong}")
@@ -68,7 +69,9 @@ def _forecast(config: LearnSkillsConfig, inputs: Mapping[str, tuple[Facts, ...]]
     model, data = inputs["model"][0], inputs["data"][0]
     num_parameters, num_rows = float(model.get("num_parameters", 0)), float(data.get("num_rows", 0))
     num_flops = 2.0 * num_parameters * num_rows * (200 + config.max_new_tokens)
-    return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
+    return Forecast(
+        {"num_recorded": 0, **rows_alike(data)}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters
+    )
 
 
 @stage("learn_skills", version=1, forecast=_forecast)

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-import transformers
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import AutoConfig
-from transformers.pytorch_utils import Conv1D
 
 from compressors.merge.fold import Pair, adapter_pairs, fold_pair
 from stages.model_folder import quiet_transformers, refuse_unsafe
 from stages.tensor_files import TensorInfo, file_infos, read_tensor, tensor_infos
+
+if TYPE_CHECKING:
+    import transformers
 
 
 class Source(Protocol):
@@ -42,11 +42,15 @@ class FolderSource:
     @cached_property
     def config(self) -> Any:
         """The folder's config."""
+        from transformers import AutoConfig  # a second that a plan need not wait for
+
         return AutoConfig.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
 
     @cached_property
     def skeleton(self) -> transformers.PreTrainedModel:
         """The model without its weights: names, shapes and facts."""
+        import transformers  # a second that a plan need not wait for
+
         quiet_transformers()
         with torch.device("meta"):
             return transformers.AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
@@ -123,6 +127,8 @@ class FoldedAdapter:
     @cached_property
     def is_transposed(self) -> bool:
         """Whether the base stores its matrices (in, out)."""
+        from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
         return any(isinstance(module, Conv1D) for module in self.base.skeleton.modules())
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from registry.artifact import Facts
+from registry.figures import HIGH, LOW
 from registry.lineage import Ancestor, in_order
 from stages.release_numbers import MEASURES, plain
 
@@ -142,20 +143,34 @@ def _data_sources(lineage: Ancestor, without: Sequence[str] = ()) -> dict[str, A
 def _figures(card: Card) -> list[str]:
     names = list(card.figures)
     lines = [f"| measure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    known = [*MEASURES, *sorted({name for some in card.figures.values() for name in some} - set(MEASURES))]
+    rest = {name for some in card.figures.values() for name in some} - set(MEASURES)
+    known = [*MEASURES, *sorted(name for name in rest if not name.endswith((LOW, HIGH)))]
     for measure in known:
-        values = [some.get(measure) for some in card.figures.values()]
-        if any(value is not None for value in values):
-            lines.append(f"| {measure} | {' | '.join('' if value is None else plain(value) for value in values)} |")
-    return ["", *lines]
+        if any(measure in some for some in card.figures.values()):
+            lines.append(f"| {measure} | {' | '.join(_figure(some, measure) for some in card.figures.values())} |")
+    told = "In brackets 95% intervals (accuracy: Wilson's; perplexity: pieces of the text drawn anew) and, of times, quartiles."
+    return ["", *lines, "", told]
+
+
+def _figure(figures: Mapping[str, float], measure: str) -> str:
+    if measure not in figures:
+        return ""
+    ends = [plain(figures[measure + end]) for end in (LOW, HIGH) if measure + end in figures]
+    return plain(figures[measure]) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
 
 
 def _gate(card: Card) -> list[str]:
-    lines = ["", "| of | candidate / original | measured | limit | |", "|---|---|---|---|---|"]
+    lines = [
+        "",
+        "| of | candidate / original | measured | on | limit | lets through | |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for check in card.checks:
         limit = f"{'at most' if check['is_lower_better'] else 'at least'} {check['limit']:.4g}"
-        verdict = "passed" if check["has_passed"] else "failed"
-        lines.append(f"| {check['of']} | {check['name']} | {check['measured']:.4g} | {limit} | {verdict} |")
+        verdict = f"{check['verdict']}: {check['undecided']}" if check["undecided"] else check["verdict"]
+        measured = f"{check['measured']:.4g} {check['known']}".rstrip()
+        told = (check["of"], check["name"], measured, check["measured_on"], limit, check["laxness"], verdict)
+        lines.append(f"| {' | '.join(told)} |")
     return lines if card.checks else ["", "None was asked for."]
 
 
@@ -174,7 +189,9 @@ def _quantization(card: Card) -> list[str]:
 
 def _limits(card: Card) -> list[str]:
     tasks = ", ".join(
-        name.removeprefix("accuracy_") for name in card.figures.get("model", {}) if name.startswith("accuracy_")
+        name.removeprefix("accuracy_")
+        for name in card.figures.get("model", {})
+        if name.startswith("accuracy_") and not name.endswith((LOW, HIGH))
     )
     return [
         f"- What it can do was measured on {tasks or 'no task'} alone; elsewhere it can have lost more than these figures show.",

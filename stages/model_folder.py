@@ -6,18 +6,19 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import transformers
-from transformers import AutoConfig, AutoTokenizer, BitsAndBytesConfig
-from transformers.utils import logging as transformers_logging
 
 from compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from compressors.measure.product_attention import attend_by_products
 from registry.artifact import Facts, ModelArtifact
 from stages.turn_end import with_end
 from stages.width_facts import width_facts
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers import BitsAndBytesConfig
 
 # Formats that unpickle, and source files: loading a model must never run what came with it.
 UNSAFE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".py", ".so"}
@@ -132,6 +133,8 @@ def load_model(
 
     Told to compute in bfloat16 on a CPU it attends by whole products; under `auto`, as for a copy, it is left as it is.
     """
+    import transformers  # a second that a plan need not wait for
+
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     quiet_transformers()
@@ -154,6 +157,8 @@ def load_model(
 
 
 def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:
+    from transformers import BitsAndBytesConfig  # a second that a plan need not wait for
+
     if quantized == "none":  # left out, not None, which would hide what the folder's own config says
         return {}
     if importlib.util.find_spec("bitsandbytes") is None:
@@ -175,6 +180,8 @@ def _without_inference_packing(model: transformers.PreTrainedModel) -> transform
 
 def load_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a model folder. Raises ValueError when it has none."""
+    from transformers import AutoTokenizer  # a second that a plan need not wait for
+
     refuse_no_tokenizer(folder)
     try:
         return with_end(AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False), folder)
@@ -225,6 +232,9 @@ def folder_facts(folder: Path) -> Facts:
 
     Raises ValueError for what no model can be taken from: unsafe, no causal language model, no tokenizer.
     """
+    import transformers  # a second that a plan need not wait for
+    from transformers import AutoConfig  # a second that a plan need not wait for
+
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     refuse_no_tokenizer(folder)
@@ -244,5 +254,7 @@ def companion_bytes(folder: Path) -> int:
 
 def quiet_transformers() -> None:
     """Silence the library's own progress bars and advice: our bars and lines tell what happens."""
+    from transformers.utils import logging as transformers_logging  # a second that a plan need not wait for
+
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

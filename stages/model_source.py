@@ -11,19 +11,20 @@ from base64 import urlsafe_b64decode
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 import torch
-import transformers
-from transformers import AutoTokenizer
 
 from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.archive import is_plain_member, refuse_bomb
 from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
-from stages.tiny_model import random_model
+from stages.tiny_model import random_facts, random_model
+
+if TYPE_CHECKING:
+    import transformers
 
 FORMS = {
     "folder": "folder:PATH",
@@ -143,8 +144,11 @@ def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[
 
 
 def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    options = {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
-    return random_model(source.parts["family"], **options)
+    return random_model(source.parts["family"], **_options(source))
+
+
+def _options(source: ModelSource) -> dict[str, int]:
+    return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
 
 
 FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTrainedModel, Any]]] = {
@@ -159,7 +163,11 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTra
 
 def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
     """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
-    from transformers import GgufConfig  # needs the `gguf` package of the data extra
+    import transformers  # a second that a plan need not wait for
+    from transformers import (
+        AutoTokenizer,  # a second that a plan need not wait for
+        GgufConfig,  # needs the `gguf` package of the data extra
+    )
 
     if not path.exists():
         raise ValueError(f"{path} does not exist")
@@ -187,5 +195,6 @@ def local_facts(source: ModelSource) -> dict[str, Any]:
     if source.scheme == "folder":
         return dict(folder_facts(source.path))
     if source.scheme == "random":
-        return dict(model_facts(_fetch_random(source, "", Path())[0]))
+        counted = random_facts(source.parts["family"], **_options(source))
+        return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))
     return {}

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import AutoConfig, GenerationConfig
 
 from compressors.catalogue import build
 from compressors.export.runtime import OnnxRunner
@@ -203,6 +202,8 @@ class OriginalWriter:
 
 
 def _stop_ids(tokenizer: Any, folder: Path) -> list[int]:
+    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
+
     if (folder / "generation_config.json").exists():
         return stop_token_ids(tokenizer, GenerationConfig.from_pretrained(folder))
     return stop_token_ids(tokenizer, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))

@@ -10,6 +10,7 @@ from registry.environment import configure_process
 MODULES = (
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
+    "compressors.measure.torch_slots",
     "peft.tuners.lora",
     "onnxruntime",
 )

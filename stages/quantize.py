@@ -34,7 +34,8 @@ class QuantizeConfig(StageConfig):
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes."""
 
     kind: Literal["weights", "dynamic"] = "weights"
-    """weights: integers in blocks with their scales. dynamic: int8 by output channel, activations quantized by tensor as they come."""
+    """weights: integers in blocks with their scales. dynamic: by output channel in seven bits, which no processor's sums outgrow, activations
+    quantized by tensor as they come."""
 
     bits: Literal[8, 4] = 8
     """Bits of a weight."""

@@ -27,6 +27,7 @@ from stages.teacher_shards import (
     shard_name,
     write_shard,
 )
+from stages.work_forecast import rows_alike
 
 
 class RecordConfig(StageConfig):
@@ -64,7 +65,7 @@ class RecordInputs:
 
 def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"][0]
-    facts = recorded_facts(config.num_recorded, model)
+    facts = {**recorded_facts(config.num_recorded, model), **rows_alike(data)}
     num_parameters = float(model.get("num_parameters", 0))
     num_tokens = float(config.max_rows or data.get("num_rows", 0)) * config.max_tokens
     return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)

@@ -14,12 +14,13 @@ from compressors.catalogue import did_you_mean
 from registry.artifact import Artifact, EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact, ReleaseArtifact
 from registry.environment import attar_home, tracking_uri
 from registry.fingerprint import digest
-from registry.gate import THRESHOLDS, run_gate
+from registry.gate import THRESHOLDS, Ratio, run_gate
 from registry.lineage import trace
 from registry.store import Store
 from stages.contract import Forecast, StageConfig, stage
 from stages.model_card import Card, write_card
 from stages.model_folder import load_model, load_tokenizer
+from stages.paired_evaluations import evaluation_of, paired_ratios
 from stages.progress import bar, metric, note
 from stages.release_numbers import measured, number_tags, scan_scores
 from stages.size_forecast import stored_bytes
@@ -33,7 +34,7 @@ class RegisterConfig(StageConfig):
 
     gate: dict[str, float] = {}
     """Thresholds on candidate divided by baseline: min_accuracy_retention, max_perplexity_ratio, max_decode_latency_ratio,
-    max_prefill_latency_ratio, max_size_ratio. Empty: everything passes."""
+    max_prefill_latency_ratio, max_size_ratio. What has a 95% interval must hold at its worse end. Empty: everything passes."""
 
     champion: Literal["past_gate", "by_decision"] = "past_gate"
     """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
@@ -73,7 +74,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 @stage(
     "register",
-    version=3,
+    version=4,
     forecast=_forecast,
     outside=lambda config: tracking_uri(attar_home()),
     is_light=True,
@@ -92,8 +93,9 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     graphs, evaluations = _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
-    checks = _verdict(config, figures, baseline)
-    has_passed = all(check["has_passed"] for check in checks)
+    ratios = _ratios(inputs, evaluations)
+    checks = _verdict(config, figures, baseline, ratios)
+    has_passed = _passes(checks)
     is_champion = has_passed and config.champion == "past_gate"
     card = _card(config, inputs, graphs, {"original": baseline, **figures}, checks)
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
@@ -113,7 +115,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: str(value) for name, value in inputs.model.facts.items()},
         tags={
-            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model)),
+            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model), ratios),
             **_tags(inputs, graphs, has_passed),
             "license": card.license,
         },
@@ -133,7 +135,7 @@ def _released(
 ) -> ReleaseArtifact:
     version = registration["version"]
     note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
-    metric("gate_passed", float(all(check["has_passed"] for check in checks)))
+    metric("gate_passed", float(_passes(checks)))
     (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
     return ReleaseArtifact.at(content, name=config.name, version=version, is_champion=is_champion)
 
@@ -146,7 +148,8 @@ def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
 
 def _failed(checks: list[dict[str, Any]]) -> str:
     return "; ".join(
-        f"{check['of']} {check['name']} {check['measured']:.4g}, limit {check['limit']:.4g}"
+        f"{check['of']} {check['name']} {check['measured']:.4g} {check['known']}".rstrip()
+        + f", limit {check['limit']:.4g}"
         for check in checks
         if not check["has_passed"]
     )
@@ -189,15 +192,30 @@ def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) 
         )
 
 
+def _ratios(inputs: RegisterInputs, evaluations: Mapping[str, EvaluationArtifact]) -> dict[str, dict[str, Ratio]]:
+    original = evaluation_of(inputs.baseline)
+    return {form: paired_ratios(evaluation_of(one), original) for form, one in evaluations.items()}
+
+
 def _verdict(
-    config: RegisterConfig, figures: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float]
+    config: RegisterConfig,
+    figures: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, float],
+    ratios: Mapping[str, Mapping[str, Ratio]],
 ) -> list[dict[str, Any]]:
     """Gate every form that was measured."""
-    return [
-        check.as_dict() | {"of": form}
-        for form, some in figures.items()
-        for check in run_gate(config.gate, some, baseline)
-    ]
+    checks = []
+    for form, some in figures.items():
+        for check in run_gate(config.gate, some, baseline, ratios[form]):
+            note(f"gate, {form}: {check}{f' ({check.undecided})' if check.undecided else f'; {check.laxness}'}")
+            checks.append(check.as_dict() | {"of": form})
+    return checks
+
+
+def _passes(checks: list[dict[str, Any]]) -> bool:
+    """True when none fails, and one at least could be decided where any was asked for."""
+    is_decided = not checks or any(not check["undecided"] for check in checks)
+    return is_decided and all(check["has_passed"] for check in checks)
 
 
 def _card(

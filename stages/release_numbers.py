@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from registry.artifact import EvaluationArtifact
+from registry.figures import HIGH, LOW, is_figure
+from registry.gate import Ratio
 from registry.lineage import Ancestor, in_order
 from registry.store import Store
 from stages.scan_tables import TABLE, read_scores, scored_metrics
@@ -14,7 +16,9 @@ from stages.scan_tables import TABLE, read_scores, scored_metrics
 # What is measured of every form, in the order of the card.
 MEASURES = (
     "accuracy",
+    "num_questions",
     "perplexity",
+    "num_text_tokens",
     "num_parameters",
     "flops_per_token",
     "disk_bytes",
@@ -37,11 +41,16 @@ def measured(evaluation: EvaluationArtifact) -> dict[str, float]:
 
 
 def number_tags(
-    figures: Mapping[str, Mapping[str, float]], baseline: Mapping[str, float], scan: Mapping[str, float]
+    figures: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, float],
+    scan: Mapping[str, float],
+    ratios: Mapping[str, Mapping[str, Ratio]] | None = None,
 ) -> dict[str, str]:
     """Return `form.measure`, `form.measure_ratio` (divided by the original's) and `scan.metric`, as numbers in text.
 
-    Plain decimals of six significant digits: what reads them as numbers sorts them, and no exponent misleads what does not.
+    `ratios`: those known with their intervals, which are told too; of a time that nothing can be decided by, none is. Ends of intervals
+    and counts of questions make no ratio. Plain decimals of six significant digits: what reads them as numbers sorts
+    them, and no exponent misleads what does not.
     """
     numbers = {f"scan.{metric}": value for metric, value in scan.items()}
     for form, some in figures.items():
@@ -49,8 +58,14 @@ def number_tags(
         numbers |= {
             f"{form}.{measure}_ratio": value / baseline[measure]
             for measure, value in some.items()
-            if baseline.get(measure) and not measure.startswith("draft_")
+            if baseline.get(measure) and is_figure(measure) and not measure.startswith("draft_")
         }
+        for measure, ratio in (ratios or {}).get(form, {}).items():
+            ends = {"": ratio.value, LOW: ratio.low, HIGH: ratio.high}
+            for end, value in ends.items():
+                numbers.pop(f"{form}.{measure}_ratio{end}", None)
+                if value is not None and not ratio.undecided:
+                    numbers[f"{form}.{measure}_ratio{end}"] = value
     return {name: plain(value) for name, value in numbers.items()}
 
 

@@ -24,6 +24,7 @@ from stages.progress import metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
+from stages.work_forecast import rows_alike
 from stages.writers import open_runner, stop_ids_of
 
 REVISED = "revised (verified)"
@@ -75,7 +76,9 @@ def _forecast(config: ReviseConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     model, data = inputs["model"][0], inputs["data"][0]
     num_parameters, num_rows = float(model.get("num_parameters", 0)), float(data.get("num_rows", 0))
     num_flops = 2.0 * num_parameters * num_rows * config.num_samples * 3 * config.max_new_tokens
-    return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
+    return Forecast(
+        {"num_recorded": 0, **rows_alike(data)}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters
+    )
 
 
 @stage("revise", version=1, forecast=_forecast)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from transformers import GenerationConfig
 
 from compressors.measure.speculative import Speculation, measure_speculation
 from compressors.self_data.prompts import stop_token_ids
@@ -19,6 +17,9 @@ from stages.evaluate_config import EvaluateConfig
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import bar, note
 from stages.rows import Row
+
+if TYPE_CHECKING:
+    import transformers
 
 
 def check_draft(inputs: Mapping[str, tuple[Facts, ...]]) -> None:
@@ -41,6 +42,8 @@ def speculation(
     In float32 the texts must be the original's own, token for token; else raises ValueError. In bfloat16 a pass over several
     tokens rounds otherwise than one over a single token, so near ties may fall otherwise: texts that differ are counted.
     """
+    from transformers import GenerationConfig  # a second that a plan need not wait for
+
     target = load_model(original.path, draft.dtype, draft.device)
     tokenizer = load_tokenizer(original.path)
     chosen = rows[: config.num_draft_prompts]

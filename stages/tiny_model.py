@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import string
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, PreTrainedTokenizerFast
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers import PreTrainedTokenizerFast
 
 # Family name -> transformers model type; what the prune stage is tested on.
 FAMILIES = {
@@ -26,6 +28,8 @@ FAMILIES = {
     "smollm3": "smollm3",
     "granite": "granite",
 }
+# Of the byte tokenizer: one a byte and three special ones.
+NUM_BYTE_TOKENS = 259
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -36,6 +40,8 @@ def random_model(
     family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0
 ) -> tuple[transformers.PreTrainedModel, PreTrainedTokenizerFast]:
     """Return a randomly initialised model and a byte tokenizer for it. Raises ValueError for an unknown family."""
+    import transformers  # a second that a plan need not wait for
+
     if family not in FAMILIES:
         raise ValueError(f"random model family {family!r} is unknown; known: {', '.join(FAMILIES)}")
     tokenizer = byte_tokenizer()
@@ -47,8 +53,34 @@ def random_model(
     return model.eval(), tokenizer
 
 
+def random_facts(family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0) -> dict[str, Any]:
+    """Return the facts of a random Llama by arithmetic, so that a plan need not import its classes; of other families nothing."""
+    if family != "llama" or num_blocks < 1 or hidden_size < 8 or hidden_size % 8:
+        return {}
+    square = hidden_size * hidden_size
+    matrices, vocabulary = 9 * square, NUM_BYTE_TOKENS * hidden_size  # attention 3, feed-forward 6
+    return {
+        "num_blocks": num_blocks,
+        "hidden_size": hidden_size,
+        "vocab_size": NUM_BYTE_TOKENS,
+        "architecture": "llama",
+        "num_block_matmul_parameters": num_blocks * matrices,
+        "num_block_parameters": num_blocks * (matrices + 2 * hidden_size),
+        "num_parameters": num_blocks * (matrices + 2 * hidden_size) + 2 * vocabulary + hidden_size,
+        "num_matmul_parameters": num_blocks * matrices + vocabulary,
+        "num_ffn_channels": 2 * hidden_size,
+        "ffn_channel_parameters": 3 * hidden_size * num_blocks,
+        "num_kv_groups": 2,
+        "kv_group_parameters": 3 * square // 2 * num_blocks,
+        "attention_width": hidden_size,
+        "dtype": "float32",
+    }
+
+
 def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: Any) -> Any:
     """Return the family's config with every size small. Initial weights are wide, so that blocks do something measurable."""
+    from transformers import AutoConfig  # a second that a plan need not wait for
+
     options: dict[str, Any] = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
@@ -74,6 +106,8 @@ def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: An
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token a byte and three special ones: it needs no training data and splits any text."""
+    from transformers import PreTrainedTokenizerFast  # a second that a plan need not wait for
+
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: index for index, token in enumerate([*special, *alphabet])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from dataclasses import asdict
@@ -128,6 +129,7 @@ class TrainingRun:
             own = trained_weights(self.student)
             set_weights(self.student, average.weights)
         look = look_at(self.trainer, self.rows.heldout)
+        self._refuse_no_numbers(look.losses, step)
         for name, loss in look.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
         if look.measure is not None and not is_plain(self.trainer):
@@ -145,6 +147,13 @@ class TrainingRun:
             self.num_worse += 1
         if average is not None:
             set_weights(self.student, own)
+
+    def _refuse_no_numbers(self, losses: dict[str, float], step: int) -> None:
+        """Raise ValueError for a held-out loss that is NaN or infinite: what began well would go on to the end, and a search keep it."""
+        if wrong := [f"{name} {loss}" for name, loss in losses.items() if not math.isfinite(loss)]:
+            raise ValueError(
+                f"step {step}: held-out loss {', '.join(wrong)} is no number; lower learning_rate or set precision to float32"
+            )
 
     def _record(self, entry: Metric) -> None:
         self.history.append(asdict(entry))

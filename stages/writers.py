@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, GenerationConfig
-
 from compressors.export.runtime import OnnxRunner
 from compressors.measure.runner import CausalRunner, TorchRunner
 from compressors.self_data.prompts import stop_token_ids
@@ -26,6 +24,8 @@ def open_runner(model: ModelArtifact | OnnxArtifact, precision: Precision) -> Ca
 
 def stop_ids_of(tokenizer: Any, folder: Path) -> list[int]:
     """Return every token that ends an answer of the model in this folder."""
+    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
+
     if (folder / "generation_config.json").exists():
         return stop_token_ids(tokenizer, GenerationConfig.from_pretrained(folder))
     return stop_token_ids(tokenizer, AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False))

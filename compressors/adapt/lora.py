@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import nn
-from transformers.pytorch_utils import Conv1D
 
 from compressors.adapt.fast_lora import speed_up
 from compressors.prune.blocks import decoder_blocks
@@ -34,6 +33,7 @@ class Lora:
     def __call__(self, model: PreTrainedModel, first_block: int) -> PeftModel:
         """Return the model with trainable adapters in the blocks from `first_block` on. Raises ValueError when nothing matches."""
         from peft import LoraConfig, get_peft_model  # half a second, which only a model with adapters pays
+        from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
         known = linear_names(model)
         unknown = sorted(set(self.targets) - set(known))
@@ -60,6 +60,8 @@ class Lora:
 
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Return the names of the matrices inside a decoder block, each once, such as q_proj or down_proj."""
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
     block = decoder_blocks(model)[0]
     found = sorted({name.split(".")[-1] for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)})
     if not found:

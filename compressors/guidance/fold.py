@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-import transformers
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from compressors.guidance.adapters import GuidanceAdapters, attention_modules
 from compressors.guidance.catalogue import OffsetAdapter
 from compressors.prune.exits import ATTENTION_EXITS
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers.pytorch_utils import Conv1D
 
 
 @torch.no_grad()
@@ -43,6 +47,8 @@ def fold_offsets(
 
 def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
     """Return the last matrix of an attention. Raises ValueError for a family that gives it another name."""
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
     for name in ATTENTION_EXITS:
         found = getattr(attention, name, None)
         if isinstance(found, nn.Linear | Conv1D):
@@ -51,6 +57,8 @@ def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
 
 
 def _with_attention_bias(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    import transformers  # a second that a plan need not wait for
+
     family = type(model).__name__
     if getattr(model.config, "attention_bias", None) is not False:
         raise ValueError(

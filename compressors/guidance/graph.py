@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from compressors.guidance.adapters import GuidanceAdapters
 
@@ -37,6 +36,8 @@ class GuidedForward(nn.Module):
         guidance_scale: Float[Tensor, "B"],
         past: list[Float[Tensor, "B heads past head_size"]],
     ) -> tuple[Tensor, ...]:
+        from transformers import DynamicCache  # a second that a plan need not wait for
+
         cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
         with self.adapters.at(guidance_scale):
             output = self.model(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -52,32 +52,67 @@ def attention_width(config: PretrainedConfig) -> int:
 
 
 @dataclass(frozen=True)
+class Spread:
+    """Seconds of several rounds: the median, and the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @staticmethod
+    def of(seconds: Sequence[float]) -> Spread:
+        """Return the spread of at least two rounds."""
+        low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
+        return Spread(middle, low, high)
+
+
+@dataclass(frozen=True)
 class Latency:
-    """Median seconds to prefill a prompt of `num_prompt_tokens`, and to decode one more token, batch 1."""
+    """Seconds to prefill a prompt of `num_prompt_tokens`, and to decode one more token, batch 1: medians with their quartiles."""
 
     num_prompt_tokens: int
-    prefill_seconds: float
-    decode_seconds_per_token: float
+    num_rounds: int
+    prefill: Spread
+    decode: Spread
+
+    @property
+    def prefill_seconds(self) -> float:
+        """Median seconds to prefill."""
+        return self.prefill.median
+
+    @property
+    def decode_seconds_per_token(self) -> float:
+        """Median seconds to decode a token."""
+        return self.decode.median
 
 
-def measure_latency(
-    runner: CausalRunner,
+def measure_latency(runner: CausalRunner, **options: Any) -> Latency:
+    """Time one model; see `measure_in_turns`."""
+    return measure_in_turns([runner], **options)[0]
+
+
+def measure_in_turns(
+    runners: Sequence[CausalRunner],
     *,
     vocab_size: int,
     num_prompt_tokens: int = 128,
     num_new_tokens: int = 32,
     num_rounds: int = 3,
     on_round: Callable[[], None] = lambda: None,
-) -> Latency:
-    """Time prefill and decode on random tokens; the first round warms up and is not counted."""
+) -> list[Latency]:
+    """Time prefill and decode on random tokens; in each round every model has its turn, and what the machine does meanwhile meets all.
+
+    The first round warms up and is not counted.
+    """
     generator = torch.Generator().manual_seed(0)
-    prompt = torch.randint(vocab_size, (1, num_prompt_tokens), generator=generator).to(runner.device)
-    rounds = []
+    prompt = torch.randint(vocab_size, (1, num_prompt_tokens), generator=generator)
+    rounds: list[list[tuple[float, float]]] = [[] for _ in runners]
     for _ in range(num_rounds + 1):
-        rounds.append(_time_once(runner, prompt, num_new_tokens))
+        for runner, own in zip(runners, rounds, strict=True):
+            own.append(_time_once(runner, prompt.to(runner.device), num_new_tokens))
         on_round()
-    prefill, decode = zip(*rounds[1:], strict=True)
-    return Latency(num_prompt_tokens, statistics.median(prefill), statistics.median(decode))
+    timed = [tuple(zip(*own[1:], strict=True)) for own in rounds]
+    return [Latency(num_prompt_tokens, num_rounds, Spread.of(prefill), Spread.of(decode)) for prefill, decode in timed]
 
 
 def _time_once(runner: CausalRunner, prompt: torch.Tensor, num_new_tokens: int) -> tuple[float, float]:

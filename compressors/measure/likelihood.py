@@ -81,33 +81,45 @@ def scoring_batches(
         yield places, input_ids, attention_mask
 
 
-def perplexity(
-    runner: CausalRunner,
-    token_ids: Sequence[int],
-    *,
-    window: int,
-    batch_size: int,
-    on_scored: Callable[[int], None] = lambda count: None,
-) -> float:
-    """Return exp(mean negative log-likelihood) over non-overlapping windows; the first token of a window is context only."""
-    chunks = [token_ids[start : start + window] for start in range(0, len(token_ids), window)]
-    windows = [(chunk[:1], chunk[1:]) for chunk in chunks]
-    return perplexity_of_windows(runner, windows, batch_size=batch_size, on_scored=on_scored)
+# Tokens whose loss is kept as one number: an interval of the perplexity comes from drawing such pieces anew.
+PIECE_TOKENS = 32
+# Of one piece of text: its loss in nats, and its tokens.
+Piece = tuple[float, int]
 
 
-def perplexity_of_windows(
+@torch.inference_mode()
+def piece_losses(
     runner: CausalRunner,
     windows: Sequence[Pair],
     *,
     batch_size: int,
     on_scored: Callable[[int], None] = lambda count: None,
-) -> float:
-    """Return exp(mean negative log-likelihood) over windows, each (context, what is predicted). Raises ValueError without a token."""
+) -> list[Piece]:
+    """Return the loss of each piece of a text, read in windows, each (context, what is predicted). Raises ValueError without a token."""
     pairs = [(context, tokens) for context, tokens in windows if tokens]
     if not pairs:
         raise ValueError("the text has too few tokens for a perplexity")
-    scored = continuation_likelihoods(runner, pairs, batch_size=batch_size, on_scored=on_scored)
-    return math.exp(-sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored))
+    losses: dict[int, list[Piece]] = {}
+    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
+        for row, (index, tokens) in enumerate(places):
+            logprobs = logits[row, tokens].float().log_softmax(dim=-1)
+            targets = torch.tensor(list(pairs[index][1]), device=logprobs.device)
+            nats = -logprobs.gather(-1, targets[:, None])[:, 0].double()
+            losses[index] = [(float(part.sum()), len(part)) for part in nats.split(PIECE_TOKENS)]
+        on_scored(len(places))
+    return [piece for index in range(len(pairs)) for piece in losses[index]]
+
+
+def perplexity_of(pieces: Sequence[Piece]) -> float:
+    """Return exp(mean negative log-likelihood of a token) over all pieces."""
+    return math.exp(sum(nats for nats, _ in pieces) / sum(count for _, count in pieces))
+
+
+def perplexity(runner: CausalRunner, token_ids: Sequence[int], *, window: int, batch_size: int) -> float:
+    """Return the perplexity of a text in windows that do not overlap; the first token of each is context only."""
+    chunks = [token_ids[start : start + window] for start in range(0, len(token_ids), window)]
+    return perplexity_of(piece_losses(runner, [(chunk[:1], chunk[1:]) for chunk in chunks], batch_size=batch_size))
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:

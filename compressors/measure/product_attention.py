@@ -10,9 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,6 +53,8 @@ def attention(
         and (attention_mask is not None or getattr(module, "is_causal", True))
     )
     if not is_plain:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward  # there since the model is
+
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
         )
@@ -139,11 +138,14 @@ def _cut(mask: Bool[Tensor, "b 1 t t"]) -> list[Span]:
 
 
 _SPANS = _Spans()
-AttentionInterface.register(NAME, attention)
-AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def attend_by_products(model: PreTrainedModel) -> None:
     """Let a model on a CPU that attends by `sdpa` do it by whole products, wherever it computes in bfloat16."""
+    from transformers import AttentionInterface, AttentionMaskInterface  # three seconds that a plan need not wait for
+    from transformers.masking_utils import sdpa_mask
+
     if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+        AttentionInterface.register(NAME, attention)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
         model.set_attn_implementation(NAME)

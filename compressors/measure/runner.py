@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.measure.slots import Slots, TorchSlots
+from compressors.measure.slots import Slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -59,6 +59,8 @@ class TorchRunner:
         return logits, output.past_key_values
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        from compressors.measure.torch_slots import TorchSlots  # a second that a plan need not wait for
+
         return TorchSlots(
             self.forward,
             self.device,

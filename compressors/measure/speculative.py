@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
-from transformers import GenerationConfig
+
+if TYPE_CHECKING:
+    import transformers
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ def _generate(
     max_new_tokens: int,
     stop_ids: Sequence[int],
 ) -> _Text:
+    from transformers import GenerationConfig  # a second that a plan need not wait for
+
     config = GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -198,6 +201,8 @@ def _watched(model: transformers.PreTrainedModel, passes: list[list[int]]) -> It
 @contextmanager
 def _drafting(draft: transformers.PreTrainedModel | None, draft_length: int) -> Iterator[None]:
     """Set how many tokens the draft writes: that many every time, so that the numbers are those of a stated length."""
+    from transformers import GenerationConfig  # a second that a plan need not wait for
+
     if draft is None:
         yield
         return

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.bypass import returns_tuple, stopped, without_blocks
-from compressors.prune.exits import Matrix, attention_exit, by_input, feed_forward_exit
+from compressors.prune.exits import attention_exit, by_input, feed_forward_exit
 from compressors.prune.scan import last_logits_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from compressors.prune.exits import Matrix
 
 # Input ids and attention mask, right-padded.
 TokenBatch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+    from transformers.pytorch_utils import Conv1D
 
-Matrix = nn.Linear | Conv1D
+    Matrix = nn.Linear | Conv1D
 
 FEED_FORWARD_EXITS = ("mlp.down_proj", "mlp.c_proj", "mlp.dense_4h_to_h", "mlp.fc2", "fc2")
 ATTENTION_NAMES = ("self_attn", "attn", "attention", "self_attention")
@@ -46,6 +46,8 @@ def by_input(matrix: Matrix) -> Tensor:
 
 
 def _only(found: list[nn.Module], model: PreTrainedModel, what: str) -> Matrix:
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
     if len(found) != 1 or not isinstance(found[0], nn.Linear | Conv1D):
         raise ValueError(f"{type(model).__name__}: no single {what} found; a patch cannot be folded")
     return found[0]

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.exits import feed_forward_exit
 from compressors.prune.scan import last_logits_only, residual_stream
@@ -103,6 +102,8 @@ class PatchFit:
 @torch.no_grad()
 def fold_patch(model: PreTrainedModel, patch: Patch) -> None:
     """Multiply the last matrix (and bias) of the block before the window by I + delta, in float32, in place."""
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
     matrix = feed_forward_exit(model, patch.first_block - 1)
     full = torch.eye(len(patch.delta), device=matrix.weight.device) + patch.delta.to(matrix.weight.device)
     weight = matrix.weight.float()  # Linear stores (out, in), Conv1D (in, out)

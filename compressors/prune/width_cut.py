@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-import transformers
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers import PretrainedConfig
 
 from compressors.prune.blocks import decoder_blocks
 from compressors.prune.width_layout import (
     ATTENTION_NAMES,
-    Matrix,
     Part,
     attention_parts,
     feed_forward_parts,
     num_inputs,
 )
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers import PretrainedConfig
+
+    from compressors.prune.exits import Matrix
 
 Kept = Sequence[Int[Tensor, "U"]]
 # Names of the number of channels in configs; a config may carry more than one.
@@ -54,6 +57,8 @@ def config_changes(
     `num_key_value_heads` and `num_attention_heads` fall together; `head_dim` is made explicit, since it no longer follows from
     them. Raises ValueError when a model built from the config would not have the sizes.
     """
+    import transformers  # a second that a plan need not wait for
+
     config, changes, family = model.config, {}, type(model).__name__
     if num_channels is not None:
         changes |= {name: num_channels for name in CHANNEL_KEYS if _carries(config, name)}

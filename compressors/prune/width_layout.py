@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from compressors.prune.blocks import decoder_blocks
-from compressors.prune.exits import ATTENTION_EXITS, ATTENTION_NAMES, Matrix
+from compressors.prune.exits import ATTENTION_EXITS, ATTENTION_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from compressors.prune.exits import Matrix
 
 # (matrices that make the channels, how many of them one matrix holds, the matrix that reads them), by the names families give them.
 FEED_FORWARD_FORMS: tuple[tuple[tuple[str, ...], int, str], ...] = (
@@ -149,6 +150,8 @@ def _same_width(parts: Sequence[Part], model: PreTrainedModel, what: str) -> lis
 
 
 def _matrix(module: nn.Module, name: str, family: str) -> Matrix:
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
+
     if not isinstance(module, nn.Linear | Conv1D):
         raise ValueError(f"{family}: {name} is a {type(module).__name__}, not a plain matrix; it cannot be narrowed")
     return module

@@ -184,7 +184,7 @@ class CompressForm(BaseModel):
     min_accuracy_retention: float = Field(
         0.7,
         title="Gate: accuracy",
-        description="What share of the original's accuracy must be left: a fraction, up to 1.5. 0: no such gate.",
+        description="What share of the original's accuracy must be left, at the worse end of its interval: a fraction, up to 1.5. 0: no such gate.",
         ge=0,
         le=1.5,
         json_schema_extra=_at(16),
@@ -192,7 +192,7 @@ class CompressForm(BaseModel):
     max_perplexity_ratio: float = Field(
         2.5,
         title="Gate: perplexity",
-        description="How large the perplexity may be, as a ratio to the original's: up to 100. 0: no such gate.",
+        description="How large the perplexity may be, as a ratio to the original's, at the worse end of its interval: up to 100. 0: no such gate.",
         ge=0,
         le=100,
         json_schema_extra=_at(17),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from pipelines.deployments.recipe_run import run_as_child
 from pipelines.deployments.search_space import Dimension, make_sampler
 from pipelines.deployments.workplace import enter_workplace
 from pipelines.recipe import Recipe, RecipeError, build_recipe, override, read_document
+from registry.artifact import Facts
+from registry.figures import with_interval
 from registry.run_record import RunRecord
 from registry.store import Store
 
@@ -79,8 +82,15 @@ def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
     rows = []
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         assert trial.values is not None
+        if not all(map(math.isfinite, trial.values)):  # of a search begun by an earlier version
+            continue
         value, size, seconds = trial.values
-        row = {"trial": trial.number, "best": "*" if trial.number in front else "", quality: f"{value:.4f}"}
+        row = {
+            "trial": trial.number,
+            "best": "*" if trial.number in front else "",
+            quality: f"{value:.4f}",
+            "95%": trial.user_attrs.get("interval", ""),
+        }
         row |= {"parameters M": f"{size / 1e6:.3f}", "decode ms/token": f"{seconds * 1e3:.3f}"}
         rows.append({**row, **trial.user_attrs["fields"], "run": trial.user_attrs["run"]})
     return sorted(rows, key=lambda row: (row["best"] == "", row["trial"]))
@@ -108,7 +118,11 @@ def _trial(
         loaded = _recipe(recipe, node, fields)
         record = run_as_child(loaded, home)
         trial.set_user_attr("run", record.id)
-        return _numbers(record, Store(home), node, quality)
+        facts = _measured(record, Store(home), node)
+        numbers = goals(facts, node, quality)
+        figures = {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}
+        trial.set_user_attr("interval", with_interval(figures, quality).partition(" ")[2])
+        return numbers
     except (ValueError, TrialFailed) as error:
         trial.set_user_attr("why", " ".join(str(error).split()))
         raise
@@ -124,11 +138,21 @@ def _recipe(recipe: str, node: str, fields: dict[str, Any]) -> Recipe:
     return loaded
 
 
-def _numbers(record: RunRecord, store: Store, node: str, quality: str) -> tuple[float, float, float]:
+def _measured(record: RunRecord, store: Store, node: str) -> Facts:
     failed = [f"{name}: {one.cause}" for name, one in record.nodes.items() if one.state == "Failed"]
     if failed:
         raise TrialFailed("; ".join(failed))
-    facts = store.load("evaluate", record.nodes[node].key).facts
+    return store.load("evaluate", record.nodes[node].key).facts
+
+
+def goals(facts: Facts, node: str, quality: str) -> tuple[float, float, float]:
+    """Return quality, size and seconds a token. Raises ValueError where one was not measured, TrialFailed where one is no finite number.
+
+    optuna would take infinity for a value like another, and a small model that says nothing for one that nothing beats.
+    """
     if quality not in facts:
         raise ValueError(f"node {node!r} did not measure {quality}; it has {', '.join(facts)}")
-    return float(facts[quality]), float(facts[SIZE]), float(facts[SPEED])
+    numbers = {name: float(facts[name]) for name in (quality, SIZE, SPEED)}
+    if wrong := [f"{name} is {value}" for name, value in numbers.items() if not math.isfinite(value)]:
+        raise TrialFailed(f"node {node!r}: {', '.join(wrong)}")
+    return numbers[quality], numbers[SIZE], numbers[SPEED]

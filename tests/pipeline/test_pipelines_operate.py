@@ -80,10 +80,10 @@ def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_e
     path = f"deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
     api.ask(path, {"active": False}, "PATCH")
     ours = Path("prefect.yaml").resolve()
-    assert again(ours) == ("0 2 * * *", False)
-    (tmp_path / "later.yaml").write_text(ours.read_text().replace("0 2 * * *", "30 3 * * *"))
-    assert again(tmp_path / "later.yaml") == ("30 3 * * *", True)
-    assert again(ours) == ("0 2 * * *", True)
+    assert again(ours) == ("30 4 * * *", False)
+    (tmp_path / "later.yaml").write_text(ours.read_text().replace("30 4 * * *", "45 5 * * *"))
+    assert again(tmp_path / "later.yaml") == ("45 5 * * *", True)
+    assert again(ours) == ("30 4 * * *", True)
 
 
 def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
@@ -100,10 +100,10 @@ def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
         assert all("description" in field or "$ref" in field or "allOf" in field for field in fields.values()), name
     nightly = api.deployment("nightly")
     [schedule] = nightly["schedules"]
-    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("0 2 * * *", "Europe/Berlin")
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("30 4 * * *", "Europe/Berlin")
     until(lambda: bool(scheduled(api, nightly["id"])))
     assert all(
-        run["expected_start_time"].endswith(("T00:00:00Z", "T01:00:00Z")) for run in scheduled(api, nightly["id"])
+        run["expected_start_time"].endswith(("T02:30:00Z", "T03:30:00Z")) for run in scheduled(api, nightly["id"])
     )
     assert nightly["global_concurrency_limit"]["limit"] == 1
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"

@@ -53,7 +53,19 @@ def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(
         found.append((json.loads(Path(made.path / "comparison.json").read_text()), made.facts))
         assert max(most) == num_loaded, "the original and so many students"
     assert found[0] == found[1] == found[2]
-    assert found[0][0]["second"]["sums"]["kl_nats"]["value"] > 0.01
+    content, facts = found[0]
+    entry = content["second"]["sums"]["kl_nats"]
+    assert entry["value"] > 0.01
+    # a figure stands with its interval and what it was measured on, in the content and in the facts
+    assert (
+        entry["measured_on"].endswith(" tokens")
+        and content["second"]["facts"]["retention"]["measured_on"] == "6 questions"
+    )
+    assert [facts[f"second_kl_nats_sums{end}"] for end in ("_low", "", "_high")] == [
+        entry["low"],
+        entry["value"],
+        entry["high"],
+    ]
 
 
 def test_fewer_at_once_are_forecast_to_need_less_memory() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from stages.evaluate_config import EvaluateConfig, EvaluateInputs
 from stages.export import ExportConfig, ExportInputs, export
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.onnx_session import open_session
+from stages.paired_evaluations import paired_ratios
 from stages.progress import Note, listen
 
 CONFIG = EvaluateConfig(
@@ -51,7 +53,7 @@ def test_torch_and_onnx_are_measured_alike(
     store: Store, model: ModelArtifact, onnx: OnnxArtifact, inputs: dict
 ) -> None:
     torch_scores = evaluate.execute(CONFIG, EvaluateInputs(model=model, **inputs), store).artifact
-    onnx_scores = evaluate.execute(CONFIG, EvaluateInputs(model=onnx, **inputs), store).artifact
+    onnx_scores = evaluate.execute(CONFIG, EvaluateInputs(model=onnx, beside=model, **inputs), store).artifact
     first, second = content(torch_scores), content(onnx_scores)
     assert first["tasks"] == second["tasks"] and set(first["tasks"]) == {"colors", "sums"}
     assert first["perplexity"] == pytest.approx(second["perplexity"], rel=1e-4)
@@ -62,6 +64,26 @@ def test_torch_and_onnx_are_measured_alike(
         assert scores["disk_bytes"] > 4 * scores["num_parameters"]
         assert scores["latency"]["prefill_seconds"] > 0 and scores["latency"]["decode_seconds_per_token"] > 0
     assert {"accuracy", "accuracy_colors", "perplexity", "decode_seconds_per_token"} <= torch_scores.facts.keys()
+    # what the figures are known from, question by question and piece by piece, and the ends of their intervals
+    for scores in (first, second):
+        assert {name: sum(right) / len(right) for name, right in scores["right"].items()} == pytest.approx(
+            scores["tasks"]
+        )
+        assert {name: len(right) for name, right in scores["right"].items()} == scores["num_rows"]
+    nats, counts = zip(*first["text_pieces"], strict=True)
+    assert first["perplexity"] == pytest.approx(math.exp(sum(nats) / sum(counts)))
+    facts = torch_scores.facts
+    for name in ("accuracy", "accuracy_colors", "perplexity", "decode_seconds_per_token"):
+        assert float(facts[f"{name}_low"]) <= float(facts[name]) <= float(facts[f"{name}_high"]), name
+    assert facts["num_questions"] == sum(first["num_rows"].values()) and facts["num_text_tokens"] == sum(counts)
+    # the graph was timed in turns with the model: its ratio is of those, the accuracy's of the same questions
+    assert second["latency"]["beside"]["model_fingerprint"] == model.fingerprint
+    ratios = paired_ratios(second, first)
+    assert ratios["decode_seconds_per_token"].measured_on == "5 rounds, in turns"
+    assert (
+        ratios["accuracy"].value == 1.0 and ratios["accuracy"].measured_on == f"{int(facts['num_questions'])} questions"
+    )
+    assert ratios["perplexity"].value == pytest.approx(1.0, rel=1e-4)
 
 
 def test_task_files_of_ones_own_run_under_lm_eval(store: Store, model: ModelArtifact, tmp_path: Path) -> None:

@@ -7,8 +7,11 @@ import itertools
 import json
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
@@ -84,6 +87,29 @@ def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
 def test_dynamic_int8(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
     dynamic = run(store, graph, questions, kind="dynamic")
     assert 0 < kl(dynamic) < 1.0 and dynamic.facts["quantization"] == "dynamic int8"
+
+
+def test_no_sum_of_8_bit_products_outgrows_16_bits(
+    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    """Processors with AVX2 and no VNNI add two products of unsigned and signed bytes in 16 bits and cut the rest in silence.
+
+    Of our graphs those of kind dynamic have such products; the blocks of MatMulNBits were bit for bit alike there (see docs).
+    """
+    kinds = {
+        kind: onnx.load(run(store, graph, questions, kind=kind).path / "model.onnx") for kind in ("dynamic", "weights")
+    }
+    operators = {kind: {node.op_type for node in model.graph.node} for kind, model in kinds.items()}
+    signed = {"MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger", "QGemm"}
+    assert operators["dynamic"] & signed == {"DynamicQuantizeMatMul"} and not operators["weights"] & signed
+    folder = str(run(store, graph, questions, kind="dynamic").path)
+    codes = [
+        numpy_helper.to_array(one, folder) for one in kinds["dynamic"].graph.initializer if one.name.endswith(".int8")
+    ]
+    assert codes
+    for matrix in codes:  # inputs by outputs: two neighbouring inputs are added
+        pairs = np.abs(matrix.astype(np.int64)).reshape(-1, 2, matrix.shape[1]).sum(axis=1)
+        assert 255 * pairs.max() <= np.iinfo(np.int16).max
 
 
 def test_too_great_a_loss_fails_and_names_the_worst(

@@ -41,6 +41,17 @@ def test_a_step_that_gives_no_number_is_told_with_its_rows_and_the_weights_befor
     assert all(weight.isfinite().all() for weight in kept["trainer"]["weights"].values())
 
 
+def test_a_look_that_gives_no_number_ends_the_training(
+    model: ModelArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    """Without it the state from before would be kept as if all were well: a search would take the trial for a finished one."""
+    config = FinetuneConfig(
+        objectives={"next_token": 1.0}, learning_rate=1e30, warmup_fraction=0.0, eval_every=1, **TRAINING
+    )
+    with pytest.raises(ValueError, match=r"^step 1: held-out loss next_token (nan|inf) is no number; lower learning"):
+        finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), store)
+
+
 def test_a_teacher_whose_ids_mean_other_tokens_is_refused(
     model: ModelArtifact, questions: DatasetArtifact, store: Store, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods, perplexity
 from compressors.measure.runner import TorchRunner
 from compressors.measure.sampling import Sampling, uniform_numbers
-from compressors.measure.slots import NUM_SPARE_CELLS, TorchSlots
+from compressors.measure.torch_slots import NUM_SPARE_CELLS, TorchSlots
 from stages.tiny_model import random_model
 
 PROMPTS = [[5, 6, 7], [9], [11, 12, 13, 14, 15, 16, 17], [20, 21]]

@@ -12,7 +12,7 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from pipelines.deployments.search_space import Dimension, make_sampler
-from pipelines.deployments.sweep import pareto_rows, sweep
+from pipelines.deployments.sweep import TrialFailed, goals, pareto_rows, sweep
 from stages.newest_source import newest_source
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -86,6 +86,25 @@ def test_the_front_is_what_no_other_trial_beats() -> None:
     assert [row["trial"] for row in rows if row["best"]] == [1, 3, 4]
     assert [row["trial"] for row in rows] == [1, 3, 4, 0, 2], "the front comes first"
     assert rows[0]["accuracy"] == "0.8000" and rows[0]["decode ms/token"] == "2000.000"
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("name", ["perplexity", "num_parameters", "decode_seconds_per_token"])
+def test_a_trial_without_numbers_fails(name: str, value: float) -> None:
+    facts = {"perplexity": 12.5, "num_parameters": 3e6, "decode_seconds_per_token": 0.25}
+    assert goals(facts, "scores", "perplexity") == (12.5, 3e6, 0.25)
+    with pytest.raises(TrialFailed, match=f"node 'scores': {name} is {value}"):
+        goals({**facts, name: value}, "scores", "perplexity")
+
+
+def test_an_earlier_trial_without_numbers_is_on_no_front() -> None:
+    """A small model whose perplexity is infinite is beaten by nothing in size: optuna puts it on the front."""
+    study = optuna.create_study(directions=["minimize", "minimize", "minimize"])
+    for perplexity, size in ((12.5, 3e6), (float("inf"), 1e6)):
+        attributes = {"fields": {}, "run": "r"}
+        study.add_trial(optuna.trial.create_trial(values=[perplexity, size, 0.25], user_attrs=attributes))
+    assert [trial.number for trial in study.best_trials] == [0, 1]
+    assert [(row["trial"], row["best"]) for row in pareto_rows(study, "perplexity")] == [(0, "*")]
 
 
 @pytest.mark.parametrize(
