@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+# Comparing names takes the product of their lengths.
+MAX_NAME_LENGTH = 100
+MAX_KNOWN = 50
 
 
 def build(table: Mapping[str, type[T]], name: str, params: Mapping[str, Any] | None = None) -> T:
@@ -23,8 +26,9 @@ def build(table: Mapping[str, type[T]], name: str, params: Mapping[str, Any] | N
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ' Did you mean ...? Known: ...' for the end of an error message."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    """Return ' Did you mean ...? Known: ...' for the end of an error message, however long the name and however many are known."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name[:MAX_NAME_LENGTH], names, n=1, cutoff=0.5)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
-    return f"{suggestion} Known: {', '.join(sorted(known)) or 'none'}"
+    more = f", and {len(names) - MAX_KNOWN} more" if len(names) > MAX_KNOWN else ""
+    return f"{suggestion} Known: {', '.join(names[:MAX_KNOWN]) or 'none'}{more}"
