@@ -48,6 +48,26 @@ def write_synced(path: Path, text: str) -> None:
         os.fsync(stream.fileno())
 
 
+def folder_bytes(place: Path) -> int:
+    """Return the size of a file, or of all files under a folder; links count for themselves."""
+    paths = [place, *place.rglob("*")] if place.is_dir() and not place.is_symlink() else [place]
+    return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
+
+
+def make_way(folder: Path) -> None:
+    """Delete what stands where a folder must be and is none."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        folder.unlink()
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder, if it is there."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def free_bytes(place: Path) -> int:
     """Return the free bytes of the disk that a file or folder lies on, or would."""
     return shutil.disk_usage(existing(place)).free
