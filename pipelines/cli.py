@@ -213,6 +213,8 @@ def main() -> None:
 
 
 def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) -> tuple[Any, list[Any], set[str]]:
+    from pipelines.cautions import cautions
+    from pipelines.mistakes import one_line
     from pipelines.plan import make_plan
     from pipelines.recipe import load_recipe
     from registry.environment import attar_home
@@ -222,7 +224,10 @@ def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) ->
     if until_node:
         loaded = loaded.until(until_node)
     forced = loaded.downstream(from_node) if from_node else set()
-    return loaded, make_plan(loaded, Store(attar_home()), forced), forced
+    planned = make_plan(loaded, Store(attar_home()), forced)
+    for line in cautions(planned):
+        err.print(f"warning: {one_line(line)}", style="yellow", markup=False, highlight=False)
+    return loaded, planned, forced
 
 
 def _show_outcome(record: Any, console: Console, *, as_json: bool, debug: bool) -> None:

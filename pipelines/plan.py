@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,12 @@ class PlannedNode:
     state: State
     key: str
     forecast: Forecast
+    stored_facts: Facts = field(default_factory=dict)
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the node's result: from its artifact where it is stored, else forecast."""
+        return self.stored_facts or self.forecast.facts
 
     @property
     def flops_per_token(self) -> float:
@@ -66,8 +72,9 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
             state, key = _state(node, store, artifacts, forced)
             if state == "hit":
                 artifacts[node.name] = store.load(node.stage.name, key)
-            facts[node.name] = artifacts[node.name].facts if node.name in artifacts else forecast.facts
-            planned.append(PlannedNode(node, state, key, forecast))
+            stored = artifacts[node.name].facts if node.name in artifacts else {}
+            planned.append(PlannedNode(node, state, key, forecast, stored))
+            facts[node.name] = planned[-1].facts
     mistakes.refuse()
     return planned
 

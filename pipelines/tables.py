@@ -17,7 +17,7 @@ from rich.text import Text
 MAX_PIECE_WIDTH = 24
 GAP = 2
 # Where a line may end: behind a blank, or inside a name.
-PIECE = re.compile(r"[^\s/_.,|:-]*[\s/_.,|:-]*")
+PIECE = re.compile(r"[^\s/_,|-]*[\s/_,|-]*")
 
 
 def print_json(value: Any) -> None:

@@ -17,6 +17,7 @@ from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.answer_checks import ANSWER_CHECKS
 from stages.contract import Forecast, NoInputs, StageConfig, stage
+from stages.hub_id import hub_cure
 from stages.rows import Row, write_rows
 
 FORMS = {
@@ -26,6 +27,7 @@ FORMS = {
     "hub": "hub:OWNER/NAME@REVISION[:SPLIT]",
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
 }
+HUB = r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)(?::(?P<split>\w+))?"
 # Our own small data sets lie in the folder of that name beside this file.
 SHIPPED = "shipped/"
 
@@ -73,7 +75,10 @@ class IngestDataConfig(StageConfig):
     def _known_form(cls, value: str) -> str:
         scheme, _, rest = value.partition(":")
         if scheme not in FORMS or not rest:
-            raise ValueError(f"source {value!r} has no known form; accepted: {', '.join(FORMS.values())}")
+            known = ", ".join(FORMS.values())
+            raise ValueError(f"source {value!r} has no known form; accepted: {known}{hub_cure(value, is_model=False)}")
+        if scheme == "hub" and not re.fullmatch(HUB, rest):
+            raise ValueError(f"source {value!r} is not of the form {FORMS['hub']}{hub_cure(value, is_model=False)}")
         if scheme in ("jsonl", "parquet", "text") and not _local_path(value).exists():
             raise ValueError(f"{_local_path(value)} does not exist; accepted: {FORMS[scheme]} with a path that does")
         return value
@@ -215,9 +220,8 @@ def _read_text(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
 def _read_hub(config: IngestDataConfig, rest: str) -> Iterator[dict[str, Any]]:
     import datasets  # comes with the data extra
 
-    match = re.fullmatch(r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
-    if match is None:
-        raise ValueError(f"source {config.source!r} is not of the form {FORMS['hub']}")
+    match = re.fullmatch(HUB, rest)
+    assert match is not None, "the config refuses other forms"
     split = match["split"] or "train"
     options = {"revision": match["revision"], "split": split}
     yield from datasets.load_dataset(match["repo"], config.hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
