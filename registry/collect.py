@@ -7,9 +7,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
-from registry.files import delete, folder_bytes
+from registry.files import delete, folder_bytes, key_lock
 from registry.lineage import needed_keys
 from registry.model_registry import registered_keys
 from registry.run_record import run_records
@@ -60,7 +60,7 @@ def _broken(store: Store, places: Iterable[Path], is_dry_run: bool) -> list[dict
     """Delete what is no whole artifact, unless a process is mending it."""
     removed = []
     for place in places:
-        with suppress(Timeout), _lock(store.root, place.name).acquire(timeout=0):
+        with suppress(Timeout), key_lock(store.root, place.name).acquire(timeout=0):
             if not store.holds(place.parent.name, place.name):
                 removed.append({"stage": DAMAGED, "key": place.name, "num_bytes": folder_bytes(place)})
                 if not is_dry_run:
@@ -76,13 +76,8 @@ def _recent_keys(home: Path, num_runs: int) -> set[str]:
 def _abandoned_work(home: Path, is_dry_run: bool) -> list[dict[str, Any]]:
     removed = []
     for folder in sorted((home / "work").glob("*")):
-        with suppress(Timeout), _lock(home, folder.name).acquire(timeout=0):
+        with suppress(Timeout), key_lock(home, folder.name).acquire(timeout=0):
             removed.append({"stage": UNFINISHED, "key": folder.name, "num_bytes": folder_bytes(folder)})
             if not is_dry_run:
                 delete(folder)
     return removed
-
-
-def _lock(home: Path, key: str) -> FileLock:
-    (home / "locks").mkdir(parents=True, exist_ok=True)
-    return FileLock(home / "locks" / f"{key}.lock")

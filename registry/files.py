@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors is written in Rust: its error is no OSError, and the kernel's number stands in its text alone
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -116,3 +118,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def key_lock(root: Path, key: str) -> FileLock:
+    """Return the lock under which the artifact of a key is built, mended or deleted."""
+    path = root / "locks" / f"{key}.lock"
+    make_way(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():  # a folder of that name could never be locked
+        delete(path)
+    return FileLock(path)

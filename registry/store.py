@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-
-from filelock import FileLock
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from registry.artifact import Artifact
 from registry.cost import Cost
 from registry.disk_space import check_space, drop_output, full_error
 from registry.environment import describe_environment
-from registry.files import delete, folder_bytes, is_disk_full, make_way, num_bytes_asked, write_synced
+from registry.files import delete, folder_bytes, is_disk_full, key_lock, make_way, num_bytes_asked, write_synced
 from registry.fingerprint import content_fingerprint, folder_digests
 from registry.manifest import CONTENT, MANIFEST, CorruptArtifactError, check_files, handle, read_manifest, sealed, told
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
 # What a work folder is for: left behind by a crash, it should say so.
@@ -77,13 +78,8 @@ class Store:
         found = None if is_forced else self._whole(slot, kind, key)
         if found is not None:
             return Outcome(found, is_hit=True)
-        lock_path = self.root / "locks" / f"{key}.lock"
-        make_way(lock_path.parent)
-        lock_path.parent.mkdir(parents=True, exist_ok=True)
-        if not lock_path.is_file():  # a folder of that name could never be locked
-            delete(lock_path)
-        lock = FileLock(lock_path)
-        if lock_path.exists() and not _try_acquire(lock):
+        lock = key_lock(self.root, key)
+        if Path(lock.lock_file).exists() and not _try_acquire(lock):
             on_wait()
         with lock:
             found = None if is_forced else self._whole(slot, kind, key, is_ours=True)
@@ -93,11 +89,13 @@ class Store:
 
     def find(self, key_prefix: str) -> Artifact:
         """Return the artifact whose key or fingerprint starts with `key_prefix`. Raises ValueError when none or several do."""
-        matches = [a for a in self.artifacts() if a.key.startswith(key_prefix) or a.fingerprint.startswith(key_prefix)]
+        damaged = dict(self.damaged())
+        whole = [a for a in self.artifacts() if a.path.parent not in damaged]
+        matches = [a for a in whole if a.key.startswith(key_prefix) or a.fingerprint.startswith(key_prefix)]
         if len({a.key for a in matches}) == 1 and key_prefix:
             return matches[0]
-        for place, reason in self.damaged():
-            if key_prefix and place.name.startswith(key_prefix):
+        for place, reason in damaged.items():
+            if key_prefix and not matches and place.name.startswith(key_prefix):
                 raise CorruptArtifactError(
                     f"{place.parent.name} artifact {place.name[:12]} is damaged ({reason}); a run that needs it builds it again"
                 )

@@ -13,7 +13,7 @@ ADDRESS = re.compile(
 )
 ID = re.compile(
     r"(?P<kind>(?:models|datasets|spaces)/)?(?P<owner>[\w.-]+)/(?P<name>[\w.-]+?)(?:\.git)?"
-    r"(?:@(?P<revision>[\w./-]*?)|/(?:tree|blob|resolve|raw|commit|commits)/(?P<branch>[\w.-]+)(?:/[^:]*)?|/.*?)?(?::(?P<split>\w+))?/*"
+    r"(?:@(?P<revision>(?:refs/[\w-]+/)?[\w.-]*)(?:/[^:]*)?|/(?:tree|blob|resolve|raw|commit|commits)/(?P<branch>[\w.-]+)(?:/[^:]*)?|/.*?)?(?::(?P<split>\w+))?/*"
 )
 # A model of the first years, such as gpt2, whose owner is not said.
 LONE = re.compile(

@@ -23,7 +23,7 @@ def odd_value(random_: random.Random) -> Any:
     """Return a value that is seldom what is wanted; now and then a deep or a large one."""
     if random_.random() < 0.04:
         value: Any = "x"
-        for _ in range(random_.choice([30, 100, 400])):
+        for _ in range(random_.choice([20, 40, 100])):
             value = [value] if random_.random() < 0.5 else {"a": value}
         return value
     return copy.deepcopy(random_.choice(ODD_VALUES))
