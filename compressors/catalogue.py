@@ -52,7 +52,7 @@ def _typed(entry: dataclasses.Field[Any], value: Any) -> Any:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ' Did you mean ...? Known: ...' for the end of an error message, however long the name and however many are known."""
-    names = sorted(known)
+    name, names = str(name), sorted(map(str, known))
     close = difflib.get_close_matches(name[:MAX_NAME_LENGTH], names, n=1, cutoff=0.5)
     suggestion = f" Did you mean {close[0]!r}?" if close else ""
     more = f", and {len(names) - MAX_KNOWN} more" if len(names) > MAX_KNOWN else ""

@@ -19,8 +19,10 @@ from pydantic_core import PydanticUndefined
 
 from compressors.catalogue import did_you_mean
 from pipelines.listing import CATALOGUES
-from pipelines.method_table import method_recipes
+from pipelines.method_table import FOLDER
 from pipelines.mistakes import shown
+from pipelines.recipe import load_recipe
+from pipelines.recipe_file import shipped_recipes
 from stages.catalogue import STAGES
 from stages.contract import InputSlot
 
@@ -47,8 +49,9 @@ def describe(name: str) -> list[dict[str, Any]]:
             method = table[name]
             text = inspect.getdoc(method) or ""
             entries.append({"kind": catalogue, "name": name, "text": text, "fields": list(_method_fields(method))})
-    for preset, recipe in method_recipes().items():
-        if name in (preset, preset.rpartition("/")[2]) and recipe.card:
+    presets = [preset for preset in shipped_recipes() if preset.startswith(FOLDER)]
+    for preset in presets:
+        if name in (preset, preset.removeprefix(FOLDER)) and (recipe := load_recipe(preset)).card:
             text = f"{recipe.description}\n{recipe.card.title}: {recipe.card.paper}\nReconstructed: {recipe.card.reconstructed}"
             nodes = [
                 {"field": node.name, "takes": node.stage.name, "default": "", "what": node.stage.summary}
@@ -56,7 +59,7 @@ def describe(name: str) -> list[dict[str, Any]]:
             ]
             entries.append({"kind": "recipe", "name": preset, "text": text, "fields": nodes})
     if not entries:
-        known = {*STAGES, *method_recipes(), *(method for table in CATALOGUES.values() for method in table)}
+        known = {*STAGES, *presets, *(method for table in CATALOGUES.values() for method in table)}
         suggestion = did_you_mean(name, known).partition(" Known:")[0]
         raise ValueError(
             f"{shown(name)} is no stage and no method.{suggestion} `attar list stages` and `attar list methods` have them all"
