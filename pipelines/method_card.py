@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from compressors.catalogue import did_you_mean
+from pipelines.mistakes import shown
 
 
 @dataclass(frozen=True)
@@ -31,4 +32,9 @@ def read_card(given: Any) -> MethodCard | None:
     for name in known:
         if not given.get(name):
             raise ValueError(f"{name} is missing; accepted: all of {', '.join(known)}")
-    return MethodCard(str(given["title"]), str(given["paper"]), str(given["reconstructed"]), tuple(given["tests"]))
+        is_right = isinstance(given[name], list) if name == "tests" else isinstance(given[name], str)
+        if not is_right:
+            raise ValueError(
+                f"{name} = {shown(given[name])}; accepted: {'a list of tests' if name == 'tests' else 'text'}"
+            )
+    return MethodCard(given["title"], given["paper"], given["reconstructed"], tuple(map(str, given["tests"])))

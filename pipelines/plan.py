@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.recipe import Node, Recipe, RecipeError
+from pipelines.mistakes import Mistakes, shown
+from pipelines.node import Node
+from pipelines.recipe import Recipe
 from registry.artifact import Artifact, Facts
 from registry.files import free_bytes
 from registry.rates import forecast_seconds
@@ -26,8 +28,14 @@ class PlannedNode:
     state: State
     key: str
     forecast: Forecast
+    stored_facts: Facts = field(default_factory=dict)
     # what it would take on this machine; None: nothing of its kind and size was measured here; 0: it is stored
     seconds: float | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What is known of the node's result: from its artifact where it is stored, else forecast."""
+        return self.stored_facts or self.forecast.facts
 
     @property
     def flops_per_token(self) -> float:
@@ -52,24 +60,26 @@ class PlannedNode:
 
 
 def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = frozenset()) -> list[PlannedNode]:
-    """Return the nodes in order with their state and forecast. Raises RecipeError when a stage refuses what it will be given.
+    """Return the nodes in order with their state and forecast. Raises RecipeError with all that stages refuse of what they will be given.
 
     Facts come from stored artifacts where there are some, else from the forecasts of the nodes before.
     """
     artifacts: dict[str, Artifact] = {}
     facts: dict[str, Facts] = {}
-    planned = []
+    planned, mistakes = [], Mistakes()
     for node in recipe.nodes.values():
+        if not node.upstream <= facts.keys():
+            continue  # what it will be given is refused already
         inputs = {slot: tuple(facts[name] for name in names) for slot, names in node.inputs.items()}
-        try:
+        with mistakes.noted(f"node {shown(node.name)}, config."):
             forecast = node.stage.forecast(node.config, inputs)
-        except ValueError as error:
-            raise RecipeError(f"node {node.name!r}, config.{error}") from error
-        state, key = _state(node, store, artifacts, forced)
-        if state == "hit":
-            artifacts[node.name] = store.load(node.stage.name, key)
-        facts[node.name] = artifacts[node.name].facts if node.name in artifacts else forecast.facts
-        planned.append(PlannedNode(node, state, key, forecast))
+            state, key = _state(node, store, artifacts, forced)
+            if state == "hit":
+                artifacts[node.name] = store.load(node.stage.name, key)
+            stored = artifacts[node.name].facts if node.name in artifacts else {}
+            planned.append(PlannedNode(node, state, key, forecast, stored))
+            facts[node.name] = planned[-1].facts
+    mistakes.refuse()
     return planned
 
 

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-import json
-import shutil
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
+from registry.files import delete, folder_bytes, key_lock
 from registry.lineage import needed_keys
 from registry.model_registry import registered_keys
-from registry.run_record import RECORD
+from registry.run_record import run_records
 from registry.store import Store
 
 # What stands for the stage of a work folder that a failed or killed stage has left.
 UNFINISHED = "unfinished work"
+# And for that of a damaged artifact.
+DAMAGED = "damaged"
+
+
+class DamagedLineageError(ValueError):
+    """What a kept artifact was made from cannot be read, so that nothing can be told to be unneeded."""
+
+    exit_code = 1
 
 
 def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dict[str, Any]]:
     """Delete unneeded artifacts and abandoned work folders; return what went as {stage, key, num_bytes}.
 
     Kept: the whole lineage of every registered version, whatever its alias, and what the newest `keep_runs` runs made.
-    A work folder goes only if no process holds its lock.
+    A work folder goes only if no process holds its lock. Damaged artifacts go too, but for those of the newest runs, which mend them.
+    Raises DamagedLineageError, with nothing deleted, where a registered version was made from one: only its manifest says from what else.
     """
     store = Store(home)
-    kept = registered_keys() | _recent_keys(home, keep_runs)
-    artifacts = list(store.artifacts())
+    recent = _recent_keys(home, keep_runs)
+    kept = registered_keys() | recent
+    damaged = dict(store.damaged())
+    artifacts = [artifact for artifact in store.artifacts() if artifact.path.parent not in damaged]
     kept |= needed_keys(store, [artifact for artifact in artifacts if artifact.key in kept])
-    removed = []
+    for place, reason in damaged.items():
+        if place.name in kept - recent:
+            raise DamagedLineageError(
+                f"{place.parent.name} artifact {place.name[:12]} is needed, but damaged ({reason}): nothing is deleted before"
+                f" the run that made it has mended it; to give it up, delete {place}"
+            )
+    removed = _broken(store, [place for place in damaged if place.name not in recent], is_dry_run)
     for artifact in artifacts:
         if artifact.key not in kept:
             manifest = store.manifest(artifact)
@@ -38,22 +56,28 @@ def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dic
     return removed + _abandoned_work(home, is_dry_run)
 
 
+def _broken(store: Store, places: Iterable[Path], is_dry_run: bool) -> list[dict[str, Any]]:
+    """Delete what is no whole artifact, unless a process is mending it."""
+    removed = []
+    for place in places:
+        with suppress(Timeout), key_lock(store.root, place.name).acquire(timeout=0):
+            if not store.holds(place.parent.name, place.name):
+                removed.append({"stage": DAMAGED, "key": place.name, "num_bytes": folder_bytes(place)})
+                if not is_dry_run:
+                    store.discard(place)
+    return removed
+
+
 def _recent_keys(home: Path, num_runs: int) -> set[str]:
-    records = sorted((home / "runs").glob(f"*/{RECORD}"))[-num_runs:] if num_runs else []
-    return {node["key"] for path in records for node in json.loads(path.read_text())["nodes"].values() if node["key"]}
+    records = run_records(home)[-num_runs:] if num_runs else []
+    return {node.key for record in records for node in record.nodes.values() if node.key}
 
 
 def _abandoned_work(home: Path, is_dry_run: bool) -> list[dict[str, Any]]:
     removed = []
     for folder in sorted((home / "work").glob("*")):
-        lock = FileLock(home / "locks" / f"{folder.name}.lock")
-        (home / "locks").mkdir(parents=True, exist_ok=True)
-        try:
-            with lock.acquire(timeout=0):
-                num_bytes = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-                removed.append({"stage": UNFINISHED, "key": folder.name, "num_bytes": num_bytes})
-                if not is_dry_run:
-                    shutil.rmtree(folder, ignore_errors=True)
-        except Timeout:
-            continue
+        with suppress(Timeout), key_lock(home, folder.name).acquire(timeout=0):
+            removed.append({"stage": UNFINISHED, "key": folder.name, "num_bytes": folder_bytes(folder)})
+            if not is_dry_run:
+                delete(folder)
     return removed

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # safetensors is written in Rust: its error is no OSError, and the kernel's number stands in its text alone
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
@@ -46,6 +48,26 @@ def write_synced(path: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
+
+
+def folder_bytes(place: Path) -> int:
+    """Return the size of a file, or of all files under a folder; links count for themselves."""
+    paths = [place, *place.rglob("*")] if place.is_dir() and not place.is_symlink() else [place]
+    return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
+
+
+def make_way(folder: Path) -> None:
+    """Delete what stands where a folder must be and is none."""
+    if os.path.lexists(folder) and not folder.is_dir():
+        folder.unlink()
+
+
+def delete(path: Path) -> None:
+    """Delete a file, a link or a folder, if it is there."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def free_bytes(place: Path) -> int:
@@ -96,3 +118,13 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
+
+
+def key_lock(root: Path, key: str) -> FileLock:
+    """Return the lock under which the artifact of a key is built, mended or deleted."""
+    path = root / "locks" / f"{key}.lock"
+    make_way(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.is_file():  # a folder of that name could never be locked
+        delete(path)
+    return FileLock(path)

@@ -19,7 +19,7 @@ def file_digest(path: Path) -> str:
 
 
 def folder_digests(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return `{relative path: {sha256, bytes}}` for every file under `folder`, sorted by path."""
+    """Return `{relative path: {sha256, bytes}}` for every file under `folder`, sorted by path. Links count as what they lead to."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {"sha256": file_digest(path), "bytes": path.stat().st_size}

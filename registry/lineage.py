@@ -29,14 +29,17 @@ class Ancestor:
         return {**self.__dict__, "inputs": [ancestor.as_dict() for ancestor in self.inputs]}
 
 
-def trace(store: Store, artifact: Artifact, via: str = "") -> Ancestor:
-    """Return the lineage of a stored artifact. Ancestors that were collected are listed with `is_present` False."""
+def trace(store: Store, artifact: Artifact, via: str = "", below: frozenset[str] = frozenset()) -> Ancestor:
+    """Return the lineage of a stored artifact. Ancestors that were collected or are damaged are listed with `is_present` False.
+
+    `below`: keys on the way to it. An artifact that claims to be made from itself is not followed.
+    """
     manifest = store.manifest(artifact)
-    inputs = []
+    inputs, below = [], below | {artifact.key}
     for slot, entries in manifest["inputs"].items():
         for entry in entries:
-            if store.holds(entry["stage"], entry["key"]):
-                inputs.append(trace(store, store.load(entry["stage"], entry["key"]), slot))
+            if entry["key"] not in below and store.holds(entry["stage"], entry["key"]):
+                inputs.append(trace(store, store.load(entry["stage"], entry["key"]), slot, below))
             else:
                 inputs.append(
                     Ancestor(slot, entry["stage"], entry["key"], entry["fingerprint"], entry["kind"], {}, {}, False, ())

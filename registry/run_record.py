@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from registry.environment import describe_environment
 from registry.files import write_synced
 from registry.process_start import start_of
 
+logger = logging.getLogger(__name__)
 RECORD = "run.json"
 STAMP, STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
 
@@ -122,22 +124,58 @@ def _stamp(home: Path, now: datetime) -> str:
 
 def find_run(home: Path, run_id: str) -> RunRecord:
     """Return a run by the start of its id; `latest` is the newest. Raises ValueError when none or several match."""
-    folders = sorted(path.parent for path in (home / "runs").glob(f"*/{RECORD}"))
-    matching = [folder for folder in folders if folder.name.startswith(run_id)]
-    folders = folders[-1:] if run_id == "latest" else matching
-    if len(folders) != 1:
-        raise ValueError(f"run {run_id!r}: {len(folders)} runs match under {home / 'runs'}")
-    return _read(folders[0])
+    folders = _folders(home)
+    if not folders:
+        raise ValueError(f"run {run_id!r}: nothing has been run under {home} yet; `attar run tiny` takes a minute")
+    matching = folders[-1:] if run_id == "latest" else [folder for folder in folders if folder.name.startswith(run_id)]
+    if len(matching) != 1:
+        raise ValueError(f"run {run_id!r}: {len(matching)} runs match; `attar list runs` has their ids")
+    return _read(matching[0])
+
+
+def run_records(home: Path) -> list[RunRecord]:
+    """Return the runs of a home, oldest first; a record that is damaged is told of and left out."""
+    records = []
+    for folder in _folders(home):
+        try:
+            records.append(_read(folder))
+        except ValueError as error:
+            logger.warning("%s", error)
+    return records
 
 
 def open_runs(home: Path) -> list[RunRecord]:
     """Return the runs that have not ended, or died without saying so."""
-    records = [_read(path.parent) for path in sorted((home / "runs").glob(f"*/{RECORD}"))]
-    return [record for record in records if record.is_open]
+    return [record for record in run_records(home) if record.is_open]
+
+
+def _folders(home: Path) -> list[Path]:
+    return sorted(path.parent for path in (home / "runs").glob(f"*/{RECORD}"))
 
 
 def _read(folder: Path) -> RunRecord:
-    values = json.loads((folder / RECORD).read_text())
-    values.pop("id")
-    nodes = {name: NodeRecord(**node) for name, node in values.pop("nodes").items()}
-    return RunRecord(**{**values, "folder": folder, "nodes": nodes})
+    """Return the run of a folder. Raises ValueError in one line for a record that is damaged."""
+    try:
+        if not (folder / RECORD).is_file():
+            raise ValueError("no regular file")
+        values = json.loads((folder / RECORD).read_text())
+        values.pop("id")
+        nodes = {name: NodeRecord(**node) for name, node in values.pop("nodes").items()}
+        record = RunRecord(**{**values, "folder": folder, "nodes": nodes})
+        _check_types(record)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError) as error:
+        raise ValueError(
+            f"the record of run {folder.name} is damaged ({type(error).__name__}): what it made is kept; delete {folder} to be rid of it"
+        ) from error
+    return record
+
+
+def _check_types(record: RunRecord) -> None:
+    for entry in (record, *record.nodes.values()):
+        for field_of in fields(entry):
+            default = field_of.default
+            value = getattr(entry, field_of.name)
+            if isinstance(default, str | bool | float) and not isinstance(value, type(default) | int):
+                raise TypeError(field_of.name)
+    if not isinstance(record.recipe, str) or not isinstance(record.started, str):
+        raise TypeError("recipe")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -11,19 +10,20 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from filelock import FileLock
-
-from registry.artifact import KINDS, Artifact
+from registry.artifact import Artifact
 from registry.cost import Cost
+from registry.disk_space import check_space, drop_output, full_error
 from registry.environment import describe_environment
-from registry.files import free_bytes, is_disk_full, num_bytes_asked, write_synced
+from registry.files import delete, folder_bytes, is_disk_full, key_lock, make_way, num_bytes_asked, write_synced
 from registry.fingerprint import content_fingerprint, folder_digests
+from registry.manifest import CONTENT, MANIFEST, CorruptArtifactError, check_files, handle, read_manifest, sealed, told
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 logger = logging.getLogger(__name__)
-MANIFEST = "manifest.json"
-CONTENT = "content"
 # What a work folder is for: left behind by a crash, it should say so.
 WORK = "work.json"
 A = TypeVar("A", bound=Artifact)
@@ -49,22 +49,12 @@ class Outcome(Generic[A]):
     is_hit: bool
 
 
-class DiskFullError(OSError):
-    """The artifact does not fit on the disk; nothing half-written is left."""
-
-    def __str__(self) -> str:
-        return str(self.strerror)
-
-
-class CorruptArtifactError(ValueError):
-    """A stored artifact no longer matches its manifest."""
-
-
 @dataclass(frozen=True)
 class Store:
     """Artifacts under `root/store/<stage>/<key>/{content/,manifest.json}`; work in progress under `root/work/<key>/`.
 
-    The manifest is written last, inside the folder built aside, and one rename makes the artifact appear: whatever lies in `store/` is whole.
+    The manifest is written last, inside the folder built aside, and one rename makes the artifact appear: whatever lies in `store/` was whole.
+    What is damaged since is no artifact: it is built again where it is needed, and `damaged` tells the rest.
     The work folder survives a crash, so that a stage with shards or checkpoints continues where it was.
     """
 
@@ -85,80 +75,122 @@ class Store:
         `build` writes to `workdir/content` and may keep scratch files elsewhere in `workdir`. A file lock makes a second process wait, then reuse.
         Raises DiskFullError when the build does not fit, after removing its half-written output.
         """
-        found = None if is_forced else self._verified(slot, kind, key)
+        found = None if is_forced else self._whole(slot, kind, key)
         if found is not None:
             return Outcome(found, is_hit=True)
-        lock_path = self.root / "locks" / f"{key}.lock"
-        lock_path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(lock_path)
-        if lock_path.exists() and not _try_acquire(lock):
+        lock = key_lock(self.root, key)
+        if Path(lock.lock_file).exists() and not _try_acquire(lock):
             on_wait()
         with lock:
-            found = None if is_forced else self._verified(slot, kind, key)
+            found = None if is_forced else self._whole(slot, kind, key, is_ours=True)
             if found is not None:
                 return Outcome(found, is_hit=True)
             return Outcome(self._build(slot, kind, key, build), is_hit=False)
 
     def find(self, key_prefix: str) -> Artifact:
         """Return the artifact whose key or fingerprint starts with `key_prefix`. Raises ValueError when none or several do."""
-        matches = [a for a in self.artifacts() if a.key.startswith(key_prefix) or a.fingerprint.startswith(key_prefix)]
-        if len({a.key for a in matches}) != 1 or not key_prefix:
+        damaged = dict(self.damaged())
+        whole = [a for a in self.artifacts() if a.path.parent not in damaged]
+        matches = [a for a in whole if a.key.startswith(key_prefix) or a.fingerprint.startswith(key_prefix)]
+        if len({a.key for a in matches}) == 1 and key_prefix:
+            return matches[0]
+        for place, reason in damaged.items():
+            if key_prefix and not matches and place.name.startswith(key_prefix):
+                raise CorruptArtifactError(
+                    f"{place.parent.name} artifact {place.name[:12]} is damaged ({reason}); a run that needs it builds it again"
+                )
+        if not matches and not any(self._places()):
             raise ValueError(
-                f"artifact {key_prefix!r}: {len(matches)} match; give more of a key from `attar list artifacts`"
+                f"artifact {key_prefix!r}: nothing is stored under {self.root} yet; `attar run tiny` fills it"
             )
-        return matches[0]
+        raise ValueError(
+            f"artifact {key_prefix!r}: {len(matches)} match; give more of a key from `attar list artifacts`"
+        )
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Yield every whole artifact, newest first."""
-        manifests = (self.root / "store").glob(f"*/*/{MANIFEST}")
-        for path in sorted(manifests, key=lambda p: p.stat().st_mtime, reverse=True):
-            yield _load(path.parent)
+        """Yield every artifact whose manifest is whole, newest first."""
+        manifests = [path for place in self._places() if os.path.lexists(path := place / MANIFEST)]
+        for path in sorted(manifests, key=lambda p: p.lstat().st_mtime, reverse=True):
+            try:
+                yield handle(path.parent, read_manifest(path.parent))
+            except CorruptArtifactError:
+                continue
+
+    def damaged(self) -> list[tuple[Path, str]]:
+        """Return each place in the store that holds no whole artifact, as far as looking tells, and what is wrong there."""
+        damaged = []
+        for place in self._places():
+            try:
+                check_files(place, read_manifest(place))
+            except (CorruptArtifactError, OSError) as error:
+                damaged.append((place, str(error)))
+        return damaged
 
     def manifest(self, artifact: Artifact) -> dict[str, Any]:
-        """Return what was written when the artifact was sealed."""
-        return json.loads((artifact.path.parent / MANIFEST).read_text())
+        """Return what was written when the artifact was sealed. Raises CorruptArtifactError."""
+        return read_manifest(artifact.path.parent)
 
     def holds(self, stage: str, key: str) -> bool:
-        """True when an artifact lies there. It is not verified: use it to plan, never to trust."""
-        return (self._place(stage, key) / MANIFEST).exists()
+        """True when an artifact lies there, its files in their sizes. They are not read: use it to plan, never to trust."""
+        place = self._place(stage, key)
+        try:
+            check_files(place, read_manifest(place))
+        except (CorruptArtifactError, OSError):
+            return False
+        return True
 
     def load(self, stage: str, key: str) -> Artifact:
-        """Return the handle of a stored artifact without verifying its content."""
-        return _load(self._place(stage, key))
+        """Return the handle of a stored artifact without verifying its content. Raises CorruptArtifactError."""
+        place = self._place(stage, key)
+        return handle(place, read_manifest(place))
 
     def verify(self, artifact: Artifact) -> None:
         """Recompute every digest. Raises CorruptArtifactError naming the first file that differs."""
-        expected = self.manifest(artifact)["files"]
-        actual = folder_digests(artifact.path)
+        manifest = self.manifest(artifact)
+        check_files(artifact.path.parent, manifest)  # first: a link or a pipe must not be opened
+        expected, actual = manifest["files"], folder_digests(artifact.path)
         for name in sorted(expected.keys() | actual.keys()):
-            if name not in actual:
-                raise CorruptArtifactError(f"{name} is missing")
-            if name not in expected:
-                raise CorruptArtifactError(f"{name} does not belong there")
-            if expected[name]["sha256"] != actual[name]["sha256"]:
-                raise CorruptArtifactError(f"{name} has changed since it was sealed")
+            if expected.get(name) != actual.get(name):
+                raise CorruptArtifactError(f"{told(name)} has changed since it was sealed")
 
     def remove(self, artifact: Artifact) -> int:
         """Delete an artifact and return the bytes freed. Renamed away first, so that it is whole or absent."""
         place = artifact.path.parent
-        num_bytes = sum(path.stat().st_size for path in place.rglob("*") if path.is_file())
-        self._discard(place)
+        num_bytes = folder_bytes(place)
+        self.discard(place)
         return num_bytes
+
+    def discard(self, place: Path) -> None:
+        """Delete what lies at a place of the store, whatever it is. Renamed away first."""
+        trash = self.root / "work" / f"discarded-{place.name}-{os.getpid()}"
+        trash.parent.mkdir(parents=True, exist_ok=True)
+        delete(trash)
+        os.rename(place, trash)
+        delete(trash)
+
+    def _places(self) -> list[Path]:
+        """Return every place where an artifact lies or should."""
+        folders = [folder for folder in sorted((self.root / "store").glob("*")) if folder.is_dir()]
+        return [place for folder in folders for place in sorted(folder.iterdir())]
 
     def _place(self, stage: str, key: str) -> Path:
         return self.root / "store" / stage / key
 
-    def _verified(self, slot: Slot, kind: type[A], key: str) -> A | None:
-        if not self.holds(slot.stage, key):
+    def _whole(self, slot: Slot, kind: type[A], key: str, *, is_ours: bool = False) -> A | None:
+        """Return the artifact if it is there, whole and of its kind. Where the lock `is_ours`, what is damaged is told and goes."""
+        place = self._place(slot.stage, key)
+        if not os.path.lexists(place):
             return None
-        artifact = _load(self._place(slot.stage, key))
         try:
+            artifact = self.load(slot.stage, key)
             self.verify(artifact)
-        except CorruptArtifactError as error:
-            logger.warning("stored %s artifact %s is damaged (%s): building it again", slot.stage, key[:12], error)
-            self._discard(self._place(slot.stage, key))
+            if not isinstance(artifact, kind):
+                raise CorruptArtifactError(f"{MANIFEST} is that of a {artifact.kind}, not of a {kind.kind}")
+        except (CorruptArtifactError, OSError) as error:
+            if is_ours and os.path.lexists(place):
+                logger.warning("stored %s artifact %s is damaged (%s): building it again", slot.stage, key[:12], error)
+                self.discard(place)
             return None
-        assert isinstance(artifact, kind), f"{key} holds a {artifact.kind}, not a {kind.kind}"
         return artifact
 
     def _build(self, slot: Slot, kind: type[A], key: str, build: Callable[[Path], A]) -> A:
@@ -166,33 +198,37 @@ class Store:
         content = workdir / CONTENT
         cost = Cost()
         try:
-            self._check_space(slot)
-            shutil.rmtree(content, ignore_errors=True)
+            check_space(self.root, slot.expected_bytes)
+            for folder in (workdir.parent, workdir):
+                make_way(folder)
+            delete(content)
             content.mkdir(parents=True)
             write_synced(workdir / WORK, json.dumps({"stage": slot.stage, "config": slot.config}, indent=1))
             draft = build(workdir)
             assert type(draft) is kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
-            sealed = workdir / "sealed"
-            shutil.rmtree(sealed, ignore_errors=True)
-            sealed.mkdir()
-            os.rename(draft.path, sealed / CONTENT)
-            self._seal(slot, draft, sealed, key, cost.so_far())
+            aside = workdir / "sealed"
+            delete(aside)
+            aside.mkdir()
+            os.rename(draft.path, aside / CONTENT)
+            self._seal(slot, draft, aside, key, cost.so_far())
             place = self._place(slot.stage, key)
+            for folder in (place.parents[1], place.parent):
+                make_way(folder)
             place.parent.mkdir(parents=True, exist_ok=True)
-            if place.exists():  # forced: the old one goes only now that the new one is whole
-                self._discard(place)
-            os.rename(sealed, place)
+            if os.path.lexists(place):  # forced: the old one goes only now that the new one is whole
+                self.discard(place)
+            os.rename(aside, place)
         except Exception as error:
-            _drop_output(workdir)
+            drop_output(workdir, (CONTENT, "sealed"), WORK)
             if is_disk_full(error):
                 num_bytes = num_bytes_asked(error) or slot.expected_bytes
-                raise DiskFullError(errno.ENOSPC, self._full_message(slot, num_bytes, workdir.exists())) from error
+                raise full_error(slot.stage, self.root, num_bytes, has_begun=workdir.exists()) from error
             raise
         shutil.rmtree(workdir, ignore_errors=True)
-        return replace(_load(place))  # type: ignore[return-value]
+        return replace(handle(place, read_manifest(place)))  # type: ignore[return-value]
 
-    def _seal(self, slot: Slot, draft: Artifact, sealed: Path, key: str, cost: dict[str, float]) -> None:
-        files = folder_digests(sealed / CONTENT)
+    def _seal(self, slot: Slot, draft: Artifact, aside: Path, key: str, cost: dict[str, float]) -> None:
+        files = folder_digests(aside / CONTENT)
         manifest = {
             "kind": draft.kind,
             "key": key,
@@ -208,40 +244,8 @@ class Store:
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "environment": describe_environment(),
         }
-        write_synced(sealed / MANIFEST, json.dumps(manifest, indent=1, sort_keys=True))
-
-    def _check_space(self, slot: Slot) -> None:
-        if slot.expected_bytes > free_bytes(self.root):
-            raise OSError(errno.ENOSPC, "not enough space")
-
-    def _full_message(self, slot: Slot, num_bytes: int, has_begun: bool) -> str:
-        free = free_bytes(self.root)
-        needed = f"about {num_bytes / 1e6:,.0f} MB were needed" if num_bytes else "how much is needed is not known"
-        kept = "; the same command goes on from what is done" if has_begun else ""
-        return (
-            f"no space for the {slot.stage} artifact under {self.root}: {needed}, {free / 1e6:,.0f} MB are free{kept}"
-        )
-
-    def _discard(self, place: Path) -> None:
-        trash = self.root / "work" / f"discarded-{place.name}-{os.getpid()}"
-        trash.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(place, trash)
-        shutil.rmtree(trash, ignore_errors=True)
-
-
-def _drop_output(workdir: Path) -> None:
-    """Delete the half-written output of a failed build; what a later one goes on from (shards, checkpoints) stays."""
-    for name in (CONTENT, "sealed"):
-        shutil.rmtree(workdir / name, ignore_errors=True)
-    if not any(path.is_file() and path.name != WORK for path in workdir.rglob("*")):
-        shutil.rmtree(workdir, ignore_errors=True)
-
-
-def _load(place: Path) -> Artifact:
-    manifest = json.loads((place / MANIFEST).read_text())
-    return KINDS[manifest["kind"]](
-        path=place / CONTENT, facts=manifest["facts"], key=manifest["key"], fingerprint=manifest["fingerprint"]
-    )
+        check_files(aside, manifest)  # a link would be gone, or something else, on the next look
+        write_synced(aside / MANIFEST, json.dumps(sealed(manifest), indent=1, sort_keys=True))
 
 
 def _try_acquire(lock: FileLock) -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from compressors.prune.block_cost import Costs
@@ -30,9 +31,8 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     assert scan is not None, "the forecast refuses a choice without a scan"
     num_blocks = int(scan.facts["num_blocks"])
     protected = protected_blocks(num_blocks, config.protect_first, config.protect_last)
-    savings = _savings(
-        config, num_blocks, {name: read_costs(scan.path / COST_TABLE, name) for name in config.keep_fraction}
-    )
+    costed = [name for name in config.keep_fraction if name != "blocks"]
+    savings = _savings(config, num_blocks, {name: read_costs(scan.path / COST_TABLE, name) for name in costed})
     if config.choice == "free" and config.metric in REMOVAL_METRICS:
         return choose_in_order(read_order(scan.path / GREEDY_TABLE, config.metric), savings, protected)
     scores = read_scores(scan.path / TABLE, config.metric)
@@ -41,6 +41,13 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     if config.patch == "linear":  # a patch needs a block before its window
         scores = {window: score for window, score in scores.items() if window[0] > 0}
     return choose_window(scores, savings, protected)
+
+
+def asked_blocks(config: PruneConfig, num_blocks: int) -> int:
+    """Return how many of so many blocks go by the config's own words; 0 where it depends on what they cost."""
+    if config.keep_fraction.keys() == {"blocks"}:
+        return max(1, num_blocks - math.floor(config.keep_fraction["blocks"] * num_blocks + 1e-9))
+    return config.num_blocks
 
 
 def check_choice(config: PruneConfig, model: Facts, scan: Facts | None) -> None:
@@ -57,15 +64,14 @@ def check_choice(config: PruneConfig, model: Facts, scan: Facts | None) -> None:
         raise ValueError("keep_fraction.latency needs a scan with measure_latency: true")
     sizes = [int(size) for size in str(scan["sizes"]).split(",") if size]
     needs_size = config.metric in PATCH_METRICS or config.metric in REMOVAL_METRICS
-    if config.choice == "window" and config.num_blocks and needs_size and config.num_blocks not in sizes:
+    count = asked_blocks(config, int(num_blocks)) if num_blocks is not None else config.num_blocks
+    if config.choice == "window" and count and needs_size and count not in sizes:
         raise ValueError(
-            f"metric {config.metric} was not computed for windows of {config.num_blocks} blocks; the scan's sizes: {sizes}"
+            f"metric {config.metric} was not computed for windows of {count} blocks; the scan's sizes: {sizes}"
         )
     num_steps = int(scan["num_greedy_steps"])
-    if config.choice == "free" and config.metric in REMOVAL_METRICS and config.num_blocks > num_steps:
-        raise ValueError(
-            f"num_blocks is {config.num_blocks}, but the scan's num_greedy_steps is {num_steps}; raise that"
-        )
+    if config.choice == "free" and config.metric in REMOVAL_METRICS and count > num_steps:
+        raise ValueError(f"num_blocks is {count}, but the scan's num_greedy_steps is {num_steps}; raise that")
 
 
 def check_fields(config: PruneConfig) -> None:
@@ -101,11 +107,16 @@ def _check_blocks(config: PruneConfig, num_blocks: int) -> None:
         raise ValueError(
             f"num_blocks is {config.num_blocks}, but the model has {num_blocks}; accepted: 1 to {num_blocks - 1}"
         )
-    elif config.num_blocks:
+    elif asked_blocks(config, num_blocks):
         check_can_be_met(_savings(config, num_blocks, {}), protected)
 
 
-def _savings(config: PruneConfig, num_blocks: int, costs: dict[str, Costs]) -> Sequence[Saving]:
+def _savings(config: PruneConfig, num_blocks: int, costs: Mapping[str, Costs]) -> Sequence[Saving]:
     if config.num_blocks:
         return [Saving.of_count(config.num_blocks, num_blocks)]
-    return [Saving.of_quantity(name, costs[name], fraction) for name, fraction in config.keep_fraction.items()]
+    of_blocks = [
+        Saving.of_count(num_blocks - math.floor(fraction * num_blocks + 1e-9), num_blocks)
+        for name, fraction in config.keep_fraction.items()
+        if name == "blocks"
+    ]
+    return of_blocks + [Saving.of_quantity(name, cost, config.keep_fraction[name]) for name, cost in costs.items()]

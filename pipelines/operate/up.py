@@ -57,7 +57,7 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
         with lock.acquire(timeout=timeout_seconds):
             state = read_state(site.home)
             if state is not None and state.is_running:
-                _wait(state.site, ("prefect", "mlflow", "worker"), timeout_seconds)
+                _wait(state.site, ("prefect", "mlflow", "worker"), say, timeout_seconds)
                 # a file that did not change is left alone: what was switched in the UI since stays as it is
                 changed = _applied(state.site) != file_digest(prefect_file)
                 deployments = deploy(state.site, prefect_file) if changed else ()
@@ -67,9 +67,10 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
             _start_supervisor(site)
             say(f"starting Prefect, MLflow and a worker; logs: {site.log_folder}")
             try:
-                _wait(site, ("prefect", "mlflow"), timeout_seconds)
+                _wait(site, ("prefect", "mlflow"), say, timeout_seconds)
+                say("applying the deployments")
                 deployments = deploy(site, prefect_file)
-                _wait(site, ("worker",), timeout_seconds)
+                _wait(site, ("worker",), say, timeout_seconds)
             except BaseException:
                 bring_down(site.home)
                 raise
@@ -154,13 +155,21 @@ def _start_supervisor(site: Site) -> None:
         )
 
 
-def _wait(site: Site, names: tuple[str, ...], timeout_seconds: float) -> None:
-    """Wait until the services are healthy. Raises ServicesFailed when the supervisor ends, a service keeps falling, or time is up."""
-    deadline = time.monotonic() + timeout_seconds
+def _wait(site: Site, names: tuple[str, ...], say: Callable[[str], None], timeout_seconds: float) -> None:
+    """Wait until the services are healthy, and say it of each as it answers.
+
+    Raises ServicesFailed when the supervisor ends, a service keeps falling, or time is up.
+    """
+    started, told = time.monotonic(), set[str]()
+    deadline = started + timeout_seconds
     state: SiteState | None = None
     while time.monotonic() < deadline:
         state = read_state(site.home)
         if state is not None:
+            for name in names:
+                if state.services[name].state == "healthy" and name not in told:
+                    told.add(name)
+                    say(f"{name} answers after {time.monotonic() - started:.0f} s (port {site.ports[name]})")
             if all(state.services[name].state == "healthy" for name in names):
                 return
             fallen = next((name for name in names if state.services[name].num_restarts >= 2), "")

@@ -29,7 +29,7 @@ def tiny(tmp_path: Path) -> Recipe:
     nodes["texts"]["config"]["source"] = f"text:{tmp_path / 'story.txt'}"
     nodes["rewritten"]["config"] |= {"max_new_tokens": 8, "batch_size": 8}
     nodes["block_scan"]["config"] = {"num_samples": 4, "max_tokens": 32}
-    nodes["refitted"]["config"] |= {"num_blocks": 1, "num_samples": 16, "max_tokens": 64, "precision": "float32"}
+    nodes["refitted"]["config"] |= {"num_samples": 16, "max_tokens": 64, "precision": "float32"}
     nodes["student"]["config"] |= {
         "num_epochs": 8,
         "tokens_per_step": 256,

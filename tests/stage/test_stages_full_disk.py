@@ -10,7 +10,8 @@ from collections.abc import Callable
 import pytest
 
 from registry.artifact import DatasetArtifact, ModelArtifact
-from registry.store import DiskFullError, Store
+from registry.disk_space import DiskFullError
+from registry.store import Store
 from stages.export import ExportConfig, ExportInputs, export
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs

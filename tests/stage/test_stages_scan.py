@@ -204,7 +204,7 @@ def test_wrong_scan_configs_are_refused(config: dict, message: str) -> None:
     ("config", "message"),
     [
         ({"keep_fraction": {"parameters": 1.2}}, "keep_fraction.parameters is 1.2; accepted: above 0 and below 1"),
-        ({"keep_fraction": {"memory": 0.5}}, "Input should be 'parameters', 'flops' or 'latency'"),
+        ({"keep_fraction": {"memory": 0.5}}, "Input should be 'blocks', 'parameters', 'flops' or 'latency'"),
         ({"keep_fraction": {"flops": 0.5}, "num_blocks": 2}, "num_blocks and keep_fraction contradict: both given"),
         ({"num_blocks": 2, "choice": "free", "metric": "patch_residual"}, "scores windows, not single blocks"),
         ({"num_blocks": 2, "choice": "free", "patch": "linear"}, "it repairs one cut"),

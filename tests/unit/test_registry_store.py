@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from registry.artifact import DatasetArtifact, ModelArtifact
-from registry.store import DiskFullError, Slot, Store
+from registry.disk_space import DiskFullError
+from registry.store import Slot, Store
 
 SLOT = Slot(stage="make", version=1, config={"size": 3}, inputs={})
 

@@ -1,0 +1,73 @@
+"""Mutated rows and tables: each becomes rows of text, or is refused by file and row."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from registry.store import Store
+from stages.contract import NoInputs
+from stages.ingest_data import IngestDataConfig, ingest_data
+from stages.rows import read_rows
+from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
+
+COUNT = 2_000
+CLEAN = (ValueError,)
+ROWS: list[dict[str, Any]] = [
+    {"question": "What is 1 plus 1?", "answer": "2", "verifier": "number"},
+    {"question": "Which is a colour?", "choices": ["red", "seven", "loud"], "answer": "A"},
+    {"question": "Which is a number?", "choices": ["red", "seven"], "answer": 1},
+    {"question": "Name a river.", "answer": "The Rhine", "verifier": "contains"},
+    {"question": "Write x.", "answer": "^x$", "verifier": "pattern"},
+    {"question": "Give JSON.", "answer": {"type": "object"}, "verifier": "json_schema"},
+    {"text": "Plain text of a few words.\nAnd a second line."},
+    {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Good day"}]},
+    {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Good day"}]},
+]
+
+
+def prepare(scratch: Path) -> None:
+    """Nothing is shared."""
+
+
+def attempt(prepared: None, seed: int, folder: Path) -> None:
+    """Write a mutated file and bring it in; every row that comes in is text."""
+    random_ = random.Random(seed)
+    rows = [random_.choice(ROWS) for _ in range(random_.randint(1, 6))]
+    for _ in range(random_.choice([1, 1, 2, 3])):
+        rows = changed_value(rows, random_)
+    form = random_.choice(["jsonl", "jsonl", "jsonl", "text", "parquet"])
+    path = folder / f"rows.{'txt' if form == 'text' else form}"
+    _write(path, form, rows if isinstance(rows, list) else [rows], random_)
+    options = {
+        "max_rows": random_.choice([0, 0, 2]),
+        "heldout_fraction": random_.choice([0.0, 0.1, 0.5]),
+        "words_a_row": random_.choice([0, 3]) if form == "text" else 0,
+        "verifier": random_.choice(["auto", "auto", "number", "contains", "none", "choice", "pattern", "json_schema"]),
+    }
+    config = IngestDataConfig(source=f"{form}:{path}", **options)
+    artifact = ingest_data.execute(config, NoInputs(), Store(folder / "home")).artifact
+    for row in read_rows(artifact.path / "rows.jsonl"):
+        assert all(isinstance(text, str) for text in (row.question, row.answer, row.text, *row.choices)), row
+
+
+def _write(path: Path, form: str, rows: list[Any], random_: random.Random) -> None:
+    if form == "parquet":
+        try:
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row for row in rows if isinstance(row, dict)]), path)
+        except (pyarrow.ArrowException, TypeError, ValueError, OverflowError, AttributeError):  # what no table can hold
+            path.write_bytes(b"PAR1")
+        if random_.random() < 0.3:
+            path.write_bytes(changed_bytes(path.read_bytes(), random_))
+        return
+    lines = [json.dumps(row, ensure_ascii=random_.random() < 0.5) for row in rows]
+    text = random_.choice(["\n", "\n", "\r\n", "\n\n"]).join(lines)
+    if random_.random() < 0.4:
+        text = changed_text(text, random_)
+    content = random_.choice([b"", b"", b"\xef\xbb\xbf"]) + text.encode(errors="surrogatepass")
+    path.write_bytes(changed_bytes(content, random_) if random_.random() < 0.2 else content)
