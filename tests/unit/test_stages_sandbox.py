@@ -10,7 +10,8 @@ import pytest
 
 from compressors.catalogue import build
 from stages.answer_checks import ANSWER_CHECKS
-from stages.sandbox import Limits, PassesTests, isolation, run_tests
+from stages.sandbox import PassesTests, run_tests
+from stages.watched_process import Limits
 
 TESTS = "assert double(2) == 4\nassert double(-1) == -2"
 QUICK = Limits(wall_seconds=20.0, cpu_seconds=2)
