@@ -52,7 +52,7 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast({**facts, "num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("answer", version=1, forecast=_forecast)
+@stage("answer", version=2, forecast=_forecast)
 def answer(config: AnswerConfig, inputs: AnswerInputs, workdir: Path) -> DatasetArtifact:
     """Answer each question with it alone in view; every row says the share of its question's answers that pass.
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from compressors.catalogue import build
 from compressors.self_data.verifiers import VERIFIERS, Verifier
 from stages.bounded_call import BoundedCalls, TookTooMuch
+from stages.rows import Row
 from stages.sandbox import PassesTests, is_text
 
 # one process for all rows of a stage
@@ -65,6 +66,20 @@ def check_reference(verifier: str, reference: str, choices: Sequence[str]) -> st
     if not is_text(reference):
         return "half a character, which no file can hold"
     return build(ANSWER_CHECKS, verifier).reference_fault(reference, choices)
+
+
+def refuse_unusable_references(rows: Iterable[Row], source: str) -> None:
+    """Raise ValueError, with the first rows and why, where answers to rows with a verifier could never pass: they would count as wrong."""
+    faults = []
+    for row in rows:
+        reason = row.question and check_reference(row.verifier, row.reference or row.answer, row.choices)
+        if reason:
+            faults.append(f"row {row.id} ({row.verifier}: {reason})")
+    if faults:
+        raise ValueError(
+            f"{source} has {len(faults)} references that no answer can be checked against: {', '.join(faults[:3])}; "
+            "accepted: a reference that fits the verifier, or verifier none for such rows"
+        )
 
 
 def _verdict(calls: BoundedCalls, check: str, rewrite: str, reference: str) -> str | None:

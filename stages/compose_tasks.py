@@ -87,7 +87,7 @@ def _forecast(config: ComposeTasksConfig, inputs: Mapping[str, tuple[Facts, ...]
     return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("compose_tasks", version=1, forecast=_forecast)
+@stage("compose_tasks", version=2, forecast=_forecast)
 def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdir: Path) -> DatasetArtifact:
     """Write concepts, an instruction and responses for each snippet; keep one response whose tests pass in the sandbox.
 

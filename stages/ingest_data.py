@@ -15,7 +15,7 @@ from compressors.catalogue import did_you_mean
 from registry.artifact import DatasetArtifact, Facts
 from registry.confinement import confined
 from registry.fingerprint import file_digest
-from stages.answer_checks import ANSWER_CHECKS
+from stages.answer_checks import ANSWER_CHECKS, refuse_unusable_references
 from stages.contract import Forecast, NoInputs, StageConfig, stage
 from stages.rows import Row, write_rows
 
@@ -100,7 +100,7 @@ def _outside(config: IngestDataConfig) -> str:
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it.
 
-    Raises ValueError when a row lacks a named column, when an answer is not among its choices, or when nothing is left.
+    Raises ValueError when a row lacks a named column, when an answer is not among its choices or cannot be checked, or when nothing is left.
     """
     scheme, _, rest = config.source.partition(":")
     rows = []
@@ -112,6 +112,7 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         raise ValueError(f"{config.source} gave no rows")
     rows = _split(rows, config.heldout_fraction)
     write_rows(workdir / "content" / "rows.jsonl", rows)
+    refuse_unusable_references(rows, config.source)
     num_heldout = sum(row.split == "heldout" for row in rows)
     return DatasetArtifact.at(
         workdir / "content",

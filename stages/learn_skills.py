@@ -71,7 +71,7 @@ def _forecast(config: LearnSkillsConfig, inputs: Mapping[str, tuple[Facts, ...]]
     return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("learn_skills", version=1, forecast=_forecast)
+@stage("learn_skills", version=2, forecast=_forecast)
 def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: Path) -> DatasetArtifact:
     """Put beside each question what the model learned from its attempts; a question without judged attempts gets nothing.
 

@@ -77,7 +77,7 @@ def _forecast(config: ReviseConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     return Forecast({"num_recorded": 0}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("revise", version=1, forecast=_forecast)
+@stage("revise", version=2, forecast=_forecast)
 def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> DatasetArtifact:
     """Let the model answer, then revise behind a phrase that the verifier chooses; keep revisions that are right.
 

@@ -50,7 +50,7 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=4, forecast=_forecast)
+@stage("self_data", version=5, forecast=_forecast)
 def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
     """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
 
