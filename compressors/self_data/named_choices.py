@@ -12,7 +12,7 @@ from compressors.self_data.normal_forms import occurs_as_sign, sign_form, word_f
 _LETTER = re.compile(r"(?<![A-Za-z0-9_'’.-])([A-Z])(?![A-Za-z0-9_'’-])(?!\.[A-Za-z])")
 # "A cat" begins with an article and "I think" with a pronoun; "A is right" names a choice
 _AFTER_LETTER = re.compile(r"\s+(?!(?:is|are|and|or|because|since|as|with|seems|for)\b)[a-z]")
-_LONGEST = 200_000
+_LONGEST = 100_000
 
 
 def named_choices(text: str, choices: Sequence[str]) -> set[int]:

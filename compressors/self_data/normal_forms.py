@@ -32,7 +32,7 @@ _WORD = regex.compile(
     """,
     regex.VERSION1 | regex.VERBOSE,
 )
-_LONGEST = 200_000
+_LONGEST = 100_000
 
 
 def word_form(text: str) -> tuple[str, ...]:
