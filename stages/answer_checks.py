@@ -7,19 +7,16 @@ from dataclasses import dataclass, field
 
 from compressors.catalogue import build
 from compressors.self_data.verifiers import VERIFIERS, Verifier
-from stages.bounded_call import BoundedCalls, TookTooMuch
+from stages.bounded_call import SHARED_CALLS, BoundedCalls, TookTooMuch
 from stages.rows import Row
 from stages.sandbox import PassesTests, is_text
-
-# one process for all rows of a stage
-_CALLS = BoundedCalls()
 
 
 @dataclass(frozen=True)
 class MatchesPattern:
     """The reference is a regular expression, and the whole of the answer, spaces at its ends aside, matches it within a second."""
 
-    calls: BoundedCalls = field(default=_CALLS, repr=False)
+    calls: BoundedCalls = field(default=SHARED_CALLS, repr=False)
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         return _verdict(self.calls, "MatchesPattern", rewrite, reference)
@@ -38,7 +35,7 @@ class FitsSchema:
     A $ref leads into the schema itself: nothing is fetched and no file is read.
     """
 
-    calls: BoundedCalls = field(default=_CALLS, repr=False)
+    calls: BoundedCalls = field(default=SHARED_CALLS, repr=False)
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         return _verdict(self.calls, "FitsSchema", rewrite, reference)
@@ -71,13 +68,15 @@ def check_reference(verifier: str, reference: str, choices: Sequence[str]) -> st
 def refuse_unusable_references(rows: Iterable[Row], source: str) -> None:
     """Raise ValueError, with the first rows and why, where answers to rows with a verifier could never pass: they would count as wrong."""
     faults = []
+    num_checked = 0
     for row in rows:
+        num_checked += bool(row.question)
         reason = row.question and check_reference(row.verifier, row.reference or row.answer, row.choices)
         if reason:
             faults.append(f"row {row.id} ({row.verifier}: {reason})")
     if faults:
         raise ValueError(
-            f"{source} has {len(faults)} references that no answer can be checked against: {', '.join(faults[:3])}; "
+            f"{source}: {len(faults)} of {num_checked} references cannot be checked against: {', '.join(faults[:3])}; "
             "accepted: a reference that fits the verifier, or verifier none for such rows"
         )
 

@@ -99,6 +99,10 @@ class BoundedCalls:
         return f"it ended its process, exit code {process.returncode}"
 
 
+# one process for all the checks of a stage
+SHARED_CALLS = BoundedCalls()
+
+
 def serve(cpu_seconds: float, memory_bytes: int) -> None:
     """Answer calls from standard input until it closes. The process's own timer ends it: nobody else may be there to do so."""
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))

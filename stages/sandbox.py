@@ -14,13 +14,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from stages.bounded_call import BoundedCalls, TookTooMuch
+from stages.bounded_call import SHARED_CALLS, TookTooMuch
 from stages.code_guard import UNGUARDED, Guard, system_guard
 from stages.watched_process import Limits, run_program
 
 FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
 VARIABLE = "ATTAR_UNGUARDED_CODE"
-_CALLS = BoundedCalls()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +43,7 @@ class PassesTests:
         if not reference.strip():
             return "no tests"
         try:
-            return _CALLS.call("stages.tested_code:syntax_fault", reference)
+            return SHARED_CALLS.call("stages.tested_code:syntax_fault", reference)
         except (TookTooMuch, RuntimeError) as error:
             return f"it cannot be read as Python: {error}"
 

@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(home: Path) -> list[Finding]:
-    """Return what every check found, in the order of `CHECKS`. Starts nothing and changes nothing."""
+    """Return what every check found, in the order of `CHECKS`. Starts no service and changes nothing."""
     return [finding for check in CHECKS for finding in check(home)]
 
 
