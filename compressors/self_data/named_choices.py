@@ -16,27 +16,30 @@ _LONGEST = 100_000
 
 
 def named_choices(text: str, choices: Sequence[str]) -> set[int]:
-    """Return the indices of the choices that a text names: by their text as whole words, else by letter."""
+    """Return the indices of the choices that a text names: by their text as whole words, else by letter.
+
+    Of choices that are the same text, which data sets have, the first stands for all.
+    """
     text = text[-_LONGEST:]
+    written = [sign_form(choice) for choice in choices]
+    firsts = [written.index(form) for form in written]
     signs = sign_form(text)
-    same = {index for index, choice in enumerate(choices) if sign_form(choice) == signs and signs}
-    if len(same) == 1:
-        return same
-    forms = [word_form(choice) for choice in choices]
+    if signs in written:
+        return {written.index(signs)} if signs else set()
+    forms = [word_form(choice) if index in firsts else () for index, choice in enumerate(choices)]
     # what has no words, or the same as another, is told apart by its signs: + and -, A and A-
-    by_words = [index for index, form in enumerate(forms) if form and forms.count(form) == 1]
-    named = _by_words(word_form(text), {index: forms[index] for index in by_words})
-    by_sign = {
-        index: sign_form(choice)
-        for index, choice in enumerate(choices)
-        if index not in by_words and occurs_as_sign(sign_form(choice), signs)
+    by_words = {index: form for index, form in enumerate(forms) if form and forms.count(form) == 1}
+    others = [index for index in set(firsts) if index not in by_words]
+    named = _by_words(word_form(text), by_words) | _by_signs(signs, {index: written[index] for index in others})
+    return named or {firsts[index] for index in _by_letter(text, len(choices))}
+
+
+def _by_signs(text: str, signs: dict[int, str]) -> set[int]:
+    """Return the choices that stand in a text sign for sign, without those that are part of another one there."""
+    there = {index: sign for index, sign in signs.items() if occurs_as_sign(sign, text)}
+    return {
+        index for index, sign in there.items() if not any(sign in other and sign != other for other in there.values())
     }
-    named |= {
-        i
-        for i, sign in by_sign.items()
-        if not any(i != j and sign in other and sign != other for j, other in by_sign.items())
-    }
-    return named or _by_letter(text, len(choices))
 
 
 def _by_words(words: tuple[str, ...], forms: dict[int, tuple[str, ...]]) -> set[int]:
