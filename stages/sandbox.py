@@ -18,7 +18,7 @@ from stages.bounded_call import SHARED_CALLS, TookTooMuch
 from stages.code_guard import UNGUARDED, Guard, system_guard
 from stages.watched_process import Limits, run_program
 
-FENCE = re.compile(r"```(?:python|py)?\s*\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)```", re.DOTALL)
 VARIABLE = "ATTAR_UNGUARDED_CODE"
 
 

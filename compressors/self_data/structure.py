@@ -18,7 +18,7 @@ from jsonschema_specifications import REGISTRY
 from referencing.exceptions import Unresolvable
 from referencing.jsonschema import DRAFT202012
 
-FENCE = re.compile(r"```(?:json)?\s*\n(.*?)```", re.DOTALL)
+FENCE = re.compile(r"```(?:json)?[^\S\n]*\n(.*?)```", re.DOTALL)
 # Nothing that is checked by a pattern needs more than this.
 MAX_CHARACTERS = 20_000
 # An answer nested deeper than this may end a right schema that refers to itself; a schema that ends on less is wrong.

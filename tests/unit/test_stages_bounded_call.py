@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import socket
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
+from compressors.self_data.code_tasks import solved
 from stages.answer_checks import ANSWER_CHECKS, FitsSchema, MatchesPattern, check_reference
 from stages.bounded_call import BoundedCalls, TookTooMuch
+from stages.sandbox import code_of
 
 
 @pytest.fixture(scope="module")
@@ -123,3 +126,13 @@ def test_a_fault_of_the_reference_is_the_verdict_on_every_answer(name: str) -> N
             fault,
             reason,
         )
+
+
+@pytest.mark.parametrize("piece", ["\n", "```python\n", " ", "`"])
+def test_a_model_that_repeats_itself_holds_up_no_reader_of_code(piece: str) -> None:
+    """A fence and then 200,000 characters of one kind: time was quadratic in empty lines, 1.7 s for 20,000."""
+    text = "```python\n" + piece * (200_000 // len(piece))
+    start = time.process_time()
+    code_of(text)
+    solved(text)
+    assert time.process_time() - start < 2.0
