@@ -100,7 +100,7 @@ def _outside(config: IngestDataConfig) -> str:
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it.
 
-    Raises ValueError when a row lacks a named column, when an answer is not among its choices or cannot be checked, or when nothing is left.
+    Raises ValueError when a row lacks a named column, when an answer is not among its choices, or when nothing is left.
     """
     scheme, _, rest = config.source.partition(":")
     rows = []
