@@ -32,7 +32,8 @@ from stages.progress import metric, note
 from stages.row_shards import by_shard
 from stages.rows import Row, read_rows, write_rows
 from stages.samplers import Prompt, RunnerSampler, row_seed
-from stages.sandbox import Limits, run_tests
+from stages.sandbox import required_guard, run_tests
+from stages.watched_process import Limits
 from stages.work_forecast import rows_alike
 from stages.writers import open_runner, stop_ids_of
 
@@ -89,7 +90,7 @@ def _forecast(config: ComposeTasksConfig, inputs: Mapping[str, tuple[Facts, ...]
     )
 
 
-@stage("compose_tasks", version=1, forecast=_forecast)
+@stage("compose_tasks", version=2, forecast=_forecast)
 def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdir: Path) -> DatasetArtifact:
     """Write concepts, an instruction and responses for each snippet; keep one response whose tests pass in the sandbox.
 
@@ -99,6 +100,7 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
     seeds = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.text or row.answer]
     if not seeds:
         raise ValueError("the data set has no snippets: give rows with text, or with answers that are code")
+    required_guard()  # before hours of writing what may not be run here
     composer = _Composer(config, inputs.model, {row.id: number for number, row in enumerate(seeds)})
     found = by_shard(workdir, "composing tasks", seeds, composer.composed, NUM_TOGETHER)
     if not any(row.split == "train" for row in found):

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from registry.artifact import DatasetArtifact, Facts
 from registry.confinement import confined
 from registry.fingerprint import file_digest
+from stages.answer_checks import refuse_unusable_references
 from stages.contract import Forecast, NoInputs, StageConfig, stage
 from stages.hub_id import hub_cure
 from stages.labels import AnswerForm
@@ -123,7 +124,7 @@ def _outside(config: IngestDataConfig) -> str:
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
-@stage("ingest_data", version=3, forecast=_forecast, outside=_outside, is_light=True)
+@stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
 
@@ -139,6 +140,7 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         note(f"keys of turns that are not read: {', '.join(sorted(typed.unread))}"[:200])
     keys = [content_key(row) for row in typed.rows]
     rows = parted(typed.rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
+    refuse_unusable_references(rows, config.source)
     write_rows(workdir / "content" / "rows.jsonl", rows)
     return DatasetArtifact.at(
         workdir / "content",

@@ -62,7 +62,7 @@ def _forecast(config: JudgeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
 
 
-@stage("judge", version=1, forecast=_forecast)
+@stage("judge", version=2, forecast=_forecast)
 def judge(config: JudgeConfig, inputs: JudgeInputs, workdir: Path) -> DatasetArtifact:
     """Put the judge's score beside every answer, and leave out training rows that score low; held-out rows stay.
 

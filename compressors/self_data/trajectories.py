@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import torch
+from jaxtyping import Float
 from rapidfuzz.distance import Levenshtein
+from torch import Tensor
 
-# A sentence ends behind . ! ? or the end of a line; what follows them without a space, as in 3.14, goes on.
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+from compressors.self_data.diversity import farthest_first
+
+# A sentence ends behind . ! ? and their like in other scripts, what closes a bracket or quotation included, or at the end of a line.
+# What follows . ! ? without a space, as in 3.14, goes on, and so does the number of a list, as in "3. Multiply".
+SENTENCE_END = re.compile(
+    r"(?:(?<!^\d[.)])(?<!^\d\d[.)])(?<=[.!?؟।])|(?<=[.!?][)\"'”’»]))\s+|(?<=[。！？｡])[」』”）]?\s*|\n+", re.MULTILINE
+)
 
 
 def sentence_ends(text: str) -> list[int]:
@@ -39,13 +47,13 @@ def farthest_texts(texts: Sequence[str], num_kept: int) -> list[int]:
     Distance is Levenshtein's divided by the longer length, in [0, 1]; equal texts are never both kept; ties go to the lower index.
     https://arxiv.org/abs/2508.09883 names the distance, the greedy order is ours.
     """
-    if not texts or num_kept < 1:
+    if not texts:
         return []
-    chosen = [min(range(len(texts)), key=lambda index: (len(texts[index]), index))]
-    while len(chosen) < num_kept:
-        gaps = [min(Levenshtein.normalized_distance(text, texts[one]) for one in chosen) for text in texts]
-        farthest = max(range(len(texts)), key=lambda index: (gaps[index], -index))
-        if gaps[farthest] == 0.0:
-            break
-        chosen.append(farthest)
-    return chosen
+
+    def distances(index: int) -> Float[Tensor, "N"]:
+        return torch.tensor(
+            [Levenshtein.normalized_distance(text, texts[index]) for text in texts], dtype=torch.float64
+        )
+
+    shortest = min(range(len(texts)), key=lambda index: (len(texts[index]), index))
+    return farthest_first(distances, len(texts), num_kept, first=shortest, takes_copies=False)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-NUMBER = re.compile(r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:\s*/\s*\d+)?")
-# "A", "(A)", "A." or "answer: A" as a word of its own, upper case: a lower-case "a" is an article
-CHOICE = re.compile(r"(?:^|[\s(\[:*])([A-J])(?=$|[\s).\]:,*])")
+from compressors.self_data.final_number import final_number
+from compressors.self_data.named_choices import named_choices
+from compressors.self_data.normal_forms import occurs_as_sign, sign_form, word_form, word_spans
+
 # Every kind of objection to a rewrite, short and stable: data sets are counted by it
 OBJECTIONS = ("wrong answer", "banned phrase", "empty answer", "unfinished", "unusable reference")
 
@@ -20,7 +20,10 @@ Value = Fraction | int | str
 
 
 class Verifier(Protocol):
-    """Returns None when the rewrite passes, else why not: one of `OBJECTIONS`, with what was seen in brackets behind it."""
+    """Returns None when the rewrite passes, else why not: one of `OBJECTIONS`, with what was seen in brackets behind it.
+
+    Every text ends in a verdict: it raises nothing, and what could take long or much memory is bounded.
+    """
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None: ...
 
@@ -28,21 +31,38 @@ class Verifier(Protocol):
         """Return the answer that a text comes to, None when it comes to none."""
         ...
 
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
+        """Return why no answer can be checked against a reference, in a few words; None when one can."""
+        ...
+
 
 @dataclass(frozen=True)
 class SameNumber:
-    """The last number of both texts is equal, as exact fractions: 1,000 = 1000.0, and 3/6 = 1/2."""
+    """The final number of both texts is equal, as exact fractions: 1,000 = 1000.0, 3/6 = 1/2 and 50% = 50 or 0.5.
+
+    Which number of a text that is: see `final_number`.
+    """
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
-        expected, given = last_number(reference), last_number(rewrite)
-        if expected is None:
-            return "unusable reference (no number in it)"
+        expected = final_number(reference)
+        if expected is None or expected.value is None:
+            return f"unusable reference ({self.reference_fault(reference, choices)})"
+        given = final_number(rewrite)
         if given is None:
             return "wrong answer (no number)"
-        return None if given == expected else f"wrong answer (number {given} is not {expected})"
+        if given.equals(expected):
+            return None
+        return f"wrong answer (number {_shown(given.value)} is not {_shown(expected.value)})"
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
-        return last_number(text)
+        number = final_number(text)
+        return None if number is None else number.value
+
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
+        number = final_number(reference)
+        if number is None:
+            return "no number in it"
+        return "its number is no fraction, or longer than 10,000 digits" if number.value is None else None
 
 
 @dataclass(frozen=True)
@@ -52,7 +72,7 @@ class SameChoice:
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
         expected, given = named_choices(reference, choices), named_choices(rewrite, choices)
         if len(expected) != 1:
-            return "unusable reference (it names no single choice)"
+            return f"unusable reference ({self.reference_fault(reference, choices)})"
         if given == expected:
             return None
         return f"wrong answer (names {sorted(given) or 'no choice'}, not {sorted(expected)})"
@@ -61,17 +81,33 @@ class SameChoice:
         named = named_choices(text, choices)
         return named.pop() if len(named) == 1 else None
 
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
+        return None if len(named_choices(reference, choices)) == 1 else "it names no single choice"
+
 
 @dataclass(frozen=True)
 class ContainsReference:
-    """The reference's final text occurs in the rewrite, case and punctuation aside. For short factual answers."""
+    """The reference's words occur in the rewrite in their order, in any script; case, accents and punctuation aside.
+
+    A reference of signs alone has to stand by itself. For short factual answers.
+    """
 
     def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
-        found = f" {_words(reference)} " in f" {_words(rewrite)} "
-        return None if found else "wrong answer (the reference does not occur in it)"
+        fault = self.reference_fault(reference, choices)
+        if fault:
+            return f"unusable reference ({fault})"
+        words = word_form(reference)
+        if words:
+            is_there = next(word_spans(words, word_form(rewrite)), None) is not None
+        else:
+            is_there = occurs_as_sign(sign_form(reference), sign_form(rewrite))
+        return None if is_there else "wrong answer (the reference does not occur in it)"
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
         return None  # two sentences with the same fact in them are not the same text
+
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
+        return None if sign_form(reference) else "it is empty"
 
 
 @dataclass(frozen=True)
@@ -82,6 +118,9 @@ class NoCheck:
         return None
 
     def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        return None
+
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
         return None
 
 
@@ -114,28 +153,9 @@ VERIFIERS: dict[str, type[Verifier]] = {
 }
 
 
-def last_number(text: str) -> Fraction | None:
-    """Return the last number in a text as an exact fraction, or None."""
-    found = NUMBER.findall(text)
-    if not found:
-        return None
-    numerator, _, denominator = found[-1].replace(",", "").replace(" ", "").partition("/")
-    if denominator and int(denominator) == 0:
-        return None
-    return Fraction(numerator) / (int(denominator) if denominator else 1)
-
-
-def named_choices(text: str, choices: Sequence[str]) -> set[int]:
-    """Return the indices of the choices that a text names: by their text as whole words, else by letter."""
-    words = f" {_words(text)} "
-    by_text = {index for index, choice in enumerate(choices) if _words(choice) and f" {_words(choice)} " in words}
-    # "New York City" also contains the choice "New York": the longer one is meant
-    by_text = {i for i in by_text if not any(i != j and _words(choices[i]) in _words(choices[j]) for j in by_text)}
-    if by_text:
-        return by_text
-    letters = {ord(letter) - ord("A") for letter in CHOICE.findall(text)}
-    return {index for index in letters if index < len(choices)}
-
-
-def _words(text: str) -> str:
-    return " ".join(re.findall(r"[a-z0-9]+", text.lower()))
+def _shown(value: Fraction | None) -> str:
+    """Return a number as it is shown in an objection: Python refuses to write one of thousands of digits."""
+    if value is None:
+        return "(no fraction, or too long)"
+    num_bits = max(abs(value.numerator), value.denominator).bit_length()
+    return str(value) if num_bits <= 128 else f"(one of about {round(num_bits * 0.30103):,} digits)"

@@ -23,6 +23,8 @@ from pipelines.operate.site import Site
 from registry.environment import available_memory_bytes, tracking_uri
 from registry.files import existing, free_bytes
 from registry.run_record import open_runs
+from stages.code_guard import UNGUARDED, system_guard
+from stages.sandbox import VARIABLE as UNGUARDED_VARIABLE
 
 Verdict = Literal["ok", "note", "bad"]
 OLDEST_PYTHON = (3, 11)
@@ -49,7 +51,7 @@ class Finding:
 
 
 def examine(home: Path) -> list[Finding]:
-    """Return what every check found, in the order of `CHECKS`. Starts nothing and changes nothing."""
+    """Return what every check found, in the order of `CHECKS`. Starts no service and changes nothing."""
     return [finding for check in CHECKS for finding in check(home)]
 
 
@@ -140,6 +142,17 @@ def _allocator() -> Iterator[Finding]:
         )
 
 
+def _sandbox(home: Path) -> Iterator[Finding]:
+    guard = system_guard()
+    if guard is not None:
+        yield Finding("code sandbox", "ok", guard.words)
+        return
+    is_allowed = os.environ.get(UNGUARDED_VARIABLE) == "yes"
+    effect = f"runs unguarded: {UNGUARDED_VARIABLE} is yes" if is_allowed else "is refused"
+    mend = "Linux with Landlock (5.13 or newer) or user namespaces; in a container, allow its system calls"
+    yield Finding("code sandbox", "note", f"{UNGUARDED.words}; such code {effect}", mend)
+
+
 def _permissions(home: Path) -> Iterator[Finding]:
     place = existing(home)
     if not os.access(place, os.W_OK | os.X_OK):
@@ -216,6 +229,7 @@ def _servers(home: Path) -> Iterator[Finding]:
 CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (
     _versions,
     _permissions,
+    _sandbox,
     _disk,
     _memory,
     _gpu,

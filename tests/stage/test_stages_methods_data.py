@@ -36,9 +36,9 @@ from stages.onnx_session import open_session
 from stages.progress import Progress, listen
 from stages.revise import ReviseConfig, ReviseInputs, revise
 from stages.rows import Row, read_rows, write_rows
-from stages.sandbox import Limits
 from stages.teaching import with_hints
 from stages.training_rows import TrainingRows
+from stages.watched_process import Limits
 
 QUICK = {"precision": "float32", "tokens_per_step": 512, "tokens_per_micro_batch": 2048, "patience": 0}
 

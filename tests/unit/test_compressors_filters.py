@@ -7,7 +7,7 @@ import itertools
 import pytest
 import torch
 
-from compressors.self_data.diversity import farthest_points, text_features
+from compressors.self_data.diversity import farthest_first, farthest_points, text_features
 from compressors.self_data.filters import Length, PassRate, Repetition
 from compressors.self_data.keep import reason_kind
 from compressors.self_data.ngrams import distinct_fraction
@@ -66,3 +66,12 @@ def test_copies_are_chosen_last() -> None:
     features = text_features(["red fox", "red fox", "blue whale", "red fox", "green tree"])
     assert farthest_points(features, 3)[0] == 0 and set(farthest_points(features, 3)) == {0, 2, 4}
     assert sorted(farthest_points(features, 99)) == [0, 1, 2, 3, 4]
+
+
+def test_both_selections_are_one_farthest_first_order() -> None:
+    """Points on a line: from the left end the right end is farthest, then the middle; copies end it where they are not wanted."""
+    line = torch.tensor([0.0, 10.0, 4.0, 4.0, 10.0])
+    chosen = farthest_first(lambda index: (line - line[index]).abs(), 5, 5, takes_copies=False)
+    assert chosen == [0, 1, 2]
+    assert farthest_first(lambda index: (line - line[index]).abs(), 5, 9)[:3] == [0, 1, 2]
+    assert farthest_first(lambda index: (line - line[index]).abs(), 5, 2, first=2) == [2, 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from compressors.self_data.trajectories import farthest_texts, sentence_ends, token_ends
 
 
@@ -11,6 +13,25 @@ def test_sentences_are_cut_where_they_end() -> None:
     cut = [text[start:end] for start, end in zip([0, *ends], ends, strict=False)]
     assert cut == ["It is 3.14. ", "Really? ", "Yes!\n", "So be it"]
     assert sentence_ends("One.") == [4] and sentence_ends("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        (
+            "1. Add 3.\n2. Multiply by 10. Done.\n10. Last",
+            ["1. Add 3.\n", "2. Multiply by 10. ", "Done.\n", "10. Last"],
+        ),
+        ("It costs 3. Then 4.", ["It costs 3. ", "Then 4."]),
+        ('He said "No." Then (yes!) he left.', ['He said "No." ', "Then (yes!) ", "he left."]),
+        ("他来了。我走了！好吗？是。", ["他来了。", "我走了！", "好吗？", "是。"]),
+    ],
+)
+def test_the_number_of_a_list_ends_no_sentence_and_other_scripts_have_their_own_stops(
+    text: str, sentences: list[str]
+) -> None:
+    ends = sentence_ends(text)
+    assert [text[start:end] for start, end in zip([0, *ends], ends, strict=False)] == sentences
 
 
 def test_tokens_belong_to_the_sentence_that_they_begin_in() -> None:

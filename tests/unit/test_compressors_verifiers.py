@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import pytest
 
 from compressors.catalogue import build
 from compressors.self_data.keep import keep_or_fall_back, reason_kind
-from compressors.self_data.verifiers import OBJECTIONS, VERIFIERS, BannedPhrases, SameNumber, last_number, named_choices
+from compressors.self_data.named_choices import named_choices
+from compressors.self_data.verifiers import OBJECTIONS, VERIFIERS, BannedPhrases, SameNumber
 
 COLORS = ["red", "blue", "green", "dark blue"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("#### 1,234", Fraction(1234)),
-        ("it is 3.50 dollars", Fraction(7, 2)),
-        ("so 3/6", Fraction(1, 2)),
-        ("-7", Fraction(-7)),
-        ("first 5, then 12.", Fraction(12)),
-        ("none at all", None),
-        ("5/0", None),
-    ],
-)
-def test_last_number(text: str, expected: Fraction | None) -> None:
-    assert last_number(text) == expected
 
 
 @pytest.mark.parametrize(
