@@ -15,7 +15,6 @@ from compressors.distill.target_ops import Identity
 from compressors.distill.traits import Traits
 from compressors.distill.views import ViewName
 
-
 OTHERS: tuple[ViewName, ...] = ("teacher", "anchor", "past")
 
 
