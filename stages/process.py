@@ -13,7 +13,8 @@ import resource
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -63,7 +64,22 @@ def start_fork_server() -> None:
     context.set_forkserver_preload(list(PRELOAD))
     from multiprocessing import forkserver  # no public name starts it without starting a child
 
-    forkserver.ensure_running()
+    with _deaf_children():
+        forkserver.ensure_running()
+
+
+@contextmanager
+def _deaf_children() -> Iterator[None]:
+    """Let what is started inside the block be deaf to Ctrl-C from its first moment: it imports for seconds before it says so itself,
+    and would write a traceback into the terminal. The parent ends it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple[Artifact, bool]:
