@@ -173,7 +173,7 @@ class _Measure:
                 summary["retention"],
             )
             told = f"{accuracy:.1%} right, original {reference:.1%}, retention {_told(left)}"
-            self._keep(student, name, summary, f"{len(rows)} questions", told)
+            self._keep(student, name, summary, f"{len(rows)} question{'s' * (len(rows) != 1)}", told)
 
     def differences(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Return, `A less B`, data set -> measure -> estimate of the one's less the other's."""

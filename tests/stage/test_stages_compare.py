@@ -59,7 +59,7 @@ def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(
     # a figure stands with its interval and what it was measured on, in the content and in the facts
     assert (
         entry["measured_on"].endswith(" tokens")
-        and content["second"]["facts"]["retention"]["measured_on"] == "6 questions"
+        and content["second"]["facts"]["retention"]["measured_on"] == "1 question"
     )
     assert [facts[f"second_kl_nats_sums{end}"] for end in ("_low", "", "_high")] == [
         entry["low"],
