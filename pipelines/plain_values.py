@@ -18,7 +18,8 @@ def check_plain(document: Any) -> None:
     if not isinstance(document, Mapping):
         raise RecipeError(f"recipe = {shown(document)}: a mapping is expected")
     mistakes = Mistakes()
-    num_values, pending = 0, [((), document)]
+    num_values = 0
+    pending: list[tuple[tuple[Any, ...], Any]] = [((), document)]
     while pending and not mistakes.is_full:
         path, value = pending.pop()
         num_values += 1

@@ -119,4 +119,5 @@ def _savings(config: PruneConfig, num_blocks: int, costs: Mapping[str, Costs]) -
         for name, fraction in config.keep_fraction.items()
         if name == "blocks"
     ]
-    return of_blocks + [Saving.of_quantity(name, cost, config.keep_fraction[name]) for name, cost in costs.items()]
+    fractions = [(name, fraction) for name, fraction in config.keep_fraction.items() if name in costs]
+    return of_blocks + [Saving.of_quantity(name, costs[name], fraction) for name, fraction in fractions]

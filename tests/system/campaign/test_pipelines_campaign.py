@@ -17,7 +17,7 @@ from tests.system.campaign.worker import verdict_on
 NUM_SAMPLED = 60
 
 
-@pytest.mark.parametrize("name", ["recipes", "stores", "rows"])
+@pytest.mark.parametrize("name", ["recipes", "stores"])
 def test_a_sample_of_mutated_inputs_ends_accepted_or_in_lines(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

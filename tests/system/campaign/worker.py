@@ -36,7 +36,7 @@ def verdict_on(kind: Any, prepared: Any, seed: int, folder: Path) -> dict[str, A
         if reason := _fault_of(lines):
             verdict |= {"end": "fault", "reason": reason}
     except BaseException as error:  # noqa: BLE001 - whatever else it is, it is what is looked for
-        where = "".join(traceback.format_exception(error)[-3:])[-1500:]
+        where = "".join(traceback.format_exception(error)[-3:])[-1500:].replace(os.getcwd(), ".")
         verdict |= {"end": "fault", "reason": f"{type(error).__name__}: {str(error)[:200]}", "where": where}
     seconds = time.process_time() - started
     verdict |= {"cpu_seconds": round(seconds, 3), "growth_mb": round((_resident() - before) / 1e6, 1)}
