@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from registry.gate import Check
+from registry.gate import Check, run_gate
 from registry.retention import retention_rows
 
 
@@ -65,3 +65,17 @@ def test_rounding_alone_fails_nothing_and_more_than_rounding_does() -> None:
     for is_lower_better, sign in ((True, 1.0), (False, -1.0)):
         assert Check("x", 0.9 + sign * 1e-10, 0.9, is_lower_better).has_passed
         assert not Check("x", 0.9 + sign * 1e-3, 0.9, is_lower_better).has_passed
+
+
+def test_a_check_is_named_by_its_metric_and_says_which_side_was_not_measured() -> None:
+    numbers = {"accuracy": 0.5, "perplexity": 20.0, "num_parameters": 100.0}
+    checks = run_gate({"min_accuracy_retention": 0.9, "max_perplexity_ratio": 1.2}, numbers, numbers)
+    assert [check.name for check in checks] == ["accuracy_ratio", "perplexity_ratio"]
+    for side in ("candidate", "baseline"):
+        sides = {"candidate": numbers, "baseline": numbers, side: {"perplexity": 20.0}}
+        with pytest.raises(ValueError) as told:
+            run_gate({"min_accuracy_retention": 0.9}, sides["candidate"], sides["baseline"])
+        assert (
+            str(told.value)
+            == f"gate.min_accuracy_retention needs accuracy, which the {side}'s evaluation did not measure"
+        )
