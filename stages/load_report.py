@@ -37,6 +37,8 @@ def read_model(
             f"{_blocks(folder, model)}{_cure(folder, report, strip_from_names)}"
         )
     _refuse_half_tied(folder, model)
+    if "quantization_config" not in read_object(folder / "config.json"):
+        model._weight_conversions = None  # else it is saved under the names it had, a wrapper's too
     return model
 
 
@@ -55,7 +57,7 @@ def refuse_not_finite(name: str | Path, model: torch.nn.Module) -> None:
 
 def one_line(error: BaseException) -> str:
     """Return what an exception says as one line of bounded length."""
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")
     return text if len(text) <= MAX_REASON_CHARS else f"{text[:MAX_REASON_CHARS]} ..."
 
 
@@ -136,7 +138,8 @@ def _candidates(names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _renames(parts: Sequence[str]) -> dict[str, str]:
-    return {(rf"(^|\.){re.escape(part)}" if part in WRAPPERS else rf"^(){re.escape(part)}"): r"\1" for part in parts}
+    inside = {rf"(^|\.){re.escape(part)}": r"\1" for part in parts if part in WRAPPERS}
+    return inside | {rf"^{re.escape(part)}": "" for part in parts if part not in WRAPPERS}
 
 
 def _refuse_half_tied(folder: Path, model: transformers.PreTrainedModel) -> None:
