@@ -13,22 +13,24 @@ MAX_REASON_CHARS = 160
 
 
 def chat_traits(tokenizer: Any) -> tuple[Facts, list[str]]:
-    """Return (facts, lines for people) of a tokenizer's chat template.
+    """Return (facts, lines for people) of what a tokenizer's chat template does not do; nothing where it writes any plain chat.
 
-    `chat_template` is none, text, parts (it shows content given as parts alone), no_default or raises; `chat_system` is taken, left_out
-    or raises.
+    `chat_template` is none, parts (it shows content given as parts alone), no_default or raises; `chat_system` is left_out or raises;
+    `num_chat_templates` counts them where there is more than one.
     """
     templates = tokenizer.chat_template
     if not templates:
         return {"chat_template": "none"}, []
-    facts: Facts = {"num_chat_templates": 1 if isinstance(templates, str) else len(templates)}
-    if not isinstance(templates, str) and "default" not in templates:
-        line = f"the tokenizer has chat templates ({', '.join(sorted(templates))}) and none is the default: a plain chat cannot be written"
+    is_one = isinstance(templates, str)
+    facts: Facts = {} if is_one else {"num_chat_templates": len(templates)}
+    if not is_one and "default" not in templates:
+        names = ", ".join(sorted(templates))
+        line = f"the tokenizer has chat templates ({names}) and none is the default: a plain chat cannot be written"
         return {**facts, "chat_template": "no_default"}, [line]
     text, reason = _render(tokenizer, _turns(QUESTION))
     if QUESTION in text:
-        system, system_line = _system(tokenizer)
-        return {**facts, "chat_template": "text", "chat_system": system}, [system_line] if system_line else []
+        system, line = _system(tokenizer)
+        return ({**facts, "chat_system": system}, [line]) if line else (facts, [])
     parts, _ = _render(tokenizer, _turns([{"type": "text", "text": QUESTION}]))
     if QUESTION in parts:
         line = "the chat template shows content given as parts alone: a question given as text would be lost in it"

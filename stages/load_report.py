@@ -146,7 +146,8 @@ def _refuse_half_tied(folder: Path, model: transformers.PreTrainedModel) -> None
     """A config that ties the head to the embedding, beside a file with another head, is two models: each reader takes one of them."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
-    if is_tied and head is not None and head.weight is not embedding.weight:
+    # without memory two equal heads look like two different ones
+    if is_tied and head is not None and head.weight is not embedding.weight and not head.weight.is_meta:
         raise ValueError(
             f"{folder}: config.json ties the head to the embedding, but the files hold another head; "
             "if the head is right, set tie_word_embeddings: false in config.json"

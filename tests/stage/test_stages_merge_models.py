@@ -65,7 +65,7 @@ def test_every_method_gives_a_model_that_loads_and_the_same_bytes_twice(
     assert made[0].fingerprint == made[1].fingerprint
     loaded = load_model(made[0].path, "auto")
     assert loaded(input_ids=torch.tensor([[5, 6, 7]])).logits.isfinite().all()
-    assert made[0].facts == {name: fact for name, fact in model.facts.items() if "chat" not in name}
+    assert made[0].facts == model.facts | {"dtype": "float32"}
     assert load_tokenizer(made[0].path).chat_template == load_tokenizer(model.path).chat_template
     merged, base = (load_file(one.path / "model.safetensors") for one in (made[0], model))
     assert merged.keys() == base.keys()
