@@ -36,8 +36,8 @@ def write_version(
 ) -> None:
     """Write `model` so that `mlflow.transformers.load_model` finds it and, of `onnx_folders`, the first so that `mlflow.onnx.load_model` does.
 
-    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `onnx_folders` (name in the version
-    -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
+    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `onnx_folders`
+    (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
     """
     versions = package_versions()
     shutil.rmtree(folder, ignore_errors=True)

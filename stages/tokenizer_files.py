@@ -72,12 +72,14 @@ def refuse_no_tokenizer(folder: Path) -> None:
 
 
 def refuse_changed_tokens(before: Any, after: Any) -> None:
-    """Raise ValueError when a tokenizer that was written and read again has other words, special tokens, templates or cuts."""
+    """Raise ValueError when a tokenizer that was written and read again has other words, ends, templates or cuts."""
     words = before.get_vocab()
     text = PROBE + "".join(token for token in before.all_special_tokens if token in words)
     pairs = {
         "words": (words, after.get_vocab()),
-        "special tokens": (before.special_tokens_map, after.special_tokens_map),
+        "first and last tokens": tuple(
+            (each.bos_token_id, each.eos_token_id, each.pad_token_id) for each in (before, after)
+        ),
         "chat templates": (before.chat_template, after.chat_template),
         "cuts of a probe": (before(text).input_ids, after(text).input_ids),
     }
