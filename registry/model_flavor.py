@@ -14,6 +14,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 
 from registry.environment import package_versions
+from registry.fingerprint import RECORDS_FOLDER
 
 REQUIREMENTS = ("torch", "transformers", "accelerate")
 EXAMPLE = ["What is the capital of France?"]
@@ -35,8 +36,8 @@ def write_version(
 ) -> None:
     """Write `model` so that `mlflow.transformers.load_model` finds it and, of `onnx_folders`, the first so that `mlflow.onnx.load_model` does.
 
-    `model/` is also a complete Hugging Face folder of its own: the tokenizer files are copied in. Each of `onnx_folders` (name in the
-    version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
+    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `onnx_folders`
+    (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
     """
     versions = package_versions()
     shutil.rmtree(folder, ignore_errors=True)
@@ -50,14 +51,21 @@ def write_version(
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
         metadata={**metadata, "attar.onnx": sorted(onnx_folders)},
     )
-    for path in model_folder.iterdir():
-        if not (folder / "model" / path.name).exists() and path.is_file():
-            shutil.copy2(path, folder / "model" / path.name)
+    _copy_words(model_folder, folder / "model")
     for name, source in onnx_folders.items():
         shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
     if onnx_folders:
         _add_onnx_flavor(folder, next(iter(onnx_folders)), versions)
     (folder / CARD).write_text(card)
+
+
+def _copy_words(source: Path, target: Path) -> None:
+    """Copy all but weights and records over what MLflow wrote anew: a config that older readers understand, templates, tokenizer files."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = path.relative_to(source)
+        if name.parts[0] != RECORDS_FOLDER and ".safetensors" not in path.name:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target / name)
 
 
 def text_generation_signature() -> ModelSignature:

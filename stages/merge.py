@@ -22,9 +22,10 @@ from stages.merge_config import MergeConfig, MergeInputs
 from stages.merge_search import Search
 from stages.merge_sources import FoldedAdapter, FoldedWeights, FolderSource, Source
 from stages.merge_stream import MergeOrder, Passthrough, write_merged
-from stages.model_folder import companion_bytes, load_model, model_facts
+from stages.model_folder import load_model, model_facts
 from stages.progress import metric, note
 from stages.size_forecast import stored_bytes
+from stages.tokenizer_files import companion_bytes
 from stages.training_run import WEIGHTS_FILE
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.

@@ -14,8 +14,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from compressors.merge.fold import Pair, adapter_pairs, fold_pair
-from stages.model_folder import quiet_transformers, refuse_unsafe
+from stages.load_report import read_skeleton
+from stages.model_folder import quiet_transformers
+from stages.safe_folder import refuse_unsafe
 from stages.tensor_files import TensorInfo, file_infos, read_tensor, tensor_infos
+from stages.weight_files import stored_dtype
 
 if TYPE_CHECKING:
     import transformers
@@ -48,20 +51,17 @@ class FolderSource:
 
     @cached_property
     def skeleton(self) -> transformers.PreTrainedModel:
-        """The model without its weights: names, shapes and facts."""
-        import transformers  # a second that a plan need not wait for
-
+        """The model without its weights: names, shapes and facts. Raises ValueError unless the files hold all of them."""
         quiet_transformers()
-        with torch.device("meta"):
-            return transformers.AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
+        return read_skeleton(self.folder)
 
     @cached_property
     def dtype(self) -> torch.dtype:
-        """What the config says, else the dtype of the first matrix."""
+        """What the config says, else the dtype that rounds none of the weights."""
         named = getattr(self.config, "dtype", None)
         if isinstance(named, torch.dtype):
             return named
-        return next(info.dtype for info in tensor_infos(self.folder).values() if info.dtype.is_floating_point)
+        return stored_dtype(self.folder)[0]
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:

@@ -18,9 +18,9 @@ from compressors.merge.methods import check_filters
 from compressors.merge.setting import Place, places
 from registry.files import write_synced
 from stages.merge_sources import FolderSource, Source, check_alike
-from stages.model_folder import copy_tokenizer
 from stages.progress import bar, note
 from stages.tensor_files import TensorInfo, plan_shards, shard_names, write_index, write_shard
+from stages.tokenizer_files import copy_tokenizer
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class Card:
     # the same names and `original` -> measure -> value
     figures: Mapping[str, Mapping[str, float]]
     checks: Sequence[Mapping[str, Any]]
+    # what reads the Hugging Face folder: versions of transformers
+    readers: str = "transformers"
 
     @property
     def license(self) -> str:
@@ -80,7 +82,7 @@ def _forms(card: Card) -> list[str]:
         what = (
             "ONNX graph with a KV cache: onnxruntime, tokenizers"
             if is_graph
-            else "Hugging Face folder: transformers, torch"
+            else f"Hugging Face folder: {card.readers}, torch"
         )
         lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]

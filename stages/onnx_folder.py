@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stages.model_folder import TOKENIZER_FILES, load_tokenizer
+from stages.model_folder import load_tokenizer
+from stages.older_form import write_older_tokenizer
 from stages.onnx_session import GRAPH
 from stages.progress import bar
+from stages.safe_folder import read_object
+from stages.tokenizer_files import copy_tokenizer
 from stages.turn_end import all_ends, configured_ends
 
 if TYPE_CHECKING:
@@ -40,8 +43,6 @@ GENAI_NAMES = {
         "present_value_names": "present.%d.value",
     },
 }
-# What transformers 5 calls a tokenizer without a class of its own, and the name that 4 and 5 know.
-NEWER_CLASS, OLDER_CLASS = "TokenizersBackend", "PreTrainedTokenizerFast"
 # What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
 EXTERNAL_BYTES = 256
 # onnxruntime maps the file; a page's beginning is where it can.
@@ -114,9 +115,9 @@ def disk_bytes(folder: Path) -> int:
 
 def copy_companions(source: Path, folder: Path) -> None:
     """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read."""
-    for name in ("generation_config.json", *TOKENIZER_FILES):
-        if (source / name).exists():
-            shutil.copy2(source / name, folder / name)
+    copy_tokenizer(source, folder)
+    if (source / "generation_config.json").exists():
+        shutil.copy2(source / "generation_config.json", folder / "generation_config.json")
     _write_tokenizer_config(folder)
     config = json.loads((source / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
@@ -124,15 +125,14 @@ def copy_companions(source: Path, folder: Path) -> None:
 
 
 def _write_tokenizer_config(folder: Path) -> None:
-    """Say in the tokenizer's config what others read there alone: the chat template (transformers.js), a class that transformers 4 knows."""
+    """Say in the tokenizer's config what others read there alone: the chat template (transformers.js), names that transformers 4 knows."""
     template, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if not path.exists():
         return
-    config = json.loads(path.read_text())
+    write_older_tokenizer(folder)
+    config = read_object(path)
     if template.exists():
         config["chat_template"] = template.read_text()
-    if config.get("tokenizer_class") == NEWER_CLASS:
-        config["tokenizer_class"] = OLDER_CLASS
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 

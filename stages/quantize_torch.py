@@ -18,9 +18,11 @@ from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.free_memory import give_back
-from stages.model_folder import copy_tokenizer, load_model
+from stages.model_folder import load_model
+from stages.older_form import write_older_config
 from stages.progress import bar
 from stages.quantize_limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
+from stages.tokenizer_files import copy_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -86,6 +88,7 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     errors = _errors(small, loaded)
     steps.advance()
     small.save_pretrained(content, safe_serialization=True)
+    write_older_config(content)
     copy_tokenizer(source, content)
     if (source / "generation_config.json").exists():
         shutil.copy2(source / "generation_config.json", content / "generation_config.json")

@@ -20,6 +20,7 @@ from registry.store import Store
 from stages.contract import Forecast, StageConfig, stage
 from stages.model_card import Card, write_card
 from stages.model_folder import load_model, load_tokenizer
+from stages.older_form import readers_of
 from stages.paired_evaluations import evaluation_of, paired_ratios
 from stages.progress import bar, metric, note
 from stages.release_numbers import measured, number_tags, scan_scores
@@ -236,6 +237,7 @@ def _card(
         },
         figures=figures,
         checks=checks,
+        readers=readers_of(inputs.model.path),
     )
 
 

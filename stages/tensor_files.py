@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from registry.files import whole_file
+from stages.weight_files import weight_files
 
 WEIGHTS = "model.safetensors"
 # Name of a dtype in a safetensors header.
@@ -51,10 +52,7 @@ def tensor_infos(folder: Path) -> dict[str, TensorInfo]:
 
     Raises ValueError for a folder without weights, a damaged file, or a dtype that is not plain (packed or quantized numbers).
     """
-    paths = sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise ValueError(f"{folder} has no safetensors file")
-    infos = {name: info for path in paths for name, info in file_infos(path).items()}
+    infos = {name: info for path in weight_files(folder) for name, info in file_infos(path).items()}
     return dict(sorted(infos.items()))
 
 

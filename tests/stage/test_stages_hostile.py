@@ -20,8 +20,8 @@ from stages.contract import NoInputs
 from stages.evaluate import EvaluateConfig
 from stages.ingest_data import IngestDataConfig
 from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.model_folder import refuse_unsafe
 from stages.model_source import parse_source
+from stages.safe_folder import refuse_unsafe
 
 
 @pytest.fixture
