@@ -107,7 +107,7 @@ def _feed_forward(block: nn.Module, family: str) -> Part:
 
 def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
     refusal = "its heads cannot be removed"
-    found = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
+    found = [part for part in (getattr(block, name, None) for name in ATTENTION_NAMES) if part is not None]
     modules = dict(found[0].named_children()) if found else {}
     exit_name = next((name for name in ATTENTION_EXITS if name in modules), "")
     if "c_attn" in modules or "query_key_value" in modules or hasattr(found[0] if found else block, "embed_dim"):
