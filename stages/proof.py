@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -51,7 +51,13 @@ def check_kept(model: PreTrainedModel, expected: Tensor, what: str) -> None:
         )
 
 
-def prove_written(folder: Path, expected: Tensor, what: str, device: torch.device) -> None:
+def prove_written(
+    folder: Path,
+    expected: Tensor,
+    what: str,
+    device: torch.device,
+    tolerances: Mapping[torch.dtype, float] = SAME_KERNELS,
+) -> None:
     """Load a written model as anyone would and hold it to `expected`, the logits of the model in memory on the probe.
 
     Free that model before: then one copy is in memory. Raises ValueError in one line that names the difference.
@@ -60,13 +66,13 @@ def prove_written(folder: Path, expected: Tensor, what: str, device: torch.devic
     model = load_whole(folder, what, device)
     family = type(model).__name__
     error = difference(expected, kept_logits(model, what))
-    if not error <= SAME_KERNELS.get(model.dtype, 1e-2):
+    if not error <= tolerances.get(model.dtype, 1e-2):
         raise ValueError(
             f"{what}: the written {family} speaks otherwise than the model in memory, {error:.2g} of the largest logit apart"
         )
-    cached = _cache_error(model, folder, what, device)
+    cached = check_cache(model, folder, what, device)
     metric("proof_logit_error", error)
-    metric("proof_cache_error", cached)
+    metric("proofcheck_cache", cached)
     note(
         f"proved: the written model loads whole, its logits are the kept parts' to {error:.1e}, and {NUM_DECODED_TOKENS} tokens are "
         "the same with and without a cache"
@@ -101,8 +107,8 @@ def load_whole(
     return model.eval() if is_placed else model.to(device).eval()  # type: ignore[arg-type]
 
 
-def _cache_error(model: PreTrainedModel, folder: Path, what: str, device: torch.device) -> float:
-    """Return how far the cached logits are apart, as a share of the largest.
+def check_cache(model: PreTrainedModel, folder: Path, what: str, device: torch.device) -> float:
+    """Return how far the cached logits are apart, as a share of the largest. Raises ValueError when that is more than another order gives.
 
     Half precision may send a token to another expert, which is no fault of the cache: float32 decides then.
     """

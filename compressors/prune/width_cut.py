@@ -24,7 +24,7 @@ from compressors.prune.width_layout import (
 
 Kept = Sequence[Int[Tensor, "U"]]
 # Names of the number of channels in configs; a config may carry more than one.
-CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
+CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 @torch.no_grad()
@@ -144,7 +144,7 @@ def _carries(config: PretrainedConfig, name: str) -> bool:
 
 
 def _said(changes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
+    return ", ".join(f"{name} {value}" for name, value in changes.items()) or "another number of channels"
 
 
 def _cut_part(part: Part, units: Int[Tensor, "U"]) -> None:

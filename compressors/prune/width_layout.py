@@ -72,7 +72,9 @@ def attention_parts(model: PreTrainedModel) -> list[Part]:
 
     Raises ValueError, with the reason, for families whose heads are not free to go.
     """
-    num_heads = model.config.num_attention_heads
+    num_heads = getattr(model.config, "num_attention_heads", None)
+    if not isinstance(num_heads, int):
+        raise ValueError(f"{_family(model)}: its config has no one num_attention_heads; its heads cannot be removed")
     num_groups = getattr(model.config, "num_key_value_heads", None) or num_heads
     parts = [_attention(block, _family(model), num_heads, num_groups) for block in decoder_blocks(model)]
     return _same_width(parts, model, "KV groups")
