@@ -70,7 +70,9 @@ def prove_written(
         raise ValueError(
             f"{what}: the written {family} speaks otherwise than the model in memory, {error:.2g} of the largest logit apart"
         )
-    cached = check_cache(model, folder, what, device)
+    cached = check_cache(
+        model, folder, what, device, {one: max(OTHER_ORDER[one], tolerances[one]) for one in OTHER_ORDER}
+    )
     metric("proof_logit_error", error)
     metric("proofcheck_cache", cached)
     note(
@@ -107,19 +109,25 @@ def load_whole(
     return model.eval() if is_placed else model.to(device).eval()  # type: ignore[arg-type]
 
 
-def check_cache(model: PreTrainedModel, folder: Path, what: str, device: torch.device) -> float:
+def check_cache(
+    model: PreTrainedModel,
+    folder: Path,
+    what: str,
+    device: torch.device,
+    tolerances: Mapping[torch.dtype, float] = OTHER_ORDER,
+) -> float:
     """Return how far the cached logits are apart, as a share of the largest. Raises ValueError when that is more than another order gives.
 
     Half precision may send a token to another expert, which is no fault of the cache: float32 decides then.
     """
     refusal = f"{what}: the written {type(model).__name__} does not decode"
     dtype, error = model.dtype, _run(lambda: cache_difference(model), refusal)
-    if not error <= OTHER_ORDER.get(dtype, 5e-2) and dtype in HALF:
+    if not error <= tolerances.get(dtype, 5e-2) and dtype in HALF:
         del model
         gc.collect()
         dtype, whole = torch.float32, load_whole(folder, what, device, torch.float32)
         error = _run(lambda: cache_difference(whole), refusal)
-    if not error <= OTHER_ORDER.get(dtype, 5e-2):
+    if not error <= tolerances.get(dtype, 5e-2):
         raise ValueError(
             f"{what}: the written model decodes otherwise with a KV cache than without, {error:.2g} of the largest logit apart; "
             "its family is not taken"

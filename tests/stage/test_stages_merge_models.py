@@ -189,7 +189,7 @@ def test_an_interrupted_merge_goes_on_behind_its_last_whole_shard(
         branches = write_merged(order, tmp_path / "again", tmp_path / "scratch")
     assert sum("is there from an interrupted run" in one for one in notes) > len(kept)
     assert folder_digests(tmp_path / "again") == folder_digests(tmp_path / "whole")
-    assert sum(branches.values()) == len(base.infos) and not (tmp_path / "scratch").exists()
+    assert sum(branches.branches.values()) == len(base.infos) and not (tmp_path / "scratch").exists()
 
 
 MEASURE = """
