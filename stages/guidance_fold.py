@@ -14,6 +14,7 @@ from registry.artifact import AdapterArtifact, Facts, ModelArtifact
 from stages.guidance_folder import check_base, load_guidance
 from stages.model_folder import save_model
 from stages.progress import metric, note
+from stages.proof import kept_logits, prove_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -70,4 +71,7 @@ def folded_guidance(
     metric("fold_max_logit_error", error)
     metric("fold_max_logit_change", change)
     note(f"folded guidance at scale {guidance_scale:g} into the attention's output biases")
-    return save_model(folded, content, tokenizer_from=base_artifact.path)
+    expected, device = kept_logits(folded, "merge"), base.device
+    artifact = save_model(folded, content, tokenizer_from=base_artifact.path)
+    prove_written(artifact.path, expected, "merge", device)
+    return artifact

@@ -22,6 +22,7 @@ from stages.merge_config import MergeConfig, MergeInputs
 from stages.merge_search import Search
 from stages.merge_sources import FoldedAdapter, FoldedWeights, FolderSource, Source
 from stages.merge_stream import MergeOrder, Passthrough, write_merged
+from stages.merged_proof import prove_merged
 from stages.model_folder import load_model, model_facts
 from stages.progress import metric, note
 from stages.size_forecast import stored_bytes
@@ -50,6 +51,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     peak = num_models * largest + FIXED_MEMORY_BYTES
     if "base" in inputs:  # an adapter is checked at work, in one copy of the base
         peak += 4.0 * num_parameters
+    peak = max(peak, stored_bytes(made) + FIXED_MEMORY_BYTES)  # at the end the result is loaded, where there is room
     num_flops = 0.0
     if config.search:
         num_rows = config.search.max_rows * len(inputs["dev"])
@@ -82,8 +84,8 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact:
     """Make one plain model of a base and its students.
 
-    Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. Raises ValueError when they do not,
-    and for models that do not fit together or hold numbers that are not finite.
+    Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
+    and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
     """
     _check_inputs(config, _given(inputs))
     check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
@@ -108,7 +110,9 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
         search = Search(config.search, inputs.dev, workdir)
         best = search.best(config.trials(), lambda params, folder: _write_trial(config, order, params, folder))
         order = replace(order, method=_build(config, best))
-    _report(write_merged(order, workdir / "content", workdir / "shards"))
+    written = write_merged(order, workdir / "content", workdir / "shards")
+    _report(written.branches)
+    prove_merged(workdir / "content", written.digests)
     facts = _facts(order) | _cut((inputs.base, *inputs.students))
     return ModelArtifact.at(workdir / "content", **facts, companion_bytes=companion_bytes(workdir / "content"))
 

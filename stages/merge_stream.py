@@ -7,7 +7,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -73,8 +73,16 @@ class MergeOrder:
         check_filters(self.method, list(self.template.infos))
 
 
-def write_merged(order: MergeOrder, folder: Path, scratch: Path) -> Counter[str]:
-    """Write the merged model's folder and return how many tensors took which branch.
+@dataclass
+class Written:
+    """What a merge wrote: how many tensors took which branch, and the CRC-32 of each as it was in memory."""
+
+    branches: Counter[str] = field(default_factory=Counter)
+    digests: dict[str, int] = field(default_factory=dict)
+
+
+def write_merged(order: MergeOrder, folder: Path, scratch: Path) -> Written:
+    """Write the merged model's folder and return what was written.
 
     Shards are made in `scratch`, where an interrupted merge finds those that were whole. The same inputs give the same bytes.
     """
@@ -83,34 +91,36 @@ def write_merged(order: MergeOrder, folder: Path, scratch: Path) -> Counter[str]
     shards = plan_shards(infos, order.max_shard_bytes)
     by_name = {place.name: place for place in places(list(infos))}
     counter = bar("merging", len(infos), "tensors")
-    branches: Counter[str] = Counter()
+    written = Written()
     scratch.mkdir(parents=True, exist_ok=True)
     for file, names in zip(shard_names(len(shards)), shards, strict=True):
         record = scratch / f"{file}.json"
-        if not (record.exists() and (scratch / file).exists()):
-            found: Counter[str] = Counter()
+        known = json.loads(record.read_text()) if record.exists() and (scratch / file).exists() else {}
+        if set(known.get("digests", ())) == set(names):
+            branches, digests = Counter(known["branches"]), known["digests"]
+            counter.advance(len(names))
+            note(f"{file} is there from an interrupted run")
+        else:
+            branches = Counter()
             # a shard that a later run takes for whole must have reached the disk; a single one is never taken
-            write_shard(
+            digests = write_shard(
                 scratch / file,
                 {name: infos[name] for name in names},
-                lambda name, found=found: _merged_chunks(order, by_name[name], found),
+                lambda name, branches=branches: _merged_chunks(order, by_name[name], branches),
                 on_written=counter.advance,
                 is_synced=len(shards) > 1,
             )
             if len(shards) > 1:
-                write_synced(record, json.dumps(found))
-        else:
-            found = Counter(json.loads(record.read_text()))
-            counter.advance(len(names))
-            note(f"{file} is there from an interrupted run")
-        branches += found
+                write_synced(record, json.dumps({"branches": branches, "digests": digests}))
+        written.branches += branches
+        written.digests |= digests
     folder.mkdir(parents=True, exist_ok=True)
     for file in shard_names(len(shards)):
         os.replace(scratch / file, folder / file)
     write_index(folder, shards, infos)
     _write_config(order, folder)
     shutil.rmtree(scratch)
-    return branches
+    return written
 
 
 def _merged_chunks(order: MergeOrder, place: Place, branches: Counter[str]) -> Iterator[Tensor]:

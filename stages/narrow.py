@@ -5,25 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
 from compressors.catalogue import build
 from compressors.prune.block_refit import Matches
 from compressors.prune.width_budget import WidthCost, width_cost
-from compressors.prune.width_cut import config_changes, cut_width
+from compressors.prune.width_cut import config_changes, cut_width, silenced
 from compressors.prune.width_scores import WIDTH_SCORES
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
 from stages.progress import note
+from stages.proof import check_kept, kept_logits, prove_written
 from stages.refit_pass import refit_result
 from stages.samples import mixed_samples
 from stages.size_forecast import narrowed, stored_bytes
 from stages.width_facts import known_cost
 from stages.width_passes import MAX_GRAM_BYTES, Passes, Units, record_kept
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
 
 # Each says how many channels stay; at most one is given.
 SIZES = ("num_ffn_channels", "ffn_fraction", "num_parameters", "parameter_fraction", "equal_to_blocks")
@@ -134,11 +140,23 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 
 @stage("narrow", version=3, forecast=_forecast)
 def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelArtifact:
-    """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family.
+    """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family, which is tried.
 
-    Raises ValueError when a plain config of the family cannot say the new sizes, or the budget cannot be reached.
+    Raises ValueError when a plain config of the family cannot say the new sizes, the budget cannot be reached, or the proof fails.
     """
     device = pick_device()
+    result, kept, expected = _narrowed(config, inputs, device)
+    artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
+    record_kept(workdir / "content", kept)
+    del result
+    prove_written(artifact.path, expected, "narrow", device)
+    return artifact
+
+
+def _narrowed(
+    config: NarrowConfig, inputs: NarrowInputs, device: torch.device
+) -> tuple[PreTrainedModel, dict[Units, list[Tensor]], Tensor]:
+    """Return the narrower model, the units that it kept, and its logits on the proof's prompts."""
     model = load_model(inputs.model.path, pick_dtype(config.precision, device), device)
     cost = width_cost(model)
     num_channels, num_groups = kept_channels(config, cost), cost.num_groups - config.num_removed_groups
@@ -156,25 +174,27 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
     result = load_model(inputs.model.path, "auto", device)  # the passes may have run in another dtype
     if config.patch != "none":
         passes.patch(result, kept, config.ridge)
-    cut_width(result, channels=kept.get("channels"), groups=kept.get("groups"))
+    expected = _cut(result, kept)
     if config.patch == "refit":
         every = tuple(range(cost.num_blocks))
-        refit_result(
-            result,
-            model,
-            samples,
-            Matches(every, every),
-            first=0,
-            ridge=config.refit_ridge,
-            batch_size=config.batch_size,
-        )
+        matches, ridge = Matches(every, every), config.refit_ridge
+        refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=config.batch_size)
+        expected = kept_logits(result, "narrow")
     note(
         f"kept in each block: {num_channels} of {cost.num_channels} channels"
         + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
     )
-    artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
-    record_kept(workdir / "content", kept)
-    return artifact
+    return result, kept, expected
+
+
+def _cut(result: PreTrainedModel, kept: Mapping[Units, list[Tensor]]) -> Tensor:
+    """Narrow in place and return the logits; they must be the whole model's with the other units silent."""
+    units = {"channels": kept.get("channels"), "groups": kept.get("groups")}
+    with silenced(result, **units):
+        whole = kept_logits(result, "narrow")
+    cut_width(result, **units)
+    check_kept(result, whole, "narrow")
+    return kept_logits(result, "narrow")
 
 
 def kept_channels(config: NarrowConfig, cost: WidthCost) -> int:

@@ -12,19 +12,23 @@ from pydantic import Field, field_validator, model_validator
 from compressors.catalogue import did_you_mean
 from compressors.prune.block_refit import Matches
 from compressors.prune.blocks import decoder_blocks, only_blocks, remove_blocks
+from compressors.prune.bypass import handing_on
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.patch import PatchFit, fold_patch
+from compressors.prune.skeleton import check_cut
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from stages.block_choice import asked_blocks, check_choice, check_fields, chosen_blocks
 from stages.contract import Forecast, StageConfig, stage
 from stages.device import Precision, pick_device, pick_dtype
 from stages.model_folder import load_model, save_model
 from stages.progress import bar, metric, note
+from stages.proof import check_kept, kept_logits, prove_written
 from stages.refit_pass import refit_result
 from stages.samples import mixed_samples, run_through
 from stages.size_forecast import blocks_over, stored_bytes, without_blocks
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel
 
 Quantity = Literal["blocks", "parameters", "flops", "latency"]
@@ -133,39 +137,58 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
 
 @stage("prune", version=6, forecast=_forecast, is_light=lambda config: config.patch == "none")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
-    """Remove decoder blocks; the result loads and decodes like any other model of its family.
+    """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written.
 
-    Raises ValueError when the blocks do not exist or the family's blocks cannot move.
+    Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
     """
     removed = chosen_blocks(config, inputs.scan)
     steps = bar("pruning", 3, "steps")
     device = pick_device()
     model = load_model(inputs.model.path, "auto", device)
+    check_cut(model, removed)  # before any weight is computed
     steps.advance()
     samples: list[list[int]] = []
     if inputs.data:
         samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
-    if config.patch == "linear":
-        dtype = pick_dtype(config.precision, device)
-        original = model if model.dtype == dtype else load_model(inputs.model.path, dtype, device)
-        _patch(config, model, original, samples, removed)
-    matches = Matches.of_removed(len(decoder_blocks(model)), removed)
-    remove_blocks(model, removed)
-    if config.patch == "refit" and matches.first < len(matches.was):
-        refit_result(
-            model,
-            load_model(inputs.model.path, pick_dtype(config.precision, device), device),
-            samples,
-            matches,
-            first=matches.first,
-            ridge=config.refit_ridge,
-            batch_size=config.batch_size,
-        )
+    expected = _cut(config, inputs.model.path, model, samples, removed)
     note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
     steps.advance()
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
     steps.advance()
+    del model
+    prove_written(artifact.path, expected, "prune", device)
     return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=",".join(map(str, removed)))
+
+
+def _cut(
+    config: PruneConfig, folder: Path, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
+) -> Tensor:
+    """Remove the blocks in place, patched where asked, and return the logits of the result on the proof's prompts.
+
+    What is left must first speak as the kept blocks do in the whole model, which is what a family's own surprises would break.
+    """
+    device = model.device
+    if config.patch == "linear":
+        dtype = pick_dtype(config.precision, device)
+        original = model if model.dtype == dtype else load_model(folder, dtype, device)
+        _patch(config, model, original, samples, removed)
+    matches = Matches.of_removed(len(decoder_blocks(model)), removed)
+    with handing_on(model, removed):
+        expected = kept_logits(model, "prune")
+    remove_blocks(model, removed)
+    check_kept(model, expected, "prune")
+    if config.patch != "refit" or matches.first >= len(matches.was):
+        return expected
+    refit_result(
+        model,
+        load_model(folder, pick_dtype(config.precision, device), device),
+        samples,
+        matches,
+        first=matches.first,
+        ridge=config.refit_ridge,
+        batch_size=config.batch_size,
+    )
+    return kept_logits(model, "prune")
 
 
 def _patch(

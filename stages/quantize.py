@@ -21,6 +21,7 @@ from stages.onnx_session import open_session
 from stages.progress import metric, note
 from stages.quantize_graph import TABLE, QuantizedGraph, Switches
 from stages.quantize_limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
+from stages.quantized_proof import prove_graph
 from stages.samples import training_samples
 from stages.size_forecast import exported, integer_bytes, stored_bytes
 
@@ -143,6 +144,9 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     quantized = QuantizedGraph(config, source, samples)
     kept = _kept(config, quantized, workdir) if config.max_kept else []
     write_graph(quantized.place(kept), content)
+    if config.kind == "weights":  # dynamic products round what they read by nature: their loss is measured, below
+        vocab_size = int(inputs.model.facts["vocab_size"])
+        prove_graph(quantized, kept, content, workdir / "dequantized", vocab_size)
     quantized.forget()
     copy_companions(source, content)
     runner = OnnxRunner(open_session(content, is_frugal=True))

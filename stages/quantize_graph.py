@@ -62,13 +62,33 @@ class QuantizedGraph:
                 looked_up = nodes.integer_lookup(product.lookup, product.name, weights, model.graph)
                 nodes.put_in_place(product.lookup, *looked_up, model.graph)
         for table in nodes.embeddings(model.graph):  # of its own; a tied one is in place by now
-            grid, size = self._grid(self.config.head_bits), nodes.block_size_for(table.width, self.config.block_size)
-            weights, _ = quantize_rows(build(WEIGHT_METHODS, "nearest"), table.weight(), None, grid, size)
-            nodes.put_in_place(
-                table.node, *nodes.integer_lookup(table.node, table.name, weights, model.graph), model.graph
-            )
+            looked_up = nodes.integer_lookup(table.node, table.name, self._table(table), model.graph)
+            nodes.put_in_place(table.node, *looked_up, model.graph)
         parallel.join_parallel(model.graph)
         return nodes.finished(model)
+
+    def dequantized(self, kept: Sequence[str]) -> Any:
+        """Return the float graph with the numbers in it that the integers stand for: what `place(kept)` must compute."""
+        from compressors.quantize import nodes  # their library is in an extra
+
+        model, products = self._smoothed()
+        for product in products:
+            if product.name in kept and not self._has_more_bits(product):
+                continue
+            weights = self._eight_bits(product) if product.name in kept else self.integers[product.name]
+            matrix = weights.dequantized()
+            nodes.store_again(product.stored, matrix.T if product.is_transposed else matrix)
+        tied = {id(product.stored) for product in products}
+        for table in nodes.embeddings(model.graph):
+            if id(table.stored) not in tied:
+                nodes.store_again(table.stored, self._table(table).dequantized())
+        return nodes.finished(model)
+
+    def _table(self, table: Any) -> BlockWeights:
+        from compressors.quantize.nodes import block_size_for
+
+        grid, size = self._grid(self.config.head_bits), block_size_for(table.width, self.config.block_size)
+        return quantize_rows(build(WEIGHT_METHODS, "nearest"), table.weight(), None, grid, size)[0]
 
     def rank(self, scratch: Path, num_tokens: int) -> Switches:
         """Measure what each product costs alone, on the real kernels; needs float weights and integers in memory at once."""

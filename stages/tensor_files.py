@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,12 +105,14 @@ def write_shard(
     *,
     on_written: Callable[[], None] = lambda: None,
     is_synced: bool = False,
-) -> None:
+) -> dict[str, int]:
     """Write one safetensors file, asking `chunks` for each tensor's elements in order as flat tensors of any float dtype.
 
-    The file appears when it is whole. The same tensors give the same bytes: largest alignment first, then by name.
+    The file appears when it is whole. The same tensors give the same bytes: largest alignment first, then by name. Returns the CRC-32 of
+    each tensor's bytes as they were in memory, by name: what `tensor_crc` gives for what is in the file.
     """
     names = sorted(infos, key=lambda name: (-infos[name].dtype.itemsize, name))
+    digests = dict.fromkeys(names, 0)
     with whole_file(path) as temporary, temporary.open("wb") as stream:
         stream.write(_header(names, infos))
         for name in names:
@@ -117,12 +120,20 @@ def write_shard(
             for chunk in chunks(name):
                 flat = chunk.to(infos[name].dtype).reshape(-1).contiguous()
                 num_written += flat.numel()
-                stream.write(flat.view(torch.uint8).numpy().data)
+                content = flat.view(torch.uint8).numpy().data
+                digests[name] = zlib.crc32(content, digests[name])
+                stream.write(content)
             assert num_written == torch.Size(infos[name].shape).numel(), f"{name} is {num_written} elements long"
             on_written()
         if is_synced:
             stream.flush()
             os.fsync(stream.fileno())
+    return digests
+
+
+def tensor_crc(tensor: Tensor) -> int:
+    """Return the CRC-32 of a tensor's bytes."""
+    return zlib.crc32(tensor.reshape(-1).contiguous().view(torch.uint8).numpy().data)
 
 
 def write_index(folder: Path, shards: Sequence[Sequence[str]], infos: Mapping[str, TensorInfo]) -> None:

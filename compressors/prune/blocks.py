@@ -6,15 +6,25 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
+
+from compressors.prune.config_cut import cut_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# What a module calls its own number; a KV cache is addressed by it.
+INDEX_NAMES = ("layer_idx", "layer_index", "layer_id", "layer_number", "block_idx", "block_index", "block_id")
+# Tables outside the blocks with a piece for each of them, and the dimension in which the pieces follow each other (Gemma 3n and 4).
+TABLES = {"embed_tokens_per_layer": 1, "per_layer_model_projection": 0}
+
 
 def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     """Return the list of decoder blocks, found by its length. Raises ValueError when the model has none or several."""
-    num_blocks = model.config.num_hidden_layers
+    num_blocks = getattr(model.config, "num_hidden_layers", None)
+    if not isinstance(num_blocks, int):
+        raise ValueError(f"{type(model).__name__}: its config has no num_hidden_layers; not a plain decoder")
     found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_blocks]
     if num_blocks == 1:  # one block: tell it from other one-element lists by what it contains
         found = [m for m in found if any("attn" in name or "attention" in name for name, _ in m.named_modules())]
@@ -28,8 +38,8 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
 def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
     """Remove the blocks with the given zero-based indices, in place.
 
-    Renumbers `layer_idx` (a KV cache is addressed by it, https://github.com/huggingface/transformers/issues/30508), sets
-    `num_hidden_layers`, and cuts every per-block list of the config, so that the saved folder loads as a plain model.
+    Renumbers `layer_idx` (a KV cache is addressed by it, https://github.com/huggingface/transformers/issues/30508), and cuts what the
+    config and tables outside the blocks say of each. Whether a config can say what is left, `skeleton.check_cut` tells.
     Raises ValueError for indices out of range or repeated, for removing all, and for models whose blocks compute with their index.
     """
     blocks = decoder_blocks(model)
@@ -37,11 +47,11 @@ def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
     if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
         raise ValueError("scale_attn_by_inverse_layer_idx: a block's attention depends on its index; it cannot move")
     kept = [index for index in range(len(blocks)) if index not in set(removed)]
-    _cut_config(model.config, len(blocks), kept)
+    cut_config(model.config, len(blocks), kept)
+    for _, module, dim in block_tables(model):
+        _cut_table(module, dim, len(blocks), kept)
     for new_index, old_index in enumerate(kept):
-        for module in blocks[old_index].modules():
-            if hasattr(module, "layer_idx"):
-                module.layer_idx = new_index  # type: ignore[assignment]
+        _renumber(blocks[old_index], new_index - old_index)
     kept_blocks = [blocks[index] for index in kept]
     del blocks[len(kept) :]
     for index, block in enumerate(kept_blocks):
@@ -53,24 +63,30 @@ def only_blocks(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
     """Inside, the model has the blocks with these indices alone, in their order, as `remove_blocks` leaves it; afterwards it is whole."""
     blocks, config = decoder_blocks(model), model.config
     everything, settings = list(blocks), dict(vars(config))
+    weights = [(module, module.weight) for _, module, _ in block_tables(model)]
     try:
         remove_blocks(model, sorted(set(range(len(everything))) - set(kept)))
         yield
     finally:
         vars(config).update(settings)
+        for module, weight in weights:
+            _set_table(module, weight)
+        if len(blocks) < len(everything):  # not where the removal was refused
+            for new_index, old_index in enumerate(sorted(kept)):
+                _renumber(everything[old_index], old_index - new_index)
         for index, block in enumerate(everything):
             if index < len(blocks):
                 blocks[index] = block
             else:
                 blocks.append(block)
-            for module in block.modules():
-                if hasattr(module, "layer_idx"):
-                    module.layer_idx = index  # type: ignore[assignment]
 
 
-def per_block_settings(config: Any, num_blocks: int) -> dict[str, list[Any]]:
-    """Return the lists of a config with one entry a block: layer_types, no_rope_layers and whatever a future family adds."""
-    return {name: value for name, value in vars(config).items() if isinstance(value, list) and len(value) == num_blocks}
+def block_tables(model: PreTrainedModel) -> list[tuple[str, Any, int]]:
+    """Return the tables outside the blocks that hold a piece for each of them: (name, module, dimension of the pieces)."""
+    named = ((name, name.rpartition(".")[2], module) for name, module in model.named_modules())
+    return [
+        (name, module, TABLES[last]) for name, last, module in named if last in TABLES and hasattr(module, "weight")
+    ]
 
 
 def check_removal(num_blocks: int, removed: Sequence[int]) -> None:
@@ -84,9 +100,22 @@ def check_removal(num_blocks: int, removed: Sequence[int]) -> None:
         raise ValueError(f"removing {len(removed)} of {num_blocks} blocks leaves none; remove at most {num_blocks - 1}")
 
 
-def _cut_config(config, num_blocks: int, kept: list[int]) -> None:
-    for name, value in per_block_settings(config, num_blocks).items():
-        setattr(config, name, [value[index] for index in kept])
-    config.num_hidden_layers = len(kept)
-    if getattr(config, "max_window_layers", None) is not None:
-        config.max_window_layers = min(config.max_window_layers, len(kept))
+def _renumber(block: nn.Module, shift: int) -> None:
+    for module in block.modules():
+        for name in INDEX_NAMES:
+            if isinstance(vars(module).get(name), int):
+                setattr(module, name, vars(module)[name] + shift)
+
+
+def _cut_table(module: Any, dim: int, num_blocks: int, kept: Sequence[int]) -> None:
+    pieces = module.weight.detach().chunk(num_blocks, dim=dim)
+    weight = torch.cat([pieces[index] for index in kept], dim=dim)
+    _set_table(module, nn.Parameter(weight, requires_grad=module.weight.requires_grad))
+
+
+def _set_table(module: Any, weight: nn.Parameter) -> None:
+    module.weight = weight
+    if isinstance(module, nn.Embedding):
+        module.embedding_dim = weight.shape[1]
+    else:
+        module.out_features = weight.shape[0]

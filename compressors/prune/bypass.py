@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -47,6 +47,23 @@ def without_blocks(
     finally:
         for index in passed:
             del blocks[index].forward
+
+
+@contextmanager
+def handing_on(model: PreTrainedModel, removed: Iterable[int]) -> Iterator[None]:
+    """Let some blocks hand their input on, whatever a family's blocks return. They still run: what later blocks take from them stays."""
+
+    def hand_on(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple | list) -> Tensor | tuple:
+        hidden = args[0] if args else kwargs["hidden_states"]
+        return (hidden, *output[1:]) if isinstance(output, tuple | list) else hidden
+
+    blocks = decoder_blocks(model)
+    hooks = [blocks[index].register_forward_hook(hand_on, with_kwargs=True) for index in removed]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 Kept = Sequence[Int[Tensor, "U"]]
 # Names of the number of channels in configs; a config may carry more than one.
-CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner")
+CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 @torch.no_grad()
@@ -47,6 +48,25 @@ def cut_width(model: transformers.PreTrainedModel, *, channels: Kept | None = No
         setattr(model.config, name, value)
     if groups is not None:
         _recount_heads(model)
+
+
+@contextmanager
+def silenced(
+    model: transformers.PreTrainedModel, *, channels: Kept | None = None, groups: Kept | None = None
+) -> Iterator[None]:
+    """Inside, channels and KV groups other than the given ones add nothing: what a cut must leave the model to compute."""
+    hooks = []
+    for kept, find in ((channels, feed_forward_parts), (groups, attention_parts)):
+        for part, units in zip(find(model), kept, strict=True) if kept is not None else ():
+            mask = torch.zeros(num_inputs(part.exit), dtype=torch.bool)
+            mask[part.exit_columns(units.cpu())] = True
+            mask = mask.to(part.exit.weight.device)
+            hooks.append(part.exit.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask, *args[1:])))
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def config_changes(
@@ -129,7 +149,7 @@ def _carries(config: PretrainedConfig, name: str) -> bool:
 
 
 def _said(changes: dict[str, int]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in changes.items())
+    return ", ".join(f"{name} {value}" for name, value in changes.items()) or "another number of channels"
 
 
 def _cut_part(part: Part, units: Int[Tensor, "U"]) -> None:

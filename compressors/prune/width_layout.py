@@ -73,7 +73,9 @@ def attention_parts(model: PreTrainedModel) -> list[Part]:
 
     Raises ValueError, with the reason, for families whose heads are not free to go.
     """
-    num_heads = model.config.num_attention_heads
+    num_heads = getattr(model.config, "num_attention_heads", None)
+    if not isinstance(num_heads, int):
+        raise ValueError(f"{_family(model)}: its config has no one num_attention_heads; its heads cannot be removed")
     num_groups = getattr(model.config, "num_key_value_heads", None) or num_heads
     parts = [_attention(block, _family(model), num_heads, num_groups) for block in decoder_blocks(model)]
     return _same_width(parts, model, "KV groups")
@@ -108,7 +110,7 @@ def _feed_forward(block: nn.Module, family: str) -> Part:
 
 def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
     refusal = "its heads cannot be removed"
-    found = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
+    found = [part for part in (getattr(block, name, None) for name in ATTENTION_NAMES) if part is not None]
     modules = dict(found[0].named_children()) if found else {}
     exit_name = next((name for name in ATTENTION_EXITS if name in modules), "")
     if "c_attn" in modules or "query_key_value" in modules or hasattr(found[0] if found else block, "embed_dim"):

@@ -188,6 +188,18 @@ def finished(model: ir.Model) -> ir.Model:
     return model
 
 
+def set_float_inputs(graph: ir.Graph) -> None:
+    """Let integer products read what they are given unrounded: slow, and to the digits of float32 the numbers that the codes stand for."""
+    for node in graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
+
+
+def store_again(stored: ir.Value, matrix: Tensor) -> None:
+    """Put other numbers in the place of a stored matrix, for every node that reads it."""
+    stored.const_value = ir.tensor(matrix.float().contiguous().numpy(), name=stored.name)
+
+
 def _plain_name(stored: ir.Value) -> str:
     return str(stored.name).removesuffix(".T").removesuffix(".weight").removeprefix("model.")
 

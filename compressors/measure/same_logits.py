@@ -1,0 +1,80 @@
+"""Whether two models give the same logits, and one model the same with a KV cache as without: on a few short prompts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NUM_PROMPTS, NUM_PROMPT_TOKENS, NUM_DECODED_TOKENS = 3, 16, 8
+# Of the largest logit. The same weights through the same kernels: what a file and a load may change is nothing, what a kernel chosen by
+# the alignment of memory may change is a last digit.
+SAME_KERNELS = {torch.float32: 1e-4, torch.bfloat16: 1e-2, torch.float16: 2e-3}
+# The same numbers added in another order: one token at a time, or without the terms that are zero. 24 blocks in float32 came to 1.2e-4.
+OTHER_ORDER = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+
+
+def probe_ids(vocab_size: int, device: torch.device | str = "cpu") -> Int[Tensor, "B T"]:
+    """Return the prompts: token ids from all over the vocabulary, always the same."""
+    ids = torch.randint(vocab_size, (NUM_PROMPTS, NUM_PROMPT_TOKENS), generator=torch.Generator().manual_seed(0))
+    return ids.to(device)
+
+
+@torch.no_grad()
+def probe_logits(model: PreTrainedModel) -> Float[Tensor, "B T V"]:
+    """Return the logits at every place of the prompts, computed without a cache, in float32 on the CPU."""
+    ids = probe_ids(model.config.vocab_size, model.device)
+    return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().cpu()
+
+
+def difference(one: Tensor, other: Tensor) -> float:
+    """Return the largest difference as a share of the largest logit; infinite where shapes differ or a number is not finite."""
+    if one.shape != other.shape:
+        return float("inf")
+    scale = float(one.abs().max().clamp(min=1e-6))
+    share = float((one - other).abs().max()) / scale
+    return share if math.isfinite(share) else float("inf")
+
+
+@torch.no_grad()
+def cache_difference(model: PreTrainedModel) -> float:
+    """Decode greedily with and without a cache and return the largest difference of the logits, as a share of the largest.
+
+    A prompt is compared up to the first token that differs: behind it the two read different texts.
+    """
+    ids = probe_ids(model.config.vocab_size, model.device)
+    with_cache, without = (_decoded(model, ids, is_cached) for is_cached in (True, False))
+    worst = 0.0
+    for row in range(len(ids)):
+        for step in range(NUM_DECODED_TOKENS):
+            one, other = without[step][row], with_cache[step][row]
+            worst = max(worst, difference(one, other))
+            if one.argmax() != other.argmax():
+                break
+    return worst
+
+
+def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -> list[Float[Tensor, "B V"]]:
+    from transformers import GenerationConfig  # seconds at import
+
+    # the model's own config may end a text or bend the logits; it is put back
+    own, model.generation_config = model.generation_config, GenerationConfig()
+    asked = GenerationConfig(
+        max_new_tokens=NUM_DECODED_TOKENS,
+        do_sample=False,
+        use_cache=is_cached,
+        pad_token_id=0,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    try:
+        steps = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=asked).logits  # type: ignore[union-attr, operator]
+    finally:
+        model.generation_config = own
+    return [step.float().cpu() for step in steps]
