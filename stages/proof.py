@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-import transformers
 from torch import Tensor
 
 from compressors.measure.same_logits import (
@@ -83,8 +82,10 @@ def prove_written(
 
 def load_whole(
     folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto"
-) -> transformers.PreTrainedModel:
+) -> PreTrainedModel:
     """Load a folder by plain transformers. Raises ValueError with the first names when a tensor is missing, unknown or of another shape."""
+    import transformers  # a second that a plan need not wait for
+
     quiet_transformers()
     is_placed = "quantization_config" in json.loads((folder / "config.json").read_text())
     model, report = _run(
