@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from transformers.pytorch_utils import Conv1D
 
 from compressors.measure.runner import TorchRunner
 from compressors.measure.same_logits import OTHER_ORDER, difference
@@ -122,6 +121,7 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
 def _errors(small: PreTrainedModel, original: PreTrainedModel) -> list[tuple[str, float]]:
     """Return |w - q|^2 / |w|^2 of each quantized matrix by name, the largest first. The original gets the rounded numbers in their place."""
     from bitsandbytes.functional import dequantize_4bit  # in an extra
+    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
     weights = dict(original.named_parameters())
     # bitsandbytes makes nn.Linear of GPT-2's Conv1D, which holds its matrix the other way round
