@@ -21,7 +21,7 @@ from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
 from stages.distil_config import check_parties, check_record, context_of
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.model_folder import load_model, load_tokenizer
+from stages.model_folder import load_base, load_tokenizer
 from stages.progress import note
 from stages.sentence_scores import with_scores
 from stages.teaching import build_parties, build_rollouts, with_hints
@@ -87,7 +87,7 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     dtype = pick_dtype(config.precision, device)
     tokenizer = load_tokenizer(inputs.model.path)
     rows = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
-    base = load_model(inputs.model.path, dtype, device, quantized=config.quantized_base)
+    base = load_base(inputs.model.path, dtype, device, config.quantized_base)
     student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
     if config.gradient_checkpointing:
         student.checkpoint_blocks()

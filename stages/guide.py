@@ -24,7 +24,7 @@ from stages.guidance_folder import save_guidance
 from stages.guidance_gate import GateReport, measure_gates
 from stages.guidance_rows import read_guided
 from stages.guide_config import GuideConfig, GuideInputs
-from stages.model_folder import load_model, load_tokenizer
+from stages.model_folder import load_base, load_tokenizer
 from stages.progress import metric, note
 from stages.training_rows import Mixture
 from stages.training_run import TrainingRun
@@ -89,9 +89,8 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
     training, device = config.training, pick_device()
     tokenizer = load_tokenizer(inputs.model.path)
     guided = read_guided(config, inputs)
-    base = load_model(
-        inputs.model.path, pick_dtype(training.precision, device), device, quantized=training.quantized_base
-    )
+    dtype = pick_dtype(training.precision, device)
+    base = load_base(inputs.model.path, dtype, device, training.quantized_base)
     if config.adapter == "lora":
         student = Student(training.adapt_method(base, 0))
     else:

@@ -40,7 +40,6 @@ def load_model(
     Told to compute in bfloat16 on a CPU it attends by whole products; under `auto`, as for a copy, it is left as it is.
     Raises ValueError for an unsafe folder, and unless its weights are all there, finite, and those that its config describes.
     """
-
     refuse_unsafe(folder)
     refuse_other_kinds(folder)
     quiet_transformers()
@@ -79,6 +78,25 @@ def _without_inference_packing(model: transformers.PreTrainedModel) -> transform
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
     return model
+
+
+def load_base(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantized: QuantizedBase
+) -> transformers.PreTrainedModel:
+    """Load the base that adapters are trained on, as `load_model` does; in 8 bits it computes alike while it is trained and looked at.
+
+    On a CPU bitsandbytes multiplies by the dequantized weights in training mode and rounds the inputs too in evaluation mode, a model
+    twice as far from the float base, into which the adapter is merged: held-out losses are those of the weights alone.
+    """
+    model = load_model(folder, dtype, device, quantized)
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(_by_weights_alone)
+    return model
+
+
+def _by_weights_alone(layer: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+    layer.training = True
 
 
 def load_tokenizer(folder: Path) -> Any:

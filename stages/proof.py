@@ -73,16 +73,14 @@ def prove_written(
         model, folder, what, device, {one: max(OTHER_ORDER[one], tolerances[one]) for one in OTHER_ORDER}
     )
     metric("proof_logit_error", error)
-    metric("proofcheck_cache", cached)
+    metric("proof_cache_error", cached)
     note(
         f"proved: the written model loads whole, its logits are the kept parts' to {error:.1e}, and {NUM_DECODED_TOKENS} tokens are "
         "the same with and without a cache"
     )
 
 
-def load_whole(
-    folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto"
-) -> PreTrainedModel:
+def load_whole(folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
     """Load a folder by plain transformers. Raises ValueError with the first names when a tensor is missing, unknown or of another shape."""
     import transformers  # a second that a plan need not wait for
 

@@ -8,6 +8,7 @@ import torch
 
 from compressors.measure.likelihood import pad_right
 from compressors.measure.runner import TorchRunner
+from compressors.measure.sampling import refuse_nan
 from compressors.measure.slots import pad_left
 
 # A context and what may follow it, as token ids, at least one each.
@@ -44,7 +45,7 @@ def choice_likelihoods(
             behind = torch.cat([mask[owners], is_real[:, :-1]], dim=1)
             logits, _ = runner.forward(tokens[:, :-1], behind, cache, last_only=False)
             logprobs = torch.cat([logprobs, _chosen(logits, tokens[:, 1:])], dim=1)
-        sums = iter((logprobs * is_real).sum(dim=1).tolist())
+        sums = iter(refuse_nan((logprobs * is_real).sum(dim=1)).tolist())
         results |= {index: [next(sums) for _ in questions[index][1]] for index in part}
         on_scored(len(part))
     return [results[index] for index in range(len(questions))]

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from compressors.measure.likelihood import Pair, scoring_batches
 from compressors.measure.runner import CausalRunner
+from compressors.measure.sampling import refuse_nan
 
 NUM_RESAMPLES = 2000
 # Logits of both models for so many tokens are held at once.
@@ -161,5 +162,5 @@ def _normalised(logits: Float[Tensor, "T V"]) -> tuple[Float[Tensor, "T V"], Int
     """Return (float32 logits, index of the largest, log of the sum of their exponentials); `max` finds both three times as fast as argmax."""
     values = logits.float()
     largest = values.max(dim=-1)
-    norm = (values - largest.values[:, None]).exp_().sum(dim=-1).log_() + largest.values
+    norm = refuse_nan((values - largest.values[:, None]).exp_().sum(dim=-1).log_() + largest.values)
     return values, largest.indices, norm

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from compressors.measure.runner import CausalRunner
+from compressors.measure.sampling import refuse_nan
 
 # A context and what follows it, as token ids; the context has at least one.
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -105,7 +106,7 @@ def piece_losses(
         for row, (index, tokens) in enumerate(places):
             logprobs = logits[row, tokens].float().log_softmax(dim=-1)
             targets = torch.tensor(list(pairs[index][1]), device=logprobs.device)
-            nats = -logprobs.gather(-1, targets[:, None])[:, 0].double()
+            nats = refuse_nan(-logprobs.gather(-1, targets[:, None])[:, 0].double())
             losses[index] = [(float(part.sum()), len(part)) for part in nats.split(PIECE_TOKENS)]
         on_scored(len(places))
     return [piece for index in range(len(pairs)) for piece in losses[index]]
@@ -135,6 +136,6 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[
 
 def _likelihood(logits: Float[Tensor, "T V"], targets: Int[Tensor, "T"]) -> Likelihood:
     logprobs = logits.log_softmax(dim=-1)
-    total = logprobs.gather(-1, targets[:, None]).sum()
+    total = refuse_nan(logprobs.gather(-1, targets[:, None]).sum())
     is_greedy = bool((logits.argmax(dim=-1) == targets).all())
     return Likelihood(float(total), len(targets), is_greedy)

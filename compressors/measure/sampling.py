@@ -27,8 +27,10 @@ class Sampling:
         One number a row and token, drawn by the caller, is all the randomness there is: who else is in the batch cannot matter.
         """
         if self.is_greedy:
-            return logits.argmax(dim=-1)
-        probs = (logits.float() / self.temperature).softmax(dim=-1)
+            chosen = logits.argmax(dim=-1)  # of a row that holds NaN it is the NaN
+            refuse_nan(logits.gather(-1, chosen[:, None]))
+            return chosen
+        probs = refuse_nan((logits.float() / self.temperature).softmax(dim=-1))
         if self.top_p == 1.0:  # sorting a vocabulary costs more than a block; without a cut it is not needed
             return _first_above(probs, uniforms)
         ordered, order = probs.sort(dim=-1, descending=True, stable=True)
@@ -38,6 +40,18 @@ class Sampling:
 
 
 GREEDY = Sampling()
+
+
+def refuse_nan(numbers: Tensor) -> Tensor:
+    """Return what was made of a model's logits. Raises ValueError when it holds NaN.
+
+    To an argmax NaN is the largest number: a broken model would "choose" the first answer of every question, and score like a guess.
+    """
+    if bool(numbers.isnan().any()):
+        raise ValueError(
+            "the model's logits are NaN: its numbers grew past its precision; measure it in float32 (precision: float32), or look at its weights"
+        )
+    return numbers
 
 
 def uniform_numbers(seed: int, num_tokens: int) -> Float[Tensor, "T"]:
