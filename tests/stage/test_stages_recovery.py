@@ -89,7 +89,9 @@ def weights(adapter: AdapterArtifact) -> dict[str, torch.Tensor]:
 def test_record_keeps_what_the_teacher_says_of_every_token(model: ModelArtifact, recorded: DatasetArtifact) -> None:
     teacher, original = TeacherRecord(recorded.path), load_model(model.path, torch.float32)
     rows = read_rows(recorded.path / "rows.jsonl")
-    assert {row.split for row in rows} == {"train", "heldout"}, "long text gives held-out pieces"
+    assert {row.split for row in rows} == {"train", "choose", "heldout"}, (
+        "long text gives pieces for choices and held-out ones"
+    )
     for row in (rows[0], rows[-1]):
         ids, logprobs = teacher.of(row)  # type: ignore[misc]
         tokens = [*row.prompt_ids, *row.answer_ids]
