@@ -193,7 +193,10 @@ def test_what_is_no_table_is_refused(store: Store, tmp_path: Path) -> None:
 def test_a_schema_that_refers_outside_itself_is_refused(store: Store, tmp_path: Path, key: str, target: str) -> None:
     schema = json.dumps({"type": "object", "properties": {"a": {"items": [{key: target}]}}})
     row = json.dumps({"question": "q", "answer": schema, "verifier": "json_schema"})
-    with pytest.raises(ValueError, match=r"line 1: row 0 answer is a JSON schema with \$"):
+    with pytest.raises(
+        ValueError,
+        match=r"1 of 1 references cannot be checked against: row 000000 \(json_schema: its \$ref leads nowhere",
+    ):
         jsonl(store, tmp_path, row)
     within = json.dumps({"$defs": {"x": {"type": "null"}}, "properties": {"$ref": {key: "#/$defs/x"}}})
     [row] = jsonl(store, tmp_path, json.dumps({"question": "q", "answer": within, "verifier": "json_schema"}))
