@@ -45,7 +45,8 @@ def _typed(entry: dataclasses.Field[Any], value: Any) -> Any:
             value = float(value)
     types, words = PLAIN[kind]
     is_flag = isinstance(value, bool)
-    if not isinstance(value, types) or is_flag != (kind == "bool") or (kind == "float" and not math.isfinite(value)):
+    is_endless = isinstance(value, float) and not math.isfinite(value)
+    if not isinstance(value, types) or is_flag != (kind == "bool") or is_endless:
         raise ValueError(f"{entry.name} is {str(value)[:100]!r}; accepted: {words}")
     return value
 

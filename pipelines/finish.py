@@ -75,7 +75,9 @@ def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> lis
         {
             "of": record.nodes[name].inputs["model"][0],
             "check": f"{row.task}: share of the original's accuracy",
-            "measured": _left(accuracy_ratio(*contents, row.task) or Ratio(row.value, row.low, row.high)),
+            "measured": _left(
+                accuracy_ratio(contents[0], contents[1], row.task) or Ratio(row.value, row.low, row.high)
+            ),
             "on": f"{row.num_rows} questions",
             "limit": "",
             "verdict": "",

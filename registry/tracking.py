@@ -116,7 +116,7 @@ class Tracker:
             if before is not None and (before.value == value or (math.isnan(before.value) and math.isnan(value))):
                 return
             point = Metric(name, value, now if before is None else max(now, before.timestamp + 1), step)
-            if before in buffer:
+            if before is not None and before in buffer:
                 buffer.remove(before)
             buffer.append(point)
             logged[name, step] = point

@@ -40,7 +40,7 @@ def read_model(
         )
     _refuse_half_tied(folder, model)
     if "quantization_config" not in read_object(folder / "config.json"):
-        model._weight_conversions = None  # else it is saved under the names it had, a wrapper's too
+        model._weight_conversions = None  # type: ignore[assignment] - else it is saved under the names it had, a wrapper's too
     return model
 
 
@@ -75,7 +75,7 @@ def _read(
     import transformers  # a second that a plan need not wait for
 
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(
+        return transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value] - a pair, by output_loading_info
             folder,
             dtype=dtype,
             use_safetensors=True,

@@ -192,7 +192,7 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
     note(f"reading {path.name}")
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
             path.parent,
             quantization_config=GgufConfig(dequantize=True),
             dtype=torch.float32,

@@ -83,5 +83,5 @@ def _is_one_shape(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
 
 
 def _ratio(estimate: Estimate, measured_on: str) -> Ratio:
-    ends = [end if math.isfinite(end) else None for end in (estimate.low, estimate.high)]
-    return Ratio(estimate.value, *ends, measured_on)
+    low, high = (end if math.isfinite(end) else None for end in (estimate.low, estimate.high))
+    return Ratio(estimate.value, low, high, measured_on)

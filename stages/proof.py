@@ -86,7 +86,7 @@ def load_whole(folder: Path, what: str, device: torch.device, dtype: torch.dtype
 
     quiet_transformers()
     is_placed = "quantization_config" in json.loads((folder / "config.json").read_text())
-    model, report = _run(
+    model, report = _run(  # type: ignore[misc] - a pair, by output_loading_info
         lambda: transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,

@@ -73,7 +73,7 @@ def _standing(objective: Objective, moving: Collection[ViewName]) -> Objective:
     own = (
         objective if isinstance(objective, Distil) else Distil(divergence=CrossEntropy(), target=Identity(of="labels"))
     )
-    fixed = [name for name in OTHERS if name in read and name not in moving]
+    fixed: list[ViewName] = [name for name in OTHERS if name in read and name not in moving]
     if fixed and isinstance(objective, Distil):
         return Distil(divergence=ForwardKL(), target=Identity(of=fixed[0]), route=own.route, reduction=own.reduction)
     if own.route == "all" and own.reduction == "token":

@@ -27,7 +27,7 @@ LAST_INDICES = ("moe_layer_end_index",)
 SHARED = "shared"
 
 
-def per_block_settings(config: Any, num_blocks: int) -> dict[str, list[Any]]:
+def per_block_settings(config: Any, num_blocks: int) -> dict[str, list[Any] | tuple[Any, ...]]:
     """Return the lists of a config with one entry a block: layer_types, no_rope_layers and whatever a future family adds."""
     return {
         name: value

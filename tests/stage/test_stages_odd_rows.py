@@ -191,7 +191,7 @@ def test_what_is_no_table_is_refused(store: Store, tmp_path: Path) -> None:
 @pytest.mark.parametrize("target", ["http://localhost:9/schema.json", "file:///etc/hostname", "other.json", "//host/x"])
 @pytest.mark.parametrize("key", ["$ref", "$dynamicRef"])
 def test_a_schema_that_refers_outside_itself_is_refused(store: Store, tmp_path: Path, key: str, target: str) -> None:
-    schema = json.dumps({"type": "object", "properties": {"a": {"items": [{key: target}]}}})
+    schema = json.dumps({"type": "object", "properties": {"a": {"items": {key: target}}}})
     row = json.dumps({"question": "q", "answer": schema, "verifier": "json_schema"})
     with pytest.raises(
         ValueError,
