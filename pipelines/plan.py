@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.mistakes import Mistakes, shown
+from pipelines.mistakes import Mistakes, RecipeError, shown
 from pipelines.node import Node
 from pipelines.recipe import Recipe
 from registry.artifact import Artifact, Facts
@@ -71,8 +72,8 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
         if not node.upstream <= facts.keys():
             continue  # what it will be given is refused already
         inputs = {slot: tuple(facts[name] for name in names) for slot, names in node.inputs.items()}
-        with mistakes.noted(f"node {shown(node.name)}, config."):
-            forecast = node.stage.forecast(node.config, inputs)
+        with mistakes.noted(f"node {shown(node.name)}: "):
+            forecast = _forecast(node, inputs)
             state, key = _state(node, store, artifacts, forced)
             if state == "hit":
                 artifacts[node.name] = store.load(node.stage.name, key)
@@ -81,6 +82,16 @@ def make_plan(recipe: Recipe, store: Store, forced: frozenset[str] | set[str] = 
             facts[node.name] = planned[-1].facts
     mistakes.refuse()
     return planned
+
+
+def _forecast(node: Node, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    """Return a stage's forecast. Raises RecipeError for what it refuses, `config.` before a line that begins with one of its fields."""
+    try:
+        return node.stage.forecast(node.config, inputs)
+    except ValueError as error:
+        first_word = re.split(r"\W", str(error), maxsplit=1)[0]
+        where = ", config." if first_word in node.stage.config_type.model_fields else ": "
+        raise RecipeError(f"node {shown(node.name)}{where}{error}") from error
 
 
 def with_seconds(plan: Iterable[PlannedNode], home: Path) -> list[PlannedNode]:

@@ -58,7 +58,11 @@ class Api:
         """What a request carries: with a body, the token by which the server knows that no page of another origin sends it."""
         if not self._headers:
             client = secrets.token_hex(8)
-            token = self.ask(f"csrf-token?client={client}")["token"]
+            try:
+                token = self.ask(f"csrf-token?client={client}")["token"]
+            except urllib.error.HTTPError as error:
+                assert error.code == 422, "a server of the tests' own, which asks for no token"
+                return {}
             self._headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
         return self._headers
 

@@ -257,8 +257,8 @@ def test_broken_tracking_does_not_cost_an_artifact(served: Environment, tmp_path
         (("run", "nothing.yaml"), "recipe 'nothing.yaml': no such file or shipped recipe"),
         (("plan", "tiny", "--until", "heald"), "--until 'heald': the recipe has no such node. Did you mean 'healed'?"),
         (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
-        (("show", "ffffffff"), "artifact 'ffffffff': 0 match"),
-        (("report", "1999"), "run '1999': 0 runs match"),
+        (("show", "ffffffff"), "artifact 'ffffffff': nothing is stored under"),
+        (("report", "1999"), "run '1999': nothing has been run under"),
         (("pull", "nobody", "/tmp/no/such/place"), "nobody: no model of that name is registered; there are: none"),
     ],
 )
