@@ -61,7 +61,8 @@ class Api:
             try:
                 token = self.ask(f"csrf-token?client={client}")["token"]
             except urllib.error.HTTPError as error:
-                assert error.code == 422, "a server of the tests' own, which asks for no token"
+                if error.code != 422:  # what a server that asks for no token says
+                    raise
                 return {}
             self._headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
         return self._headers
