@@ -47,7 +47,7 @@ def _typed(entry: dataclasses.Field[Any], value: Any) -> Any:
     is_flag = isinstance(value, bool)
     is_endless = isinstance(value, float) and not math.isfinite(value)
     if not isinstance(value, types) or is_flag != (kind == "bool") or is_endless:
-        raise ValueError(f"{entry.name} is {str(value)[:100]!r}; accepted: {words}")
+        raise ValueError(f"{entry.name} is {repr(value)[:100]}; accepted: {words}")
     return value
 
 

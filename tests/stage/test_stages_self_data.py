@@ -21,10 +21,12 @@ from compressors.self_data.verifiers import OBJECTIONS
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.chat_server import ServerConfig
+from stages.contract import NoInputs
 from stages.curate import CurateConfig, CurateInputs, curate
 from stages.export import ExportConfig, ExportInputs, export
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import Event, Note, listen
 from stages.rows import Row, read_rows
@@ -44,10 +46,11 @@ def all_verified_by_nothing(source: DatasetArtifact, folder: Path) -> DatasetArt
     """The same questions without a checkable answer, so that what the random model writes is kept."""
     from stages.rows import write_rows
 
-    shutil.copytree(source.path.parent, folder)
+    place = folder / source.path.parents[1].name / source.path.parents[0].name  # a manifest says where it belongs
+    shutil.copytree(source.path.parent, place)
     rows = [row.with_changes(verifier="none") for row in read_rows(source.path / "rows.jsonl")]
-    write_rows(folder / "content" / "rows.jsonl", rows)
-    return DatasetArtifact(folder / "content", source.facts, source.key, source.fingerprint + "-open")
+    write_rows(place / "content" / "rows.jsonl", rows)
+    return DatasetArtifact(place / "content", source.facts, source.key, source.fingerprint + "-open")
 
 
 @pytest.fixture
@@ -56,14 +59,14 @@ def open_questions(questions: DatasetArtifact, tmp_path: Path) -> DatasetArtifac
 
 
 @pytest.fixture
-def quick_to_stop(model: ModelArtifact, tmp_path: Path) -> ModelArtifact:
+def quick_to_stop(model: ModelArtifact, shared_store: Store, tmp_path: Path) -> ModelArtifact:
     """The random model with every second token it likes as a stop token: its answers end by themselves."""
     from transformers import GenerationConfig
 
-    folder = tmp_path / "stopper" / "content"
-    shutil.copytree(model.path.parent, folder.parent)
+    folder = tmp_path / "stopper"
+    shutil.copytree(model.path, folder)
     GenerationConfig(eos_token_id=[2, *range(100, 259)]).save_pretrained(folder)
-    return ModelArtifact(folder, model.facts, model.key, model.fingerprint + "-stopper")
+    return ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), shared_store).artifact
 
 
 def test_every_row_says_who_wrote_it_and_none_is_lost(

@@ -55,7 +55,9 @@ def test_a_look_that_gives_no_number_ends_the_training(
 def test_a_teacher_whose_ids_mean_other_tokens_is_refused(
     model: ModelArtifact, questions: DatasetArtifact, store: Store, tmp_path: Path
 ) -> None:
-    other = shutil.copytree(model.path.parent, tmp_path / "other") / "content"
+    # a manifest says where it belongs
+    place = tmp_path / "other" / model.path.parents[1].name / model.path.parents[0].name
+    other = shutil.copytree(model.path.parent, place) / "content"
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     names = list(vocabulary)

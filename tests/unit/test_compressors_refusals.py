@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("chunk_likelihood", {"epsilon": 0.0}, "tau and epsilon are 100.0 and 0.0; accepted: above 0, and in (0, 0.5)"),
     ("mix", {"share": -0.1}, "share is -0.1; accepted: from 0 to 1"),
     ("mix", {"share": 1.1}, "share is 1.1; accepted: from 0 to 1"),
-    ("mix", {"share": NAN}, "share is nan; accepted: from 0 to 1"),
+    ("mix", {"share": NAN}, "share is nan; accepted: a number"),
     ("mix", {"share": 0.5, "first": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
     ("mix", {"share": 0.5, "second": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
     ("identity", {"of": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
