@@ -23,6 +23,7 @@ from compressors.measure.same_logits import (
     probe_logits,
 )
 from stages.free_memory import give_back
+from stages.load_report import one_line
 from stages.model_folder import quiet_transformers
 from stages.progress import metric, note
 
@@ -141,5 +142,4 @@ def _run(work: Callable[[], T], refusal: str) -> T:
     except (torch.OutOfMemoryError, MemoryError):
         raise
     except Exception as error:
-        line = " ".join(str(error).split())[:300]
-        raise ValueError(f"{refusal}: {type(error).__name__}: {line}") from error
+        raise ValueError(f"{refusal}: {one_line(error)}") from error

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from pipelines.prefect_home import configure_prefect
-from tests.pipeline.operated import RECIPE, Api, Environment, attar, environment_of, free_ports
+from tests.pipeline.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
 from tests.pipeline.tiny_models import make_tiny_models
 
 
@@ -50,8 +49,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Environment:
     """What a command is started with in a workspace of its own, where a recipe and its text lie."""
     workspace = tmp_path_factory.mktemp("operate")
-    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
-    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    write_recipe(workspace)
     return environment_of(workspace, clean_environment)
 
 

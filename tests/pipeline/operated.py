@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 Environment = dict[str, str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
 RECIPE = {
@@ -129,6 +131,12 @@ def environment_of(workspace: Path, clean_environment: Environment) -> Environme
     """What a command is started with in a workspace of its own."""
     python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
     return clean_environment | {"ATTAR_HOME": str(workspace / "home"), "PYTHONPATH": python_path}
+
+
+def write_recipe(workspace: Path) -> None:
+    """Lay `wee.yaml` into a workspace, with the text that it reads."""
+    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
 
 
 def free_ports(count: int) -> list[str]:

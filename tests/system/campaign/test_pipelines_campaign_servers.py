@@ -15,11 +15,10 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from pipelines.operate.health import answers
 from pipelines.operate.service_state import read_state
-from tests.pipeline.operated import RECIPE, Api, Environment, attar, environment_of, free_ports, until
+from tests.pipeline.operated import Api, Environment, attar, environment_of, free_ports, until, write_recipe
 from tests.system.campaign.lives import BETWEEN_LOOKS, rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -30,8 +29,7 @@ AWAY_SECONDS = 30.0
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Environment:
     workspace = tmp_path_factory.mktemp("servers")
-    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
-    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    write_recipe(workspace)
     return environment_of(workspace, clean_environment)
 
 
