@@ -19,8 +19,8 @@ from compressors.distill.vocabulary import VocabularySample
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
-from stages.distil_config import check_parties, check_record, context_of
-from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.distil_config import check_record, context_of
+from stages.finetune_config import FinetuneConfig, FinetuneInputs, check_parties
 from stages.model_folder import load_base, load_tokenizer
 from stages.progress import note
 from stages.sentence_scores import with_scores
