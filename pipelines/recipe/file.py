@@ -12,7 +12,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.mistakes import RecipeError, shown
 from attar.registry.artifacts.confinement import confined
 
-RECIPES_FOLDER = Path(__file__).parent / "recipes"
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPE_FIELDS = ("name", "description", "execution", "method", "nodes")
 MAX_BYTES = 1_000_000
 # A few anchors that name each other stand for billions of values.
