@@ -121,7 +121,7 @@ def ingested(folder: Path, store: Any) -> Any:
 def ours(
     student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
 ) -> tuple[Any, dict[str, float]]:
-    from compressors.distill.student import plain_model
+    from compressors.adapt.adapted import plain_model
     from registry.store import Store
     from stages.contract import NoInputs
     from stages.finetune import build_run

@@ -23,7 +23,7 @@ from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
 from what_is_left import cells, pairs_of, sums
 
-from compressors.distill.student import mixed_precision, plain_model
+from compressors.adapt.adapted import mixed_precision, plain_model
 from compressors.measure.closeness import Sums, closeness
 from compressors.measure.likelihood import Pair
 from compressors.measure.runner import TorchRunner

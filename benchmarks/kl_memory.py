@@ -22,8 +22,9 @@ from safetensors import safe_open
 from compressors.distill.composite import Distil
 from compressors.distill.divergences.catalogue import DIVERGENCES
 from compressors.distill.head import OutputHead
-from compressors.distill.objectives import Targets
-from compressors.distill.reduction import LiveTeacher, Reduction
+from compressors.distill.reduction import Reduction
+from compressors.distill.teachers.outputs import LiveTeacher
+from compressors.distill.views import Targets
 
 NUM_TOKENS = 8 * 512
 NUM_PASSES = 2

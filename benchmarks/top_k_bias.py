@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from compressors.catalogue import build
 from compressors.distill.composite import Distil
 from compressors.distill.divergences.catalogue import DIVERGENCES
-from compressors.distill.objectives import Targets
+from compressors.distill.views import Targets
 from compressors.prune.blocks import remove_blocks
 
 SIZES = (1, 8, 64, 256, 1024)

@@ -19,8 +19,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from compressors.distill.head import OutputHead, output_head
-from compressors.distill.objectives import ForwardKL, Targets
-from compressors.distill.reduction import LiveTeacher, Reduction
+from compressors.distill.objectives import ForwardKL
+from compressors.distill.reduction import Reduction
+from compressors.distill.teachers.outputs import LiveTeacher
+from compressors.distill.views import Targets
 from compressors.distill.vocabulary import VocabularySample
 
 SIZES = (2048, 4096, 8192, 16384, 32768)

@@ -11,8 +11,9 @@ from accelerate import Accelerator
 from compressors.distill.average import WeightAverage, trained_weights
 from compressors.distill.heldout import packing_matches
 from compressors.distill.loop import Trainer
+from compressors.distill.modality import CausalText
 from compressors.distill.packing import Example
-from compressors.distill.parties import KeptStates, OtherModel
+from compressors.distill.parties import KeptStates
 from compressors.distill.steps import Steps
 from compressors.distill.student import Student
 from compressors.distill.vocabulary import VocabularySample
@@ -100,23 +101,22 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     used, limit = steps.used(), schedule.tokens_per_micro_batch
     if rollouts is None:
         rows = with_prefix(rows, used, student, workdir, limit, is_packed)
-    if isinstance(teacher := parties.get("teacher"), OtherModel):
-        if rollouts is None and teacher.follow(student, rows.train[0]):
-            note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
-        if config.run_teacher_once:
-            rows = with_teacher_states(rows, used, teacher, workdir, limit, is_packed)
-            parties["teacher"] = KeptStates(teacher.model.head)
+    teacher = parties.get("teacher")
+    if teacher is not None and rollouts is None and teacher.follow(student, rows.train[0]):
+        note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
+    if config.run_teacher_once and teacher is not None and teacher.own_model is not None:
+        rows = with_teacher_states(rows, used, teacher, student, workdir, limit, is_packed)
+        parties["teacher"] = KeptStates(teacher.own_model.head)
     trainer = Trainer(
         student,
         rows.train,
         steps,
         config.reduction,
-        is_packed,
+        CausalText(is_packed, _sample(config, rows.train, base.config.vocab_size)),
         Accelerator(cpu=device.type == "cpu"),
         parties=parties,
         rollouts=rollouts,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
-        sample=_sample(config, rows.train, base.config.vocab_size),
     )
     return TrainingRun(config, trainer, rows, tokenizer, workdir)
 

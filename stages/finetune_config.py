@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
 from compressors.catalogue import build
-from compressors.distill.composite import projections_read
+from compressors.distill.losses.objective import projections_read
 from compressors.distill.reduction import Reduction
 from registry.artifact import DatasetArtifact, FittedArtifact, ModelArtifact
 from stages.distil_config import check_rollout, check_sample, check_source, check_views, context_of, rollout_of
 from stages.model_folder import QuantizedBase
-from stages.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective, views_read
+from stages.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective
 from stages.schedule_config import ScheduleConfig
 
 
@@ -168,7 +168,7 @@ class FinetuneConfig(ScheduleConfig):
         """True when an objective reads the teacher, or a rollout lets it write."""
         rollout = rollout_of(self.rollout)
         writes = rollout is not None and "teacher" in rollout.writers
-        return writes or any("teacher" in views_read(one) for one in self.reduction.objectives.values())
+        return writes or any("teacher" in one.requires.sources for one in self.reduction.objectives.values())
 
     def reads_record(self, has_teacher_input: bool) -> bool:
         """True when the teacher is the one recorded in the data."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from compressors.distill.label_share import best_share, share_sums
+from compressors.distill.target_ops import best_share, share_sums
 from compressors.measure.likelihood import scoring_batches
 from registry.artifact import DatasetArtifact, Facts, FittedArtifact, ModelArtifact
 from stages.contract import Forecast, StageConfig, check_vocabulary, stage

@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from compressors.adapt.adapted import is_adapted
 from compressors.distill.average import WeightAverage, set_weights, trained_weights
 from compressors.distill.loop import Trainer
+from compressors.distill.modality import CausalText
 from compressors.distill.steps import Steps
 from compressors.distill.student import Student
 from compressors.guidance.adapters import ScaleRange, build_adapters
@@ -107,7 +108,7 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         rows.train,
         Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, training.schedule(device)),
         training.reduction,
-        False,
+        CausalText(is_packed=False),
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
     )

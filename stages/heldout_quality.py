@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from compressors.adapt.adapted import mixed_precision, plain_model
 from compressors.catalogue import build
 from compressors.distill.loop import Trainer
-from compressors.distill.student import mixed_precision, plain_model
 from compressors.measure.decode import decode
 from compressors.measure.likelihood import continuation_likelihoods
 from compressors.measure.runner import TorchRunner

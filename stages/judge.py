@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 
 from compressors.catalogue import build
-from compressors.measure.likelihood import pad_right
+from compressors.measure.slots import pad_right
 from compressors.self_data.judging import NUM_GRADES, digit_ids, expected_grade, judge_question, selective_accuracy
 from compressors.self_data.prompts import chat_prompt
 from registry.artifact import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact

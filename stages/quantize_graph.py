@@ -13,7 +13,7 @@ from torch import Tensor
 
 from compressors.catalogue import build
 from compressors.export.runtime import OnnxRunner
-from compressors.measure.likelihood import pad_right
+from compressors.measure.slots import pad_right
 from compressors.quantize.blocks import BlockWeights, Grid
 from compressors.quantize.methods import WEIGHT_METHODS, powers_of, quantize_rows
 from stages.calibration_taps import input_moments

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from compressors.measure.likelihood import pad_right
+from compressors.measure.slots import pad_right
 from compressors.prune.block_refit import Matches, refit_blocks
 from stages.progress import bar, metric, note
 

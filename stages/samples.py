@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from compressors.measure.likelihood import pad_right
+from compressors.measure.slots import pad_right
 from compressors.prune.calibration import Sample
 from compressors.self_data.prompts import encoded, first_tokens
 from registry.artifact import DatasetArtifact

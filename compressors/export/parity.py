@@ -11,9 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from compressors.measure.decode import decode
-from compressors.measure.likelihood import pad_right
 from compressors.measure.runner import CausalRunner
-from compressors.measure.slots import pad_left
+from compressors.measure.slots import pad_left, pad_right
 
 # Logits are kept for so many tokens of a prompt, its last ones: a vocabulary of numbers each.
 NUM_KEPT_LOGITS = 64

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from compressors.measure.likelihood import pad_right
+from compressors.measure.slots import pad_right
 
 CountedTokens = Literal["all", "last", "answer"]
 

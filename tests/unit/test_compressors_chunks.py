@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,11 +11,10 @@ import torch
 from compressors.distill.chunks import Chunks, chunk_sums, common_ends
 from compressors.distill.chunkwise import ChunkwiseDistil
 from compressors.distill.divergences.chunked import ChunkLikelihood
-from compressors.distill.head import OutputHead
-from compressors.distill.packing import Example, collate
-from compressors.distill.reduction import Parties, Reduction
-from compressors.distill.step_loss import Spoken, StepLoss
-from compressors.distill.token_stats import SampleFacts
+from compressors.distill.examples.sample_facts import SampleFacts
+from compressors.distill.packing import Example
+from compressors.distill.reduction import Reduction
+from tests.builders import OneBatch
 
 TEXT = "the cat sat"
 
@@ -58,8 +56,6 @@ def test_a_model_of_bytes_gives_every_tokenization_the_same_chunks(first: list[s
 
 
 VOCAB = 6
-# a student whose hidden states are its logits
-TABLE = SimpleNamespace(head=OutputHead(torch.eye(VOCAB)), projections={})
 
 
 def example(index: int, teacher: torch.Tensor | None = None, ends: tuple[int, ...] = (1, 3, 6)) -> Example:
@@ -73,11 +69,9 @@ def example(index: int, teacher: torch.Tensor | None = None, ends: tuple[int, ..
 
 def loss_of(examples: list[Example], logits: torch.Tensor, size: int = 256) -> tuple[torch.Tensor, torch.Tensor, dict]:
     objective = ChunkwiseDistil(divergence=ChunkLikelihood())
-    reduction = Reduction({"alm": objective}, {"alm": 1.0}, tokens_per_chunk=size)
-    spoken = Spoken(collate(examples, range(len(examples)), is_packed=True), lambda batch: Parties())
-    whole = StepLoss.of(reduction, lambda: [spoken], None, has_teacher=False)
     leaf = logits.clone().requires_grad_()
-    loss, sums = whole.loss(lambda batch: leaf, TABLE, spoken)  # type: ignore[arg-type]
+    batch = OneBatch.of(Reduction({"alm": objective}, {"alm": 1.0}), examples, VOCAB, tokens_per_chunk=size)
+    loss, sums = batch.loss(leaf)
     return loss.detach(), torch.autograd.grad(loss, leaf)[0], sums
 
 

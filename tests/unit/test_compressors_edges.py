@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from compressors.distill.token_stats import SampleFacts, TokenStats
+from compressors.distill.examples.sample_facts import SampleFacts
+from compressors.distill.token_stats import TokenStats
 from compressors.distill.token_weights import Opener
 from compressors.distill.vocabulary import VocabularySample
 from compressors.guidance.gap import Gap

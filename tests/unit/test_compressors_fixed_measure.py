@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from compressors.adapt.weights import FullWeights
 from compressors.distill.coefficients import LinearRamp, SwitchDivergence
@@ -14,7 +13,8 @@ from compressors.distill.divergences.policy import ClippedRatio
 from compressors.distill.divergences.shapes import CrossEntropy
 from compressors.distill.heldout import look_at
 from compressors.distill.loop import Trainer
-from compressors.distill.objectives import NextToken, Objective
+from compressors.distill.losses.next_token import NextToken
+from compressors.distill.losses.objective import Objective
 from compressors.distill.packing import Example
 from compressors.distill.parties import OtherModel, Party, StudentItself
 from compressors.distill.reduction import Reduction
@@ -25,6 +25,7 @@ from compressors.distill.target_ops import Identity, Mix
 from compressors.distill.token_weights import EntropyWeight
 from compressors.distill.views import ViewName
 from stages.tiny_model import random_model
+from tests.builders import trainer_of
 
 EXAMPLES = [Example([5, 9 + i], [20 + i, 40, 60 + 2 * i, 80]) for i in range(6)]
 SCHEDULE = Schedule(
@@ -53,7 +54,7 @@ def trainer(
         parties["past"] = StudentItself(past).begin(student)  # type: ignore[arg-type]
     reduction = Reduction(objectives, dict.fromkeys(objectives, 1.0), **more)  # type: ignore[arg-type]
     steps = Steps(lambda epoch: range(len(EXAMPLES)), EXAMPLES, SCHEDULE)
-    return Trainer(student, EXAMPLES, steps, reduction, True, Accelerator(cpu=True), parties=parties)
+    return trainer_of(student, EXAMPLES, steps, reduction, parties=parties)
 
 
 def other(seed: int = 1) -> OtherModel:

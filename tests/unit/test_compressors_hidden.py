@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from compressors.adapt.lora import Lora
-from compressors.distill.composite import Distil, HiddenDistil
+from compressors.distill.composite import Distil
 from compressors.distill.divergences.hidden import AttentionRelation, HiddenCosine, HiddenMSE
 from compressors.distill.divergences.kullback import ForwardKL
 from compressors.distill.loop import Trainer
+from compressors.distill.losses.hidden_states import HiddenDistil
 from compressors.distill.packing import Example
 from compressors.distill.parties import OtherModel, StudentItself
 from compressors.distill.reduction import Reduction
@@ -19,6 +19,7 @@ from compressors.distill.sources import Base
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student
 from stages.tiny_model import random_model
+from tests.builders import trainer_of
 
 SEQUENCES = torch.tensor([0, 0, 0, 1, 1])
 EXAMPLES = [Example([5, 6, 7], [8, 9, 10]), Example([10], [11, 12, 13]), Example([20, 21], [22, 23])]
@@ -89,7 +90,7 @@ def trainer(objective: object, teacher: object, tokens_per_micro_batch: int = 10
     steps = Steps(lambda epoch: range(3), EXAMPLES, schedule)
     objectives = {"states": objective, "kl": Distil(divergence=ForwardKL())}
     reduction = Reduction(objectives, {"states": 1.0, "kl": 0.1})  # type: ignore[arg-type]
-    return Trainer(student, EXAMPLES, steps, reduction, True, Accelerator(cpu=True), parties={"teacher": teacher})  # type: ignore[dict-item]
+    return trainer_of(student, EXAMPLES, steps, reduction, parties={"teacher": teacher})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("loss", [HiddenMSE(), HiddenCosine(), AttentionRelation(num_relation_heads=2)])

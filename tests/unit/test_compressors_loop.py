@@ -15,26 +15,28 @@ from accelerate.state import AcceleratorState, PartialState
 from compressors.adapt.lora import Lora
 from compressors.adapt.weights import FullWeights
 from compressors.distill.average import trained_weights
-from compressors.distill.coefficients import Clock, LinearRamp
-from compressors.distill.composite import Distil, ListwiseDistil
+from compressors.distill.coefficients import LinearRamp
+from compressors.distill.composite import Distil
 from compressors.distill.divergences.kullback import ForwardKL, ReverseKL
 from compressors.distill.divergences.listwise import AnchoredListwise
 from compressors.distill.divergences.policy import ClippedRatio
 from compressors.distill.drawing import Rollouts, Verdict, cut_place
+from compressors.distill.examples.sample_facts import SampleFacts
 from compressors.distill.loop import Trainer
-from compressors.distill.objectives import NextToken
+from compressors.distill.losses.listwise import ListwiseDistil
+from compressors.distill.losses.next_token import NextToken
 from compressors.distill.packing import Example, collate
 from compressors.distill.parties import OtherModel, StudentItself
 from compressors.distill.reduction import Reduction
 from compressors.distill.rollouts import MixedWrites, RepairedWrites, StudentWrites, TeacherWrites
 from compressors.distill.sample_weights import BetaKernel
 from compressors.distill.sources import Base, Ema, Generation, Live, PreviousEpoch, SelfRule, Start
-from compressors.distill.steps import Schedule, Steps
+from compressors.distill.steps import Clock, Schedule, Steps
 from compressors.distill.student import Student
 from compressors.distill.target_ops import Identity, Mix
-from compressors.distill.token_stats import SampleFacts
 from compressors.distill.token_weights import EntropyWeight, TopEntropy
 from stages.tiny_model import random_model
+from tests.builders import trainer_of
 
 
 def example(index: int) -> Example:
@@ -90,7 +92,7 @@ def trainer(tokens_per_micro_batch: int, accelerator: Accelerator, max_steps: in
         "past": StudentItself(Ema(decay=0.5)).begin(student),
     }
     steps = Steps(lambda epoch: range(8), EXAMPLES, schedule(tokens_per_micro_batch, max_steps))
-    return Trainer(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), True, accelerator, parties=parties)  # type: ignore[arg-type]
+    return trainer_of(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), accelerator, parties=parties)  # type: ignore[arg-type]
 
 
 def gradients_and_losses(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from compressors.adapt.lora import Lora
-from compressors.distill.coefficients import Clock
 from compressors.distill.parties import OtherModel
 from compressors.distill.rollouts import RepairedWrites, StudentWrites
+from compressors.distill.steps import Clock
 from compressors.distill.student import Student
 from stages.tiny_model import random_model
 from tests.unit.test_compressors_loop import EXAMPLES, rollouts

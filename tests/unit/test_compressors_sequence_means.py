@@ -6,23 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from compressors.adapt.weights import FullWeights
 from compressors.distill.composite import Distil, Mean
 from compressors.distill.divergences.kullback import ForwardKL
 from compressors.distill.divergences.policy import ClippedRatio
 from compressors.distill.divergences.shapes import CrossEntropy
-from compressors.distill.loop import Trainer
+from compressors.distill.examples.sample_facts import SampleFacts
 from compressors.distill.packing import Example
 from compressors.distill.reduction import Reduction
 from compressors.distill.steps import Schedule, Steps
 from compressors.distill.student import Student
 from compressors.distill.target_ops import Identity
-from compressors.distill.token_stats import SampleFacts
 from compressors.distill.token_weights import Clip
 from stages.objective_spec import ObjectiveSpec
 from stages.tiny_model import random_model
+from tests.builders import trainer_of
 
 LENGTHS = (1, 3, 7, 20)
 
@@ -56,7 +55,7 @@ def losses(objective: Distil, examples: list[Example], tokens_per_micro_batch: i
         weight_decay=0.0,
     )
     steps = Steps(lambda epoch: range(len(examples)), examples, schedule)
-    run = Trainer(student, examples, steps, Reduction({"own": objective}, {"own": 1.0}), True, Accelerator(cpu=True))
+    run = trainer_of(student, examples, steps, Reduction({"own": objective}, {"own": 1.0}))
     record = next(run.run())
     return record.losses["own"]
 

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from accelerate import Accelerator
 
+from compressors.adapt.adapted import plain_model
 from compressors.adapt.lora import Lora
 from compressors.adapt.weights import FullWeights, LastBlocks
 from compressors.distill.loop import NotFiniteError, Trainer
-from compressors.distill.objectives import NextToken
+from compressors.distill.losses.next_token import NextToken
 from compressors.distill.packing import Batch, Example, collate
 from compressors.distill.parties import OtherModel
 from compressors.distill.reduction import Reduction
 from compressors.distill.steps import Schedule, Steps
-from compressors.distill.student import Student, plain_model, record_prefix
+from compressors.distill.student import Student, record_prefix
 from compressors.prune.blocks import decoder_blocks, remove_blocks
 from stages.tiny_model import FAMILIES, random_model
+from tests.builders import trainer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ SCHEDULE = Schedule(
 def trainer(student: Student, schedule: Schedule = SCHEDULE) -> Trainer:
     loss = Reduction({"next_token": NextToken()}, {"next_token": 1.0})
     steps = Steps(lambda epoch: range(4), EXAMPLES, schedule)
-    return Trainer(student, EXAMPLES, steps, loss, True, Accelerator(cpu=True))
+    return trainer_of(student, EXAMPLES, steps, loss)
 
 
 def trained_blocks(student: Student) -> set[int]:

@@ -9,9 +9,13 @@ from compressors.catalogue import build
 from compressors.distill.composite import Distil
 from compressors.distill.divergences.catalogue import DIVERGENCES
 from compressors.distill.head import OutputHead
-from compressors.distill.objectives import NextToken, Objective, Targets
-from compressors.distill.reduction import LiveTeacher, Reduction
+from compressors.distill.losses.next_token import NextToken
+from compressors.distill.losses.objective import Objective
+from compressors.distill.reduction import Reduction
+from compressors.distill.teachers.outputs import LiveTeacher
+from compressors.distill.views import Targets
 from compressors.distill.vocabulary import VocabularySample
+from tests.builders import token_loss
 
 NUM_TOKENS, VOCAB, HIDDEN = 24, 400, 16
 NEXT_IDS = torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(5))
@@ -32,8 +36,10 @@ def loss_and_gradient(
     head = OutputHead(0.5 * tensor(VOCAB, HIDDEN, seed=1), tensor(VOCAB, seed=2), 0.7, softcap)
     hidden = tensor(NUM_TOKENS, HIDDEN, seed=3).requires_grad_()
     teacher = LiveTeacher(hidden.detach() + 0.3 * tensor(NUM_TOKENS, HIDDEN, seed=4), head)
-    reduction = Reduction({"one": objective}, {"one": 1.0}, tokens_per_chunk=7, sample=chosen)
-    loss, _ = reduction.loss(hidden, head, Targets(NEXT_IDS), {"one": NUM_TOKENS}, teacher)
+    reduction = Reduction({"one": objective}, {"one": 1.0})
+    loss, _ = token_loss(
+        reduction, hidden, head, Targets(NEXT_IDS), {"one": NUM_TOKENS}, teacher, tokens_per_chunk=7, sample=chosen
+    )
     loss.backward()
     assert hidden.grad is not None
     return float(loss.detach()), hidden.grad

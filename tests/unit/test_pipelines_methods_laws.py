@@ -8,27 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from compressors.distill.coefficients import Clock
 from compressors.distill.composite import Distil
 from compressors.distill.contexts import ContextParts, Wording
 from compressors.distill.divergences.kullback import ForwardKL
 from compressors.distill.divergences.policy import ClippedRatio
+from compressors.distill.examples.sample_facts import SampleFacts, group_advantages
 from compressors.distill.head import OutputHead
-from compressors.distill.objectives import NextToken
+from compressors.distill.losses.next_token import NextToken
 from compressors.distill.packing import Example, collate
-from compressors.distill.reduction import Parties, Reduction
-from compressors.distill.sample_weights import group_advantages
-from compressors.distill.step_loss import Spoken, StepLoss
-from compressors.distill.token_stats import SampleFacts
+from compressors.distill.reduction import Reduction
+from compressors.distill.steps import Clock
 from compressors.distill.views import Targets, Views
-from compressors.distill.vocabulary import Entries
 from compressors.self_data.prompts import answer_tokens, chat_prompt
 from pipelines.recipe import load_recipe
 from stages.distil_config import context_of
@@ -36,10 +32,10 @@ from stages.finetune_config import FinetuneConfig
 from stages.teaching import with_other_sides
 from stages.tiny_model import byte_tokenizer
 from stages.training_rows import TrainingRows
+from tests.builders import OneBatch, TableTeacher, table_teachers, token_loss
 
 VOCAB, LENGTH = 7, 4
 # a student whose hidden states are its logits
-TABLE = SimpleNamespace(head=OutputHead(torch.eye(VOCAB)), projections={})
 
 
 def config_of(preset: str, *changes: str, node: str = "student") -> FinetuneConfig:
@@ -57,19 +53,6 @@ def reduction_of(preset: str, *changes: str) -> Reduction:
 def table(seed: int, num_sequences: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return 1.5 * torch.randn(num_sequences * LENGTH, VOCAB, generator=generator)
-
-
-@dataclass(frozen=True)
-class Said:
-    """A party that says what a table says, or what a function of the batch does."""
-
-    logits: torch.Tensor
-
-    def logprobs(self, tokens: slice) -> torch.Tensor:
-        return self.logits[tokens].log_softmax(dim=-1)
-
-    def over(self, entries: Entries) -> Said:
-        return Said(self.logits[:, entries.ids] + entries.shift)
 
 
 def group(
@@ -114,12 +97,9 @@ def step(
     **said: torch.Tensor | None,
 ) -> Outcome:
     """The loss of one step by the same path that training takes."""
-    parties = Parties(**{name: None if logits is None else Said(logits) for name, logits in said.items()})
     now = reduction if clock is None else reduction.at(clock)
-    spoken = Spoken(collate(examples, range(len(examples)), is_packed=True), lambda batch: parties)
-    whole = StepLoss.of(now, lambda: [spoken], None, has_teacher=said.get("teacher") is not None)
     logits = student.clone().requires_grad_()
-    loss, sums = whole.loss(lambda batch: logits, TABLE, spoken)  # type: ignore[arg-type]
+    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**said)).loss(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return Outcome(loss.detach(), gradient, sums)
 
@@ -297,9 +277,7 @@ def test_srpo_entropy_weights_have_mean_one(beta: float) -> None:
     """exp(-beta H) over its mean on the tokens of the wrong route: a divergence that is one everywhere sums to their number."""
     reduction = reduction_of("srpo", f"objectives.sdpo.token_weight.entropy.beta={beta}")
     examples = group([1.0, 0.0, 0.0, 0.0], table(0))
-    spoken = Spoken(collate(examples, range(4), is_packed=True), lambda batch: Parties(teacher=Said(table(1))))
-    whole = StepLoss.of(reduction, lambda: [spoken], None, has_teacher=True)
-    (mean,) = whole.weight_means.values()
+    (mean,) = OneBatch.of(reduction, examples, VOCAB, table_teachers(teacher=table(1))).step.weight_means.values()
     entropy = -(table(1).log_softmax(-1).exp() * table(1).log_softmax(-1)).sum(-1)[LENGTH:]
     assert float(((-beta * entropy).exp() / mean).mean()) == pytest.approx(1.0, abs=1e-5)
     if beta == 0.0:
@@ -590,8 +568,8 @@ def fitted(
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     counts = dict.fromkeys(reduction.objectives, len(labels))
     for _ in range(250):
-        teacher = None if said is None else Said(said)
-        loss, _ = reduction.loss(net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
+        teacher = None if said is None else TableTeacher(said)
+        loss, _ = token_loss(reduction, net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

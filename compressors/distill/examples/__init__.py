@@ -1,0 +1,1 @@
+"""What is learned: examples, their facts and batches, and who writes them."""

@@ -1,0 +1,1 @@
+"""Objectives, and the one reduction that makes a number of their terms."""

@@ -1,0 +1,1 @@
+"""Models that read examples: the student, and whatever teaches it."""
