@@ -104,7 +104,8 @@ def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, nu
 def cut(folder: Path, scratch: Path) -> Path:
     """Return the folder of the model without the removed blocks, which is a plain Hugging Face folder for TRL too."""
     from registry.store import Store
-    from stages.prune import PruneConfig, PruneInputs, prune
+    from stages.prune import prune
+    from stages.prune_config import PruneConfig, PruneInputs
 
     store = Store(scratch)
     inputs = PruneInputs(model=ingested(folder, store))

@@ -35,7 +35,8 @@ from stages.finetune import build_run
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.model_folder import load_model
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.record import RecordConfig, RecordInputs, record
 
 WAYS = ("all", "after_cut")

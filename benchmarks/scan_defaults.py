@@ -27,7 +27,7 @@ from stages.contract import NoInputs
 from stages.device import pick_device, pick_dtype
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.model_folder import load_model
-from stages.prune import PruneConfig
+from stages.prune_config import PruneConfig
 from stages.samples import calibration_samples
 from stages.scan_config import ScanConfig
 from stages.scan_runs import ScanRun

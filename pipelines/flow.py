@@ -26,8 +26,8 @@ from pipelines.listener import Listener
 from pipelines.node import Node
 from pipelines.overlaps import Overlaps
 from pipelines.plan import PlannedNode, lack_of_disk, stage_inputs
-from pipelines.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
-from pipelines.prefect_home import await_prefect
+from pipelines.pool_run import PoolCall, check_pools, run_on_pool
+from pipelines.prefect_home import RUN_TAG, await_prefect
 from pipelines.recipe import Recipe
 from pipelines.resources import ResourcePool
 from pipelines.stopping import close_dead_runs, stop_on_signals

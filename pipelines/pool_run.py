@@ -22,6 +22,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, State
 
 from pipelines.execution import deployment_of
+from pipelines.prefect_home import RUN_TAG
 from registry.artifact import Artifact
 from registry.store import CorruptArtifactError, Store
 from stages.contract import by_slot
@@ -33,8 +34,6 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 900.0
 # A machine that dies is bad luck once, twice; at the third time it is the stage (out of memory, as a rule).
 MAX_CRASHES = 3
-# Runs without it are not closed when they fall silent: see pipelines/operate/zombies.py.
-RUN_TAG = "attar"
 P = ParamSpec("P")
 T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.

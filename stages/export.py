@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
 from compressors.export.parity import Parity, Said, listen_to, measure_parity
 from compressors.export.runtime import OnnxRunner
 from compressors.measure.runner import TorchRunner
-from registry.artifact import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from registry.artifact import Facts, OnnxArtifact
 from stages.asked import row_prompt
-from stages.contract import Forecast, StageConfig, stage
+from stages.contract import Forecast, stage
+from stages.export_config import ExportConfig, ExportInputs
 from stages.free_memory import give_back
 from stages.guidance_export import export_guided
 from stages.model_folder import load_model, load_tokenizer
@@ -24,34 +24,6 @@ from stages.onnx_session import open_session
 from stages.progress import bar, metric, note
 from stages.rows import read_rows
 from stages.size_forecast import exported, stored_bytes
-
-
-class ExportConfig(StageConfig):
-    """The graph's operator set, and how much proof it owes."""
-
-    opset: int = Field(default=23, ge=20, le=23)
-    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
-
-    num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and ONNX Runtime are compared."""
-
-    num_new_tokens: int = Field(default=64, ge=1)
-    """Greedy tokens compared on each."""
-
-    min_token_agreement: float = Field(default=0.98, ge=0.0, le=1.0)
-    """Share of greedy tokens that must agree before the first difference, in [0, 1]; below it the stage fails."""
-
-    max_logit_difference: float = Field(default=1e-2, gt=0.0)
-    """Largest absolute difference of any logit; above it the stage fails."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportInputs:
-    """The model, the data set whose questions prove the graph, and guidance adapters, which stay: `guidance_scale` is an input then."""
-
-    model: ModelArtifact
-    data: DatasetArtifact
-    guidance: AdapterArtifact | None = None
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:

@@ -20,15 +20,15 @@ from compressors.distill.vocabulary import VocabularySample
 from registry.artifact import AdapterArtifact, Facts
 from stages.contract import Forecast, check_vocabulary, stage
 from stages.device import pick_device, pick_dtype
-from stages.distil_config import check_parties, check_record, context_of
-from stages.finetune_config import FinetuneConfig, FinetuneInputs
+from stages.distil_config import check_record, context_of
+from stages.finetune_config import FinetuneConfig, FinetuneInputs, check_parties
 from stages.model_folder import load_base, load_tokenizer
 from stages.progress import note
 from stages.sentence_scores import with_scores
 from stages.teaching import build_parties, build_rollouts, with_hints
 from stages.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from stages.training_run import TrainingRun, save_adapter
-from stages.work_forecast import training_flops
+from stages.training_work import training_flops
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}

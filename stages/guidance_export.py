@@ -15,6 +15,7 @@ from compressors.measure.decode import decode
 from compressors.measure.runner import TorchRunner
 from registry.artifact import AdapterArtifact, OnnxArtifact
 from stages.asked import row_prompt
+from stages.export_config import ExportConfig, ExportInputs
 from stages.guidance_folder import attach_guidance, proven_scales
 from stages.model_folder import load_model, load_tokenizer
 from stages.onnx_folder import copy_companions, write_graph
@@ -23,10 +24,8 @@ from stages.progress import bar, metric, note
 from stages.rows import read_rows
 from stages.size_forecast import exported
 
-if TYPE_CHECKING:  # export imports this file
+if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from stages.export import ExportConfig, ExportInputs
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from stages.model_folder import load_base, load_tokenizer
 from stages.progress import metric, note
 from stages.training_rows import Mixture
 from stages.training_run import TrainingRun
-from stages.work_forecast import training_flops
+from stages.training_work import training_flops
 
 
 def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:

@@ -17,7 +17,8 @@ from stages.compare import compare
 from stages.compare_config import CompareConfig, CompareInputs
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 
 
 def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(

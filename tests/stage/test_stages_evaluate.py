@@ -14,7 +14,8 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.onnx_session import open_session
 from stages.paired_evaluations import paired_ratios

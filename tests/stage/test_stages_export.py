@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
 from stages.contract import NoInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.progress import Event, Progress, listen

@@ -16,12 +16,14 @@ from registry.store import Store
 from stages.contract import NoInputs, Stage
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model, save_model
 from stages.narrow import NarrowConfig, NarrowInputs, narrow
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.size_forecast import blocks_over, flops_of_token, stored_bytes
 from stages.tiny_model import FAMILIES, random_model
 

@@ -12,11 +12,13 @@ import pytest
 from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.disk_space import DiskFullError
 from registry.store import Store
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.process import one_line
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.record import RecordConfig, RecordInputs, record
 from stages.training_run import CHECKPOINT
 

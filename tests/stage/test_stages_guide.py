@@ -25,7 +25,8 @@ from compressors.self_data.prompts import chat_prompt
 from registry.artifact import AdapterArtifact, DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.guidance_folder import WEIGHTS_FILE, check_base, load_guidance
 from stages.guide import guide
 from stages.guide_config import GuideConfig, GuideInputs
@@ -37,7 +38,8 @@ from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model, load_tokenizer, save_model
 from stages.onnx_session import open_session
 from stages.progress import listen
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord
 from stages.tiny_model import random_model

@@ -18,7 +18,8 @@ from stages.contract import NoInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model
 from stages.narrow import NarrowConfig, NarrowInputs, narrow
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.samples import training_samples
 from stages.tiny_model import FAMILIES
 

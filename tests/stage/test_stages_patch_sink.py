@@ -16,7 +16,8 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model, load_tokenizer
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.samples import mixed_samples
 
 REMOVED = 2

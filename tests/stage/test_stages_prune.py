@@ -13,7 +13,8 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.scan import ScanInputs, scan
 from stages.scan_config import ScanConfig
 from stages.scan_tables import read_scores

@@ -20,7 +20,8 @@ from stages.calibration_taps import input_moments
 from stages.contract import NoInputs
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_model
 from stages.onnx_folder import disk_bytes

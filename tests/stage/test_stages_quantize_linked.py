@@ -11,7 +11,8 @@ import pytest
 
 from registry.artifact import DatasetArtifact, ModelArtifact, OnnxArtifact
 from registry.store import Store
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.onnx_folder import DATA, read_graph
 from stages.onnx_session import GRAPH
 from stages.quantize import QuantizeConfig, QuantizeInputs, quantize

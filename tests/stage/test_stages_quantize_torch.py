@@ -11,7 +11,8 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.export import ExportConfig, export
+from stages.export import export
+from stages.export_config import ExportConfig
 from stages.model_folder import load_model
 from stages.quantize_limits import Limits
 from stages.quantize_torch import QuantizeTorchConfig, QuantizeTorchInputs, quantize_torch

@@ -26,7 +26,8 @@ from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.merge import MergeConfig, MergeInputs, merge
 from stages.model_folder import load_model, load_tokenizer
 from stages.progress import listen
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.record import RecordConfig, RecordInputs, record
 from stages.rows import read_rows
 from stages.teacher_shards import TeacherRecord

@@ -19,10 +19,12 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.quantize import QuantizeConfig, QuantizeInputs, quantize
 from stages.quantize_limits import Limits
 from stages.register import RegisterConfig, RegisterInputs, register

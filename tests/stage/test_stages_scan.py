@@ -17,7 +17,8 @@ from registry.store import Store
 from stages.contract import NoInputs
 from stages.ingest_data import IngestDataConfig, ingest_data
 from stages.model_folder import load_model, load_tokenizer
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.samples import calibration_samples
 from stages.scan import ScanInputs, scan
 from stages.scan_config import ScanConfig, scan_facts

@@ -23,7 +23,8 @@ from registry.store import Store
 from stages.chat_server import ServerConfig
 from stages.contract import NoInputs
 from stages.curate import CurateConfig, CurateInputs, curate
-from stages.export import ExportConfig, ExportInputs, export
+from stages.export import export
+from stages.export_config import ExportConfig, ExportInputs
 from stages.finetune import finetune
 from stages.finetune_config import FinetuneConfig, FinetuneInputs
 from stages.ingest_model import IngestModelConfig, ingest_model

@@ -11,7 +11,8 @@ from registry.artifact import DatasetArtifact, ModelArtifact
 from registry.store import Store
 from stages.evaluate import evaluate
 from stages.evaluate_config import EvaluateConfig, EvaluateInputs
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 
 CONFIG = EvaluateConfig(
     max_rows=3,

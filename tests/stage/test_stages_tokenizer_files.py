@@ -19,7 +19,8 @@ from stages.ingest_model import IngestModelConfig, ingest_model
 from stages.model_folder import load_tokenizer
 from stages.model_source import FetchedModel
 from stages.older_form import NEWER_CLASS, OLDER_CLASS, write_older_tokenizer
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 from stages.tiny_model import byte_tokenizer, random_model
 from stages.tokenizer_files import copy_tokenizer, tokenizer_files
 

@@ -11,7 +11,8 @@ from registry.artifact import AdapterArtifact, ModelArtifact, ScanArtifact
 from stages.catalogue import STAGES
 from stages.contract import NoInputs, StageConfig
 from stages.merge import merge
-from stages.prune import PruneConfig, PruneInputs, prune
+from stages.prune import prune
+from stages.prune_config import PruneConfig, PruneInputs
 
 
 def test_slots_come_from_the_signature() -> None:
