@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
 from attar.compressors.catalogue import build
-from attar.compressors.distill.losses.composite import projections_read
+from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
 from attar.stages.artifacts.model.folder import QuantizedBase
@@ -21,7 +21,7 @@ from attar.stages.finetune.distillation_config import (
     context_of,
     rollout_of,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective, views_read
+from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective
 from attar.stages.finetune.schedule_config import ScheduleConfig
 
 
@@ -175,7 +175,7 @@ class FinetuneConfig(ScheduleConfig):
         """True when an objective reads the teacher, or a rollout lets it write."""
         rollout = rollout_of(self.rollout)
         writes = rollout is not None and "teacher" in rollout.writers
-        return writes or any("teacher" in views_read(one) for one in self.reduction.objectives.values())
+        return writes or any("teacher" in one.requires.sources for one in self.reduction.objectives.values())
 
     def reads_record(self, has_teacher_input: bool) -> bool:
         """True when the teacher is the one recorded in the data."""

@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
 from attar.compressors.distill.examples.packing import Batch, Example, collate
 from attar.compressors.distill.examples.steps import Schedule, Steps
 from attar.compressors.distill.loop.trainer import NotFiniteError, Trainer
-from attar.compressors.distill.losses.objectives import NextToken
+from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.parties import OtherModel
-from attar.compressors.distill.teachers.student import Student, plain_model, record_prefix
+from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
+from tests.builders import trainer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ SCHEDULE = Schedule(
 def trainer(student: Student, schedule: Schedule = SCHEDULE) -> Trainer:
     loss = Reduction({"next_token": NextToken()}, {"next_token": 1.0})
     steps = Steps(lambda epoch: range(4), EXAMPLES, schedule)
-    return Trainer(student, EXAMPLES, steps, loss, True, Accelerator(cpu=True))
+    return trainer_of(student, EXAMPLES, steps, loss)
 
 
 def trained_blocks(student: Student) -> set[int]:
