@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from attar.compressors.distill.examples.packing import Example, collate
+from attar.compressors.distill.examples.packing import Batch, Example, collate
 from attar.compressors.distill.examples.steps import Schedule, Steps
 from attar.compressors.distill.loop.modality import CausalText, Modality
 from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch
@@ -22,6 +22,8 @@ from attar.compressors.distill.losses.reduction import Reduction, Sums, combine,
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.losses.views import Targets, TokenViews
 from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.distill.teachers.parties import Party
+from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.head import Entries, OutputHead
 
 
@@ -103,6 +105,11 @@ def token_loss(
         STATES: Whole(states),
     }
     return reduction.loss(observed, num_terms)
+
+
+def states_of(teacher: Party, student: Student, batch: Batch) -> Tensor:
+    """Return a teacher's last hidden states at the learned tokens of a batch."""
+    return teacher.speak(student, batch).states["hidden"]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
-from tests.builders import trainer_of
+from tests.builders import states_of, trainer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -115,10 +115,10 @@ def test_a_teacher_that_begins_like_the_student_goes_on_from_its_frozen_blocks(f
     teacher = OtherModel(Student(original.requires_grad_(False)).eval())
     recorded = dict(record_prefix(student, EXAMPLES, tokens_per_batch=8, is_packed=False))
     batch = collate([replace(e, prefix=recorded[i]) for i, e in enumerate(EXAMPLES)], [2, 0, 1], is_packed=False)
-    whole = teacher.states(batch)
+    whole = states_of(teacher, student, batch)
     assert teacher.follow(student, EXAMPLES[0]) and teacher.begins_alike
     decoder_blocks(original)[0].forward = never_run  # the block that both have
-    torch.testing.assert_close(teacher.states(batch), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(states_of(teacher, student, batch), whole, atol=1e-4, rtol=1e-4)
 
 
 def never_run(*args: object, **kwargs: object) -> None:
