@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from pipelines.author_commands import AUTHOR_COMMANDS
 from pipelines.completion import complete_recipe
 from pipelines.guarded import DebugOption, guarded
 from pipelines.guarded import refusals as _refusals
@@ -180,7 +181,7 @@ def gc(
 
 for command_name, command in LOOK_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*COMMANDS, *POOL_COMMANDS):
+for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 

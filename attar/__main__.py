@@ -1,0 +1,5 @@
+"""`python -m attar` is `attar`."""
+
+from pipelines.cli import main
+
+main()
