@@ -1,4 +1,7 @@
-"""The JSON Schema of recipes: nodes told apart by `stage`, each with its config's fields, ranges and descriptions, and its inputs."""
+"""The JSON Schema of recipes: nodes told apart by `stage`, each with its config's fields, ranges and descriptions, and its inputs.
+
+`python -m pipelines.recipe_schema` writes the shipped file anew.
+"""
 
 from __future__ import annotations
 
@@ -119,3 +122,7 @@ def _card() -> dict[str, Any]:
         "required": names,
         "properties": texts,
     }
+
+
+if __name__ == "__main__":
+    SCHEMA_FILE.write_text(schema_text())
