@@ -35,10 +35,10 @@ test-browser: $(VENV)/ready
 
 # The tests of the servers once more, on Postgres.
 test-postgres: $(VENV)/ready
-	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/pipeline/test_pipelines_operate.py
+	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/system/test_operate.py
 
 # Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
-# make mutants MODULES="compressors.merge.ties compressors.quantize.blocks". The tool lies apart: nothing else needs it.
+# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
 	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutants.py $(MODULES)
@@ -53,8 +53,8 @@ lint: $(VENV)/ready
 
 # What is written by code and shipped: the recipes' schema, the types of the stages' calls. A test tells when they are old.
 generated: $(VENV)/ready
-	$(BIN)/python -m pipelines.recipe_schema
-	$(BIN)/python -m stages.call_stub
+	$(BIN)/python -m attar.pipelines.cli.recipe_schema
+	$(BIN)/python -m attar.stages.call_stub
 
 # Everybody's licence, and known vulnerabilities of the pinned versions. Needs the network: a package that nobody could be asked about fails it.
 # Another source of vulnerabilities: make audit AUDIT="-s osv"

@@ -4,7 +4,7 @@
 
     run = attar.run("tiny")                        # a recipe, through Prefect and MLflow, in a process of its own
     attar.compare(run, attar.load_run("2026"))     # two runs, figure by figure, with intervals
-    attar.stages.prune(model="my-model", blocks=[3], output="smaller")   # one stage on folders, without either
+    attar.stages.prune.stage(model="my-model", blocks=[3], output="smaller")   # one stage on folders, without either
 
 Whatever is imported is imported when it is first used, so that `import attar` costs milliseconds.
 """
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from attar.comparison import Comparison, compare
     from attar.entries import load_recipe, node, pull
     from attar.one_line import AttarError
+    from attar.pipelines.recipe.mistakes import RecipeError
+    from attar.pipelines.recipe.whole import Recipe
     from attar.plans import Plan, plan
+    from attar.registry.artifacts.store import Store
     from attar.runs import Run, load_run, run
-    from pipelines.mistakes import RecipeError
-    from pipelines.recipe import Recipe
-    from registry.store import Store
 
 __all__ = [
     "AttarError",
@@ -48,10 +48,10 @@ _HOMES = {
     "AttarError": "attar.one_line",
     "Comparison": "attar.comparison",
     "Plan": "attar.plans",
-    "Recipe": "pipelines.recipe",
-    "RecipeError": "pipelines.mistakes",
+    "Recipe": "attar.pipelines.recipe.whole",
+    "RecipeError": "attar.pipelines.recipe.mistakes",
     "Run": "attar.runs",
-    "Store": "registry.store",
+    "Store": "attar.registry.artifacts.store",
     "compare": "attar.comparison",
     "load_recipe": "attar.entries",
     "load_run": "attar.runs",

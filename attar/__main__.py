@@ -1,5 +1,5 @@
 """`python -m attar` is `attar`."""
 
-from pipelines.cli import main
+from attar.pipelines.cli.main import main
 
 main()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar.one_line import AttarError, told_in_one_line
+from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.run_difference import figure_differences
 from attar.runs import Run, load_run
-from pipelines.notebook_table import html_table, text_table
-from pipelines.run_difference import figure_differences
 
 # NAME@ALIAS, NAME/VERSION and models:/... are registered versions; a run's id has none of these marks.
 VERSION = re.compile(r"models:/|.+[@/]")
@@ -58,8 +58,8 @@ def _is_version(given: Run | str) -> bool:
 
 
 def _compare_versions(first: str, second: str) -> Comparison:
-    from registry.environment import configure_process
-    from registry.versions import compare_versions, read_version  # local: MLflow takes seconds to import
+    from attar.registry.artifacts.environment import configure_process
+    from attar.registry.release.versions import compare_versions, read_version  # local: MLflow takes seconds to import
 
     configure_process()
     versions = [read_version(name.removeprefix("models:/")) for name in (first, second)]

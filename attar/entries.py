@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.compressors.catalogue import did_you_mean
 from attar.one_line import told_in_one_line
-from compressors.catalogue import did_you_mean
-from pipelines.mistakes import RecipeError
-from pipelines.recipe import Recipe, build_recipe, override_document
-from pipelines.recipe import load_recipe as load
-from stages.catalogue import STAGES
+from attar.pipelines.recipe.mistakes import RecipeError
+from attar.pipelines.recipe.whole import Recipe, build_recipe, override_document
+from attar.pipelines.recipe.whole import load_recipe as load
+from attar.stages.catalogue import STAGES
 
 
 @told_in_one_line
@@ -54,8 +54,8 @@ def pull(model: str, folder: str | Path) -> Path:
 
     Raises AttarError where there is no such version, a file differs, or the registry does not answer.
     """
-    from registry.environment import configure_process
-    from registry.pull import download_model  # local: MLflow takes seconds to import
+    from attar.registry.artifacts.environment import configure_process
+    from attar.registry.release.pull import download_model  # local: MLflow takes seconds to import
 
     configure_process()
     return download_model(model, Path(folder).expanduser().resolve())

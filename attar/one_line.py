@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from pipelines.mistakes import RecipeError, one_line
+from attar.pipelines.recipe.mistakes import RecipeError, one_line
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -9,13 +9,13 @@ from typing import Any
 
 from attar.entries import as_recipe
 from attar.one_line import told_in_one_line
-from pipelines.cautions import cautions
-from pipelines.forecast_table import plan_rows, plan_total
-from pipelines.notebook_table import html_table, text_table
-from pipelines.plan import PlannedNode, lack_of_disk, make_plan, with_seconds
-from pipelines.recipe import Recipe
-from registry.environment import attar_home
-from registry.store import Store
+from attar.pipelines.cli.cautions import cautions
+from attar.pipelines.cli.forecast_table import plan_rows, plan_total
+from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.recipe.plan import PlannedNode, lack_of_disk, make_plan, with_seconds
+from attar.pipelines.recipe.whole import Recipe
+from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.store import Store
 
 
 @dataclass(frozen=True, repr=False)

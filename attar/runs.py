@@ -16,14 +16,14 @@ from typing import IO
 
 from attar.entries import as_recipe
 from attar.one_line import AttarError, told_in_one_line
-from pipelines.comparison import comparison_rows, stored_artifact
-from pipelines.notebook_table import html_table, text_table
-from pipelines.recipe import Recipe
-from pipelines.run_listing import node_rows, run_state
-from registry.artifact import Artifact
-from registry.environment import attar_home, writable
-from registry.run_record import RunRecord, find_run
-from registry.store import Store
+from attar.pipelines.cli.run_listing import node_rows, run_state
+from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.recipe.whole import Recipe
+from attar.pipelines.report.comparison import comparison_rows, stored_artifact
+from attar.registry.artifacts.environment import attar_home, writable
+from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import RunRecord, find_run
 
 # How the command line ends when nodes failed; the record says which.
 NODES_FAILED = 1

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from pipelines.prefect_home import configure_prefect
+from attar.pipelines.operate.prefect_home import configure_prefect
 
 ATTAR = Path(sys.executable).with_name("attar")
 

@@ -24,9 +24,9 @@ from typing import Any
 import psutil
 from csrf_token import headers
 
-from pipelines.operate.service_state import read_state
-from registry.store import Store
-from stages.orphans import OWNER
+from attar.pipelines.operate.service_state import read_state
+from attar.registry.artifacts.store import Store
+from attar.stages.runtime.orphans import OWNER
 
 RECIPE = """
 name: killed
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def attar(environment: dict[str, str], folder: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", *words]
+    command = [sys.executable, "-m", "attar.pipelines", *words]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)
 
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from pipelines.look import JsonOption, RunArgument
-from pipelines.tables import print_json, print_table
+from attar.pipelines.cli.look import JsonOption, RunArgument
+from attar.pipelines.cli.tables import print_json, print_table
 
 out = Console(soft_wrap=True)
 QUESTIONS = {
@@ -35,7 +35,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented recipe of one's own from a few answers: asked on a terminal, or given as options."""
-    from pipelines.recipe_starter import check_starter, filled_form, starter_text, write_starter
+    from attar.pipelines.recipe_starter import check_starter, filled_form, starter_text, write_starter
 
     given = {"model": model, "questions": questions, "num_blocks": num_blocks, "name": name}
     answers: dict[str, Any] = {field: value for field, value in given.items() if value}
@@ -55,7 +55,7 @@ def init(
 
 def _asked(answers: dict[str, Any]) -> dict[str, Any]:
     """Ask for what was not given; Enter takes the form's default."""
-    from pipelines.deployments.form import CompressForm
+    from attar.pipelines.deployments.form import CompressForm
 
     defaults = CompressForm()
     missing = {field: question for field, question in QUESTIONS.items() if field not in answers}
@@ -66,8 +66,8 @@ def schema(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it to this file instead.")] = None,
 ) -> None:
     """Print the JSON Schema of recipes, by which an editor completes and checks fields."""
-    from pipelines.recipe_schema import schema_text
-    from registry.files import write_synced
+    from attar.pipelines.cli.recipe_schema import schema_text
+    from attar.registry.artifacts.files import write_synced
 
     if output is None:
         sys.stdout.write(schema_text())
@@ -82,10 +82,10 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say what differs between two runs: fields of their recipes, artifacts, and figures with second / first."""
-    from pipelines.run_difference import figure_differences, run_difference, shown_rows
-    from registry.environment import attar_home
-    from registry.run_record import find_run
-    from registry.store import Store
+    from attar.pipelines.run_difference import figure_differences, run_difference, shown_rows
+    from attar.registry.artifacts.environment import attar_home
+    from attar.registry.artifacts.store import Store
+    from attar.registry.tracking.run_record import find_run
 
     home = attar_home()
     runs = tuple((find_run(home, run_id), Store(home)) for run_id in (first, second))

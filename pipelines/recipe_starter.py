@@ -10,15 +10,15 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from pipelines.deployments.form import CompressForm
-from pipelines.deployments.form_recipe import recipe_document
-from pipelines.explain import explanations
-from pipelines.mistakes import RecipeError
-from pipelines.recipe_schema import EDITOR_LINE, SCHEMA_FILE
-from registry.environment import attar_home
-from registry.files import write_synced
-from stages.catalogue import STAGES
-from stages.folder_inputs import data_source, model_source
+from attar.pipelines.cli.recipe_schema import EDITOR_LINE, SCHEMA_FILE
+from attar.pipelines.deployments.form import CompressForm
+from attar.pipelines.deployments.form_recipe import recipe_document
+from attar.pipelines.recipe.explain import explanations
+from attar.pipelines.recipe.mistakes import RecipeError
+from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.files import write_synced
+from attar.stages.catalogue import STAGES
+from attar.stages.folder_inputs import data_source, model_source
 
 WIDTH = 10_000  # yaml breaks no line before
 COMMENT_WIDTH = 110
@@ -68,10 +68,10 @@ def write_starter(path: Path, text: str, *, is_forced: bool = False) -> None:
 def check_starter(text: str, name: str) -> None:
     """Load and plan a recipe's text as a run would. Raises RecipeError with what is wrong."""
     # local: no other use of this module needs the plan
-    from pipelines.plan import make_plan
-    from pipelines.recipe import build_recipe
-    from pipelines.recipe_file import parse_yaml
-    from registry.store import Store
+    from attar.pipelines.recipe.file import parse_yaml
+    from attar.pipelines.recipe.plan import make_plan
+    from attar.pipelines.recipe.whole import build_recipe
+    from attar.registry.artifacts.store import Store
 
     make_plan(build_recipe(parse_yaml(text, f"recipe {name!r}"), name), Store(attar_home()))
 

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pipelines.comparison import COLUMNS, evaluations
-from registry.figures import HIGH, LOW
-from registry.gate import Ratio
-from registry.run_record import NodeRecord, RunRecord
-from registry.store import Store
-from stages.paired_evaluations import paired_ratios
+from attar.pipelines.report.comparison import COLUMNS, evaluations
+from attar.registry.artifacts.store import Store
+from attar.registry.release.figures import HIGH, LOW
+from attar.registry.release.gate import Ratio
+from attar.registry.tracking.run_record import NodeRecord, RunRecord
+from attar.stages.evaluate.paired_evaluations import paired_ratios
 
 Recorded = tuple[RunRecord, Store]
 # What stands in a table where a run has no such node or field.

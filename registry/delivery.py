@@ -8,11 +8,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from registry.artifact import Artifact
-from registry.files import delete
-from registry.fingerprint import folder_digests
-from registry.manifest import CONTENT, MANIFEST, CorruptArtifactError, check_files, handle, read_manifest, told
-from registry.store import Store
+from attar.registry.artifacts.files import delete
+from attar.registry.artifacts.fingerprint import folder_digests
+from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.manifest import (
+    CONTENT,
+    MANIFEST,
+    CorruptArtifactError,
+    check_files,
+    handle,
+    read_manifest,
+    told,
+)
+from attar.registry.artifacts.store import Store
 
 # The manifest of a delivered folder, among its files.
 DELIVERY = "attar.json"

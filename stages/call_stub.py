@@ -1,4 +1,4 @@
-"""The types of the stages' calls, for editors and type checkers: `python -m stages.call_stub` writes `stages/__init__.pyi`."""
+"""The types of the stages' calls, for editors and type checkers: `python -m attar.stages.call_stub` writes `stages/__init__.pyi`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from registry.artifact import Artifact
-from stages.catalogue import STAGES
-from stages.contract import InputSlot, Stage
-from stages.folder_call import OWN_ARGUMENTS
+from attar.registry.artifacts.handles import Artifact
+from attar.stages.catalogue import STAGES
+from attar.stages.contract import InputSlot, Stage
+from attar.stages.folder_call import OWN_ARGUMENTS
 
 STUB = Path(__file__).with_name("__init__.pyi")
-HEAD = '''"""The stages as functions of folders. Written by `python -m stages.call_stub`: change the stages, not this file."""
+HEAD = '''"""The stages as functions of folders. Written by `python -m attar.stages.call_stub`: change the stages, not this file."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from registry.artifact import {kinds}
-from registry.store import Store
+from attar.registry.artifacts.handles import {kinds}
+from attar.registry.artifacts.store import Store
 
 # a folder, a file or a source line
 Source = str | PathLike[str]

@@ -1,4 +1,4 @@
-"""How `attar.stages.prune(...)` is both a module and a call: Python binds a submodule onto its package, over whatever bears its name.
+"""How `attar.stages.prune.stage(...)` is both a module and a call: Python binds a submodule onto its package, over whatever bears its name.
 
 So the module itself becomes callable, as the language allows
 (https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access), and the attribute is the same whether or not
@@ -68,5 +68,7 @@ class StagesPackage(ModuleType):
 
 def _calls() -> ModuleType:
     """Return the module that knows every stage. It imports them all: not before a stage is asked for."""
-    importlib.import_module("registry.environment").configure_process()  # threads are set before torch is imported
+    importlib.import_module(
+        "attar.registry.artifacts.environment"
+    ).configure_process()  # threads are set before torch is imported
     return importlib.import_module(f"{__package__}.folder_call")

@@ -6,14 +6,14 @@ import os
 from pathlib import Path
 from typing import Any
 
-from registry.artifact import KINDS, Artifact
-from registry.delivery import delivered
-from registry.store import Store
-from stages.contract import InputSlot, NoInputs
-from stages.ingest_data import FORMS as DATA_FORMS
-from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.model_source import FORMS as MODEL_FORMS
+from attar.registry.artifacts.handles import KINDS, Artifact
+from attar.registry.artifacts.store import Store
+from attar.registry.delivery import delivered
+from attar.stages.contract import InputSlot, NoInputs
+from attar.stages.ingest.data import FORMS as DATA_FORMS
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from attar.stages.ingest.source_line import FORMS as MODEL_FORMS
 
 SCHEMES = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
 

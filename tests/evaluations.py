@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from registry.artifact import EvaluationArtifact
-from registry.run_record import NodeRecord, RunRecord, new_run_folder
-from registry.store import Slot, Store
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.store import Slot, Store
+from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 
 
 def recorded_run(store: Store, recipe: str, blocks: list[int], right: list[float]) -> RunRecord:

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.run_difference import run_difference
-from registry.run_record import NodeRecord, RunRecord, new_run_folder
-from registry.store import Store
+from attar.pipelines.cli.main import app
+from attar.pipelines.run_difference import run_difference
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from tests.evaluations import recorded_run
 
 

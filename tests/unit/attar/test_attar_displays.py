@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import attar
-from pipelines.notebook_table import html_table, text_table
-from registry.run_record import NodeRecord, RunRecord, new_run_folder
-from registry.store import Store
+from attar.pipelines.notebook_table import html_table, text_table
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from tests.evaluations import recorded_run
 
 

@@ -10,9 +10,9 @@ from jsonschema import Draft7Validator
 from typer.testing import CliRunner
 
 import attar
-from pipelines.cli import app
-from pipelines.recipe_file import read_document
-from stages.catalogue import STAGES
+from attar.pipelines.cli.main import app
+from attar.pipelines.recipe.file import read_document
+from attar.stages.catalogue import STAGES
 
 MODEL = "random:llama?num_blocks=4&hidden_size=64&seed=0"
 QUICK = ["--model", MODEL, "--questions", "reasoning_gym:chain_sum", "--rows", "20", "--num-blocks", "1"]
@@ -52,7 +52,7 @@ def test_every_stage_and_field_is_explained_once(folder: Path) -> None:
 
 
 def test_a_folder_and_a_file_need_no_scheme(folder: Path) -> None:
-    attar.stages.ingest_model(source=MODEL, output=folder / "model")
+    attar.stages.ingest.model(source=MODEL, output=folder / "model")
     (folder / "sums.jsonl").write_text('{"question": "1 plus 1?", "answer": "2"}\n' * 20)
     done = CliRunner().invoke(
         app, ["init", "mine.yaml", "--model", "model", "--questions", "sums.jsonl", "--num-blocks", "1"]

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import attar
-from pipelines.recipe_file import shipped_recipes
+from attar.pipelines.recipe.file import shipped_recipes
 
 NODES = {
     "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=4"}},

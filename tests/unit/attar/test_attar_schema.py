@@ -12,11 +12,11 @@ import pytest
 from jsonschema import Draft7Validator
 from typer.testing import CliRunner
 
-from pipelines.cli import app
-from pipelines.recipe import load_recipe
-from pipelines.recipe_file import read_document, shipped_recipes
-from pipelines.recipe_schema import SCHEMA_FILE, editor_line, recipe_schema, schema_text
-from stages.catalogue import STAGES
+from attar.pipelines.cli.main import app
+from attar.pipelines.cli.recipe_schema import SCHEMA_FILE, editor_line, recipe_schema, schema_text
+from attar.pipelines.recipe.file import read_document, shipped_recipes
+from attar.pipelines.recipe.whole import load_recipe
+from attar.stages.catalogue import STAGES
 
 VALIDATOR = Draft7Validator(json.loads(SCHEMA_FILE.read_text()))
 
