@@ -54,7 +54,7 @@ lint: $(VENV)/ready
 # What is written by code and shipped: the recipes' schema, the types of the stages' calls. A test tells when they are old.
 generated: $(VENV)/ready
 	$(BIN)/python -m attar.pipelines.cli.recipe_schema
-	$(BIN)/python -m attar.stages.call_stub
+	$(BIN)/python -m attar.call_stub
 
 # Everybody's licence, and known vulnerabilities of the pinned versions. Needs the network: a package that nobody could be asked about fails it.
 # Another source of vulnerabilities: make audit AUDIT="-s osv"

@@ -4,44 +4,16 @@
 
     run = attar.run("tiny")                        # a recipe, through Prefect and MLflow, in a process of its own
     attar.compare(run, attar.load_run("2026"))     # two runs, figure by figure, with intervals
-    attar.stages.prune.stage(model="my-model", blocks=[3], output="smaller")   # one stage on folders, without either
+    attar.stages.prune(model="my-model", blocks=[3], output="smaller")   # one stage on folders, without either
 
-Whatever is imported is imported when it is first used, so that `import attar` costs milliseconds.
+Whatever is imported is imported when it is first used, so that `import attar` costs milliseconds. The types are in `__init__.pyi`.
 """
 
-from __future__ import annotations
-
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from attar.comparison import Comparison, compare
-    from attar.entries import load_recipe, node, pull
-    from attar.one_line import AttarError
-    from attar.pipelines.recipe.mistakes import RecipeError
-    from attar.pipelines.recipe.whole import Recipe
-    from attar.plans import Plan, plan
-    from attar.registry.artifacts.store import Store
-    from attar.runs import Run, load_run, run
-
-__all__ = [
-    "AttarError",
-    "Comparison",
-    "Plan",
-    "Recipe",
-    "RecipeError",
-    "Run",
-    "Store",
-    "__version__",
-    "compare",
-    "load_recipe",
-    "load_run",
-    "node",
-    "plan",
-    "pull",
-    "run",
-    "stages",
-]
+from attar.callable_rooms import FacePackage
 
 # Which module each public name comes from.
 _HOMES = {
@@ -61,12 +33,18 @@ _HOMES = {
     "run": "attar.runs",
 }
 
+__all__ = [  # noqa: PLE0604 - the names of the table
+    "__version__",
+    "stages",
+    *_HOMES,
+]
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
     elif name == "stages":
-        value = import_module("attar.stages")
+        return import_module("attar.stages")
     elif name == "__version__":
         from importlib.metadata import version  # local: milliseconds that most do not need
 
@@ -79,3 +57,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+sys.modules[__name__].__class__ = FacePackage

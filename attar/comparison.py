@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from attar.one_line import AttarError, told_in_one_line
-from attar.pipelines.notebook_table import html_table, text_table
-from attar.pipelines.run_difference import figure_differences
+from attar.pipelines.recipe.notebook_table import html_table, text_table
+from attar.pipelines.report.difference import figure_differences
 from attar.runs import Run, load_run
 
 # NAME@ALIAS, NAME/VERSION and models:/... are registered versions; a run's id has none of these marks.

@@ -11,7 +11,7 @@ from attar.entries import as_recipe
 from attar.one_line import told_in_one_line
 from attar.pipelines.cli.cautions import cautions
 from attar.pipelines.cli.forecast_table import plan_rows, plan_total
-from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.pipelines.recipe.plan import PlannedNode, lack_of_disk, make_plan, with_seconds
 from attar.pipelines.recipe.whole import Recipe
 from attar.registry.artifacts.environment import attar_home

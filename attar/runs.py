@@ -17,7 +17,7 @@ from typing import IO
 from attar.entries import as_recipe
 from attar.one_line import AttarError, told_in_one_line
 from attar.pipelines.cli.run_listing import node_rows, run_state
-from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.pipelines.recipe.whole import Recipe
 from attar.pipelines.report.comparison import comparison_rows, stored_artifact
 from attar.registry.artifacts.environment import attar_home, writable

@@ -17,11 +17,11 @@ def main(folder: Path) -> None:
     questions.write_text("".join(f'{{"question": "{n} plus {n}?", "answer": "{2 * n}"}}\n' for n in range(1, 25)))
 
     # a folder that transformers has saved does as well: model="path/to/folder"
-    model = attar.stages.ingest.model(
+    model = attar.stages.ingest_model(
         source="random:llama?num_blocks=4&hidden_size=64&seed=0", output=folder / "model", store=store
     )
-    scan = attar.stages.scan.stage(model=folder / "model", data=questions, max_tokens=64, store=store)
-    smaller = attar.stages.prune.stage(model=model, scan=scan, num_blocks=1, output=folder / "smaller", store=store)
+    scan = attar.stages.scan(model=folder / "model", data=questions, max_tokens=64, store=store)
+    smaller = attar.stages.prune(model=model, scan=scan, num_blocks=1, output=folder / "smaller", store=store)
     print(f"{model.facts['num_blocks']} blocks, then {smaller.facts['num_blocks']}: {folder / 'smaller'}")
 
 

@@ -1,7 +1,1 @@
-"""The stages. Each is a function from a frozen config and input artifacts to one artifact, and callable on folders: `attar.stages.prune.stage(...)`."""
-
-import sys
-
-from attar.stages.callable_rooms import StagesPackage
-
-sys.modules[__name__].__class__ = StagesPackage
+"""One verb a file: each stage turns a config and input artifacts into one output artifact. `contract.py` says what a stage is."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from attar.pipelines.author_commands import AUTHOR_COMMANDS
+from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals

@@ -10,12 +10,12 @@ from typing import Any, Self
 import yaml
 
 from attar.compressors.catalogue import did_you_mean
-from attar.pipelines.notebook_table import html_table, text_table
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
+from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.pipelines.recipe.plain_values import check_plain
 from attar.registry.artifacts.fingerprint import digest
 from attar.stages.catalogue import STAGES

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
-from attar.pipelines.run_difference import run_difference
+from attar.pipelines.report.difference import run_difference
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from tests.evaluations import recorded_run

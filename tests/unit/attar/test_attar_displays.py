@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 import attar
-from attar.pipelines.notebook_table import html_table, text_table
+from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from tests.evaluations import recorded_run

@@ -52,7 +52,7 @@ def test_every_stage_and_field_is_explained_once(folder: Path) -> None:
 
 
 def test_a_folder_and_a_file_need_no_scheme(folder: Path) -> None:
-    attar.stages.ingest.model(source=MODEL, output=folder / "model")
+    attar.stages.ingest_model(source=MODEL, output=folder / "model")
     (folder / "sums.jsonl").write_text('{"question": "1 plus 1?", "answer": "2"}\n' * 20)
     done = CliRunner().invoke(
         app, ["init", "mine.yaml", "--model", "model", "--questions", "sums.jsonl", "--num-blocks", "1"]

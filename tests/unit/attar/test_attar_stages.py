@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 import attar
+from attar.call_stub import STUB, stub_text
+from attar.registry.artifacts.delivery import DELIVERY
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.store import Store
-from attar.registry.delivery import DELIVERY
-from attar.stages.call_stub import STUB, stub_text
 from attar.stages.catalogue import STAGES
 
 
@@ -44,21 +44,20 @@ def test_the_shipped_types_are_what_the_stages_are() -> None:
 def test_a_stage_takes_an_artifact_its_folder_and_its_copy_as_the_same(
     model: ModelArtifact, store: Store, tmp_path: Path
 ) -> None:
-    first = attar.stages.prune.stage(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
+    first = attar.stages.prune(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
     assert first.facts["num_blocks"] == 3
     assert json.loads((tmp_path / "smaller" / "config.json").read_text())["num_hidden_layers"] == 3
     again = [
-        attar.stages.prune.stage(model=given, blocks=[0], store=store)
-        for given in (first, first.path, tmp_path / "smaller")
+        attar.stages.prune(model=given, blocks=[0], store=store) for given in (first, first.path, tmp_path / "smaller")
     ]
     assert len({artifact.key for artifact in again}) == 1
     assert again[0].facts["num_blocks"] == 2
 
 
 def test_a_copy_is_taken_into_another_store(model: ModelArtifact, store: Store, tmp_path: Path) -> None:
-    first = attar.stages.prune.stage(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
+    first = attar.stages.prune(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
     other = Store(tmp_path / "other")
-    second = attar.stages.prune.stage(model=tmp_path / "smaller", blocks=[1], store=other)
+    second = attar.stages.prune(model=tmp_path / "smaller", blocks=[1], store=other)
     assert second.path.is_relative_to(other.root)
     copied = other.load("prune", first.key)
     other.verify(copied)
@@ -67,20 +66,20 @@ def test_a_copy_is_taken_into_another_store(model: ModelArtifact, store: Store, 
 
 def test_a_plain_folder_and_a_file_are_brought_in(model: ModelArtifact, store: Store, tmp_path: Path) -> None:
     folder = tmp_path / "plain"
-    attar.stages.prune.stage(model=model, blocks=[3], output=folder, store=store)
+    attar.stages.prune(model=model, blocks=[3], output=folder, store=store)
     (folder / DELIVERY).unlink()  # from here on it is anybody's folder
     rows = tmp_path / "sums.jsonl"
     rows.write_text("".join(f'{{"question": "{n} plus 1?", "answer": "{n + 1}"}}\n' for n in range(9)))
-    scan = attar.stages.scan.stage(model=folder, data=rows, num_samples=4, max_tokens=32, store=store)
+    scan = attar.stages.scan(model=folder, data=rows, num_samples=4, max_tokens=32, store=store)
     assert scan.facts["num_blocks"] == 3
-    assert attar.stages.prune.stage(model=folder, scan=scan, num_blocks=1, store=store).facts["num_blocks"] == 2
+    assert attar.stages.prune(model=folder, scan=scan, num_blocks=1, store=store).facts["num_blocks"] == 2
 
 
 def test_a_changed_copy_is_refused(model: ModelArtifact, store: Store, tmp_path: Path) -> None:
-    attar.stages.prune.stage(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
+    attar.stages.prune(model=model, blocks=[1], output=tmp_path / "smaller", store=store)
     (tmp_path / "smaller" / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"config.json has changed since it was written; .* delete attar.json there"):
-        attar.stages.prune.stage(model=tmp_path / "smaller", blocks=[0], store=store)
+        attar.stages.prune(model=tmp_path / "smaller", blocks=[0], store=store)
 
 
 @pytest.mark.parametrize(
@@ -106,13 +105,13 @@ def test_a_wrong_argument_is_told_in_one_line(
     (tmp_path / "taken" / "file").write_text("")
     given = {"model": model} if "model is missing" not in message else {}
     with pytest.raises(ValueError) as refused:
-        attar.stages.prune.stage(**{**given, "store": store, **arguments})
+        attar.stages.prune(**{**given, "store": store, **arguments})
     assert message in str(refused.value) and "\n" not in str(refused.value)
 
 
 def test_an_input_of_another_kind_is_refused(model: ModelArtifact, store: Store) -> None:
     with pytest.raises(ValueError, match="prune: scan takes scan, not model"):
-        attar.stages.prune.stage(model=model, scan=model, num_blocks=1, store=store)
+        attar.stages.prune(model=model, scan=model, num_blocks=1, store=store)
 
 
 def test_a_name_that_is_no_stage_is_told() -> None:

@@ -1,4 +1,7 @@
-"""The types of the stages' calls, for editors and type checkers: `python -m attar.stages.call_stub` writes `stages/__init__.pyi`."""
+"""The types of the face, the stages' calls included, for editors and type checkers.
+
+`python -m attar.call_stub` writes `attar/__init__.pyi` anew.
+"""
 
 from __future__ import annotations
 
@@ -12,37 +15,44 @@ from typing import Any
 
 from pydantic import BaseModel
 
+import attar
+from attar.folder_call import OWN_ARGUMENTS
 from attar.registry.artifacts.handles import Artifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage
-from attar.stages.folder_call import OWN_ARGUMENTS
 
 STUB = Path(__file__).with_name("__init__.pyi")
-HEAD = '''"""The stages as functions of folders. Written by `python -m attar.stages.call_stub`: change the stages, not this file."""
+HEAD = '''"""The types of Attar's face. Written by `python -m attar.call_stub`: change the modules, not this file."""
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any, Literal
 
-from attar.registry.artifacts.handles import {kinds}
-from attar.registry.artifacts.store import Store
+{imports}
 
+__version__: str
 # a folder, a file or a source line
 Source = str | PathLike[str]
+
+class Stages:
+    """Each stage as a function of folders; the modules of the package `attar.stages` are imported by their own names."""
 '''
 PLAIN = {int: "int", float: "float", str: "str", bool: "bool", Any: "Any", type(None): "None"}
 
 
 def stub_text() -> str:
-    """Return the stub: one function a stage, each field with its type and default."""
+    """Return the stub: the public names where they come from, and one method a stage, each field with its type and default."""
+    public = sorted((home, name) for name, home in attar._HOMES.items())
+    imports = [f"from {home} import {name} as {name}" for home, name in public]
     kinds = sorted({cls.__name__ for stage in STAGES.values() for cls in _artifact_types(stage)})
-    functions = [line for stage in STAGES.values() for line in ("", *_function(stage))]
-    imported = "(\n    " + ",\n    ".join(kinds) + ",\n)"
-    return HEAD.format(kinds=imported) + "\n".join(functions) + "\n"
+    imports += [f"from {Artifact.__module__} import {kind}" for kind in kinds]
+    methods = [f"    {line}".rstrip() for stage in STAGES.values() for line in ("", *_method(stage))]
+    return "\n".join([HEAD.format(imports="\n".join(imports)).rstrip(), *methods, "", "stages: Stages", ""])
 
 
-def _function(stage: Stage[Any, Any, Any]) -> Iterator[str]:
+def _method(stage: Stage[Any, Any, Any]) -> Iterator[str]:
     yield f"def {stage.name}("
+    yield "    self,"
     yield "    *,"
     yield from (f"    {_slot(slot)}," for slot in stage.slots.values())
     for name, field in stage.config_type.model_fields.items():

@@ -6,29 +6,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from attar.registry.artifacts.delivery import delivered
 from attar.registry.artifacts.handles import KINDS, Artifact
 from attar.registry.artifacts.store import Store
-from attar.registry.delivery import delivered
 from attar.stages.contract import InputSlot, NoInputs
+from attar.stages.ingest.bare_paths import data_source, model_source
 from attar.stages.ingest.data import FORMS as DATA_FORMS
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.source_line import FORMS as MODEL_FORMS
-
-SCHEMES = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
-
-
-def model_source(text: str) -> str:
-    """Return a source line for a model: a line as it is, a path of a folder or a .gguf file with its scheme."""
-    if text.partition(":")[0] in MODEL_FORMS:
-        return text
-    return f"gguf:{text}" if text.endswith(".gguf") else f"folder:{text}" if _is_path(text) else text
-
-
-def data_source(text: str) -> str:
-    """Return a source line for a data set: a line as it is, a path of a .jsonl, .parquet or .txt file with its scheme."""
-    scheme = SCHEMES.get(Path(text).suffix)
-    return text if text.partition(":")[0] in DATA_FORMS or scheme is None else f"{scheme}:{text}"
 
 
 def slot_value(slot: InputSlot, given: Any, store: Store, stage_name: str) -> Any:
@@ -85,7 +71,3 @@ def _accepted(slot: InputSlot) -> str:
 
 def _kinds(slot: InputSlot) -> str:
     return " or ".join(kind.kind for kind in slot.kinds)
-
-
-def _is_path(text: str) -> bool:
-    return Path(text).expanduser().is_dir() or text.startswith((".", "/", "~"))

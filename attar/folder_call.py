@@ -1,4 +1,4 @@
-"""A stage called on folders, without a recipe and without Prefect: `attar.stages.prune.stage(model="folder", blocks=[2], output="smaller")`."""
+"""A stage called on folders, without a recipe and without Prefect: `attar.stages.prune(model="folder", blocks=[2], output="smaller")`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from attar.compressors.catalogue import did_you_mean
+from attar.folder_inputs import slot_value
+from attar.registry.artifacts.delivery import check_output, deliver
 from attar.registry.artifacts.environment import attar_home, configure_process
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
-from attar.registry.delivery import check_output, deliver
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import Stage, StageConfig, by_slot
-from attar.stages.folder_inputs import slot_value
 
 # Arguments of every call, beside the stage's inputs and the fields of its config.
 OWN_ARGUMENTS = {

@@ -35,7 +35,7 @@ def init(
     as_json: JsonOption = False,
 ) -> None:
     """Write a commented recipe of one's own from a few answers: asked on a terminal, or given as options."""
-    from attar.pipelines.recipe_starter import check_starter, filled_form, starter_text, write_starter
+    from attar.pipelines.cli.starter import check_starter, filled_form, starter_text, write_starter
 
     given = {"model": model, "questions": questions, "num_blocks": num_blocks, "name": name}
     answers: dict[str, Any] = {field: value for field, value in given.items() if value}
@@ -82,7 +82,7 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say what differs between two runs: fields of their recipes, artifacts, and figures with second / first."""
-    from attar.pipelines.run_difference import figure_differences, run_difference, shown_rows
+    from attar.pipelines.report.difference import figure_differences, run_difference, shown_rows
     from attar.registry.artifacts.environment import attar_home
     from attar.registry.artifacts.store import Store
     from attar.registry.tracking.run_record import find_run

@@ -18,7 +18,7 @@ from attar.pipelines.recipe.mistakes import RecipeError
 from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.files import write_synced
 from attar.stages.catalogue import STAGES
-from attar.stages.folder_inputs import data_source, model_source
+from attar.stages.ingest.bare_paths import data_source, model_source
 
 WIDTH = 10_000  # yaml breaks no line before
 COMMENT_WIDTH = 110
