@@ -88,7 +88,7 @@ def test_a_table_in_text_is_aligned() -> None:
         (lambda: attar.compare("small@champion", "latest"), "compare takes two runs or two registered versions"),
         (lambda: attar.compare("2030", "2031"), "nothing has been run under"),
         (lambda: attar.node("prunn"), "unknown stage. Did you mean 'prune'?"),
-        (lambda: attar.Recipe.build("mine", {"a": {"stage": "prune"}}), "node 'a', inputs.model: missing"),
+        (lambda: attar.Recipe.build("mine", {"a": {"stage": "prune", "config": {"blocks": [1]}}}), "node 'a', inputs.model: missing"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_one_line_in_a_notebook(call, message: str, store: Store) -> None:
