@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -76,3 +78,17 @@ def test_importing_it_takes_milliseconds() -> None:
             del sys.modules[name]
         sys.modules.update(kept)
     assert seconds < 0.05
+
+
+def test_a_project_with_a_package_of_the_same_name(tmp_path: Path) -> None:
+    """A user's own `stages` beside the script is what `import stages` gives; Attar imports its own all the same."""
+    (tmp_path / "stages.py").write_text("OWNER = 'the project'\n")
+    script = tmp_path / "script.py"
+    script.write_text("import stages, attar\nprint(stages.OWNER, len(attar.plan('tiny', until='pruned').nodes))\n")
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(attar.__file__).parents[1]),
+        "ATTAR_HOME": str(tmp_path / "home"),
+    }
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment)
+    assert done.stdout.strip() == "the project 4", done.stderr
