@@ -16,7 +16,7 @@ from typing import Any
 from attar.callable_rooms import FacePackage
 
 # Which module each public name comes from.
-_HOMES = {
+HOMES = {
     "AttarError": "attar.one_line",
     "Comparison": "attar.comparison",
     "Plan": "attar.plans",
@@ -33,16 +33,29 @@ _HOMES = {
     "run": "attar.runs",
 }
 
-__all__ = [  # noqa: PLE0604 - the names of the table
+__all__ = [
+    "AttarError",
+    "Comparison",
+    "Plan",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Store",
     "__version__",
+    "compare",
+    "load_recipe",
+    "load_run",
+    "node",
+    "plan",
+    "pull",
+    "run",
     "stages",
-    *_HOMES,
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
+    if name in HOMES:
+        value = getattr(import_module(HOMES[name]), name)
     elif name == "stages":
         return import_module("attar.stages")
     elif name == "__version__":

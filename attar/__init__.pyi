@@ -29,6 +29,7 @@ from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import ScanArtifact
 
 __version__: str
+HOMES: dict[str, str]
 # a folder, a file or a source line
 Source = str | PathLike[str]
 

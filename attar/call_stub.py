@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-import attar
+from attar import HOMES
 from attar.folder_call import OWN_ARGUMENTS
 from attar.registry.artifacts.handles import Artifact
 from attar.stages.catalogue import STAGES
@@ -31,6 +31,7 @@ from typing import Any, Literal
 {imports}
 
 __version__: str
+HOMES: dict[str, str]
 # a folder, a file or a source line
 Source = str | PathLike[str]
 
@@ -42,7 +43,7 @@ PLAIN = {int: "int", float: "float", str: "str", bool: "bool", Any: "Any", type(
 
 def stub_text() -> str:
     """Return the stub: the public names where they come from, and one method a stage, each field with its type and default."""
-    public = sorted((home, name) for name, home in attar._HOMES.items())
+    public = sorted((home, name) for name, home in HOMES.items())
     imports = [f"from {home} import {name} as {name}" for home, name in public]
     kinds = sorted({cls.__name__ for stage in STAGES.values() for cls in _artifact_types(stage)})
     imports += [f"from {Artifact.__module__} import {kind}" for kind in kinds]

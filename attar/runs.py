@@ -28,6 +28,8 @@ from attar.registry.tracking.run_record import RunRecord, find_run
 # How the command line ends when nodes failed; the record says which.
 NODES_FAILED = 1
 MARK = "attar: "
+# Set by a notebook's kernel: with them the command would draw bars and colours into a pipe.
+TERMINAL_VARIABLES = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,7 +130,8 @@ def load_run(run_id: str = "latest", *, store: Store | None = None) -> Run:
 def _run_command(arguments: Sequence[str], home: Path, is_quiet: bool) -> str:
     """Run `attar run` and return the run's id. An interrupt is handed on, so that the run can be gone on with later."""
     command = [sys.executable, "-m", "attar", "run", *arguments, "--json"]
-    environment = {**os.environ, "ATTAR_HOME": str(home), "PYTHONUNBUFFERED": "1"}
+    kept = {name: value for name, value in os.environ.items() if name not in TERMINAL_VARIABLES}
+    environment = {**kept, "ATTAR_HOME": str(home), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     refusals: list[str] = []
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment

@@ -57,7 +57,7 @@ def _asked(answers: dict[str, Any]) -> dict[str, Any]:
     """Ask for what was not given; Enter takes the form's default."""
     from attar.pipelines.deployments.form import CompressForm
 
-    defaults = CompressForm()
+    defaults = CompressForm.model_validate({})
     missing = {field: question for field, question in QUESTIONS.items() if field not in answers}
     return {field: typer.prompt(text, default=getattr(defaults, field)) for field, text in missing.items()}
 

@@ -75,9 +75,14 @@ def _figures(model: str, before: Mapping[str, Any], after: Mapping[str, Any]) ->
         if column.is_count or old is None or new is None:
             continue
         quotient = Ratio(float(new) / float(old)) if old else Ratio(float("nan"), undecided="the first is 0")
-        intervals = (_interval(side["facts"], column.metric) for side in (before, after))
         yield FigureDifference(
-            model, column.metric, float(old), float(new), *intervals, ratios.get(column.metric, quotient)
+            model=model,
+            figure=column.metric,
+            first=float(old),
+            second=float(new),
+            first_interval=_interval(before["facts"], column.metric),
+            second_interval=_interval(after["facts"], column.metric),
+            ratio=ratios.get(column.metric, quotient),
         )
 
 
