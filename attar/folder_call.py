@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from attar.compressors.catalogue import did_you_mean
 from attar.folder_inputs import slot_value
+from attar.one_line import told_in_one_line
 from attar.registry.artifacts.delivery import check_output, deliver
 from attar.registry.artifacts.environment import attar_home, configure_process
 from attar.registry.artifacts.handles import Artifact
@@ -26,10 +27,11 @@ OWN_ARGUMENTS = {
 }
 
 
+@told_in_one_line
 def call_stage(name: str, arguments: Mapping[str, Any]) -> Artifact:
     """Run a stage on artifacts, folders, files and source lines; return its artifact, from the store where the same was made before.
 
-    Raises ValueError, in one line, for an argument that it does not take and for input it cannot work on.
+    Raises AttarError for an argument that it does not take and for input it cannot work on.
     """
     stage = _stage(name)
     _refuse_unknown(stage, arguments)

@@ -102,9 +102,14 @@ def test_a_wrong_argument_is_told_in_one_line(
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "file").write_text("")
     given = {"model": model} if "model is missing" not in message else {}
-    with pytest.raises(ValueError) as refused:
+    with pytest.raises(attar.AttarError) as refused:
         attar.stages.prune(**{**given, "store": store, **arguments})
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_a_store_is_that_of_the_home_or_any_folder(store: Store, tmp_path: Path) -> None:
+    assert attar.Store() == store  # ATTAR_HOME leads there
+    assert attar.Store(str(tmp_path)) == attar.Store(tmp_path)
 
 
 def test_an_input_of_another_kind_is_refused(model: ModelArtifact, store: Store) -> None:
