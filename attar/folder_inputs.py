@@ -21,8 +21,8 @@ def slot_value(slot: InputSlot, given: Any, store: Store, stage_name: str) -> An
     """Return what a stage's slot takes, of artifacts, folders, files or source lines. Raises ValueError, in one line, for what it does not."""
     values = list(given) if isinstance(given, list | tuple) else [given]
     where = f"{stage_name}: {slot.name}"
-    if len(values) > 1 and not slot.is_many:
-        raise ValueError(f"{where} takes one {_kinds(slot)}, not {len(values)}")
+    if (len(values) != 1 and not slot.is_many) or (slot.is_required and not values):
+        raise ValueError(f"{where} takes one {_kinds(slot)}{' or several' if slot.is_many else ''}, not {len(values)}")
     artifacts = tuple(_artifact(slot, value, store, where) for value in values)
     for artifact in artifacts:
         if not any(artifact.kind == kind.kind for kind in slot.kinds):

@@ -92,6 +92,7 @@ def test_a_changed_copy_is_refused(model: ModelArtifact, store: Store, tmp_path:
         ({"num_blocks": 1}, "prune: num_blocks needs the input `scan`; without one, list `blocks`"),
         ({"blocks": [1], "output": "taken"}, "is not empty; give a folder that is, or that does not exist"),
         ({"blocks": [1], "scan": "rows.jsonl"}, "prune: scan = 'rows.jsonl': no such file or folder; accepted: scan as an artifact"),
+        ({"model": [], "blocks": [1]}, "prune: model takes one model, not 0"),
         ({"blocks": [1], "config": {"ridge": 0}}, "prune: ridge = 0: Input should be greater than 0"),
     ],
 )  # fmt: skip
