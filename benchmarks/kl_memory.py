@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 from safetensors import safe_open
 
 from compressors.distill.composite import Distil
@@ -109,4 +110,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

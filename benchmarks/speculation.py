@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 
 from compressors.measure.speculative import measure_speculation
 from compressors.self_data.prompts import chat_prompt, stop_token_ids
@@ -72,4 +73,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

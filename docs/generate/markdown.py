@@ -1,0 +1,38 @@
+"""Markdown of the generated pages: tables whose cells cannot break them, and headings with a fixed address."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+
+def cell(text: object) -> str:
+    """Return text for a table's cell: one line, bars escaped outside code."""
+    return " ".join(str(text).split()).replace("|", "\\|")
+
+
+def code(text: object) -> str:
+    """Return text as inline code, with the fence that it needs; bars stay readable in a table."""
+    inner = " ".join(str(text).split())
+    fence = "``" if "`" in inner else "`"
+    return f"{fence}{inner}{fence}" if inner else ""
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a Markdown table, empty where it has no row."""
+    lines = ["| " + " | ".join(cell(entry) for entry in row) + " |" for row in rows]
+    if not lines:
+        return ""
+    return "\n".join(["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *lines])
+
+
+def slug(heading: str) -> str:
+    """Return the address of a heading as the site and the forge make it: lower case, words joined by dashes."""
+    plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
+    plain = re.sub(r"[^\w\s-]", "", plain.lower()).strip()
+    return re.sub(r"[-\s]+", "-", plain)
+
+
+def linked_arxiv(text: str) -> str:
+    """Return text with its bare addresses as links."""
+    return re.sub(r"(?<![(<])https?://[^\s)<>]+[^\s)<>.,;:]", lambda match: f"<{match.group()}>", text)
