@@ -19,10 +19,13 @@ from compressors.distill.sample_weights import SAMPLE_WEIGHTS
 from compressors.distill.sources import SELF_RULES
 from compressors.distill.target_ops import TARGETS
 from compressors.distill.token_weights import TOKEN_WEIGHTS
+from compressors.guidance.branches import BRANCHES
+from compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from compressors.merge.adapters import ADAPTER_MERGES
 from compressors.merge.methods import MERGE_METHODS
 from compressors.prune.metrics import BLOCK_METRICS
 from compressors.prune.width_scores import WIDTH_SCORES
+from compressors.quantize.methods import WEIGHT_METHODS
 from compressors.self_data.choose import CHOOSERS
 from pipelines.method_table import method_recipes
 from pipelines.recipe import load_recipe
@@ -51,6 +54,9 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
+    "guidance branch": BRANCHES,
+    "guidance adapter": GUIDANCE_ADAPTERS,
+    "quantization": WEIGHT_METHODS,
 }
 
 

@@ -52,7 +52,9 @@ def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
     x1, y1 = source[0] + BOX_WIDTH, source[1] + BOX_HEIGHT // 2
     x2, y2 = target[0], target[1] + BOX_HEIGHT // 2
     middle = (x1 + x2) // 2
-    return f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#9aa5b1" stroke-width="1.2"/>'
+    return (
+        f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#9aa5b1" stroke-width="1.2"/>'
+    )
 
 
 def _box(corner: tuple[int, int], name: str, stage: str, kind: str) -> str:

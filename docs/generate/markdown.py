@@ -33,6 +33,13 @@ def slug(heading: str) -> str:
     return re.sub(r"[-\s]+", "-", plain)
 
 
-def linked_arxiv(text: str) -> str:
-    """Return text with its bare addresses as links."""
-    return re.sub(r"(?<![(<])https?://[^\s)<>]+[^\s)<>.,;:]", lambda match: f"<{match.group()}>", text)
+def prose(text: str) -> str:
+    """Return a docstring as Markdown: addresses are links, code stays code, and no other sign is taken for markup."""
+    parts = re.split(r"(`[^`]+`|https?://[^\s)<>]*[^\s)<>.,;:])", text)
+    return "".join(part if part.startswith("`") else _plain(part) for part in parts)
+
+
+def _plain(part: str) -> str:
+    if re.match(r"https?://", part):
+        return f"<{part}>"
+    return re.sub(r"([\[\]*])", r"\\\1", part).replace("<", "&lt;").replace(">", "&gt;")

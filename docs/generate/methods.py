@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from docs.generate.markdown import code, linked_arxiv, slug, table
+from docs.generate.markdown import code, prose, slug, table
 from docs.generate.stages import fields_table
 from pipelines.describe import describe
 from pipelines.listing import CATALOGUES
@@ -28,6 +28,9 @@ FAMILIES = {
     "teacher context": "What the teacher reads that the student does not; field `teacher_context` of `finetune`.",
     "rollout": "Who writes what is learned; field `rollout` of `finetune`.",
     "merge method": "How several models become one; field `method` of `merge`.",
+    "guidance branch": "What the other branch of guidance lacks; field `unguided` of `guide_data`.",
+    "guidance adapter": "What learns guidance on the frozen base; field `adapter` of `guide`.",
+    "quantization": "How integers are chosen for weights; field `method` of `quantize`.",
     "adapter merge": "How several adapters become one; field `method` of `merge_adapters`.",
 }
 
@@ -59,7 +62,7 @@ def _page(family: str) -> str:
     parts = [f"# {family.capitalize()}", FAMILIES.get(family, "")]
     for name, method in CATALOGUES[family].items():
         entry = next(entry for entry in describe(name) if entry["kind"] == family)
-        parts += [f"## {name}", linked_arxiv(entry["text"])]
+        parts += [f"## {name}", prose(entry["text"])]
         if dataclasses.is_dataclass(method) and entry["fields"]:
             parts.append(fields_table(entry["fields"]))
         else:

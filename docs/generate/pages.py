@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from docs.generate.methods import method_pages
 from docs.generate.recipes import recipe_pages
 from docs.generate.results import result_pages
 from docs.generate.stages import stage_pages
+from docs.generate.tree import tree_pages
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -32,10 +32,9 @@ PYTHON = """# Python
 @cache
 def generated_pages() -> dict[str, str]:
     """Return the generated pages by path within the site."""
-    makers = (stage_pages, method_pages, recipe_pages, command_pages, result_pages)
+    makers = (stage_pages, method_pages, recipe_pages, command_pages, result_pages, tree_pages)
     pages = {path: text for make in makers for path, text in make()}
-    face = importlib.util.find_spec("attar")
-    if face and face.origin:
+    if (ROOT / "attar" / "__init__.py").is_file():
         pages["reference/python.md"] = PYTHON
     return pages | {page: _moved((ROOT / name).read_text()) for name, page in MOVED.items() if (ROOT / name).is_file()}
 

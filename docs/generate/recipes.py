@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from docs.generate.graph import recipe_svg
-from docs.generate.markdown import code, linked_arxiv, slug, table
+from docs.generate.markdown import code, prose, slug, table
 from pipelines.method_table import FOLDER as METHODS
 from pipelines.method_table import composition, method_recipes, readable
 from pipelines.recipe import Recipe, load_recipe
@@ -58,7 +58,7 @@ def _literature() -> str:
         assert card is not None, "a recipe of that folder has a card; a test holds it"
         parts += [
             f"## {card.title}",
-            f"Recipe [{code(name)}]({name}.md), paper {linked_arxiv(card.paper)}.",
+            f"Recipe [{code(name)}]({name}.md), paper {prose(card.paper)}.",
             f"**Composed of**: {composition(recipe)}.",
             f"**Reconstructed**: {card.reconstructed}",
             f"**Tested by**: {'; '.join(readable(test) for test in card.tests)}.",
@@ -80,7 +80,7 @@ def _page(name: str, recipe: Recipe) -> str:
     parts.append(f'<div class="recipe-picture">{recipe_svg(recipe)}</div>')
     if recipe.card:
         title = recipe.card.title
-        parts.append(f"{linked_arxiv(recipe.card.paper)}: [what is reconstructed]({up}literature.md#{slug(title)}).")
+        parts.append(f"{prose(recipe.card.paper)}: [what is reconstructed]({up}literature.md#{slug(title)}).")
     text = shipped_recipes()[name].read_text().strip()
     parts += ["## Nodes", table(("node", "stage", "reads"), nodes), "## File", f"```yaml\n{text}\n```"]
     return "\n\n".join(part for part in parts if part)

@@ -78,6 +78,12 @@ def with_results(text: str) -> str:
     return COMMENT.sub(lambda match: chosen(*match.groups()), text)
 
 
+def with_blocks(text: str) -> str:
+    """Return a page that the forge shows too, with each table between its comment and `<!-- end -->` made anew."""
+    pattern = re.compile(f"({COMMENT.pattern})\n.*?<!-- end -->", re.DOTALL)
+    return pattern.sub(lambda match: f"{match[1]}\n\n{chosen(*match.groups()[1:])}\n\n<!-- end -->", text)
+
+
 def chosen(name: str, title: str, rows: str, columns: str) -> str:
     """Return part of a result's table: rows and columns by name, `all` for every one, behind them where it was measured."""
     results = read_results()

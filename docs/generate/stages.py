@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
-from docs.generate.markdown import code, linked_arxiv, table
+from docs.generate.markdown import code, prose, table
 from pipelines.describe import describe
 from pipelines.recipe import load_recipe
 from pipelines.recipe_file import shipped_recipes
@@ -43,9 +43,7 @@ def unit(field: str) -> str:
 def users(stage: str) -> list[str]:
     """Return the shipped recipes that have a node of a stage."""
     recipes = {name: load_recipe(name) for name in shipped_recipes()}
-    return [
-        name for name, recipe in recipes.items() if any(node.stage.name == stage for node in recipe.nodes.values())
-    ]
+    return [name for name, recipe in recipes.items() if any(node.stage.name == stage for node in recipe.nodes.values())]
 
 
 def _overview() -> str:
@@ -77,7 +75,7 @@ def _page(name: str) -> str:
     ]
     parts = [
         f"# {name}",
-        linked_arxiv(inspect.getdoc(stage.run) or ""),
+        prose(inspect.getdoc(stage.run) or ""),
         f"**Makes**: {stage.output_type.kind}. **Version**: {stage.version}; a new version builds again what an older one made.",
         "## Inputs",
         table(("input", "kind", "how many", "needed"), inputs) or "None: it reads the outside world alone.",
@@ -103,7 +101,7 @@ def fields_table(fields: list[dict[str, str]]) -> str:
                 code(field["field"]),
                 f"{takes} ({measure})" if measure and measure not in takes else takes,
                 default,
-                linked_arxiv(field["what"]),
+                prose(field["what"]),
             )
         )
     return table(("field", "takes", "default", "what it means"), rows)
