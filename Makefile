@@ -35,7 +35,7 @@ test-browser: $(VENV)/ready
 
 # The tests of the servers once more, on Postgres.
 test-postgres: $(VENV)/ready
-	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/pipeline/test_pipelines_operate.py
+	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/system/test_operate.py
 
 # The site, into build/site: its tools lie apart, since nothing else needs them. A broken link, or a page that names a field, stage, option,
 # recipe or path that does not exist, fails in a line each.
@@ -47,7 +47,7 @@ docs-check: $(VENV)/ready
 	PYTHONPATH=. $(BIN)/python -m docs.generate.check
 
 # Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
-# make mutants MODULES="compressors.merge.ties compressors.quantize.blocks". The tool lies apart: nothing else needs it.
+# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
 	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutants.py $(MODULES)

@@ -26,19 +26,19 @@ import httpx
 import typer
 from result_file import recorded
 
-from pipelines.operate.health import is_healthy
-from pipelines.operate.site import SETTINGS
+from attar.pipelines.operate.health import is_healthy
+from attar.pipelines.operate.site import SETTINGS
 
 PORT = 4397
 API = f"http://127.0.0.1:{PORT}/api"
 STARTUP_SECONDS = 120.0
 # A silence lasts a minute: whoever asks waits longer.
 PATIENCE_SECONDS = 150.0
-SERVERS = {"as Prefect starts it": "prefect", "as Attar starts it": "pipelines.operate.prefect_server"}
+SERVERS = {"as Prefect starts it": "prefect", "as Attar starts it": "attar.pipelines.operate.prefect_server"}
 # In a process of its own: Prefect reads where its API is when it is imported.
 AUTOMATIONS = """
 from prefect.client.orchestration import get_client
-from pipelines.operate.zombies import close_zombies
+from attar.pipelines.operate.zombies import close_zombies
 close_zombies(get_client(sync_client=True))
 """
 BETWEEN_LOOKS = threading.Event()

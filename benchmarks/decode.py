@@ -19,17 +19,17 @@ from typing import Any
 import torch
 from result_file import recorded
 
-from compressors.export.runtime import OnnxRunner
-from compressors.measure.closeness import TextCloseness, closeness
-from compressors.measure.likelihood import Pair
-from compressors.measure.runner import CausalRunner, TorchRunner
-from compressors.measure.sampling import GREEDY
-from registry.environment import configure_process
-from stages.model_folder import load_model, load_tokenizer
-from stages.onnx_folder import disk_bytes
-from stages.onnx_session import open_session
+from attar.compressors.export.runtime import OnnxRunner
+from attar.compressors.measure.closeness import TextCloseness, closeness
+from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.runner import CausalRunner, TorchRunner
+from attar.compressors.models.sampling import GREEDY
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.onnx_folder import disk_bytes
+from attar.stages.artifacts.onnx_session import open_session
 
-SHIPPED = Path(__file__).parents[1] / "stages/shipped"
+SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped"
 
 
 def main() -> None:

@@ -104,8 +104,8 @@ def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, nu
 
 def cut(folder: Path, scratch: Path) -> Path:
     """Return the folder of the model without the removed blocks, which is a plain Hugging Face folder for TRL too."""
-    from registry.store import Store
-    from stages.prune import PruneConfig, PruneInputs, prune
+    from attar.registry.artifacts.store import Store
+    from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
 
     store = Store(scratch)
     inputs = PruneInputs(model=ingested(folder, store))
@@ -113,8 +113,8 @@ def cut(folder: Path, scratch: Path) -> Path:
 
 
 def ingested(folder: Path, store: Any) -> Any:
-    from stages.contract import NoInputs
-    from stages.ingest_model import IngestModelConfig, ingest_model
+    from attar.stages.contract import NoInputs
+    from attar.stages.ingest.model import IngestModelConfig, ingest_model
 
     return ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
 
@@ -122,13 +122,13 @@ def ingested(folder: Path, store: Any) -> Any:
 def ours(
     student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
 ) -> tuple[Any, dict[str, float]]:
-    from compressors.distill.student import plain_model
-    from registry.store import Store
-    from stages.contract import NoInputs
-    from stages.finetune import build_run
-    from stages.finetune_config import FinetuneConfig, FinetuneInputs
-    from stages.ingest_data import IngestDataConfig, ingest_data
-    from stages.record import RecordConfig, RecordInputs, record
+    from attar.compressors.distill.teachers.student import plain_model
+    from attar.registry.artifacts.store import Store
+    from attar.stages.contract import NoInputs
+    from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+    from attar.stages.finetune.stage import build_run
+    from attar.stages.ingest.data import IngestDataConfig, ingest_data
+    from attar.stages.label.record import RecordConfig, RecordInputs, record
 
     kind, way = which
     store, path = Store(scratch), scratch / "rows.jsonl"
@@ -246,10 +246,10 @@ def batches(num_tokens: int, num_rows: int, packed: dict[str, Any] | None) -> di
 
 def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
     """KL(original || student) in nats a token, over the reference answers of rows that nothing was trained on."""
-    from compressors.measure.closeness import closeness
-    from compressors.measure.runner import TorchRunner
-    from compressors.self_data.prompts import answer_tokens, chat_prompt
-    from stages.model_folder import load_model, load_tokenizer
+    from attar.compressors.data.prompts import answer_tokens, chat_prompt
+    from attar.compressors.measure.closeness import closeness
+    from attar.compressors.models.runner import TorchRunner
+    from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     pairs = [(chat_prompt(tokenizer, row["question"]), answer_tokens(tokenizer, row["answer"])) for row in rows]

@@ -24,20 +24,20 @@ from kl_memory import peak_bytes
 from result_file import recorded
 from what_is_left import cells, pairs_of, sums
 
-from compressors.distill.student import mixed_precision, plain_model
-from compressors.measure.closeness import Sums, closeness
-from compressors.measure.likelihood import Pair
-from compressors.measure.runner import TorchRunner
-from registry.environment import configure_process
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.device import pick_device, pick_dtype
-from stages.finetune import build_run
-from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.model_folder import load_model
-from stages.prune import PruneConfig, PruneInputs, prune
-from stages.record import RecordConfig, RecordInputs, record
+from attar.compressors.distill.teachers.student import mixed_precision, plain_model
+from attar.compressors.measure.closeness import Sums, closeness
+from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.runner import TorchRunner
+from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.contract import NoInputs
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.stage import build_run
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.label.record import RecordConfig, RecordInputs, record
+from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.runtime.device import pick_device, pick_dtype
 
 WAYS = ("all", "after_cut")
 TRAINING: dict[str, Any] = {"rank": 16, "num_epochs": 2, "tokens_per_step": 1024, "learning_rate": 5e-4, "patience": 0}

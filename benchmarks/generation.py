@@ -15,16 +15,16 @@ import torch
 from result_file import recorded
 from transformers import PreTrainedModel
 
-from compressors.measure.decode import decode
-from compressors.measure.runner import TorchRunner
-from compressors.measure.slots import pad_left
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
-from compressors.self_data.styles import STYLES, rewrite_question
-from registry.environment import configure_process
-from stages.device import pick_device, pick_dtype
-from stages.model_folder import load_model, load_tokenizer
+from attar.compressors.data.prompts import chat_prompt, stop_token_ids
+from attar.compressors.data.styles import STYLES, rewrite_question
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.slots import pad_left
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.runtime.device import pick_device, pick_dtype
 
-SHIPPED = Path(__file__).parents[1] / "stages/shipped/everyday.jsonl"
+SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped/everyday.jsonl"
 
 
 def main() -> None:

@@ -17,16 +17,16 @@ import torch
 from result_file import recorded
 from transformers import PreTrainedModel
 
-from compressors.catalogue import build
-from compressors.guidance.adapters import GuidanceAdapters, ScaleRange, build_adapters
-from compressors.guidance.catalogue import GUIDANCE_ADAPTERS
-from compressors.guidance.two_pass import GuidedPrompt, TwoPassRunner
-from compressors.measure.decode import decode
-from compressors.measure.runner import SlotSource, TorchRunner
-from registry.environment import configure_process
-from stages.device import pick_device, pick_dtype
-from stages.guidance_folder import load_guidance
-from stages.model_folder import load_model
+from attar.compressors.catalogue import build
+from attar.compressors.guidance.adapters import GuidanceAdapters, ScaleRange, build_adapters
+from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
+from attar.compressors.guidance.two_pass import GuidedPrompt, TwoPassRunner
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import SlotSource, TorchRunner
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.guidance_files import load_guidance
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.runtime.device import pick_device, pick_dtype
 
 SCALE = 2.0
 

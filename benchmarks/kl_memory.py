@@ -20,11 +20,11 @@ import torch
 from result_file import recorded
 from safetensors import safe_open
 
-from compressors.distill.composite import Distil
-from compressors.distill.divergences.catalogue import DIVERGENCES
-from compressors.distill.head import OutputHead
-from compressors.distill.objectives import Targets
-from compressors.distill.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.composite import Distil
+from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
+from attar.compressors.distill.losses.objectives import Targets
+from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.models.head import OutputHead
 
 NUM_TOKENS = 8 * 512
 NUM_PASSES = 2

@@ -25,7 +25,7 @@ import torch
 from result_file import recorded
 from safetensors.torch import load_file, save_file
 
-from stages.tensor_files import read_tensor, tensor_infos
+from attar.stages.artifacts.model.tensor_files import read_tensor, tensor_infos
 
 SIDES = ("ours", "mergekit")
 TOLERANCE = 1e-6
@@ -128,10 +128,10 @@ def resident(what: str) -> int:
 
 
 def ours(method: str, home: Path) -> Callable[[], None]:
-    from compressors.catalogue import build
-    from compressors.merge.methods import MERGE_METHODS
-    from stages.merge_sources import FolderSource
-    from stages.merge_stream import MergeOrder, write_merged
+    from attar.compressors.catalogue import build
+    from attar.compressors.merge.methods import MERGE_METHODS
+    from attar.stages.merge.sources import FolderSource
+    from attar.stages.merge.stream import MergeOrder, write_merged
 
     def call() -> None:
         base, *students = (FolderSource(home / name) for name in ("base", "student_1", "student_2"))

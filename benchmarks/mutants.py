@@ -1,7 +1,7 @@
 """Which wrong science no test catches: mutate the modules that [tool.mutmut] of pyproject.toml names, and count what the quick tests kill.
 
 python benchmarks/mutants.py [MODULE ...] [--minutes 35] [--out benchmarks/results/mutants.json]
-MODULE: such as compressors.quantize.blocks; none: all that are configured. What the minutes did not
+MODULE: such as attar.compressors.quantize.blocks; none: all that are configured. What the minutes did not
 suffice for is written down as not run. Verdicts of an earlier run in the same folder are kept. A mutant is killed when a test fails, or
 runs into its time limit; one that no test reaches is counted as surviving.
 """

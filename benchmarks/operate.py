@@ -114,7 +114,7 @@ def ask(api: str, path: str, body: Any = None) -> Any:
 
 
 def attar(environment: dict[str, str], folder: str, *arguments: str) -> Any:
-    command = [sys.executable, "-m", "pipelines", *arguments, "--json"]
+    command = [sys.executable, "-m", "attar.pipelines", *arguments, "--json"]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

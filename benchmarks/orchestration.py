@@ -16,7 +16,7 @@ from pathlib import Path
 
 from result_file import recorded
 
-from pipelines.prefect_home import configure_prefect
+from attar.pipelines.operate.prefect_home import configure_prefect
 
 ATTAR = Path(sys.executable).with_name("attar")
 

@@ -22,17 +22,17 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from what_is_left import text_windows
 
-from compressors.prune.blocks import decoder_blocks
-from compressors.prune.bypass import returns_tuple, without_blocks
-from compressors.prune.exits import feed_forward_exit
-from compressors.prune.patch import Patch, feed_forward_outputs, fold_patch
-from compressors.prune.scan import WindowScan, last_logits_only, residual_stream
-from compressors.prune.scores.angular_distance import AngularDistance
-from compressors.prune.scores.patch_residual import PatchResidual
-from registry.environment import configure_process
-from stages.device import pick_device, pick_dtype
-from stages.model_folder import load_model
-from stages.samples import run_through
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.bypass import returns_tuple, without_blocks
+from attar.compressors.models.exits import feed_forward_exit
+from attar.compressors.prune.depth.patch import Patch, feed_forward_outputs, fold_patch
+from attar.compressors.prune.depth.scan import WindowScan, last_logits_only, residual_stream
+from attar.compressors.prune.depth.scores.angular_distance import AngularDistance
+from attar.compressors.prune.depth.scores.patch_residual import PatchResidual
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.dataset.samples import run_through
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.runtime.device import pick_device, pick_dtype
 
 # way of fitting -> whether errors are weighted, whether the first token of a row is left out; the default first
 WAYS = {"norm": (True, False), "none": (False, False)}

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from compressors.measure.product_attention import NAME, attention
+from attar.compressors.models.product_attention import NAME, attention
 
 NUM_TOKENS, NUM_SEQUENCES, NUM_ROUNDS = 512, 8, 15
 WAYS = {"fused": sdpa_attention_forward, "products": attention}

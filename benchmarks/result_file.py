@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.environment import describe_environment
+from attar.registry.artifacts.environment import describe_environment
 
 RESULTS = Path(__file__).parent / "results"
 MACHINE = ("processor", "num_cores", "python")

@@ -16,22 +16,22 @@ import typer
 from result_file import recorded
 from what_is_left import GSM8K, WIKITEXT, Window, cells, left_by_cuts, mean, pairs_of
 
-from compressors.measure.closeness import Sums
-from compressors.measure.runner import TorchRunner
-from compressors.prune.calibration import CountedTokens
-from compressors.prune.metrics import COSINE_METRICS
-from compressors.prune.scan import Scores
-from compressors.prune.select import Saving, choose_window
-from registry.environment import configure_process
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.device import pick_device, pick_dtype
-from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.model_folder import load_model
-from stages.prune import PruneConfig
-from stages.samples import calibration_samples
-from stages.scan_config import ScanConfig
-from stages.scan_runs import ScanRun
+from attar.compressors.measure.closeness import Sums
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.prune.depth.calibration import CountedTokens
+from attar.compressors.prune.depth.metrics import COSINE_METRICS
+from attar.compressors.prune.depth.scan import Scores
+from attar.compressors.prune.depth.select import Saving, choose_window
+from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.dataset.samples import calibration_samples
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.prune.stage import PruneConfig
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.scan.config import ScanConfig
+from attar.stages.scan.runs import ScanRun
 
 # calibration set -> its source, from the data folder on where it is no file of ours
 SETS = {

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from result_file import recorded
 
-from compressors.catalogue import build
-from compressors.prune.metrics import COSINE_METRICS
-from compressors.prune.scan import WindowScan, last_logits_only
-from registry.environment import configure_process
-from stages.model_folder import load_model
+from attar.compressors.catalogue import build
+from attar.compressors.prune.depth.metrics import COSINE_METRICS
+from attar.compressors.prune.depth.scan import WindowScan, last_logits_only
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model
 
 SIZES, BATCH_SIZE, NUM_TOKENS, NUM_ROUNDS = range(1, 11), 8, 256, 3
 

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from result_file import recorded
 
-from compressors.measure.speculative import measure_speculation
-from compressors.self_data.prompts import chat_prompt, stop_token_ids
-from registry.environment import configure_process
-from stages.device import pick_device, pick_dtype
-from stages.model_folder import load_model, load_tokenizer
+from attar.compressors.data.prompts import chat_prompt, stop_token_ids
+from attar.compressors.measure.speculative import measure_speculation
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.runtime.device import pick_device, pick_dtype
 
-SHIPPED = Path(__file__).parents[1] / "stages/shipped/everyday.jsonl"
+SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped/everyday.jsonl"
 
 
 def main() -> None:

@@ -17,11 +17,11 @@ import torch
 from result_file import recorded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressors.catalogue import build
-from compressors.distill.composite import Distil
-from compressors.distill.divergences.catalogue import DIVERGENCES
-from compressors.distill.objectives import Targets
-from compressors.prune.blocks import remove_blocks
+from attar.compressors.catalogue import build
+from attar.compressors.distill.losses.composite import Distil
+from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
+from attar.compressors.distill.losses.objectives import Targets
+from attar.compressors.models.blocks import remove_blocks
 
 SIZES = (1, 8, 64, 256, 1024)
 LOSSES = {

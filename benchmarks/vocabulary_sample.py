@@ -19,10 +19,10 @@ from result_file import recorded
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from compressors.distill.head import OutputHead, output_head
-from compressors.distill.objectives import ForwardKL, Targets
-from compressors.distill.reduction import LiveTeacher, Reduction
-from compressors.distill.vocabulary import VocabularySample
+from attar.compressors.distill.losses.objectives import ForwardKL, Targets
+from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
+from attar.compressors.models.head import OutputHead, output_head
 
 SIZES = (2048, 4096, 8192, 16384, 32768)
 NUM_SEQUENCES, NUM_TOKENS, NUM_DRAWS = 8, 257, 5

@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 
-from compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each
-from compressors.measure.likelihood import Pair
-from compressors.measure.runner import TorchRunner
-from compressors.measure.slots import Slots
-from compressors.prune.blocks import only_blocks
-from compressors.self_data.prompts import answer_tokens, chat_prompt
-from stages.model_folder import load_tokenizer
+from attar.compressors.data.prompts import answer_tokens, chat_prompt
+from attar.compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each
+from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.blocks import only_blocks
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.slots import Slots
+from attar.stages.artifacts.model.folder import load_tokenizer
 
 # A text of WikiText-2, in tokens: short, so that a few thousand of them are texts enough to resample.
 WINDOW = 256

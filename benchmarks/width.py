@@ -12,23 +12,23 @@ from pathlib import Path
 import torch
 from result_file import recorded
 
-from compressors.catalogue import build
-from compressors.measure.cost import num_parameters
-from compressors.measure.likelihood import perplexity
-from compressors.measure.runner import TorchRunner
-from compressors.prune.blocks import remove_blocks
-from compressors.prune.metrics import COSINE_METRICS
-from compressors.prune.patch import PatchFit, fold_patch
-from compressors.prune.scan import WindowScan
-from compressors.prune.select import Saving, choose_window
-from compressors.prune.width_budget import width_cost
-from compressors.prune.width_cut import cut_width
-from compressors.prune.width_layout import attention_parts, feed_forward_parts
-from compressors.prune.width_refit import Refit
-from compressors.prune.width_scores import WIDTH_SCORES, WidthScan, highest
-from registry.environment import configure_process
-from stages.device import pick_dtype
-from stages.model_folder import load_model, load_tokenizer
+from attar.compressors.catalogue import build
+from attar.compressors.measure.cost import num_parameters
+from attar.compressors.measure.likelihood import perplexity
+from attar.compressors.models.blocks import remove_blocks
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.prune.depth.metrics import COSINE_METRICS
+from attar.compressors.prune.depth.patch import PatchFit, fold_patch
+from attar.compressors.prune.depth.scan import WindowScan
+from attar.compressors.prune.depth.select import Saving, choose_window
+from attar.compressors.prune.width.budget import width_cost
+from attar.compressors.prune.width.cut import cut_width
+from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
+from attar.compressors.prune.width.refit import Refit
+from attar.compressors.prune.width.scores import WIDTH_SCORES, WidthScan, highest
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.runtime.device import pick_dtype
 
 NUM_CALIBRATION_TOKENS, NUM_TEST_TOKENS, WINDOW, BATCH_SIZE = 16_384, 16_384, 256, 4
 PATCH_RIDGE, REFIT_RIDGE = 1e-2, 1e-1

@@ -25,9 +25,9 @@ import psutil
 from csrf_token import headers
 from result_file import recorded
 
-from pipelines.operate.service_state import read_state
-from registry.store import Store
-from stages.orphans import OWNER
+from attar.pipelines.operate.service_state import read_state
+from attar.registry.artifacts.store import Store
+from attar.stages.runtime.orphans import OWNER
 
 RECIPE = """
 name: killed
@@ -74,7 +74,7 @@ def main() -> None:
 
 
 def attar(environment: dict[str, str], folder: str, *words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pipelines", *words]
+    command = [sys.executable, "-m", "attar.pipelines", *words]
     return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=True)
 
 

@@ -1,5 +1,5 @@
-"""`python -m pipelines` is `attar`."""
+"""`python -m attar.pipelines` is `attar`."""
 
-from pipelines.cli import main
+from attar.pipelines.cli.main import main
 
 main()

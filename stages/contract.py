@@ -14,10 +14,10 @@ from typing import Any, Generic, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from registry.artifact import Artifact, Facts
-from registry.fingerprint import RECORDS_FOLDER, digest
-from registry.store import CONTENT, Outcome, Slot, Store
-from stages.progress import Metric, listen, note
+from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
+from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
+from attar.stages.runtime.progress import Metric, listen, note
 
 C = TypeVar("C", bound="StageConfig")
 I = TypeVar("I")  # noqa: E741

@@ -20,15 +20,15 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from registry.artifact import Artifact
-from registry.environment import configure_process
-from registry.store import Store
-from stages.contract import StageConfig
-from stages.orphans import end_orphans
-from stages.progress import Event, Metric, Note, emit, listen
+from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.store import Store
+from attar.stages.contract import StageConfig
+from attar.stages.runtime.orphans import end_orphans
+from attar.stages.runtime.progress import Event, Metric, Note, emit, listen
 
 OUR_PACKAGES = ("registry", "compressors", "stages", "pipelines")
-PRELOAD = ("stages.catalogue", "stages.preload")
+PRELOAD = ("attar.stages.catalogue", "attar.stages.runtime.preload")
 
 
 @dataclass(frozen=True)
@@ -134,7 +134,7 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
         with lock:
             sender.send(message)
 
-    from stages.catalogue import STAGES  # the catalogue imports every stage, and a stage may import this module
+    from attar.stages.catalogue import STAGES  # the catalogue imports every stage, and a stage may import this module
 
     try:
         with listen(send):

@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers.processors import TemplateProcessing
 
-from stages.tiny_model import byte_tokenizer
+from attar.stages.ingest.tiny_model import byte_tokenizer
 
 _TURNS = "{% for m in messages %}"
 _END = "{% endfor %}{% if add_generation_prompt %}"

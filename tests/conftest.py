@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from registry.artifact import DatasetArtifact, ModelArtifact
-from registry.environment import configure_process
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.model_folder import load_model
+from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
 configure_process()

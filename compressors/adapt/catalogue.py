@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from compressors.adapt.lora import Lora
-from compressors.adapt.weights import FullWeights, LastBlocks
+from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.weights import FullWeights, LastBlocks
 
 if TYPE_CHECKING:
     from peft import PeftModel

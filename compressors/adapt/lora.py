@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from compressors.adapt.fast_lora import speed_up
-from compressors.prune.blocks import decoder_blocks
+from attar.compressors.adapt.fast_lora import speed_up
+from attar.compressors.models.blocks import decoder_blocks
 
 if TYPE_CHECKING:
     from peft import PeftModel

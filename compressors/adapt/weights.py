@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from compressors.prune.blocks import decoder_blocks
+from attar.compressors.models.blocks import decoder_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

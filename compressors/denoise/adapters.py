@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from compressors.denoise.transformer import DiffusionTransformer
-from compressors.guidance.adapters import ScaleRange
-from compressors.guidance.encoder import ScaleEncoder
+from attar.compressors.denoise.transformer import DiffusionTransformer
+from attar.compressors.guidance.adapters import ScaleRange
+from attar.compressors.guidance.encoder import ScaleEncoder
 
 AdapterKind = Literal["cross", "offset"]
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.denoise.diffusion import Diffusion
-from compressors.denoise.transformer import ANY_CLASS, DiffusionTransformer
+from attar.compressors.denoise.diffusion import Diffusion
+from attar.compressors.denoise.transformer import ANY_CLASS, DiffusionTransformer
 
 # (states, timesteps, classes, scales) to the noise
 NoiseModel = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]

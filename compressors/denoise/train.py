@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compressors.denoise.adapters import DenoiserAdapters
-from compressors.denoise.diffusion import Diffusion
-from compressors.denoise.guidance import GuidedStates
-from compressors.denoise.transformer import ANY_CLASS, DiffusionTransformer
+from attar.compressors.denoise.adapters import DenoiserAdapters
+from attar.compressors.denoise.diffusion import Diffusion
+from attar.compressors.denoise.guidance import GuidedStates
+from attar.compressors.denoise.transformer import ANY_CLASS, DiffusionTransformer
 
 # Share of training images whose class is hidden: what the unguided branch is learned from
 DROP_FRACTION = 0.15

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from compressors.prune.blocks import decoder_blocks
-from compressors.prune.config_cut import per_block_settings
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.config_cut import per_block_settings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from compressors.export.rotary import fuse_rotary
+from attar.compressors.export.rotary import fuse_rotary
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

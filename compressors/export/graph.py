@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compressors.export.block_kinds import block_kinds, representatives
-from compressors.export.fused import Tracing, fused_operators
-from compressors.export.names import PAST, PRESENT, cache_names
-from compressors.export.segments import NotRepeatedError
-from compressors.export.tidy import tidy
-from compressors.export.unroll import unroll
-from compressors.prune.blocks import decoder_blocks, only_blocks
+from attar.compressors.export.block_kinds import block_kinds, representatives
+from attar.compressors.export.fused import Tracing, fused_operators
+from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.export.segments import NotRepeatedError
+from attar.compressors.export.tidy import tidy
+from attar.compressors.export.unroll import unroll
+from attar.compressors.models.blocks import decoder_blocks, only_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

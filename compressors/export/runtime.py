@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.export.names import PAST, PRESENT, cache_names
-from compressors.measure.likelihood import pad_right
-from compressors.measure.runner import positions_of
-from compressors.measure.slots import Slots, prefill_chunks
+from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.runner import positions_of
+from attar.compressors.models.slots import Slots, prefill_chunks
 
 CPU = "CPUExecutionProvider"
 # The graph gives logits for every token; where only the last are wanted, rows are run in groups whose others stay below this.

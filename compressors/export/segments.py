@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from compressors.export.names import PAST
+from attar.compressors.export.names import PAST
 
 # Where the exporter notes the modules a node comes from, outermost first.
 SCOPES = "pkg.torch.onnx.name_scopes"

@@ -9,9 +9,9 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from compressors.export.names import PAST, PRESENT, cache_names
-from compressors.export.segments import NotRepeatedError, Segment, check_same, hoist, joints
-from compressors.prune.blocks import decoder_blocks
+from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.export.segments import NotRepeatedError, Segment, check_same, hoist, joints
+from attar.compressors.models.blocks import decoder_blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

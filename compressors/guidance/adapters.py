@@ -12,10 +12,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from compressors.guidance.catalogue import AdapterMethod
-from compressors.guidance.encoder import ScaleEncoder
-from compressors.prune.blocks import decoder_blocks
-from compressors.prune.exits import ATTENTION_NAMES
+from attar.compressors.guidance.catalogue import AdapterMethod
+from attar.compressors.guidance.encoder import ScaleEncoder
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.exits import ATTENTION_NAMES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

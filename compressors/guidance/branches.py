@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from compressors.self_data.prompts import chat_prompt
+from attar.compressors.data.prompts import chat_prompt
 
 
 class Branch(Protocol):

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from compressors.guidance.adapters import GuidanceAdapters, attention_modules
-from compressors.guidance.catalogue import OffsetAdapter
-from compressors.prune.exits import ATTENTION_EXITS
+from attar.compressors.guidance.adapters import GuidanceAdapters, attention_modules
+from attar.compressors.guidance.catalogue import OffsetAdapter
+from attar.compressors.models.exits import ATTENTION_EXITS
 
 if TYPE_CHECKING:
     import transformers

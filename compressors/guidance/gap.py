@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.guidance.adapters import Scale
-from compressors.guidance.scores import guided_scores
+from attar.compressors.guidance.adapters import Scale
+from attar.compressors.guidance.scores import guided_scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

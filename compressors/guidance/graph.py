@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from compressors.guidance.adapters import GuidanceAdapters
+from attar.compressors.guidance.adapters import GuidanceAdapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

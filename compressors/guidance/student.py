@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from compressors.distill.packing import Batch
-from compressors.distill.student import Student
-from compressors.guidance.adapters import GuidanceAdapters
+from attar.compressors.distill.examples.packing import Batch
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.guidance.adapters import GuidanceAdapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

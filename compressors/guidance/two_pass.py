@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.guidance.scores import guided_scores
-from compressors.measure.runner import SlotSource
-from compressors.measure.slots import Slots
+from attar.compressors.guidance.scores import guided_scores
+from attar.compressors.models.runner import SlotSource
+from attar.compressors.models.slots import Slots
 
 
 @dataclass(frozen=True)

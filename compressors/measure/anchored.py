@@ -14,11 +14,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.distill.kl_ball import nearest_in_ball
-from compressors.measure.likelihood import scoring_batches
-from compressors.measure.runner import CausalRunner
-from compressors.measure.sampling import Sampling
-from compressors.measure.slots import Slots
+from attar.compressors.distill.losses.targets.kl_ball import nearest_in_ball
+from attar.compressors.measure.likelihood import scoring_batches
+from attar.compressors.models.runner import CausalRunner
+from attar.compressors.models.sampling import Sampling
+from attar.compressors.models.slots import Slots
 
 # from the distribution as it is
 DRAWN = Sampling(temperature=1.0)

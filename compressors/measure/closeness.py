@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.measure.likelihood import Pair, scoring_batches
-from compressors.measure.runner import CausalRunner
-from compressors.measure.sampling import refuse_nan
+from attar.compressors.measure.likelihood import Pair, scoring_batches
+from attar.compressors.models.runner import CausalRunner
+from attar.compressors.models.sampling import refuse_nan
 
 NUM_RESAMPLES = 2000
 # Logits of both models for so many tokens are held at once.

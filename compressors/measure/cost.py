@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from compressors.measure.runner import CausalRunner
+from attar.compressors.models.runner import CausalRunner
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from compressors.measure.runner import CausalRunner
-from compressors.measure.sampling import refuse_nan
+from attar.compressors.models.runner import CausalRunner
+from attar.compressors.models.sampling import refuse_nan
 
 # A context and what follows it, as token ids; the context has at least one.
 Pair = tuple[Sequence[int], Sequence[int]]

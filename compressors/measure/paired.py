@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from compressors.measure.closeness import Estimate
+from attar.compressors.measure.closeness import Estimate
 
 Z_95 = 1.959963984540054
 NUM_DRAWS = 20_000

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.merge.fold import Pair
+from attar.compressors.merge.fold import Pair
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.merge.group import Merged, TensorGroup, combine
-from compressors.merge.linear import model_weights, normalized
-from compressors.merge.setting import Setting, check_setting, check_settings, resolve
-from compressors.merge.ties import agreed_sum
+from attar.compressors.merge.group import Merged, TensorGroup, combine
+from attar.compressors.merge.linear import model_weights, normalized
+from attar.compressors.merge.setting import Setting, check_setting, check_settings, resolve
+from attar.compressors.merge.ties import agreed_sum
 
 Rescale = Literal["density", "norm", "none"]
 RESCALES = ("density", "norm", "none")

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.merge.setting import Place
+from attar.compressors.merge.setting import Place
 
 # Elements in float32 worked on at a time: with a few models, what fits into a core's cache.
 CHUNK_ELEMENTS = 1 << 17

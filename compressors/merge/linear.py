@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from compressors.merge.group import Merged, TensorGroup, combined, combined_deltas
-from compressors.merge.setting import Place, Setting, check_setting, check_settings, resolve
+from attar.compressors.merge.group import Merged, TensorGroup, combined, combined_deltas
+from attar.compressors.merge.setting import Place, Setting, check_setting, check_settings, resolve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.merge.group import Merged, TensorGroup, combined, combined_deltas, gram
+from attar.compressors.merge.group import Merged, TensorGroup, combined, combined_deltas, gram
 
 
 @dataclass(frozen=True, kw_only=True)

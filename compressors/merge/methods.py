@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from compressors.merge.dare import DareLinear, DareTies
-from compressors.merge.group import MergeMethod, TensorGroup
-from compressors.merge.linear import Linear, TaskArithmetic
-from compressors.merge.means import Karcher, ModelStock
-from compressors.merge.setting import filters, places
-from compressors.merge.slerp import Slerp
-from compressors.merge.ties import Ties
+from attar.compressors.merge.dare import DareLinear, DareTies
+from attar.compressors.merge.group import MergeMethod, TensorGroup
+from attar.compressors.merge.linear import Linear, TaskArithmetic
+from attar.compressors.merge.means import Karcher, ModelStock
+from attar.compressors.merge.setting import filters, places
+from attar.compressors.merge.slerp import Slerp
+from attar.compressors.merge.ties import Ties
 
 MERGE_METHODS: dict[str, type[MergeMethod]] = {
     "linear": Linear,

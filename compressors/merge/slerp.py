@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from compressors.merge.group import Merged, TensorGroup, combined, combined_deltas, gram
-from compressors.merge.setting import Setting, check_setting, resolve
+from attar.compressors.merge.group import Merged, TensorGroup, combined, combined_deltas, gram
+from attar.compressors.merge.setting import Setting, check_setting, resolve
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.merge.group import Merged, TensorGroup
-from compressors.merge.linear import model_weights
-from compressors.merge.setting import Setting, check_setting, check_settings, resolve
-from compressors.merge.trim import Trimmer, magnitude_cuts
+from attar.compressors.merge.group import Merged, TensorGroup
+from attar.compressors.merge.linear import model_weights
+from attar.compressors.merge.setting import Setting, check_setting, check_settings, resolve
+from attar.compressors.merge.trim import Trimmer, magnitude_cuts
 
 
 @dataclass(frozen=True, kw_only=True)

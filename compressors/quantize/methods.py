@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.quantize.blocks import BlockWeights, Grid
+from attar.compressors.quantize.blocks import BlockWeights, Grid
 
 # Shares of a block's range that a search tries: what is cut off at the ends makes the steps between finer.
 SHRINKS = tuple(1.0 - 0.025 * step for step in range(17))

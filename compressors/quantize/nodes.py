@@ -11,7 +11,7 @@ from jaxtyping import Float
 from onnx_ir.passes import common
 from torch import Tensor
 
-from compressors.quantize.blocks import BlockWeights
+from attar.compressors.quantize.blocks import BlockWeights
 
 CONTRIB = "com.microsoft"
 # onnxruntime's kernels take blocks of these sizes

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from compressors.quantize.nodes import store_tensor
+from attar.compressors.quantize.nodes import store_tensor
 
 KERNEL = "MatMulNBits"
 

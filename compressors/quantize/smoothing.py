@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from compressors.quantize.nodes import Product
+from attar.compressors.quantize.nodes import Product
 
 NORMS = {"RMSNormalization", "SimplifiedLayerNormalization", "LayerNormalization"}
 # A channel that is silent on the calibration text may speak later: no scale goes further than this from the mean.

@@ -14,13 +14,13 @@ from itertools import pairwise
 import yaml
 from pydantic import ValidationError
 
+from attar.pipelines.recipe.file import RecipeError, shipped_recipes
+from attar.pipelines.recipe.whole import build_recipe, load_recipe
+from attar.stages.catalogue import STAGES
 from docs.generate.markdown import slug
 from docs.generate.names import command_names, known_names, make_targets, stage_names, tracked_files, variables
 from docs.generate.pages import generated_pages, written_pages
 from docs.generate.results import with_results
-from pipelines.recipe import build_recipe, load_recipe
-from pipelines.recipe_file import RecipeError, shipped_recipes
-from stages.catalogue import STAGES
 
 MAX_LINES = 250
 FENCE = re.compile(r"^(```+)(\w*)[^\n]*\n(.*?)^\1\s*$", re.MULTILINE | re.DOTALL)

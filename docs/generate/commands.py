@@ -7,8 +7,8 @@ from typing import Any
 
 import typer.main
 
+from attar.pipelines.cli.main import app
 from docs.generate.markdown import code, table
-from pipelines.cli import app
 
 WORDS = {
     "str": "text",

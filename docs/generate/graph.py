@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from pipelines.recipe import Recipe
+from attar.pipelines.recipe.whole import Recipe
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 42, 40, 16, 4
 # Fill and line by what a stage makes: readable on white and on dark ground.

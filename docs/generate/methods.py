@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
+from attar.pipelines.cli.describe import describe
+from attar.pipelines.cli.listing import CATALOGUES
 from docs.generate.markdown import code, prose, slug, table
 from docs.generate.stages import fields_table
-from pipelines.describe import describe
-from pipelines.listing import CATALOGUES
 
 FOLDER = "reference/methods"
 # What a family is for, in a line, and where a recipe names it.

@@ -12,11 +12,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from attar.pipelines.cli.listing import CATALOGUES
+from attar.pipelines.recipe.file import RECIPE_FIELDS, shipped_recipes
+from attar.pipelines.recipe.whole import load_recipe
+from attar.stages.catalogue import STAGES
 from docs.generate.commands import options
-from pipelines.listing import CATALOGUES
-from pipelines.recipe import load_recipe
-from pipelines.recipe_file import RECIPE_FIELDS, shipped_recipes
-from stages.catalogue import STAGES
 
 ROOT = Path(__file__).parents[2]
 # Names of other projects, facts and tags, one a line; what follows a name says whose it is.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from attar.pipelines.recipe.whole import load_recipe
 from docs.generate.graph import recipe_svg
 from docs.generate.results import with_blocks
-from pipelines.recipe import load_recipe
 
 README = Path(__file__).parents[2] / "README.md"
 PICTURE = Path(__file__).parents[1] / "pictures" / "demo.svg"

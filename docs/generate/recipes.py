@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from attar.pipelines.cli.method_table import FOLDER as METHODS
+from attar.pipelines.cli.method_table import composition, method_recipes, readable
+from attar.pipelines.recipe.file import shipped_recipes
+from attar.pipelines.recipe.whole import Recipe, load_recipe
 from docs.generate.graph import recipe_svg
 from docs.generate.markdown import code, prose, slug, table
-from pipelines.method_table import FOLDER as METHODS
-from pipelines.method_table import composition, method_recipes, readable
-from pipelines.recipe import Recipe, load_recipe
-from pipelines.recipe_file import shipped_recipes
 
 FOLDER = "reference/recipes"
 

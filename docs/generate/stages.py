@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 
+from attar.pipelines.cli.describe import describe
+from attar.pipelines.recipe.file import shipped_recipes
+from attar.pipelines.recipe.whole import load_recipe
+from attar.stages.catalogue import STAGES
 from docs.generate.markdown import code, prose, table
-from pipelines.describe import describe
-from pipelines.recipe import load_recipe
-from pipelines.recipe_file import shipped_recipes
-from stages.catalogue import STAGES
 
 FOLDER = "reference/stages"
 # The unit that the end of a field's name stands for; a test holds that no page invents another.

@@ -12,12 +12,12 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
-from pipelines.deployments.form import CompressForm
-from pipelines.deployments.form_recipe import recipe_document
-from pipelines.deployments.recipe_run import outcome, run_here
-from pipelines.deployments.workplace import enter_workplace
-from pipelines.recipe import Recipe, build_recipe, load_recipe
+from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments.form import CompressForm
+from attar.pipelines.deployments.form_recipe import recipe_document
+from attar.pipelines.deployments.recipe_run import outcome, run_here
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.pipelines.recipe.whole import Recipe, build_recipe, load_recipe
 
 # A node that waits for another holds a thread.
 MAX_NODES = 256

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.deployments.form import CompressForm
-from pipelines.recipe import Recipe, build_recipe, override
+from attar.pipelines.deployments.form import CompressForm
+from attar.pipelines.recipe.whole import Recipe, build_recipe, override
 
 
 def recipe_document(form: CompressForm) -> dict[str, Any]:

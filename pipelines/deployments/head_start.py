@@ -2,7 +2,7 @@
 
 import os
 
-from stages.process import start_fork_server
+from attar.stages.process import start_fork_server
 
 # a worker has started this process for one run; whoever else imports a deployment wants no fork server
 if os.environ.get("PREFECT__FLOW_RUN_ID"):

@@ -8,8 +8,8 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 from pydantic import Field
 
-from pipelines.deployments.workplace import enter_workplace
-from registry.collect import UNFINISHED, collect_garbage
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.registry.release.collect import UNFINISHED, collect_garbage
 
 
 @flow(name="gc", persist_result=True, result_serializer="json")

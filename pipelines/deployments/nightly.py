@@ -10,15 +10,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from pipelines.announce import announce
-from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
-from pipelines.deployments.recipe_run import is_unchanged, outcome, run_as_child
-from pipelines.deployments.workplace import enter_workplace
-from pipelines.recipe import Recipe, build_recipe, override, read_document
-from registry.model_registry import CHAMPION
-from registry.promotion import judge
-from registry.versions import find_version, read_version
-from stages.newest_source import newest_source
+from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments.recipe_run import is_unchanged, outcome, run_as_child
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.pipelines.recipe.whole import Recipe, build_recipe, override, read_document
+from attar.pipelines.run.announce import announce
+from attar.registry.release.model_registry import CHAMPION
+from attar.registry.release.promotion import judge
+from attar.registry.release.versions import find_version, read_version
+from attar.stages.ingest.newest_source import newest_source
 
 INGEST = ("ingest_model", "ingest_data")
 

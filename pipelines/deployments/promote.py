@@ -12,11 +12,11 @@ from prefect.input import RunInput
 from prefect.states import Completed, Failed
 from pydantic import ConfigDict, Field
 
-from pipelines.announce import announce
-from pipelines.deployments.workplace import enter_workplace
-from registry.model_registry import CHAMPION
-from registry.promotion import Verdict, judge, make_champion, roll_back, turn_down
-from registry.versions import find_version, read_version
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.pipelines.run.announce import announce
+from attar.registry.release.model_registry import CHAMPION
+from attar.registry.release.promotion import Verdict, judge, make_champion, roll_back, turn_down
+from attar.registry.release.versions import find_version, read_version
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=200)]
 SECONDS_PER_DAY = 86_400

@@ -7,14 +7,14 @@ from typing import Any
 
 from prefect.states import State
 
-from pipelines.deployments.workplace import plain_console
-from pipelines.flow import run_in_flow, run_recipe
-from pipelines.plan import make_plan
-from pipelines.recipe import Recipe
-from registry.environment import attar_home
-from registry.run_record import RunRecord
-from registry.store import Store
-from stages.process import start_fork_server
+from attar.pipelines.deployments.workplace import plain_console
+from attar.pipelines.recipe.plan import make_plan
+from attar.pipelines.recipe.whole import Recipe
+from attar.pipelines.run.flow import run_in_flow, run_recipe
+from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import RunRecord
+from attar.stages.process import start_fork_server
 
 
 def run_as_child(recipe: Recipe, home: Path) -> RunRecord:

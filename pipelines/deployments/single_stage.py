@@ -11,20 +11,20 @@ from prefect import flow
 from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
-from compressors.catalogue import did_you_mean
-from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
-from pipelines.deployments.workplace import enter_workplace, plain_console
-from pipelines.gpu_slot import gpu_slot
-from pipelines.listener import Listener
-from registry import confinement
-from registry.artifact import Artifact
-from registry.environment import num_cores
-from registry.store import Store
-from registry.tracking import Tracker
-from stages.catalogue import STAGES
-from stages.contract import Stage
-from stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
-from stages.progress import Event, Note
+from attar.compressors.catalogue import did_you_mean
+from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments.workplace import enter_workplace, plain_console
+from attar.pipelines.run.gpu_slot import gpu_slot
+from attar.pipelines.run.listener import Listener
+from attar.registry.artifacts import confinement
+from attar.registry.artifacts.environment import num_cores
+from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.runs import Tracker
+from attar.stages.catalogue import STAGES
+from attar.stages.contract import Stage
+from attar.stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
+from attar.stages.runtime.progress import Event, Note
 
 
 class Handle(BaseModel):

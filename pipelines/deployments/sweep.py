@@ -16,15 +16,15 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
-from pipelines.deployments.recipe_run import run_as_child
-from pipelines.deployments.search_space import Dimension, make_sampler
-from pipelines.deployments.workplace import enter_workplace
-from pipelines.recipe import Recipe, RecipeError, build_recipe, override, read_document
-from registry.artifact import Facts
-from registry.figures import with_interval
-from registry.run_record import RunRecord
-from registry.store import Store
+from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments.recipe_run import run_as_child
+from attar.pipelines.deployments.search_space import Dimension, make_sampler
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.pipelines.recipe.whole import Recipe, RecipeError, build_recipe, override, read_document
+from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.store import Store
+from attar.registry.release.figures import with_interval
+from attar.registry.tracking.run_record import RunRecord
 
 SIZE, SPEED = "num_parameters", "decode_seconds_per_token"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.deployments.outliving import outlive_reader
-from pipelines.prefect_home import configure_prefect
-from registry.confinement import confine
-from registry.environment import attar_home, configure_process
-from stages.reaper import watch_over_this_process
+from attar.pipelines.deployments.outliving import outlive_reader
+from attar.pipelines.operate.prefect_home import configure_prefect
+from attar.registry.artifacts.confinement import confine
+from attar.registry.artifacts.environment import attar_home, configure_process
+from attar.stages.runtime.reaper import watch_over_this_process
 
 
 def enter_workplace() -> Path:

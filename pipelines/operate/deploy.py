@@ -1,6 +1,6 @@
 """Create the work pool and its queues, and apply a prefect.yaml with its schemas closed to unknown parameters.
 
-python -m pipelines.operate.deploy PREFECT_YAML HEAVY_AT_ONCE
+python -m attar.pipelines.operate.deploy PREFECT_YAML HEAVY_AT_ONCE
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
-from pipelines.operate.job_template import job_template
-from pipelines.operate.site import POOL
-from pipelines.operate.up import read_deployments
-from pipelines.operate.zombies import close_zombies
+from attar.pipelines.operate.job_template import job_template
+from attar.pipelines.operate.site import POOL
+from attar.pipelines.operate.up import read_deployments
+from attar.pipelines.operate.zombies import close_zombies
 
 # Runs that take the machine's cores and memory wait for each other here; the rest passes by.
 HEAVY_QUEUE = "heavy"

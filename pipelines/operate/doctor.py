@@ -16,15 +16,15 @@ from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
-from pipelines.operate.health import is_healthy, is_port_free, listener
-from pipelines.operate.server_facts import server_findings
-from pipelines.operate.service_state import ProcessMark, read_state, running_site
-from pipelines.operate.site import Site
-from registry.environment import available_memory_bytes, tracking_uri
-from registry.files import existing, free_bytes
-from registry.run_record import open_runs
-from stages.code_guard import UNGUARDED, system_guard
-from stages.sandbox import VARIABLE as UNGUARDED_VARIABLE
+from attar.pipelines.operate.health import is_healthy, is_port_free, listener
+from attar.pipelines.operate.server_facts import server_findings
+from attar.pipelines.operate.service_state import ProcessMark, read_state, running_site
+from attar.pipelines.operate.site import Site
+from attar.registry.artifacts.environment import available_memory_bytes, tracking_uri
+from attar.registry.artifacts.files import existing, free_bytes
+from attar.registry.tracking.run_record import open_runs
+from attar.stages.runtime.code_guard import UNGUARDED, system_guard
+from attar.stages.runtime.sandbox import VARIABLE as UNGUARDED_VARIABLE
 
 Verdict = Literal["ok", "note", "bad"]
 OLDEST_PYTHON = (3, 11)

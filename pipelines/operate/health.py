@@ -11,7 +11,7 @@ import urllib.request
 
 import psutil
 
-from pipelines.operate.postgres import is_ready
+from attar.pipelines.operate.postgres import is_ready
 
 TIMEOUT_SECONDS = 5.0
 BETWEEN_SECONDS = 0.5

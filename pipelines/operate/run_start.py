@@ -1,6 +1,6 @@
 """What a worker starts for a flow run: wait until Prefect's server answers, then become Prefect's engine.
 
-python -m pipelines.operate.run_start
+python -m attar.pipelines.operate.run_start
 
 Prefect's client asks again when a connection it once had is refused, and not when the first one is: a run that starts while the server
 restarts ends at once with `exited with non-zero status code 1`. Here the engine is started when the server answers, and once more when
@@ -17,12 +17,12 @@ from uuid import UUID
 
 import httpx
 
-from pipelines.operate.health import wait_for_answer
+from attar.pipelines.operate.health import wait_for_answer
 
 # A server that restarts is back within a minute or two; an upgrade takes longer.
 PATIENCE_SECONDS = 900.0
 ENGINE = "prefect.engine"
-COMMAND = "python -m pipelines.operate.run_start"
+COMMAND = "python -m attar.pipelines.operate.run_start"
 # What a run says of itself before its flow has begun.
 NOT_BEGUN = ("SCHEDULED", "PENDING")
 

@@ -9,8 +9,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from pipelines.operate.health import TIMEOUT_SECONDS
-from pipelines.operate.site import POOL
+from attar.pipelines.operate.health import TIMEOUT_SECONDS
+from attar.pipelines.operate.site import POOL
 
 Row = tuple[str, str, str, str]
 

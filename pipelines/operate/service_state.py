@@ -10,10 +10,10 @@ from typing import Any
 
 import psutil
 
-from pipelines.operate.credentials import Credentials
-from pipelines.operate.site import Site
-from registry.files import write_synced
-from registry.process_start import is_same_process, start_of
+from attar.pipelines.operate.credentials import Credentials
+from attar.pipelines.operate.site import Site
+from attar.registry.artifacts.files import write_synced
+from attar.registry.artifacts.process_start import is_same_process, start_of
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pipelines.operate import postgres
-from pipelines.operate.credentials import Credentials
+from attar.pipelines.operate import postgres
+from attar.pipelines.operate.credentials import Credentials
 
 LOOPBACK = "127.0.0.1"
 POOL = "attar"
@@ -143,7 +143,7 @@ def services(site: Site) -> list[Service]:
         *first,
         Service(
             name="prefect",
-            command=(*_module("pipelines.operate.prefect_server"), "server", "start", *_prefect_options(site)),
+            command=(*_module("attar.pipelines.operate.prefect_server"), "server", "start", *_prefect_options(site)),
             environment=_server_environments(site, clients)["prefect"],
             health_url=f"{site.api_url}/health",
             after=after,

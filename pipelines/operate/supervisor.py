@@ -1,6 +1,6 @@
 """Keep the services of one machine alive: start in order, ask for their health, restart with backoff, stop every process they left.
 
-python -m pipelines.operate.supervisor SITE_AS_JSON
+python -m attar.pipelines.operate.supervisor SITE_AS_JSON
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import threading
 import time
 from pathlib import Path
 
-from pipelines.operate.health import is_healthy
-from pipelines.operate.process_tree import dump_stacks, end_tree, tree_of
-from pipelines.operate.service_state import ServiceState, SiteState, mark_of
-from pipelines.operate.site import Service, Site, services
-from registry.environment import configure_process
-from stages.orphans import claim_children, owned_by
+from attar.pipelines.operate.health import is_healthy
+from attar.pipelines.operate.process_tree import dump_stacks, end_tree, tree_of
+from attar.pipelines.operate.service_state import ServiceState, SiteState, mark_of
+from attar.pipelines.operate.site import Service, Site, services
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.runtime.orphans import claim_children, owned_by
 
 logger = logging.getLogger("attar.services")
 LOOP_SECONDS = 0.5

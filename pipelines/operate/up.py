@@ -16,14 +16,14 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from pipelines.operate.health import is_port_free, listener
-from pipelines.operate.postgres import binaries
-from pipelines.operate.process_tree import end_tree, tree_of
-from pipelines.operate.service_state import SiteState, read_state, state_path
-from pipelines.operate.site import LOOPBACK, Site, client_environment, is_loopback
-from registry.files import write_synced
-from registry.fingerprint import file_digest
-from stages.orphans import OWNER, end_orphans, owned_by
+from attar.pipelines.operate.health import is_port_free, listener
+from attar.pipelines.operate.postgres import binaries
+from attar.pipelines.operate.process_tree import end_tree, tree_of
+from attar.pipelines.operate.service_state import SiteState, read_state, state_path
+from attar.pipelines.operate.site import LOOPBACK, Site, client_environment, is_loopback
+from attar.registry.artifacts.files import write_synced
+from attar.registry.artifacts.fingerprint import file_digest
+from attar.stages.runtime.orphans import OWNER, end_orphans, owned_by
 
 POLL_SECONDS = 0.3
 # The supervisor stops three services one after the other, each with its own grace.
@@ -121,7 +121,7 @@ def read_deployments(prefect_file: Path) -> list[dict[str, Any]]:
 def deploy(site: Site, prefect_file: Path) -> tuple[str, ...]:
     """Create the work pool and its queues and apply `prefect_file`; return the deployments' names. Raises ServicesFailed."""
     digest = file_digest(prefect_file)  # of what is applied, should somebody save the file meanwhile
-    command = [sys.executable, "-m", "pipelines.operate.deploy", str(prefect_file), str(site.heavy_at_once)]
+    command = [sys.executable, "-m", "attar.pipelines.operate.deploy", str(prefect_file), str(site.heavy_at_once)]
     environment = {name: value for name, value in client_environment(site).items() if name != OWNER}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     write_synced(site.log_folder / "deploy.log", done.stdout + done.stderr)
@@ -146,7 +146,7 @@ def _start_supervisor(site: Site) -> None:
     state_path(site.home).unlink(missing_ok=True)
     with (site.log_folder / "supervisor.log").open("ab") as log:
         subprocess.Popen(
-            [sys.executable, "-m", "pipelines.operate.supervisor", json.dumps(site.as_dict())],
+            [sys.executable, "-m", "attar.pipelines.operate.supervisor", json.dumps(site.as_dict())],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

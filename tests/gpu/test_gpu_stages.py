@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from registry.artifact import DatasetArtifact, ModelArtifact
-from registry.store import Store
-from stages.device import pick_device, pick_dtype
-from stages.finetune import finetune
-from stages.finetune_config import FinetuneConfig, FinetuneInputs
-from stages.self_data import SelfDataInputs, self_data
-from stages.self_data_config import SelfDataConfig
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.store import Store
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.stage import finetune
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.stage import SelfDataInputs, self_data
 
 pytestmark = pytest.mark.gpu
 

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from registry.environment import describe_environment
+from attar.registry.artifacts.environment import describe_environment
 from tests.system.campaign.crew import Tally, try_inputs
 
 # One module of this folder each, with COUNT, CLEAN, prepare(scratch) and attempt(prepared, seed, folder).

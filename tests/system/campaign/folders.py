@@ -8,10 +8,10 @@ import random
 import shutil
 from pathlib import Path
 
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.ingest_model import IngestModelConfig, ingest_model
-from stages.tiny_model import FAMILIES, random_model
+from attar.registry.artifacts.store import Store
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from attar.stages.ingest.tiny_model import FAMILIES, random_model
 from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 2_000

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy
 from gguf import GGUFWriter, TokenType
 
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.ingest_model import IngestModelConfig, ingest_model
+from attar.registry.artifacts.store import Store
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from tests.system.campaign.mutate import changed_bytes
 
 COUNT = 1_000

@@ -20,8 +20,8 @@ from typing import Any
 import psutil
 import yaml
 
-from pipelines.recipe_file import shipped_recipes
-from stages.catalogue import STAGES
+from attar.pipelines.recipe.file import shipped_recipes
+from attar.stages.catalogue import STAGES
 
 # Carried by every process of one run, whatever session it is in: who still has it afterwards is an orphan.
 MARK = "ATTAR_CAMPAIGN_LIFE"
@@ -36,7 +36,7 @@ TIMED_STAGES = frozenset({"evaluate", "quantize", "quantize_torch", "register"})
 def prefect_server(home: Path) -> Iterator[dict[str, str]]:
     """Run a server whose database lies in a home, for as long as the block; gives what its clients need."""
     before = dict(os.environ)
-    from pipelines.prefect_home import configure_prefect
+    from attar.pipelines.operate.prefect_home import configure_prefect
 
     configure_prefect(home)
     from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
@@ -73,7 +73,7 @@ class Life:
         self.output = folder / f"{self.mark}.json"
         with self.log.open("wb") as log, self.output.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pipelines", "run", "tiny.yaml", "--json", *arguments],
+                [sys.executable, "-m", "attar.pipelines", "run", "tiny.yaml", "--json", *arguments],
                 env=environment | {MARK: self.mark},
                 stdout=output,
                 stderr=log,

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from pipelines.mistakes import RecipeError
-from pipelines.plan import make_plan
-from pipelines.recipe import load_recipe
-from pipelines.recipe_file import shipped_recipes
-from registry.store import Store
+from attar.pipelines.recipe.file import shipped_recipes
+from attar.pipelines.recipe.mistakes import RecipeError
+from attar.pipelines.recipe.plan import make_plan
+from attar.pipelines.recipe.whole import load_recipe
+from attar.registry.artifacts.store import Store
 from tests.system.campaign.mutate import changed_text, changed_value, odd_value
 
 COUNT = 10_000

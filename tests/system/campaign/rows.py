@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow
 import pyarrow.parquet
 
-from registry.store import Store
-from stages.contract import NoInputs
-from stages.ingest_data import IngestDataConfig, ingest_data
-from stages.rows import read_rows
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.dataset.rows import read_rows
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 2_000

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.listing import list_artifacts
-from registry.artifact import DatasetArtifact
-from registry.collect import collect_garbage
-from registry.lineage import trace
-from registry.mlflow_home import open_client
-from registry.store import Slot, Store
+from attar.pipelines.cli.listing import list_artifacts
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.lineage import trace
+from attar.registry.artifacts.store import Slot, Store
+from attar.registry.release.collect import collect_garbage
+from attar.registry.tracking.mlflow_home import open_client
 from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 500

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 
-from registry.environment import describe_environment
-from registry.run_record import open_runs
-from registry.store import Store
+from attar.registry.artifacts.environment import describe_environment
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import open_runs
 from tests.system.campaign.lives import TIMED_STAGES, Life, fingerprints, prefect_server, rows_of, write_tiny
 
 pytestmark = pytest.mark.slow

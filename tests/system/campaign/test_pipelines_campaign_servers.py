@@ -16,10 +16,10 @@ from typing import Any
 import psutil
 import pytest
 
-from pipelines.operate.health import answers
-from pipelines.operate.service_state import read_state
-from tests.pipeline.operated import Api, Environment, attar, environment_of, free_ports, until, write_recipe
+from attar.pipelines.operate.health import answers
+from attar.pipelines.operate.service_state import read_state
 from tests.system.campaign.lives import BETWEEN_LOOKS, rows_of
+from tests.system.operated import Api, Environment, attar, environment_of, free_ports, until, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 NUM_RUNS = 4
@@ -80,7 +80,7 @@ def go_away(home: Path, name: str, seconds: float) -> None:
 
 
 def started(environment: Environment, *words: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "pipelines", "run", *words, "--json"]
+    command = [sys.executable, "-m", "attar.pipelines", "run", *words, "--json"]
     folder = Path(environment["ATTAR_HOME"]).parent
     return subprocess.Popen(
         command, env=environment, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -90,7 +90,7 @@ def started(environment: Environment, *words: str) -> subprocess.Popen[str]:
 def num_starting() -> int:
     """Count the processes that a worker has started for runs and that may not have asked the server yet."""
     lines = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
-    return len([line for line in lines if "pipelines.operate.run_start" in line])
+    return len([line for line in lines if "attar.pipelines.operate.run_start" in line])
 
 
 def test_a_run_with_a_command_of_its_own_is_refused_or_runs_ours(api: Api, up: dict[str, Any], tmp_path: Path) -> None:

@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from registry.alias_lock import patiently
-from registry.model_registry import CHAMPION, PREVIOUS, register_model
-from registry.promotion import REPLACES_TAG, make_champion
-from registry.versions import NoSuchVersionError, find_version, read_version
+from attar.registry.release.alias_lock import patiently
+from attar.registry.release.model_registry import CHAMPION, PREVIOUS, register_model
+from attar.registry.release.promotion import REPLACES_TAG, make_champion
+from attar.registry.release.versions import NoSuchVersionError, find_version, read_version
 
 pytestmark = pytest.mark.slow
 NUM = 8
 PROMOTE = """
 import sys
 from pathlib import Path
-from registry.promotion import make_champion
+from attar.registry.release.promotion import make_champion
 gate = Path(sys.argv[2])
 while not gate.exists():
     pass
@@ -84,7 +84,7 @@ def test_no_answer_is_not_no_champion(home: Path, monkeypatch: pytest.MonkeyPatc
     assert find_version("one", PREVIOUS) is None
     with pytest.raises(NoSuchVersionError):
         read_version("one/77")
-    monkeypatch.setattr("registry.alias_lock.BUSY_SECONDS", 1.0)
+    monkeypatch.setattr("attar.registry.release.alias_lock.BUSY_SECONDS", 1.0)
     holder = sqlite3.connect(home / "mlflow.db", isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     with pytest.raises(ValueError, match="MLflow") as refusal:

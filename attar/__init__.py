@@ -1,0 +1,1 @@
+"""Attar: compress models as an operated pipeline."""

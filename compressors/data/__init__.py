@@ -1,0 +1,1 @@
+"""Training text: prompts, filters, rewrites, and verifiers of answers."""

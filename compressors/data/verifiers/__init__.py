@@ -1,0 +1,1 @@
+"""Decide whether an answer says the same as its reference."""

@@ -1,0 +1,203 @@
+"""Write the sequences of a step from the weights of that step, judge them, and find what the teacher reads before each.
+
+The seed of each sequence comes from its row, the step and its number, so that a resumed run draws the same ones.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.rollouts import RepairedWrites, RolloutPolicy, TeacherWrites
+from attar.compressors.distill.losses.token_stats import SampleFacts
+from attar.compressors.distill.losses.weights.coefficients import Clock
+from attar.compressors.distill.losses.weights.sample_weights import group_advantages
+from attar.compressors.distill.teachers.parties import Party
+from attar.compressors.distill.teachers.student import Student, mixed_precision, plain_model
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.sampling import Generation, Sampling
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a verifier says of an answer: its reward, and whether it is right."""
+
+    reward: float
+    is_correct: bool
+
+
+# Judges an answer (token ids, whether it ended by itself) to an example's prompt.
+Judge = Callable[[Example, Sequence[int], bool], Verdict]
+# Says what the teacher reads before this answer: (example, answer, verdict, a right sibling's answer) -> token ids, None: no hint.
+Hint = Callable[[Example, Sequence[int], Verdict, Sequence[int] | None], list[int] | None]
+
+
+# Groups of the hinted side are counted from here.
+OTHER_SIDE = 1 << 30
+
+
+@dataclass
+class Rollouts:
+    """Draws the sequences of each step by a policy, judges them and says what the teacher reads before each.
+
+    `teacher`: the party that writes where the policy asks for one. `stop_ids` end an answer.
+    """
+
+    policy: RolloutPolicy
+    judge: Judge
+    hint: Hint
+    stop_ids: Sequence[int]
+    seed: int
+    teacher: Party | None = None
+    batch_size: int = 32
+    _last: list[Example] = field(default_factory=list)
+    _num_repaired: int = 0
+
+    def examples(self, student: Student, given: Sequence[Example], clock: Clock) -> list[Example]:
+        """Return the sequences of a step: for each prompt its group, side by side. Without any, the data's own."""
+        self._num_repaired = 0
+        is_written = [self._is_written(example, clock) for example in given]
+        prompts = [one for one, is_chosen in zip(given, is_written, strict=True) if is_chosen]
+        groups = iter(self._groups(student, prompts, clock))
+        found: list[Example] = []
+        for example, is_chosen in zip(given, is_written, strict=True):
+            found += next(groups) if is_chosen else [example]
+        self._last = found or list(given)
+        return self._last
+
+    def facts(self) -> dict[str, float]:
+        """Return what the last step's sequences were like: mean reward, share that is right, mean length in tokens; of repairs how many."""
+        count = max(1, len(self._last))
+        repairs = {"num_repaired": float(self._num_repaired)} if isinstance(self.policy, RepairedWrites) else {}
+        return repairs | {
+            "rollout_reward": sum(one.facts.reward for one in self._last) / count,
+            "rollout_correct": sum(one.facts.is_correct for one in self._last) / count,
+            "rollout_tokens": sum(len(one.answer_ids) for one in self._last) / count,
+        }
+
+    def _is_written(self, example: Example, clock: Clock) -> bool:
+        uniform = torch.rand((), generator=torch.Generator().manual_seed(self._seed(example, clock, -1)))
+        return float(uniform) < self.policy.student_fraction
+
+    def _groups(self, student: Student, given: Sequence[Example], clock: Clock) -> list[list[Example]]:
+        asked = [example for example in given for _ in range(self.policy.num_samples)]
+        seeds = [self._seed(example, clock, number) for example in given for number in range(self.policy.num_samples)]
+        written = self._write(student, asked, seeds)
+        found = []
+        for index, example in enumerate(given):
+            start = index * self.policy.num_samples
+            answers = written[start : start + self.policy.num_samples]
+            found.append(self._group(example, index, [one for one in answers if one.token_ids]))
+        return found
+
+    def _write(self, student: Student, asked: Sequence[Example], seeds: Sequence[int]) -> list[Generation]:
+        policy = self.policy
+        if policy.writers[0] == "student":
+            written = self._decode(student, [one.prompt_ids for one in asked], policy.max_new_tokens, seeds)
+            return self._repaired(student, asked, written, seeds) if isinstance(policy, RepairedWrites) else written
+        prompts = [one.prompt_ids if one.hinted_ids is None else one.hinted_ids for one in asked]
+        assert self.teacher is not None, "checked where the training is built"
+        with self.teacher.model_of(student) as teacher:
+            return self._decode(teacher, prompts, policy.max_new_tokens, seeds)
+
+    def _repaired(
+        self, student: Student, asked: Sequence[Example], written: list[Generation], seeds: Sequence[int]
+    ) -> list[Generation]:
+        """Let the teacher finish what did not end; all other answers are empty, and left out."""
+        assert isinstance(self.policy, RepairedWrites) and self.teacher is not None, (
+            "checked where the training is built"
+        )
+        opened = [
+            _opened(one, self.policy.length_ratio * len(example.answer_ids))
+            for one, example in zip(written, asked, strict=True)
+        ]
+        cut = {index: cut_place(len(ids), seeds[index]) for index, ids in enumerate(opened) if len(ids) > 2}
+        prefixes = {index: opened[index][:place] for index, place in cut.items()}
+        prompts = [[*asked[index].prompt_ids, *prefix] for index, prefix in prefixes.items()]
+        with self.teacher.model_of(student) as teacher:
+            rests = self._decode(teacher, prompts, self.policy.num_repair_tokens, [seeds[index] for index in cut])
+        repaired = [Generation([], False) for _ in written]
+        for index, rest in zip(prefixes, rests, strict=True):
+            if rest.is_finished:
+                repaired[index] = Generation([*prefixes[index], *rest.token_ids], True)
+        self._num_repaired += sum(one.is_finished for one in repaired)
+        return repaired
+
+    def _decode(
+        self, writer: Student, prompts: Sequence[Sequence[int]], max_new_tokens: int, seeds: Sequence[int]
+    ) -> list[Generation]:
+        was_training = writer.training
+        model = plain_model(writer.model)
+        sampling = Sampling(temperature=self.policy.temperature, top_p=self.policy.top_p)
+        try:
+            with mixed_precision(model):
+                return decode(
+                    TorchRunner(model),
+                    prompts,
+                    max_new_tokens=max_new_tokens,
+                    stop_ids=self.stop_ids,
+                    batch_size=self.batch_size,
+                    sampling=sampling,
+                    seeds=seeds,
+                    is_scored=True,
+                )
+        finally:
+            writer.train(was_training)
+
+    def _group(self, example: Example, group: int, answers: Sequence[Generation]) -> list[Example]:
+        if not answers:
+            return []
+        verdicts = [self.judge(example, one.token_ids, one.is_finished) for one in answers]
+        advantages = group_advantages([one.reward for one in verdicts])
+        pass_rate = sum(one.is_correct for one in verdicts) / len(verdicts)
+        found = []
+        for index, (answer, verdict) in enumerate(zip(answers, verdicts, strict=True)):
+            right = (answers[i].token_ids for i, one in enumerate(verdicts) if one.is_correct and i != index)
+            hint = self.hint(example, answer.token_ids, verdict, next(right, None))
+            facts = SampleFacts(
+                group=group,
+                reward=verdict.reward,
+                advantage=advantages[index],
+                is_correct=verdict.is_correct,
+                has_hint=hint is not None,
+                pass_rate=pass_rate,
+                old_logprobs=torch.tensor(answer.token_logprobs) if answer.token_logprobs else None,
+            )
+            found.append(Example(example.prompt_ids, answer.token_ids, hinted_ids=hint, facts=facts, name=example.name))
+        return [*found, *self._other_side(found)]
+
+    def _other_side(self, found: Sequence[Example]) -> list[Example]:
+        """Return the same answers behind the hint, with the plain prompt as what the other party reads."""
+        if not isinstance(self.policy, TeacherWrites) or not self.policy.both_sides:
+            return []
+        return [other_side(one) for one in found if one.hinted_ids is not None]
+
+    def _seed(self, example: Example, clock: Clock, number: int) -> int:
+        return zlib.crc32(f"{self.seed}/{example.name}/{clock.step}/{number}".encode())
+
+
+def other_side(example: Example) -> Example:
+    """Return the same answer behind the hint, with the plain prompt as what the other party reads."""
+    assert example.hinted_ids is not None, "there is another side"
+    group = example.facts.group if example.facts.group < 0 else example.facts.group + OTHER_SIDE
+    facts = replace(example.facts, group=group, is_hinted=True)
+    return replace(example, prompt_ids=example.hinted_ids, hinted_ids=example.prompt_ids, facts=facts)
+
+
+def _opened(answer: Generation, most_tokens: float) -> list[int]:
+    """Return the tokens of an answer that did not end within its limit (0: none of its own), else nothing."""
+    if most_tokens and len(answer.token_ids) > most_tokens:
+        return answer.token_ids[: max(1, int(most_tokens))]
+    return [] if answer.is_finished else answer.token_ids
+
+
+def cut_place(num_tokens: int, seed: int) -> int:
+    """Return how many tokens of an unfinished answer stay: more than half of them, fewer than all."""
+    low = math.floor(num_tokens / 2) + 1
+    return int(torch.randint(low, max(low + 1, num_tokens), (), generator=torch.Generator().manual_seed(seed)))

@@ -1,0 +1,61 @@
+"""Looks at text that is not trained on: its losses, and whether packing rows changes what a model makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from attar.compressors.distill.examples.packing import Example, batches, collate
+from attar.compressors.distill.loop.fixed_measure import measured_sum, on_given_text, with_measure
+from attar.compressors.distill.loop.step_loss import Spoken, StepLoss, speak
+from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.teachers.student import Student, mixed_precision
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a look found, in nats a token: each objective as it is at the current step, and what looks are compared by (see fixed_measure)."""
+
+    losses: dict[str, float]
+    measure: float | None
+
+
+@torch.no_grad()
+def look_at(trainer: Trainer, examples: Sequence[Example]) -> Look:
+    """Look at held-out examples, in their given order. Objectives that need rollouts of the student say nothing about given text."""
+    trainer.student.eval()
+    student = trainer.plain_student
+    now = on_given_text(trainer.reduction.at(trainer.clock(max(0, trainer.step - 1))))
+    reduction, shares = with_measure(now, trainer.measure)
+    if not reduction.objectives:
+        return Look({}, None)
+    sums = dict.fromkeys(reduction.objectives, 0.0)
+
+    def looked_at() -> Iterator[Spoken]:
+        limit, order = trainer.tokens_per_micro_batch, range(len(examples))
+        for batch in batches(examples, tokens_per_batch=limit, order=order, is_packed=trainer.is_packed):
+            yield Spoken(batch, speak(trainer.parties, student))
+
+    has_teacher = "teacher" in trainer.parties
+    # every process looks at the same rows: nothing is to be summed over them
+    step = StepLoss.of(reduction, looked_at, None, has_teacher=has_teacher)
+    for one in looked_at():
+        with mixed_precision(student):
+            _, part = step.loss(student, student, one)
+        for name, (loss_sum, _) in part.items():
+            sums[name] += loss_sum
+    means = {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}
+    return Look({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
+
+
+@torch.no_grad()
+def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
+    """True when packing these examples gives the same logits as running each alone: some families attend across them."""
+    student.eval()
+    order = range(len(examples))
+    packed = student.logits(collate(examples, order, is_packed=True))
+    apart = student.logits(collate(examples, order, is_packed=False))
+    scale = float(apart.abs().max().clamp(min=1e-6))
+    return float((packed - apart).abs().max()) <= tolerance * scale

@@ -1,0 +1,238 @@
+"""The training loop: plain steps over accelerate, yielding a record after each, with a state that can be saved and restored exactly."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from attar.compressors.distill.examples.packing import Batch, Example, batches, units
+from attar.compressors.distill.examples.steps import Schedule, Steps
+from attar.compressors.distill.loop.drawing import Rollouts
+from attar.compressors.distill.loop.fixed_measure import fixed_measure
+from attar.compressors.distill.loop.step_loss import Spoken, StepLoss, speak
+from attar.compressors.distill.losses.composite import projections_read
+from attar.compressors.distill.losses.reduction import Reduction
+from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.losses.weights.coefficients import Clock
+from attar.compressors.distill.teachers.parties import OtherModel, Party
+from attar.compressors.distill.teachers.student import Student, mixed_precision
+from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """One optimizer step: losses in nats a token by objective, the gradient norm before clipping, and tokens learned."""
+
+    step: int
+    epoch: int
+    losses: dict[str, float]
+    learning_rate: float
+    grad_norm: float
+    num_tokens: int
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class Trainer:
+    """A student and everything that moves while it learns.
+
+    `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where the examples carry no recorded
+    one; `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they
+    are. `average`: a running mean of the weights, kept beside them. `sample`: the part of the vocabulary that steps look at, drawn
+    anew in each; looks at held-out text are at all of it. With several processes each takes its share of every step.
+    """
+
+    student: Student
+    examples: Sequence[Example]
+    steps: Steps
+    reduction: Reduction
+    is_packed: bool
+    accelerator: Accelerator
+    teacher: Student | None = None
+    average: WeightAverage | None = None
+    step: int = 0
+    parties: dict[ViewName, Party] = field(default_factory=dict)
+    rollouts: Rollouts | None = None
+    sample: VocabularySample | None = None
+
+    def __post_init__(self) -> None:
+        if self.teacher is not None:
+            self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
+        self.student.reads = projections_read(self.reduction.objectives.values())
+        if isinstance(teacher := self.parties.get("teacher"), OtherModel):
+            teacher.model.reads = self.student.reads
+        trainable = [p for p in self.student.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(
+            trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
+        )
+        self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
+
+    @cached_property
+    def measure(self) -> Reduction | None:
+        """What looks at held-out text are compared by: the same at every step; None where nothing is."""
+        moving: list[ViewName] = [name for name, party in self.parties.items() if party.moves]
+        return fixed_measure(self.reduction, self.clock(max(0, self.num_steps - 1)), moving)
+
+    @property
+    def plain_student(self) -> Student:
+        """The student without accelerate's wrapping."""
+        return self.accelerator.unwrap_model(self.student)
+
+    @property
+    def schedule(self) -> Schedule:
+        """How long training lasts and how fast it moves."""
+        return self.steps.schedule
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of the whole schedule."""
+        return len(self.steps)
+
+    def clock(self, step: int) -> Clock:
+        """Return where training is before a step."""
+        epoch, position = divmod(step, self.steps.num_per_epoch)
+        num_epochs = math.ceil(self.num_steps / self.steps.num_per_epoch)
+        return Clock(step, self.num_steps, epoch, num_epochs, position == 0)
+
+    def run(self) -> Iterator[StepRecord]:
+        """Yield a record after every optimizer step, from the current step on. Save `state()` between steps to resume there."""
+        while self.step < self.num_steps:
+            epoch, chosen = self.steps.at(self.step)
+            yield self._optimize(chosen, epoch)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a resumed run needs for the same weights bit for bit: trainable weights, optimizer, step, random state."""
+        return {
+            "step": self.step,
+            "weights": trained_weights(self.plain_student),
+            "average": None if self.average is None else self.average.weights,
+            "parties": {name: party.weights for name, party in self.parties.items()},
+            "tokens_per_micro_batch": self.tokens_per_micro_batch,
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "device_random": None if self._is_cpu else torch.get_device_module().get_rng_state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state()`."""
+        set_weights(self.plain_student, state["weights"])
+        if self.average is not None:
+            self.average.weights = state["average"]
+        for name, party in self.parties.items():
+            party.weights = state["parties"][name]
+        self.tokens_per_micro_batch = state["tokens_per_micro_batch"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"])
+        if not self._is_cpu:
+            torch.get_device_module().set_rng_state(state["device_random"])
+        self.step = state["step"]
+
+    @property
+    def _is_cpu(self) -> bool:
+        return self.accelerator.device.type == "cpu"
+
+    def _optimize(self, chosen: Sequence[int], epoch: int) -> StepRecord:
+        """Take one step over the chosen examples, in smaller micro-batches where memory does not suffice: the step stays the same."""
+        clock = self.clock(self.step)
+        for party in self.parties.values():
+            party.advance(self.plain_student, clock)
+        share = _Share.of(self.examples, chosen, self.accelerator)
+        examples, order = self.examples, share.order
+        if self.rollouts is not None:
+            examples = self.rollouts.examples(self.plain_student, [self.examples[i] for i in order], clock)
+            order = range(len(examples))
+        while True:
+            micro_batches = self._micro_batches(examples, order)
+            try:
+                losses = self._accumulate(micro_batches, self._reduction(clock), share.is_idle)
+                break
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or len(micro_batches) == len(units(examples, order)):
+                    raise
+                self.optimizer.zero_grad(set_to_none=True)
+                self.tokens_per_micro_batch = max(1, self.tokens_per_micro_batch // 2)
+        grad_norm, learning_rate = self._move(chosen)
+        num_learned = sum(len(batch.next_ids) for batch in micro_batches)
+        facts = {} if self.rollouts is None else self.rollouts.facts()
+        return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, num_learned, facts)
+
+    def _reduction(self, clock: Clock) -> Reduction:
+        reduction = self.reduction.at(clock)
+        return reduction if self.sample is None else replace(reduction, sample=self.sample.at(clock.step))
+
+    def _move(self, chosen: Sequence[int]) -> tuple[float, float]:
+        """Let the optimizer take its step; return (gradient norm, learning rate)."""
+        trainable = [p for p in self.student.parameters() if p.requires_grad]
+        learning_rate = self.schedule.rate_at(self.step, self.num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        grad_norm = float(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm))  # type: ignore[arg-type]
+        if not math.isfinite(grad_norm):
+            raise NotFiniteError(self.step + 1, chosen, grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            self.average.update(self.plain_student)
+        self.step += 1
+        return grad_norm, learning_rate
+
+    def _accumulate(self, micro_batches: Sequence[Batch], reduction: Reduction, is_idle: bool) -> dict[str, float]:
+        self.student.train()
+        student = self.plain_student
+        spoken = [Spoken(batch, speak(self.parties, student)) for batch in micro_batches]
+        has_teacher = "teacher" in self.parties
+        step = StepLoss.of(reduction, lambda: spoken, self.accelerator, has_teacher=has_teacher, is_counted=not is_idle)
+        sums = dict.fromkeys(reduction.objectives, 0.0)
+        for index, one in enumerate(spoken):
+            is_last = index == len(spoken) - 1
+            # gradients of several processes are averaged once, with the last part
+            with nullcontext() if is_last else self.accelerator.no_sync(self.student):
+                with mixed_precision(self.student):
+                    loss, part = step.loss(self.student, student, one)
+                # averaged over processes, to be summed: each divides by the tokens of all
+                self.accelerator.backward(loss * (0.0 if is_idle else self.accelerator.num_processes))
+            for name, (loss_sum, _) in part.items():
+                sums[name] += 0.0 if is_idle else loss_sum
+        return step.means(sums, self.accelerator)
+
+    def _micro_batches(self, examples: Sequence[Example], order: Sequence[int]) -> list[Batch]:
+        limit = self.tokens_per_micro_batch
+        return list(batches(examples, tokens_per_batch=limit, order=order, is_packed=self.is_packed))
+
+
+@dataclass(frozen=True)
+class _Share:
+    """What this process takes of a step. An idle one, for which nothing is left, runs along at weight zero: the others wait for it."""
+
+    order: list[int]
+    is_idle: bool
+
+    @staticmethod
+    def of(examples: Sequence[Example], chosen: Sequence[int], accelerator: Accelerator) -> _Share:
+        if accelerator.num_processes == 1:
+            return _Share(list(chosen), False)
+        parts = units(examples, chosen)
+        mine = parts[accelerator.process_index :: accelerator.num_processes]
+        return _Share([index for unit in (mine or parts[:1]) for index in unit], not mine)
+
+
+class NotFiniteError(ValueError):
+    """The gradient of a step is no number: training stops before it touches the weights."""
+
+    def __init__(self, step: int, examples: Sequence[int], grad_norm: float) -> None:
+        super().__init__(f"the gradient of step {step} is {grad_norm}")
+        self.step, self.examples = step, list(examples)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # the CPU allocator raises a plain RuntimeError
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

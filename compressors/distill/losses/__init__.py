@@ -1,0 +1,1 @@
+"""Objectives over views: divergences, targets, weights, one reduction."""

@@ -1,0 +1,90 @@
+"""The pass before the losses: what weights and listwise losses must know of the whole batch, chunk by chunk, without gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil, chunk_terms
+from attar.compressors.distill.losses.composite import ListwiseDistil, listwise_terms
+from attar.compressors.distill.losses.targets.target_heat import entropy_of
+from attar.compressors.distill.losses.token_stats import TokenStats
+from attar.compressors.distill.losses.views import Targets, views_of
+from attar.compressors.distill.losses.weights.token_weights import Statistic
+
+
+def statistics_of(objectives: Mapping[str, object]) -> frozenset[Statistic]:
+    """Return what some objectives ask for."""
+    return frozenset(name for one in objectives.values() for name in getattr(one, "statistics", ()))
+
+
+@torch.no_grad()
+def measured(
+    objectives: Mapping[str, object],
+    targets: Targets,
+    size: int,
+    logprobs: Callable[[slice], Float[Tensor, "n V"]],
+    others: Callable[[slice], Targets],
+) -> Targets:
+    """Return the targets with the statistics that the objectives ask for. `others` gives the targets of a chunk, live parties spoken."""
+    wanted = statistics_of(objectives)
+    if not wanted:
+        return targets
+    if targets.stats is None:
+        raise ValueError("weights and listwise losses need to know the sequences of the tokens")
+    listwise = {one for one in objectives.values() if isinstance(one, ListwiseDistil)}
+    found: dict[object, list[Tensor]] = {}
+    for start in range(0, len(targets.next_ids), size):
+        tokens = slice(start, start + size)
+        student = logprobs(tokens) if wanted - {"teacher_entropy"} else None
+        chunk = others(tokens)
+        for name, value in _of_chunk(wanted, student, chunk):
+            found.setdefault(name, []).append(value)
+        for one in listwise:
+            if one.divergence.traits.needs_target and student is not None:
+                views = views_of(student, chunk, with_labels=True, needs_whole=True)
+                own = one.target(views).gather(-1, chunk.next_ids[:, None]).squeeze(-1)
+                found.setdefault(one, []).append(own)
+    columns = {name: torch.cat(parts) for name, parts in found.items()}
+    known = {name: columns[name] for name in wanted if name in columns}
+    stats = replace(targets.stats, **known)  # type: ignore[arg-type]
+    terms = {one: listwise_terms(one, stats, columns.get(one)) for one in listwise}
+    terms |= {one: chunk_terms(one, stats) for one in objectives.values() if isinstance(one, ChunkwiseDistil)}
+    return replace(targets, stats=replace(stats, listwise=terms))
+
+
+@torch.no_grad()
+def teacher_entropies(targets: Targets, size: int, others: Callable[[slice], Targets]) -> TokenStats:
+    """Return the batch's statistics with the teacher's entropy alone: what a mean over the step is taken of."""
+    assert targets.stats is not None, "batches know their sequences"
+    parts = [_teacher_entropy(others(slice(start, start + size))) for start in range(0, len(targets.next_ids), size)]
+    return replace(targets.stats, teacher_entropy=torch.cat(parts))
+
+
+def _of_chunk(
+    wanted: frozenset[Statistic], student: Float[Tensor, "n V"] | None, chunk: Targets
+) -> list[tuple[Statistic, Tensor]]:
+    found: list[tuple[Statistic, Tensor]] = []
+    if "teacher_entropy" in wanted:
+        found.append(("teacher_entropy", _teacher_entropy(chunk)))
+    if student is None:
+        return found
+    if "student_entropy" in wanted:
+        found.append(("student_entropy", entropy_of(student)))
+    if "own_logprobs" in wanted:
+        found.append(("own_logprobs", student.gather(-1, chunk.next_ids[:, None]).squeeze(-1)))
+    if "is_first_choice" in wanted:
+        found.append(("is_first_choice", student.argmax(dim=-1) == chunk.next_ids))
+    return found
+
+
+def _teacher_entropy(chunk: Targets) -> Float[Tensor, "n"]:
+    if chunk.teacher_full is None:
+        raise ValueError(
+            "a token weight reads the teacher's entropy, which recorded candidates do not hold; use a live teacher"
+        )
+    return entropy_of(chunk.teacher_full)

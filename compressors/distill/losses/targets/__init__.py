@@ -1,0 +1,1 @@
+"""What an objective aims at: distributions made of teacher, past, labels and anchor."""

@@ -1,0 +1,92 @@
+"""What is known of each token of a batch beyond its distribution: its sequence, how it was drawn and rewarded, how uncertain it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from attar.compressors.distill.examples.chunks import Chunks
+
+
+@dataclass(frozen=True)
+class SampleFacts:
+    """What is known of one sequence before anything is computed on it.
+
+    `group`: sequences of one prompt share it, and lie side by side. `reward` and `advantage`: of its verifier, none without one.
+    `old_logprobs`: of its learned tokens under the policy that drew them, in nats. `pass_rate` p in [0, 1] of its prompt.
+    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `chunks`: for a teacher with another tokenizer.
+    `has_hint`: the teacher can be told something; `is_hinted`: this very sequence stands behind it, as the teacher sees it.
+    """
+
+    group: int = -1
+    reward: float = 0.0
+    advantage: float = 0.0
+    is_correct: bool = False
+    has_hint: bool = True
+    is_hinted: bool = False
+    pass_rate: float | None = None
+    score: float | None = None
+    chunks: Chunks | None = None
+    old_logprobs: Float[Tensor, "T"] | None = None
+
+
+@dataclass(frozen=True)
+class ListwiseTerms:
+    """Of N tokens under a loss over groups or chunks: its slope in each one's log-probability, and each loss at one token, marked."""
+
+    slopes: Float[Tensor, "N"]
+    values: Float[Tensor, "N"]
+    is_first: Bool[Tensor, "N"]
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """Of N tokens: which sequence each lies in, and what `objectives` asked for. All without gradient, nats where it is a logarithm.
+
+    `samples`: facts of each sequence. `own_logprobs`: of the next token under the student, `is_first_choice` where it is its
+    likeliest. `means`: of a weight that is divided by its mean over the step, by (weight, route). `listwise`: by objective.
+    `has_recorded`: of tokens with a recorded teacher, where that is who teaches.
+    """
+
+    sequences: Int[Tensor, "N"]
+    samples: tuple[SampleFacts, ...]
+    student_entropy: Float[Tensor, "N"] | None = None
+    teacher_entropy: Float[Tensor, "N"] | None = None
+    own_logprobs: Float[Tensor, "N"] | None = None
+    is_first_choice: Bool[Tensor, "N"] | None = None
+    means: Mapping[tuple[object, str], float] = field(default_factory=dict)
+    listwise: Mapping[object, ListwiseTerms] = field(default_factory=dict)
+    has_recorded: Bool[Tensor, "N"] | None = None
+
+    def sequence_shares(self, *, of_recorded: bool) -> Float[Tensor, "N"]:
+        """Return 1 / T for each token of a sequence of T, so that sums over tokens are sums of means; or of those with a recorded teacher."""
+        counted = torch.ones_like(self.sequences)
+        if of_recorded and self.has_recorded is not None:
+            counted = self.has_recorded.long()
+        lengths = torch.zeros(len(self.samples), dtype=torch.long, device=counted.device)
+        lengths = lengths.index_add_(0, self.sequences, counted)
+        return 1.0 / lengths.clamp(min=1)[self.sequences].float()
+
+    def of_samples(self, values: list[float]) -> Float[Tensor, "N"]:
+        """Return one number a sequence as one number a token."""
+        return torch.tensor(values, dtype=torch.float32, device=self.sequences.device)[self.sequences]
+
+    def sequence_means(self, values: Float[Tensor, "N"]) -> Float[Tensor, "S"]:
+        """Return the mean over each sequence's tokens."""
+        sums = values.new_zeros(len(self.samples)).index_add_(0, self.sequences, values)
+        counts = torch.bincount(self.sequences, minlength=len(self.samples)).clamp(min=1)
+        return sums / counts
+
+    @property
+    def old_logprobs(self) -> Float[Tensor, "N"]:
+        """Log-probabilities of the drawn tokens under the policy that drew them. Raises ValueError where they were not kept."""
+        kept = [one.old_logprobs for one in self.samples]
+        if any(one is None for one in kept):
+            raise ValueError(
+                "a policy loss needs the log-probabilities that its tokens were drawn with: use a rollout of the student"
+            )
+        return torch.cat([one for one in kept if one is not None]).to(self.sequences.device)

@@ -1,0 +1,1 @@
+"""How much a token, a row or a step counts."""

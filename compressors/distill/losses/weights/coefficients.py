@@ -1,0 +1,85 @@
+"""How an objective changes while training goes on: a parameter that ramps, a divergence that is switched."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, Protocol, TypeVar
+
+from attar.compressors.distill.losses.traits import Divergence
+
+O = TypeVar("O")  # noqa: E741
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Where training is, before a step: step and epoch counted from 0."""
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    is_epoch_start: bool = False
+
+
+class CoefficientSchedule(Protocol):
+    """Returns the objective and its weight as they are at a time."""
+
+    def at(self, objective: Any, weight: float, clock: Clock) -> tuple[Any, float]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearRamp:
+    """start + (end - start) (t + 1) / T in epochs or steps, so that the last one has `end`. https://arxiv.org/abs/2006.12000
+
+    `parameter`: `weight`, or a part of the objective and its field, such as target.share or sample_weight.kappa_nats.
+    """
+
+    parameter: str
+    end: float
+    start: float = 0.0
+    by: Literal["epoch", "step"] = "epoch"
+
+    def __post_init__(self) -> None:
+        if self.by not in ("epoch", "step"):
+            raise ValueError(f"by is {self.by!r}; accepted: epoch, step")
+
+    def at(self, objective: Any, weight: float, clock: Clock) -> tuple[Any, float]:
+        now, total = (clock.epoch, clock.num_epochs) if self.by == "epoch" else (clock.step, clock.num_steps)
+        value = self.start + (self.end - self.start) * min(1.0, (now + 1) / max(1, total))
+        if self.parameter == "weight":
+            return objective, value
+        return with_parameter(objective, self.parameter, value), weight
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwitchDivergence:
+    """From `at_fraction` of the steps on, another divergence: forward KL first, then reverse KL. https://arxiv.org/abs/2603.11178"""
+
+    to: Divergence
+    at_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.at_fraction < 1.0:
+            raise ValueError(f"at_fraction is {self.at_fraction}; accepted: between 0 and 1")
+
+    def at(self, objective: Any, weight: float, clock: Clock) -> tuple[Any, float]:
+        is_later = clock.step >= self.at_fraction * clock.num_steps
+        return (replace(objective, divergence=self.to) if is_later else objective), weight
+
+
+COEFFICIENT_SCHEDULES: dict[str, type[CoefficientSchedule]] = {
+    "linear_ramp": LinearRamp,
+    "switch_divergence": SwitchDivergence,
+}
+
+
+def with_parameter(owner: O, path: str, value: float) -> O:
+    """Return a copy with the parameter at a dotted path replaced. Raises ValueError when it is not there."""
+    head, _, rest = path.partition(".")
+    known = [entry.name for entry in fields(owner)] if is_dataclass(owner) else []
+    if head not in known:
+        raise ValueError(f"parameter {path!r} is not there; known: {', '.join(known) or 'none'}")
+    if not rest and not isinstance(getattr(owner, head), int | float):
+        raise ValueError(f"parameter {path!r} is no number; a number is what changes")
+    changed = with_parameter(getattr(owner, head), rest, value) if rest else value
+    return replace(owner, **{head: changed})  # type: ignore[type-var]

@@ -1,0 +1,221 @@
+"""Who stands behind a view while training runs: another model, or the student itself with its adapters off or with kept weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attar.compressors.distill.examples.packing import Batch, Example, batches
+from attar.compressors.distill.losses.reduction import LiveTeacher, Speaker
+from attar.compressors.distill.losses.weights.coefficients import Clock
+from attar.compressors.distill.teachers.sources import Base, SelfRule
+from attar.compressors.distill.teachers.student import Student, mixed_precision, plain_model, record_prefix
+from attar.compressors.models.adapted import is_adapted
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.head import OutputHead
+from attar.compressors.models.trained_weights import Weights, set_weights, trained_weights
+
+
+class Party(Protocol):
+    """Reads a batch beside the student, without gradient, and says what it makes of its learned tokens.
+
+    `weights`: what it keeps and a checkpoint must hold; empty for one that keeps nothing. `moves`: what it says of a text changes while
+    the student learns.
+    """
+
+    weights: Weights
+
+    @property
+    def moves(self) -> bool: ...
+
+    def speak(self, student: Student, batch: Batch) -> Speaker: ...
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        """Follow the student, before a step."""
+        ...
+
+    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+        """Return a context that gives the party as a model which writes; a student with other weights inside the block."""
+        ...
+
+
+@dataclass
+class OtherModel:
+    """A model of its own, which may be of another size and width, with the student's vocabulary.
+
+    `begins_alike`: its first blocks are the frozen ones of the student, so that it goes on from their recorded states; see `follow`.
+    """
+
+    model: Student
+    is_hinted: bool = True
+    weights: Weights = field(default_factory=dict)
+    begins_alike: bool = False
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
+
+    @torch.no_grad()
+    def states(self, batch: Batch) -> Float[Tensor, "N D"]:
+        """Return the model's last hidden state at each learned token."""
+        read = _read(batch, self.is_hinted)
+        with mixed_precision(self.model):
+            return self.model(read if self.begins_alike and read is batch else replace(read, prefix=None))
+
+    def follow(self, student: Student, example: Example) -> bool:
+        """Go on from the states that the student's frozen blocks give, if this model begins with them; return whether it does.
+
+        It does when all their weights are equal, the embedding's too, and both make the same of an example: some of what a block
+        computes lies in the config.
+        """
+        count, mine, theirs = student.first_block, plain_model(student.model), plain_model(self.model.model)
+        if not count or type(mine) is not type(theirs) or count >= theirs.config.num_hidden_layers:
+            return False
+        first = self.model.first_block
+        self.model.first_block = count
+        parts = [[one.get_input_embeddings(), *decoder_blocks(one)[:count]] for one in (mine, theirs)]
+        self.begins_alike = all(map(_has_same_weights, *parts)) and torch.equal(
+            *(states for one in (student, self.model) for _, states in _prefix(one, example))
+        )
+        if not self.begins_alike:
+            self.model.first_block = first
+        return self.begins_alike
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        pass
+
+    @contextmanager
+    def model_of(self, student: Student) -> Iterator[Student]:
+        yield self.model
+
+
+def _has_same_weights(one: nn.Module, other: nn.Module) -> bool:
+    mine, theirs = one.state_dict(), other.state_dict()
+    is_same = mine.keys() == theirs.keys()
+    return is_same and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+
+
+def _prefix(student: Student, example: Example) -> Iterator[tuple[int, Tensor]]:
+    example = replace(example, prefix=None)
+    return record_prefix(student, [example], tokens_per_batch=example.num_tokens, is_packed=False)
+
+
+@torch.no_grad()
+def run_once(
+    party: OtherModel, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
+) -> Iterator[tuple[int, Float[Tensor, "T D"]]]:
+    """Yield (index, the model's last hidden states at that example's learned tokens): it says the same whenever it is asked."""
+    for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
+        states = party.states(batch)
+        for place, (index, _, _) in enumerate(batch.places):
+            yield index, states[batch.sequences == place]
+
+
+@dataclass
+class KeptStates:
+    """A model that was run once over all examples: of it only the head is left, which makes its kept states whole distributions."""
+
+    head: OutputHead
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
+        return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
+
+    def advance(self, student: Student, clock: Clock) -> None:
+        pass
+
+    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+        raise TypeError("a teacher that was run once cannot write; a rollout needs a live one")
+
+
+@dataclass
+class StudentItself:
+    """The student under a rule: its base, itself, or itself with earlier weights of what is trained. No second model in memory.
+
+    It reads in evaluation mode: its dropout would be noise, and would draw from the student's random numbers.
+    """
+
+    rule: SelfRule
+    is_hinted: bool = True
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        return self.rule.moves
+
+    def begin(self, student: Student) -> StudentItself:
+        """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
+        if isinstance(self.rule, Base) and not is_adapted(student.model):
+            raise ValueError(
+                "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
+            )
+        if self.rule.keeps:
+            self.weights = trained_weights(student)
+        return self
+
+    @torch.no_grad()
+    def speak(self, student: Student, batch: Batch) -> Speaker:
+        read = _read(batch, self.is_hinted)
+        was_training = student.training
+        student.eval()
+        try:
+            with self.model_of(student), mixed_precision(student):
+                return LiveTeacher(student(read), self._head(student), student.projections)
+        finally:
+            student.train(was_training)
+
+    @torch.no_grad()
+    def advance(self, student: Student, clock: Clock) -> None:
+        share = self.rule.share(clock)
+        if not self.rule.keeps or not share:
+            return
+        parameters = dict(student.named_parameters())
+        for name, value in self.weights.items():
+            value.lerp_(parameters[name].detach().to(value.dtype), share)
+
+    @contextmanager
+    def model_of(self, student: Student) -> Iterator[Student]:
+        if isinstance(self.rule, Base):
+            assert is_adapted(student.model), "checked in begin"
+            with student.model.disable_adapter():
+                yield student
+            return
+        with swapped(student, self.weights) if self.weights else nullcontext():
+            yield student
+
+    def _head(self, student: Student) -> OutputHead:
+        """Return the head with the kept weights, where it is trained: it is asked after the student has its own back."""
+        head = student.head
+        for name, parameter in student.named_parameters():
+            if parameter is head.weight and name in self.weights:
+                return replace(head, weight=self.weights[name])
+        return head
+
+
+@contextmanager
+def swapped(student: Student, weights: Weights) -> Iterator[None]:
+    """Run with other weights in place of the trained ones."""
+    own = trained_weights(student)
+    set_weights(student, weights)
+    try:
+        yield
+    finally:
+        set_weights(student, own)
+
+
+def _read(batch: Batch, is_hinted: bool) -> Batch:
+    return batch.hinted if is_hinted and batch.hinted is not None else batch

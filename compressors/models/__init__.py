@@ -1,0 +1,1 @@
+"""What every other room asks of a model: blocks, attention, decoding, likelihood."""

@@ -1,0 +1,76 @@
+"""What decoding and scoring need of a model, and the runner for torch models; the ONNX one is in `compressors/export/runtime.py`."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.compressors.models.slots import Slots
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class SlotSource(Protocol):
+    """What decoding alone needs of a model: a cache with a slot a row."""
+
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        """Return an empty cache for rows of at most `num_prompt` prompt tokens and `num_new` written ones."""
+        ...
+
+
+class CausalRunner(SlotSource, Protocol):
+    """Runs a causal model over new tokens and the cache of earlier ones. Rows are padded on the left (decoding) or right (scoring)."""
+
+    device: torch.device
+
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
+    ) -> tuple[Float[Tensor, "B T V"], Any]:
+        """Return logits (of the last token alone when `last_only`) and the cache that includes `input_ids`. `cache` None: empty."""
+        ...
+
+
+class TorchRunner:
+    """A transformers causal model under `CausalRunner`."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model.eval()
+        self.device = model.device
+        self._parameters = inspect.signature(model.forward).parameters
+
+    @torch.inference_mode()
+    def forward(
+        self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
+    ) -> tuple[Float[Tensor, "B T V"], Any]:
+        options: dict[str, Any] = {}
+        if "position_ids" in self._parameters:
+            options["position_ids"] = positions_of(attention_mask, input_ids.shape[1])
+        if last_only and "logits_to_keep" in self._parameters:
+            options["logits_to_keep"] = 1
+        output = self.model(
+            input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **options
+        )
+        logits = output.logits[:, -1:] if last_only else output.logits
+        return logits, output.past_key_values
+
+    def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
+        from attar.compressors.models.torch_slots import TorchSlots  # a second that a plan need not wait for
+
+        return TorchSlots(
+            self.forward,
+            self.device,
+            num_layers=self.model.config.num_hidden_layers,
+            num_rows=num_rows,
+            num_prompt=num_prompt,
+            num_new=num_new,
+        )
+
+
+def positions_of(attention_mask: Int[Tensor, "B S"], num_tokens: int) -> Int[Tensor, "B T"]:
+    """Return the position of each of the last `num_tokens` columns, counting real tokens only; padding gets 0."""
+    return (attention_mask.cumsum(dim=-1) - 1).clamp(min=0)[:, -num_tokens:]

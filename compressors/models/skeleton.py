@@ -1,0 +1,134 @@
+"""Ask, before anything is computed, whether a family's config can say which blocks are left: build that model without memory and look."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from attar.compressors.models.blocks import INDEX_NAMES, block_tables, check_removal, decoder_blocks
+from attar.compressors.models.config_cut import cut_config
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# Settings by which a config derives a block's kind from its index.
+FORMULAS = re.compile(r"period|offset|pattern|interval|freq|every|sparse_step|block_types")
+# What a module holds of its own surroundings, not of its kind.
+NOT_ITS_KIND = {"training", "gradient_checkpointing", "num_hidden_layers", *INDEX_NAMES}
+
+
+def check_cut(model: PreTrainedModel, removed: Sequence[int]) -> None:
+    """Raise ValueError unless a model built from the cut config has the kept blocks: their kinds, their settings, their sizes."""
+    blocks = decoder_blocks(model)
+    check_removal(len(blocks), removed)
+    kept = [index for index in range(len(blocks)) if index not in set(removed)]
+    config = copy.deepcopy(model.config)
+    family = type(model).__name__
+    try:
+        cut_config(config, len(blocks), kept)
+        with torch.device("meta"):
+            skeleton = type(model)(as_read(config))
+        told = decoder_blocks(skeleton)
+    except Exception as error:  # a config class may raise anything
+        raise ValueError(f"{family}: its config cannot say that {_said(removed)}: {_line(error)}") from error
+    for new, old in enumerate(kept):
+        difference = _difference(blocks[old], told[new])
+        if difference:
+            raise ValueError(
+                f"{family}: its config cannot say that {_said(removed)}: block {old} would come back as block {new}, "
+                f"where {difference}{_formulas(model.config)}"
+            )
+    _check_rest(model, skeleton, kept, f"{family}: its config cannot say that {_said(removed)}")
+
+
+def as_read(config: PretrainedConfig) -> PretrainedConfig:
+    """Return a config as a later load reads it from its file: settings that follow from others are derived anew."""
+    return type(config).from_dict(json.loads(config.to_json_string(), object_hook=_number))
+
+
+def _number(value: dict[str, Any]) -> Any:
+    """Infinity is written as {"__float__": "Infinity"}: JSON has no word for it."""
+    return float(value["__float__"]) if value.keys() == {"__float__"} else value
+
+
+def _difference(block: nn.Module, told: nn.Module) -> str:
+    """Return the first thing in which two blocks differ other than their numbers, empty when there is none."""
+    modules, others = dict(block.named_modules()), dict(told.named_modules())
+    for name in [*modules, *others]:
+        where = name or "the block"
+        one, other = modules.get(name), others.get(name)
+        if one is None or other is None:
+            return f"{where} is {_name(other)}, not {_name(one)}"
+        if type(one) is not type(other):
+            return f"{where} is {_name(other)}, not {_name(one)}"
+        settings, told_settings = _settings(one), _settings(other)
+        for key in settings:
+            if key in told_settings and not _is_same(settings[key], told_settings[key]):
+                return f"{name + '.' if name else ''}{key} is {told_settings[key]}, not {settings[key]}"
+    shapes, told_shapes = _shapes(block), _shapes(told)
+    for name in [*shapes, *told_shapes]:
+        if shapes.get(name) != told_shapes.get(name):
+            return f"{name} is {told_shapes.get(name)}, not {shapes.get(name)}"
+    return ""
+
+
+def _is_same(value: Any, other: Any) -> bool:
+    if isinstance(value, float) and isinstance(other, float):  # one that was computed again may end in another digit
+        return math.isclose(value, other, rel_tol=1e-6)
+    return type(value) is type(other) and value == other
+
+
+def _check_rest(model: PreTrainedModel, skeleton: PreTrainedModel, kept: Sequence[int], refusal: str) -> None:
+    """Compare what lies outside the blocks; tables with a piece a block shrink with them."""
+    num_blocks = len(decoder_blocks(model))
+    pieces = {f"{name}.weight": dim for name, _, dim in block_tables(model)}
+    shapes, told = _outside(model), _outside(skeleton)
+    for name in pieces.keys() & shapes.keys():
+        size = list(shapes[name])
+        size[pieces[name]] = size[pieces[name]] // num_blocks * len(kept)
+        shapes[name] = tuple(size)
+    for name in [*shapes, *told]:
+        if shapes.get(name) != told.get(name):
+            raise ValueError(f"{refusal}: {name} would be {told.get(name)}, not {shapes.get(name)}")
+
+
+def _outside(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
+    inside = {id(tensor) for tensor in decoder_blocks(model).parameters()}
+    return {name: tuple(tensor.shape) for name, tensor in model.named_parameters() if id(tensor) not in inside}
+
+
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+
+
+def _settings(module: nn.Module) -> Mapping[str, Any]:
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if name[0] != "_" and name not in NOT_ITS_KIND and isinstance(value, bool | int | float | str | None)
+    }
+
+
+def _formulas(config: Any) -> str:
+    parts = [f"{name} {value}" for name, value in config.to_dict().items() if FORMULAS.search(name) and value]
+    return f"; it goes by {', '.join(parts)}" if parts else ""
+
+
+def _name(module: nn.Module | None) -> str:
+    return "nothing" if module is None else type(module).__name__
+
+
+def _said(removed: Sequence[int]) -> str:
+    several = len(removed) > 1
+    return f"block{'s' if several else ''} {', '.join(map(str, removed))} {'are' if several else 'is'} gone"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,1 @@
+"""Score, select, remove and patch decoder blocks."""

@@ -1,0 +1,1 @@
+"""How removable blocks are: one metric a file, listed in `compressors/prune/depth/metrics.py`."""

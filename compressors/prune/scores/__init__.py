@@ -1,1 +1,0 @@
-"""How removable blocks are: one metric a file, listed in `compressors/prune/metrics.py`."""

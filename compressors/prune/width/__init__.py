@@ -1,0 +1,1 @@
+"""Score and cut feed-forward channels and KV groups."""

@@ -1,1 +1,0 @@
-"""The original model rewrites answers; verifiers decide which rewrite is kept."""

@@ -1,0 +1,156 @@
+"""A recipe: YAML of named nodes, checked whole before anything runs. Every mistake is told, in one line: node, field, value, what is accepted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from typing import Any
+
+from attar.compressors.catalogue import did_you_mean
+from attar.pipelines.recipe.execution import stage_pools
+from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
+from attar.pipelines.recipe.method_card import MethodCard, read_card
+from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
+from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
+from attar.pipelines.recipe.plain_values import check_plain
+from attar.registry.artifacts.fingerprint import digest
+from attar.stages.catalogue import STAGES
+
+# Each waits in a thread of its own, and is a row of every table.
+MAX_NODES = 1000
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature."""
+
+    name: str
+    description: str
+    nodes: dict[str, Node]
+    card: MethodCard | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the recipe says: stages, versions, configs, edges."""
+        return digest(
+            [
+                [n.name, n.stage.name, n.stage.version, n.config.model_dump(mode="json"), n.inputs]
+                for n in self.nodes.values()
+            ]
+        )
+
+    def until(self, name: str) -> Recipe:
+        """Return the part that `name` needs, itself included."""
+        self._check_node(name, "--until")
+        needed, pending = set(), [name]
+        while pending:
+            current = pending.pop()
+            if current not in needed:
+                needed.add(current)
+                pending.extend(self.nodes[current].upstream)
+        nodes = {key: node for key, node in self.nodes.items() if key in needed}
+        return Recipe(self.name, self.description, nodes, self.card)
+
+    def downstream(self, name: str) -> set[str]:
+        """Return the names of `name` and of every node that follows from it."""
+        self._check_node(name, "--from")
+        found = {name}
+        for node in self.nodes.values():
+            if node.upstream & found:
+                found.add(node.name)
+        return found
+
+    def _check_node(self, name: str, option: str) -> None:
+        if name not in self.nodes:
+            raise RecipeError(f"{option} {shown(name)}: the recipe has no such node.{did_you_mean(name, self.nodes)}")
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
+    """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
+    document = read_document(name_or_path)
+    mistakes = Mistakes()
+    for text in overrides:
+        with mistakes.noted():
+            _override(document, text)
+    mistakes.refuse()
+    return build_recipe(document, default_name=recipe_path(name_or_path).stem)
+
+
+def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
+    """Return a recipe from its YAML content. Raises RecipeError with every mistake."""
+    check_plain(document)
+    mistakes = Mistakes()
+    with mistakes.noted():
+        check_fields(document, RECIPE_FIELDS, "recipe")
+    name, card = document.get("name", default_name), None
+    with mistakes.noted():
+        name = checked_name(name, "recipe")
+    with mistakes.noted("recipe, method: "):
+        card = read_card(document.get("method"))
+    pools: dict[str, str] = {}
+    with mistakes.noted():
+        pools = stage_pools(document.get("execution"), STAGES)
+    nodes: dict[str, Node] = {}
+    with mistakes.noted():
+        nodes = _nodes(document.get("nodes"), pools, mistakes)
+    mistakes.refuse()
+    return Recipe(name, str(document.get("description", "")), nodes, card)
+
+
+def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
+    """Set `node.config.field` or `node.inputs.slot` of a recipe's YAML content. Raises RecipeError, beginning with `where`."""
+    parts = target.split(".")
+    nodes = document.get("nodes")
+    is_place = len(parts) == 2 and parts[1] == "execution"
+    if not is_place and (len(parts) < 3 or parts[1] not in ("config", "inputs")):
+        raise RecipeError(f"{where}: the form is node.config.field=value, node.inputs.slot=node or node.execution=pool")
+    if not isinstance(nodes, dict):
+        raise RecipeError(f"{where}: `nodes` of the recipe is {shown(nodes)}; accepted: node names with a stage each")
+    if parts[0] not in nodes:
+        raise RecipeError(
+            f"{where}: the recipe has no node {shown(parts[0])}.{did_you_mean(parts[0], map(str, nodes))}"
+        )
+    place = nodes[parts[0]]
+    if not isinstance(place, dict):
+        raise RecipeError(f"{where}: node {shown(parts[0])} is {shown(place)}; accepted: a mapping with a stage")
+    for part in parts[1:-1]:
+        if not isinstance(place.get(part), dict):
+            place[part] = {}
+        place = place[part]
+    place[parts[-1]] = value
+
+
+def _override(document: dict[str, Any], text: str) -> None:
+    target, equals, value = text.partition("=")
+    where = f"--set {shown(text)}"
+    if not equals:
+        raise RecipeError(f"{where}: the form is node.config.field=value or node.inputs.slot=node")
+    is_text = target.split(".")[1:2] == ["inputs"]
+    override(document, target, parse_yaml(value, where, is_text=is_text), where)
+
+
+def _nodes(specs: Any, pools: Mapping[str, str], mistakes: Mistakes) -> dict[str, Node]:
+    """Return the nodes in their order, and note what is wrong with each; without order where something is."""
+    if not isinstance(specs, dict) or not specs:
+        raise RecipeError("recipe: `nodes` must map node names to stages")
+    if len(specs) > MAX_NODES:
+        raise RecipeError(f"recipe: {len(specs)} nodes; accepted: {MAX_NODES} at most")
+    nodes = {}
+    for name, spec in specs.items():
+        if mistakes.is_full:
+            break
+        node = read_node(str(name), spec, specs, pools, mistakes)
+        if node is not None:
+            nodes[node.name] = node
+    for node in nodes.values():
+        check_edges(node, nodes, specs, mistakes)
+    return _sorted(nodes)
+
+
+def _sorted(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    sorter = TopologicalSorter({node.name: sorted(node.upstream & nodes.keys()) for node in nodes.values()})
+    try:
+        return {name: nodes[name] for name in sorter.static_order()}
+    except CycleError as error:
+        raise RecipeError(f"nodes form a cycle: {' -> '.join(error.args[1])}; a node cannot need itself") from error

@@ -1,0 +1,170 @@
+"""The tables of a run: every evaluated model beside the first one, what each retains by task, and what each is worth as a draft."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.store import Store
+from attar.registry.release.figures import HIGH, LOW
+from attar.registry.release.gate import Ratio, known
+from attar.registry.tracking.run_record import RunRecord
+from attar.stages.evaluate.paired_evaluations import accuracy_ratio, paired_ratios
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of the table: its heading, the factor and digits it is shown with, and whether lower is better."""
+
+    heading: str
+    metric: str
+    factor: float
+    digits: int
+    is_lower_better: bool
+    # of what was measured, not of a model: two of them make no ratio
+    is_count: bool = False
+
+
+COLUMNS = (
+    Column("accuracy %", "accuracy", 100.0, 1, False),
+    Column("questions", "num_questions", 1.0, 0, False, is_count=True),
+    Column("perplexity", "perplexity", 1.0, 2, True),
+    Column("text tokens", "num_text_tokens", 1.0, 0, False, is_count=True),
+    Column("parameters M", "num_parameters", 1e-6, 1, True),
+    Column("MFLOPs/token", "flops_per_token", 1e-6, 0, True),
+    Column("disk MB", "disk_bytes", 1e-6, 0, True),
+    Column("prefill ms", "prefill_seconds", 1e3, 0, True),
+    Column("decode ms/token", "decode_seconds_per_token", 1e3, 1, True),
+)
+
+
+def stored_artifact(record: RunRecord, store: Store, node: str) -> Artifact | None:
+    """Return the artifact a node made, if the node finished and the artifact is still there."""
+    entry = record.nodes[node]
+    return store.load(entry.stage, entry.key) if entry.key and store.holds(entry.stage, entry.key) else None
+
+
+def evaluations(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
+    """Return each evaluate node's content with its headline facts, by the name of the model it measured, the baseline first."""
+    baseline = next((n.inputs["baseline"][0] for n in record.nodes.values() if n.inputs.get("baseline")), None)
+    names = [name for name, node in record.nodes.items() if node.stage == "evaluate"]
+    names.sort(key=lambda name: name != baseline)
+    found = {}
+    for name in names:
+        artifact = stored_artifact(record, store, name)
+        if artifact is not None:
+            content = json.loads((artifact.path / "evaluation.json").read_text())
+            found[record.nodes[name].inputs["model"][0]] = {**content, "facts": artifact.facts}
+    return found
+
+
+def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
+    """Return one row a model with its numbers as text, each with its interval, and in brackets the ratio to the first's.
+
+    Of times the ends are quartiles; a ratio of two times that says more of the machine than of the models is told as that.
+    """
+    rows: list[dict[str, str]] = []
+    found = evaluations(record, store)
+    baseline = next(iter(found.values()), {})
+    for model, evaluation in found.items():
+        ratios = paired_ratios(evaluation, baseline) if rows else {}
+        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
+        for column in COLUMNS:
+            facts, ratio = evaluation["facts"], ratios.get(column.metric)
+            row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)
+        rows.append(row)
+    return rows
+
+
+def warnings(record: RunRecord, store: Store) -> list[str]:
+    """Return a line for each time that nothing can be read from."""
+    found = evaluations(record, store)
+    baseline = next(iter(found.values()), {})
+    return [
+        f"{model}: {name.removesuffix('_per_token').replace('_', ' ')}: {ratio.undecided}; no ratio is told"
+        for model, evaluation in list(found.items())[1:]
+        for name, ratio in paired_ratios(evaluation, baseline).items()
+        if ratio.undecided
+    ]
+
+
+def _cell(column: Column, facts: Facts, first: Facts, ratio: Ratio | None) -> str:
+    """Return a figure with its interval, and what it is of the first model's."""
+    text, value, other = _figure(column, facts), facts.get(column.metric), first.get(column.metric)
+    if value is None or not other or column.is_count:
+        return text
+    if ratio is None:
+        return f"{text} ({float(value) / float(other):.2f}x)"
+    if ratio.undecided:
+        return f"{text} (no ratio)"
+    return f"{text} ({ratio.value:.2f}x {known(ratio.low, ratio.high)}".rstrip() + ")"
+
+
+def _figure(column: Column, facts: Facts) -> str:
+    if column.metric not in facts:
+        return ""
+    numbers = [
+        float(facts[name]) * column.factor
+        for name in (column.metric, column.metric + LOW, column.metric + HIGH)
+        if name in facts
+    ]
+    texts = [f"{number:,.{column.digits}f}" for number in numbers]
+    return texts[0] + (f" [{texts[1]}, {texts[2]}]" if len(texts) == 3 else "")
+
+
+def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, Ratio]]:
+    """Return accuracy divided by the first model's, by model and task, for every other model, torch and ONNX alike."""
+    found = evaluations(record, store)
+    if len(found) < 2:
+        return {}
+    first, *others = found
+    baseline = {task: value for task, value in found[first]["tasks"].items() if value}
+    return {
+        model: {
+            task: accuracy_ratio(found[model], found[first], task) or Ratio(found[model]["tasks"][task] / value)
+            for task, value in baseline.items()
+            if task in found[model]["tasks"]
+        }
+        for model in others
+    }
+
+
+def retention_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
+    """Return one row a task with the share of the first model's accuracy that each other keeps: a graph next to the model it came from."""
+    shares, found = retained_shares(record, store), evaluations(record, store)
+    tasks = list(dict.fromkeys(task for some in shares.values() for task in some))
+    rows = []
+    for task in tasks:
+        ratio = next(some[task] for some in shares.values() if task in some)
+        row = {"task": task, "asked": ratio.measured_on}
+        for model, some in shares.items():
+            row[f"{model} ({_form(found[model])})"] = _share(some[task]) if task in some else ""
+        rows.append(row)
+    return rows
+
+
+def _share(ratio: Ratio) -> str:
+    interval = f" [{ratio.low:.1%}, {ratio.high:.1%}]" if ratio.low is not None and ratio.high is not None else ""
+    return f"{ratio.value:.1%}{interval}"
+
+
+def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
+    """Return one row a model and draft length: what it came to when it drafted for the original."""
+    return [
+        {
+            "draft": model,
+            "tokens drafted": str(entry["draft_length"]),
+            "accepted": f"{entry['acceptance_fraction']:.1%}",
+            "tokens a step": f"{entry['tokens_per_step']:.2f}",
+            "times as fast": f"{entry['gain']:.2f}" + ("" if entry["gain"] > 1 else " (no gain here)"),
+            "texts that differ": f"{entry['num_different_texts']} of {entry['num_prompts']} ({entry['dtype']})",
+        }
+        for model, evaluation in evaluations(record, store).items()
+        for entry in evaluation.get("speculation", [])
+    ]
+
+
+def _form(evaluation: dict[str, Any]) -> str:
+    return "torch" if evaluation["format"] == "model" else evaluation["format"]

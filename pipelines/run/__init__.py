@@ -1,0 +1,1 @@
+"""A recipe's run as a Prefect flow."""

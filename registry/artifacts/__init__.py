@@ -1,0 +1,1 @@
+"""Artifact handles and the content-addressed store."""

@@ -1,0 +1,43 @@
+"""The sha256 of every file of a registered version: written when it is registered, checked when it is pulled."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from attar.registry.artifacts.fingerprint import folder_digests
+
+# In the form that `sha256sum --check` reads, so that whoever has the folder can check it without us.
+CHECKSUMS = "SHA256SUMS"
+# MLflow writes this one into what it downloads.
+WRITTEN_BY_MLFLOW = "registered_model_meta"
+
+
+class DamagedModelError(ValueError):
+    """A registered version is not what was registered."""
+
+    exit_code = 1
+
+
+def write_checksums(folder: Path) -> str:
+    """Write the list of a finished folder's files and return the list's own sha256."""
+    (folder / CHECKSUMS).unlink(missing_ok=True)
+    text = "".join(f"{entry['sha256']}  {name}\n" for name, entry in folder_digests(folder).items())
+    (folder / CHECKSUMS).write_text(text)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def verify_checksums(folder: Path, digest: str) -> None:
+    """Raise DamagedModelError naming the first file that is missing, changed or not in the list, or when the list is not `digest`."""
+    listing = folder / CHECKSUMS
+    if not listing.is_file() or hashlib.sha256(listing.read_bytes()).hexdigest() != digest:
+        raise DamagedModelError(f"{CHECKSUMS} is not the list that was registered")
+    expected = {name: digest for digest, _, name in (line.partition("  ") for line in listing.read_text().splitlines())}
+    actual = {name: entry["sha256"] for name, entry in folder_digests(folder).items()}
+    for name in sorted(expected.keys() | actual.keys() - {CHECKSUMS, WRITTEN_BY_MLFLOW}):
+        if name not in actual:
+            raise DamagedModelError(f"{name} is missing")
+        if name not in expected:
+            raise DamagedModelError(f"{name} was not registered")
+        if actual[name] != expected[name]:
+            raise DamagedModelError(f"{name} is not what was registered: its sha256 differs")

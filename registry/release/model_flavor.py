@@ -1,0 +1,88 @@
+"""Write one version's folder: the model under MLflow's transformers flavor, its graphs under the onnx flavor, the card beside them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlflow.transformers
+from huggingface_hub import ModelCard
+from mlflow.models import Model, ModelSignature
+from mlflow.models.model import MLMODEL_FILE_NAME
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+from attar.registry.artifacts.environment import package_versions
+from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
+
+REQUIREMENTS = ("torch", "transformers", "accelerate")
+EXAMPLE = ["What is the capital of France?"]
+CARD = "README.md"
+GRAPH = "model.onnx"
+# What MLmodel says a graph is run on where its reader does not choose.
+PROVIDERS = ["CPUExecutionProvider"]
+
+
+def write_version(
+    folder: Path,
+    model: Any,
+    tokenizer: Any,
+    *,
+    model_folder: Path,
+    onnx_folders: Mapping[str, Path],
+    card: str,
+    metadata: Mapping[str, Any],
+) -> None:
+    """Write `model` so that `mlflow.transformers.load_model` finds it and, of `onnx_folders`, the first so that `mlflow.onnx.load_model` does.
+
+    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `onnx_folders`
+    (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
+    """
+    versions = package_versions()
+    shutil.rmtree(folder, ignore_errors=True)
+    mlflow.transformers.save_model(
+        transformers_model={"model": model, "tokenizer": tokenizer},
+        path=str(folder),
+        task="text-generation",
+        signature=text_generation_signature(),
+        input_example=EXAMPLE,
+        model_card=ModelCard(card),  # else MLflow asks the hub for one
+        pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
+        metadata={**metadata, "attar.onnx": sorted(onnx_folders)},
+    )
+    _copy_words(model_folder, folder / "model")
+    for name, source in onnx_folders.items():
+        shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
+    if onnx_folders:
+        _add_onnx_flavor(folder, next(iter(onnx_folders)), versions)
+    (folder / CARD).write_text(card)
+
+
+def _copy_words(source: Path, target: Path) -> None:
+    """Copy all but weights and records over what MLflow wrote anew: a config that older readers understand, templates, tokenizer files."""
+    for path in sorted(path for path in source.rglob("*") if path.is_file()):
+        name = path.relative_to(source)
+        if name.parts[0] != RECORDS_FOLDER and ".safetensors" not in path.name:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target / name)
+
+
+def text_generation_signature() -> ModelSignature:
+    """Return the signature of a text generator: a text in, a text out, and how long the answer may be."""
+    text = Schema([ColSpec(DataType.string)])
+    return ModelSignature(text, text, ParamSchema([ParamSpec("max_new_tokens", DataType.long, 128)]))
+
+
+def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:
+    """List a graph that lies there already: MLflow's own writer would rename its data file and drop the tokenizer."""
+    described = Model.load(str(folder))
+    described.add_flavor(
+        "onnx",
+        onnx_version=versions.get("onnx", ""),
+        data=f"{name}/{GRAPH}",
+        providers=PROVIDERS,
+        onnx_session_options=None,
+        code=None,
+    )
+    described.save(str(folder / MLMODEL_FILE_NAME))

@@ -1,0 +1,195 @@
+"""MLflow's model registry: store a model as a LoggedModel, and give it a version and aliases. `registry/release/pull.py` brings it back."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_busy
+from attar.registry.release.checksums import write_checksums
+from attar.registry.release.figures import HIGH, LOW
+from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
+from attar.registry.tracking.reach import reachable
+
+CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
+KEY_TAG = "attar.key"
+# sha256 of the version's own list of checksums: a version whose files and list were both changed is found too
+CHECKSUMS_TAG = "attar.checksums"
+# what a version's one line of description says, divided by the original's
+SUMMARY_TAGS = {
+    "model.accuracy_ratio": "accuracy",
+    "model.perplexity_ratio": "perplexity",
+    "model.num_parameters_ratio": "parameters",
+}
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A registered version: its name, number, LoggedModel and who holds which alias after it."""
+
+    name: str
+    version: str
+    model_id: str
+    is_champion: bool
+    previous_version: str
+
+
+def register_model(
+    name: str,
+    key: str,
+    write: Callable[[Path], None],
+    *,
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+    is_champion: bool,
+) -> Registration:
+    """Store what `write(folder)` writes as a LoggedModel, register it as a new version of `name` and set its aliases.
+
+    The candidate alias always moves to it; champion only when `is_champion`, and then previous moves to the former champion.
+    Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
+    """
+    with reachable(tracking_uri(attar_home())):
+        # asked again as a whole: it finds by its key what it has begun
+        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion))
+
+
+def _register(
+    name: str,
+    key: str,
+    write: Callable[[Path], None],
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+    is_champion: bool,
+) -> Registration:
+    client = open_client(attar_home())
+    version = _version_of_key(client, name, key)
+    if version is None:
+        model_id, checksums = _log_model(client, name, write, metrics, params, tags, scratch)
+        version = _create_version(client, name, model_id, {**tags, CHECKSUMS_TAG: checksums, KEY_TAG: key})
+    number = str(version.version)
+    with moving_aliases(name):
+        while_busy(lambda: _set_aliases(client, name, number, is_champion))
+    # the SQL registry gives version numbers as text or as numbers, depending on the call, and knows the model by the source alone
+    model_id = str(version.source).removeprefix("models:/")
+    return Registration(name, str(version.version), model_id, is_champion, _alias_version(client, name, PREVIOUS))
+
+
+def _set_aliases(client: MlflowClient, name: str, number: str, is_champion: bool) -> None:
+    client.set_registered_model_alias(name, CANDIDATE, number)
+    former = _alias_version(client, name, CHAMPION)
+    if is_champion and former != number:
+        if former:
+            client.set_registered_model_alias(name, PREVIOUS, former)
+        client.set_registered_model_alias(name, CHAMPION, number)
+
+
+def registered_keys() -> set[str]:
+    """Return the artifact keys that registered versions were made from; what gc must keep."""
+    client = open_client(attar_home())
+    keys = set()
+    for model in client.search_registered_models():
+        for version in client.search_model_versions(f"name='{model.name}'"):
+            keys.update(
+                value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("key")
+            )
+    return keys
+
+
+def _log_model(
+    client: MlflowClient,
+    name: str,
+    write: Callable[[Path], None],
+    metrics: Mapping[str, float],
+    params: Mapping[str, str],
+    tags: Mapping[str, str],
+    scratch: Path,
+) -> tuple[str, str]:
+    """Return the LoggedModel's id and the sha256 of the list of its files' checksums."""
+    experiment = experiment_id(client, attar_home())
+    run_id = os.environ.get("ATTAR_MLFLOW_RUN_ID")
+    model = client.create_logged_model(
+        experiment, name=name, source_run_id=run_id, params=dict(params), tags=dict(tags), model_type="causal-lm"
+    )
+    try:
+        location = urlsplit(model.artifact_location)
+        if location.scheme in ("", "file"):
+            folder = Path(unquote(location.path))  # straight into place: no second copy of the weights
+            write(folder)
+            checksums = write_checksums(folder)
+        else:
+            folder = scratch / "logged_model"
+            shutil.rmtree(folder, ignore_errors=True)
+            write(folder)
+            checksums = write_checksums(folder)
+            client.log_model_artifacts(model.model_id, str(folder))
+        for metric, value in metrics.items():
+            _log_metric(client, model.model_id, run_id, metric, value)
+    except BaseException:
+        client.finalize_logged_model(model.model_id, LoggedModelStatus.FAILED)
+        raise
+    client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
+    return model.model_id, checksums
+
+
+def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
+    if run_id is not None:  # MLflow ties a model's metric to the run that measured it
+        client.log_metric(run_id, name, value, model_id=model_id)
+
+
+def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    model = client.get_logged_model(model_id)
+    with global_tracking_uri(client.tracking_uri):
+        return client.create_model_version(
+            name,
+            source=f"models:/{model_id}",
+            run_id=model.source_run_id,
+            tags=dict(tags),
+            model_id=model_id,
+            description=_summary(tags),
+        )
+
+
+def _summary(tags: Mapping[str, str]) -> str:
+    """Return one line for MLflow's list of versions, where thirty tags are no reading."""
+    ratios = [
+        f"{what} {float(tags[name]):.2f}x{_interval(tags, name)}" for name, what in SUMMARY_TAGS.items() if name in tags
+    ]
+    return ", ".join([f"gate {tags['validation_status']}" if "validation_status" in tags else "no gate", *ratios])
+
+
+def _interval(tags: Mapping[str, str], name: str) -> str:
+    ends = [f"{float(tags[name + end]):.2f}" for end in (LOW, HIGH) if name + end in tags]
+    return f" [{', '.join(ends)}]" if len(ends) == 2 else ""
+
+
+def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:
+    found = client.search_model_versions(f"name='{name}' and tag.`{KEY_TAG}`='{key}'")
+    return found[0] if found else None
+
+
+def _alias_version(client: MlflowClient, name: str, alias: str) -> str:
+    try:
+        return str(client.get_model_version_by_alias(name, alias).version)
+    except MlflowException as error:
+        if error.error_code not in NOT_THERE:
+            raise
+        return ""

@@ -1,0 +1,103 @@
+"""Bring a registered version back, whole and as it was registered, or not at all."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.release.checksums import WRITTEN_BY_MLFLOW, DamagedModelError, verify_checksums
+from attar.registry.release.model_registry import CHAMPION, CHECKSUMS_TAG
+from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
+from attar.registry.tracking.reach import reachable
+
+REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
+
+
+def download_model(reference: str, folder: Path, *, needs_checksums: bool = True) -> Path:
+    """Copy a registered version into `folder`, which may be there if it is empty, and return it.
+
+    `reference`: NAME (its champion), NAME@ALIAS or NAME/VERSION, with or without `models:/`. Every file's sha256 is compared with what
+    was recorded when the version was registered; without `needs_checksums` a version that another tool registered passes too.
+    Raises ValueError when there is no such version or `folder` holds something, DamagedModelError when a file differs,
+    RegistryUnreachableError when the registry does not answer. The folder appears whole or not at all.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise ValueError(f"{folder} is not empty; give a folder that is, or that does not exist")
+    uri = tracking_uri(attar_home())
+    with reachable(uri):
+        client = open_client(attar_home())
+        version = _resolve(client, reference)
+        digest = version.tags.get(CHECKSUMS_TAG, "")
+        if needs_checksums and not digest:
+            raise DamagedModelError(
+                f"{reference}: version {version.version} has no recorded checksums; register it again"
+            )
+        aside = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+        try:
+            whole = _download(client, version, aside)
+            if digest:
+                verify_checksums(whole, digest)
+            os.rename(whole, folder)  # an empty folder is replaced
+        except DamagedModelError as error:
+            raise DamagedModelError(
+                f"{reference}: version {version.version} in the registry is damaged: {error}"
+            ) from error
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+    return folder
+
+
+def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
+    _refuse_foreign_files(client, version)
+    source = client.get_model_version_download_uri(version.name, version.version)
+    with global_tracking_uri(client.tracking_uri):
+        download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=client.tracking_uri)
+    inner = list(aside.iterdir())
+    whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
+    (whole / WRITTEN_BY_MLFLOW).unlink(missing_ok=True)
+    return whole
+
+
+def _refuse_foreign_files(client: MlflowClient, version: ModelVersion) -> None:
+    """Refuse a version that is files of this machine which a request may not name: whoever reaches the registry says where a version lies."""
+    location = str(version.source)
+    if location.startswith("models:/m-"):
+        location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
+    parts = urlsplit(location)
+    if parts.scheme in ("", "file"):
+        confined(Path(unquote(parts.path)))
+
+
+def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
+    """Return the version that is meant. Raises ValueError saying what there is instead."""
+    match = REFERENCE.fullmatch(reference)
+    if match is None:
+        raise ValueError(f"{reference!r} is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION")
+    name, alias, number = match["name"], match["alias"], match["version"]
+    try:
+        registered = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        names = ", ".join(sorted(one.name for one in client.search_registered_models(max_results=20))) or "none"
+        raise ValueError(f"{reference}: no model of that name is registered; there are: {names}") from error
+    wanted = number or registered.aliases.get(alias or CHAMPION)
+    versions = {str(one.version): one for one in client.search_model_versions(f"name='{name}'")}
+    if str(wanted) not in versions:
+        aliases = ", ".join(f"{one} ({held})" for one, held in sorted(registered.aliases.items())) or "none"
+        numbers = ", ".join(sorted(versions, key=int)) or "none"
+        who = f"version {number}" if number else f"alias {alias or CHAMPION}"
+        raise ValueError(f"{reference}: no {who}; aliases: {aliases}; versions: {numbers}")
+    return client.get_model_version(name, str(wanted))

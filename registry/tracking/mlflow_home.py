@@ -1,0 +1,64 @@
+"""Where MLflow keeps things: the server that MLFLOW_TRACKING_URI names, else one SQLite file under ATTAR_HOME."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from attar.registry.artifacts.environment import tracking_uri, writable
+
+EXPERIMENT = "attar"
+# what MLflow's pages go by: without the kind they show an experiment's chats and traces, of which there are none here
+EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",
+    "mlflow.note.content": "A run a recipe run, with a child run a node. Tick two and press Compare to see them side by side.",
+}
+
+
+def open_client(home: Path) -> MlflowClient:
+    """Return a client of tracking server and registry. The database is made on first use."""
+    writable(home)
+    uri = tracking_uri(home)
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # it reports every database migration
+    return MlflowClient(tracking_uri=uri, registry_uri=os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+@contextmanager
+def global_tracking_uri(uri: str) -> Iterator[None]:
+    """Set MLflow's global tracking URI inside the block: its SQL registry makes clients of its own, which look only there.
+
+    MLflow keeps the setting in MLFLOW_TRACKING_URI too, from where it would pass for the user's choice afterwards.
+    """
+    chosen = os.environ.get("MLFLOW_TRACKING_URI")
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(chosen or None)  # type: ignore[arg-type]
+
+
+def experiment_id(client: MlflowClient, home: Path, name: str = EXPERIMENT) -> str:
+    """Return the id of an experiment, made when missing; artifacts of a local one lie under the home folder."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        if found.lifecycle_stage != "active":
+            client.restore_experiment(found.experiment_id)
+        for tag, value in EXPERIMENT_TAGS.items():
+            if tag not in found.tags:
+                client.set_experiment_tag(found.experiment_id, tag, value)
+        return found.experiment_id
+    location = None if os.environ.get("MLFLOW_TRACKING_URI") else (home / "mlartifacts").as_uri()
+    try:
+        return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
+    except MlflowException:  # another run made it in the meantime
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found.experiment_id

@@ -1,0 +1,1 @@
+"""Folders on disk, as stages read and write them."""

@@ -1,0 +1,49 @@
+"""What a model is measured on: the questions of several tasks by name, and plain text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
+
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+
+
+def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
+    """Return the data sets' names, numbered where two have the same: what is measured on one must not overwrite the other's."""
+    names = [str(data.facts.get("name", f"{default}_{index}")) for index, data in enumerate(datasets)]
+    return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
+    """Return the questions of a task, the held-out ones where there are any; at most `max_rows`, 0: all."""
+    rows = _asked(read_rows(data.path / "rows.jsonl"))
+    return rows[:max_rows] if max_rows else rows
+
+
+def measured_rows(data: DatasetArtifact) -> list[Row]:
+    """Return all that a model is judged by: the questions and the plain text, of either the held-out rows where there are any."""
+    rows = read_rows(data.path / "rows.jsonl")
+    return [*_asked(rows), *_unseen(row for row in rows if row.text and not row.question)]
+
+
+def _asked(rows: Sequence[Row]) -> list[Row]:
+    return _unseen(row for row in rows if row.question)
+
+
+def _unseen(rows: Iterable[Row]) -> list[Row]:
+    some = list(rows)
+    return split_rows(some, "heldout") or split_rows(some, "choose") or some
+
+
+def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Return the rows of all tasks, one of each in turn: the first few of them are of every kind."""
+    return [row for together in zip_longest(*rows.values()) for row in together if row is not None]
+
+
+def plain_text(data: DatasetArtifact) -> str:
+    """Return the text rows of a data set, the held-out ones where there are any, as one text. Raises ValueError when there is none."""
+    text = "\n\n".join(row.text for row in _unseen(row for row in read_rows(data.path / "rows.jsonl") if row.text))
+    if not text:
+        raise ValueError("input text: the data set has no text rows; ingest it from text:PATH or a `text` column")
+    return text

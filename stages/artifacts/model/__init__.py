@@ -1,0 +1,1 @@
+"""A model's folder: read whole or refused, written so that others read it."""

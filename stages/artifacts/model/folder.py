@@ -1,0 +1,194 @@
+"""Read and write plain Hugging Face folders: the whole model or a refusal, in a form that other readers take as it is."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
+from attar.compressors.models.product_attention import attend_by_products
+from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
+from attar.stages.artifacts.model.older_form import write_older_config
+from attar.stages.artifacts.model.safe_folder import read_object, refuse_other_kinds, refuse_unsafe
+from attar.stages.artifacts.model.tokenizer_files import (
+    companion_bytes,
+    copy_tokenizer,
+    keep_to_rows,
+    num_rows,
+    refuse_no_tokenizer,
+)
+from attar.stages.artifacts.model.turn_end import with_end
+from attar.stages.artifacts.model.weight_files import weight_files
+from attar.stages.artifacts.model.width_facts import width_facts
+
+if TYPE_CHECKING:
+    import transformers
+    from transformers import BitsAndBytesConfig
+
+# How a frozen base is held in memory: as it is, or in 4 or 8 bits by bitsandbytes.
+QuantizedBase = Literal["none", "nf4", "int8"]
+
+
+def load_model(
+    folder: Path,
+    dtype: torch.dtype | str,
+    device: torch.device | None = None,
+    quantized: QuantizedBase = "none",
+    strip_from_names: Sequence[str] = (),
+) -> transformers.PreTrainedModel:
+    """Load a safe model folder in evaluation mode, its matrices in 4 or 8 bits where asked, or stored so.
+
+    Told to compute in bfloat16 on a CPU it attends by whole products; under `auto`, as for a copy, it is left as it is.
+    Raises ValueError for an unsafe folder, and unless its weights are all there, finite, and those that its config describes.
+    """
+    refuse_unsafe(folder)
+    refuse_other_kinds(folder)
+    quiet_transformers()
+    is_stored_quantized = "quantization_config" in read_object(folder / "config.json")
+    if not is_stored_quantized:
+        read_skeleton(folder, strip_from_names)  # before there is memory to be taken
+    is_placed = quantized != "none" or is_stored_quantized
+    placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
+    model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
+    refuse_not_finite(folder, model)
+    if is_placed:  # while loading: a quantized model cannot be moved
+        return _without_inference_packing(model.eval())
+    model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
+    if dtype in (torch.bfloat16, "bfloat16"):
+        attend_by_products(model)
+    return model.eval()
+
+
+def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:
+    from transformers import BitsAndBytesConfig  # a second that a plan need not wait for
+
+    if quantized == "none":  # left out, not None, which would hide what the folder's own config says
+        return {}
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ValueError(f"quantized_base {quantized!r} needs bitsandbytes: install attar[gpu]")
+    if quantized == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    return {"quantization_config": four_bits}
+
+
+def _without_inference_packing(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """Keep bitsandbytes from repacking 4-bit weights for inference: on a CPU with AVX512-BF16 its first call in evaluation mode does,
+    and from then on no gradient passes through them, silently (seen with 0.50.2)."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+    return model
+
+
+def load_base(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantized: QuantizedBase
+) -> transformers.PreTrainedModel:
+    """Load the base that adapters are trained on, as `load_model` does; in 8 bits it computes alike while it is trained and looked at.
+
+    On a CPU bitsandbytes multiplies by the dequantized weights in training mode and rounds the inputs too in evaluation mode, a model
+    twice as far from the float base, into which the adapter is merged: held-out losses are those of the weights alone.
+    """
+    model = load_model(folder, dtype, device, quantized)
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.register_forward_pre_hook(_by_weights_alone)
+    return model
+
+
+def _by_weights_alone(layer: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
+    layer.training = True
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer of a model folder; it refuses text with tokens that the model has no row for. Raises ValueError when it has none."""
+    from transformers import AutoTokenizer  # a second that a plan need not wait for
+
+    refuse_no_tokenizer(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{folder} has no tokenizer that loads: {one_line(error)}") from error
+    return with_end(keep_to_rows(tokenizer, num_rows(folder)), folder)
+
+
+def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
+    """Raise ValueError when `who` gives over one in a hundred of the tokens another id; a few special ones may bear other names."""
+    refuse_no_tokenizer(other)
+    own, others = (load_tokenizer(path).get_vocab() for path in (folder, other))
+    differing = sorted(token for token, index in own.items() if others.get(token) != index)
+    if len(differing) > len(own) / 100:
+        example = differing[len(differing) // 2]
+        raise ValueError(
+            f"vocabulary mismatch: {who} gives {len(differing)} of {len(own)} tokens another id, {example!r} for one"
+        )
+
+
+def save_model(model: transformers.PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
+    """Write a model as safetensors, copy the tokenizer files beside it, and return the handle with its facts."""
+    quiet_transformers()
+    model.save_pretrained(folder, safe_serialization=True)
+    write_older_config(folder)
+    if tokenizer_from is not None:
+        copy_tokenizer(tokenizer_from, folder)
+    return ModelArtifact.at(folder, **model_facts(model), companion_bytes=companion_bytes(folder))
+
+
+def model_facts(model: transformers.PreTrainedModel) -> Facts:
+    """Return the facts of a loaded model."""
+    return {
+        **config_facts(model.config),
+        **width_facts(model),
+        "num_parameters": num_parameters(model),
+        "num_matmul_parameters": num_matmul_parameters(model),
+        "attention_width": attention_width(model.config),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def config_facts(config: Any) -> Facts:
+    """Return the facts that a config alone tells."""
+    return {
+        "num_blocks": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "vocab_size": config.vocab_size,
+        "architecture": (config.architectures or [config.model_type])[0],
+    }
+
+
+def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
+    """Return the facts of a model folder from its config.json and the headers of its weights, without memory for them.
+
+    Raises ValueError for what no model can be taken from: unsafe, no causal language model, no tokenizer, weights of another model.
+    """
+
+    refuse_unsafe(folder)
+    refuse_other_kinds(folder)
+    refuse_no_tokenizer(folder)
+    quiet_transformers()
+    is_packed = "quantization_config" in read_object(folder / "config.json")
+    model = _unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
+    return {**model_facts(model), "companion_bytes": companion_bytes(folder)}
+
+
+def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
+    """Packed weights are of other names and shapes than the model they stand for: only its config is asked."""
+    weight_files(folder)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(
+            config, dtype=config.dtype or torch.float32, trust_remote_code=False
+        )
+
+
+def quiet_transformers() -> None:
+    """Silence the library's own progress bars and advice: our bars and lines tell what happens."""
+    from transformers.utils import logging as transformers_logging  # a second that a plan need not wait for
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()

@@ -1,0 +1,1 @@
+"""Measure students beside their original on the same inputs."""

@@ -1,0 +1,207 @@
+"""Stage `compare`: what is left of the original in its students, measured in pairs on the same text and questions."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from attar.compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each, ratio_of_sums
+from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.runner import TorchRunner
+from attar.registry.artifacts.handles import ComparisonArtifact, Facts
+from attar.registry.release.figures import HIGH, LOW
+from attar.registry.release.gate import known
+from attar.stages.artifacts.dataset.measured_data import asked_rows, unique_names
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW, asked_of, comparison_flops
+from attar.stages.compare.config import CompareConfig, CompareInputs
+from attar.stages.compare.pairs import gold, own_answers, right_choices, windows
+from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import bar, metric, note
+
+RESULT = "comparison.json"
+
+
+def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if not (inputs.get("tasks") or inputs.get("texts")):
+        raise ValueError("nothing to compare on: give the input tasks or texts")
+    if config.num_own_answers and not inputs.get("tasks"):
+        raise ValueError("num_own_answers needs questions: give the input tasks")
+    students, original = inputs["model"], inputs["original"][0]
+    is_one_unnamed = len(students) == 1 and not config.names
+    if not is_one_unnamed and not len(students) == len(config.names) == len(set(config.names)):
+        raise ValueError(f"names: {len(config.names)} for {len(students)} models; accepted: one a model, all different")
+    for name, others in config.against.items():
+        if unknown := {name, *others} - set(config.names):
+            raise ValueError(
+                f"against: {sorted(unknown)[0]!r} is no model; accepted: {', '.join(config.names) or 'none'}"
+            )
+        if name in others:
+            raise ValueError(f"against: {name!r} is set against itself")
+    for student in students:
+        check_vocabulary(student, original, "original")
+    num_models = 1 + len(config.groups(len(students))[0])
+    return Forecast(
+        {},
+        num_flops=comparison_flops([original, *students], _num_read(config, inputs)),
+        peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)),
+    )
+
+
+def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> float:
+    """Return the tokens that every model reads, about; 0 where a part of them is not known."""
+    tasks, texts = inputs.get("tasks", ()), inputs.get("texts", ())
+    num_rows = asked_of(tasks, config.max_rows)
+    if (tasks and not num_rows) or (texts and not config.max_text_tokens):
+        return 0.0
+    own = config.num_own_answers * config.max_new_tokens
+    return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
+
+
+@stage("compare", version=6, forecast=_forecast)
+def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
+    """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
+
+    Retention is student accuracy / original accuracy; above chance, both less what guessing gives. Several students share what the
+    original computes, and `against` tells by how much one differs from another: on the same texts that is known far closer than either
+    measure is. Raises ValueError without data, or where the models have no names of their own.
+    """
+    device = pick_device()
+    dtype = pick_dtype(config.precision, device)
+    tokenizer = load_tokenizer(inputs.original.path)
+    original = TorchRunner(load_model(inputs.original.path, dtype, device))
+    data_names = unique_names((*inputs.texts, *inputs.tasks), "data")
+    texts = {name: windows(config, data, tokenizer) for name, data in zip(data_names, inputs.texts, strict=False)}
+    tasks = zip(data_names[len(texts) :], inputs.tasks, strict=True)
+    rows = {name: asked_rows(data, config.max_rows) for name, data in tasks}
+    if not all(rows.values()):
+        raise ValueError(f"task {next(name for name in rows if not rows[name])}: no row has a question")
+    questions = [row for some in rows.values() for row in some][: config.num_own_answers]
+    read = [(name, pairs, []) for name, pairs in texts.items()]
+    for name, some in rows.items():
+        solutions = [gold(config, row, tokenizer) for row in some if not row.choices]
+        read.append((name, solutions, [row for row in some if row.choices]))
+    if questions:
+        read.append(("own_answers", own_answers(config, original, questions, tokenizer), []))
+    measure = _Measure(config, original, len(inputs.model), tokenizer)
+    for group in config.groups(len(inputs.model)):
+        measure.students.clear()  # before the next are in memory
+        measure.students |= {i: TorchRunner(load_model(inputs.model[i].path, dtype, device)) for i in group}
+        measure.all(read)
+    named = dict(zip(config.names or ("",), measure.found, strict=True)) | measure.differences()
+    results = named if config.names else measure.found[0]
+    (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
+    facts = {
+        f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
+        for model, found in named.items()
+        for name, some in found.items()
+        for measured, entry in some.items()
+        for end, suffix in (("value", ""), ("low", LOW), ("high", HIGH))
+        if math.isfinite(entry[end]) or not suffix
+    }
+    for name, value in facts.items():
+        metric(name, value)
+    return ComparisonArtifact.at(workdir / "content", **facts)
+
+
+class _Measure:
+    """Students beside their original; `found` holds, a student, data set -> measure -> estimate, `sums` what those are made of."""
+
+    def __init__(self, config: CompareConfig, original: TorchRunner, num_students: int, tokenizer: Any) -> None:
+        self.config, self.original, self.tokenizer = config, original, tokenizer
+        self.names = config.names or ("",)
+        self.students: dict[int, TorchRunner] = {}  # those in memory, by their place in the input
+        self.found: list[dict[str, dict[str, Any]]] = [{} for _ in range(num_students)]
+        self.sums: list[dict[str, list[Sums]]] = [{} for _ in range(num_students)]
+        self._chosen: dict[str, list[float]] = {}  # by data set, which choices the original got right
+
+    def all(self, read: Sequence[tuple[str, Sequence[Pair], Sequence[Row]]]) -> None:
+        """Measure the students in memory on each data set: (name, texts to score, questions to choose in)."""
+        for name, pairs, questions in read:
+            if pairs or not questions:
+                self.closeness(pairs, name)
+            if questions:
+                self.retention(questions, name)
+
+    def closeness(self, pairs: Sequence[Pair], name: str) -> None:
+        counter = bar(f"comparing on {name}", len(pairs), "texts")
+        runners, size = [*self.students.values()], self.config.batch_size
+        scored = closeness_of_each(runners, self.original, pairs, batch_size=size, on_scored=counter.advance)
+        for student, texts in zip(self.students, scored, strict=True):
+            sums = Sums(
+                {
+                    "kl_nats": [one.kl_nats for one in texts],
+                    "agreement": [one.num_agreeing for one in texts],
+                    "loss_nats": [one.loss_nats for one in texts],
+                },
+                [one.num_tokens for one in texts],
+            )
+            self.sums[student].setdefault(name, []).append(sums)
+            summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
+            kl, rise = _told(summary["kl_nats"]), _told(summary["perplexity_ratio"])
+            measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"
+            self._keep(student, name, summary, measured_on, f"KL {kl} nats a token, perplexity x{rise}")
+
+    def retention(self, rows: Sequence[Row], name: str) -> None:
+        """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
+        if name not in self._chosen:
+            self._chosen[name] = right_choices(self.config, self.original, rows, self.tokenizer, name)
+        theirs = self._chosen[name]
+        chance = [1.0 / len(row.choices) for row in rows]
+        ones = [1.0] * len(rows)
+        for student, runner in self.students.items():
+            mine = right_choices(self.config, runner, rows, self.tokenizer, name)
+            self.sums[student].setdefault(name, []).append(Sums({"accuracy": mine}, ones))
+            summary = {
+                "accuracy": ratio_of_sums(mine, ones),
+                "original_accuracy": ratio_of_sums(theirs, ones),
+                "retention": ratio_of_sums(mine, theirs),
+                "retention_above_chance": ratio_of_sums(
+                    [a - c for a, c in zip(mine, chance, strict=True)],
+                    [b - c for b, c in zip(theirs, chance, strict=True)],
+                ),
+            }
+            accuracy, reference, left = (
+                summary["accuracy"].value,
+                summary["original_accuracy"].value,
+                summary["retention"],
+            )
+            told = f"{accuracy:.1%} right, original {reference:.1%}, retention {_told(left)}"
+            self._keep(student, name, summary, f"{len(rows)} question{'s' * (len(rows) != 1)}", told)
+
+    def differences(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Return, `A less B`, data set -> measure -> estimate of the one's less the other's."""
+        place = {name: index for index, name in enumerate(self.names)}
+        return {
+            f"{name} less {other}": {
+                data: {
+                    measure: asdict(estimate)
+                    for mine, theirs in zip(some, self.sums[place[other]][data], strict=True)
+                    for measure, estimate in mine.less(theirs).items()
+                }
+                for data, some in self.sums[place[name]].items()
+            }
+            for name, others in self.config.against.items()
+            for other in others
+        }
+
+    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], measured_on: str, told: str) -> None:
+        entries = {key: {**asdict(entry), "measured_on": measured_on} for key, entry in summary.items()}
+        self.found[student].setdefault(name, {}).update(entries)
+        note(f"{' on '.join(part for part in (self.names[student], name) if part)} ({measured_on}): {told}")
+
+
+def _told(estimate: Estimate) -> str:
+    """Return an estimate as text; of a single text, or question, there is no interval."""
+    return f"{estimate.value:.3f} {known(estimate.low, estimate.high) if math.isfinite(estimate.low) else ''}".rstrip()
+
+
+def _perplexity_ratio(texts: Sequence[TextCloseness]) -> Estimate:
+    rise = ratio_of_sums([one.loss_nats - one.original_loss_nats for one in texts], [one.num_tokens for one in texts])
+    return Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))

@@ -1,0 +1,1 @@
+"""Measure one model: quality, size and speed."""

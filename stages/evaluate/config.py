@@ -1,0 +1,105 @@
+"""What `evaluate` is told and given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from attar.compressors.export.runtime import CPU
+from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.stages.contract import StageConfig
+from attar.stages.runtime.device import Precision
+
+# What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
+Provider = Literal[
+    "CPUExecutionProvider",
+    "CUDAExecutionProvider",
+    "TensorrtExecutionProvider",
+    "MIGraphXExecutionProvider",
+    "ROCMExecutionProvider",
+    "OpenVINOExecutionProvider",
+    "DnnlExecutionProvider",
+    "VitisAIExecutionProvider",
+    "QNNExecutionProvider",
+    "NnapiExecutionProvider",
+    "VSINPUExecutionProvider",
+    "JsExecutionProvider",
+    "CoreMLExecutionProvider",
+    "DmlExecutionProvider",
+    "RknpuExecutionProvider",
+    "WebNNExecutionProvider",
+    "WebGpuExecutionProvider",
+    "XnnpackExecutionProvider",
+    "CANNExecutionProvider",
+    "AzureExecutionProvider",
+]
+
+# What counts as right of a task, in this order of preference.
+COUNTED = ("acc_norm", "acc", "exact_match")
+
+
+class EvaluateConfig(StageConfig):
+    """What is measured, on how much."""
+
+    max_rows: int = Field(default=0, ge=0)
+    """Rows of each task; 0: all it has."""
+
+    max_new_tokens: int = Field(default=128, ge=1)
+    """Longest generated answer, in tokens."""
+
+    batch_size: int = Field(default=16, ge=1)
+    """Texts scored or generated together."""
+
+    perplexity_window: int = Field(default=512, ge=2)
+    """Tokens in one perplexity window; windows do not overlap."""
+
+    num_samples: int = Field(default=4, ge=0)
+    """Answers kept word for word, to be read side by side."""
+
+    num_prompt_tokens: int = Field(default=128, ge=1)
+    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
+
+    task_folder: str = ""
+    """Folder with lm-eval task YAML files of your own."""
+
+    tasks: list[str] = []
+    """Names of tasks in task_folder to run besides the inputs."""
+
+    precision: Precision = "auto"
+    """Dtype of a Hugging Face model; ONNX graphs bring their own."""
+
+    provider: Provider = CPU
+    """Where onnxruntime must run an ONNX graph, such as CUDAExecutionProvider; where it cannot, the stage fails."""
+
+    draft_lengths: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4]
+    """With the input `original`: tokens that the model drafts before the original checks them, each measured, in 1 to 64."""
+
+    num_draft_prompts: int = Field(default=8, ge=1)
+    """With the input `original`: questions, of all tasks in turn, whose answers are drafted."""
+
+    @model_validator(mode="after")
+    def _tasks_have_a_home(self) -> EvaluateConfig:
+        if bool(self.tasks) != bool(self.task_folder):
+            raise ValueError("tasks and task_folder belong together: give both or neither")
+        if self.task_folder and not confined(Path(self.task_folder)).is_dir():
+            raise ValueError(f"task_folder {self.task_folder} is not a folder")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateInputs:
+    """The model, data sets with checkable questions, text for the perplexity, and the original that the model is to draft for.
+
+    `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
+    where there are any.
+    """
+
+    model: ModelArtifact | OnnxArtifact
+    tasks: tuple[DatasetArtifact, ...] = ()
+    text: DatasetArtifact | None = None
+    original: ModelArtifact | None = None
+    beside: ModelArtifact | OnnxArtifact | None = None

@@ -1,0 +1,59 @@
+"""The numbers of an evaluation that gates and tables compare, each with what it was measured on and how far it is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attar.compressors.measure.closeness import Estimate, ratio_of_sums
+from attar.compressors.measure.likelihood import Piece, perplexity_of
+from attar.compressors.measure.paired import mean_share, share
+from attar.registry.release.figures import HIGH, LOW, QUESTIONS, TEXT_TOKENS
+from attar.stages.evaluate.speculation import best_draft
+
+# Figures that are times.
+TIMES = ("prefill_seconds", "decode_seconds_per_token")
+
+
+def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers by name: `accuracy`, its ends `accuracy_low` and `accuracy_high`, `num_questions`; and so for the others."""
+    numbers = {name: evaluation[name] for name in ("num_parameters", "flops_per_token", "disk_bytes")}
+    for name in TIMES:
+        numbers |= {key: evaluation["latency"][key] for key in (name, name + LOW, name + HIGH)}
+    if evaluation["perplexity"] is not None:
+        pieces = evaluation["text_pieces"]
+        numbers |= _known("perplexity", perplexity_estimate(pieces))
+        numbers[TEXT_TOKENS] = sum(count for _, count in pieces)
+    if tasks := evaluation["tasks"]:
+        right = evaluation["right"]
+        numbers |= _known(
+            "accuracy", mean_share([right[name] for name in tasks]) if all(map(right.get, tasks)) else None
+        )
+        numbers["accuracy"] = sum(tasks.values()) / len(tasks)
+        numbers |= _counted(QUESTIONS, sum(len(right[name]) for name in tasks))
+        for name, value in tasks.items():
+            numbers |= _known(f"accuracy_{name}", share(right[name]) if right[name] else None)
+            numbers[f"accuracy_{name}"] = value
+            numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
+    if evaluation.get("speculation"):
+        numbers |= best_draft(evaluation["speculation"])
+    return {name: float(value) for name, value in numbers.items()}
+
+
+def perplexity_estimate(pieces: Sequence[Piece]) -> Estimate:
+    """Return the perplexity with the interval that drawing the pieces of its text anew gives."""
+    loss = ratio_of_sums([nats for nats, _ in pieces], [count for _, count in pieces])
+    return Estimate(perplexity_of(pieces), math.exp(loss.low), math.exp(loss.high))
+
+
+def _counted(name: str, count: int) -> dict[str, float]:
+    """Return a count; nothing for a group of lm-eval's, which names no questions of its own."""
+    return {name: count} if count else {}
+
+
+def _known(name: str, estimate: Estimate | None) -> dict[str, float]:
+    if estimate is None:
+        return {}
+    ends = {name + LOW: estimate.low, name + HIGH: estimate.high}
+    return {name: estimate.value} | {end: value for end, value in ends.items() if math.isfinite(value)}

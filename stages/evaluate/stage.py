@@ -1,0 +1,207 @@
+"""Stage `evaluate`: quality, size and speed of one model, Hugging Face or ONNX, by the same yardstick."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.compressors.data.prompts import stop_token_ids, text_windows
+from attar.compressors.export.runtime import CPU, OnnxRunner
+from attar.compressors.measure.cost import flops_per_token
+from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_losses
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import CausalRunner, TorchRunner
+from attar.registry.artifacts.fingerprint import digest, folder_digests
+from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.stages.artifacts.dataset.measured_data import asked_rows, in_turn, plain_text, unique_names
+from attar.stages.artifacts.dataset.prompts import row_prompt
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.size_forecast import flops_of_token
+from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, asked_of
+from attar.stages.contract import Forecast, stage
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.speculation import check_draft, speculation
+from attar.stages.evaluate.timing import timed
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import bar, metric, track
+
+RESULT = "evaluation.json"
+
+
+def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if not (inputs.get("tasks") or inputs.get("text") or config.tasks):
+        raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
+    if config.provider != CPU and "hidden_size" in inputs["model"][0]:
+        raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    if inputs.get("original"):
+        check_draft(inputs)
+    others = (*inputs.get("original", ()), *inputs.get("beside", ()))
+    num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
+    num_parameters = float(inputs["model"][0].get("num_parameters", 0))
+    num_rows = asked_of(inputs.get("tasks", ()), config.max_rows)
+    counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
+    facts: Facts = {"flops_per_token": counted} if counted else {}
+    return Forecast(
+        facts,
+        num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
+        peak_memory_bytes=6.0 * num_parameters + num_original_bytes,
+    )
+
+
+def _outside(config: EvaluateConfig) -> str:
+    return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
+
+
+@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
+def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
+    """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
+
+    Raises ValueError when a text that it drafted, in float32, is not the original's own.
+    """
+    from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
+
+    folder = inputs.model.path
+    tokenizer = load_tokenizer(folder)
+    model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    runner = _runner(config, inputs.model)
+    has_generation_config = (folder / "generation_config.json").exists()
+    generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
+    names = unique_names(inputs.tasks, "task")
+    rows = {name: asked_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
+    evaluation: dict[str, Any] = {
+        "format": inputs.model.kind,
+        "num_blocks": inputs.model.facts["num_blocks"],
+        "model_fingerprint": inputs.model.fingerprint,
+    }
+    evaluation |= _size(config, inputs.model, model_config)
+    pieces = _pieces(config, inputs, runner, tokenizer)
+    evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
+    evaluation |= _tasks(config, rows, runner, tokenizer, generation_config)
+    # by task; what two evaluations can be compared on question by question, and text by text
+    evaluation["asked"] = {name: digest([row.question for row in some]) for name, some in _by_kind(rows).items()}
+    evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
+    evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
+    evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
+    if inputs.original is not None and isinstance(runner, TorchRunner):  # the forecast refuses a graph that is to draft
+        evaluation["speculation"] = speculation(config, runner.model, inputs.original, in_turn(rows))
+    (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    headline = headline_metrics(evaluation)
+    for name, value in headline.items():
+        metric(name, value)
+    measured = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint}
+    return EvaluationArtifact.at(workdir / "content", **measured, **headline)
+
+
+def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
+    if isinstance(model, OnnxArtifact):
+        return OnnxRunner(open_session(model.path, config.provider), config.provider)
+    device = pick_device()
+    return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
+
+
+def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
+    num_matmul = int(model.facts["num_matmul_parameters"])
+    weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
+    return {
+        "num_parameters": model.facts["num_parameters"],
+        "flops_per_token": flops_per_token(num_matmul, model_config, config.num_prompt_tokens),
+        "disk_bytes": sum(path.stat().st_size for path in weights),
+    }
+
+
+def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
+    beside = _runner(config, inputs.beside) if inputs.beside is not None else None
+    timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
+    if inputs.beside is not None:
+        timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
+    return timing
+
+
+def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> list[Piece]:
+    if inputs.text is None:
+        return []
+    windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
+    counter = bar("reading text", len(windows), "windows")
+    return piece_losses(
+        runner,
+        windows,
+        batch_size=max(1, config.batch_size // 4),
+        on_scored=counter.advance,
+    )
+
+
+def _tasks(
+    config: EvaluateConfig,
+    rows: Mapping[str, Sequence[Row]],
+    runner: CausalRunner,
+    tokenizer: Any,
+    generation_config: Any,
+) -> dict[str, dict[str, Any]]:
+    """Return accuracy in [0, 1] by task, and which questions were right.
+
+    Choices count by their likelihood over their length, generated answers by their check.
+    """
+    from attar.stages.evaluate.harness import (  # lm-eval: slow to import, and in an extra
+        RIGHT,
+        RunnerLM,
+        run_tasks,
+        task_config,
+    )
+
+    ours = [task_config(name, some, config.max_new_tokens, tokenizer) for name, some in _by_kind(rows).items()]
+    tasks: list[Any] = [*config.tasks, *ours]
+    if not tasks:
+        return {"tasks": {}, "right": {}, "num_rows": {}}
+    model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
+    results = run_tasks(model, tasks, Path(config.task_folder) if config.task_folder else None)
+    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
+    return {
+        "tasks": {name: _accuracy(scores) for name, scores in results.items()},
+        "right": right,
+        "num_rows": {name: len(some) for name, some in right.items()},
+    }
+
+
+def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
+    found: dict[str, list[Row]] = {}
+    for name, some in rows.items():
+        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
+        is_mixed = bool(choice and generative)
+        for chosen, kind in ((choice, "_choice"), (generative, "_open")):
+            if chosen:
+                found[name + (kind if is_mixed else "")] = chosen
+    return found
+
+
+def _accuracy(scores: Mapping[str, Any]) -> float:
+    for metric_name in COUNTED:
+        for key, value in scores.items():
+            if key.partition(",")[0] == metric_name:
+                return float(value)
+    raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")
+
+
+def _samples(
+    config: EvaluateConfig,
+    rows: Mapping[str, Sequence[Row]],
+    runner: CausalRunner,
+    tokenizer: Any,
+    generation_config: Any,
+) -> list[dict[str, str]]:
+    samples = []
+    for row in track(in_turn(rows)[: config.num_samples], "writing samples", "answers"):
+        [generation] = decode(
+            runner,
+            [row_prompt(tokenizer, row)],
+            max_new_tokens=config.max_new_tokens,
+            stop_ids=stop_token_ids(tokenizer, generation_config),
+        )
+        answer = tokenizer.decode(generation.token_ids, skip_special_tokens=True).strip()
+        samples.append({"question": row.question, "reference": row.reference or row.answer, "answer": answer})
+    return samples

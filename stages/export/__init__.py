@@ -1,0 +1,1 @@
+"""Write a model as an ONNX graph with a KV cache."""

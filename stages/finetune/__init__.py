@@ -1,0 +1,1 @@
+"""Heal a student: rows, teachers, objectives, one training run."""

@@ -1,0 +1,208 @@
+"""How a recipe spells an objective: plugs by name with their parameters, refused when the recipe loads if they are unknown or cannot work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from attar.compressors.catalogue import build, did_you_mean
+from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
+from attar.compressors.distill.losses.composite import Distil, HiddenDistil, ListwiseDistil, Mean
+from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
+from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
+from attar.compressors.distill.losses.objectives import OBJECTIVES, Objective
+from attar.compressors.distill.losses.targets.target_ops import TARGETS, Identity
+from attar.compressors.distill.losses.traits import Traits
+from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
+from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS, Route
+from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
+
+T = TypeVar("T")
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES
+# A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
+Plug = str | dict[str, dict[str, Any]]
+# What a causal student cannot learn by, and why.
+_FILLS_MASKS = "needs a student that fills masks and sees both sides, such as LLaDA or Dream; a causal model predicts the next token alone"
+NOT_CAUSAL = dict.fromkeys(("mask_predict", "masked_entropy", "dparallel", "bang"), _FILLS_MASKS)
+
+
+class ObjectiveSpec(BaseModel):
+    """One objective made of plugs; see compressors/distill/losses/composite.py."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    divergence: Plug
+    """How far the student is from its target, per token."""
+
+    weight: float = Field(default=1.0, ge=0)
+    """What the objective counts in the sum of all."""
+
+    target: Plug = "identity"
+    """What the student is to become: made of teacher, past, anchor and labels. Default: what the teacher says."""
+
+    token_weight: Plug | list[Plug] = []
+    """How much each token counts; several multiply."""
+
+    sample_weight: Plug | None = None
+    """How much each sequence counts."""
+
+    route: Route = "all"
+    """Which sequences it is for; those that go another way count in the same denominator."""
+
+    reduction: Mean = "token"
+    """What the loss is a mean of. token: of all tokens of the step, so that a long answer weighs more; sequence: of each answer first
+    (1/|y| in papers), then of the answers."""
+
+    schedule: Plug | list[Plug] = []
+    """How it changes while training goes on."""
+
+    def objective(self) -> Distil | ListwiseDistil | HiddenDistil | ChunkwiseDistil:
+        """Return the objective. Raises ValueError for an unknown plug, a wrong parameter, or plugs that do not fit."""
+        name, params = split_plug(self.divergence)
+        if name in NOT_CAUSAL:
+            raise ValueError(f"divergence {name!r} {NOT_CAUSAL[name]}")
+        if name in LISTWISE:
+            self._refuse_unused("a listwise loss is over whole sequences")
+            return self._listwise(build(LISTWISE, name, params))
+        if name in CHUNKWISE:
+            self._refuse_unused("a chunkwise loss is over stretches of text")
+            if self.target != "identity":
+                raise ValueError("a chunkwise loss is toward what `align` recorded; target has nothing to act on")
+            return ChunkwiseDistil(divergence=built(CHUNKWISE, self.divergence, "divergence"))
+        if name in HIDDEN_LOSSES:
+            self._refuse_unused("a loss between hidden states has no distribution")
+            if self.target != "identity":
+                raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
+            return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
+        found = Distil(
+            divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
+            target=built(TARGETS, self.target, "target"),
+            token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
+            sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
+            route=self.route,
+            reduction=self.reduction,
+        )
+        check_support(found)
+        return found
+
+    def schedules(self) -> tuple[CoefficientSchedule, ...]:
+        """Return what changes it. Raises ValueError for a schedule of something that is not there."""
+        found = tuple(_schedule(one) for one in listed(self.schedule))
+        objective = self.objective()
+        for change in found:
+            for step in (0, 9):  # the first and the last of a training
+                changed, weight = change.at(objective, self.weight, Clock(step, 10, step, 10))
+                if weight < 0:
+                    raise ValueError(f"schedule: the weight becomes {weight}; accepted: 0 or more")
+                if isinstance(changed, Distil):
+                    check_support(changed)
+        return found
+
+    def _listwise(self, divergence: Any) -> ListwiseDistil:
+        target = Identity(of="anchor") if self.target == "identity" else built(TARGETS, self.target, "target")
+        return ListwiseDistil(divergence=divergence, target=target)
+
+    def _refuse_unused(self, reason: str) -> None:
+        unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
+        unused += [name for name, plain in (("route", "all"), ("reduction", "token")) if getattr(self, name) != plain]
+        if unused:
+            raise ValueError(f"{reason}; {unused[0]} has nothing to act on")
+
+
+def built(table: Mapping[str, type[T]], plug: Plug, what: str) -> T:
+    """Return what a plug names. Raises ValueError that says which part of the objective is wrong."""
+    name, params = split_plug(plug)
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}.{did_you_mean(name, table)}")
+    try:
+        return build(table, name, params)
+    except TypeError as error:  # a parameter without a default is missing, or has no number where one must be
+        raise ValueError(
+            f"{what} {name!r}: {str(error).removeprefix(table[name].__name__ + '.__init__() ')}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{what} {name!r}: {error}") from error
+
+
+def split_plug(plug: Plug) -> tuple[str, dict[str, Any]]:
+    """Return (name, parameters)."""
+    if isinstance(plug, str):
+        return plug, {}
+    if len(plug) != 1:
+        raise ValueError(f"{plug!r}: accepted: a name, or one name with its parameters")
+    ((name, params),) = plug.items()
+    return name, params
+
+
+def listed(plugs: Plug | list[Plug]) -> list[Plug]:
+    """Return one plug or several as a list."""
+    return plugs if isinstance(plugs, list) else [plugs]
+
+
+def read_objective(name: str, entry: Any) -> Any:
+    """Return an entry of a recipe with its mapping read, refused in one line: a union's errors would name every form it could have."""
+    if not isinstance(entry, dict):
+        return entry
+    try:
+        return ObjectiveSpec.model_validate(entry)
+    except ValidationError as error:
+        # a misspelt field says more than the one that is missing by it
+        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        field = ".".join(map(str, first["loc"]))
+        if first["type"] == "extra_forbidden":
+            known = did_you_mean(field, ObjectiveSpec.model_fields)
+            raise ValueError(f"objective {name!r} has no field {field!r}.{known}") from error
+        if first["type"] == "missing":
+            raise ValueError(f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(KNOWN))}") from error
+        raise ValueError(f"objective {name!r}, {field} = {first['input']!r}: {first['msg']}") from error
+
+
+def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
+    """Return the objective of one entry of a config: a plain one by its name, or one made of plugs."""
+    if isinstance(entry, ObjectiveSpec):
+        return entry.objective()
+    if name in NOT_CAUSAL:
+        raise ValueError(f"objective {name!r} {NOT_CAUSAL[name]}")
+    if name not in OBJECTIVES:
+        raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
+    return build(OBJECTIVES, name)
+
+
+def traits_of(objective: Objective) -> Traits:
+    """Return what an objective needs; a plain one needs nothing but its text and teacher."""
+    divergence = getattr(objective, "divergence", None)
+    plain = Traits(needs_target=objective.uses_teacher)
+    return getattr(divergence, "traits", plain)
+
+
+def views_read(objective: Objective) -> frozenset[str]:
+    """Return the parties that an objective reads."""
+    return frozenset(getattr(objective, "views", {"teacher"} if objective.uses_teacher else ()))
+
+
+def check_support(objective: Distil) -> None:
+    """Raise ValueError when the divergence is infinite because the target gives all mass to one token."""
+    traits = objective.divergence.traits
+    share = getattr(objective.target, "share", None)
+    only_labels = set(objective.target.views) == {"labels"} or (
+        "labels" in objective.target.views and share is not None and _is_all_labels(objective, share)
+    )
+    if traits.needs_target and traits.needs_support and only_labels:
+        kind = type(objective.divergence).__name__
+        raise ValueError(
+            f"{kind} is infinite toward labels, which give one token all mass; use forward_kl, or mix the labels"
+        )
+
+
+def _is_all_labels(objective: Distil, share: float) -> bool:
+    first = objective.target.views[0]
+    return share == (1.0 if first == "labels" else 0.0)
+
+
+def _schedule(plug: Plug) -> CoefficientSchedule:
+    name, params = split_plug(plug)
+    if name == "switch_divergence" and "to" in params:
+        params = {**params, "to": built(DIVERGENCES, params["to"], "divergence")}
+    return built(COEFFICIENT_SCHEDULES, {name: params}, "schedule")

@@ -1,0 +1,182 @@
+"""The people of a training: who teaches, what the teacher is told about each row, and who writes and judges new answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attar.compressors.catalogue import build
+from attar.compressors.data.prompts import chat_prompt, stop_token_ids
+from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.contexts import ContextParts, Wording
+from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
+from attar.compressors.distill.teachers.student import Student
+from attar.registry.artifacts.handles import ModelArtifact
+from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.distillation_config import context_of, rollout_of, self_rule
+from attar.stages.finetune.objective_spec import traits_of, views_read
+from attar.stages.finetune.training_rows import TrainingRows
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# Prompts that are written to at once.
+ROLLOUT_ROWS = 32
+
+
+def build_parties(
+    config: FinetuneConfig, inputs: FinetuneInputs, student: Student, dtype: torch.dtype, device: torch.device
+) -> dict[ViewName, Party]:
+    """Return who speaks beside the student, those alone that an objective reads or a rollout lets write.
+
+    Raises ValueError when another model's vocabulary is not the student's.
+    """
+    read = {party for one in config.reduction.objectives.values() for party in views_read(one)}
+    if config.uses_teacher and not config.reads_record(inputs.teacher is not None):
+        read.add("teacher")
+    else:
+        read.discard("teacher")
+    given: dict[ViewName, ModelArtifact | None] = {"teacher": inputs.teacher, "anchor": inputs.anchor, "past": None}
+    parties: dict[ViewName, Party] = {}
+    names: tuple[ViewName, ...] = ("teacher", "past", "anchor")
+    for name in names:
+        if name not in read:
+            continue
+        artifact, rule = given[name], self_rule(getattr(config, name))
+        is_hinted = name == "teacher"
+        if rule is not None:
+            parties[name] = StudentItself(rule, is_hinted).begin(student)
+        elif artifact is not None:
+            other = Student(load_model(artifact.path, dtype, device).requires_grad_(False)).eval()
+            mine, theirs = student.head.weight.shape[0], other.head.weight.shape[0]
+            if mine != theirs:
+                raise ValueError(f"vocabulary mismatch: model {mine}, {name} {theirs} tokens")
+            refuse_other_tokens(inputs.model.path, artifact.path, name)
+            parties[name] = OtherModel(other, is_hinted)
+    return parties
+
+
+def with_hints(config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> TrainingRows:
+    """Put what the teacher reads beside each example, where it is known before an answer is written.
+
+    A context that tells how an answer was judged is known for held-out rows: their answer is right. With `learn_hinted` every example
+    comes a second time as the teacher sees it. Raises ValueError when the context has nothing to say about any row.
+    """
+    context = context_of(config.teacher_context)
+    if config.teacher_context == "none":
+        return rows
+    told = Telling(config, rows, tokenizer)
+    if not context.is_known_before:
+        pairs = zip(rows.heldout, rows.heldout_questions, strict=True)
+        return replace(rows, heldout=[replace(one, hinted_ids=told.right(one, row)) for one, row in pairs])
+    train = [
+        replace(one, hinted_ids=told.before(one, row)) for one, row in zip(rows.train, rows.questions, strict=True)
+    ]
+    heldout = [
+        replace(one, hinted_ids=told.before(one, row))
+        for one, row in zip(rows.heldout, rows.heldout_questions, strict=True)
+    ]
+    if all(one.hinted_ids is None for one in train):
+        raise ValueError(f"teacher_context {config.teacher_context!r} has nothing to tell about any row")
+    rows = replace(rows, train=train, heldout=heldout)
+    return with_other_sides(rows) if config.learn_hinted else rows
+
+
+def with_other_sides(rows: TrainingRows) -> TrainingRows:
+    """Return the rows with every hinted example a second time: behind its hint, and the plain prompt as what the other side reads."""
+    train = [index for index, one in enumerate(rows.train) if one.hinted_ids is not None]
+    heldout = [index for index, one in enumerate(rows.heldout) if one.hinted_ids is not None]
+    return replace(
+        rows,
+        train=[*rows.train, *(other_side(rows.train[index]) for index in train)],
+        heldout=[*rows.heldout, *(other_side(rows.heldout[index]) for index in heldout)],
+        sources=[*rows.sources, *(rows.sources[index] for index in train)],
+        ids=[*rows.ids, *(rows.ids[index] for index in train)],
+        questions=[*rows.questions, *(rows.questions[index] for index in train)],
+        heldout_questions=[*rows.heldout_questions, *(rows.heldout_questions[index] for index in heldout)],
+    )
+
+
+def build_rollouts(
+    config: FinetuneConfig, rows: TrainingRows, tokenizer: Any, model: PreTrainedModel, teacher: Party | None
+) -> Rollouts | None:
+    """Return what writes each step's answers, or None when the data does. Raises ValueError for rows that cannot be asked or judged."""
+    policy = rollout_of(config.rollout)
+    if policy is None:
+        return None
+    if any(row is None for row in rows.questions):
+        raise ValueError("rollout writes answers to questions, but the data has plain text")
+    unjudged = [row.id for row in rows.questions if row is not None and row.verifier == "none"]
+    is_judged = any(traits_of(one).needs_reward for one in config.reduction.objectives.values())
+    if is_judged and unjudged:
+        raise ValueError(
+            f"a policy loss needs a verifier, but rows {', '.join(unjudged[:4])} have none; set `verifier` in ingest_data"
+        )
+    told = Telling(config, rows, tokenizer)
+    by_name = {example.name: row for example, row in zip(rows.train, rows.questions, strict=True) if row is not None}
+
+    def judge(example: Example, answer: Sequence[int], is_finished: bool) -> Verdict:
+        row = by_name[example.name]
+        text = tokenizer.decode(answer, skip_special_tokens=True)
+        objection = build(ANSWER_CHECKS, row.verifier)(text, row.reference or row.answer, row.choices)
+        is_correct = objection is None and is_finished and row.verifier != "none"
+        return Verdict(float(is_correct), is_correct)
+
+    def hint(
+        example: Example, answer: Sequence[int], verdict: Verdict, sibling: Sequence[int] | None
+    ) -> list[int] | None:
+        return told.after(example, by_name[example.name], answer, verdict.is_correct, sibling)
+
+    stops = stop_token_ids(tokenizer, model.generation_config)
+    return Rollouts(policy, judge, hint, stops, config.seed, teacher, ROLLOUT_ROWS)
+
+
+class Telling:
+    """What a context says about rows, in the tokenizer's words."""
+
+    def __init__(self, config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> None:
+        self.context = context_of(config.teacher_context)
+        self.wording = Wording(
+            render=lambda question: chat_prompt(tokenizer, question),
+            encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,
+            decode=lambda ids: tokenizer.decode(list(ids), skip_special_tokens=True),
+            stop_ids=frozenset(stop_token_ids(tokenizer)),
+        )
+        self.shown = [(row.question, row.answer) for row in rows.questions[:16] if row is not None]
+
+    def before(self, example: Example, row: Row | None) -> list[int] | None:
+        """Return what can be told about a row whatever the answer."""
+        return None if row is None else self.context(self._parts(example, row, example.answer_ids), self.wording)
+
+    def right(self, example: Example, row: Row | None) -> list[int] | None:
+        """Return what is told of a row's own answer, which is right."""
+        if row is None:
+            return None
+        return self.context(replace(self._parts(example, row, example.answer_ids), is_correct=True), self.wording)
+
+    def after(
+        self, example: Example, row: Row, answer: Sequence[int], is_correct: bool, sibling: Sequence[int] | None
+    ) -> list[int] | None:
+        """Return what can be told once an answer is judged."""
+        if self.context.is_known_before:
+            return None if example.hinted_ids is None else list(example.hinted_ids)
+        parts = replace(self._parts(example, row, answer), is_correct=is_correct, sibling_ids=sibling)
+        return self.context(parts, self.wording)
+
+    def _parts(self, example: Example, row: Row, answer: Sequence[int]) -> ContextParts:
+        return ContextParts(
+            question=row.question,
+            prompt_ids=example.prompt_ids,
+            answer_ids=answer,
+            reference=row.reference or row.answer,
+            demonstrations=self.shown,
+            skill=row.skill,
+        )

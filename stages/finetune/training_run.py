@@ -1,0 +1,216 @@
+"""One training from first step to best weights: checkpoints, looks at the held-out rows, early stop, and what is kept."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from attar.compressors.distill.loop.heldout import look_at
+from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
+from attar.compressors.models.adapted import is_adapted
+from attar.compressors.models.trained_weights import set_weights, trained_weights
+from attar.registry.artifacts.files import whole_file
+from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.stages.artifacts.adapter_files import write_adapters
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
+from attar.stages.finetune.training_rows import TrainingRows, is_checkable
+from attar.stages.runtime.progress import Metric, bar, emit, metric, note
+
+CHECKPOINT = "checkpoint.pt"
+WEIGHTS_FILE = "weights.safetensors"
+# Longest answer that a look by quality waits for.
+QUALITY_NEW_TOKENS = 256
+
+
+# What looks are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
+MEASURE = "heldout_measure_nats"
+
+
+class TrainingRun:
+    """Training with checkpoints, looks at the held-out rows, early stop and the best weights so far."""
+
+    def __init__(
+        self, config: FinetuneConfig, trainer: Trainer, rows: TrainingRows, tokenizer: Any, workdir: Path
+    ) -> None:
+        self.config, self.trainer, self.rows, self.tokenizer = config, trainer, rows, tokenizer
+        self.checkable = [row for row in rows.heldout_rows if is_checkable(row)]
+        self.checkpoint = workdir / CHECKPOINT
+        self.history: list[dict[str, Any]] = []
+        self.best: dict[str, Any] = {"score": [float("inf")], "step": 0, "weights": {}}
+        self.num_worse = 0
+        self._saved_at = time.monotonic()
+
+    @property
+    def student(self) -> Any:
+        """The student without accelerate's wrapping."""
+        return self.trainer.accelerator.unwrap_model(self.trainer.student)
+
+    def resume(self) -> None:
+        """Continue from the checkpoint of an interrupted run, or look at the held-out rows before the first step."""
+        if not self.checkpoint.exists():
+            self._look(0)
+            return
+        saved = torch.load(self.checkpoint, weights_only=True)
+        self.trainer.restore(saved["trainer"])
+        self.best, self.num_worse = saved["best"], saved["num_worse"]
+        for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
+            self._record(Metric(**entry))
+        note(f"continuing at step {self.trainer.step} of {self.trainer.num_steps}")
+
+    def train(self) -> None:
+        """Train to the end of the schedule or to the early stop. Raises ValueError for a step that gives no number."""
+        counter = bar("training", self.trainer.num_steps, "steps", done=self.trainer.step)
+        self._tell_measure()
+        if self._is_over():
+            return
+        try:
+            for record in self.trainer.run():
+                counter.advance()
+                self._after(record)
+                if self._is_over():
+                    note(f"stopped early at step {record.step}: nothing better in {self.num_worse} looks")
+                    return
+        except NotFiniteError as error:
+            rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
+            self._save_checkpoint()  # the step never reached the weights: they are the last good ones
+            kept = f"the weights of step {self.trainer.step} are kept in {self.checkpoint}"
+            raise ValueError(
+                f"{error} (rows {rows}); {kept}; lower learning_rate or set precision to float32"
+            ) from error
+
+    def _tell_measure(self) -> None:
+        if not self.best["score"]:
+            has_policy = self.trainer.measure is None and bool(self.rows.heldout)
+            why = "given text says nothing of a policy loss" if has_policy else "no held-out row has a loss"
+            cure = "; stop_on: quality judges by answers" if has_policy else ""
+            if self.config.patience or has_policy:
+                note(
+                    f"nothing to judge by, as {why}: patience is {self.config.patience}, but training goes to its last step, whose "
+                    f"weights are kept{cure}"
+                )
+        elif not is_plain(self.trainer):
+            note(
+                f"the objective changes while it is learned: looks are compared by {MEASURE}, its last form toward what does not move"
+            )
+
+    def _after(self, record: StepRecord) -> None:
+        self._report(record)
+        is_last = record.step == self.trainer.num_steps
+        if record.step % self.config.eval_every == 0 or is_last:
+            self._look(record.step)
+        every = self.config.checkpoint_every
+        is_due = time.monotonic() - self._saved_at >= 60.0 * self.config.checkpoint_minutes
+        if is_due or is_last or self._is_over() or (every and record.step % every == 0):
+            self._save_checkpoint()
+
+    def _is_over(self) -> bool:
+        return bool(self.config.patience) and self.num_worse >= self.config.patience
+
+    def _report(self, record: StepRecord) -> None:
+        for name, loss in record.losses.items():
+            self._record(Metric(f"train_{name}_nats", loss, record.step))
+        self._record(Metric("learning_rate", record.learning_rate, record.step))
+        self._record(Metric("grad_norm", record.grad_norm, record.step))
+        for name, value in record.facts.items():
+            self._record(Metric(name, value, record.step))
+
+    def _look(self, step: int) -> None:
+        """Judge the weights of now (their running mean where one is kept) on the held-out rows."""
+        average, own = self.trainer.average, {}
+        if average is not None:
+            own = trained_weights(self.student)
+            set_weights(self.student, average.weights)
+        look = look_at(self.trainer, self.rows.heldout)
+        self._refuse_no_numbers(look.losses, step)
+        for name, loss in look.losses.items():
+            self._record(Metric(f"heldout_{name}_nats", loss, step))
+        if look.measure is not None and not is_plain(self.trainer):
+            self._record(Metric(MEASURE, look.measure, step))
+        score = [] if look.measure is None else [look.measure]
+        if self.config.stop_on == "quality":
+            quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
+            self._record(Metric("heldout_quality", quality, step))
+            score = [-quality, *score]
+        # with nothing to judge by, the last step is the best one there is
+        if not score or score < self.best["score"]:
+            self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
+            self.num_worse = 0
+        else:
+            self.num_worse += 1
+        if average is not None:
+            set_weights(self.student, own)
+
+    def _refuse_no_numbers(self, losses: dict[str, float], step: int) -> None:
+        """Raise ValueError for a held-out loss that is NaN or infinite: what began well would go on to the end, and a search keep it."""
+        if wrong := [f"{name} {loss}" for name, loss in losses.items() if not math.isfinite(loss)]:
+            raise ValueError(
+                f"step {step}: held-out loss {', '.join(wrong)} is no number; lower learning_rate or set precision to float32"
+            )
+
+    def _record(self, entry: Metric) -> None:
+        self.history.append(asdict(entry))
+        emit(entry)
+
+    def _save_checkpoint(self) -> None:
+        state = {
+            "trainer": self.trainer.state(),
+            "best": self.best,
+            "num_worse": self.num_worse,
+            "history": self.history,
+        }
+        with whole_file(self.checkpoint) as temporary, temporary.open("wb") as stream:
+            torch.save(state, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        self._saved_at = time.monotonic()
+
+
+def is_plain(trainer: Trainer) -> bool:
+    """Say whether looks are compared by the very objectives that are learned, with their weights."""
+    measure, learned = trainer.measure, trainer.reduction
+    return measure is None or (
+        not learned.schedules and all(learned.objectives[name] == one for name, one in measure.objectives.items())
+    )
+
+
+def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
+    """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
+    set_weights(run.student, run.best["weights"])
+    model = run.student.model
+    if is_adapted(model):
+        write_adapters(model, inputs.model.fingerprint, content)
+    else:
+        content.mkdir(parents=True, exist_ok=True)
+        weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
+        save_file(weights, content / WEIGHTS_FILE)
+    metric("best_step", run.best["step"])
+    if run.trainer.step and not run.best["step"]:
+        note(
+            "warning: training never beat its start: no look was better than the one before the first step, so that nothing learned is "
+            f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
+        )
+    is_by_quality = run.config.stop_on == "quality"
+    # which part of the data the kept state was chosen on: figures of that part flatter it
+    facts: Facts = {"chosen_on": "+".join(dict.fromkeys(run.rows.looked_at))}
+    if is_by_quality:
+        facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
+    nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
+    note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
+    return AdapterArtifact.at(
+        content,
+        method=run.config.method,
+        rank=run.config.rank if is_adapted(model) else 0,
+        num_steps=run.trainer.step,
+        best_step=run.best["step"],
+        base_fingerprint=inputs.model.fingerprint,
+        vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
+    )

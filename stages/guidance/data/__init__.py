@@ -1,0 +1,1 @@
+"""Continuations drawn under guidance."""

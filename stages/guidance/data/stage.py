@@ -1,0 +1,198 @@
+"""Stage `guide_data`: continuations drawn from the two-pass guided distribution, each under a scale of its own, recorded as they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar.compressors.data.compact import bytes_per_token
+from attar.compressors.data.prompts import stop_token_ids
+from attar.compressors.guidance.branches import Branch
+from attar.compressors.guidance.two_pass import GuidedPrompt, TwoPassRunner
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.sampling import Sampling
+from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.dataset.card import write_card
+from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
+from attar.stages.artifacts.dataset.teacher_shards import (
+    carry_candidates,
+    finished_shards,
+    gather_rows,
+    recorded_facts,
+    shard_name,
+    write_shard,
+)
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.samplers import row_seed
+from attar.stages.artifacts.work_forecast import rows_alike
+from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.guidance.data.config import GuideDataConfig
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import Bar, bar, metric, note
+from attar.stages.self_data.original_writer import Recorded
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuideDataInputs:
+    """The model that is guided, the questions, and where the unguided branch is a weaker model, that model."""
+
+    model: ModelArtifact
+    data: DatasetArtifact
+    weak: ModelArtifact | None = None
+
+
+def _forecast(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model, data, weak = inputs["model"][0], inputs["data"][0], inputs.get("weak", ())
+    if (config.unguided == "weak_model") != bool(weak):
+        given = "given" if weak else "missing"
+        raise ValueError(f"unguided is {config.unguided!r}, but the input weak is {given}; the two belong together")
+    for one in weak:
+        check_vocabulary(model, one, "weak model")
+    facts: Facts = {**recorded_facts(config.num_recorded, model), **_scale_facts(config), **rows_alike(data)}
+    num_rows = float(config.max_rows or data.get("num_rows", 0)) * config.num_samples_per_prompt
+    num_parameters = float(model.get("num_parameters", 0))
+    token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
+    return Forecast(
+        facts,
+        num_flops=2 * 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens,
+        peak_memory_bytes=6.0 * num_parameters * (1 + len(weak)),
+        disk_bytes=num_rows * config.max_new_tokens * token_bytes,
+    )
+
+
+@stage("guide_data", version=1, forecast=_forecast)
+def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) -> DatasetArtifact:
+    """Draw continuations from l_u + w (l_c - l_u), w drawn for each, and record that distribution's candidates.
+
+    The states of training are those that guidance itself visits: https://arxiv.org/abs/2503.07274. Held-out questions are answered
+    under a trained scale and under the unseen one. Shards already written by an interrupted run are kept.
+    """
+    questions = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
+    questions = questions[: config.max_rows or len(questions)]
+    if not questions:
+        raise ValueError("the data set has no questions to answer, only text")
+    writer = _Writer.load(config, inputs)
+    rows = [one for row in questions for one in writer.asked(row)]
+    rows.sort(key=lambda row: (len(row.prompt_ids), row.id))
+    shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
+    folder = workdir / "shards"
+    done = finished_shards(folder)
+    if done:
+        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
+    counter = bar("writing under guidance", len(rows), "rows", done=sum(len(shards[index]) for index in done))
+    for index, shard in enumerate(shards):
+        if index not in done:
+            write_shard(folder, index, *writer.write(shard, index, counter))
+    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+
+
+@dataclass(frozen=True)
+class _Writer:
+    config: GuideDataConfig
+    tokenizer: Any
+    branch: Branch
+    conditional: TorchRunner
+    unguided: TorchRunner
+
+    @staticmethod
+    def load(config: GuideDataConfig, inputs: GuideDataInputs) -> _Writer:
+        """Load both branches: one model, unless the unguided one is weaker."""
+        device = pick_device()
+        dtype = pick_dtype(config.precision, device)
+        conditional = TorchRunner(load_model(inputs.model.path, dtype, device))
+        weak = None if inputs.weak is None else TorchRunner(load_model(inputs.weak.path, dtype, device))
+        tokenizer = load_tokenizer(inputs.model.path)
+        return _Writer(config, tokenizer, config.branch, conditional, weak or conditional)
+
+    def asked(self, row: Row) -> list[Row]:
+        """Return a question once for each continuation, with both branches' prompts and a scale."""
+        config = self.config
+        prompt, unguided = self.branch(self.tokenizer, row.question)
+        is_heldout = row.split != "train"
+        scales = [
+            config.scale_at(_uniform(config.seed, row.id, index))
+            for index in range(1 if is_heldout else config.num_samples_per_prompt)
+        ]
+        if is_heldout and config.unseen_scale:
+            scales.append(config.unseen_scale)
+        return [
+            row.with_changes(
+                id=f"{row.id}-g{index:02d}", guidance_scale=scale, prompt_ids=prompt, unguided_ids=unguided
+            )
+            for index, scale in enumerate(scales)
+        ]
+
+    def write(self, rows: Sequence[Row], shard_index: int, counter: Bar) -> tuple[list[Row], Recorded]:
+        """Return the rows with their continuations, and what guidance said at each token."""
+        runner = TwoPassRunner(self.conditional, self.unguided, max(len(row.unguided_ids) for row in rows))
+        prompts = [GuidedPrompt(row.prompt_ids, row.unguided_ids, row.guidance_scale or 0.0) for row in rows]
+        generations = decode(
+            runner,
+            prompts,
+            max_new_tokens=self.config.max_new_tokens,
+            stop_ids=stop_token_ids(self.tokenizer, self.conditional.model.generation_config),
+            batch_size=self.config.batch_size,
+            sampling=Sampling(temperature=self.config.temperature, top_p=self.config.top_p),
+            seeds=[row_seed(self.config.seed, row.id, 0) for row in rows],
+            num_recorded=self.config.num_recorded,
+            on_finished=counter.advance,
+        )
+        recorded: Recorded = {}
+        written = []
+        for row, generation in zip(rows, generations, strict=True):
+            assert generation.top_ids is not None and generation.top_logprobs is not None, "asked for"
+            recorded[row.id] = generation.top_ids, generation.top_logprobs
+            text = self.tokenizer.decode(generation.token_ids, skip_special_tokens=True)
+            written.append(
+                row.with_changes(
+                    reference=row.answer,
+                    answer=text,
+                    answer_ids=generation.token_ids,
+                    source="guided",
+                    reason=f"guided (scale {row.guidance_scale:.3g})",
+                    recorded_in=shard_name(shard_index),
+                )
+            )
+        return written, recorded
+
+
+def _uniform(seed: int, row_id: str, index: int) -> float:
+    generator = torch.Generator().manual_seed(row_seed(seed, f"scale {row_id}", index))
+    return float(torch.rand(1, generator=generator, dtype=torch.float64))
+
+
+def _scale_facts(config: GuideDataConfig) -> Facts:
+    return {
+        "unguided": config.unguided,
+        "min_scale": config.min_scale,
+        "max_scale": config.max_scale,
+        "unseen_scale": config.unseen_scale,
+    }
+
+
+def _finish(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
+    rows.sort(key=lambda row: row.id)
+    content = workdir / "content"
+    content.mkdir(parents=True, exist_ok=True)
+    write_rows(content / "rows.jsonl", rows)
+    carry_candidates(workdir / "shards", content, rows)
+    name = str(inputs.data.facts.get("name", "guided"))
+    write_card(content, rows, name=name)
+    num_tokens = sum(len(row.answer_ids) for row in rows)
+    metric("num_guided_tokens", num_tokens)
+    note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.min_scale:g} to {config.max_scale:g}")
+    return DatasetArtifact.at(
+        content,
+        name=name,
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_recorded=config.num_recorded,
+        vocab_size=inputs.model.facts["vocab_size"],
+        guided_model=inputs.model.fingerprint,
+        **_scale_facts(config),
+    )

@@ -1,0 +1,144 @@
+"""Stage `guide`: classifier-free guidance learned into small adapters on a frozen base, so that one pass does what two did."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.guidance.adapters import ScaleRange, build_adapters
+from attar.compressors.guidance.student import guided_student
+from attar.compressors.models.adapted import is_adapted
+from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
+from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.stages.artifacts.adapter_files import write_adapters
+from attar.stages.artifacts.guidance_files import save_guidance
+from attar.stages.artifacts.model.folder import load_base, load_tokenizer
+from attar.stages.artifacts.work_forecast import training_flops
+from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.guidance.config import GuideConfig, GuideInputs
+from attar.stages.guidance.gate import GateReport, measure_gates
+from attar.stages.guidance.rows import read_guided
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import metric, note
+
+
+def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model, data, weak = inputs["model"][0], inputs["data"], inputs.get("weak", ())
+    for name in ("teacher", "weak", "second"):
+        for other in inputs.get(name, ()):
+            check_vocabulary(model, other, name)
+    for one in data:
+        if one and "num_rows" in one and "max_scale" not in one:
+            raise ValueError("the data carries no guidance scales; make it with guide_data")
+        if "unguided" in one and (one["unguided"] == "weak_model") != bool(weak):
+            raise ValueError(
+                f"the data was drawn with unguided {one['unguided']!r}; give the input weak just where that is 'weak_model'"
+            )
+        if config.adapter == "lora" and one.get("min_scale") != one.get("max_scale"):
+            raise ValueError(
+                f"adapter lora learns one fixed scale; the data has {one['min_scale']} to {one['max_scale']}"
+            )
+    second = inputs.get("second", ())
+    if config.adapter == "lora" and second:
+        raise ValueError("a lora is folded into its own base; the input second is for cross and offset adapters")
+    for one in second:
+        for name in ("num_blocks", "hidden_size"):
+            if name in one and name in model and one[name] != model[name]:
+                raise ValueError(f"{name} mismatch: model {model[name]}, second {one[name]}")
+    facts: Facts = {"method": config.adapter}
+    if "vocab_size" in model:
+        facts["vocab_size"] = model["vocab_size"]
+    num_flops = training_flops(config.training, model, data)
+    return Forecast(facts, num_flops=num_flops, peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)))
+
+
+@stage("guide", version=1, forecast=_forecast)
+def guide(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> AdapterArtifact:
+    """Train adapters that are told the guidance scale to give the two-pass distribution in one pass.
+
+    https://arxiv.org/abs/2503.07274
+
+    The base's own tensors are checked to be what they were. Raises ValueError when the gate is not passed.
+    """
+    device = pick_device()
+    # adapters are drawn from the global generator, as PEFT's are: seeded here, and left to the caller as it was
+    with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
+        torch.manual_seed(config.training.seed)
+        run = build_run(config, inputs, workdir)
+        before = _frozen_digest(run.student)
+        run.resume()
+        run.train()
+    set_weights(run.student, run.best["weights"])
+    assert _frozen_digest(run.student) == before, "the base is frozen"
+    report = measure_gates(config, inputs, run.student, run.rows.heldout_rows)
+    report.check(config.max_kl_ratio)
+    return _save(config, inputs, run, report, workdir / "content")
+
+
+def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: base, adapters and rows in place."""
+    training, device = config.training, pick_device()
+    tokenizer = load_tokenizer(inputs.model.path)
+    guided = read_guided(config, inputs)
+    dtype = pick_dtype(training.precision, device)
+    base = load_base(inputs.model.path, dtype, device, training.quantized_base)
+    if config.adapter == "lora":
+        student = Student(training.adapt_method(base, 0))
+    else:
+        scales = ScaleRange(low=guided.low, high=guided.high, is_base_at_one=config.is_base_at_one)
+        student = guided_student(base, build_adapters(base, config.adapter_method, scales))
+    if training.gradient_checkpointing:
+        student.checkpoint_blocks()
+    num_trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
+    note(f"{num_trained:,} parameters learn, {num_trained / sum(p.numel() for p in base.parameters()):.1%} of the base")
+    metric("num_adapter_parameters", num_trained)
+    rows = guided.rows
+    trainer = Trainer(
+        student,
+        rows.train,
+        Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, training.schedule(device)),
+        training.reduction,
+        False,
+        Accelerator(cpu=device.type == "cpu"),
+        average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
+    )
+    return TrainingRun(training, trainer, rows, tokenizer, workdir)
+
+
+def _frozen_digest(student: Student) -> str:
+    digest = hashlib.blake2b()
+    for parameter in student.parameters():
+        if not parameter.requires_grad:
+            digest.update(parameter.detach().contiguous().flatten().view(torch.uint8).cpu().numpy().data)
+    return digest.hexdigest()
+
+
+def _save(
+    config: GuideConfig, inputs: GuideInputs, run: TrainingRun, report: GateReport, content: Path
+) -> AdapterArtifact:
+    model = run.student.model
+    if is_adapted(model):
+        write_adapters(model, inputs.model.fingerprint, content)
+    else:
+        save_guidance(content, run.student.guidance, config.adapter, report.bases)
+    (content / "gate.json").write_text(report.as_json())
+    facts = dict(report.facts)
+    return AdapterArtifact.at(
+        content,
+        method=config.adapter,
+        rank=config.training.rank if config.adapter == "lora" else config.rank,
+        num_steps=run.trainer.step,
+        best_step=run.best["step"],
+        base_fingerprint=inputs.model.fingerprint,
+        vocab_size=inputs.model.facts["vocab_size"],
+        **facts,
+    )

@@ -1,0 +1,1 @@
+"""Bring models and data sets in."""

@@ -1,0 +1,198 @@
+"""Stage `ingest_data`: bring a data set in as rows of one known shape, with a train and a held-out part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.fingerprint import file_digest
+from attar.registry.artifacts.handles import DatasetArtifact, Facts
+from attar.stages.artifacts.dataset.answer_checks import refuse_unusable_references
+from attar.stages.artifacts.dataset.partition import check_fractions, parted
+from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_rows
+from attar.stages.artifacts.work_forecast import size_of_file
+from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
+from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.labels import AnswerForm
+from attar.stages.ingest.record_sources import (
+    HUB,
+    HUB_PATTERN,
+    Record,
+    generate_tasks,
+    read_hub,
+    read_jsonl,
+    read_parquet,
+    read_text,
+)
+from attar.stages.ingest.typed_rows import TypedRows, typed_rows
+from attar.stages.runtime.progress import note
+
+FORMS = {
+    "jsonl": "jsonl:PATH.jsonl",
+    "parquet": "parquet:PATH.parquet",
+    "text": "text:PATH.txt",
+    "hub": HUB,
+    "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
+}
+# Our own small data sets lie in the folder of that name beside this file.
+SHIPPED = "shipped/"
+
+
+class IngestDataConfig(StageConfig):
+    """Where rows come from and which columns hold what."""
+
+    source: str
+    """One of: jsonl:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK]; shipped/NAME is a file of ours."""
+
+    name: str = ""
+    """Name in results and tables; empty: taken from the source, such as the file's name."""
+
+    hub_config: str = ""
+    """Configuration of a hub data set that has several, such as main."""
+
+    question_field: str = "question"
+    """Column with the question or instruction."""
+
+    answer_field: str = "answer"
+    """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
+
+    choices_field: str = "choices"
+    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions."""
+
+    answer_form: AnswerForm = "auto"
+    """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
+    refused."""
+
+    messages_field: str = ""
+    """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
+
+    assistant_turns: Literal["every", "last"] = "every"
+    """Which turns of the assistant become rows of their own, each with all turns before it in view."""
+
+    blank_rows: Literal["refuse", "drop"] = "refuse"
+    """What happens to a row whose question, answer or turn is null, NaN or blank; drop says how many. Blank text rows are always dropped."""
+
+    verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto"
+    """How an answer is checked against the reference; under pattern, json_schema and unit_tests a row's answer is that. auto: choice
+    where there are choices, else the row's own `verifier`, else none."""
+
+    max_rows: int = Field(default=0, ge=0)
+    """Take at most this many rows, in their order; 0: all. For generated tasks: how many to generate, 0 refused."""
+
+    words_a_row: int = Field(default=0, ge=0)
+    """Of a text file: rows of so many words or a few more, cut at the ends of lines, so that some can be held out; 0: one row, which
+    is not split."""
+
+    heldout_fraction: float = Field(default=0.1, ge=0.0, lt=1.0)
+    """Share of rows that are reported and that neither training nor any choice sees, in [0, 1), chosen by a hash of the row's content."""
+
+    choose_fraction: float | None = Field(default=None, ge=0.0, lt=1.0)
+    """Share of rows that choices are made on (early stop, best state, a fitted share, a teacher, merge weights), in [0, 1). null: half as
+    many as are held out, at least one; 0: the held-out rows do both."""
+
+    seed: int = 0
+    """Seed of generated tasks; neighbouring seeds share no task but by chance."""
+
+    @field_validator("source")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        scheme, _, rest = value.partition(":")
+        if scheme not in FORMS or not rest:
+            known = ", ".join(FORMS.values())
+            raise ValueError(f"source {value!r} has no known form; accepted: {known}{hub_cure(value, is_model=False)}")
+        if scheme == "hub" and not re.fullmatch(HUB_PATTERN, rest):
+            raise ValueError(f"source {value!r} is not of the form {FORMS['hub']}{hub_cure(value, is_model=False)}")
+        if scheme in ("jsonl", "parquet", "text") and not _local_path(value).exists():
+            raise ValueError(f"{_local_path(value)} does not exist; accepted: {FORMS[scheme]} with a path that does")
+        return value
+
+    @model_validator(mode="after")
+    def _words_of_text(self) -> IngestDataConfig:
+        if self.words_a_row and not self.source.startswith("text:"):
+            raise ValueError(f"words_a_row is {self.words_a_row}, but only text:PATH is cut into rows; accepted: 0")
+        check_fractions(self.heldout_fraction, self.choose_fraction)
+        return self
+
+
+def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if config.source.startswith("reasoning_gym:") and config.max_rows == 0:
+        raise ValueError("max_rows is 0: say how many tasks to generate")
+    num_rows, num_bytes = config.max_rows, 0.0
+    if config.source.startswith("jsonl:"):
+        num_rows, num_bytes = size_of_file(_local_path(config.source), config.max_rows)
+    return Forecast({"num_rows": num_rows} if num_rows else {}, disk_bytes=num_bytes)
+
+
+def _outside(config: IngestDataConfig) -> str:
+    is_local = config.source.partition(":")[0] in ("jsonl", "parquet", "text")
+    return file_digest(_local_path(config.source)) if is_local else ""
+
+
+@stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
+def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
+    """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
+
+    Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, or an answer that
+    names no choice or is ambiguous; and when nothing is left.
+    """
+    typed = typed_rows(_records(config), config)
+    if not typed.rows:
+        raise ValueError(f"{config.source} gave no rows{_left_out(typed)}")
+    if left_out := _left_out(typed):
+        note(f"warning: {config.source}{left_out}")
+    if typed.unread:
+        note(f"keys of turns that are not read: {', '.join(sorted(typed.unread))}"[:200])
+    keys = [content_key(row) for row in typed.rows]
+    rows = parted(typed.rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
+    refuse_unusable_references(rows, config.source)
+    write_rows(workdir / "content" / "rows.jsonl", rows)
+    return DatasetArtifact.at(
+        workdir / "content",
+        name=config.name or _name_of(config.source),
+        num_rows=len(rows),
+        num_heldout=len(split_rows(rows, "heldout")),
+        num_choose=len(split_rows(rows, "choose")),
+        source=config.source,
+    )
+
+
+def _records(config: IngestDataConfig) -> Iterator[Record]:
+    scheme, _, rest = config.source.partition(":")
+    if scheme == "jsonl":
+        return read_jsonl(_local_path(config.source), config.source)
+    if scheme == "parquet":
+        return read_parquet(_local_path(config.source), config.source)
+    if scheme == "text":
+        return read_text(_local_path(config.source), config.source, config.words_a_row)
+    if scheme == "hub":
+        return read_hub(rest, config.source, config.hub_config)
+    names = {"question_field": config.question_field, "answer_field": config.answer_field}
+    return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
+
+
+def _left_out(typed: TypedRows) -> str:
+    """Say how many rows were left out, and why."""
+    reasons = (
+        (typed.num_blank_texts, "blank text rows left out"),
+        (typed.num_dropped, "rows with a blank cell dropped"),
+    )
+    return "".join(f"; {count} {reason}" for count, reason in reasons if count)
+
+
+def _name_of(source: str) -> str:
+    scheme, _, rest = source.partition(":")
+    if scheme == "reasoning_gym":
+        return rest.replace(",", "_")[:60]
+    return Path(rest.partition("@")[0]).stem
+
+
+def _local_path(source: str) -> Path:
+    rest = source.partition(":")[2]
+    if rest.startswith(SHIPPED) and ".." not in Path(rest).parts:
+        return Path(__file__).parent / "shipped" / rest.removeprefix(SHIPPED)
+    return confined(Path(rest).expanduser())

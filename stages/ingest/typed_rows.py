@@ -1,0 +1,165 @@
+"""Records of any source as rows of one known shape; what is wrong is refused by file and row, what is blank is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal, Protocol
+
+from attar.compressors.catalogue import did_you_mean
+from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
+from attar.stages.artifacts.dataset.dialogues import turns_of
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.ingest.labels import AnswerForm, Choices, Labelled, answer_indices, choices_of
+from attar.stages.ingest.record_sources import Record
+
+# Columns in which conversations are looked for.
+CHAT_FIELDS = ("messages", "conversations", "conversation")
+
+
+class Columns(Protocol):
+    """Which columns hold what, and what is done with the rest."""
+
+    question_field: str
+    answer_field: str
+    choices_field: str
+    messages_field: str
+    answer_form: AnswerForm
+    assistant_turns: Literal["every", "last"]
+    blank_rows: Literal["refuse", "drop"]
+    max_rows: int
+
+    @property
+    def verifier(self) -> str:
+        """How answers are checked; auto: as the row says."""
+        ...
+
+
+@dataclass
+class TypedRows:
+    """The rows of a source, and what was left out of it."""
+
+    rows: list[Row] = field(default_factory=list)
+    num_blank_texts: int = 0
+    num_dropped: int = 0
+    # keys of turns that nothing reads
+    unread: set[str] = field(default_factory=set)
+
+
+def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
+    """Return at most `max_rows` records as rows. Raises ValueError, naming file and row, for the first one that is wrong."""
+    made = TypedRows()
+    labelled: dict[int, Labelled] = {}
+    for index, (where, record) in enumerate(islice(_filled(records, columns, made), columns.max_rows or None)):
+        try:
+            rows, choices = _rows(record, columns, f"{record_id(where, index)}", made)
+        except BlankCellError as error:
+            if columns.blank_rows == "refuse":
+                raise ValueError(f"{where} {error}") from error
+            made.num_dropped += 1
+            continue
+        except ValueError as error:
+            raise ValueError(f"{where} {error}") from error
+        if choices is not None:
+            labelled[len(made.rows)] = Labelled(where, record[columns.answer_field], choices)
+        made.rows.extend(rows)
+    indices = answer_indices([*labelled.values()], columns.answer_form)
+    for (position, row), index in zip(labelled.items(), indices, strict=True):
+        texts = list(row.choices.texts)
+        made.rows[position] = made.rows[position].with_changes(answer=texts[index], choices=texts, answer_index=index)
+    return made
+
+
+def record_id(where: str, index: int) -> str:
+    """Return the id of a record's row: its number in the source, else how many came before."""
+    number = where.rpartition("row ")[2]
+    return f"{int(number) if number.isdigit() else index:06d}"
+
+
+def _filled(records: Iterable[Record], columns: Columns, made: TypedRows) -> Iterator[Record]:
+    """Yield all records but text rows that are blank: those are none."""
+    for where, record in records:
+        if _is_text(record, columns) and isinstance(record["text"], str) and is_blank(record["text"]):
+            made.num_blank_texts += 1
+        else:
+            yield where, record
+
+
+def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRows) -> tuple[list[Row], Choices | None]:
+    """Return the rows of a record, and its choices where it has some: which one is right, the whole file tells."""
+    chat = _chat_field(record, columns)
+    if chat:
+        return _chat_rows(record, chat, columns, name, made), None
+    if _is_text(record, columns):
+        return [Row(id=name, text=text_cell(record["text"], "text"))], None
+    for column in (columns.question_field, columns.answer_field):
+        if column not in record:
+            raise ValueError(f"has no column {column!r}.{_known(column, record)}")
+    question = text_cell(record[columns.question_field], columns.question_field)
+    choices = choices_of(record.get(columns.choices_field), columns.choices_field)
+    if choices is not None:
+        if is_blank(record[columns.answer_field]):
+            text_cell(record[columns.answer_field], columns.answer_field)  # says what is blank
+        verifier = "choice" if columns.verifier == "auto" else columns.verifier
+        return [Row(id=name, question=question, verifier=verifier)], choices
+    answer = text_cell(record[columns.answer_field], columns.answer_field, takes_numbers=True)
+    verifier = _verifier(record, columns)
+    return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
+
+
+def _known(name: str, record: Mapping[str, Any]) -> str:
+    """Name the columns of a record for a refusal: a line that can be printed, whatever they are called."""
+    names = [" ".join(column.split())[:40] for column in record if is_unicode(column)]
+    return did_you_mean(name, names[:20])
+
+
+def _chat_rows(record: Mapping[str, Any], column: str, columns: Columns, name: str, made: TypedRows) -> list[Row]:
+    turns, tools, unread = turns_of(record, column)
+    made.unread |= unread
+    verifier = _verifier(record, columns)
+    kept = [turn for turn in turns if turn.is_last or columns.assistant_turns == "every"]
+    rows = []
+    for index, turn in enumerate(kept):
+        is_plain = len(turn.messages) == 1 and not tools
+        rows.append(
+            Row(
+                id=name if len(kept) == 1 else f"{name}.{index:03d}",
+                question=turn.question,
+                answer=turn.answer,
+                verifier=verifier if turn.is_last and not turn.reply else "none",
+                # one question alone is asked like any other
+                messages=[] if is_plain and not turn.reply else turn.messages,
+                tools=tools,
+                reply=turn.reply,
+                is_last_turn=turn.is_last,
+            )
+        )
+    return rows
+
+
+def _chat_field(record: Mapping[str, Any], columns: Columns) -> str:
+    """Return the column with the conversation, or nothing where the record is no chat."""
+    if columns.messages_field:
+        if columns.messages_field not in record:
+            raise ValueError(f"has no column {columns.messages_field!r}.{_known(columns.messages_field, record)}")
+        return columns.messages_field
+    if columns.question_field in record:
+        return ""
+    return next((name for name in CHAT_FIELDS if name in record), "")
+
+
+def _is_text(record: Mapping[str, Any], columns: Columns) -> bool:
+    is_chat = columns.messages_field or any(name in record for name in CHAT_FIELDS)
+    return "text" in record and columns.question_field not in record and not is_chat
+
+
+def _verifier(record: Mapping[str, Any], columns: Columns) -> str:
+    verifier = record.get("verifier", "none") if columns.verifier == "auto" else columns.verifier
+    verifier = "none" if is_blank(verifier) else verifier
+    if not isinstance(verifier, str):
+        raise ValueError(f"verifier is {type(verifier).__name__}, no text; accepted: {', '.join(ANSWER_CHECKS)}")
+    if verifier not in ANSWER_CHECKS:
+        raise ValueError(f"verifier {verifier[:60]!r} is unknown.{did_you_mean(verifier[:60], ANSWER_CHECKS)}")
+    return verifier

@@ -1,0 +1,1 @@
+"""Models answer, judge, revise and choose training answers."""

@@ -1,0 +1,148 @@
+"""Stage `record`: the teacher's next-token distributions on given text and answers, in one scoring pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from attar.compressors.data.prompts import first_tokens, text_windows
+from attar.compressors.measure.likelihood import Pair, top_candidates
+from attar.compressors.models.runner import TorchRunner
+from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, write_rows
+from attar.stages.artifacts.dataset.samples import exact_tokens
+from attar.stages.artifacts.dataset.teacher_shards import (
+    carry_candidates,
+    finished_shards,
+    gather_rows,
+    recorded_facts,
+    shard_name,
+    write_shard,
+)
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.work_forecast import rows_alike
+from attar.stages.contract import Forecast, StageConfig, stage
+from attar.stages.runtime.device import Precision, pick_device, pick_dtype
+from attar.stages.runtime.progress import bar, note
+
+
+class RecordConfig(StageConfig):
+    """What is scored, and how much of each distribution is kept."""
+
+    tokens: Literal["answers", "all"] = "all"
+    """Which tokens get the teacher's candidates: those of the answers, or all but the first. Plain text is always recorded whole."""
+
+    num_recorded: int = Field(default=64, ge=1)
+    """How many candidates are kept for each token, with log-probabilities."""
+
+    max_tokens: int = Field(default=512, ge=8)
+    """Rows longer than this, prompt included, are cut at the end; plain text is cut into rows of it, of which every sixteenth is held out."""
+
+    max_rows: int = Field(default=0, ge=0)
+    """Take at most this many rows of the data set, in its order, after text was cut into rows; 0: all."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass."""
+
+    rows_per_shard: int = Field(default=256, ge=1)
+    """Rows in one file of the result, and so what a crash can cost."""
+
+    precision: Precision = "auto"
+    """Dtype of the teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordInputs:
+    """The teacher and the rows it reads."""
+
+    model: ModelArtifact
+    data: DatasetArtifact
+
+
+def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model, data = inputs["model"][0], inputs["data"][0]
+    facts = {**recorded_facts(config.num_recorded, model), **rows_alike(data)}
+    num_parameters = float(model.get("num_parameters", 0))
+    num_tokens = float(config.max_rows or data.get("num_rows", 0)) * config.max_tokens
+    return Forecast(facts, num_flops=2.0 * num_parameters * num_tokens, peak_memory_bytes=6.0 * num_parameters)
+
+
+@stage("record", version=2, forecast=_forecast)
+def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
+    """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory.
+
+    Questions keep their answers; text becomes rows of `max_tokens`. Shards already written by an interrupted run are kept.
+    Raises ValueError when there is nothing to read.
+    """
+    device = pick_device()
+    tokenizer = load_tokenizer(inputs.model.path)
+    rows = list(_tokenized(config, inputs, tokenizer))
+    rows = rows[: config.max_rows or len(rows)]
+    if not rows:
+        raise ValueError("the data set has no row of two tokens or more")
+    # by length, so that a batch has little padding; ids keep the rows apart
+    rows.sort(key=lambda row: (len(row.prompt_ids) + len(row.answer_ids), row.id))
+    shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
+    folder = workdir / "shards"
+    done = finished_shards(folder)
+    if done:
+        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
+    runner = TorchRunner(load_model(inputs.model.path, pick_dtype(config.precision, device), device))
+    counter = bar("recording", len(rows), "rows", done=sum(len(shards[index]) for index in done))
+    for index, shard in enumerate(shards):
+        if index in done:
+            continue
+        candidates = top_candidates(
+            runner,
+            [_recorded_part(config, row) for row in shard],
+            num_candidates=config.num_recorded,
+            batch_size=config.batch_size,
+            on_scored=counter.advance,
+        )
+        recorded = dict(zip((row.id for row in shard), candidates, strict=True))
+        write_shard(folder, index, [row.with_changes(recorded_in=shard_name(index)) for row in shard], recorded)
+    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+
+
+def _tokenized(config: RecordConfig, inputs: RecordInputs, tokenizer: Any) -> Iterator[Row]:
+    """Yield the rows with the exact tokens that are scored."""
+    for row in read_rows(inputs.data.path / "rows.jsonl"):
+        if row.question or row.answer_ids:
+            prompt, answer = exact_tokens(tokenizer, row)
+            answer = answer[: max(0, config.max_tokens - len(prompt))]
+            if answer:
+                yield row.with_changes(prompt_ids=prompt, answer_ids=answer)
+            continue
+        for piece, (context, part) in enumerate(text_windows(tokenizer, row.text, config.max_tokens)):
+            if part:
+                # the words alone: what the tokenizer puts first stands among the ids
+                text = tokenizer.decode(part if first_tokens(tokenizer) else [*context, *part])
+                split = piece_split(row.split, piece)
+                yield Row(f"{row.id}-{piece:05d}", text=text, split=split, prompt_ids=context, answer_ids=part)
+
+
+def _recorded_part(config: RecordConfig, row: Row) -> Pair:
+    """Return what only gives context, and the tokens that get candidates."""
+    tokens = [*row.prompt_ids, *row.answer_ids]
+    first = 1 if config.tokens == "all" else len(row.prompt_ids)
+    return tokens[:first], tokens[first:]
+
+
+def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
+    rows.sort(key=lambda row: row.id)
+    content = workdir / "content"
+    content.mkdir(parents=True, exist_ok=True)
+    write_rows(content / "rows.jsonl", rows)
+    carry_candidates(workdir / "shards", content, rows)
+    return DatasetArtifact.at(
+        content,
+        name=inputs.data.facts.get("name", "recorded"),
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_recorded=config.num_recorded,
+        vocab_size=inputs.model.facts["vocab_size"],
+    )

@@ -1,0 +1,1 @@
+"""Fold adapters and combine models."""

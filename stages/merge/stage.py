@@ -1,0 +1,164 @@
+"""Stage `merge`: fold an adapter into its base, or combine several students into one model, tensor by tensor."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from attar.compressors.merge.methods import check_num_models
+from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.guidance_files import is_guidance
+from attar.stages.artifacts.model.folder import load_model, model_facts
+from attar.stages.artifacts.model.size_forecast import stored_bytes
+from attar.stages.artifacts.model.tokenizer_files import companion_bytes
+from attar.stages.contract import Forecast, stage
+from attar.stages.finetune.training_run import WEIGHTS_FILE
+from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
+from attar.stages.merge.config import MergeConfig, MergeInputs
+from attar.stages.merge.fold_check import check_folded_logits, check_learned
+from attar.stages.merge.proof import prove_merged
+from attar.stages.merge.search import Search
+from attar.stages.merge.sources import FoldedAdapter, FoldedWeights, FolderSource, Source
+from attar.stages.merge.stream import MergeOrder, Passthrough, write_merged
+from attar.stages.runtime.device import pick_device
+from attar.stages.runtime.progress import metric, note
+
+# What the interpreter's libraries and a chunk of every model may take beside the tensors.
+FIXED_MEMORY_BYTES = 300e6
+
+
+def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    students = inputs["students"]
+    _check_inputs(config, inputs)
+    check_guidance_fold(config.method, config.guidance_scale, students)
+    who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
+    for student in students:
+        for name in ("vocab_size", "num_blocks"):
+            if name in facts and name in student and facts[name] != student[name]:
+                raise ValueError(f"{name} mismatch: {who} {facts[name]}, student {student[name]}")
+    num_parameters = float(facts.get("num_parameters", 0))
+    made: Facts = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
+    largest = 4.0 * float(facts.get("vocab_size", 0)) * float(facts.get("hidden_size", 0))
+    num_models = len(students) + (
+        config.method != "fold" and any(_build(config, p).needs_base for p in config.trials())
+    )
+    peak = num_models * largest + FIXED_MEMORY_BYTES
+    if "base" in inputs:  # an adapter is checked at work, in one copy of the base
+        peak += 4.0 * num_parameters
+    peak = max(peak, stored_bytes(made) + FIXED_MEMORY_BYTES)  # at the end the result is loaded, where there is room
+    num_flops = 0.0
+    if config.search:
+        num_rows = config.search.max_rows * len(inputs["dev"])
+        num_flops = 2.0 * num_parameters * num_rows * 200 * len(config.search.trials())
+    return Forecast(made, num_flops, peak_memory_bytes=peak, disk_bytes=stored_bytes(made))
+
+
+def _check_inputs(config: MergeConfig, inputs: Mapping[str, tuple[Any, ...]]) -> None:
+    """Raise ValueError when the method takes other inputs than it is given."""
+    for params in config.trials():
+        method = _build(config, params)
+        check_num_models(config.method, method, len(inputs["students"]))
+        if "base" not in inputs and (method.needs_base or config.method == "fold"):
+            raise ValueError(f"method: {config.method!r} starts from a common base; give the input `base`")
+    if bool(config.search) != ("dev" in inputs):
+        given, missing = ("search", "the input `dev`") if config.search else ("the input `dev`", "search")
+        raise ValueError(f"search: {given} is given without {missing}")
+    for one in inputs.get("dev", ()):
+        if isinstance(one, dict) and one.get("num_heldout") == 0:
+            raise ValueError(
+                "dev: a data set holds no rows out, so an evaluation reads all of them; set heldout_fraction"
+            )
+
+
+def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
+    return Passthrough() if config.method == "fold" else config.build(params)
+
+
+@stage("merge", version=3, forecast=_forecast)
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact:
+    """Make one plain model of a base and its students.
+
+    Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
+    and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
+    """
+    _check_inputs(config, _given(inputs))
+    check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
+    student = inputs.students[0]
+    if inputs.base and isinstance(student, AdapterArtifact) and is_guidance(student.path):
+        model = load_model(inputs.base.path, "auto", pick_device())
+        return folded_guidance(model, inputs.base, student, config.guidance_scale, workdir / "content")
+    base = FolderSource(inputs.base.path) if inputs.base else None
+    order = MergeOrder(
+        method=_build(config, config.trials()[0]),
+        students=tuple(_open(base, inputs.base, student) for student in inputs.students),
+        base=base,
+        dtype=None if config.dtype == "auto" else getattr(torch, config.dtype),
+        max_shard_bytes=config.max_shard_bytes,
+    )
+    order.check()
+    for source, student in zip(order.students, inputs.students, strict=True):
+        check_learned(student)
+        if isinstance(source, FoldedAdapter):  # checked as a whole, whatever becomes of it
+            check_folded_logits(source, student.path)
+    if config.search:
+        search = Search(config.search, inputs.dev, workdir)
+        best = search.best(config.trials(), lambda params, folder: _write_trial(config, order, params, folder))
+        order = replace(order, method=_build(config, best))
+    written = write_merged(order, workdir / "content", workdir / "shards")
+    _report(written.branches)
+    prove_merged(workdir / "content", written.digests)
+    facts = _facts(order) | _cut((inputs.base, *inputs.students))
+    return ModelArtifact.at(workdir / "content", **facts, companion_bytes=companion_bytes(workdir / "content"))
+
+
+def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
+    slots = {"base": (inputs.base,) if inputs.base else (), "students": inputs.students, "dev": inputs.dev}
+    return {name: artifacts for name, artifacts in slots.items() if artifacts}
+
+
+def _open(
+    base: FolderSource | None, artifact: ModelArtifact | None, student: AdapterArtifact | ModelArtifact
+) -> Source:
+    if isinstance(student, ModelArtifact):
+        return FolderSource(student.path)
+    if base is None or artifact is None:
+        raise ValueError("students: an adapter is folded into its base; give the input `base`")
+    trained_on = student.facts["base_fingerprint"]
+    if trained_on != artifact.fingerprint:
+        raise ValueError(f"the adapter was trained on model {str(trained_on)[:12]}, not on the base given here")
+    if (student.path / WEIGHTS_FILE).exists():
+        return FoldedWeights.open(base, student.path / WEIGHTS_FILE)
+    return FoldedAdapter.open(base, student.path)
+
+
+def _write_trial(config: MergeConfig, order: MergeOrder, params: dict[str, Any], folder: Path) -> None:
+    scratch = folder.with_name("trial_shards")
+    shutil.rmtree(scratch, ignore_errors=True)  # an interrupted trial's may be of other parameters
+    write_merged(replace(order, method=_build(config, params)), folder, scratch)
+
+
+def _report(branches: Counter[str]) -> None:
+    note("tensors by branch: " + ", ".join(f"{branch} {count}" for branch, count in sorted(branches.items())))
+    for branch, count in sorted(branches.items()):
+        metric(f"num_{branch}_tensors", count)
+
+
+def _facts(order: MergeOrder) -> Facts:
+    dtype = order.dtype or order.template.dtype
+    return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
+
+
+def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
+    """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
+    cuts = {
+        str(one.facts["removed_blocks"])
+        for one in parts
+        if isinstance(one, ModelArtifact) and "removed_blocks" in one.facts
+    }
+    return {"removed_blocks": cuts.pop()} if len(cuts) == 1 else {}

@@ -1,0 +1,1 @@
+"""Remove feed-forward channels and KV groups."""

@@ -1,0 +1,208 @@
+"""Stage `prune`: remove decoder blocks, leaving a smaller plain model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attar.compressors.catalogue import did_you_mean
+from attar.compressors.models.blocks import decoder_blocks, only_blocks, remove_blocks
+from attar.compressors.models.bypass import handing_on
+from attar.compressors.models.skeleton import check_cut
+from attar.compressors.prune.depth.block_refit import Matches
+from attar.compressors.prune.depth.metrics import BLOCK_METRICS
+from attar.compressors.prune.depth.patch import PatchFit, fold_patch
+from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.stages.artifacts.dataset.samples import mixed_samples, run_through
+from attar.stages.artifacts.model.folder import load_model, save_model
+from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
+from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes, without_blocks
+from attar.stages.contract import Forecast, StageConfig, stage
+from attar.stages.prune.block_choice import asked_blocks, check_choice, check_fields, chosen_blocks
+from attar.stages.prune.refit_pass import refit_result
+from attar.stages.runtime.device import Precision, pick_device, pick_dtype
+from attar.stages.runtime.progress import bar, metric, note
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+Quantity = Literal["blocks", "parameters", "flops", "latency"]
+
+
+class PruneConfig(StageConfig):
+    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices."""
+
+    num_blocks: int = Field(default=0, ge=0)
+    """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
+
+    keep_fraction: dict[Quantity, float] = {}
+    """Instead of num_blocks: share of the blocks, or of the whole model's parameters, flops or latency, that may be left, in (0, 1);
+    the fewest go."""
+
+    metric: str = "angular_distance"
+    """Score that chooses: one that the scan computed."""
+
+    choice: Literal["window", "free"] = "window"
+    """window: adjacent blocks; free: any, the lowest-scoring, or the greedy order of perplexity_increase and kl_increase."""
+
+    protect_first: int = Field(default=0, ge=0)
+    """How many of the first blocks must stay."""
+
+    protect_last: int = Field(default=0, ge=0)
+    """How many of the last blocks must stay."""
+
+    blocks: list[int] = []
+    """Zero-based indices to remove instead, in any order; needs no scan."""
+
+    patch: Literal["none", "linear", "refit"] = "none"
+    """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
+    every block from the first cut on, each on what the ones before it now give. No training."""
+
+    ridge: float = Field(default=1e-2, gt=0)
+    """Weight of the linear map's size in its fit, relative to the mean squared input."""
+
+    refit_ridge: float = Field(default=0.2, gt=0)
+    """Weight of the size of refit's changes, relative to the mean squared input of a matrix."""
+
+    patch_weight: Literal["none", "norm"] = "norm"
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
+    refit always does."""
+
+    num_samples: int = Field(default=256, ge=1)
+    """Rows of `data` that a patch is fitted on, in equal shares of several data sets; fewer when there are fewer."""
+
+    max_tokens: int = Field(default=512, ge=2)
+    """Cut of each of those rows, in tokens."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass of the fit."""
+
+    precision: Precision = "auto"
+    """Dtype of a patch's passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in BLOCK_METRICS:
+            raise ValueError(f"unknown metric {value!r}.{did_you_mean(value, BLOCK_METRICS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PruneConfig:
+        check_fields(self)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneInputs:
+    """The model, its scan where a window is to be chosen, and calibration rows where the cut is to be patched."""
+
+    model: ModelArtifact
+    scan: ScanArtifact | None = None
+    data: tuple[DatasetArtifact, ...] = ()
+
+
+def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if not config.blocks and "scan" not in inputs:
+        raise ValueError(
+            f"{'num_blocks' if config.num_blocks else 'keep_fraction'} needs the input `scan`; without one, list `blocks`"
+        )
+    if (config.patch != "none") != bool(inputs.get("data")):
+        raise ValueError(
+            f"patch is {config.patch!r}: the input `data` is for patches 'linear' and 'refit', and needed there"
+        )
+    removed = sorted(config.blocks)
+    if config.patch == "linear" and removed and removed != list(range(removed[0], removed[-1] + 1)):
+        raise ValueError(
+            f"patch is {config.patch!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
+        )
+    model = inputs["model"][0]
+    check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
+    num_removed = len(config.blocks) or (asked_blocks(config, int(model["num_blocks"])) if "num_blocks" in model else 0)
+    if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
+        num_removed = blocks_over(model, config.keep_fraction["parameters"])
+    facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
+    if "num_blocks" in model and num_removed:
+        facts["num_blocks"] = int(model["num_blocks"]) - num_removed
+    facts |= without_blocks(model, num_removed)
+    num_bytes = 4.0 * float(model.get("num_parameters", 0))
+    num_copies = {"none": 2, "linear": 3, "refit": 4}[config.patch]
+    return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
+
+
+@stage("prune", version=6, forecast=_forecast, is_light=lambda config: config.patch == "none")
+def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
+    """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written.
+
+    Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
+    """
+    removed = chosen_blocks(config, inputs.scan)
+    steps = bar("pruning", 3, "steps")
+    device = pick_device()
+    model = load_model(inputs.model.path, "auto", device)
+    check_cut(model, removed)  # before any weight is computed
+    steps.advance()
+    samples: list[list[int]] = []
+    if inputs.data:
+        samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
+    expected = _cut(config, inputs.model.path, model, samples, removed)
+    note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
+    steps.advance()
+    artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
+    steps.advance()
+    del model
+    prove_written(artifact.path, expected, "prune", device)
+    return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=",".join(map(str, removed)))
+
+
+def _cut(
+    config: PruneConfig, folder: Path, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
+) -> Tensor:
+    """Remove the blocks in place, patched where asked, and return the logits of the result on the proof's prompts.
+
+    What is left must first speak as the kept blocks do in the whole model, which is what a family's own surprises would break.
+    """
+    device = model.device
+    if config.patch == "linear":
+        dtype = pick_dtype(config.precision, device)
+        original = model if model.dtype == dtype else load_model(folder, dtype, device)
+        _patch(config, model, original, samples, removed)
+    matches = Matches.of_removed(len(decoder_blocks(model)), removed)
+    with handing_on(model, removed):
+        expected = kept_logits(model, "prune")
+    remove_blocks(model, removed)
+    check_kept(model, expected, "prune")
+    if config.patch != "refit" or matches.first >= len(matches.was):
+        return expected
+    refit_result(
+        model,
+        load_model(folder, pick_dtype(config.precision, device), device),
+        samples,
+        matches,
+        first=matches.first,
+        ridge=config.refit_ridge,
+        batch_size=config.batch_size,
+    )
+    return kept_logits(model, "prune")
+
+
+def _patch(
+    config: PruneConfig,
+    model: PreTrainedModel,
+    original: PreTrainedModel,
+    samples: Sequence[Sequence[int]],
+    removed: Sequence[int],
+) -> None:
+    """Fit the map on the rows that the model will be used for, as `original` computes them, and fold it into `model`."""
+    fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
+    with only_blocks(original, range(removed[-1] + 1)):  # what comes after the window does not matter to its map
+        run_through(original, samples, config.batch_size, fit.update, "fitting the patch")
+    patch = fit.solve(removed[0], config.ridge)
+    fold_patch(model, patch)
+    metric("patch_residual_fraction", patch.residual_fraction)
+    note(f"patched block {removed[0] - 1}: {patch.residual_fraction:.1%} of the window's squared change is left")

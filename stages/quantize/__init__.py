@@ -1,0 +1,1 @@
+"""Store a model's weights in fewer bits."""

@@ -1,0 +1,149 @@
+"""What a quantized model may lose, measured against the model it came from on held-out text; past a limit the stage fails."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from attar.compressors.data.prompts import text_windows
+from attar.compressors.measure.closeness import closeness
+from attar.compressors.measure.cost import measure_latency
+from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.runner import CausalRunner
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.stages.artifacts.dataset.measured_data import asked_rows, plain_text
+from attar.stages.artifacts.dataset.prompts import row_prompt, row_reference
+from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.quantize.recorded_runner import RecordedRunner
+from attar.stages.runtime.progress import bar, metric, note
+
+NUM_TIMED_ROUNDS = 3
+
+
+class Limits(BaseModel):
+    """Limits of the loss; each is checked on held-out text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    max_kl_nats: float = Field(gt=0.0)
+    """KL from the original to the quantized model, nats a token."""
+
+    min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of tokens at which both would greedily say the same, in [0, 1]."""
+
+    max_perplexity_ratio: float = Field(default=math.inf, gt=0.0)
+    """Perplexity of the quantized model / that of the original."""
+
+    max_size_fraction: float = Field(default=1.0, gt=0.0)
+    """Size on disk / that of the original."""
+
+
+@dataclass(frozen=True)
+class Quality:
+    """A quantized model beside its original: nats a token, shares, bytes, seconds."""
+
+    kl_nats: float
+    agreement: float
+    perplexity: float
+    original_perplexity: float
+    num_tokens: int
+    size_fraction: float
+    decode_seconds_per_token: float
+    original_decode_seconds_per_token: float
+
+    @property
+    def perplexity_ratio(self) -> float:
+        """Perplexity of the quantized model / the original's."""
+        return self.perplexity / self.original_perplexity
+
+    def facts(self) -> dict[str, float]:
+        """Return the numbers by name."""
+        return {**asdict(self), "perplexity_ratio": self.perplexity_ratio}
+
+
+def heldout_pairs(
+    folder: Path, data: DatasetArtifact, text: DatasetArtifact | None, max_rows: int, max_tokens: int
+) -> list[Pair]:
+    """Return held-out questions with their answers, and windows of the text, as (context, continuation)."""
+    tokenizer = load_tokenizer(folder)
+    pairs: list[Pair] = [
+        (row_prompt(tokenizer, row), row_reference(tokenizer, row)[:max_tokens]) for row in asked_rows(data, max_rows)
+    ]
+    if text is not None:
+        windows = text_windows(tokenizer, plain_text(text), max_tokens)[: max_rows or None]
+        pairs += [(context, window) for context, window in windows if window]
+    if not pairs:
+        raise ValueError("input data: no row has a question to measure the loss on; give the input text")
+    return pairs
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the model said to the pairs before it was quantized, on disk, and its time a token."""
+
+    pairs: list[Pair]
+    recorded: RecordedRunner
+    decode_seconds_per_token: float
+    vocab_size: int
+
+
+def ask_original(runner: CausalRunner, pairs: list[Pair], *, scratch: Path, vocab_size: int) -> Original:
+    """Ask and time the original. Then it can leave the memory: what it said to the pairs lies in `scratch`."""
+    counter = bar("asking the original", len(pairs), "texts")
+    recorded = RecordedRunner(runner, pairs, scratch, counter.advance)
+    return Original(pairs, recorded, _decode_seconds(runner, vocab_size, "original"), vocab_size)
+
+
+def measure_quality(quantized: CausalRunner, original: Original, *, size_fraction: float) -> Quality:
+    """Compare the quantized model with what the original said, and time it; record the numbers as metrics."""
+    pairs = original.pairs
+    counter = bar("measuring the loss", len(pairs), "texts")
+    texts = closeness(quantized, original.recorded, pairs, batch_size=1, on_scored=counter.advance)
+    num_tokens = sum(one.num_tokens for one in texts)
+    quality = Quality(
+        kl_nats=sum(one.kl_nats for one in texts) / num_tokens,
+        agreement=sum(one.num_agreeing for one in texts) / num_tokens,
+        perplexity=math.exp(sum(one.loss_nats for one in texts) / num_tokens),
+        original_perplexity=math.exp(sum(one.original_loss_nats for one in texts) / num_tokens),
+        num_tokens=num_tokens,
+        size_fraction=size_fraction,
+        decode_seconds_per_token=_decode_seconds(quantized, original.vocab_size, "quantized"),
+        original_decode_seconds_per_token=original.decode_seconds_per_token,
+    )
+    for name, value in quality.facts().items():
+        metric(name, value)
+    note(
+        f"KL {quality.kl_nats:.2g} nats a token, greedy agreement {quality.agreement:.1%}, perplexity "
+        f"x{quality.perplexity_ratio:.3f} over {num_tokens} tokens; {size_fraction:.3f} of the size"
+    )
+    return quality
+
+
+def broken_limits(limits: Limits, quality: Quality) -> list[str]:
+    """Return each limit that does not hold, with what was measured."""
+    checks = (
+        ("KL", quality.kl_nats, "<=", limits.max_kl_nats),
+        ("greedy agreement", quality.agreement, ">=", limits.min_agreement),
+        ("perplexity ratio", quality.perplexity_ratio, "<=", limits.max_perplexity_ratio),
+        ("size fraction", quality.size_fraction, "<=", limits.max_size_fraction),
+    )
+    return [
+        f"{name} {value:.4g}, accepted {sign} {limit:g}"
+        for name, value, sign, limit in checks
+        if not (value <= limit if sign == "<=" else value >= limit)
+    ]
+
+
+def _decode_seconds(runner: CausalRunner, vocab_size: int, name: str) -> float:
+    rounds = bar(f"timing the {name}", NUM_TIMED_ROUNDS + 1, "rounds")
+    return measure_latency(
+        runner,
+        vocab_size=vocab_size,
+        num_prompt_tokens=32,
+        num_new_tokens=16,
+        num_rounds=NUM_TIMED_ROUNDS,
+        on_round=rounds.advance,
+    ).decode_seconds_per_token

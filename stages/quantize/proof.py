@@ -1,0 +1,53 @@
+"""Prove that a quantized graph, as onnxruntime reads it from its folder, computes with the numbers that its integers stand for."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.compressors.export.runtime import OnnxRunner
+from attar.compressors.measure.same_logits import OTHER_ORDER, difference, probe_ids
+from attar.stages.artifacts.onnx_folder import read_graph, write_graph
+from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.quantize.graph import QuantizedGraph
+from attar.stages.runtime.progress import metric, note
+
+
+def prove_graph(quantized: QuantizedGraph, kept: Sequence[str], content: Path, scratch: Path, vocab_size: int) -> None:
+    """Compare the written graph with the float graph that holds the rounded numbers, one after the other in memory.
+
+    The products' own rounding of what they read is switched off for it, so that float32's tolerance holds. Raises ValueError otherwise.
+    """
+    from attar.compressors.quantize.nodes import set_float_inputs  # its library is in an extra
+
+    scratch.mkdir(exist_ok=True)
+    write_graph(quantized.dequantized(kept), scratch)
+    expected = _logits(open_session(scratch, is_frugal=True), vocab_size)
+    shutil.rmtree(scratch)
+    graph = read_graph(content)
+    set_float_inputs(graph.graph)
+    error = difference(expected, _logits(open_session(content, graph=_serialized(graph), is_frugal=True), vocab_size))
+    metric("proof_rounded_error", error)
+    allowed = OTHER_ORDER[torch.float32]
+    if not error <= allowed:
+        raise ValueError(
+            f"quantize: the written graph computes otherwise than with the numbers that its integers stand for, {error:.2g} of the largest "
+            f"logit apart (allowed {allowed:g})"
+        )
+    note(f"proved: the written graph computes with the rounded numbers, logits to {error:.1e} of the largest")
+
+
+def _logits(session: Any, vocab_size: int) -> Tensor:
+    runner, ids = OnnxRunner(session), probe_ids(vocab_size)
+    return runner.forward(ids, torch.ones_like(ids), None, last_only=False)[0].clone()
+
+
+def _serialized(graph: Any) -> bytes:
+    import onnx_ir as ir  # in an extra
+
+    return ir.to_proto(graph).SerializeToString()

@@ -1,0 +1,1 @@
+"""Put a model into the registry with its card and figures."""

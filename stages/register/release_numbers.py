@@ -1,0 +1,96 @@
+"""The figures of a release by stable names: version tags that a table can sort by, and the columns of its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.lineage import Ancestor, in_order
+from attar.registry.artifacts.store import Store
+from attar.registry.release.figures import HIGH, LOW, is_figure
+from attar.registry.release.gate import Ratio
+from attar.stages.scan.tables import TABLE, read_scores, scored_metrics
+
+# What is measured of every form, in the order of the card.
+MEASURES = (
+    "accuracy",
+    "num_questions",
+    "perplexity",
+    "num_text_tokens",
+    "num_parameters",
+    "flops_per_token",
+    "disk_bytes",
+    "prefill_seconds",
+    "decode_seconds_per_token",
+    "draft_gain",
+    "draft_acceptance",
+    "draft_tokens_per_step",
+    "draft_length",
+)
+
+
+def measured(evaluation: EvaluationArtifact) -> dict[str, float]:
+    """Return the numbers of an evaluation's facts."""
+    return {
+        name: float(value)
+        for name, value in evaluation.facts.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def number_tags(
+    figures: Mapping[str, Mapping[str, float]],
+    baseline: Mapping[str, float],
+    scan: Mapping[str, float],
+    ratios: Mapping[str, Mapping[str, Ratio]] | None = None,
+) -> dict[str, str]:
+    """Return `form.measure`, `form.measure_ratio` (divided by the original's) and `scan.metric`, as numbers in text.
+
+    `ratios`: those known with their intervals, which are told too; of a time that nothing can be decided by, none is. Ends of intervals
+    and counts of questions make no ratio. Plain decimals of six significant digits: what reads them as numbers sorts
+    them, and no exponent misleads what does not.
+    """
+    numbers = {f"scan.{metric}": value for metric, value in scan.items()}
+    for form, some in figures.items():
+        numbers |= {f"{form}.{measure}": value for measure, value in some.items()}
+        numbers |= {
+            f"{form}.{measure}_ratio": value / baseline[measure]
+            for measure, value in some.items()
+            if baseline.get(measure) and is_figure(measure) and not measure.startswith("draft_")
+        }
+        for measure, ratio in (ratios or {}).get(form, {}).items():
+            ends = {"": ratio.value, LOW: ratio.low, HIGH: ratio.high}
+            for end, value in ends.items():
+                numbers.pop(f"{form}.{measure}_ratio{end}", None)
+                if value is not None and not ratio.undecided:
+                    numbers[f"{form}.{measure}_ratio{end}"] = value
+    return {name: plain(value) for name, value in numbers.items()}
+
+
+def plain(value: float) -> str:
+    """Return a number as text without an exponent: whole ones exactly, others to six significant digits."""
+    if float(value).is_integer():
+        return str(int(value))
+    return np.format_float_positional(value, precision=6, fractional=False, trim="-")
+
+
+def scan_scores(store: Store, model: Ancestor) -> dict[str, float]:
+    """Return the score of the removed window under each metric that scored it; the largest where several cuts were made."""
+    found: dict[str, float] = {}
+    for cut in in_order(model):
+        scan = next((one for one in cut.inputs if one.via == "scan" and one.is_present), None)
+        if cut.stage != "prune" or scan is None:
+            continue
+        removed = [int(index) for index in str(cut.facts.get("removed_blocks", "")).split(",") if index]
+        table = store.load(scan.stage, scan.key).path / TABLE
+        for metric in scored_metrics(table):
+            score = read_scores(table, metric).get((removed[0], len(removed))) if _is_window(removed) else None
+            if score is not None:
+                found[metric] = max(score, found.get(metric, score))
+    return found
+
+
+def _is_window(removed: list[int]) -> bool:
+    return bool(removed) and removed == list(range(removed[0], removed[0] + len(removed)))

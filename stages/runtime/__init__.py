@@ -1,0 +1,1 @@
+"""How a stage runs: progress, devices, processes that end, and guards around code of others."""

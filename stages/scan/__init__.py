@@ -1,0 +1,1 @@
+"""Score every window of decoder blocks."""

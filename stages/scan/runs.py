@@ -1,0 +1,151 @@
+"""The runs of a scan: each asked metric computed from as few passes over the samples as it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from attar.compressors.catalogue import build
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency
+from attar.compressors.prune.depth.calibration import Batch, Sample, batches
+from attar.compressors.prune.depth.gradient import gradient_scores
+from attar.compressors.prune.depth.metrics import (
+    CONTROL_METRICS,
+    COSINE_METRICS,
+    GRADIENT_METRICS,
+    PATCH_METRICS,
+    REMOVAL_METRICS,
+    WEIGHT_METRICS,
+)
+from attar.compressors.prune.depth.removal import Removal, greedy_order, removal_scores
+from attar.compressors.prune.depth.scan import Scores, WindowScan, window_table
+from attar.compressors.prune.depth.select import protected_blocks
+from attar.stages.runtime.progress import bar, note
+from attar.stages.scan.config import ScanConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+NUM_LATENCY_TOKENS, NUM_LATENCY_ROUNDS = 128, 15
+
+
+class ScanRun:
+    """One model under one scan config."""
+
+    def __init__(self, config: ScanConfig, model: PreTrainedModel, samples: Sequence[Sample]) -> None:
+        self.config, self.model, self.samples = config, model, samples
+        self.num_blocks = len(decoder_blocks(model))
+        self.num_tokens = sum(len(sample.ids) for sample in samples)
+        if config.tokens == "answer" and all(len(sample.ids) <= sample.answer_start for sample in samples):
+            raise ValueError(f"tokens is 'answer', but no answer begins within max_tokens = {config.max_tokens}")
+        # evenly spaced: the samples are sorted by length
+        stride = max(1, len(samples) // config.num_loss_samples)
+        loss_samples = samples[stride - 1 :: stride][: config.num_loss_samples]
+        self._loss_batches = list(self._batches(loss_samples))
+
+    def window_scores(self) -> dict[str, Scores]:
+        """Return each metric's table of windows, in the order of the config; one with a greedy order alone has none."""
+        tables = {**self._cosine(), **self._control(), **self._of_blocks(), **self._patch(), **self._increase()}
+        return {name: tables[name] for name in self.config.metrics if name in tables}
+
+    def greedy_orders(self) -> dict[str, list[Removal]]:
+        """Return the greedy order of each metric that has one."""
+        asked = self._asked(REMOVAL_METRICS)
+        protected = protected_blocks(self.num_blocks, self.config.protect_first, self.config.protect_last)
+        num_free = self.num_blocks - len(protected)
+        num_steps = min(self.config.num_greedy_steps, num_free if protected else num_free - 1)
+        orders = {}
+        for name, metric in asked.items():
+            if num_steps:
+                total = len(self._loss_batches) * sum(range(num_free - num_steps + 1, num_free + 1))
+                counter = bar(f"greedy order by {name}", total, "runs")
+                orders[name] = greedy_order(
+                    self.model,
+                    self._loss_batches,
+                    metric,
+                    num_steps=num_steps,
+                    protected=protected,
+                    on_run=counter.advance,
+                )
+                note(f"greedy order by {name}: {', '.join(str(removal.block) for removal in orders[name])}")
+        return orders
+
+    def costs(self) -> dict[str, Costs]:
+        """Return what each block costs: parameters, FLOPs, and where asked seconds a decoded token."""
+        costs = counted_costs(self.model, NUM_LATENCY_TOKENS)
+        if self.config.measure_latency:
+            counter = bar("timing blocks", NUM_LATENCY_ROUNDS + 1, "rounds")
+            costs["latency"] = measured_latency(
+                self.model,
+                num_context_tokens=NUM_LATENCY_TOKENS,
+                num_rounds=NUM_LATENCY_ROUNDS,
+                on_round=counter.advance,
+            )
+        return costs
+
+    def _cosine(self) -> dict[str, Scores]:
+        totals = WindowScan(self._asked(COSINE_METRICS))
+        if totals.metrics:
+            counter = bar("scanning", self.num_tokens, "tokens")
+            for batch in self._batches(self.samples):
+                with torch.inference_mode():
+                    totals.update(self.model, batch.input_ids, batch.attention_mask, batch.counted)
+                counter.advance(int(batch.attention_mask.sum()))
+        return {name: totals.scores(name) for name in totals.metrics}
+
+    def _control(self) -> dict[str, Scores]:
+        return {
+            name: window_table(metric(self.num_blocks, torch.Generator().manual_seed(self.config.seed)))
+            for name, metric in self._asked(CONTROL_METRICS).items()
+        }
+
+    def _of_blocks(self) -> dict[str, Scores]:
+        """Score single blocks; a window's score is the sum of its blocks'."""
+        of_blocks = {
+            name: [metric(block.parameters()) for block in decoder_blocks(self.model)]
+            for name, metric in self._asked(WEIGHT_METRICS).items()
+        }
+        gradient_metrics = self._asked(GRADIENT_METRICS)
+        if gradient_metrics:
+            counter = bar("gradients", len(self._loss_batches), "batches")
+            of_blocks |= gradient_scores(self.model, self._loss_batches, gradient_metrics, on_batch=counter.advance)
+        windows = [(first, size) for first in range(self.num_blocks) for size in range(1, self.num_blocks - first + 1)]
+        return {
+            name: {(first, size): sum(scores[first : first + size]) for first, size in windows}
+            for name, scores in of_blocks.items()
+        }
+
+    def _patch(self) -> dict[str, Scores]:
+        tables = {}
+        for name in self._asked(PATCH_METRICS):
+            metric = build(PATCH_METRICS, name, {"is_weighted": self.config.patch_weight == "norm"})
+            fit = metric.start(self.num_blocks, self.config.sizes)
+            counter = bar("fitting patches", self.num_tokens, "tokens")
+            for batch in self._batches(self.samples):
+                fit.update(self.model, batch.input_ids, batch.attention_mask)
+                counter.advance(int(batch.attention_mask.sum()))
+            tables[name] = fit.scores()
+        return tables
+
+    def _increase(self) -> dict[str, Scores]:
+        sizes = self.config.sizes
+        windows = [(first, size) for size in sizes for first in range(self.num_blocks - size + 1)]
+        tables = {}
+        for name, metric in self._asked(REMOVAL_METRICS).items() if windows else ():
+            counter = bar(f"windows by {name}", len(windows) * len(self._loss_batches), "runs")
+            removed = [frozenset(range(first, first + size)) for first, size in windows]
+            scores = removal_scores(self.model, self._loss_batches, metric, removed, on_run=counter.advance)
+            tables[name] = dict(zip(windows, scores, strict=True))
+        return tables
+
+    def _asked(self, table: Mapping[str, type]) -> dict:
+        return {name: build(table, name) for name in self.config.metrics if name in table}
+
+    def _batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
+        config = self.config
+        return batches(
+            samples, config.batch_size, self.model.device, tokens=config.tokens, skip_first=config.skip_first
+        )

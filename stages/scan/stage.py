@@ -1,0 +1,75 @@
+"""Stage `scan`: how removable every window of decoder blocks is, under one metric or many."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
+from attar.compressors.prune.depth.select import protected_blocks
+from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.stages.artifacts.dataset.samples import calibration_samples
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.contract import Forecast, stage
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import metric
+from attar.stages.scan.config import ScanConfig, scan_facts
+from attar.stages.scan.runs import ScanRun
+from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, write_costs, write_orders, write_scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanInputs:
+    """The model to scan and the data that shows what it is used for."""
+
+    model: ModelArtifact
+    data: DatasetArtifact
+
+
+def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model = inputs["model"][0]
+    facts: Facts = scan_facts(config)
+    num_tokens, num_runs = float(config.max_tokens), 0.0
+    if "num_blocks" in model:
+        num_blocks = facts["num_blocks"] = int(model["num_blocks"])
+        free = num_blocks - len(protected_blocks(num_blocks, config.protect_first, config.protect_last))
+        if config.sizes and max(config.sizes) >= num_blocks:
+            raise ValueError(f"sizes is {config.sizes}, but the model has {num_blocks} blocks; accepted: below that")
+        num_increases = len(REMOVAL_METRICS.keys() & set(config.metrics))
+        # a candidate is run from its first block on: half a pass on average
+        num_runs = num_increases * 0.5 * (config.num_greedy_steps * free + len(config.sizes) * num_blocks)
+    num_runs += 3.0 * bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    num_passes = config.num_samples * (1 + ("patch_residual" in config.metrics)) + config.num_loss_samples * num_runs
+    num_parameters = float(model.get("num_parameters", 0))
+    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    return Forecast(
+        facts,
+        num_flops=2.0 * num_parameters * num_passes * num_tokens,
+        peak_memory_bytes=(12.0 if needs_gradients else 4.0) * num_parameters,
+    )
+
+
+@stage("scan", version=5, forecast=_forecast)
+def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
+    """Score every window of decoder blocks under each of the metrics, as tables.
+
+    Raises ValueError for calibration text that is empty or too short.
+    """
+    device = pick_device()
+    model = load_model(inputs.model.path, pick_dtype(config.precision, device), device)
+    samples = calibration_samples(
+        inputs.model.path, inputs.data, config.num_samples, config.max_tokens, prepend_bos=config.prepend_bos
+    )
+    run = ScanRun(config, model, samples)
+    scores, orders = run.window_scores(), run.greedy_orders()
+    content = workdir / "content"
+    write_scores(content / TABLE, run.num_blocks, scores)
+    write_costs(content / COST_TABLE, run.costs())
+    if orders:
+        write_orders(content / GREEDY_TABLE, orders)
+    for name, table in scores.items():
+        ones = [score for (_, size), score in table.items() if size == 1]
+        if ones:
+            metric(f"lowest_{name}_of_one_block", min(ones))
+    return ScanArtifact.at(content, num_blocks=run.num_blocks, num_tokens=run.num_tokens, **scan_facts(config))

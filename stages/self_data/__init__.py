@@ -1,0 +1,1 @@
+"""The original model rewrites the training answers."""

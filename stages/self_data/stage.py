@@ -1,0 +1,136 @@
+"""Stage `self_data`: the original model rewrites the training answers, and its next-token distributions are recorded as it does."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from attar.compressors.data.compact import bytes_per_token
+from attar.compressors.data.keep import reason_kind
+from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.stages.artifacts.dataset.card import write_card
+from attar.stages.artifacts.dataset.original_losses import NUM_SCORED_ROWS, recorded_losses
+from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, write_rows
+from attar.stages.artifacts.dataset.teacher_shards import (
+    carry_candidates,
+    finished_shards,
+    gather_rows,
+    recorded_facts,
+    write_shard,
+)
+from attar.stages.contract import Forecast, stage
+from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.original_writer import OriginalWriter
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDataInputs:
+    """The original model, or its exported graph, and the rows whose answers it rewrites."""
+
+    model: ModelArtifact | OnnxArtifact
+    data: DatasetArtifact
+
+
+def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model, data = inputs["model"][0], inputs["data"][0]
+    if config.server is not None:
+        config.server.check_key()
+    # a graph says its format, a model its hidden size; where neither is known yet, the stage looks again
+    if (config.sampler == "onnx" and "hidden_size" in model) or (config.sampler != "onnx" and "format" in model):
+        raise ValueError(_wrong_sampler(config))
+    num_rows = float(data.get("num_rows", 0))
+    facts = recorded_facts(config.num_recorded, model)
+    if num_rows:
+        facts["num_rows"] = int(num_rows)
+    num_rows = num_rows * config.num_samples_per_prompt + config.num_free_texts
+    num_parameters = float(model.get("num_parameters", 0))
+    # prompt with reference, then the answer, which is about as long as the limit at worst
+    num_flops = 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens
+    disk = 0.0
+    if config.num_recorded:
+        token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
+        disk = num_rows * config.max_new_tokens * token_bytes
+    return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
+
+
+@stage("self_data", version=5, forecast=_forecast)
+def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
+    """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
+
+    Every row says who wrote its answer and why. Shards already written by an interrupted run are kept. https://arxiv.org/abs/2410.09982
+    Free texts are the model's own from the first token, as in https://arxiv.org/abs/2305.17888.
+    """
+    rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
+    if not rows:
+        raise ValueError("the data set has no questions to answer, only text")
+    if isinstance(inputs.model, OnnxArtifact) != (config.sampler == "onnx"):
+        raise ValueError(_wrong_sampler(config))
+    writer = OriginalWriter(config, inputs.model.path)
+    # by length, so that a shard's rows are alike; ids keep the rows apart
+    rows.sort(key=lambda row: (len(row.question) + len(row.answer), row.id))
+    free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.num_free_texts)]
+    num_together = max(config.rows_per_shard, config.batch_size)
+    shards = [*_chunks(rows, num_together), *_chunks(free, num_together)]
+    folder = workdir / "shards"
+    done = finished_shards(folder)
+    if done:
+        note(f"continuing: {len(done)} of {len(shards)} shards were written before")
+    counter = bar("writing", len(rows) + len(free), "rows", done=sum(len(shards[index]) for index in done))
+    for index, shard in enumerate(shards):
+        if index not in done:
+            write = writer.rewrite if shard[0].question else writer.write_freely
+            write_shard(folder, index, *write(shard, index, counter.advance))
+    return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
+
+
+def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows: list[Row]) -> DatasetArtifact:
+    rows.sort(key=lambda row: row.id)
+    content = workdir / "content"
+    write_rows(content / "rows.jsonl", rows)
+    carry_candidates(workdir / "shards", content, rows)
+    num_kept = _report(rows)
+    name = str(inputs.data.facts.get("name", "rewritten"))
+    write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))
+    return DatasetArtifact.at(
+        content,
+        name=name,
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_rewritten=num_kept,
+        num_recorded=config.num_recorded,
+        vocab_size=inputs.model.facts["vocab_size"],
+    )
+
+
+def _report(rows: list[Row]) -> int:
+    """Say how many rewrites were kept and why the others were not; return how many."""
+    asked = [row for row in rows if row.question]
+    num_kept = sum(row.source == "rewrite" for row in asked)
+    metric("kept_fraction", num_kept / len(asked))
+    metric("pass_rate", sum(row.pass_rate or 0.0 for row in asked) / len(asked))
+    reasons = Counter(reason_kind(row.reason) for row in asked if row.source == "reference").most_common(4)
+    why = "".join(f"; {count} {reason}" for reason, count in reasons)
+    if num_kept:
+        note(f"kept {num_kept} of {len(asked)} rewrites{why}")
+    else:
+        note(f"warning: no rewrite was accepted, all {len(asked)} rows keep their reference answers{why}")
+    return num_kept
+
+
+def _wrong_sampler(config: SelfDataConfig) -> str:
+    kind = "a Hugging Face model" if config.sampler == "onnx" else "an exported ONNX graph"
+    wanted = "torch or server" if config.sampler == "onnx" else "onnx"
+    return f"sampler is {config.sampler!r}, but the input is {kind}; accepted: {wanted}"
+
+
+def _chunks(rows: list[Row], num_rows: int) -> list[list[Row]]:
+    return [rows[start : start + num_rows] for start in range(0, len(rows), num_rows)]
+
+
+def _split(index: int) -> Split:
+    if index % 8:
+        return "train"
+    return "choose" if index % 16 else "heldout"

@@ -1,0 +1,133 @@
+"""The house as STYLE.md draws it: layers, homes of libraries, sizes, names, recipes and README."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("pipelines", "stages", "compressors", "registry")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+MODULES = [path for path in SOURCES if path.name != "__init__.py"]
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_import_layers_hold() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports")], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("library", "homes"),
+    [
+        ("prefect", {"pipelines"}),
+        ("mlflow", {"registry"}),
+        ("pydantic", {"pipelines", "stages", "registry"}),
+        ("onnxruntime", {"stages"}),
+        ("lm_eval", {"stages"}),
+        ("typer", {"pipelines"}),
+        ("rich", {"pipelines"}),
+        ("yaml", {"pipelines"}),
+    ],
+)
+def test_each_library_has_one_home(library: str, homes: set[str]) -> None:
+    users = {path.relative_to(ROOT).parts[0] for path in SOURCES if library in imported(path)}
+    assert users <= homes
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.name == "__init__.py"], ids=name)
+def test_package_files_hold_a_docstring_only(path: Path) -> None:
+    body = ast.parse(path.read_text()).body
+    assert len(body) == 1 and isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_files_and_functions_stay_small(path: Path) -> None:
+    text = path.read_text()
+    # cli.py is one function a command; its length is its breadth
+    assert len(text.splitlines()) <= (300 if path.name in ("cli.py", "flow.py") else 260)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            length = (node.end_lineno or 0) - node.lineno + 1
+            assert length <= 45, f"{node.name} has {length} lines"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_files_are_named_for_what_they_know(path: Path) -> None:
+    assert path.stem not in ("utils", "helpers", "common", "misc")
+    assert ast.get_docstring(ast.parse(path.read_text())), "every file says what it is about"
+
+
+def test_no_package_files_where_they_would_shadow() -> None:
+    assert not list((ROOT / "tests").rglob("__init__.py")) and not list((ROOT / "docker").rglob("__init__.py"))
+
+
+def test_test_files_have_names_of_their_own() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert len(names) == len(set(names))
+    packages = (*PACKAGES, "architecture", "gpu")
+    assert all(re.match(rf"test_({'|'.join(packages)})_\w+\.py", one) for one in names)
+
+
+def test_every_package_is_listed_for_the_build() -> None:
+    listed = set(re.findall(r'^    "([\w.]+)",$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in SOURCES if path.name == "__init__.py"}
+    assert folders <= listed
+
+
+def test_no_docstring_of_a_public_name_is_missing() -> None:
+    missing = []
+    for path in MODULES:
+        for node in ast.parse(path.read_text()).body:
+            is_public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if is_public and not ast.get_docstring(node):  # type: ignore[arg-type]
+                missing.append(f"{name(path)}: {node.name}")  # type: ignore[union-attr]
+    assert not missing
+
+
+def test_help_answers_at_once() -> None:
+    """No heavy library may be imported for `attar --help`; the time itself is measured in benchmarks/."""
+    script = "import sys, attar.pipelines.cli.main; print(sorted(set(sys.modules) & {'torch', 'transformers', 'prefect', 'mlflow', 'numpy', 'pydantic'}))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_range_admits_its_pin() -> None:
+    """A pin outside its range fails only on a fresh machine: pip refuses the pair."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (ROOT / "docker/constraints.txt").read_text().splitlines() if "==" in line)
+    pins = {canonicalize_name(package): version for package, version in pins.items() if "#" not in package}
+    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    requirements = [Requirement(one) for one in wanted if not one.startswith("attar[")]
+    outside = [
+        f"{requirement} but {pins[canonicalize_name(requirement.name)]}"
+        for requirement in requirements
+        if canonicalize_name(requirement.name) in pins
+        and not requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
+    ]
+    assert not outside
+    gpu_only = {"onnxruntime-gpu", "bitsandbytes"}
+    assert {canonicalize_name(one.name) for one in requirements} - gpu_only <= pins.keys()

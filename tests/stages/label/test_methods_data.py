@@ -1,0 +1,315 @@
+"""The stages that methods of the literature add: who writes, what is kept, and what nobody may see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from attar.compressors.catalogue import build
+from attar.compressors.data.prompts import answer_tokens, chat_prompt
+from attar.compressors.export.runtime import OnnxRunner
+from attar.compressors.measure.anchored import AnchorBudget, AnchoredRunner
+from attar.compressors.models.decode import decode
+from attar.compressors.models.runner import TorchRunner
+from attar.compressors.models.sampling import Sampling
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.contract import NoInputs
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.stage import finetune
+from attar.stages.finetune.teaching import with_hints
+from attar.stages.finetune.training_rows import TrainingRows
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from attar.stages.label.answer import AnswerInputs, answer
+from attar.stages.label.answer_config import AnswerConfig
+from attar.stages.label.choose_answers import ChooseAnswersConfig, ChooseAnswersInputs, choose_answers
+from attar.stages.label.choose_teacher import ChooseTeacherConfig, ChooseTeacherInputs, choose_teacher
+from attar.stages.label.compose_tasks import passing_responses
+from attar.stages.label.learn_skills import LearnSkillsConfig, LearnSkillsInputs, learn_skills
+from attar.stages.label.revise import ReviseConfig, ReviseInputs, revise
+from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
+from attar.stages.runtime.progress import Progress, listen
+from attar.stages.runtime.watched_process import Limits
+
+QUICK = {"precision": "float32", "tokens_per_step": 512, "tokens_per_micro_batch": 2048, "patience": 0}
+
+
+def dataset(folder: Path, rows: Sequence[Row], **facts: Any) -> DatasetArtifact:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_rows(folder / "rows.jsonl", rows)
+    num_heldout = sum(row.split == "heldout" for row in rows)
+    known = {"name": "given", "num_rows": len(rows), "num_heldout": num_heldout, "num_recorded": 0, **facts}
+    return DatasetArtifact(folder, known, key=f"given-{folder.name}", fingerprint=f"given-{folder.name}")
+
+
+def rows_of(data: DatasetArtifact) -> list[Row]:
+    return read_rows(data.path / "rows.jsonl")
+
+
+def sums(num: int = 8, verifier: str = "contains", reference: str = "yes") -> list[Row]:
+    return [
+        Row(
+            id=f"{i:03d}",
+            question=f"{i}?",
+            answer=reference,
+            verifier=verifier,
+            split="heldout" if i % 4 == 0 else "train",
+        )
+        for i in range(num)
+    ]
+
+
+@pytest.fixture(scope="module")
+def speaker(shared_store: Store, model: ModelArtifact, tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
+    """The tiny model after it learned to answer yes and no."""
+    rows = [row.with_changes(id=f"{row.id}{word}", answer=word) for row in sums(16) for word in ("yes", "no")]
+    data = dataset(tmp_path_factory.mktemp("spoken") / "rows", rows)
+    shared = {**QUICK, "method": "full", "learning_rate": 3e-3, "num_epochs": 12}
+    adapter = finetune.run(
+        FinetuneConfig(**shared), FinetuneInputs(model=model, data=(data,)), made(tmp_path_factory, "a")
+    )
+    base = MergeInputs(base=model, students=(adapter,))
+    found = merge.run(MergeConfig(), base, made(tmp_path_factory, "m"))
+    return ModelArtifact(found.path, found.facts, key="speaker", fingerprint="speaker")
+
+
+def made(factory: pytest.TempPathFactory, name: str) -> Path:
+    folder = factory.mktemp(name)
+    (folder / "content").mkdir()
+    return folder
+
+
+def run(stage: Any, config: Any, inputs: Any, tmp_path: Path, name: str = "work") -> Any:
+    folder = tmp_path / name
+    (folder / "content").mkdir(parents=True)
+    return stage.run(config, inputs, folder)
+
+
+def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: ModelArtifact, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "rows", sums())
+    config = AnswerConfig(num_samples=4, max_new_tokens=6, rows_per_shard=3, keep="all", precision="float32")
+    inputs = AnswerInputs(model=speaker, data=data)
+    told: list[Progress] = []
+    with listen(lambda event: told.append(event) if isinstance(event, Progress) else None):
+        first = rows_of(run(answer, config, inputs, tmp_path, "first"))
+    assert ("writing a shard", 12.0, 12.0) in {(one.label, one.done, one.total) for one in told}
+    assert {row.answer for row in first} >= {"yes", "no"}
+    for row in first:
+        siblings = [one for one in first if one.question == row.question]
+        num_right = sum(build(ANSWER_CHECKS, "contains")(one.answer, "yes", []) is None for one in siblings)
+        assert row.reference == "yes" and row.pass_rate is not None
+        assert row.pass_rate <= num_right / 4, "one that did not end is not right"
+    assert {row.pass_rate for row in first} > {0.25}
+    # all but the last shard were written before: the rest is written to the same rows
+    work = tmp_path / "first"
+    shards = sorted(work.glob("answering/rows-*.jsonl"))
+    assert len(shards) == 3
+    shards[-1].unlink()
+    others = [path.stat().st_mtime_ns for path in shards[:-1]]
+    (work / "content" / "rows.jsonl").unlink()
+    assert rows_of(answer.run(config, inputs, work)) == first
+    assert [path.stat().st_mtime_ns for path in shards[:-1]] == others, "what was there is not written again"
+    passing = rows_of(run(answer, config.model_copy(update={"keep": "passing"}), inputs, tmp_path, "passing"))
+    assert all(build(ANSWER_CHECKS, "contains")(row.answer, "yes", []) is None for row in passing)
+    assert {row.id for row in passing} < {row.id for row in first}
+
+
+def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "rows", sums())
+    attempts = run(
+        answer,
+        AnswerConfig(num_samples=4, max_new_tokens=6, keep="all", precision="float32"),
+        AnswerInputs(model=speaker, data=data),
+        tmp_path,
+        "attempts",
+    )
+    config = LearnSkillsConfig(max_new_tokens=12, precision="float32")
+    skilled = rows_of(
+        run(learn_skills, config, LearnSkillsInputs(model=speaker, data=data, attempts=attempts), tmp_path)
+    )
+    assert [row.with_changes(skill="") for row in skilled] == sums(), "beside the question, not in it"
+    assert all(row.skill for row in skilled)
+    tokenizer = load_tokenizer(speaker.path)
+    told_of = {"teacher": "live", "teacher_context": "skill", "objectives": {"kl": {"divergence": "forward_kl"}}}
+    config = FinetuneConfig.model_validate({**QUICK, **told_of})
+    inputs = FinetuneInputs(model=speaker, data=(dataset(tmp_path / "skilled", skilled),))
+    told = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
+    for one, row in zip(told.train, told.questions, strict=True):
+        assert row is not None and one.prompt_ids == chat_prompt(tokenizer, row.question)
+        assert one.hinted_ids is not None and row.skill in tokenizer.decode(list(one.hinted_ids))
+
+
+def test_every_revision_that_is_kept_is_right(speaker: ModelArtifact, tmp_path: Path) -> None:
+    config = ReviseConfig(max_new_tokens=6, num_samples=6, precision="float32", revise_right=True, top_p=1.0)
+    rows = rows_of(run(revise, config, ReviseInputs(model=speaker, data=dataset(tmp_path / "rows", sums())), tmp_path))
+    tokenizer = load_tokenizer(speaker.path)
+    by_id = {row.id: row for row in rows}
+    assert len(rows) >= 2
+    for row in rows:
+        assert build(ANSWER_CHECKS, row.verifier)(row.answer, row.reference, row.choices) is None
+        if row.id.endswith(".whole"):
+            part = by_id[row.id.replace(".whole", ".revision")]
+            assert [*row.prompt_ids, *row.answer_ids] == [*part.prompt_ids, *part.answer_ids], "one text, cut twice"
+            told = tokenizer.decode(part.prompt_ids[len(row.prompt_ids) :])
+            first = told.split("\n\n")[0]
+            is_right = build(ANSWER_CHECKS, row.verifier)(first, row.reference, []) is None
+            assert (config.right_phrase in told) == (is_right and config.wrong_phrase not in told)
+    only_wrong = ReviseConfig(max_new_tokens=6, num_samples=6, precision="float32", top_p=1.0)
+    found = rows_of(
+        run(revise, only_wrong, ReviseInputs(model=speaker, data=dataset(tmp_path / "rows", sums())), tmp_path, "w")
+    )
+    assert all(config.right_phrase not in tokenizer.decode(row.prompt_ids) for row in found)
+
+
+def test_the_planted_answer_is_chosen(speaker: ModelArtifact, model: ModelArtifact, tmp_path: Path) -> None:
+    """The teacher says yes and no; a text that only the untrained student could like has no sentence of the teacher's."""
+    rows = [row.with_changes(answer="yes" if i % 2 else "q#x!Z") for i, row in enumerate(sums(8))]
+    data = dataset(tmp_path / "rows", rows)
+    config = ChooseAnswersConfig(by="teacher_sentences", keep_fraction=0.5, precision="float32")
+    inputs = ChooseAnswersInputs(data=data, teacher=speaker, student=model)
+    kept = [row for row in rows_of(run(choose_answers, config, inputs, tmp_path)) if row.split == "train"]
+    num_train = sum(row.split == "train" for row in rows)
+    assert len(kept) == round(0.5 * num_train) and {row.answer for row in kept} == {"yes"}
+    assert {row.score for row in kept} == {1.0}
+    same = ChooseAnswersInputs(data=data, teacher=speaker, student=speaker)
+    scored = rows_of(run(choose_answers, config, same, tmp_path, "same"))
+    assert {row.score for row in scored if row.split == "train"} == {0.0}, "two that agree share every sentence"
+
+
+def test_answers_far_apart_are_kept_and_equal_ones_never_twice(tmp_path: Path) -> None:
+    texts = ["one two three", "one two three", "one two four", "something else entirely"]
+    rows = [Row(id=str(i), question="q", answer=text) for i, text in enumerate(texts)]
+    config = ChooseAnswersConfig(by="edit_distance", num_kept=3)
+    kept = rows_of(run(choose_answers, config, ChooseAnswersInputs(data=dataset(tmp_path / "rows", rows)), tmp_path))
+    assert sorted(row.answer for row in kept) == sorted(set(texts))
+
+
+def test_the_teacher_of_the_better_student_is_chosen(tmp_path: Path) -> None:
+    """A planted inversion: the teacher with the higher score of its own has the worse student."""
+    strong = dataset(tmp_path / "strong", sums(8), teacher_quality=0.9)
+    weak = dataset(tmp_path / "weak", [row.with_changes(answer="oh yes") for row in sums(8)], teacher_quality=0.4)
+    trials = [AdapterArtifact(tmp_path, {"heldout_quality": quality}, "k", "f") for quality in (0.25, 0.75)]
+    chosen = run(
+        choose_teacher, ChooseTeacherConfig(), ChooseTeacherInputs(data=(strong, weak), trials=tuple(trials)), tmp_path
+    )
+    assert {row.answer for row in rows_of(chosen)} == {"oh yes"}
+    unjudged = ChooseTeacherInputs(data=(strong,), trials=(AdapterArtifact(tmp_path, {}, "k", "f"),))
+    with pytest.raises(ValueError, match="trial 1 has no held-out quality"):
+        run(choose_teacher, ChooseTeacherConfig(), unjudged, tmp_path, "refused")
+
+
+def fenced(solution: str, tests: str) -> str:
+    return f"```python\n{solution}\n```\n```python\n{tests}\n```"
+
+
+def test_only_a_response_that_passes_real_tests_is_kept() -> None:
+    good = fenced("def f(): return 1", "assert f() == 1")
+    bad = [
+        fenced("def f(): return 2", "assert f() == 1"),
+        fenced("while True: pass", "assert f() == 1"),
+        "```python\ndef f(): return 1\n```",
+        fenced("def f(): return 1", "assert True"),  # nothing at all passes it
+        fenced("def f(): return 1", "assert f() == 1\nassert False"),
+        fenced("import sys\nsys.exit(0)", "assert f() == 1"),
+        fenced("import os\nos._exit(0)", "assert f() == 1"),
+    ]
+    found = passing_responses([*bad, good, good], Limits(wall_seconds=3.0, cpu_seconds=2))
+    assert [text for text, _ in found] == [good], "and equal ones count once"
+
+
+def test_own_answers_are_likelier_than_given_ones(
+    model: ModelArtifact, questions: DatasetArtifact, tmp_path: Path
+) -> None:
+    """What self-distilled data is: the model's own answers have a lower loss under it than those that people wrote."""
+    config = AnswerConfig(max_new_tokens=20, keep="all", precision="float32")
+    own = rows_of(run(answer, config, AnswerInputs(model=model, data=questions), tmp_path))
+    runner, tokenizer = TorchRunner(load_model(model.path, "float32")), load_tokenizer(model.path)
+    losses = {"own": [], "given": []}
+    for row in own:
+        prompt = chat_prompt(tokenizer, row.question)
+        for name, ids in (("own", row.answer_ids), ("given", answer_tokens(tokenizer, row.reference))):
+            losses[name].append(mean_loss(runner, prompt, ids))
+    assert sum(losses["own"]) / len(own) < sum(losses["given"]) / len(own) - 0.5
+
+
+def mean_loss(runner: TorchRunner, prompt: list[int], answer_ids: Sequence[int]) -> float:
+    ids = torch.tensor([[*prompt, *answer_ids]])
+    logprobs = runner.forward(ids, torch.ones_like(ids), None, last_only=False)[0][0].log_softmax(-1)
+    said = logprobs[len(prompt) - 1 : -1]
+    return -float(said.gather(-1, torch.tensor(list(answer_ids))[:, None]).mean())
+
+
+def test_learning_ones_own_answers_forgets_less(
+    model: ModelArtifact,
+    questions: DatasetArtifact,
+    tmp_path: Path,
+    kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
+) -> None:
+    """As many steps on the model's own answers as on given ones: it stays nearer to what it was on text of another kind."""
+    config = AnswerConfig(max_new_tokens=20, keep="all", precision="float32")
+    own = run(answer, config, AnswerInputs(model=model, data=questions), tmp_path, "own")
+    drifts = {}
+    for name, rows in (("own", rows_of(own)), ("given", rows_of(questions))):
+        # nothing held out: what the last step left is kept, not what was best
+        data = dataset(tmp_path / f"rows-{name}", [row.with_changes(split="train") for row in rows])
+        training = FinetuneConfig(**QUICK, rank=4, learning_rate=5e-3, max_steps=12)
+        adapter = run(finetune, training, FinetuneInputs(model=model, data=(data,)), tmp_path, f"adapter-{name}")
+        student = run(merge, MergeConfig(), MergeInputs(base=model, students=(adapter,)), tmp_path, f"student-{name}")
+        drifts[name] = kl_between(model, student, list(b"Another kind of text altogether, about the sea."))
+    assert 0 < drifts["own"] < 0.8 * drifts["given"]
+
+
+def test_anchored_answers_are_the_same_from_graphs_as_from_torch(tmp_path: Path) -> None:
+    """Two models and their exported graphs, torch beside torch, graph beside graph, and one of each."""
+    from attar.stages.export.stage import ExportConfig, ExportInputs, export
+
+    runners: dict[str, list[Any]] = {"torch": [], "onnx": []}
+    store = Store(tmp_path / "home")
+    rows = dataset(tmp_path / "rows", sums(4))
+    for seed in (0, 1):
+        source = IngestModelConfig(source=f"random:llama?num_blocks=1&hidden_size=32&seed={seed}")
+        found = ingest_model.execute(source, NoInputs(), store).artifact
+        graph = run(export, ExportConfig(num_prompts=1), ExportInputs(model=found, data=rows), tmp_path, f"graph{seed}")
+        runners["torch"].append(TorchRunner(load_model(found.path, "float32")))
+        runners["onnx"].append(OnnxRunner(open_session(graph.path)))
+    prompts = [[5, 9, 17, 40], [8, 200], [3, 4, 5, 6, 7, 8]]
+    written = []
+    for safe, risky in (("torch", "torch"), ("onnx", "onnx"), ("torch", "onnx")):
+        pair = AnchoredRunner(safe=runners[safe][0], risky=runners[risky][1], budget=AnchorBudget(nats_per_token=0.3))
+        written.append(
+            decode(
+                pair,
+                prompts,
+                max_new_tokens=8,
+                stop_ids=[],
+                batch_size=2,
+                sampling=Sampling(temperature=1.0),
+                is_scored=True,
+            )
+        )
+    for other in written[1:]:
+        assert [one.token_ids for one in other] == [one.token_ids for one in written[0]]
+        for mine, theirs in zip(other, written[0], strict=True):
+            assert mine.token_logprobs == pytest.approx(theirs.token_logprobs, abs=2e-3)
+
+
+def test_what_cannot_work_is_refused_in_one_line(speaker: ModelArtifact, tmp_path: Path) -> None:
+    data = dataset(tmp_path / "rows", sums(verifier="none"))
+    with pytest.raises(ValueError, match="have no verifier; set `verifier` in ingest_data"):
+        run(revise, ReviseConfig(), ReviseInputs(model=speaker, data=data), tmp_path)
+    with pytest.raises(ValueError, match="give the inputs teacher and student"):
+        choose_answers.forecast(ChooseAnswersConfig(by="teacher_sentences"), {"data": ({},)})
+    with pytest.raises(ValueError, match="temperature is 0, but an anchor bounds what is drawn"):
+        answer.forecast(AnswerConfig(temperature=0.0), {"model": ({},), "data": ({},), "anchor": ({},)})
+    with pytest.raises(ValueError, match=r"num_samples is 2, but at temperature 0"):
+        AnswerConfig(num_samples=2, temperature=0.0)
+    assert json.dumps(AnswerConfig().model_dump())

@@ -1,0 +1,136 @@
+"""Pulling: by alias, version or name; a version that is not what was registered never arrives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from typer.testing import CliRunner
+
+from attar.pipelines.cli.main import app
+from attar.registry.artifacts.store import Store
+from attar.registry.release.model_registry import register_model
+from attar.registry.tracking.mlflow_home import open_client
+
+RUNNER = CliRunner()
+
+
+def write(folder: Path) -> None:
+    (folder / "onnx").mkdir(parents=True)
+    (folder / "MLmodel").write_text("flavors: {}\n")
+    (folder / "onnx" / "model.onnx_data").write_bytes(bytes(range(256)) * 64)
+
+
+@pytest.fixture
+def home(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry with two versions of `small`: 1 is the champion, 2 a candidate."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for key, is_champion in (("first", True), ("second", False)):
+        register_model(
+            "small", key, write, metrics={}, params={}, tags={}, scratch=tmp_path / "scratch", is_champion=is_champion
+        )
+    return store.root
+
+
+def place(home: Path, version: str) -> Path:
+    """Where a version's files lie in the registry."""
+    client = open_client(home)
+    source = client.get_model_version("small", version).source
+    return Path(urlsplit(client.get_logged_model(source.removeprefix("models:/")).artifact_location).path)
+
+
+def pull(*arguments: str | Path) -> tuple[int, str]:
+    done = RUNNER.invoke(app, ["pull", *map(str, arguments)])
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) <= 1, done.stderr
+    return done.exit_code, lines[0] if lines else done.stdout
+
+
+@pytest.mark.parametrize("reference", ["small", "small@champion", "small@candidate", "small/1", "models:/small/2"])
+def test_a_version_is_pulled_by_name_alias_or_number(home: Path, tmp_path: Path, reference: str) -> None:
+    code, said = pull(reference, tmp_path / "deep" / "dest")
+    assert code == 0 and f"{reference} is in" in said
+    assert {path.name for path in (tmp_path / "deep" / "dest").iterdir()} == {"MLmodel", "onnx", "SHA256SUMS"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["dest"], "nothing is left beside it"
+
+
+def test_an_empty_folder_is_filled_and_any_other_refused(home: Path, tmp_path: Path) -> None:
+    dest = tmp_path / "dest"
+    dest.mkdir()
+    assert pull("small", dest)[0] == 0
+    before = sorted(dest.rglob("*"))
+    code, line = pull("small@candidate", dest)
+    assert code == 2 and line == f"attar: {dest} is not empty; give a folder that is, or that does not exist"
+    assert sorted(dest.rglob("*")) == before
+
+
+def flip_byte(folder: Path) -> None:
+    weights = folder / "onnx" / "model.onnx_data"
+    content = bytearray(weights.read_bytes())
+    content[1000] ^= 1
+    weights.write_bytes(content)
+
+
+def flip_byte_and_list(folder: Path) -> None:
+    flip_byte(folder)
+    from attar.registry.release.checksums import write_checksums
+
+    write_checksums(folder)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (flip_byte, "onnx/model.onnx_data is not what was registered: its sha256 differs"),
+        (flip_byte_and_list, "SHA256SUMS is not the list that was registered"),
+        (lambda folder: (folder / "MLmodel").unlink(), "MLmodel is missing"),
+        (lambda folder: (folder / "extra.py").write_text("print()"), "extra.py was not registered"),
+        (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is not the list that was registered"),
+    ],
+)
+def test_a_version_that_was_tampered_with_never_arrives(home: Path, tmp_path: Path, damage, message: str) -> None:
+    damage(place(home, "1"))
+    (tmp_path / "out").mkdir()
+    code, line = pull("small@champion", tmp_path / "out" / "dest")
+    assert code == 1
+    assert line == f"attar: small@champion: version 1 in the registry is damaged: {message}"
+    assert not list((tmp_path / "out").iterdir())
+    assert pull("small/2", tmp_path / "out" / "dest")[0] == 0, "the other version is whole"
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nobody", "nobody: no model of that name is registered; there are: small"),
+        ("small@best", "small@best: no alias best; aliases: candidate (2), champion (1); versions: 1, 2"),
+        ("small/7", "small/7: no version 7; aliases: candidate (2), champion (1); versions: 1, 2"),
+        ("small@", "'small@' is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION"),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(home: Path, tmp_path: Path, reference: str, message: str) -> None:
+    code, line = pull(reference, tmp_path / "dest")
+    assert (code, line) == (2, f"attar: {message}")
+    assert not (tmp_path / "dest").exists()
+
+
+def test_a_version_without_checksums_is_refused(home: Path, tmp_path: Path) -> None:
+    """As another tool registers it."""
+    client = open_client(home)
+    client.delete_model_version_tag("small", "1", "attar.checksums")
+    code, line = pull("small/1", tmp_path / "dest")
+    assert code == 1 and "version 1 has no recorded checksums; register it again" in line
+
+
+def test_a_registry_that_does_not_answer_is_told_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    code, line = pull("small", tmp_path / "dest")
+    assert code == 1 and line.startswith("attar: the MLflow registry at http://127.0.0.1:9 does not answer: ")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    (tmp_path / "home").mkdir(exist_ok=True)
+    (tmp_path / "home" / "mlflow.db").write_text("this is no database")
+    code, line = pull("small", tmp_path / "dest")
+    assert code == 1 and "does not answer: " in line
+    assert not (tmp_path / "dest").exists()

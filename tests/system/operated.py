@@ -1,0 +1,158 @@
+"""Servers, worker and deployments as a user has them, for the tests: brought up by the command itself, asked through Prefect's API."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Environment = dict[str, str]
+# Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
+RECIPE = {
+    "name": "wee",
+    "nodes": {
+        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=3&hidden_size=32&seed=0"}},
+        "prose": {"stage": "ingest_data", "config": {"source": "text:prose.txt"}},
+        "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
+        "before": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "original", "text": "prose"}},
+        "after": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "smaller", "text": "prose"}},
+        "release": {
+            "stage": "register",
+            "config": {"name": "wee", "gate": {"max_perplexity_ratio": 2.0}},
+            "inputs": {"model": "smaller", "evaluation": "after", "baseline": "before"},
+        },
+    },
+}  # fmt: skip
+FORM = {
+    "model": "random:llama?num_blocks=4&hidden_size=32", "name": "formed", "questions": "reasoning_gym:chain_sum",
+    "num_rows": 10, "num_blocks": 1, "rewrite_data": False, "heal": "none", "max_answer_tokens": 4, "export_onnx": False,
+    "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
+    "overrides": {"questions.config.verifier": "number", "block_scan.config.num_samples": 4, "scores.config.num_samples": 1},
+}  # fmt: skip
+# Nothing sets it: asking a server again at once would take the processor from what it is asked about.
+BETWEEN_LOOKS = threading.Event()
+
+
+# Prefect lets a request wait this long for its database: who asks must be the more patient one.
+DATABASE_SECONDS = 60.0
+
+
+class Api:
+    """Prefect's API as a browser or a script uses it."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._headers: dict[str, str] = {}
+
+    def headers(self) -> dict[str, str]:
+        """What a request carries: with a body, the token by which the server knows that no page of another origin sends it."""
+        if not self._headers:
+            client = secrets.token_hex(8)
+            try:
+                token = self.ask(f"csrf-token?client={client}")["token"]
+            except urllib.error.HTTPError as error:
+                if error.code != 422:  # what a server that asks for no token says
+                    raise
+                return {}
+            self._headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
+        return self._headers
+
+    def ask(self, path: str, body: Any = None, method: str = "") -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        method = method or ("GET" if body is None else "POST")
+        headers = {"Content-Type": "application/json"} | (self.headers() if method != "GET" else {})
+        request = urllib.request.Request(f"{self.url}/{path}", data=data, headers=headers, method=method)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        deadline = time.monotonic() + 2 * DATABASE_SECONDS
+        while True:
+            try:
+                with opener.open(request, timeout=1.5 * DATABASE_SECONDS) as answer:
+                    text = answer.read()
+                return json.loads(text) if text else None
+            except (urllib.error.HTTPError, TimeoutError) as error:
+                # SQLite was busy: every client of Prefect asks again
+                is_busy = isinstance(error, TimeoutError) or error.code == 503
+                if not is_busy or time.monotonic() > deadline:
+                    raise
+                BETWEEN_LOOKS.wait(1.0)
+
+    def deployment(self, name: str) -> dict[str, Any]:
+        return self.ask(f"deployments/name/{name}/{name}")
+
+    def trigger(self, name: str, parameters: dict[str, Any]) -> str:
+        body = {"parameters": parameters, "state": {"type": "SCHEDULED"}, "idempotency_key": secrets.token_hex(8)}
+        return self.ask(f"deployments/{self.deployment(name)['id']}/create_flow_run", body)["id"]
+
+    def wait(self, run: str, *states: str, seconds: float = 600.0) -> dict[str, Any]:
+        """Return the flow run once it is in one of these states, by type or by name."""
+        deadline = time.monotonic() + seconds
+        while True:
+            found = self.ask(f"flow_runs/{run}")
+            if found["state"]["type"] in states or found["state"]["name"] in states:
+                return found
+            ended = found["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            assert not ended and time.monotonic() < deadline, f"{found['state']}\n{self.logs(run)}"
+            BETWEEN_LOOKS.wait(0.5)
+
+    def logs(self, run: str) -> str:
+        body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
+        return "\n".join(entry["message"] for entry in self.ask("logs/filter", body))
+
+    def artifact(self, run: str, key: str) -> Any:
+        body = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}}
+        [found] = self.ask("artifacts/filter", body)
+        return json.loads(found["data"]) if found["type"] == "table" else found["data"]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return self.ask("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
+
+
+def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "attar.pipelines", *arguments]
+    folder = Path(environment["ATTAR_HOME"]).parent
+    return subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
+    )
+
+
+def environment_of(workspace: Path, clean_environment: Environment) -> Environment:
+    """What a command is started with in a workspace of its own."""
+    python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
+    return clean_environment | {"ATTAR_HOME": str(workspace / "home"), "PYTHONPATH": python_path}
+
+
+def write_recipe(workspace: Path) -> None:
+    """Lay `wee.yaml` into a workspace, with the text that it reads."""
+    (workspace / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    (workspace / "wee.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+
+
+def free_ports(count: int) -> list[str]:
+    probes = [socket.socket() for _ in range(count)]
+    for probe in probes:
+        probe.bind(("127.0.0.1", 0))
+    ports = [str(probe.getsockname()[1]) for probe in probes]
+    for probe in probes:
+        probe.close()
+    return ports
+
+
+def until(condition: Callable[[], Any], seconds: float = 300.0, what: Callable[[], str] = str) -> Any:
+    """Return what the condition found once it is true; `what` tells, at the end of the time, what happened instead."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        assert time.monotonic() < deadline, what()
+        BETWEEN_LOOKS.wait(0.3)
+    return found

@@ -1,0 +1,184 @@
+"""Bad input through the command line: one line that names it, the exit code, nothing half-written.
+
+Code 2 is what the plan refuses, before anything runs; code 1 is what only the stage itself can find.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from transformers import BertConfig, BertForMaskedLM, BloomConfig, BloomForCausalLM
+from typer.testing import CliRunner
+
+from attar.pipelines.cli.main import app
+from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
+
+TINY = "random:llama?num_blocks=2&hidden_size=32"
+PROOF = {"num_prompts": 1, "num_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Model folders that are no causal language model, lack a tokenizer, are cut off, or bias attention by distance (ALiBi)."""
+    home = tmp_path_factory.mktemp("folders")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=259, **sizes)).save_pretrained(home / "encoder")
+    model, tokenizer = random_model("llama", num_blocks=2, hidden_size=32)
+    model.save_pretrained(home / "wordless")
+    BloomForCausalLM(BloomConfig(vocab_size=259, hidden_size=32, n_layer=2, n_head=2)).save_pretrained(home / "alibi")
+    for name in ("encoder", "alibi"):
+        byte_tokenizer().save_pretrained(home / name)
+    assert tokenizer is not None and not (home / "wordless" / "tokenizer.json").exists()
+    shutil.copytree(home / "alibi", home / "cut")
+    weights = home / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    (home / "rows.jsonl").write_text(json.dumps({"question": "What is 1 plus 1?", "answer": "2"}))
+    return home
+
+
+def ingest(source: str) -> dict[str, Any]:
+    return {"stage": "ingest_model", "config": {"source": source}}
+
+
+def write_recipe(folder: Path, nodes: dict[str, Any]) -> str:
+    (folder / "bad.yaml").write_text(yaml.safe_dump({"nodes": nodes}))
+    return str(folder / "bad.yaml")
+
+
+def everything_below(home: Path) -> list[str]:
+    return sorted(str(path.relative_to(home)) for path in home.rglob("*")) if home.exists() else []
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        (
+            lambda at: {"m": ingest(f"folder:{at}/encoder")},
+            "node 'm': {at}/encoder is a BertForMaskedLM, not a causal language model; only those are taken",
+        ),
+        (
+            lambda at: {"m": ingest(f"folder:{at}/wordless")},
+            "node 'm': {at}/wordless has no tokenizer: none of tokenizer.json, tokenizer.model,",
+        ),
+        (
+            lambda at: {"m": ingest(f"folder:{at}/cut")},
+            "node 'm': {at}/cut/model.safetensors is damaged, or was not copied whole",
+        ),
+        (
+            lambda at: {
+                "a": ingest(TINY),
+                "b": ingest(TINY + "&seed=1"),
+                "p": {"stage": "prune", "config": {"blocks": [0]}, "inputs": {"model": ["a", "b"]}},
+            },
+            "node 'p', inputs.model = ['a', 'b']: takes one node, not 2",
+        ),
+        (
+            lambda at: {
+                "m": ingest(TINY),
+                "d": {"stage": "ingest_data", "config": {"source": f"jsonl:{at}/rows.jsonl"}},
+                "e": {
+                    "stage": "evaluate",
+                    "config": {"provider": "CUDAExecutionProvider"},
+                    "inputs": {"model": "m", "tasks": ["d"]},
+                },
+            },
+            "node 'e', config.provider is 'CUDAExecutionProvider', but the model is no ONNX graph",
+        ),
+        (
+            lambda at: {
+                "m": ingest(TINY),
+                "e": {"stage": "evaluate", "config": {"provider": "cuda"}, "inputs": {"model": "m"}},
+            },
+            "node 'e', config.provider = 'cuda': Input should be 'CPUExecutionProvider', 'CUDAExecutionProvider'",
+        ),
+    ],
+    ids=[
+        "encoder only",
+        "no tokenizer",
+        "cut weights",
+        "two models for one",
+        "provider of a torch model",
+        "no provider",
+    ],
+)
+def test_what_the_plan_can_see_ends_with_2(
+    command: str,
+    nodes: Callable[[Path], dict[str, Any]],
+    message: str,
+    folders: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    done = CliRunner().invoke(app, [command, write_recipe(tmp_path, nodes(folders))])
+    assert done.exit_code == 2 and not done.stdout
+    [line] = [line for line in done.stderr.splitlines() if line.strip()]
+    assert line.startswith("attar: ") and message.format(at=folders) in line
+    assert everything_below(tmp_path / "home") == []
+
+
+@pytest.fixture(scope="module")
+def failed(
+    folders: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_environment: dict[str, str],
+    serve_prefect: Callable[[Path], dict[str, str]],
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """One run whose independent branches fail: a family without a graph, a provider that is not there."""
+    home = tmp_path_factory.mktemp("failed") / "home"
+    data = {"stage": "ingest_data", "config": {"source": f"jsonl:{folders}/rows.jsonl", "heldout_fraction": 0.0}}
+    nodes = {
+        "rows": data,
+        "alibi": ingest(f"folder:{folders}/alibi"),
+        "no_graph": {"stage": "export", "config": PROOF, "inputs": {"model": "alibi", "data": "rows"}},
+        "tiny": ingest(TINY),
+        "graph": {"stage": "export", "config": PROOF, "inputs": {"model": "tiny", "data": "rows"}},
+        "no_device": {
+            "stage": "evaluate",
+            "config": {"provider": "TensorrtExecutionProvider"},
+            "inputs": {"model": "graph", "tasks": ["rows"]},
+        },
+    }
+    environment = clean_environment | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()} | serve_prefect(home)
+    command = [sys.executable, "-m", "attar.pipelines", "run", write_recipe(home.parent, nodes)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
+    return home, done
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "node 'no_graph' (export) failed: BloomForCausalLM takes no position_ids or no cache; it has no cached graph",
+        "node 'no_device' (evaluate) failed: provider 'TensorrtExecutionProvider' is not in this onnxruntime; available: ",
+    ],
+    ids=["unsupported operator", "provider not available"],
+)
+def test_what_only_a_stage_can_see_ends_with_1(
+    line: str, failed: tuple[Path, subprocess.CompletedProcess[str]]
+) -> None:
+    _, done = failed
+    assert done.returncode == 1, done.stderr
+    said = [one for one in done.stdout.splitlines() if one.startswith(line.partition(" failed")[0])]
+    assert len(said) == 1 and said[0].startswith(line)
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_a_failed_stage_leaves_nothing_half_written(failed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    home, _ = failed
+    stored = {path.parent.name for path in (home / "store").glob("*/*")}
+    assert stored == {"ingest_data", "ingest_model", "export"}, "nothing of evaluate"
+    assert all((path / "manifest.json").exists() for path in (home / "store").glob("*/*"))
+    assert len(list((home / "store").glob("*/*"))) == 4, "rows, two models, one graph"
+    assert not [path for path in (home / "work").rglob("*") if path.is_file()], "nor in the work folder"

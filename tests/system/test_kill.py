@@ -1,0 +1,253 @@
+"""SIGKILL inside every stage of a real run; the next run goes on, and nothing half-written is ever taken for whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import open_runs
+from attar.stages.catalogue import STAGES
+
+# How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
+KILLS = (
+    ("original", "ingest_model"),
+    ("questions", "ingest_data"),
+    ("block_scan", "scan"),
+    ("pruned", "prune"),
+    ("student_a", "self_data"),
+    ("student_a", "curate"),
+    ("recorded", "record"),
+    ("thinner", "narrow"),
+    ("student_a", "finetune"),
+    ("joined", "merge_adapters"),
+    ("guidance", "guide_data"),
+    ("guidance", "guide"),
+    ("denoiser", "denoise"),
+    ("healed", "merge"),
+    ("left", "compare"),
+    ("onnx", "export"),
+    ("small", "quantize"),
+    ("few_bits", "quantize_torch"),
+    ("healed_scores", "evaluate"),
+    ("release", "register"),
+)
+# Those that every run of the tests tries; `make test-slow` tries them all.
+EVERYDAY = ("ingest_model", "prune", "self_data", "finetune", "merge", "export", "register")
+# The same for stages that only methods of the literature use, in one recipe of the test's.
+RARE_KILLS = (
+    ("attempts", "answer"),
+    ("revisions", "revise"),
+    ("skills", "learn_skills"),
+    ("chosen", "choose_answers"),
+    ("grades", "grade"),
+    ("judged", "judge"),
+    ("chunks", "align"),
+    ("best", "choose_teacher"),
+    ("share", "fit_share"),
+    ("tasks", "compose_tasks"),
+)
+NUM_MISSES = 5
+DRAW = {"max_new_tokens": 6, "precision": "float32"}
+TRIAL = {
+    "rank": 4,
+    "max_steps": 2,
+    "tokens_per_step": 256,
+    "tokens_per_micro_batch": 256,
+    "patience": 0,
+    "stop_on": "quality",
+}
+
+
+@pytest.fixture(scope="module")
+def environment(
+    tmp_path_factory: pytest.TempPathFactory,
+    clean_environment: dict[str, str],
+    serve_prefect: Callable[[Path], dict[str, str]],
+) -> dict[str, str]:
+    home = tmp_path_factory.mktemp("home")
+    return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
+
+
+def test_every_stage_is_killed_somewhere() -> None:
+    assert sorted(stage for _, stage in KILLS + RARE_KILLS) == sorted(STAGES)
+
+
+@pytest.mark.timeout(900)  # runs in a row, each 10 to 50 s
+def test_a_run_killed_inside_a_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
+    everyday = tuple(kill for kill in KILLS if kill[1] in EVERYDAY)
+    assert len(everyday) == len(EVERYDAY)
+    kill_and_finish("tiny", everyday, environment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1500)
+def test_so_is_one_killed_inside_any_other_stage(environment: dict[str, str], tmp_path: Path) -> None:
+    kill_and_finish("tiny", tuple(kill for kill in KILLS if kill[1] not in EVERYDAY), environment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_so_is_one_killed_inside_a_stage_of_the_methods(
+    tiny: Path, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rare.yaml").write_text(yaml.safe_dump({"name": "rare", "nodes": rare_nodes(tiny)}))
+    kill_and_finish("rare.yaml", RARE_KILLS, environment, tmp_path)
+
+
+def rare_nodes(tiny: Path) -> dict[str, Any]:
+    """One node a stage, each as small as it can be, and what it reads."""
+
+    def node(stage: str, config: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+        return {"stage": stage, "config": config or {}, "inputs": inputs}
+
+    models = {
+        name: node("ingest_model", {"source": f"folder:{tiny / name}"}) for name in ("weak", "strong", "coder", "other")
+    }
+    asked = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
+    return models | {
+        "questions": node("ingest_data", asked),
+        "snippets": node("ingest_data", {"source": f"jsonl:{tiny / 'snippets.jsonl'}", "heldout_fraction": 0.25}),
+        "attempts": node("answer", {**DRAW, "num_samples": 4, "keep": "all"}, model="weak", data="questions"),
+        "revisions": node("revise", {**DRAW, "num_samples": 8}, model="weak", data="questions"),
+        "skills": node("learn_skills", {"max_new_tokens": 8}, model="weak", data="questions", attempts="attempts"),
+        "chosen": node("choose_answers", {"by": "edit_distance", "num_kept": 2}, data="attempts"),
+        "grades": node("grade", model="weak", data="attempts"),
+        "judged": node("judge", {"keep_best": 1}, model="weak", data="attempts"),
+        "chunks": node("align", teacher="strong", student="other", data="questions"),
+        "trial": node("finetune", TRIAL, model="weak", data=["chosen"]),
+        "other_trial": node("finetune", TRIAL | {"seed": 1}, model="weak", data=["attempts"]),
+        "best": node("choose_teacher", data=["chosen", "attempts"], trials=["trial", "other_trial"]),
+        "share": node(
+            "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
+        ),
+        "other_labels": node("prune", {"blocks": [2]}, model="strong"),
+        "tasks": node(
+            "compose_tasks",
+            {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},
+            model="coder",
+            data="snippets",
+        ),
+    }
+
+
+def kill_and_finish(
+    recipe: str, kills: tuple[tuple[str, str], ...], environment: dict[str, str], tmp_path: Path
+) -> None:
+    """Kill one run inside each stage, then run to the end: the work goes on from what is whole, and no state is left open."""
+    home = Path(environment["ATTAR_HOME"])
+    earlier = flow_states(home)
+    killed: dict[str, str] = {}
+    num_missed = 0
+    for until, stage in kills:
+        before = stored(home)
+        while stage not in killed:  # some are over within milliseconds: what was made is taken away, and made again
+            with (tmp_path / f"{stage}.log").open("wb") as log:
+                process = subprocess.Popen(
+                    command(recipe, until),
+                    env=environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    cwd=tmp_path,
+                )
+                if key := kill_inside(process, home, stage, tmp_path / f"{stage}.log"):
+                    killed[stage] = key
+                    continue
+            num_missed += 1
+            assert num_missed <= NUM_MISSES, f"{stage} is over before it is seen"
+            for key in stored(home) - before:
+                shutil.rmtree(home / "store" / stage / key, ignore_errors=True)
+        assert killed[stage] not in stored(home), f"{stage} was killed before its artifact was there"
+        assert before <= stored(home), "what was finished stays"
+        for artifact in Store(home).artifacts():
+            Store(home).verify(artifact)
+    done = subprocess.run(command(recipe), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    nodes = json.loads(done.stdout)["nodes"].values()
+    assert {node["state"] for node in nodes} == {"Completed", "Cached"}
+    assert set(killed.values()) <= {node["key"] for node in nodes}, "the interrupted work is the work that was finished"
+    assert not list((home / "work").iterdir())
+    ended = flow_states(home) - earlier
+    assert ended == {"Completed": 1 + num_missed, "Crashed": len(kills)}, "no run stays Running for ever"
+    assert not open_runs(home)
+
+
+def flow_states(home: Path) -> Counter[str]:
+    """How many flow runs of this home are in which state."""
+    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+        return Counter(state for (state,) in database.execute("select state_name from flow_run"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
+    number: signal.Signals, environment: dict[str, str], tmp_path: Path
+) -> None:
+    own = environment | {"ATTAR_HOME": str(tmp_path / "home")}
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command("tiny", "pruned"), env=own, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path
+        )
+    wait_for_work(process, tmp_path / "home")
+    children = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, number)  # as Ctrl-C in a terminal does: the whole group
+    assert process.wait(timeout=20) == 128 + number
+    gone, alive = psutil.wait_procs(children, timeout=20)
+    assert gone
+    assert not alive, "no process outlives the run"
+    assert f"stopped by {number.name}; run the same command again" in (tmp_path / "log").read_text()
+    [record] = open_runs(tmp_path / "home")
+    assert "Stopped" in {node.state for node in record.nodes.values()}
+
+
+def wait_for_work(process: subprocess.Popen[bytes], home: Path) -> None:
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if list(home.glob("work/*/work.json")):
+            return
+    pytest.fail(f"no stage was seen at work before the run ended ({process.poll()})")
+
+
+def command(recipe: str, until: str = "") -> list[str]:
+    return [sys.executable, "-m", "attar.pipelines", "run", recipe, "--json", *(["--until", until] if until else [])]
+
+
+def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: Path) -> str:
+    """SIGKILL a run and all its processes once the stage is at work; return the key it was building, or nothing if it ended unseen."""
+    deadline = time.monotonic() + 120
+    done = stored(home)
+    while process.poll() is None and time.monotonic() < deadline:
+        for work in home.glob("work/*/work.json"):
+            if work.parent.name not in done and is_at_work(work, stage, process):
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                return work.parent.name
+    assert process.poll() == 0, f"{stage} was not seen at work before the run failed: {log.read_text()[-2000:]}"
+    return ""
+
+
+def is_at_work(work: Path, stage: str, process: subprocess.Popen[bytes]) -> bool:
+    """True when this run, not one that was killed before, is inside the stage."""
+    try:
+        is_fresh = work.stat().st_mtime > psutil.Process(process.pid).create_time()
+        return is_fresh and json.loads(work.read_text())["stage"] == stage
+    except FileNotFoundError:  # that stage has just ended
+        return False
+
+
+def stored(home: Path) -> set[str]:
+    return {path.parent.name for path in home.glob("store/*/*/manifest.json")}

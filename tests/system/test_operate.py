@@ -1,0 +1,342 @@
+"""Servers, worker and deployments as a user has them: `attar up`, runs through Prefect's API, `attar down`, no process left."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from attar.pipelines.operate.service_state import read_state
+from attar.registry.artifacts.store import Store
+from attar.registry.release.promotion import make_champion
+from attar.registry.release.versions import read_version
+from attar.stages.runtime.orphans import OWNER
+from tests.system.operated import FORM, Api, Environment, attar, until
+
+# each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
+pytestmark = pytest.mark.timeout(900)
+ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
+
+
+def owned(home: Path) -> list[psutil.Process]:
+    """Every living process that was started for this home."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if (
+                environment.get("ATTAR_HOME") == str(home)
+                and OWNER in environment
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+@pytest.fixture
+def served(up: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process talks to the servers too."""
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", up["mlflow"])
+
+
+@pytest.fixture(scope="module")
+def compressed(api: Api) -> dict[str, Any]:
+    """A run of the form, triggered as the UI does it."""
+    return api.wait(api.trigger("compress", {"form": FORM}), "COMPLETED")
+
+
+@pytest.fixture(scope="module")
+def first_night(api: Api) -> dict[str, Any]:
+    return api.wait(api.trigger("nightly", {"recipes": ["wee.yaml", "wee.yaml"]}), "COMPLETED")
+
+
+def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: Environment, up: dict[str, Any]) -> None:
+    for url in (up["prefect"], up["mlflow"]):
+        assert url.startswith("http://127.0.0.1:")
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            assert answer.status == 200 and b"<html" in answer.read().lower()
+    again = json.loads(attar(environment, "up", "--json").stdout)
+    assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
+
+
+def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_else(
+    environment: Environment, api: Api, tmp_path: Path
+) -> None:
+    def again(file: Path) -> tuple[str, bool]:
+        assert attar(environment, "up", "--prefect-file", str(file), "--json").returncode == 0
+        (schedule,) = api.deployment("nightly")["schedules"]
+        return schedule["schedule"]["cron"], schedule["active"]
+
+    nightly = api.deployment("nightly")
+    path = f"deployments/{nightly['id']}/schedules/{nightly['schedules'][0]['id']}"
+    api.ask(path, {"active": False}, "PATCH")
+    ours = Path("prefect.yaml").resolve()
+    assert again(ours) == ("30 4 * * *", False)
+    (tmp_path / "later.yaml").write_text(ours.read_text().replace("30 4 * * *", "45 5 * * *"))
+    assert again(tmp_path / "later.yaml") == ("45 5 * * *", True)
+    assert again(ours) == ("30 4 * * *", True)
+
+
+def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
+    written = {one["name"]: one for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
+    assert sorted(written) == ALL
+    for name, entry in written.items():
+        found = api.deployment(name)
+        assert found["entrypoint"] == entry["entrypoint"] and not found["pull_steps"], (
+            "no folder of this machine is baked in"
+        )
+        assert found["enforce_parameter_schema"] and found["parameter_openapi_schema"]["additionalProperties"] is False
+        assert (found["work_pool_name"], found["work_queue_name"]) == tuple(entry["work_pool"].values())
+        fields = found["parameter_openapi_schema"]["properties"]
+        assert all("description" in field or "$ref" in field or "allOf" in field for field in fields.values()), name
+    nightly = api.deployment("nightly")
+    [schedule] = nightly["schedules"]
+    assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("30 4 * * *", "Europe/Berlin")
+    until(lambda: bool(scheduled(api, nightly["id"])))
+    assert all(
+        run["expected_start_time"].endswith(("T02:30:00Z", "T03:30:00Z")) for run in scheduled(api, nightly["id"])
+    )
+    assert nightly["global_concurrency_limit"]["limit"] == 1
+    assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "said"),
+    [
+        ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
+        ("compress", {"form": FORM | {"shrink": "blocks", "num_blocks": 0}}, "0 is less than the minimum of 1"),
+        ("compress", {"form": FORM | {"num_block": 1}}, "'num_block' was unexpected"),
+        ("compress", {"fom": FORM}, "'fom' was unexpected"),
+        ("promote", {"name": "m", "version": "newest"}, "'newest' does not match"),
+        ("promote", {}, "'name' is a required property"),
+        ("sweep", {"space": [{"field": "a.config.b"}]}, "not valid under any of the given schemas"),
+        ("stage", {"name": "prune", "inputs": {"model": [{"stage": "../..", "key": "0" * 64}]}}, "does not match"),
+    ],
+)
+def test_what_breaks_a_bound_is_refused_by_the_api(api: Api, name: str, parameters: dict[str, Any], said: str) -> None:
+    before = api.ask("flow_runs/count", {})
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        api.trigger(name, parameters)
+    assert refusal.value.code in (409, 422) and said in refusal.value.read().decode()
+    assert api.ask("flow_runs/count", {}) == before, "no run was made, so nothing could start"
+
+
+def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], served: None, home: Path) -> None:
+    tasks = api.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [compressed["id"]]}}})
+    assert {"original", "questions", "block_scan", "smaller", "scores", "release"} <= {one["name"] for one in tasks}
+    assert {one["state"]["name"] for one in tasks} == {"Completed"}
+    assert not any(one["tags"] for one in tasks), (
+        "a tag's slot is asked for with no second try: a server's restart would end the run"
+    )
+    version = read_version("formed")
+    assert version.tags["attar.prefect_flow_run"] == compressed["id"]
+    assert version.tags["attar.recipe"] == "formed" and version.tags["attar.parent"].startswith(FORM["model"])
+    assert "reasoning_gym:chain_sum" in version.tags["attar.data"] and version.tags["attar.mlflow_run"]
+    assert "stage: prune" in api.artifact(compressed["id"], "recipe")
+    checks = {row["check"]: row for row in api.artifact(compressed["id"], "gate")}
+    assert checks["num_parameters_ratio"]["verdict"] == "passed"
+    assert any(event["payload"]["version"] == "1" for event in told(api, "attar.model.registered"))
+
+
+def test_a_run_on_the_command_line_shows_in_the_same_places(
+    environment: Environment, api: Api, up: dict[str, Any]
+) -> None:
+    done = attar(environment, "run", "wee.yaml", "--until", "smaller", "--json")
+    assert done.returncode == 0, done.stderr
+    run = json.loads(done.stdout)
+    assert api.ask(f"flow_runs/{run['prefect_flow_run_id']}")["state"]["type"] == "COMPLETED"
+    with urllib.request.urlopen(
+        f"{up['mlflow']}/api/2.0/mlflow/runs/get?run_id={run['mlflow_run_id']}", timeout=30
+    ) as answer:
+        assert json.loads(answer.read())["run"]["info"]["status"] == "FINISHED"
+
+
+def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
+    api: Api, first_night: dict[str, Any], served: None, home: Path
+) -> None:
+    first, again = api.artifact(first_night["id"], "nightly")
+    assert first["outcome"] == "candidate" and first["version"] == "wee/1"
+    assert again["outcome"] == "unchanged" and read_version("wee@candidate").number == "1"
+    assert read_version("wee/1").aliases == ("candidate",), "the gate held, but a night promotes nothing"
+    report = (home / "runs" / read_version("wee/1").tags["attar.run"] / "report.html").read_text()
+    assert "The gate passed: candidate, until somebody decides." in report
+    make_champion("wee", "1", "the first")
+    (home.parent / "prose.txt").write_text(
+        "A different night brings different text, and a second candidate with it. " * 30
+    )
+    night = api.wait(api.trigger("nightly", {"recipes": ["wee.yaml", "absent.yaml"]}), "FAILED")
+    rows = {one["recipe"]: one for one in api.artifact(night["id"], "nightly")}
+    assert rows["wee.yaml"]["version"] == "wee/2" and rows["wee.yaml"]["champion"] == "1"
+    assert rows["wee.yaml"]["outcome"] in ("candidate", "worse")
+    assert rows["absent.yaml"]["outcome"] == "failed" and "no such file" in night["state"]["message"]
+    assert [event["payload"]["recipe"] for event in told(api, "attar.nightly.unchanged")] == ["wee.yaml"]
+    assert [event["payload"]["recipe"] for event in told(api, "attar.nightly.failed")] == ["absent.yaml"]
+
+
+def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
+    api: Api, first_night: dict[str, Any], served: None
+) -> None:
+    number = read_version("wee@candidate").number
+    waiting = api.trigger("promote", {"name": "wee", "max_quality_loss": 1.0})
+    state = api.wait(waiting, "Suspended")["state"]
+    question = api.ask(f"flow_runs/{waiting}/input/{state['state_details']['run_input_keyset']['description']}")
+    assert "model/perplexity" in question and f"wee version {number}" in question, (
+        "the report is shown with the question"
+    )
+    assert not [one for one in psutil.process_iter(["cmdline"]) if waiting in " ".join(one.info["cmdline"] or ())]
+    answer = api.ask(f"flow_runs/{waiting}/resume", {"run_input": {"approve": True, "reason": "looks good"}})
+    assert answer["status"] == "ACCEPT"
+    api.wait(waiting, "COMPLETED")
+    assert set(read_version(f"wee/{number}").aliases) >= {"champion"} and read_version("wee@previous").number == "1"
+    assert "promoted: looks good" in read_version("wee").tags["attar.decision"]
+    # version 1 beside the new champion, with no loss allowed at all, in the direction in which it is worse
+    better, worse = sorted(("1", number), key=lambda one: read_version(f"wee/{one}").metrics["model/perplexity"])
+    make_champion("wee", better, "the better one")
+    refused = api.wait(api.trigger("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
+    assert refused["state"]["message"].startswith("refused: perplexity")
+    assert read_version("wee").number == better
+    assert told(api, "attar.model.promoted") and told(api, "attar.model.refused")
+
+
+def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
+    api: Api, first_night: dict[str, Any], served: None
+) -> None:
+    before = read_version("wee@previous").number
+    trigger = {
+        "type": "event",
+        "posture": "Reactive",
+        "expect": ["attar.model.rolled_back"],
+        "threshold": 1,
+        "within": 0,
+    }
+    listening = api.ask("automations/", {"name": "told", "trigger": trigger, "actions": [{"type": "do-nothing"}]})
+    api.wait(api.trigger("rollback", {"name": "wee", "reason": "slow"}), "COMPLETED")
+    assert read_version("wee").number == before
+    [event] = told(api, "attar.model.rolled_back")
+    assert event["payload"]["version"] == before and event["resource"]["prefect.resource.id"] == "attar.model.wee"
+    [triggered] = told(api, "prefect.automation.triggered")
+    assert triggered["resource"]["prefect.resource.id"] == f"prefect.automation.{listening['id']}"
+
+
+def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, Any], home: Path) -> None:
+    store = Store(home)
+    model = next(
+        one
+        for one in store.artifacts()
+        if store.manifest(one)["stage"] == "ingest_model" and one.facts["num_blocks"] == 3
+    )
+    handle = {"stage": "ingest_model", "key": model.key}
+    run = api.wait(
+        api.trigger("stage", {"name": "prune", "config": {"blocks": [2]}, "inputs": {"model": [handle]}}), "COMPLETED"
+    )
+    made = stored_result(home, run)
+    assert (
+        made["stage"] == "prune" and made["kind"] == "model" and made["facts"]["num_blocks"] == 2 and not made["is_hit"]
+    )
+    store.verify(store.load("prune", made["key"]))
+    wrong = api.trigger("stage", {"name": "prune", "config": {"blocks": [7]}, "inputs": {"model": [handle]}})
+    said = api.wait(wrong, "FAILED")["state"]["message"]
+    assert "blocks" in said and "7" in said and "NameError" not in said, "the stage's own reason"
+
+
+def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
+    space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
+    asked = {
+        "space": space,
+        "recipe": "wee.yaml",
+        "node": "after",
+        "search": "grid",
+        "num_trials": 3,
+        "quality": "perplexity",
+    }
+    run = api.wait(api.trigger("sweep", asked), "COMPLETED")
+    rows = api.artifact(run["id"], "pareto")
+    assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]
+    numbers = [(float(row["perplexity"]), float(row["parameters M"]), float(row["decode ms/token"])) for row in rows]
+    for row, mine in zip(rows, numbers, strict=True):
+        is_beaten = any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in numbers)
+        assert (row["best"] == "*") is not is_beaten
+
+
+def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home: Path, served: None) -> None:
+    before = {one.key for one in Store(home).artifacts()}
+    run = api.wait(api.trigger("gc", {"keep_runs": 0}), "COMPLETED")
+    after = {one.key for one in Store(home).artifacts()}
+    assert len(before - after) == stored_result(home, run)["num_artifacts"] > 0
+    assert read_version("wee").tags["attar.model_key"] in after
+
+
+def test_doctor_is_content_and_says_who_listens(environment: Environment, up: dict[str, Any]) -> None:
+    found = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    for check in (
+        "service prefect",
+        "service mlflow",
+        "service worker",
+        "prefect",
+        "work pool",
+        "deployments",
+        "registry",
+    ):
+        assert found[check]["verdict"] in ("ok", "note"), found[check]
+    assert found["deployments"]["found"] == ", ".join(ALL)
+
+
+def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any], home: Path) -> None:
+    before = worker_of(home)
+    psutil.Process(before[0]).kill()
+    until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
+    found = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    assert found["service worker"]["verdict"] == "note" and "started again" in found["service worker"]["found"]
+
+
+def test_down_leaves_no_process(environment: Environment, up: dict[str, Any], home: Path) -> None:
+    """Last in the file: what all the runs before have left goes, too."""
+    assert len(owned(home)) >= 4
+    done = json.loads(attar(environment, "down", "--json").stdout)
+    assert done["stopped"][-3:] == ["prefect", "mlflow", "worker"]
+    assert owned(home) == []
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(up["prefect"], timeout=5)
+    assert "nothing runs" in attar(environment, "down").stdout
+    assert {path.name for path in (home / "logs").iterdir()} >= {
+        "prefect.log",
+        "mlflow.log",
+        "worker.log",
+        "supervisor.log",
+    }
+
+
+def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:
+    """The runs that the server's scheduler has made: two o'clock in Berlin is midnight or one in UTC."""
+    body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    return api.ask("flow_runs/filter", body)
+
+
+def told(api: Api, name: str) -> list[dict[str, Any]]:
+    """The events of a name; they travel on their own and may come a little after their run's end."""
+    until(lambda: bool(api.events(name)))
+    return api.events(name)
+
+
+def stored_result(home: Path, run: dict[str, Any]) -> Any:
+    """What a flow run returned: its state names the file that holds it."""
+    key = run["state"]["data"]["storage_key"]
+    path = Path(key) if Path(key).is_absolute() else home / "prefect" / "storage" / key
+    content = json.loads(path.read_text())
+    return json.loads(content["result"]) if "metadata" in content else content
+
+
+def worker_of(home: Path) -> tuple[int, str]:
+    state = read_state(home)
+    assert state is not None
+    worker = state.services["worker"]
+    return (worker.process.pid if worker.process else 0), worker.state

@@ -1,0 +1,313 @@
+"""Nodes on work pools: two process pools stand for the CPU and the GPU pool; workers and the server are killed under them."""
+
+from __future__ import annotations
+
+import contextvars
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from attar.registry.artifacts.store import Store
+from attar.stages.runtime.orphans import OWNER
+from tests.system.operated import BETWEEN_LOOKS, DATABASE_SECONDS, Api, until
+
+Environment = dict[str, str]
+RECIPE = {
+    "name": "pooled",
+    "execution": {"prune": "gpu"},
+    "nodes": {
+        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=3&hidden_size=32&seed=0"}},
+        "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
+    },
+}
+SUMS = "\n".join(
+    json.dumps({"question": f"What is {a} plus {a}?", "answer": f"It is {2 * a}.", "verifier": "number"})
+    for a in range(24)
+)
+# Some hundred steps with a checkpoint at each: minutes if nobody interrupts, resumed where it was if somebody does.
+LONG = {
+    "name": "long",
+    "execution": {"finetune": "gpu"},
+    "nodes": {
+        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=2&hidden_size=32&seed=1"}},
+        "sums": {"stage": "ingest_data", "config": {"source": "jsonl:sums.jsonl", "heldout_fraction": 0.25}},
+        "student": {
+            "stage": "finetune",
+            "config": {
+                "rank": 2, "max_steps": 150, "tokens_per_step": 256, "tokens_per_micro_batch": 256, "eval_every": 1000,
+                "checkpoint_every": 1,
+            },
+            "inputs": {"model": "original", "data": ["sums"]},
+        },
+    },
+}  # fmt: skip
+# A server whose database is busy answers a minute later, and one test asks for much.
+pytestmark = pytest.mark.timeout(600)
+
+
+class Machines:
+    """A Prefect server and workers of two pools, each as the command line starts it; any may be killed and started again."""
+
+    def __init__(self, workspace: Path, environment: Environment, port: int) -> None:
+        self.workspace, self.home, self.port = workspace, workspace / "home", port
+        self.environment = environment | {
+            "ATTAR_HOME": str(self.home), "ATTAR_WORKSPACE": str(workspace), "PREFECT_HOME": str(self.home / "prefect"),
+            "PREFECT_API_URL": f"http://127.0.0.1:{port}/api", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+            "PREFECT_SERVER_DATABASE_TIMEOUT": "60", "PREFECT_WORKER_QUERY_SECONDS": "1",
+            "ATTAR_GPU_HOST": "here",
+            "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
+        }  # fmt: skip
+        (self.home / "prefect").mkdir(parents=True)
+        self.started: list[subprocess.Popen[bytes]] = []
+
+    def start_server(self) -> subprocess.Popen[bytes]:
+        inherited = {k: v for k, v in self.environment.items() if not k.startswith("PREFECT_API")}
+        server = self.start(
+            "server", ["attar.pipelines.operate.prefect_server", "server", "start", "--port", str(self.port)], inherited
+        )
+        self.until(lambda: self.is_up() or server.poll() is not None)
+        assert server.poll() is None, self.log("server")
+        return server
+
+    def start_worker(self, pool: str, num_gpus: int) -> subprocess.Popen[bytes]:
+        return self.start(
+            f"worker-{pool}", ["pipelines", "worker", pool], self.environment | {"ATTAR_NUM_GPUS": str(num_gpus)}
+        )
+
+    def start(self, name: str, words: list[str], environment: Environment) -> subprocess.Popen[bytes]:
+        with (self.workspace / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *words], env=environment, cwd=self.workspace, stdout=log, stderr=log, start_new_session=True
+            )  # fmt: skip
+        self.started.append(process)
+        return process
+
+    def attar(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "attar.pipelines", *words]
+        return subprocess.run(
+            command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False
+        )
+
+    def ask(self, path: str, body: Any = None) -> Any:
+        return Api(self.environment["PREFECT_API_URL"]).ask(path, body)
+
+    def until(self, condition: Callable[[], Any], seconds: float = 200.0, what: str = "it did not happen") -> Any:
+        """Wait; where it does not come, what every process of the machines has said last is the reason."""
+        names = sorted(path.stem for path in self.workspace.glob("*.log"))
+        return until(condition, seconds, lambda: "\n".join([what, *(f"{name}: {self.log(name)}" for name in names)]))
+
+    def is_up(self) -> bool:
+        try:
+            return bool(self.ask("health"))
+        except OSError:
+            return False
+
+    def stage_runs(self, node: str) -> list[dict[str, Any]]:
+        """The flow runs that pools were asked for, for a node, oldest first."""
+        body = {"flow_runs": {"name": {"like_": f"{node} of "}}, "sort": "START_TIME_ASC"}
+        return sorted(self.ask("flow_runs/filter", body), key=lambda run: run["created"])
+
+    def log(self, name: str) -> str:
+        return (self.workspace / f"{name}.log").read_text()[-3000:]
+
+    def left(self) -> list[str]:
+        """Every process of a run of this home: all with the mark of an owner."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                values = process.environ()
+                if values.get("ATTAR_HOME") == str(self.home) and OWNER in values:
+                    found.append(" ".join(process.cmdline())[:200])
+            except psutil.Error:
+                continue
+        return found
+
+    def end(self) -> None:
+        for process in reversed(self.started):
+            if process.poll() is None:
+                kill_tree(process.pid)
+                process.wait()
+
+
+def kill_tree(pid: int) -> None:
+    """What a machine's end is to its processes: SIGKILL to all of them."""
+    top = psutil.Process(pid)
+    for process in (*top.children(recursive=True), top):
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+@pytest.fixture(scope="module")
+def machines(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Iterator[Machines]:
+    from socket import socket
+
+    workspace = tmp_path_factory.mktemp("pools")
+    with socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (workspace / "pooled.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
+    (workspace / "long.yaml").write_text(yaml.safe_dump(LONG, sort_keys=False))
+    (workspace / "sums.jsonl").write_text(SUMS)
+    made = Machines(workspace, clean_environment, port)
+    try:
+        made.start_server()
+        done = made.attar("pool", "cpu", "gpu")
+        assert done.returncode == 0 and "attar worker gpu" in done.stdout, done.stdout + done.stderr
+        yield made
+    finally:
+        made.end()
+
+
+@pytest.fixture(scope="module")
+def workers(machines: Machines) -> dict[str, subprocess.Popen[bytes]]:
+    return {"cpu": machines.start_worker("cpu", 0), "gpu": machines.start_worker("gpu", 1)}
+
+
+def test_a_pool_that_is_not_there_is_told_before_anything_runs(machines: Machines) -> None:
+    before = machines.ask("flow_runs/count", {})
+    done = machines.attar("run", "pooled.yaml", "--set", "smaller.execution=gpus")
+    assert done.returncode == 2 and "no deployment stage/stage-gpus; `attar pool gpus` makes it" in done.stderr
+    assert machines.ask("flow_runs/count", {}) == before and not list((machines.home / "runs").glob("*"))
+
+
+def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, workers: dict[str, Any]) -> None:
+    done = machines.attar("run", "pooled.yaml", "--set", "original.execution=cpu", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr + machines.log("worker-gpu")
+    nodes = json.loads(done.stdout)["nodes"]
+    pools = {name: machines.stage_runs(name) for name in nodes}
+    for name, pool in (("original", "cpu"), ("smaller", "gpu")):
+        [child] = pools[name]
+        assert child["work_pool_name"] == pool and child["state"]["type"] == "COMPLETED", child["state"]
+        assert child["parent_task_run_id"] and nodes[name]["key"] in child["idempotency_key"]
+        Store(machines.home).verify(Store(machines.home).load(nodes[name]["stage"], nodes[name]["key"]))
+    [child] = pools["smaller"]
+    assert child["parameters"]["inputs"] == {"model": [{"stage": "ingest_model", "key": nodes["original"]["key"]}]}
+    assert str(machines.home) not in json.dumps(child["parameters"]), "each machine may mount the store where it likes"
+    again = json.loads(machines.attar("run", "pooled.yaml", "--set", "original.execution=cpu", "--json").stdout)
+    assert {node["state"] for node in again["nodes"].values()} == {"Cached"}
+    assert {name: machines.stage_runs(name) for name in nodes} == pools, "what is stored wakes no pool"
+
+
+def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(
+    machines: Machines, workers: dict[str, Any]
+) -> None:
+    (machines.workspace / "bad.jsonl").write_text("{broken")
+    node = {"stage": "ingest_data", "config": {"source": "jsonl:bad.jsonl"}, "execution": "cpu"}
+    (machines.workspace / "bad.yaml").write_text(yaml.safe_dump({"name": "bad", "nodes": {"rows": node}}))
+    done = machines.attar("run", "bad.yaml")
+    assert done.returncode == 1 and "on pool cpu: jsonl:bad.jsonl line 1 is not JSON" in done.stdout
+    [child] = machines.stage_runs("rows")
+    assert child["state"]["type"] == "FAILED" and "line 1 is not JSON" in child["state"]["message"]
+
+
+def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
+    machines: Machines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from attar.pipelines.run.gpu_slot import gpu_slot
+
+    monkeypatch.setenv("ATTAR_NUM_GPUS", "2")
+    monkeypatch.setenv("ATTAR_GPU_HOST", "there")
+    third: list[str] = []
+
+    def wait_for_one() -> None:
+        with gpu_slot(machines.home, lambda text: None) as seen:
+            third.append(seen["CUDA_VISIBLE_DEVICES"])
+
+    with temporary_settings({PREFECT_API_URL: machines.environment["PREFECT_API_URL"]}):
+        waiting = threading.Thread(target=contextvars.copy_context().run, args=(wait_for_one,))
+        with gpu_slot(machines.home, lambda text: None) as first:
+            with gpu_slot(machines.home, lambda text: None) as second:
+                assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
+                waiting.start()
+                BETWEEN_LOOKS.wait(3.0)
+                assert not third and slots(machines, "gpu:there") == (2, 2)
+            waiting.join(timeout=90)
+            assert third == [second["CUDA_VISIBLE_DEVICES"]]
+        assert slots(machines, "gpu:there") == (2, 0)
+        monkeypatch.setenv("ATTAR_NUM_GPUS", "0")
+        with gpu_slot(machines.home, lambda text: None) as nothing:
+            assert nothing == {}
+
+
+def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: dict[str, Any]) -> None:
+    parent = machines.start("stopped", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
+    child = machines.until(lambda: at_work(machines, "student"), what="the stage never began")
+    machines.until(lambda: slots(machines, "gpu:here") == (1, 1), what="the stage never took its slot")
+    parent.send_signal(signal.SIGTERM)
+    assert parent.wait(timeout=2 * DATABASE_SECONDS) == 128 + signal.SIGTERM
+    machines.until(
+        lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on"
+    )
+    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    machines.until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a stopped run comes back")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # the silence of a killed run takes a minute to hear
+def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: dict[str, Any]) -> None:
+    """Worker and stage are killed as with a machine: the heartbeat tells, the work goes on where it was. Then the server restarts."""
+    shorten_silence(machines)
+    parent = machines.start("outliving", ["pipelines", "run", "long.yaml", "--json"], machines.environment)
+    first = machines.until(lambda: at_work(machines, "student"), what="the stage never began")
+    work = work_of(machines, "finetune")
+    assert work is not None
+    machines.until(
+        lambda: [path for path in work.iterdir() if "checkpoint" in path.name], what="no checkpoint was written"
+    )
+    kill_tree(workers["gpu"].pid)
+    workers["gpu"].wait()
+    workers["gpu"] = machines.start_worker("gpu", 1)
+    machines.until(lambda: machines.ask(f"flow_runs/{first['id']}")["state"]["type"] == "CRASHED", seconds=300)
+    assert "no sign of life" in machines.ask(f"flow_runs/{first['id']}")["state"]["message"]
+    machines.until(lambda: at_work(machines, "student") and machines.stage_runs("student")[-1]["id"] != first["id"])
+    server = machines.started[0]
+    server.terminate()
+    server.wait()
+    machines.started[0] = machines.start_server()
+    assert parent.wait(timeout=400) == 0, machines.log("outliving")
+    assert [run["state"]["type"] for run in machines.stage_runs("student")][-2:] == ["CRASHED", "COMPLETED"]
+    machines.until(
+        lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a killed run comes back with its lease"
+    )
+    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+
+
+def slots(machines: Machines, name: str) -> tuple[int, int]:
+    """How many slots a limit has, and how many are taken; a limit that nobody has asked for yet has none."""
+    found = [one for one in machines.ask("v2/concurrency_limits/filter", {}) if one["name"] == name]
+    return (found[0]["limit"], found[0]["active_slots"]) if found else (0, 0)
+
+
+def at_work(machines: Machines, node: str) -> dict[str, Any] | None:
+    """The newest run of a node if its stage is at work now."""
+    runs = [run for run in machines.stage_runs(node) if run["state"]["type"] == "RUNNING"]
+    return runs[-1] if runs and work_of(machines, "finetune") else None
+
+
+def work_of(machines: Machines, stage: str) -> Path | None:
+    """The folder that a stage works in: one that failed has left its own."""
+    found = machines.home.glob("work/*/work.json")
+    return next((path.parent for path in found if json.loads(path.read_text())["stage"] == stage), None)
+
+
+def shorten_silence(machines: Machines) -> None:
+    script = (
+        "from prefect.client.orchestration import get_client; from attar.pipelines.operate.zombies import close_zombies\n"
+        "with get_client(sync_client=True) as client: close_zombies(client, silence_seconds=45)"
+    )
+    subprocess.run([sys.executable, "-c", script], env=machines.environment, check=True)

@@ -1,0 +1,95 @@
+"""The card says what the lineage says; the figures are numbers that sort."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from attar.registry.artifacts.lineage import Ancestor
+from attar.stages.register.model_card import Card, write_card
+from attar.stages.register.release_numbers import number_tags, plain
+
+
+def made(stage: str, kind: str, *inputs: Ancestor, via: str = "", config: dict | None = None, **facts) -> Ancestor:
+    key = f"{stage}-{facts.get('name', '')}"
+    return Ancestor(via, stage, key, key, kind, config or {}, facts, True, inputs)
+
+
+def data(name: str, via: str) -> Ancestor:
+    return made("ingest_data", "dataset", via=via, name=name, source=f"jsonl:{name}", num_rows=9, num_heldout=2)
+
+
+BASE = made(
+    "ingest_model",
+    "model",
+    via="model",
+    config={"source": "hub:a/b@c"},
+    num_blocks=4,
+    num_parameters=1000,
+    license="mit",
+)
+CURATED = made("curate", "dataset", data("lessons", "data"), data("exam", "tasks"), via="data", num_rows=7)
+MODEL = made(
+    "finetune", "model", made("prune", "model", BASE, via="model", removed_blocks="1,2"), CURATED,
+    config={"method": "full"}, num_blocks=2, num_parameters=600,
+)  # fmt: skip
+EVALUATION = made("evaluate", "evaluation", replace(MODEL, via="model"), data("exam", "tasks"), data("trivia", "tasks"))
+
+
+def card(**changes) -> str:
+    figures = {"original": {"perplexity": 20.0}, "model": {"perplexity": 30.5, "accuracy_exam": 0.5}}
+    forms = {"model": {"dtype": "float32"}, "onnx-int4": {"format": "onnx", "quantization": "int4"}}
+    given = {
+        "name": "small",
+        "model": MODEL,
+        "evaluation": EVALUATION,
+        "forms": forms,
+        "figures": figures,
+        "checks": [],
+    }
+    return write_card(Card(**given | changes))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "license: mit",
+        "A causal language model of 2 decoder blocks, 600 parameters; the original has 4 blocks, 1,000 parameters. Made with Attar.",
+        "- prune: blocks 1,2 of the model before it removed",
+        "- finetune: method full",
+        "- lessons (`jsonl:lessons`): 9 rows, 2 of them held out; made with",
+        "- exam (`jsonl:exam`): 9 rows, 2 of them held out; kept apart from what it was made with and measured on",
+        "- trivia (`jsonl:trivia`): 9 rows, 2 of them held out; measured on",
+        "| perplexity | 20 | 30.5 |",
+        "- `onnx-int4/`: ONNX graph with a KV cache: onnxruntime, tokenizers; weights int4",
+        "- `onnx-int4/`: int4; its loss stands in the figures above",
+        "Base: `hub:a/b@c`. Its licence: mit. This version is a derived work of it.",
+    ],
+)
+def test_the_card_says_what_the_lineage_says(line: str) -> None:
+    assert line in card().splitlines()
+
+
+def test_what_is_not_known_is_said_to_be_unknown() -> None:
+    text = card(model=made("ingest_model", "model", config={"source": "folder:x"}))
+    assert "license: unknown" in text and "its source does not say; ask whoever made it" in text
+    assert "- nothing: these are the weights of the original" in text
+
+
+def test_tags_are_plain_numbers_with_ratios_to_the_original() -> None:
+    tags = number_tags(
+        {"model": {"num_parameters": 113274432.0, "perplexity": 41.25, "draft_gain": 0.75}},
+        {"num_parameters": 134515008.0, "perplexity": 27.5},
+        {"angular_distance": 0.0000123456},
+    )
+    assert tags == {
+        "scan.angular_distance": "0.0000123456",
+        "model.num_parameters": "113274432",
+        "model.perplexity": "41.25",
+        "model.draft_gain": "0.75",
+        "model.num_parameters_ratio": "0.842095",
+        "model.perplexity_ratio": "1.5",
+    }
+    assert math.isnan(float(plain(float("nan")))) and float(plain(1e-9)) == 1e-9

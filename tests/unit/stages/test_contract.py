@@ -1,0 +1,49 @@
+"""The contract: what a signature says is what a stage takes, and what identifies its work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact, ScanArtifact
+from attar.stages.catalogue import STAGES
+from attar.stages.contract import NoInputs, StageConfig
+from attar.stages.merge.stage import merge
+from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+
+
+def test_slots_come_from_the_signature() -> None:
+    slots = prune.slots
+    assert slots["model"].kinds == (ModelArtifact,) and slots["model"].is_required
+    assert slots["scan"].kinds == (ScanArtifact,) and not slots["scan"].is_required
+    assert merge.slots["students"].is_many and merge.slots["students"].kinds == (AdapterArtifact, ModelArtifact)
+    assert prune.output_type is ModelArtifact
+
+
+def test_key_follows_config_and_content_but_not_place() -> None:
+    def key(config: PruneConfig, fingerprint: str, path: str = "/a") -> str:
+        return prune.key(config, PruneInputs(model=ModelArtifact(Path(path), fingerprint=fingerprint)))
+
+    base = key(PruneConfig(blocks=[1]), "f1")
+    assert key(PruneConfig(blocks=[1]), "f1", "/elsewhere") == base
+    assert key(PruneConfig(blocks=[2]), "f1") != base
+    assert key(PruneConfig(blocks=[1]), "f2") != base
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_config_is_frozen_closed_and_described(name: str) -> None:
+    config_type = STAGES[name].config_type
+    assert issubclass(config_type, StageConfig)
+    assert config_type.model_config["frozen"] and config_type.model_config["extra"] == "forbid"
+    undescribed = [field for field, info in config_type.model_fields.items() if not info.description]
+    assert not undescribed
+    with pytest.raises(ValidationError, match="extra_forbidden"):
+        config_type.model_validate({"no_such_field": 1})
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_stage_says_what_it_does(name: str) -> None:
+    assert STAGES[name].summary.endswith(".")
+    assert STAGES[name].input_type is NoInputs or STAGES[name].slots
