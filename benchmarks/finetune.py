@@ -105,7 +105,8 @@ def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, nu
 def cut(folder: Path, scratch: Path) -> Path:
     """Return the folder of the model without the removed blocks, which is a plain Hugging Face folder for TRL too."""
     from attar.registry.artifacts.store import Store
-    from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+    from attar.stages.prune.config import PruneConfig, PruneInputs
+    from attar.stages.prune.stage import prune
 
     store = Store(scratch)
     inputs = PruneInputs(model=ingested(folder, store))

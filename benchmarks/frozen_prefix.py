@@ -36,7 +36,8 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import build_run
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.label.record import RecordConfig, RecordInputs, record
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 WAYS = ("all", "after_cut")

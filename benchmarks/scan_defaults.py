@@ -28,7 +28,7 @@ from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.prune.stage import PruneConfig
+from attar.stages.prune.config import PruneConfig
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.runs import ScanRun

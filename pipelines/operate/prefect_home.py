@@ -17,6 +17,8 @@ from attar.pipelines.operate.health import answers, wait_for_answer
 from attar.pipelines.operate.service_state import adopt_servers, running_site
 from attar.stages.runtime.orphans import claim_children, end_orphans
 
+# Runs without it are not closed when they fall silent: see pipelines/operate/zombies.py.
+RUN_TAG = "attar"
 # The shortest that Prefect sends.
 HEARTBEAT_SECONDS = "30"
 # Prefect starts its short-lived server by uvicorn, which imports the place that its setting for the loop names.

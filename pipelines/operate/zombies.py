@@ -14,7 +14,7 @@ from prefect.automations import AutomationCore, ChangeFlowRunState, EventTrigger
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 
-from attar.pipelines.run.pool_run import RUN_TAG
+from attar.pipelines.operate.prefect_home import RUN_TAG
 
 # Four heartbeats: a machine under load is late by one or two.
 SILENCE_SECONDS = 120

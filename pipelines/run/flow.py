@@ -19,7 +19,7 @@ from prefect.states import Completed, Failed, State
 from prefect.task_runners import ThreadPoolTaskRunner
 from rich.console import Console
 
-from attar.pipelines.operate.prefect_home import await_prefect
+from attar.pipelines.operate.prefect_home import RUN_TAG, await_prefect
 from attar.pipelines.recipe.execution import IN_PROCESS
 from attar.pipelines.recipe.node import Node
 from attar.pipelines.recipe.plan import PlannedNode, lack_of_disk, stage_inputs
@@ -28,7 +28,7 @@ from attar.pipelines.run.console import RunConsole, WarningLines
 from attar.pipelines.run.finish import finish_run
 from attar.pipelines.run.listener import Listener
 from attar.pipelines.run.overlaps import Overlaps
-from attar.pipelines.run.pool_run import RUN_TAG, PoolCall, check_pools, run_on_pool
+from attar.pipelines.run.pool_run import PoolCall, check_pools, run_on_pool
 from attar.pipelines.run.resources import ResourcePool
 from attar.pipelines.run.stopping import close_dead_runs, stop_on_signals
 from attar.registry.artifacts import confinement

@@ -21,6 +21,7 @@ from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.states import Cancelling, State
 
+from attar.pipelines.operate.prefect_home import RUN_TAG
 from attar.pipelines.recipe.execution import deployment_of
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import CorruptArtifactError, Store
@@ -33,8 +34,6 @@ POLL_SECONDS = 1.0
 PATIENCE_SECONDS = 900.0
 # A machine that dies is bad luck once, twice; at the third time it is the stage (out of memory, as a rule).
 MAX_CRASHES = 3
-# Runs without it are not closed when they fall silent: see pipelines/operate/zombies.py.
-RUN_TAG = "attar"
 P = ParamSpec("P")
 T = TypeVar("T")
 # Children of this process that have not ended: whoever stops this process stops them.

@@ -21,12 +21,11 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import exported
 from attar.stages.artifacts.onnx_folder import copy_companions, write_graph
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.runtime.progress import bar, metric, note
 
-if TYPE_CHECKING:  # export imports this file
+if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from attar.stages.export.stage import ExportConfig, ExportInputs
 
 
 @dataclass(frozen=True)

@@ -4,54 +4,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from pydantic import Field
 
 from attar.compressors.export.parity import Parity, Said, listen_to, measure_parity
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import Facts, OnnxArtifact
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
 from attar.stages.artifacts.onnx_folder import copy_companions, write_graph
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.contract import Forecast, StageConfig, stage
+from attar.stages.contract import Forecast, stage
+from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.guided import export_guided
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric, note
-
-
-class ExportConfig(StageConfig):
-    """The graph's operator set, and how much proof it owes."""
-
-    opset: int = Field(default=23, ge=20, le=23)
-    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
-
-    num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and ONNX Runtime are compared."""
-
-    num_new_tokens: int = Field(default=64, ge=1)
-    """Greedy tokens compared on each."""
-
-    min_token_agreement: float = Field(default=0.98, ge=0.0, le=1.0)
-    """Share of greedy tokens that must agree before the first difference, in [0, 1]; below it the stage fails."""
-
-    max_logit_difference: float = Field(default=1e-2, gt=0.0)
-    """Largest absolute difference of any logit; above it the stage fails."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportInputs:
-    """The model, the data set whose questions prove the graph, and guidance adapters, which stay: `guidance_scale` is an input then."""
-
-    model: ModelArtifact
-    data: DatasetArtifact
-    guidance: AdapterArtifact | None = None
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:

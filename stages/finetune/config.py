@@ -209,3 +209,30 @@ class FinetuneInputs:
     teacher: ModelArtifact | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
+
+
+def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, has_fitted: bool = False) -> None:
+    """Raise ValueError when a party is an input that is not given, or the teacher is asked for twice."""
+    if config.teacher == "input" and not has_teacher:
+        raise ValueError("teacher is 'input', but the node has no input `teacher`")
+    if has_teacher and config.teacher not in ("auto", "input"):
+        raise ValueError(
+            f"teacher is {config.teacher!r}, but the node has an input `teacher` too; accepted: auto or input"
+        )
+    if config.run_teacher_once and not has_teacher:
+        raise ValueError(
+            "run_teacher_once is true, but the node has no input `teacher`; accepted: false, or that input"
+        )
+    if config.vocabulary_sample and config.reads_record(has_teacher):
+        raise ValueError(
+            "vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, or the input `teacher`"
+        )
+    if config.anchor == "input" and not has_anchor:
+        raise ValueError("anchor is 'input', but the node has no input `anchor`")
+    if has_anchor and config.anchor != "input":
+        raise ValueError(f"anchor is {config.anchor!r}, but the node has an input `anchor`; set anchor to input")
+    if bool(config.fitted) != has_fitted:
+        raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
+    rollout = rollout_of(config.rollout)
+    if rollout is not None and "teacher" in rollout.writers and config.reads_record(has_teacher):
+        raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
@@ -14,9 +13,6 @@ from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
 from attar.registry.artifacts.handles import Facts
 from attar.stages.finetune.objective_spec import Plug, built, split_plug, traits_of, views_read
-
-if TYPE_CHECKING:
-    from attar.stages.finetune.config import FinetuneConfig
 
 # Who stands behind a party, beside the rules of a student that teaches itself.
 OTHER_SOURCES = {"teacher": ("auto", "recorded", "input"), "past": ("none",), "anchor": ("none", "input")}
@@ -57,33 +53,6 @@ def rollout_of(plug: Plug) -> RolloutPolicy | None:
     if name not in ROLLOUTS:
         raise ValueError(f"unknown rollout {name!r}.{did_you_mean(name, [*ROLLOUTS, 'data'])}")
     return built(ROLLOUTS, plug, "rollout")
-
-
-def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, has_fitted: bool = False) -> None:
-    """Raise ValueError when a party is an input that is not given, or the teacher is asked for twice."""
-    if config.teacher == "input" and not has_teacher:
-        raise ValueError("teacher is 'input', but the node has no input `teacher`")
-    if has_teacher and config.teacher not in ("auto", "input"):
-        raise ValueError(
-            f"teacher is {config.teacher!r}, but the node has an input `teacher` too; accepted: auto or input"
-        )
-    if config.run_teacher_once and not has_teacher:
-        raise ValueError(
-            "run_teacher_once is true, but the node has no input `teacher`; accepted: false, or that input"
-        )
-    if config.vocabulary_sample and config.reads_record(has_teacher):
-        raise ValueError(
-            "vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, or the input `teacher`"
-        )
-    if config.anchor == "input" and not has_anchor:
-        raise ValueError("anchor is 'input', but the node has no input `anchor`")
-    if has_anchor and config.anchor != "input":
-        raise ValueError(f"anchor is {config.anchor!r}, but the node has an input `anchor`; set anchor to input")
-    if bool(config.fitted) != has_fitted:
-        raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
-    rollout = rollout_of(config.rollout)
-    if rollout is not None and "teacher" in rollout.writers and config.reads_record(has_teacher):
-        raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")
 
 
 def check_views(objectives: Mapping[str, Objective], past: Plug, anchor: Plug) -> None:

@@ -18,14 +18,14 @@ from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
-from attar.stages.artifacts.work_forecast import training_flops
 from attar.stages.contract import Forecast, check_vocabulary, stage
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.distillation_config import check_parties, check_record, context_of
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_parties
+from attar.stages.finetune.distillation_config import check_record, context_of
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teaching import build_parties, build_rollouts, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
+from attar.stages.finetune.training_work import training_flops
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import note
 

@@ -20,10 +20,10 @@ from attar.registry.artifacts.handles import AdapterArtifact, Facts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
-from attar.stages.artifacts.work_forecast import training_flops
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.finetune.training_work import training_flops
 from attar.stages.guidance.config import GuideConfig, GuideInputs
 from attar.stages.guidance.gate import GateReport, measure_gates
 from attar.stages.guidance.rows import read_guided

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from attar.compressors.models.blocks import check_removal
 from attar.compressors.prune.depth.block_cost import Costs
@@ -18,10 +17,8 @@ from attar.compressors.prune.depth.select import (
     protected_blocks,
 )
 from attar.registry.artifacts.handles import Facts, ScanArtifact
+from attar.stages.prune.config import PruneConfig
 from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, read_costs, read_order, read_scores
-
-if TYPE_CHECKING:
-    from attar.stages.prune.stage import PruneConfig
 
 
 def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
@@ -72,28 +69,6 @@ def check_choice(config: PruneConfig, model: Facts, scan: Facts | None) -> None:
     num_steps = int(scan["num_greedy_steps"])
     if config.choice == "free" and config.metric in REMOVAL_METRICS and count > num_steps:
         raise ValueError(f"num_blocks is {count}, but the scan's num_greedy_steps is {num_steps}; raise that")
-
-
-def check_fields(config: PruneConfig) -> None:
-    """Raise ValueError for fields that contradict each other whatever the model."""
-    given = [name for name in ("num_blocks", "blocks", "keep_fraction") if getattr(config, name)]
-    if not given:
-        raise ValueError(
-            "num_blocks and blocks contradict: neither given, exactly one of num_blocks, blocks, keep_fraction is accepted"
-        )
-    if len(given) > 1:
-        raise ValueError(f"{given[0]} and {given[1]} contradict: both given, exactly one is accepted")
-    for quantity, fraction in config.keep_fraction.items():
-        if not 0.0 < fraction < 1.0:
-            raise ValueError(f"keep_fraction.{quantity} is {fraction:g}; accepted: above 0 and below 1")
-    if config.choice == "free" and config.metric in PATCH_METRICS:
-        raise ValueError(
-            f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
-        )
-    if config.choice == "free" and config.patch == "linear":
-        raise ValueError(
-            "patch is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch 'refit'"
-        )
 
 
 def _check_blocks(config: PruneConfig, num_blocks: int) -> None:

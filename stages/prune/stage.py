@@ -3,108 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field, field_validator, model_validator
-
-from attar.compressors.catalogue import did_you_mean
 from attar.compressors.models.blocks import decoder_blocks, only_blocks, remove_blocks
 from attar.compressors.models.bypass import handing_on
 from attar.compressors.models.skeleton import check_cut
 from attar.compressors.prune.depth.block_refit import Matches
-from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.dataset.samples import mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes, without_blocks
-from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.prune.block_choice import asked_blocks, check_choice, check_fields, chosen_blocks
+from attar.stages.contract import Forecast, stage
+from attar.stages.prune.block_choice import asked_blocks, check_choice, chosen_blocks
+from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.refit_pass import refit_result
-from attar.stages.runtime.device import Precision, pick_device, pick_dtype
+from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
-
-Quantity = Literal["blocks", "parameters", "flops", "latency"]
-
-
-class PruneConfig(StageConfig):
-    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices."""
-
-    num_blocks: int = Field(default=0, ge=0)
-    """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
-
-    keep_fraction: dict[Quantity, float] = {}
-    """Instead of num_blocks: share of the blocks, or of the whole model's parameters, flops or latency, that may be left, in (0, 1);
-    the fewest go."""
-
-    metric: str = "angular_distance"
-    """Score that chooses: one that the scan computed."""
-
-    choice: Literal["window", "free"] = "window"
-    """window: adjacent blocks; free: any, the lowest-scoring, or the greedy order of perplexity_increase and kl_increase."""
-
-    protect_first: int = Field(default=0, ge=0)
-    """How many of the first blocks must stay."""
-
-    protect_last: int = Field(default=0, ge=0)
-    """How many of the last blocks must stay."""
-
-    blocks: list[int] = []
-    """Zero-based indices to remove instead, in any order; needs no scan."""
-
-    patch: Literal["none", "linear", "refit"] = "none"
-    """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
-    every block from the first cut on, each on what the ones before it now give. No training."""
-
-    ridge: float = Field(default=1e-2, gt=0)
-    """Weight of the linear map's size in its fit, relative to the mean squared input."""
-
-    refit_ridge: float = Field(default=0.2, gt=0)
-    """Weight of the size of refit's changes, relative to the mean squared input of a matrix."""
-
-    patch_weight: Literal["none", "norm"] = "norm"
-    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
-    refit always does."""
-
-    num_samples: int = Field(default=256, ge=1)
-    """Rows of `data` that a patch is fitted on, in equal shares of several data sets; fewer when there are fewer."""
-
-    max_tokens: int = Field(default=512, ge=2)
-    """Cut of each of those rows, in tokens."""
-
-    batch_size: int = Field(default=8, ge=1)
-    """Rows in one forward pass of the fit."""
-
-    precision: Precision = "auto"
-    """Dtype of a patch's passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
-
-    @field_validator("metric")
-    @classmethod
-    def _known_metric(cls, value: str) -> str:
-        if value not in BLOCK_METRICS:
-            raise ValueError(f"unknown metric {value!r}.{did_you_mean(value, BLOCK_METRICS)}")
-        return value
-
-    @model_validator(mode="after")
-    def _one_way(self) -> PruneConfig:
-        check_fields(self)
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruneInputs:
-    """The model, its scan where a window is to be chosen, and calibration rows where the cut is to be patched."""
-
-    model: ModelArtifact
-    scan: ScanArtifact | None = None
-    data: tuple[DatasetArtifact, ...] = ()
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:

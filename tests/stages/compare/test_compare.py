@@ -17,7 +17,8 @@ from attar.stages.compare.config import CompareConfig, CompareInputs
 from attar.stages.compare.stage import compare
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 
 def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(

@@ -16,7 +16,8 @@ from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import paired_ratios
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.runtime.progress import Note, listen
 

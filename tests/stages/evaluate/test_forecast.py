@@ -18,12 +18,14 @@ from attar.stages.artifacts.model.size_forecast import blocks_over, flops_of_tok
 from attar.stages.contract import NoInputs, Stage
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 SIZE, FLOPS = 0.05, 0.02
 NARROWER = NarrowConfig(ffn_fraction=0.5, num_removed_groups=1, score="magnitude")

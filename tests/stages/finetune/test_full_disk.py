@@ -12,13 +12,15 @@ import pytest
 from attar.registry.artifacts.disk_space import DiskFullError
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.process import one_line
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 FORK = multiprocessing.get_context("fork")
 # as a full disk does, the kernel refuses what goes beyond this: less than the smallest of what the stages below write

@@ -30,7 +30,8 @@ from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
 
 CONFIG = FinetuneConfig(

@@ -30,7 +30,8 @@ from attar.stages.artifacts.guidance_files import WEIGHTS_FILE, check_base, load
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer, save_model
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import NoInputs
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.guidance.config import GuideConfig, GuideInputs
 from attar.stages.guidance.data.config import GuideDataConfig
@@ -40,7 +41,8 @@ from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import random_model
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
 
 LETTERS = "abcdefghijkl"

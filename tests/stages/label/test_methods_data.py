@@ -270,7 +270,8 @@ def test_learning_ones_own_answers_forgets_less(
 
 def test_anchored_answers_are_the_same_from_graphs_as_from_torch(tmp_path: Path) -> None:
     """Two models and their exported graphs, torch beside torch, graph beside graph, and one of each."""
-    from attar.stages.export.stage import ExportConfig, ExportInputs, export
+    from attar.stages.export.config import ExportConfig, ExportInputs
+    from attar.stages.export.stage import export
 
     runners: dict[str, list[Any]] = {"torch": [], "onnx": []}
     store = Store(tmp_path / "home")

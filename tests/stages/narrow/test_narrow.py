@@ -20,7 +20,8 @@ from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import FAMILIES
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 IDS = torch.arange(3, 43)[None]
 

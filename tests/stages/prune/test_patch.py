@@ -17,7 +17,8 @@ from attar.stages.artifacts.dataset.samples import mixed_samples, training_sampl
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 
 def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(

@@ -17,7 +17,8 @@ from attar.stages.artifacts.dataset.samples import mixed_samples
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 REMOVED = 2
 # Of the first token's state, in times of what the random blocks write.

@@ -21,7 +21,8 @@ from attar.stages.ingest.chat_traits import chat_traits
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.source_line import FetchedModel
 from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 SECOND = "{% for message in messages %}{{ message['content'] }}{{ tools }}{% endfor %}"
 IMAGE = "<image_soft_token>"

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoTokenizer
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.quantize.limits import Limits

@@ -20,7 +20,8 @@ from attar.stages.artifacts.onnx_folder import disk_bytes
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.quantize import calibration_taps
 from attar.stages.quantize.calibration_taps import input_moments

@@ -13,7 +13,8 @@ from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, Onn
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.onnx_folder import DATA, read_graph
 from attar.stages.artifacts.onnx_session import GRAPH
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.quantize.limits import Limits
 from attar.stages.quantize.stage import QuantizeConfig, QuantizeInputs, quantize
 

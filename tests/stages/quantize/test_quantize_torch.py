@@ -12,7 +12,8 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.stage import ExportConfig, export
+from attar.stages.export.config import ExportConfig
+from attar.stages.export.stage import export
 from attar.stages.quantize.bits_and_bytes import QuantizeTorchConfig, QuantizeTorchInputs, quantize_torch
 from attar.stages.quantize.limits import Limits
 

@@ -19,10 +19,12 @@ from attar.registry.tracking.mlflow_home import open_client
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.quantize.limits import Limits
 from attar.stages.quantize.stage import QuantizeConfig, QuantizeInputs, quantize
 from attar.stages.register.stage import RegisterConfig, RegisterInputs, register
@@ -30,7 +32,7 @@ from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
 
-SCRIPTS = (Path(__file__).parents[2] / "docs" / "how-to" / "use-a-model.md").read_text()
+SCRIPTS = (Path(__file__).parents[3] / "docs" / "how-to" / "use-a-model.md").read_text()
 QUESTIONS = [{"question": f"What is {a} plus 2?", "answer": str(a + 2), "verifier": "number"} for a in range(8)]
 SCORES = EvaluateConfig(
     max_rows=2,

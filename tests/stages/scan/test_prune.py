@@ -14,7 +14,8 @@ from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import FAMILIES
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores

@@ -18,7 +18,8 @@ from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_costs, read_order, read_scores

@@ -26,7 +26,8 @@ from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord, finished_shards
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
+from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model

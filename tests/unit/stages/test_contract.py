@@ -11,7 +11,8 @@ from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact, Sca
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import NoInputs, StageConfig
 from attar.stages.merge.stage import merge
-from attar.stages.prune.stage import PruneConfig, PruneInputs, prune
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
 
 
 def test_slots_come_from_the_signature() -> None:

@@ -1,0 +1,39 @@
+"""How much work a training will have, in FLOPs, from its schedule and the facts of its inputs: what `attar plan` makes minutes of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attar.registry.artifacts.handles import Facts
+from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_rows_of, parameters_of
+from attar.stages.finetune.schedule_config import ScheduleConfig
+
+
+def training_flops(
+    schedule: ScheduleConfig,
+    student: Facts,
+    data: Sequence[Facts],
+    *,
+    live: Sequence[Facts] = (),
+    is_frozen: bool = True,
+    is_rolled_out: bool = False,
+) -> float:
+    """Return the FLOPs of a training with its looks at held-out rows; 0: not known.
+
+    A step reads its tokens forward and backward; the gradients of the weights themselves, a third of it, fall away where they are
+    frozen. Models that run along (`live`) read them too, and what is rolled out is written first. A look reads the held-out rows.
+    """
+    num_parameters, num_live = float(student.get("num_parameters", 0)), parameters_of(live)
+    if live and not num_live:
+        return 0.0
+    num_rows = num_rows_of(data)
+    num_heldout = sum(float(facts.get("num_heldout", 0)) for facts in data)
+    num_tokens = (num_rows - num_heldout) * TOKENS_PER_ROW * schedule.num_epochs
+    if schedule.max_steps:
+        limit = float(schedule.max_steps * schedule.tokens_per_step)
+        num_tokens = min(num_tokens, limit) if num_rows else limit
+    num_steps = -(-num_tokens // schedule.tokens_per_step)
+    num_looks = 1.0 + num_steps // schedule.eval_every
+    passes = 2.0 if is_frozen else 3.0
+    trained = num_tokens * (num_parameters * (passes + is_rolled_out) + num_live)
+    return FORWARD * (trained + num_looks * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))

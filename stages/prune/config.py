@@ -1,0 +1,111 @@
+"""What the stage `prune` is told: which blocks go, how the cut is patched, and its inputs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from attar.compressors.catalogue import did_you_mean
+from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
+from attar.stages.contract import StageConfig
+from attar.stages.runtime.device import Precision
+
+Quantity = Literal["blocks", "parameters", "flops", "latency"]
+
+
+class PruneConfig(StageConfig):
+    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices."""
+
+    num_blocks: int = Field(default=0, ge=0)
+    """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
+
+    keep_fraction: dict[Quantity, float] = {}
+    """Instead of num_blocks: share of the blocks, or of the whole model's parameters, flops or latency, that may be left, in (0, 1);
+    the fewest go."""
+
+    metric: str = "angular_distance"
+    """Score that chooses: one that the scan computed."""
+
+    choice: Literal["window", "free"] = "window"
+    """window: adjacent blocks; free: any, the lowest-scoring, or the greedy order of perplexity_increase and kl_increase."""
+
+    protect_first: int = Field(default=0, ge=0)
+    """How many of the first blocks must stay."""
+
+    protect_last: int = Field(default=0, ge=0)
+    """How many of the last blocks must stay."""
+
+    blocks: list[int] = []
+    """Zero-based indices to remove instead, in any order; needs no scan."""
+
+    patch: Literal["none", "linear", "refit"] = "none"
+    """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
+    every block from the first cut on, each on what the ones before it now give. No training."""
+
+    ridge: float = Field(default=1e-2, gt=0)
+    """Weight of the linear map's size in its fit, relative to the mean squared input."""
+
+    refit_ridge: float = Field(default=0.2, gt=0)
+    """Weight of the size of refit's changes, relative to the mean squared input of a matrix."""
+
+    patch_weight: Literal["none", "norm"] = "norm"
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
+    refit always does."""
+
+    num_samples: int = Field(default=256, ge=1)
+    """Rows of `data` that a patch is fitted on, in equal shares of several data sets; fewer when there are fewer."""
+
+    max_tokens: int = Field(default=512, ge=2)
+    """Cut of each of those rows, in tokens."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass of the fit."""
+
+    precision: Precision = "auto"
+    """Dtype of a patch's passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
+
+    @field_validator("metric")
+    @classmethod
+    def _known_metric(cls, value: str) -> str:
+        if value not in BLOCK_METRICS:
+            raise ValueError(f"unknown metric {value!r}.{did_you_mean(value, BLOCK_METRICS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> PruneConfig:
+        _check_fields(self)
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneInputs:
+    """The model, its scan where a window is to be chosen, and calibration rows where the cut is to be patched."""
+
+    model: ModelArtifact
+    scan: ScanArtifact | None = None
+    data: tuple[DatasetArtifact, ...] = ()
+
+
+def _check_fields(config: PruneConfig) -> None:
+    """Raise ValueError for fields that contradict each other whatever the model."""
+    given = [name for name in ("num_blocks", "blocks", "keep_fraction") if getattr(config, name)]
+    if not given:
+        raise ValueError(
+            "num_blocks and blocks contradict: neither given, exactly one of num_blocks, blocks, keep_fraction is accepted"
+        )
+    if len(given) > 1:
+        raise ValueError(f"{given[0]} and {given[1]} contradict: both given, exactly one is accepted")
+    for quantity, fraction in config.keep_fraction.items():
+        if not 0.0 < fraction < 1.0:
+            raise ValueError(f"keep_fraction.{quantity} is {fraction:g}; accepted: above 0 and below 1")
+    if config.choice == "free" and config.metric in PATCH_METRICS:
+        raise ValueError(
+            f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
+        )
+    if config.choice == "free" and config.patch == "linear":
+        raise ValueError(
+            "patch is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch 'refit'"
+        )
