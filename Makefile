@@ -116,8 +116,8 @@ $(VENV)/ready: pyproject.toml docker/constraints.txt
 	touch $@
 
 # After an upgrade that passed the tests: pin what is installed now.
-constraints:
-	(head -1 docker/constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > docker/constraints.new
+constraints: build/docs/ready
+	(head -1 docker/constraints.txt; ($(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; $(BIN)/pip freeze --path build/docs) | sort -fu) > docker/constraints.new
 	mv docker/constraints.new docker/constraints.txt
 
 clean:
