@@ -41,6 +41,7 @@ test-postgres: $(VENV)/ready
 # recipe or path that does not exist, fails in a line each.
 docs: $(VENV)/ready build/docs/ready
 	NO_MKDOCS_2_WARNING=1 PYTHONPATH=build/docs:. $(BIN)/python -m mkdocs --quiet build
+	@echo "the site: build/site/index.html; its search needs a server: $(PYTHON) -m http.server --directory build/site"
 
 # The check alone, without the site's tools.
 docs-check: $(VENV)/ready

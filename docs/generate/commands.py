@@ -8,7 +8,7 @@ from typing import Any
 import typer.main
 
 from attar.pipelines.cli.main import app
-from docs.generate.markdown import code, table
+from docs.generate.markdown import code, field_table
 
 WORDS = {
     "str": "text",
@@ -64,7 +64,7 @@ def _parameters(command: Any) -> str:
         is_argument = _is_argument(parameter)
         names = _label(parameter) if is_argument else ", ".join((*parameter.opts, *parameter.secondary_opts))
         rows.append((code(names), _takes(parameter), _default(parameter), getattr(parameter, "help", "") or ""))
-    return table(("argument or option", "takes", "default", "what it means"), rows)
+    return field_table(("argument or option", "takes", "default", "what it means"), rows)
 
 
 def _is_argument(parameter: Any) -> bool:

@@ -39,7 +39,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def navigation(index: str) -> list[Any]:
     """Return the navigation that the first page's lists stand for; a folder's page brings the generated pages of that folder."""
-    entries: list[Any] = [{"Attar": "index.md"}]
+    entries: list[Any] = [{"Start": "index.md"}]
     for section in re.split(r"^## ", index, flags=re.MULTILINE)[1:]:
         title, _, body = section.partition("\n")
         links = re.findall(r"^- \[([^\]]+)\]\(([^)]+\.md)\)", body, re.MULTILINE)

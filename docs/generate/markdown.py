@@ -26,6 +26,12 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     return "\n".join(["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns), *lines])
 
 
+def field_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a table that becomes a list on a phone: name, what it takes, default, meaning."""
+    made = table(columns, rows)
+    return f'<div class="fields" markdown>\n\n{made}\n\n</div>' if made else ""
+
+
 def slug(heading: str) -> str:
     """Return the address of a heading as the site and the forge make it: lower case, words joined by dashes."""
     plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+import attar
 from docs.generate.commands import command_pages
 from docs.generate.methods import method_pages
 from docs.generate.recipes import recipe_pages
@@ -20,13 +21,10 @@ BESIDE = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/README.md",
 MOVED = {"CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md", "CHANGELOG.md": "changelog.md"}
 PYTHON = """# Python
 
-`import attar` is the face for scripts and notebooks. Its parts load when they are first used.
-
-::: attar
-    options:
-      show_root_heading: false
-      show_root_toc_entry: false
+`import attar` is the face for scripts and notebooks. Each part is imported when it is first used. The same stages and recipes as on the command line,
+without it.
 """
+OPTIONS = "    options: {show_root_heading: true, heading_level: 2, show_root_full_path: false, show_bases: false}"
 
 
 @cache
@@ -34,8 +32,7 @@ def generated_pages() -> dict[str, str]:
     """Return the generated pages by path within the site."""
     makers = (stage_pages, method_pages, recipe_pages, command_pages, result_pages, tree_pages)
     pages = {path: text for make in makers for path, text in make()}
-    if (ROOT / "attar" / "__init__.py").is_file():
-        pages["reference/python.md"] = PYTHON
+    pages["reference/python.md"] = _python()
     return pages | {page: _moved((ROOT / name).read_text()) for name, page in MOVED.items() if (ROOT / name).is_file()}
 
 
@@ -44,6 +41,13 @@ def written_pages() -> dict[str, str]:
     inside = {path.relative_to(DOCS).as_posix(): path.read_text() for path in sorted(DOCS.rglob("*.md"))}
     beside = {f"../{name}": (ROOT / name).read_text() for name in BESIDE if (ROOT / name).is_file()}
     return inside | beside
+
+
+def _python() -> str:
+    """Return the page of the public face: an entry for each name that it exports, from the module that the name comes from."""
+    homes: dict[str, str] = getattr(attar, "HOMES", {})
+    entries = [f"::: {homes[name]}.{name}\n{OPTIONS}" for name in getattr(attar, "__all__", ()) if name in homes]
+    return "\n\n".join([PYTHON, *(entries or ["::: attar"])])
 
 
 def _moved(text: str) -> str:

@@ -9,7 +9,7 @@ from attar.pipelines.cli.describe import describe
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
 from attar.stages.catalogue import STAGES
-from docs.generate.markdown import code, prose, table
+from docs.generate.markdown import code, field_table, prose, table
 
 FOLDER = "reference/stages"
 # The unit that the end of a field's name stands for; a test holds that no page invents another.
@@ -104,4 +104,4 @@ def fields_table(fields: list[dict[str, str]]) -> str:
                 prose(field["what"]),
             )
         )
-    return table(("field", "takes", "default", "what it means"), rows)
+    return field_table(("field", "takes", "default", "what it means"), rows)
