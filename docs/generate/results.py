@@ -75,7 +75,12 @@ SHOWN = ("torch", "transformers", "onnxruntime", "peft", "prefect", "mlflow")
 
 def with_results(text: str) -> str:
     """Return a page with the tables that its comments name. Raises ValueError for a result, table, row or column that is not there."""
-    return COMMENT.sub(lambda match: chosen(*match.groups()), text)
+    return COMMENT.sub(lambda match: unbroken(chosen(*match.groups())), text)
+
+
+def unbroken(text: str) -> str:
+    """Return a table whose intervals are not torn apart at their comma."""
+    return re.sub(r"\[([-\d.e+]+), ([-\d.e+]+)\]", "[\\1,&nbsp;\\2]", text)
 
 
 def with_blocks(text: str) -> str:
@@ -109,7 +114,7 @@ def _page(name: str, result: dict[str, Any]) -> str:
         columns = [HEADINGS.get(column, column) for column in entry["columns"]]
         rows = [(code(row[0]), *row[1:]) for row in entry["rows"]]
         parts += [f"## {entry['title']}"] if entry["title"] else []
-        parts.append(table(columns, rows))
+        parts.append(unbroken(table(columns, rows)))
     if result.get("lines"):
         parts.append("\n".join(line if line.startswith("- ") else f"- {line}" for line in result["lines"]))
     return "\n\n".join(parts)

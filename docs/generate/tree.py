@@ -6,7 +6,7 @@ import ast
 from functools import cache
 from pathlib import Path
 
-from docs.generate.markdown import code, table
+from docs.generate.markdown import code, field_table
 from docs.generate.names import tracked_files
 
 ROOT = Path(__file__).parents[2]
@@ -70,7 +70,7 @@ def tree_pages() -> list[tuple[str, str]]:
         "# The tree",
         "Imports point down: `pipelines`, then `stages`, then `compressors` and `registry`, which never import each other. "
         "What a package holds is the first sentence of its docstring.",
-        table(("folder or file", "what it holds"), rows),
+        field_table(("folder or file", "what it holds"), rows),
     ]
     return [("explanation/tree.md", "\n\n".join(parts))]
 
