@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import typer.main
 
@@ -18,6 +18,7 @@ WORDS = {
     "float": "number",
     "directory": "path",
     "file": "path",
+    "list": "text",
 }
 
 
@@ -89,6 +90,8 @@ def _kind(parameter: Any) -> str:
     if hasattr(parameter, "type"):
         return str(parameter.type.name)
     annotation = parameter.type_descriptor.annotation
+    if get_origin(annotation) is Literal:
+        return " or ".join(get_args(annotation))
     return str(getattr(annotation, "__name__", annotation)).lower()
 
 

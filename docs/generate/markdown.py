@@ -7,8 +7,9 @@ from collections.abc import Iterable, Sequence
 
 
 def cell(text: object) -> str:
-    """Return text for a table's cell: one line, bars escaped outside code."""
-    return " ".join(str(text).split()).replace("|", "\\|")
+    """Return text for a table's cell: one line, bars escaped outside code, where a table takes them as they are."""
+    parts = re.split(r"(`[^`]+`)", " ".join(str(text).split()))
+    return "".join(part if part.startswith("`") else part.replace("|", "\\|") for part in parts)
 
 
 def code(text: object) -> str:
@@ -28,7 +29,9 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 def field_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Return a table that becomes a list on a phone: name, what it takes, default, meaning."""
-    made = table(columns, rows)
+    entries = [list(row) for row in rows]
+    filled = [index for index in range(len(columns)) if any(row[index] for row in entries)]
+    made = table([columns[index] for index in filled], ([row[index] for index in filled] for row in entries))
     return f'<div class="fields" markdown>\n\n{made}\n\n</div>' if made else ""
 
 

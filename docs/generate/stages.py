@@ -12,7 +12,7 @@ from attar.stages.catalogue import STAGES
 from docs.generate.markdown import code, field_table, prose, table
 
 FOLDER = "reference/stages"
-# The unit that the end of a field's name stands for; a test holds that no page invents another.
+# The unit that the end of a field's name stands for.
 UNITS = {
     "_nats": "nats",
     "_seconds": "seconds",

@@ -30,6 +30,12 @@ def test_every_stage_has_a_page_with_every_field_and_input() -> None:
         page = pages[f"reference/stages/{name}.md"]
         missing = [entry for entry in (*stage.config_type.model_fields, *stage.slots) if f"| `{entry}` |" not in page]
         assert not missing, name
+        rows = [
+            line.strip("|").split(" | ")
+            for line in page.split("\n## Fields\n")[1].splitlines()
+            if line.startswith("| `")
+        ]
+        assert all(row[-1].strip() for row in rows), f"{name}: a field says nothing of itself"
         assert f"[`{name}`]({name}.md)" in pages["reference/stages/index.md"]
 
 
