@@ -51,6 +51,9 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
         section = pages["reference/cli.md"].split(f"\n## attar {command}\n")[1].split("\n## ")[0]
         options = [name for parameter in entry.params for name in parameter.opts if name.startswith("--")]
         assert not [option for option in options if option not in section]
+        assert all(getattr(parameter, "help", "") for parameter in entry.params), (
+            f"{command}: an argument without a word"
+        )
 
 
 @pytest.mark.parametrize(
