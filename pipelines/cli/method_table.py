@@ -1,4 +1,4 @@
-"""The table of methods in the README, made of the recipes themselves: `python -m attar.pipelines.cli.method_table` prints it."""
+"""What a method of the literature is made of, read from its recipe: for the reference and the listing."""
 
 from __future__ import annotations
 
@@ -11,26 +11,11 @@ FOLDER = "methods/"
 PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
-HEADER = "| method | paper | composed of | reconstructed | tested by |\n|---|---|---|---|---|"
 
 
 def method_recipes() -> dict[str, Recipe]:
     """Return the recipes that are methods of the literature, by name."""
     return {name: load_recipe(name) for name in shipped_recipes() if name.startswith(FOLDER)}
-
-
-def method_table() -> str:
-    """Return the table as Markdown, a row a method."""
-    rows = []
-    for name, recipe in method_recipes().items():
-        card = recipe.card
-        assert card is not None, "a recipe of that folder has a card; a test holds it"
-        number = card.paper.rstrip("/").rpartition("/")[2]
-        tests = "; ".join(readable(one) for one in card.tests)
-        rows.append(
-            f"| {card.title}: `{name}` | [{number}]({card.paper}) | {composition(recipe)} | {card.reconstructed} | {tests} |"
-        )
-    return "\n".join([HEADER, *rows])
 
 
 def composition(recipe: Recipe) -> str:
@@ -78,7 +63,3 @@ def _target(plug: Plug) -> str:
     name, params = split_plug(plug)
     parties = [str(params[key]) for key in ("of", "first", "second") if key in params]
     return f"{name}({', '.join(parties)})" if parties else name
-
-
-if __name__ == "__main__":
-    print(method_table())
