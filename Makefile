@@ -95,13 +95,14 @@ image-check:
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/orchestration.py
 
-# What the demo runs, and no more: without the tests' tools, the peers that they compare with, Postgres, and other data sets' readers.
+# What the demo runs, and no more: without the tests' tools, the peers that they compare with, the servers, lm-eval, and other data sets'
+# readers. Python compiles a module when it is first imported: most of what pip would compile never is.
 DEMO_EXTRA := $(if $(filter gpu,$(EXTRA)),gpu,demo)
 
 $(VENV)/demo: pyproject.toml docker/constraints.txt
-	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime, lm-eval and what they need."
+	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime and what they need."
 	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-		--constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
+		--no-compile --constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
 	touch $@
 
 $(VENV)/server: pyproject.toml docker/constraints.txt
