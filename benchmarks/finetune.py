@@ -126,6 +126,7 @@ def ours(
     from attar.registry.artifacts.store import Store
     from attar.stages.contract import NoInputs
     from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+    from attar.stages.finetune.plan import TrainingPlan
     from attar.stages.finetune.stage import build_run
     from attar.stages.ingest.data import IngestDataConfig, ingest_data
     from attar.stages.label.record import RecordConfig, RecordInputs, record
@@ -160,7 +161,8 @@ def ours(
         **more,
     )
     live = None if kind == "sft" or "recorded" in way else original
-    run = build_run(config, FinetuneInputs(model=model, data=(data,), teacher=live), scratch)
+    inputs = FinetuneInputs(model=model, data=(data,), teacher=live)
+    run = build_run(TrainingPlan.of(config, inputs), inputs, scratch)
     start = time.perf_counter()
     for _ in run.trainer.run():
         pass

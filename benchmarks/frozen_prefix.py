@@ -32,6 +32,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.stage import build_run
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.label.record import RecordConfig, RecordInputs, record
@@ -109,10 +110,10 @@ def prepared(
 
 def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pairs: dict[str, list[Pair]]) -> Trained:
     """Train in this process, then measure the student."""
-    torch.manual_seed(config.seed)  # of this process alone: the adapters' first weights
+    torch.manual_seed(config.schedule.seed)  # of this process alone: the adapters' first weights
     with tempfile.TemporaryDirectory() as scratch:
         moments = [time.perf_counter()]
-        run = build_run(config, inputs, Path(scratch))
+        run = build_run(TrainingPlan.of(config, inputs), inputs, Path(scratch))
         moments.append(time.perf_counter())
         step_tokens = []
         for step in run.trainer.run():
@@ -122,7 +123,7 @@ def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pair
         before_seconds, *step_seconds = (after - before for before, after in pairwise(moments))
         num_trained = sum(one.numel() for one in run.student.parameters() if one.requires_grad)
         student = TorchRunner(plain_model(run.student.model))
-        whole = TorchRunner(load_model(original, getattr(torch, config.precision), pick_device()))
+        whole = TorchRunner(load_model(original, getattr(torch, config.compute.precision), pick_device()))
         with mixed_precision(student.model):
             scored = {name: closeness(student, whole, some, batch_size=BATCH_SIZE) for name, some in pairs.items()}
     left = {name: sums(some) for name, some in scored.items()}

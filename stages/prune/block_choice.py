@@ -35,7 +35,7 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     scores = read_scores(scan.path / TABLE, config.metric)
     if config.choice == "free":
         return choose_free(scores, savings, protected)
-    if config.patch == "linear":  # a patch needs a block before its window
+    if config.patch.kind == "linear":  # a patch needs a block before its window
         scores = {window: score for window, score in scores.items() if window[0] > 0}
     return choose_window(scores, savings, protected)
 

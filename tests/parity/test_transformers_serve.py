@@ -84,7 +84,7 @@ def test_a_data_set_is_written_through_the_server_and_recorded_here(
         batch_size=2,
         precision="float32",
     )
-    local = config.model_copy(update={"sampler": "torch", "server": None})
+    local = config.with_changes(sampler="torch", server=None)
     inputs = SelfDataInputs(model=model, data=questions)
     artifacts = [self_data.execute(one, inputs, store).artifact for one in (config, local)]
     through, here = (read_rows(artifact.path / "rows.jsonl") for artifact in artifacts)

@@ -19,6 +19,7 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.schedule_config import schedule_of
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.runtime.progress import Metric, listen
@@ -46,6 +47,7 @@ from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.schedule_config import schedule_of
 order = json.loads(sys.argv[1])
 inputs = FinetuneInputs(
     model=ModelArtifact(Path(order["model"]["path"]), order["model"]["facts"], order["model"]["key"], order["model"]["fingerprint"]),
@@ -115,7 +117,7 @@ def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
 def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
     store: Store, model: ModelArtifact, data: DatasetArtifact, clean_environment: dict[str, str], changes: dict
 ) -> None:
-    config = CONFIG.model_copy(update=changes)
+    config = CONFIG.with_changes(**changes)
     whole = train(Store(store.root / "uninterrupted"), config, model, data)
     assert int(whole.facts["num_steps"]) >= 6
     order = {
@@ -154,9 +156,7 @@ def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> int
 
 def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
     """At a hopeless learning rate the held-out loss rises: the adapter kept is the one from before."""
-    config = CONFIG.model_copy(
-        update={"learning_rate": 3.0, "patience": 2, "num_epochs": 40, "eval_every": 1, "warmup_fraction": 0.0}
-    )
+    config = CONFIG.with_changes(learning_rate=3.0, patience=2, num_epochs=40, eval_every=1, warmup_fraction=0.0)
     adapter = train(store, config, model, data)
     heldout = dict(curve(adapter, "heldout_next_token_nats"))
     assert int(adapter.facts["num_steps"]) < 40 * 2
@@ -165,9 +165,9 @@ def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, d
 
 
 def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_epochs": 2, "dropout": 0.0})
-    first = train(store, config.model_copy(update={"tokens_per_micro_batch": 512}), model, data)
-    second = train(store, config.model_copy(update={"tokens_per_micro_batch": 128}), model, data)
+    config = CONFIG.with_changes(num_epochs=2, dropout=0.0)
+    first = train(store, config.with_changes(tokens_per_micro_batch=512), model, data)
+    second = train(store, config.with_changes(tokens_per_micro_batch=128), model, data)
     losses = curve(first, "train_next_token_nats"), curve(second, "train_next_token_nats")
     assert len(losses[0]) == len(losses[1]) >= 2
     for (_, mine), (_, theirs) in zip(*losses, strict=True):
@@ -177,7 +177,12 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
 def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
     untold, told = FinetuneConfig(), FinetuneConfig(tokens_per_micro_batch=64)
     sizes = [
-        [config.schedule(torch.device(name)).tokens_per_micro_batch for name in ("cpu", "cuda")]
+        [
+            schedule_of(
+                config.schedule, config.compute.tokens_per_micro_batch, torch.device(name)
+            ).tokens_per_micro_batch
+            for name in ("cpu", "cuda")
+        ]
         for config in (untold, told)
     ]
     assert sizes == [[512, 4096], [64, 64]]
@@ -189,9 +194,9 @@ def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
 def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
     store: Store, model: ModelArtifact, data: DatasetArtifact, method: str
 ) -> None:
-    config = CONFIG.model_copy(update={"method": method, "num_epochs": 1})
+    config = CONFIG.with_changes(method=method, num_epochs=1)
     whole = train(store, config, model, data)
-    again = train(store, config.model_copy(update={"gradient_checkpointing": True}), model, data)
+    again = train(store, config.with_changes(gradient_checkpointing=True), model, data)
     names = [path.name for path in whole.path.glob("*.safetensors")]
     assert names and whole.path != again.path
     for name in names:
@@ -206,7 +211,7 @@ def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetA
     opt = ingest_model.execute(IngestModelConfig(source="random:opt"), NoInputs(), store).artifact
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
-        adapter = train(store, CONFIG.model_copy(update={"num_epochs": 2}), opt, data)
+        adapter = train(store, CONFIG.with_changes(num_epochs=2), opt, data)
     assert any("attends across packed rows" in note for note in notes)
     heldout = curve(adapter, "heldout_next_token_nats")
     assert heldout[-1][1] < heldout[0][1]

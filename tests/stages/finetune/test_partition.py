@@ -91,7 +91,7 @@ def test_what_chooses_reads_no_row_that_is_reported(
     reported = {row.question for row in asked_rows(questions)}
     assert questions.facts["num_choose"] == len(split_rows(rows, "choose")) == 2
     assert reported == {row.question for row in split_rows(rows, "heldout")}
-    training = TrainingRows.read(TRAINING, FinetuneInputs(model=model, data=(questions,)), load_tokenizer(model.path))
+    training = TrainingRows.read((questions,), load_tokenizer(model.path), TRAINING.rows, reads_record=False)
     looked = {row.question for row in training.heldout_rows}
     learned = {row.question for row in training.questions if row is not None}
     assert looked == {row.question for row in split_rows(rows, "choose")} and training.looked_at == ["choose"]

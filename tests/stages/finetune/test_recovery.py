@@ -23,7 +23,7 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.compare.stage import CompareConfig, CompareInputs, compare
 from attar.stages.contract import NoInputs
 from attar.stages.finetune import training_rows
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, RowsConfig
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_rows import PREFIX_FILE, TEACHER_FILE, TrainingRows
 from attar.stages.finetune.training_run import TrainingRun
@@ -75,7 +75,7 @@ def recorded(shared_store: Store, model: ModelArtifact, prose: DatasetArtifact) 
 def train(store: Store, model: ModelArtifact, *data: DatasetArtifact, **changes) -> AdapterArtifact:
     teacher = changes.pop("teacher", None)
     inputs = FinetuneInputs(model=model, data=data, teacher=teacher)
-    return finetune.execute(CONFIG.model_copy(update=changes), inputs, store).artifact
+    return finetune.execute(CONFIG.with_changes(**changes), inputs, store).artifact
 
 
 def curve(adapter: AdapterArtifact, name: str) -> list[float]:
@@ -237,16 +237,15 @@ def _interrupted(run: TrainingRun) -> None:
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
-    config = CONFIG.model_copy(update={"max_tokens": 64})
-    found = TrainingRows.read(config, FinetuneInputs(model=model, data=data, teacher=model), load_tokenizer(model.path))
+    found = TrainingRows.read(data, load_tokenizer(model.path), RowsConfig(max_tokens=64), reads_record=False)
     return [*found.train, *found.heldout]
 
 
 def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(
     store: Store, model: ModelArtifact, pruned: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    with pytest.raises(ValueError, match="run_teacher_once is true, but the node has no input `teacher`"):
-        finetune.forecast(CONFIG.model_copy(update={"run_teacher_once": True}), {"model": ({},), "data": ({},)})
+    with pytest.raises(ValueError, match="teacher.run_once is true, but the node has no input `teacher`"):
+        finetune.forecast(CONFIG.with_changes(run_teacher_once=True), {"model": ({},), "data": ({},)})
     for changes in ({"rollout": "student"}, {"objectives": {"relation": {"divergence": "attention_relation"}}}):
         with pytest.raises(ValueError, match="run_teacher_once keeps the teacher's last states of given answers"):
             FinetuneConfig(**{"run_teacher_once": True, "objectives": {"forward_kl": 1.0}, **changes})
@@ -288,7 +287,7 @@ def _interrupted_after_a_checkpoint(run: TrainingRun) -> None:
 
 def test_part_of_the_vocabulary_is_refused_where_it_would_not_do() -> None:
     with pytest.raises(ValueError, match=r"vocabulary_sample is for a live teacher, .* accepted: 0, or the input"):
-        finetune.forecast(CONFIG.model_copy(update={"vocabulary_sample": 64}), {"model": ({},), "data": ({},)})
+        finetune.forecast(CONFIG.with_changes(vocabulary_sample=64), {"model": ({},), "data": ({},)})
     with pytest.raises(ValueError, match="vocabulary_sample is for given answers; accepted with a rollout: 0"):
         FinetuneConfig(vocabulary_sample=64, rollout="student", objectives={"forward_kl": 1.0})
     tempered = {"soft": {"divergence": "forward_kl", "target": {"temper": {"temperature": 2.0}}}}
@@ -385,7 +384,7 @@ def test_several_data_sets_train_together_by_shares(
     config, inputs = RecordConfig(num_recorded=259, precision="float32"), RecordInputs(model=model, data=questions)
     answers = record.execute(config, inputs, store).artifact
     with pytest.raises(ValueError, match="shares has 1 numbers for 2 inputs of data"):
-        finetune.forecast(CONFIG.model_copy(update={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
+        finetune.forecast(CONFIG.with_changes(shares=[1.0]), {"model": ({},), "data": ({}, {})})
     adapter = train(store, pruned, recorded, answers, shares=[0.5, 0.5], num_epochs=4)
     heldout = curve(adapter, "heldout_forward_kl_nats")
     assert min(heldout) < 0.9 * heldout[0]
@@ -443,7 +442,7 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
         result[name]["kl_nats"]["low"] <= result[name]["kl_nats"]["value"] <= result[name]["kl_nats"]["high"]
         for name in names
     )
-    named = config.model_copy(update={"names": ("same", "cut"), "against": {"cut": ("same",)}})
+    named = config.with_changes(names=("same", "cut"), against={"cut": ("same",)})
     both = compare.execute(
         named,
         CompareInputs(model=(model, pruned), **inputs),
@@ -470,6 +469,6 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
     with pytest.raises(ValueError, match="names: 0 for 2 models"):
         compare.forecast(config, several)
     with pytest.raises(ValueError, match="against: 'old' is no model; accepted: same, cut"):
-        compare.forecast(named.model_copy(update={"against": {"cut": ("old",)}}), several)
+        compare.forecast(named.with_changes(against={"cut": ("old",)}), several)
     with pytest.raises(ValueError, match="against: 'cut' is set against itself"):
-        compare.forecast(named.model_copy(update={"against": {"cut": ("cut",)}}), several)
+        compare.forecast(named.with_changes(against={"cut": ("cut",)}), several)

@@ -249,7 +249,7 @@ def test_a_checkpoint_tuned_too_far_is_refused(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
     """Adapters do not carry over to another model; a random one of the same shape stands for one tuned beyond all measure."""
-    config = GUIDE.model_copy(update={"training": GUIDE.training.model_copy(update={"num_epochs": 4})})
+    config = GUIDE.with_changes(training={"schedule": {"num_epochs": 4}})
     other = ingest_model.execute(
         IngestModelConfig(source="random:llama?num_blocks=2&hidden_size=64&seed=9"), NoInputs(), store
     ).artifact
@@ -361,7 +361,7 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 def test_a_lora_at_one_scale_folds_as_any_other(
     store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
-    draw = DRAW.model_copy(update={"min_scale": 2.0, "max_scale": 2.0, "unseen_scale": 0.0})
+    draw = DRAW.with_changes(min_scale=2.0, max_scale=2.0, unseen_scale=0.0)
     at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
     training = {**TRAINING, "num_epochs": 4, "rank": 8}
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]

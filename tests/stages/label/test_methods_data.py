@@ -118,7 +118,7 @@ def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: Model
     (work / "content" / "rows.jsonl").unlink()
     assert rows_of(answer.run(config, inputs, work)) == first
     assert [path.stat().st_mtime_ns for path in shards[:-1]] == others, "what was there is not written again"
-    passing = rows_of(run(answer, config.model_copy(update={"keep": "passing"}), inputs, tmp_path, "passing"))
+    passing = rows_of(run(answer, config.with_changes(keep="passing"), inputs, tmp_path, "passing"))
     assert all(build(ANSWER_CHECKS, "contains")(row.answer, "yes", []) is None for row in passing)
     assert {row.id for row in passing} < {row.id for row in first}
 
@@ -142,7 +142,8 @@ def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path
     told_of = {"teacher": "live", "teacher_context": "skill", "objectives": {"kl": {"divergence": "forward_kl"}}}
     config = FinetuneConfig.model_validate({**QUICK, **told_of})
     inputs = FinetuneInputs(model=speaker, data=(dataset(tmp_path / "skilled", skilled),))
-    told = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
+    rows = TrainingRows.read(inputs.data, tokenizer, config.rows, reads_record=False)
+    told = with_hints(rows, tokenizer, config.teacher.context, has_both_sides=False)
     for one, row in zip(told.train, told.questions, strict=True):
         assert row is not None and one.prompt_ids == chat_prompt(tokenizer, row.question)
         assert one.hinted_ids is not None and row.skill in tokenizer.decode(list(one.hinted_ids))

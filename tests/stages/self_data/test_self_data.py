@@ -160,7 +160,7 @@ def test_recorded_teacher_of_a_reference_is_the_plain_forward(
         ids, logprobs = record.of(row)  # type: ignore[misc]
         expected = logits.log_softmax(-1).gather(-1, ids.long())
         torch.testing.assert_close(logprobs, expected, atol=2**-11 * 4.2 + 1e-4, rtol=2**-11)  # half precision
-    only_rewrites = rewrite(store, CONFIG.model_copy(update={"record": "rewrites"}), model, questions)
+    only_rewrites = rewrite(store, CONFIG.with_changes(record="rewrites"), model, questions)
     assert not any(row.recorded_in for row in read_rows(only_rewrites.path / "rows.jsonl"))
     assert not (only_rewrites.path / "logprobs").exists()
 
@@ -169,7 +169,7 @@ def test_recorded_teacher_of_a_reference_is_the_plain_forward(
 def test_interrupted_shards_are_continued_to_the_same_rows(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
-    config = CONFIG.model_copy(update={"temperature": temperature})
+    config = CONFIG.with_changes(temperature=temperature)
     whole = rewrite(Store(store.root / "other"), config, model, questions)
     from attar.stages.self_data import stage as module
 
@@ -206,9 +206,7 @@ def test_text_without_questions_is_refused(store: Store, model: ModelArtifact, t
 def test_free_texts_are_the_models_own_and_can_be_learned_from(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    config = CONFIG.model_copy(
-        update={"num_free_texts": 10, "free_text_tokens": 20, "free_text_start": "<|endoftext|>"}
-    )
+    config = CONFIG.with_changes(num_free_texts=10, free_text_tokens=20, free_text_start="<|endoftext|>")
     artifact = rewrite(store, config, model, questions)
     rows = read_rows(artifact.path / "rows.jsonl")
     free = [row for row in rows if row.source == "free"]
@@ -231,7 +229,7 @@ def test_free_texts_are_the_models_own_and_can_be_learned_from(
 
 
 def test_an_unknown_start_token_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_free_texts": 2, "free_text_start": "<nowhere>"})
+    config = CONFIG.with_changes(num_free_texts=2, free_text_start="<nowhere>")
     with pytest.raises(ValueError, match="'<nowhere>' is no token of the tokenizer"):
         rewrite(store, config, model, questions)
 
@@ -254,8 +252,8 @@ def test_of_several_samples_the_likeliest_that_passes_is_kept(
 ) -> None:
     """With no check but an end, the kept sample is the likeliest finished one of the row's own draws."""
     # short, so that some are cut; the whole vocabulary recorded, so that every drawn token is in it
-    one = CONFIG.model_copy(update={"temperature": 1.0, "max_new_tokens": 3, "num_recorded": 259})
-    several = one.model_copy(update={"num_samples_per_prompt": 4})
+    one = CONFIG.with_changes(temperature=1.0, max_new_tokens=3, num_recorded=259)
+    several = one.with_changes(num_samples_per_prompt=4)
     first, best = (rewrite(store, config, quick_to_stop, open_questions) for config in (one, several))
     rows = {row.id: row for row in read_rows(best.path / "rows.jsonl")}
     assert len({row.pass_rate for row in rows.values()}) > 1
@@ -268,7 +266,7 @@ def test_of_several_samples_the_likeliest_that_passes_is_kept(
             assert rows[row.id].source == "rewrite"
             gains.append(mean_logprob(best, rows[row.id]) - mean_logprob(first, row))
     assert min(gains) > -1e-5 and max(gains) > 0.1
-    again = several.model_copy(update={"batch_size": 4, "rows_per_shard": 12})
+    again = several.with_changes(batch_size=4, rows_per_shard=12)
     rebatched = read_rows(rewrite(store, again, quick_to_stop, open_questions).path / "rows.jsonl")
     assert [row.rewrite for row in rebatched] == [row.rewrite for row in rows.values()], "the same draws in any batch"
 
@@ -283,7 +281,7 @@ def test_the_graph_writes_what_the_model_writes(store: Store, model: ModelArtifa
     graph = export.execute(
         ExportConfig(num_prompts=1, num_new_tokens=4), ExportInputs(model=model, data=questions), store
     )
-    through_onnx = CONFIG.model_copy(update={"sampler": "onnx"})
+    through_onnx = CONFIG.with_changes(sampler="onnx")
     rows = [
         read_rows(
             self_data.execute(config, SelfDataInputs(model=one, data=questions), store).artifact.path / "rows.jsonl"
