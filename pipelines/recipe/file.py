@@ -12,7 +12,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.mistakes import RecipeError, shown
 from attar.registry.artifacts.confinement import confined
 
-RECIPES_FOLDER = Path(__file__).parent / "recipes"
+RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
 RECIPE_FIELDS = ("name", "description", "execution", "method", "nodes")
 MAX_BYTES = 1_000_000
 # A few anchors that name each other stand for billions of values.
@@ -26,9 +26,10 @@ TAG = "tag:yaml.org,2002:"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Return the recipes that come with Attar, by name; those of a folder by `folder/name`."""
-    paths = [*sorted(RECIPES_FOLDER.glob("*.yaml")), *sorted(RECIPES_FOLDER.glob("*/*.yaml"))]
-    return {path.relative_to(RECIPES_FOLDER).with_suffix("").as_posix(): path for path in paths}
+    """Return the recipes that come with Attar, by name: `folder/name`, whichever room of its folder a recipe lies in."""
+    folders = {path: path.relative_to(RECIPES_FOLDER).parts[:-1] for path in RECIPES_FOLDER.rglob("*.yaml")}
+    named = {"/".join([*rooms[:1], path.stem]): path for path, rooms in folders.items()}
+    return dict(sorted(named.items(), key=lambda item: ("/" in item[0], item[0])))
 
 
 def read_document(name_or_path: str) -> dict[str, Any]:

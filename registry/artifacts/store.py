@@ -8,13 +8,11 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attar.registry.artifacts.cost import Cost
 from attar.registry.artifacts.disk_space import check_space, drop_output, full_error
-from attar.registry.artifacts.environment import describe_environment
 from attar.registry.artifacts.files import (
     delete,
     folder_bytes,
@@ -24,7 +22,7 @@ from attar.registry.artifacts.files import (
     num_bytes_asked,
     write_synced,
 )
-from attar.registry.artifacts.fingerprint import content_fingerprint, folder_digests
+from attar.registry.artifacts.fingerprint import folder_digests
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.manifest import (
     CONTENT,
@@ -36,6 +34,7 @@ from attar.registry.artifacts.manifest import (
     sealed,
     told,
 )
+from attar.registry.artifacts.slot import Slot, manifest_of
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -44,18 +43,6 @@ logger = logging.getLogger(__name__)
 # What a work folder is for: left behind by a crash, it should say so.
 WORK = "work.json"
 A = TypeVar("A", bound=Artifact)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Slot:
-    """Which work fills a place in the store: the stage, its version, its config and the keys and fingerprints of its inputs."""
-
-    stage: str
-    version: int
-    config: dict[str, Any]
-    inputs: dict[str, list[dict[str, str]]]
-    # Free space the build is expected to take, in bytes; checked before it starts. 0: not known.
-    expected_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -245,22 +232,7 @@ class Store:
         return replace(handle(place, read_manifest(place)))  # type: ignore[return-value]
 
     def _seal(self, slot: Slot, draft: Artifact, aside: Path, key: str, cost: dict[str, float]) -> None:
-        files = folder_digests(aside / CONTENT)
-        manifest = {
-            "kind": draft.kind,
-            "key": key,
-            "fingerprint": content_fingerprint(files),
-            "stage": slot.stage,
-            "version": slot.version,
-            "config": slot.config,
-            "inputs": slot.inputs,
-            "facts": draft.facts,
-            "files": files,
-            "num_bytes": sum(entry["bytes"] for entry in files.values()),
-            **cost,
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "environment": describe_environment(),
-        }
+        manifest = manifest_of(slot, draft, key, folder_digests(aside / CONTENT), cost)
         check_files(aside, manifest)  # a link would be gone, or something else, on the next look
         write_synced(aside / MANIFEST, json.dumps(sealed(manifest), indent=1, sort_keys=True))
 

@@ -20,10 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 # Python and the libraries of a check, on a machine that is busy
 START_SECONDS = 120.0
-PROGRAM = "import sys; sys.path.insert(0, sys.argv[1]); from attar.stages.runtime.bounded_call import serve; serve(float(sys.argv[2]), int(sys.argv[3]))"
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[1]); "
+    "from attar.stages.runtime.bounded_call import serve; serve(float(sys.argv[2]), int(sys.argv[3]))"
+)
 
 
 class TookTooMuch(Exception):

@@ -18,7 +18,7 @@ from typing import IO
 
 import psutil
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from attar.stages.runtime.tested_code import run; del sys.path[0]; "
     "run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])"

@@ -32,7 +32,7 @@ from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
 
-README = (Path(__file__).parents[2] / "README.md").read_text()
+README = (Path(__file__).parents[3] / "README.md").read_text()
 QUESTIONS = [{"question": f"What is {a} plus 2?", "answer": str(a + 2), "verifier": "number"} for a in range(8)]
 SCORES = EvaluateConfig(
     max_rows=2,

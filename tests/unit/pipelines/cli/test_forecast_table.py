@@ -81,7 +81,7 @@ def test_the_plan_has_work_for_trainings_and_rewrites_and_dashes_for_the_rest(tm
         assert rows["prose"]["FLOPs"] == rows["prose"]["minutes"] == UNKNOWN
         assert "0.00" not in {value for row in rows.values() for value in row.values()}
     # each row for 4 epochs, at 200 tokens; forward and back, two FLOPs a parameter each, over a model without 6 of its 30 blocks
-    text = (Path("stages") / "shipped" / "everyday.jsonl").read_text()
+    text = (Path("stages/ingest/shipped") / "everyday.jsonl").read_text()
     num_rows = sum(1 for line in text.splitlines() if line.strip())
     student = next(one for one in plan if one.node.name == "student")
     num_parameters = 134515008 - 106202880 * 6 // 30

@@ -14,7 +14,7 @@ from attar.pipelines.cli.method_table import composition, method_recipes, method
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import build_recipe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 METHODS = [name for name in shipped_recipes() if name.startswith("methods/")]
 
 

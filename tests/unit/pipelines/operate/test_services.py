@@ -223,7 +223,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_doctor_finds_nothing_bad_in_a_sound_home(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # what this tree asks for: an editable installation remembers what an older one did
-    wanted = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["dependencies"]
+    wanted = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]["dependencies"]
     monkeypatch.setattr("attar.pipelines.operate.doctor.metadata.requires", lambda package: wanted)
     # a sound machine as well: the one the tests run on may have a full disk, or a GPU that this torch cannot use
     monkeypatch.setattr("attar.pipelines.operate.doctor.free_bytes", lambda place: 10**12)

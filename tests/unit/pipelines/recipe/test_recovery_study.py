@@ -19,7 +19,7 @@ from attar.pipelines.recipe.whole import Recipe, build_recipe
 from attar.registry.artifacts.store import Store
 from attar.stages.ingest.tiny_model import random_model
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 FOLDER = ROOT / "benchmarks" / "recovery"
 NUM_BLOCKS, STEPS, ROWS = 30, 48, 300
 CASES = [(num_removed, seed) for num_removed in range(2, 11) for seed in range(3)]
