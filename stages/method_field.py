@@ -6,13 +6,14 @@ import dataclasses
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 from pydantic_core import core_schema
 
-from attar.compressors.catalogue import did_you_mean
-from attar.stages.finetune.objective_spec import built
+from attar.compressors.catalogue import build, did_you_mean
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class MethodField:
         if not kind:
             raise ValueError(f"{self.what} has no kind.{did_you_mean('', self.table)}")
         params = {name: param for name, param in value.items() if name != "kind"}
-        return built(self.table, {str(kind): params}, self.what)
+        return build_named(self.table, str(kind), params, self.what)
 
     def kind(self, method: Any) -> str:
         """Return the name of a method."""
@@ -55,6 +56,20 @@ class MethodField:
         kind = self.kind(method)
         params = {entry.name: getattr(method, entry.name) for entry in dataclasses.fields(method)}
         return {"kind": kind, **params}
+
+
+def build_named(table: Mapping[str, type[T]], name: str, params: Mapping[str, Any], what: str) -> T:
+    """Return the method of that name. Raises ValueError that says which field of the config is wrong."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}.{did_you_mean(name, table)}")
+    try:
+        return build(table, name, params)
+    except TypeError as error:  # a parameter without a default is missing, or has no number where one must be
+        raise ValueError(
+            f"{what} {name!r}: {str(error).removeprefix(table[name].__name__ + '.__init__() ')}"
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{what} {name!r}: {error}") from error
 
 
 def _schema(name: str, method: type[Any]) -> dict[str, Any]:

@@ -210,7 +210,7 @@ def main() -> None:
 
 def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) -> tuple[Any, list[Any], set[str]]:
     from attar.pipelines.cli.cautions import cautions
-    from attar.pipelines.flat_form import flat_caution
+    from attar.pipelines.recipe.flat_form import flat_caution
     from attar.pipelines.recipe.mistakes import one_line
     from attar.pipelines.recipe.plan import make_plan
     from attar.pipelines.recipe.whole import load_recipe

@@ -8,9 +8,9 @@ from graphlib import CycleError, TopologicalSorter
 from typing import Any
 
 from attar.compressors.catalogue import did_you_mean
-from attar.pipelines.flat_form import flat_fields, renew_node
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
+from attar.pipelines.recipe.flat_form import flat_fields, renew_node
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
