@@ -85,7 +85,7 @@ def main(
         pairs = pairs_of(model, data, tokens)
         found = {}
         for way in WAYS:
-            config = FinetuneConfig(**TRAINING, adapt_blocks=way, precision=dtype)  # type: ignore[arg-type]
+            config = FinetuneConfig(adapt={"blocks": way}, compute={"precision": dtype}, **TRAINING)  # type: ignore[arg-type]
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:
                 found[way] = own_process.submit(trained, config, inputs, original, pairs).result()
     report(found, dtype)
@@ -103,7 +103,7 @@ def prepared(
         read.append(ingest_data.execute(asked, NoInputs(), store).artifact)
         told = RecordConfig(max_rows=count, precision=dtype)  # type: ignore[arg-type]
         recorded.append(record.execute(told, RecordInputs(model=original, data=read[-1]), store).artifact)
-    cut = PruneConfig(blocks=[*REMOVED], patch="linear", num_samples=PATCH_ROWS, precision=dtype)  # type: ignore[arg-type]
+    cut = PruneConfig(blocks=[*REMOVED], patch={"kind": "linear", "num_samples": PATCH_ROWS, "precision": dtype})  # type: ignore[arg-type]
     student = prune.execute(cut, PruneInputs(model=original, data=(read[0],)), store).artifact
     return FinetuneInputs(model=student, data=tuple(recorded)), original.path
 

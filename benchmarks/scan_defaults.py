@@ -111,7 +111,7 @@ def scanned(whole: Any, folder: Path, data: Path) -> dict[Setting, Scores]:
                 counts = asked.num_samples, asked.max_tokens
                 samples = calibration_samples(folder, rows, *counts, prepend_bos=asked.prepend_bos)
                 for kind in get_args(CountedTokens):
-                    config = ScanConfig(metrics=[*COSINE_METRICS], tokens=kind, **options)  # type: ignore[arg-type]
+                    config = ScanConfig(metrics=[*COSINE_METRICS], calibration={"tokens": kind}, **options)  # type: ignore[arg-type]
                     found = ScanRun(config, whole, samples).window_scores()
                     scores |= {Setting(name, kind, first_token, metric): table for metric, table in found.items()}
     return scores

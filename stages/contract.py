@@ -47,12 +47,12 @@ def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping
     """Return `content` with changes in it, in the configs within too; another kind brings its own fields."""
     merged = dict(content)
     for name, value in changes.items():
-        before, inner = merged.get(name), member_of(model, name, value)
+        before = merged.get(name)
         merged[name] = value
-        if inner is None or not isinstance(before, Mapping) or not isinstance(value, Mapping):
-            continue
-        if value.get("kind", before.get("kind")) == before.get("kind"):
-            merged[name] = _merged(inner, before, value)
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            inner = member_of(model, name, {**before, **value})
+            if inner is not None and inner is member_of(model, name, before):
+                merged[name] = _merged(inner, before, value)
     return merged
 
 

@@ -26,7 +26,9 @@ from attar.stages.merge.search import dev_rows
 from attar.stages.runtime.progress import Note, listen
 
 TRAINING = FinetuneConfig(
-    objectives={"next_token": 1.0}, num_epochs=1, tokens_per_step=512, tokens_per_micro_batch=512, precision="float32"
+    objectives={"next_token": 1.0},
+    schedule={"num_epochs": 1, "tokens_per_step": 512},
+    compute={"tokens_per_micro_batch": 512, "precision": "float32"},
 )
 
 

@@ -35,16 +35,12 @@ from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
 
 CONFIG = FinetuneConfig(
-    method="full",
+    adapt={"kind": "full"},
     objectives={"forward_kl": 1.0},
-    learn="all",
-    num_epochs=12,
-    learning_rate=3e-3,
-    tokens_per_step=256,
-    tokens_per_micro_batch=256,
-    eval_every=4,
-    patience=0,
-    precision="float32",
+    rows={"learn": "all"},
+    schedule={"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 256},
+    compute={"tokens_per_micro_batch": 256, "precision": "float32"},
+    heldout={"every": 4, "patience": 0},
 )
 PROSE = "The quick brown fox jumps over the lazy dog, and then it rests a while. " * 40
 
@@ -245,7 +241,7 @@ def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(
     store: Store, model: ModelArtifact, pruned: ModelArtifact, questions: DatasetArtifact
 ) -> None:
     with pytest.raises(ValueError, match="teacher.run_once is true, but the node has no input `teacher`"):
-        finetune.forecast(CONFIG.with_changes(run_teacher_once=True), {"model": ({},), "data": ({},)})
+        finetune.forecast(CONFIG.with_changes(teacher={"run_once": True}), {"model": ({},), "data": ({},)})
     for changes in ({"rollout": "student"}, {"objectives": {"relation": {"divergence": "attention_relation"}}}):
         with pytest.raises(ValueError, match="run_teacher_once keeps the teacher's last states of given answers"):
             FinetuneConfig(**{"run_teacher_once": True, "objectives": {"forward_kl": 1.0}, **changes})
@@ -287,9 +283,9 @@ def _interrupted_after_a_checkpoint(run: TrainingRun) -> None:
 
 def test_part_of_the_vocabulary_is_refused_where_it_would_not_do() -> None:
     with pytest.raises(ValueError, match=r"vocabulary_sample is for a live teacher, .* accepted: 0, or the input"):
-        finetune.forecast(CONFIG.with_changes(vocabulary_sample=64), {"model": ({},), "data": ({},)})
+        finetune.forecast(CONFIG.with_changes(compute={"vocabulary_sample": 64}), {"model": ({},), "data": ({},)})
     with pytest.raises(ValueError, match="vocabulary_sample is for given answers; accepted with a rollout: 0"):
-        FinetuneConfig(vocabulary_sample=64, rollout="student", objectives={"forward_kl": 1.0})
+        FinetuneConfig(compute={"vocabulary_sample": 64}, rollout={"kind": "student"}, objectives={"forward_kl": 1.0})
     tempered = {"soft": {"divergence": "forward_kl", "target": {"temper": {"temperature": 2.0}}}}
     heavy = {"sharp": {"divergence": "forward_kl", "token_weight": {"confident": {"max_entropy_nats": 1.0}}}}
     for objectives in (tempered, heavy):
@@ -384,7 +380,7 @@ def test_several_data_sets_train_together_by_shares(
     config, inputs = RecordConfig(num_recorded=259, precision="float32"), RecordInputs(model=model, data=questions)
     answers = record.execute(config, inputs, store).artifact
     with pytest.raises(ValueError, match="shares has 1 numbers for 2 inputs of data"):
-        finetune.forecast(CONFIG.with_changes(shares=[1.0]), {"model": ({},), "data": ({}, {})})
+        finetune.forecast(CONFIG.with_changes(rows={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
     adapter = train(store, pruned, recorded, answers, shares=[0.5, 0.5], num_epochs=4)
     heldout = curve(adapter, "heldout_forward_kl_nats")
     assert min(heldout) < 0.9 * heldout[0]
@@ -420,7 +416,7 @@ def test_wrong_wishes_are_refused_in_one_line(
     with pytest.raises(ValueError, match="targets nope name no matrix"):
         train(store, pruned, recorded, method="lora", targets=["nope"])
     with pytest.raises(ValueError, match="quantized_base is 'nf4', but method 'full' trains the base itself"):
-        FinetuneConfig(method="full", quantized_base="nf4")
+        FinetuneConfig(adapt={"kind": "full", "quantized_base": "nf4"})
     with pytest.raises(ValueError, match="vocabulary mismatch: model 10, teacher 12 tokens"):
         finetune.forecast(CONFIG, {"model": ({"vocab_size": 10},), "data": ({},), "teacher": ({"vocab_size": 12},)})
 

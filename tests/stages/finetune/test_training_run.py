@@ -25,18 +25,18 @@ from attar.stages.runtime.progress import Metric, Note, listen
 
 # The learning rate never falls, so that the first steps are the same however many follow.
 CONFIG = FinetuneConfig(
-    method="full",
+    adapt={"kind": "full"},
     objectives={"next_token": 1.0},
-    num_epochs=100,
-    max_steps=12,
-    learning_rate=1e-3,
-    decay="none",
-    warmup_fraction=0.0,
-    tokens_per_step=512,
-    tokens_per_micro_batch=512,
-    eval_every=2,
-    patience=2,
-    precision="float32",
+    schedule={
+        "num_epochs": 100,
+        "max_steps": 12,
+        "learning_rate": 1e-3,
+        "decay": "none",
+        "warmup_fraction": 0.0,
+        "tokens_per_step": 512,
+    },
+    compute={"tokens_per_micro_batch": 512, "precision": "float32"},
+    heldout={"every": 2, "patience": 2},
 )
 
 
@@ -219,7 +219,7 @@ def test_a_second_stage_that_reads_higher_is_not_thrown_away(
     teacher = ingest_model.execute(source, NoInputs(), store).artifact
     switch = {"switch_divergence": {"to": "jeffreys", "at_fraction": 0.5}}
     objectives = {"own": ObjectiveSpec(divergence="forward_kl", schedule=switch)}
-    config = CONFIG.with_changes(objectives=objectives, patience=0, learning_rate=3e-4)
+    config = CONFIG.with_changes(objectives=objectives, heldout={"patience": 0}, schedule={"learning_rate": 3e-4})
     notes: list[str] = []
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         inputs = FinetuneInputs(model=model, data=(questions,), teacher=teacher)

@@ -96,4 +96,4 @@ def test_gates_refuse(store: Store, changes: dict[str, float], message: str) -> 
 
 def test_a_range_without_width_is_refused() -> None:
     with pytest.raises(ValueError, match="min_scale 2 is not below max_scale 2"):
-        DenoiseConfig(min_scale=2.0, max_scale=2.0)
+        DenoiseConfig(adapter={"min_scale": 2.0, "max_scale": 2.0})

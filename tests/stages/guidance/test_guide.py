@@ -49,11 +49,8 @@ LETTERS = "abcdefghijkl"
 STYLES = 6
 NUM_NEW = 16
 DRAW = GuideDataConfig(
-    min_scale=1.0,
-    max_scale=3.0,
-    unseen_scale=2.0,
-    num_samples_per_prompt=6,
-    max_new_tokens=NUM_NEW,
+    scales={"min": 1.0, "max": 3.0, "unseen": 2.0},
+    drawing={"num_samples": 6, "max_new_tokens": NUM_NEW},
     num_recorded=259,
     batch_size=64,
     precision="float32",
@@ -361,7 +358,7 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 def test_a_lora_at_one_scale_folds_as_any_other(
     store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
-    draw = DRAW.with_changes(min_scale=2.0, max_scale=2.0, unseen_scale=0.0)
+    draw = DRAW.with_changes(scales={"min": 2.0, "max": 2.0, "unseen": 0.0})
     at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
     training = {**TRAINING, "num_epochs": 4, "rank": 8}
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]

@@ -75,7 +75,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def build(store: Store, original: ModelArtifact, questions: DatasetArtifact) -> dict:
     found = scan.execute(
-        ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=original, data=questions), store
+        ScanConfig(calibration={"num_samples": 4, "max_tokens": 32}), ScanInputs(model=original, data=questions), store
     ).artifact
     model = prune.execute(PruneConfig(num_blocks=1), PruneInputs(model=original, scan=found), store).artifact
     graph = export.execute(
@@ -235,7 +235,7 @@ def test_several_graphs_lie_side_by_side_in_one_version(
         "onnx-int4": {"bits": 4, "head_bits": 4},
         "onnx-dynamic-int8": {"kind": "dynamic", "method": "nearest"},
     }.items():
-        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16, **options)
+        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16}, **options)
         given = QuantizeInputs(model=released["graph"], data=questions)
         small[name] = quantize.execute(config, given, here).artifact
     scores = evaluate.execute(SCORES, EvaluateInputs(model=small["onnx-int8"], tasks=(questions,)), here).artifact

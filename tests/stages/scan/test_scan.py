@@ -31,7 +31,11 @@ SMALL = {"num_samples": 4, "num_loss_samples": 2, "max_tokens": 32}
 def everything(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> ScanArtifact:
     """A scan with every metric of the catalogue."""
     config = ScanConfig(
-        **SMALL, metrics=list(BLOCK_METRICS), sizes=[1, 2], num_greedy_steps=2, protect_first=1, measure_latency=True
+        metrics=list(BLOCK_METRICS),
+        sizes=[1, 2],
+        greedy={"num_steps": 2, "protect_first": 1},
+        measure_latency=True,
+        **SMALL,
     )
     return scan.execute(config, ScanInputs(model=model, data=questions), shared_store).artifact
 
@@ -131,7 +135,7 @@ def test_tokens_and_first_token_change_the_scores(
     seen = []
     for option in options:
         inputs = ScanInputs(model=model, data=questions)
-        config = ScanConfig(num_samples=4, max_tokens=64, metrics=["block_influence"], **option)
+        config = ScanConfig(calibration={"num_samples": 4, "max_tokens": 64}, metrics=["block_influence"], **option)
         scanned = scan.execute(config, inputs, store).artifact
         seen.append(read_scores(scanned.path / "windows.csv", "block_influence")[0, 1])
     # the byte tokenizer's template begins with the first token already: nothing to prepend
@@ -161,7 +165,7 @@ def test_text_shorter_than_one_piece_is_refused(store: Store, model: ModelArtifa
     short = ingested(store, tmp_path, "The boat came in at dawn.")
     with pytest.raises(ValueError, match="the calibration text has 25 tokens, less than one piece of max_tokens = 256"):
         scan.execute(ScanConfig(), ScanInputs(model=model, data=short), store)
-    assert scan.execute(ScanConfig(max_tokens=16), ScanInputs(model=model, data=short), store).artifact
+    assert scan.execute(ScanConfig(calibration={"max_tokens": 16}), ScanInputs(model=model, data=short), store).artifact
 
 
 def test_a_data_set_without_training_rows_is_refused(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_a_data_set_without_training_rows_is_refused(store: Store, model: ModelA
 
 
 def test_no_answer_within_the_cut_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    config = ScanConfig(max_tokens=8, tokens="answer")
+    config = ScanConfig(calibration={"max_tokens": 8, "tokens": "answer"})
     with pytest.raises(ValueError, match="tokens is 'answer', but no answer begins within max_tokens = 8"):
         scan.execute(config, ScanInputs(model=model, data=questions), store)
 

@@ -43,7 +43,9 @@ def test_a_pass_rate_of_one_answer_is_refused_and_so_are_equal_answers(writer: s
 
 
 def test_a_pass_rate_that_the_rows_bring_along_needs_no_rollout() -> None:
-    assert FinetuneConfig(objectives={"own": KERNEL}, teacher="start").reduction.objectives
+    assert FinetuneConfig(
+        objectives={"own": KERNEL}, teacher={"kind": "self", "rule": {"kind": "start"}}
+    ).reduction.objectives
 
 
 @pytest.mark.parametrize("divergence", ["student_entropy", "cross_entropy"])
@@ -52,18 +54,28 @@ def test_what_reads_single_entries_is_refused_over_a_part_of_the_vocabulary(dive
     objective = {"divergence": divergence}
     message = re.escape("objectives.own reads the probability of single entries")
     with pytest.raises(ValueError, match=message):
-        FinetuneConfig(objectives={"own": objective}, teacher="start", vocabulary_sample=100)
-    assert FinetuneConfig(objectives={"own": objective}, teacher="start").reduction.objectives
+        FinetuneConfig(
+            objectives={"own": objective},
+            teacher={"kind": "self", "rule": {"kind": "start"}},
+            compute={"vocabulary_sample": 100},
+        )
+    assert FinetuneConfig(
+        objectives={"own": objective}, teacher={"kind": "self", "rule": {"kind": "start"}}
+    ).reduction.objectives
 
 
 def test_what_is_right_over_a_part_of_the_vocabulary_stays() -> None:
     labels = {"divergence": "cross_entropy", "target": {"identity": {"of": "labels"}}}
     for objective in (1.0, labels, {"divergence": "forward_kl"}, {"divergence": "total_variation"}):
         name = "next_token" if objective == 1.0 else "own"
-        assert FinetuneConfig(objectives={name: objective}, teacher="start", vocabulary_sample=100).vocabulary_sample
+        assert FinetuneConfig(
+            objectives={name: objective},
+            teacher={"kind": "self", "rule": {"kind": "start"}},
+            compute={"vocabulary_sample": 100},
+        ).vocabulary_sample
 
 
 def test_scales_that_are_all_one_are_refused_before_anything_is_drawn() -> None:
     with pytest.raises(ValueError, match="min_scale and max_scale are 1, which is no guidance"):
-        GuideDataConfig(min_scale=1.0, max_scale=1.0)
-    assert GuideDataConfig(min_scale=2.0, max_scale=2.0)
+        GuideDataConfig(scales={"min": 1.0, "max": 1.0})
+    assert GuideDataConfig(scales={"min": 2.0, "max": 2.0})
