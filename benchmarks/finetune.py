@@ -149,7 +149,7 @@ def ours(
     model = ingested(student, store)
     if kind == "offline_kl_after_cut":
         more["adapt_blocks"] = "after_cut"
-        model = replace(model, facts={**model.facts, "removed_blocks": ",".join(map(str, REMOVED))})
+        model = replace(model, facts={**model.facts, "removed_blocks": tuple(REMOVED)})
     if "run once" in way:
         more["run_teacher_once"] = True
     config = FinetuneConfig(

@@ -17,7 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
-from attar.stages.older_fields import Moved, member_of, renewed
+from attar.stages.runtime.older_fields import Moved, member_of, renewed
 from attar.stages.runtime.progress import Metric, listen, note
 
 C = TypeVar("C", bound="StageConfig")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.compressors.catalogue import MAX_NAME_LENGTH, did_you_mean
 from attar.pipelines.recipe.mistakes import MAX_LINES, shown
-from attar.stages.older_fields import member_of, models_in
+from attar.stages.runtime.older_fields import member_of, models_in
 
 if TYPE_CHECKING:
     from pydantic import BaseModel, ValidationError
@@ -57,18 +57,20 @@ def _line(complaint: Any, path: Path, config_type: type[BaseModel], given: Any) 
 
 
 def _close_field(name: str, model: type[BaseModel]) -> str:
-    """Return what a field that is not there could be: one beside it, else one within those beside it, by its path."""
+    """Return what a field that is not there could be: one beside it, or one within those beside it by its path."""
+    within = {
+        inner: f"{outer}.{inner}"
+        for outer, field in model.model_fields.items()
+        for member in models_in(field.annotation)
+        for inner in member.model_fields
+    }
     known = did_you_mean(name, model.model_fields)
-    if known.startswith(" Known"):
-        within = {
-            inner: f"{outer}.{inner}"
-            for outer, field in model.model_fields.items()
-            for member in models_in(field.annotation)
-            for inner in member.model_fields
-        }
-        close = difflib.get_close_matches(name[:MAX_NAME_LENGTH], within, n=1, cutoff=0.5)
-        return f" Did you mean {within[close[0]]!r}?{known}" if close else known
-    return known
+    close = difflib.get_close_matches(
+        name[:MAX_NAME_LENGTH], within.keys() | model.model_fields.keys(), n=1, cutoff=0.5
+    )
+    if not close or close[0] in model.model_fields:
+        return known
+    return f" Did you mean {within[close[0]]!r}? Known:{known.rpartition(' Known:')[2]}"
 
 
 def _model_at(model: type[BaseModel] | None, path: Path, given: Any) -> type[BaseModel] | None:

@@ -9,7 +9,7 @@ import yaml
 
 from attar.pipelines.recipe.mistakes import one_line
 from attar.stages.catalogue import STAGES
-from attar.stages.older_fields import renewed
+from attar.stages.runtime.older_fields import renewed
 
 # Nodes that the line names, and how much of the new form it shows.
 MAX_NAMES, MAX_SHOWN = 3, 300

@@ -15,7 +15,7 @@ from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
-from attar.stages.older_fields import renewed
+from attar.stages.runtime.older_fields import renewed
 
 NODE_FIELDS = ("stage", "config", "inputs", "execution")
 # Names become folders, files and tags.

@@ -13,8 +13,14 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank
-from attar.stages.finetune.distillation_config import check_rollout, check_sample, check_source, check_views
-from attar.stages.finetune.objective_spec import ObjectiveSpec, objective_of, read_objective, views_read
+from attar.stages.finetune.distillation_config import (
+    check_rollout,
+    check_sample,
+    check_source,
+    check_views,
+    uses_teacher,
+)
+from attar.stages.finetune.objective_spec import ObjectiveSpec, objective_of, read_objective
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
@@ -26,10 +32,11 @@ from attar.stages.finetune.teacher_config import (
     Rollout,
     Teacher,
     flat_teacher,
+    has_both_sides,
     kind_of_source,
     policy_of,
 )
-from attar.stages.older_fields import NOTHING, Moved, kind_of, within
+from attar.stages.runtime.older_fields import NOTHING, Moved, kind_of, within
 
 LOW_RANK = ("lora", "rslora", "dora")
 # Where the fields of the flat form are now.
@@ -54,10 +61,14 @@ FLAT = {
 }
 
 
+# answers: those of the answers, and of plain text. all: prompts included.
+Learned = Literal["answers", "all"]
+
+
 class RowsConfig(StageConfig):
     """Which tokens of the data are learned."""
 
-    learn: Literal["answers", "all"] = "answers"
+    learn: Learned = "answers"
     """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
 
     shares: list[float] = []
@@ -146,8 +157,8 @@ class FinetuneConfig(StageConfig):
         for name, kind in (teacher | sources).items():
             check_source(name, kind, self.adapt.kind, trains_base=self.adapt.trains_base)
         check_views(objectives, sources)
-        check_rollout(objectives, policy, context, has_sides=self.has_both_sides)
-        if self.has_both_sides and (context == NO_CONTEXT or not context.is_known_before):
+        check_rollout(objectives, policy, context, has_sides=has_both_sides(self.rollout))
+        if has_both_sides(self.rollout) and (context == NO_CONTEXT or not context.is_known_before):
             raise ValueError(
                 "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
@@ -175,11 +186,6 @@ class FinetuneConfig(StageConfig):
         return FinetuneConfig.model_validate({**content, "fitted": ""})
 
     @property
-    def has_both_sides(self) -> bool:
-        """True when the data's answers are learned twice: behind the plain prompt, and behind what the teacher reads."""
-        return policy_of(self.rollout) is None and self.rollout != DataWrites()
-
-    @property
     def reduction(self) -> Reduction:
         """The objectives that count, with their weights and schedules."""
         weights, schedules, objectives = {}, {}, {}
@@ -192,17 +198,6 @@ class FinetuneConfig(StageConfig):
                 if changes:
                     schedules[name] = changes
         return Reduction(objectives, weights, schedules=schedules)
-
-    @property
-    def uses_teacher(self) -> bool:
-        """True when an objective reads the teacher, or a rollout lets it write."""
-        policy = policy_of(self.rollout)
-        writes = policy is not None and "teacher" in policy.writers
-        return writes or any("teacher" in views_read(one) for one in self.reduction.objectives.values())
-
-    def reads_record(self, has_teacher_input: bool) -> bool:
-        """True when the teacher is the one recorded in the data."""
-        return self.teacher.reads_record(has_teacher_input) and self.uses_teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,6 +217,7 @@ class FinetuneInputs:
 def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool) -> None:
     """Raise ValueError when a source is an input that is not given, or the teacher is asked for twice."""
     teacher, anchor, policy = config.teacher, kind_of_source(config.anchor), policy_of(config.rollout)
+    reads_record = teacher.reads_record(has_teacher) and uses_teacher(config.reduction.objectives, policy)
     if teacher.kind == "input" and not has_teacher:
         raise ValueError("teacher is 'input', but the node has no input `teacher`")
     if has_teacher and teacher.kind not in ("auto", "input"):
@@ -232,7 +228,7 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
         raise ValueError(
             "teacher.run_once is true, but the node has no input `teacher`; accepted: false, or that input"
         )
-    if config.compute.vocabulary_sample and config.reads_record(has_teacher):
+    if config.compute.vocabulary_sample and reads_record:
         raise ValueError(
             "compute.vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, "
             "or the input `teacher`"
@@ -243,5 +239,5 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
         raise ValueError(f"anchor is {anchor!r}, but the node has an input `anchor`; set anchor to {{kind: input}}")
     if bool(config.fitted) != has_fitted:
         raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
-    if policy is not None and "teacher" in policy.writers and config.reads_record(has_teacher):
+    if policy is not None and "teacher" in policy.writers and reads_record:
         raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")

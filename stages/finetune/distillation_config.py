@@ -21,6 +21,12 @@ def check_source(name: str, kind: str, adapt_kind: str, *, trains_base: bool) ->
         )
 
 
+def uses_teacher(objectives: Mapping[str, Objective], policy: RolloutPolicy | None) -> bool:
+    """Say whether an objective reads the teacher, or a rollout lets it write."""
+    writes = policy is not None and "teacher" in policy.writers
+    return writes or any("teacher" in views_read(objective) for objective in objectives.values())
+
+
 def check_views(objectives: Mapping[str, Objective], sources: Mapping[str, str]) -> None:
     """Raise ValueError when an objective reads a source that is none; `sources` says of what kind each is."""
     for name, objective in objectives.items():

@@ -18,7 +18,7 @@ from attar.compressors.distill.losses.traits import Traits
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
 from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS, Route
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
-from attar.stages.method_field import build_named
+from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
 KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES

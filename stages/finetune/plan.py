@@ -14,13 +14,15 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, RowsConfig
+from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.objective_spec import views_read
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, schedule_of
-from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of, rule_of
+from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, rule_of
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 
@@ -80,14 +82,24 @@ class TrainingPlan:
     @staticmethod
     def of(config: FinetuneConfig, inputs: FinetuneInputs) -> TrainingPlan:
         """Return the plan of a config for what the node is given. Raises ValueError when the model's record lacks what it takes."""
-        device = pick_device()
+        if inputs.fitted is not None:
+            config = config.with_fitted(float(inputs.fitted.facts["value"]))
+        device, reduction, policy = pick_device(), config.reduction, policy_of(config.rollout)
+        reads_record = config.teacher.reads_record(inputs.teacher is not None)
+        reads_record = reads_record and uses_teacher(reduction.objectives, policy)
         return TrainingPlan(
             device=device,
             dtype=pick_dtype(config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
-            reduction=config.reduction,
-            teaching=_teaching(config, inputs),
-            rollout=policy_of(config.rollout),
+            reduction=reduction,
+            teaching=Teaching(
+                sources=_sources(config, inputs, reduction, reads_record=reads_record),
+                reads_record=reads_record,
+                is_run_once=config.teacher.run_once,
+                context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
+                has_both_sides=has_both_sides(config.rollout),
+            ),
+            rollout=policy,
             rows=config.rows,
             schedule=schedule_of(config.schedule, config.compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
@@ -112,28 +124,26 @@ def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: Facts) -> Ada
 
 def first_block_after_cut(facts: Facts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = str(facts.get("removed_blocks", ""))
+    removed = several(facts, "removed_blocks")
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
-    return max(0, min(map(int, removed.split(","))) - 1)
+    return max(0, min(removed) - 1)
 
 
-def _teaching(config: FinetuneConfig, inputs: FinetuneInputs) -> Teaching:
-    reads_record = config.reads_record(inputs.teacher is not None)
-    read = {view for objective in config.reduction.objectives.values() for view in views_read(objective)}
-    read = read - {"teacher"} | ({"teacher"} if config.uses_teacher and not reads_record else set())
+def _sources(
+    config: FinetuneConfig, inputs: FinetuneInputs, reduction: Reduction, *, reads_record: bool
+) -> dict[ViewName, Source]:
+    """Return who stands behind each view that an objective reads or, the teacher's, a rollout lets write."""
+    objectives = reduction.objectives
+    read = {view for objective in objectives.values() for view in views_read(objective)} - {"teacher"}
+    if not reads_record and uses_teacher(objectives, policy_of(config.rollout)):
+        read.add("teacher")
     sources: dict[ViewName, Source] = {
         "teacher": _source(config.teacher.rule, inputs.teacher),
         "past": _source(rule_of(config.past), None),
         "anchor": _source(rule_of(config.anchor), inputs.anchor),
     }
-    return Teaching(
-        sources={name: source for name, source in sources.items() if name in read and source != Source()},
-        reads_record=reads_record,
-        is_run_once=config.teacher.run_once,
-        context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
-        has_both_sides=config.has_both_sides,
-    )
+    return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
 def _source(rule: SelfRule | None, model: ModelArtifact | None) -> Source:

@@ -22,7 +22,7 @@ from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifa
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record
+from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.objective_spec import traits_of
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
@@ -51,8 +51,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_anchor=bool(inputs.get("anchor")),
         has_fitted=bool(inputs.get("fitted")),
     )
-    if config.reads_record(bool(teacher)):
-        check_record(config.reduction.objectives, data, config.teacher.context)
+    objectives = config.reduction.objectives
+    if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+        check_record(objectives, data, config.teacher.context)
     others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
     for who, other in [(who, one) for who, several in others for one in several]:
         check_vocabulary(model, other, who)
@@ -82,8 +83,6 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
-    if inputs.fitted is not None:
-        config = config.with_fitted(float(inputs.fitted.facts["value"]))
     plan = TrainingPlan.of(config, inputs)
     device = plan.device
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
@@ -99,7 +98,13 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     """Return the training before its first step: student, teacher, rows and frozen states in place."""
     objectives, teaching, limit = plan.reduction.objectives, plan.teaching, plan.schedule.tokens_per_micro_batch
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = TrainingRows.read(inputs.data, tokenizer, plan.rows, reads_record=teaching.reads_record)
+    rows = TrainingRows.read(
+        inputs.data,
+        tokenizer,
+        learn=plan.rows.learn,
+        max_tokens=plan.rows.max_tokens,
+        reads_record=teaching.reads_record,
+    )
     rows.check(objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
     rows = with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
     base, student = _student(plan, inputs.model)

@@ -11,8 +11,8 @@ from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
 from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
 from attar.stages.contract import StageConfig, default_kind
-from attar.stages.method_field import MethodField
-from attar.stages.older_fields import NOTHING, kind_of
+from attar.stages.runtime.method_field import MethodField
+from attar.stages.runtime.older_fields import NOTHING, kind_of
 
 Context = Annotated[ContextBuilder, MethodField(CONTEXTS, "teacher context", "none")]
 NO_CONTEXT = CONTEXTS["none"]()
@@ -138,6 +138,11 @@ def kind_of_source(source: SelfRule | NoSource | InputModel) -> str:
 def policy_of(rollout: RolloutPolicy | DataWrites) -> RolloutPolicy | None:
     """Return who writes anew at every step, or None for the data."""
     return None if isinstance(rollout, DataWrites) else rollout
+
+
+def has_both_sides(rollout: RolloutPolicy | DataWrites) -> bool:
+    """Say whether the data's answers are learned twice: behind the plain prompt, and behind what the teacher reads."""
+    return isinstance(rollout, DataWrites) and rollout.both_sides
 
 
 def flat_teacher(value: Any) -> Any:

@@ -24,10 +24,18 @@ from attar.stages.artifacts.dataset.rows import Row, Split, piece_split, read_ro
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.states_file import StatesFile
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
-from attar.stages.finetune.config import RowsConfig
+from attar.stages.finetune.config import Learned
 from attar.stages.runtime.progress import bar, note
 
 PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
+
+
+@dataclass(frozen=True)
+class LearnedTokens:
+    """Which tokens of a row are learned, and where a row is cut."""
+
+    learn: Learned
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -49,10 +57,10 @@ class TrainingRows:
 
     @staticmethod
     def read(
-        datasets: Sequence[DatasetArtifact], tokenizer: Any, learned: RowsConfig, *, reads_record: bool
+        datasets: Sequence[DatasetArtifact], tokenizer: Any, *, learn: Learned, max_tokens: int, reads_record: bool
     ) -> TrainingRows:
         """Read every data set once. Raises ValueError when nothing is left to train on."""
-        rows = TrainingRows([], [], [], [], [], [], [])
+        rows, learned = TrainingRows([], [], [], [], [], [], []), LearnedTokens(learn, max_tokens)
         for source, data in enumerate(datasets):
             _read_one(learned, data, source, tokenizer, rows, TeacherRecord(data.path) if reads_record else None)
         if not rows.train:
@@ -181,7 +189,7 @@ def is_checkable(row: Row) -> bool:
 
 
 def _read_one(
-    learned: RowsConfig,
+    learned: LearnedTokens,
     data: DatasetArtifact,
     source: int,
     tokenizer: Any,
@@ -206,14 +214,14 @@ def _read_one(
         note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
 
 
-def _row_examples(learned: RowsConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:
+def _row_examples(learned: LearnedTokens, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:
     """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
     if row.question or row.answer_ids:
         return [_example(learned, row, tokenizer, teacher)]
     return [Example(context, piece) for context, piece in text_windows(tokenizer, row.text, learned.max_tokens)]
 
 
-def _example(learned: RowsConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:
+def _example(learned: LearnedTokens, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:
     prompt, answer = exact_tokens(tokenizer, row)
     num_whole = len(prompt) + len(answer)
     if learned.learn == "all":

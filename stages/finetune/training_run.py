@@ -208,7 +208,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, 
         )
     is_by_quality = run.heldout.stop_on == "quality"
     # which part of the data the kept state was chosen on: figures of that part flatter it
-    facts: Facts = {"chosen_on": "+".join(dict.fromkeys(run.rows.looked_at))}
+    facts: Facts = {"chosen_on": tuple(dict.fromkeys(run.rows.looked_at))}
     if is_by_quality:
         facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
     nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none

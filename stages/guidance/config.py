@@ -14,7 +14,7 @@ from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import LowRank
 from attar.stages.finetune.config import FinetuneConfig
-from attar.stages.older_fields import renewed
+from attar.stages.runtime.older_fields import renewed
 
 # What guidance learns from, where `training` does not say: the guided distribution itself, row by row.
 TRAINING_DEFAULTS: dict[str, Any] = {"objectives": {"forward_kl": 1.0}, "compute": {"is_packed": False}}

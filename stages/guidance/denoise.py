@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.stages.contract import NoInputs, StageConfig, stage
 from attar.stages.guidance.denoise_study import Study, StudyResult, run_seed
-from attar.stages.older_fields import Moved, named_kind, within
+from attar.stages.runtime.older_fields import Moved, named_kind, within
 from attar.stages.runtime.progress import metric, note
 
 RESULT = "comparison.json"

@@ -30,7 +30,7 @@ from attar.stages.ingest.record_sources import (
     read_text,
 )
 from attar.stages.ingest.typed_rows import Columns, TypedRows, typed_rows
-from attar.stages.older_fields import Moved, within
+from attar.stages.runtime.older_fields import Moved, within
 from attar.stages.runtime.progress import note
 
 FORMS = {

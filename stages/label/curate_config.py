@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
-from attar.stages.older_fields import Moved, within
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, within
 
 
 class LengthConfig(StageConfig):

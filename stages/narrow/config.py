@@ -13,8 +13,8 @@ from attar.compressors.prune.width.budget import WidthCost
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.contract import StageConfig, default_kind
-from attar.stages.older_fields import Moved, named_kind, within
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, named_kind, within
 
 # Each says how many channels stay; at most one is given.
 SIZES = ("num_ffn_channels", "ffn_fraction", "num_parameters", "parameter_fraction", "equal_to_blocks")

@@ -12,8 +12,8 @@ from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
 from attar.stages.contract import StageConfig, default_kind
-from attar.stages.older_fields import Moved, named_kind
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, named_kind
 
 Quantity = Literal["blocks", "parameters", "flops", "latency"]
 

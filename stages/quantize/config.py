@@ -12,8 +12,8 @@ from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
 from attar.stages.contract import StageConfig
-from attar.stages.older_fields import Moved, within
 from attar.stages.quantize.limits import Limits
+from attar.stages.runtime.older_fields import Moved, within
 
 
 class WeightsConfig(StageConfig):

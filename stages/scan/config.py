@@ -12,8 +12,8 @@ from attar.compressors.prune.depth.calibration import CountedTokens
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS, REMOVAL_METRICS
 from attar.registry.artifacts.handles import Facts
 from attar.stages.contract import StageConfig
-from attar.stages.older_fields import Moved, within
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, within
 
 # What one forward pass over the samples gives, and what costs next to nothing.
 DEFAULT_METRICS = ["angular_distance", "block_influence", "magnitude", "reverse_order", "random"]
@@ -121,8 +121,8 @@ class ScanConfig(StageConfig):
 def scan_facts(config: ScanConfig) -> Facts:
     """Return what the scan will hold, so that a prune that needs more is refused before anything runs."""
     return {
-        "metrics": ",".join(config.metrics),
-        "sizes": ",".join(map(str, config.sizes)),
+        "metrics": tuple(config.metrics),
+        "sizes": tuple(config.sizes),
         "num_greedy_steps": config.greedy.num_steps,
         "has_latency": config.measure_latency,
     }

@@ -11,8 +11,8 @@ from attar.compressors.data.styles import rewrite_question
 from attar.compressors.data.verifiers.catalogue import BannedPhrases
 from attar.stages.artifacts.chat_server import ServerConfig
 from attar.stages.contract import StageConfig
-from attar.stages.older_fields import Moved, within
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, within
 
 
 class PromptConfig(StageConfig):

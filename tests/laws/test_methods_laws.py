@@ -542,7 +542,7 @@ def test_fitted_share_reaches_the_target() -> None:
 def test_data_pruning_weights_follow_the_fraction() -> None:
     """(1 - a) CE + a KL with a = 1 - f / 2 within [1/2, 1]; the teacher saw all rows, the student a part."""
     recipe = load_recipe("methods/data-pruning-kd")
-    fraction = recipe.nodes["part"].config.keep_fraction  # type: ignore[attr-defined]
+    fraction = recipe.nodes["part"].config.budget.keep_fraction  # type: ignore[attr-defined]
     share = min(1.0, max(0.5, 1 - 0.5 * fraction))
     weights = config_of("data-pruning-kd").reduction.weights
     assert weights == pytest.approx({"next_token": 1 - share, "forward_kl": share})

@@ -63,7 +63,7 @@ def scores(artifact: Artifact) -> dict[tuple[int, int], float]:
 
 
 def removed(artifact: Artifact) -> list[int]:
-    return [int(index) for index in str(artifact.facts["removed_blocks"]).split(",")]
+    return list(artifact.facts["removed_blocks"])
 
 
 def test_twice_as_many_blocks_go_as_one_cut_takes(made: dict[str, Artifact]) -> None:

@@ -54,7 +54,7 @@ def test_what_was_refitted_and_healed_comes_nearer_and_the_blocks_before_the_cut
     for data in ("texts", "questions"):
         assert told["healed less refitted"][data]["kl_nats"]["high"] < 0.0, data
     original, healed = (load_model(made[name].path, "float32") for name in ("original", "healed"))
-    cut = int(made["refitted"].facts["removed_blocks"])
+    [cut] = made["refitted"].facts["removed_blocks"]
     for index in range(cut - 1):  # the block before the cut learns too
         for name, weight in decoder_blocks(original)[index].named_parameters():
             assert torch.equal(weight, decoder_blocks(healed)[index].get_parameter(name)), (index, name)

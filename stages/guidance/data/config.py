@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from attar.compressors.guidance.branches import BRANCHES, Branch
 from attar.stages.contract import StageConfig
-from attar.stages.method_field import MethodField
-from attar.stages.older_fields import NOTHING, Moved, named_kind, within
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.method_field import MethodField
+from attar.stages.runtime.older_fields import NOTHING, Moved, named_kind, within
 
 
 def _given(text: str) -> Any:

@@ -21,7 +21,7 @@ from attar.stages.compare.stage import compare
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.finetune.config import RowsConfig
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
@@ -115,7 +115,7 @@ def test_a_bad_turn_is_refused_by_file_and_row(store: Store, tmp_path: Path) -> 
 def test_training_learns_the_assistants_turns_alone(chat_model: ModelArtifact, store: Store, tmp_path: Path) -> None:
     data = ingested(store, tmp_path, [conversation(5), WITH_TOOLS], heldout_fraction=0.0)
     tokenizer = load_tokenizer(chat_model.path)
-    rows = TrainingRows.read((data,), tokenizer, RowsConfig(), reads_record=False)
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=1024, reads_record=False)
     learned = [tokenizer.decode(example.answer_ids) for example in rows.train]
     call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     assert learned == ["It is 6.<|im_end|>", "Then 7.<|im_end|>", f"{call}<|im_end|>", "That makes 2.<|im_end|>"]

@@ -23,7 +23,7 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.compare.stage import CompareConfig, CompareInputs, compare
 from attar.stages.contract import NoInputs
 from attar.stages.finetune import training_rows
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, RowsConfig
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_rows import PREFIX_FILE, TEACHER_FILE, TrainingRows
 from attar.stages.finetune.training_run import TrainingRun
@@ -233,7 +233,7 @@ def _interrupted(run: TrainingRun) -> None:
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
-    found = TrainingRows.read(data, load_tokenizer(model.path), RowsConfig(max_tokens=64), reads_record=False)
+    found = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
     return [*found.train, *found.heldout]
 
 

@@ -142,7 +142,9 @@ def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path
     told_of = {"teacher": "live", "teacher_context": "skill", "objectives": {"kl": {"divergence": "forward_kl"}}}
     config = FinetuneConfig.model_validate({**QUICK, **told_of})
     inputs = FinetuneInputs(model=speaker, data=(dataset(tmp_path / "skilled", skilled),))
-    rows = TrainingRows.read(inputs.data, tokenizer, config.rows, reads_record=False)
+    rows = TrainingRows.read(
+        inputs.data, tokenizer, learn=config.rows.learn, max_tokens=config.rows.max_tokens, reads_record=False
+    )
     told = with_hints(rows, tokenizer, config.teacher.context, has_both_sides=False)
     for one, row in zip(told.train, told.questions, strict=True):
         assert row is not None and one.prompt_ids == chat_prompt(tokenizer, row.question)

@@ -85,7 +85,7 @@ def test_planted_identity_window_goes(metric: str, store: Store, tmp_path: Path,
     ).artifact
     config = PruneConfig(num_blocks=2, metric=metric)
     pruned = prune.execute(config, PruneInputs(model=planted, scan=scanned), store).artifact
-    assert pruned.facts["removed_blocks"] == "2,3"
+    assert pruned.facts["removed_blocks"] == (2, 3)
     before = AutoModelForCausalLM.from_pretrained(planted.path).eval()
     after = AutoModelForCausalLM.from_pretrained(pruned.path).eval()
     with torch.no_grad():

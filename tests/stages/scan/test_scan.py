@@ -42,7 +42,7 @@ def everything(shared_store: Store, model: ModelArtifact, questions: DatasetArti
 
 def removed(config: dict[str, Any], model: ModelArtifact, scanned: ScanArtifact, store: Store) -> list[int]:
     artifact = prune.execute(PruneConfig(**config), PruneInputs(model=model, scan=scanned), store).artifact
-    return [int(index) for index in artifact.facts["removed_blocks"].split(",")]
+    return list(artifact.facts["removed_blocks"])
 
 
 @pytest.mark.parametrize("name", BLOCK_METRICS)
@@ -80,7 +80,7 @@ def test_tables_are_plain_and_complete(everything: ScanArtifact, model: ModelArt
     costs = {name: read_costs(everything.path / "costs.csv", name) for name in ("parameters", "flops", "latency")}
     assert costs["parameters"].total == model.facts["num_parameters"]
     assert all(len(cost.blocks) == 4 and cost.total > 0 for cost in costs.values())
-    assert everything.facts["metrics"] == ",".join(BLOCK_METRICS) and everything.facts["sizes"] == "1,2"
+    assert everything.facts["metrics"] == tuple(BLOCK_METRICS) and everything.facts["sizes"] == (1, 2)
 
 
 @pytest.mark.parametrize("quantity", ["parameters", "flops", "latency"])
@@ -125,7 +125,7 @@ def test_a_patched_window_never_begins_at_block_0(
     assert removed(config, model, everything, store) == [0, 1, 2]
     patched = PruneConfig(**config, patch="linear", patch_weight="norm")
     inputs = PruneInputs(model=model, scan=everything, data=(questions,))
-    assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == "1,2,3"
+    assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == (1, 2, 3)
 
 
 def test_tokens_and_first_token_change_the_scores(

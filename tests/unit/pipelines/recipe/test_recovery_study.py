@@ -149,7 +149,7 @@ def test_arms_of_a_size_have_lost_as_much(
         wanted = NUM_BLOCKS if arm.startswith("thinner") else NUM_BLOCKS - num_removed
         assert plan[arm].forecast.facts["num_blocks"] == wanted, arm
     for arm in ("thinner", "thinner_refitted"):
-        assert plan[arm].node.config.equal_to_blocks == num_removed
+        assert plan[arm].node.config.size.equal_to_blocks == num_removed
 
 
 @pytest.mark.parametrize(("num_removed", "seed"), CASES)

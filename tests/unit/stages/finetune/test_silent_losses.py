@@ -72,10 +72,10 @@ def test_what_is_right_over_a_part_of_the_vocabulary_stays() -> None:
             objectives={name: objective},
             teacher={"kind": "self", "rule": {"kind": "start"}},
             compute={"vocabulary_sample": 100},
-        ).vocabulary_sample
+        ).compute.vocabulary_sample
 
 
 def test_scales_that_are_all_one_are_refused_before_anything_is_drawn() -> None:
-    with pytest.raises(ValueError, match="min_scale and max_scale are 1, which is no guidance"):
+    with pytest.raises(ValueError, match="scales.min and scales.max are 1, which is no guidance"):
         GuideDataConfig(scales={"min": 1.0, "max": 1.0})
     assert GuideDataConfig(scales={"min": 2.0, "max": 2.0})
