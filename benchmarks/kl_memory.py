@@ -21,8 +21,9 @@ from safetensors import safe_open
 
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
-from attar.compressors.distill.losses.objectives import Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.reduction import Reduction
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.models.head import OutputHead
 
 NUM_TOKENS = 8 * 512

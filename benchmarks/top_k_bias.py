@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from attar.compressors.catalogue import build
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
-from attar.compressors.distill.losses.objectives import Targets
+from attar.compressors.distill.losses.views import Targets
 from attar.compressors.models.blocks import remove_blocks
 
 SIZES = (1, 8, 64, 256, 1024)

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from attar.compressors.distill.losses.objectives import ForwardKL, Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.objectives import ForwardKL
+from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.models.head import OutputHead, output_head
 
 SIZES = (2048, 4096, 8192, 16384, 32768)

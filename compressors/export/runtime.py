@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.export.names import PAST, PRESENT, cache_names
-from attar.compressors.measure.likelihood import pad_right
 from attar.compressors.models.runner import positions_of
-from attar.compressors.models.slots import Slots, prefill_chunks
+from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
 CPU = "CPUExecutionProvider"
 # The graph gives logits for every token; where only the last are wanted, rows are run in groups whose others stay below this.

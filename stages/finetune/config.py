@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.compressors.distill.losses.composite import projections_read
+from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
@@ -20,7 +20,7 @@ from attar.stages.finetune.distillation_config import (
     check_views,
     uses_teacher,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, objective_of, read_objective
+from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
@@ -136,16 +136,8 @@ class FinetuneConfig(StageConfig):
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, value: dict[str, float | ObjectiveSpec]) -> dict[str, float | ObjectiveSpec]:
-        for name, entry in value.items():
-            weight = entry.weight if isinstance(entry, ObjectiveSpec) else entry
-            objective_of(name, entry)
-            if isinstance(entry, ObjectiveSpec):
-                entry.schedules()
-            if weight < 0:
-                raise ValueError(f"weight of {name} is {weight}; accepted: 0 or more")
-        if not any(
-            entry.schedule or entry.weight if isinstance(entry, ObjectiveSpec) else entry for entry in value.values()
-        ):
+        read = [weighed_objective(name, entry) for name, entry in value.items()]
+        if not any(objective.counts for objective in read):
             raise ValueError("no objective has a weight above 0")
         return value
 
@@ -190,13 +182,11 @@ class FinetuneConfig(StageConfig):
         """The objectives that count, with their weights and schedules."""
         weights, schedules, objectives = {}, {}, {}
         for name, entry in self.objectives.items():
-            spec = entry if isinstance(entry, ObjectiveSpec) else None
-            changes = () if spec is None else spec.schedules()
-            weight = entry if spec is None else spec.weight
-            if weight or changes:
-                objectives[name], weights[name] = objective_of(name, entry), weight
-                if changes:
-                    schedules[name] = changes
+            read = weighed_objective(name, entry)
+            if read.counts:
+                objectives[name], weights[name] = read.objective, read.weight
+                if read.schedules:
+                    schedules[name] = read.schedules
         return Reduction(objectives, weights, schedules=schedules)
 
 

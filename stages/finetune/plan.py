@@ -20,7 +20,6 @@ from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, RowsConfig
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.objective_spec import views_read
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, schedule_of
 from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, rule_of
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -135,7 +134,7 @@ def _sources(
 ) -> dict[ViewName, Source]:
     """Return who stands behind each view that an objective reads or, the teacher's, a rollout lets write."""
     objectives = reduction.objectives
-    read = {view for objective in objectives.values() for view in views_read(objective)} - {"teacher"}
+    read = {view for objective in objectives.values() for view in objective.requires.sources} - {"teacher"}
     if not reads_record and uses_teacher(objectives, policy_of(config.rollout)):
         read.add("teacher")
     sources: dict[ViewName, Source] = {

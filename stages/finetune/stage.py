@@ -13,9 +13,10 @@ from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.heldout import packing_matches
+from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates, OtherModel
+from attar.compressors.distill.teachers.parties import KeptStates
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
@@ -23,7 +24,6 @@ from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.objective_spec import traits_of
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of
@@ -119,28 +119,27 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     if plan.rollout is None:
         rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
     else:
-        is_judged = any(traits_of(objective).needs_reward for objective in objectives.values())
+        is_judged = any("rewards" in objective.requires.facts for objective in objectives.values())
         stops = stop_token_ids(tokenizer, base.generation_config)
         rollouts = build_rollouts(
             plan.rollout, rows, tokenizer, stops, teaching.context, teacher, is_judged=is_judged, seed=plan.seed
         )
-    if isinstance(teacher, OtherModel):
-        if rollouts is None and teacher.follow(student, rows.train[0]):
-            note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
-        if teaching.is_run_once:
-            rows = with_teacher_states(rows, steps.used(), teacher, workdir, limit, is_packed)
-            parties["teacher"] = KeptStates(teacher.model.head)
+    if teacher is not None and rollouts is None and teacher.follow(student, rows.train[0]):
+        note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
+    if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
+        rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
+        parties["teacher"] = KeptStates(teacher.own_model.head)
+    sample = _sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
         rows.train,
         steps,
         plan.reduction,
-        is_packed,
+        CausalText(is_packed, sample),
         Accelerator(cpu=plan.device.type == "cpu"),
         parties=parties,
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
-        sample=_sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed),
     )
     return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
 

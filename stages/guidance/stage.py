@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.guidance.adapters import ScaleRange, build_adapters
@@ -109,7 +110,7 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         rows.train,
         Steps(Mixture(rows.train, rows.sources, [], training.schedule.seed), rows.train, schedule),
         training.reduction,
-        False,
+        CausalText(is_packed=False),
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(decay, trained_weights(student)) if decay else None,
     )
