@@ -20,7 +20,7 @@ from attar.stages.finetune.distillation_config import (
     check_views,
     uses_teacher,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective
+from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
