@@ -35,6 +35,10 @@ class OnnxRunner:
         self.cache_sizes = len(past), past[0].shape[1], past[0].shape[3]  # tensors, heads, head size
         self._vocab_size = session.get_outputs()[0].shape[2]
 
+    @property
+    def torch_model(self) -> None:
+        return None
+
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:

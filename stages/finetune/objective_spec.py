@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -161,6 +162,35 @@ def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
     if name not in OBJECTIVES:
         raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
     return build(OBJECTIVES, name)
+
+
+@dataclass(frozen=True)
+class WeighedObjective:
+    """An entry of a config as training takes it: the objective, its weight, and what changes both."""
+
+    objective: Objective
+    weight: float
+    schedules: tuple[CoefficientSchedule, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it ever weighs more than nothing."""
+        return bool(self.weight or self.schedules)
+
+
+def weighed_objective(name: str, entry: float | ObjectiveSpec) -> WeighedObjective:
+    """Return an entry read. Raises ValueError for one that cannot be, or a weight below 0."""
+    objective, spec = objective_of(name, entry), spec_of(entry)
+    schedules = () if spec is None else spec.schedules()
+    weight: float = entry if spec is None else spec.weight  # type: ignore[assignment]
+    if weight < 0:
+        raise ValueError(f"weight of {name} is {weight}; accepted: 0 or more")
+    return WeighedObjective(objective, weight, schedules)
+
+
+def spec_of(entry: float | ObjectiveSpec) -> ObjectiveSpec | None:
+    """Return the entry where it is spelled out; None for a plain objective with its weight."""
+    return entry if isinstance(entry, ObjectiveSpec) else None
 
 
 def _schedule(plug: Plug) -> CoefficientSchedule:
