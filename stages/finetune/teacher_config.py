@@ -43,7 +43,8 @@ PAST_SOURCES: dict[str, type[Any]] = {"none": NoSource, **SELF_RULES}
 ANCHOR_SOURCES: dict[str, type[Any]] = {**PAST_SOURCES, "input": InputModel}
 Rule = Annotated[SelfRule, MethodField(SELF_RULES, "rule")]
 Past = Annotated[SelfRule | NoSource, MethodField(PAST_SOURCES, "past", "none")]
-Anchor = Annotated[SelfRule | NoSource | InputModel, MethodField(ANCHOR_SOURCES, "anchor", "none")]
+ANCHOR = MethodField(ANCHOR_SOURCES, "anchor", "none")
+Anchor = Annotated[SelfRule | NoSource | InputModel, ANCHOR]
 Rollout = Annotated[RolloutPolicy | DataWrites, MethodField({"data": DataWrites, **ROLLOUTS}, "rollout", "data")]
 
 
@@ -132,7 +133,7 @@ def rule_of(source: SelfRule | NoSource | InputModel | None) -> SelfRule | None:
 
 def kind_of_source(source: SelfRule | NoSource | InputModel) -> str:
     """Return the name of a source: input, none, or that of a rule."""
-    return next(name for name, known in ANCHOR_SOURCES.items() if type(source) is known)
+    return ANCHOR.kind(source)
 
 
 def policy_of(rollout: RolloutPolicy | DataWrites) -> RolloutPolicy | None:

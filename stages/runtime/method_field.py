@@ -39,7 +39,7 @@ class MethodField:
 
     def read(self, value: Any) -> Any:
         """Return the method of `{kind: name, parameter: value}`. Raises ValueError for an unknown one or a wrong parameter."""
-        if type(value) in self.table.values():
+        if self._kinds.get(type(value)):
             return value
         kind = value.get("kind", self.default) if isinstance(value, Mapping) else ""
         if not kind:
@@ -49,7 +49,11 @@ class MethodField:
 
     def kind(self, method: Any) -> str:
         """Return the name of a method."""
-        return next(name for name, known in self.table.items() if type(method) is known)
+        return self._kinds[type(method)]
+
+    @property
+    def _kinds(self) -> dict[type[Any], str]:
+        return {method: name for name, method in self.table.items()}
 
     def written(self, method: Any) -> dict[str, Any]:
         """Return a method as a recipe spells it, every parameter included."""
