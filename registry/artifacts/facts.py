@@ -74,7 +74,7 @@ def several(facts: Mapping[str, Any], name: str) -> tuple[Any, ...]:
     return value if isinstance(value, tuple) else (value,)
 
 
-def told(value: Fact) -> str:
+def fact_text(value: Fact) -> str:
     """Return a fact as text: its parts with commas between them."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

@@ -107,5 +107,7 @@ class ComputeConfig(StageConfig):
 def schedule_of(config: ScheduleConfig, tokens_per_micro_batch: int, device: torch.device) -> Schedule:
     """Return how long training lasts and how fast it moves, with micro-batches that suit the device where none are given."""
     fitting = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
-    told = {name: getattr(config, name) for name in Schedule.__dataclass_fields__ if name != "tokens_per_micro_batch"}
-    return Schedule(**told, tokens_per_micro_batch=tokens_per_micro_batch or fitting)
+    settings = {
+        name: getattr(config, name) for name in Schedule.__dataclass_fields__ if name != "tokens_per_micro_batch"
+    }
+    return Schedule(**settings, tokens_per_micro_batch=tokens_per_micro_batch or fitting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attar.registry.artifacts.facts import several, told
+from attar.registry.artifacts.facts import fact_text, several
 from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.release.figures import HIGH, LOW
@@ -83,7 +83,7 @@ def _steps(release: Release) -> list[str]:
         settings = {name: _setting(step.config, path, name) for name, path in STEPS[step.stage].items()}
         parts = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {}, [])]
         if step.stage == "prune":
-            removed = told(several(step.facts, "removed_blocks")) or "?"
+            removed = fact_text(several(step.facts, "removed_blocks")) or "?"
             parts.insert(0, f"blocks {removed} of the model before it removed")
         if step.stage == "narrow":
             groups = f", {step.facts['num_kv_groups']} KV groups" if step.facts.get("num_kv_groups") else ""

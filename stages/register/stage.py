@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from attar.registry.artifacts.environment import attar_home, tracking_uri
-from attar.registry.artifacts.facts import told
+from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     Artifact,
@@ -85,7 +85,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             metadata={"attar.fingerprint": inputs.model.fingerprint},
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
-        params={name: told(value) for name, value in inputs.model.facts.items()},
+        params={name: fact_text(value) for name, value in inputs.model.facts.items()},
         tags={
             **number_tags(figures, baseline, release.scan, ratios),
             **_tags(inputs, graphs, has_passed),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from attar.registry.artifacts.facts import Fact, is_fact, read_facts, several, told
+from attar.registry.artifacts.facts import Fact, fact_text, is_fact, read_facts, several
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.store import Slot, Store
 
@@ -33,7 +33,7 @@ def test_facts_are_read_with_their_types(kind: str, stored: dict, read: dict[str
 def test_a_fact_is_plain_or_several_plain_ones() -> None:
     assert all(map(is_fact, (1, 0.5, "a", True, [1, 2], ["a"], (1, 2))))
     assert not any(map(is_fact, ({}, None, [[1]], [None])))
-    assert (told((1, 2)), told(()), told(3)) == ("1,2", "", "3")
+    assert (fact_text((1, 2)), fact_text(()), fact_text(3)) == ("1,2", "", "3")
     assert several({"removed_blocks": (3, 4)}, "removed_blocks") == (3, 4) and several({}, "removed_blocks") == ()
 
 
