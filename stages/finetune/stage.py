@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,6 @@ from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.objective_spec import traits_of
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of
@@ -98,15 +97,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     """Return the training before its first step: student, teacher, rows and frozen states in place."""
     objectives, teaching, limit = plan.reduction.objectives, plan.teaching, plan.schedule.tokens_per_micro_batch
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = TrainingRows.read(
-        inputs.data,
-        tokenizer,
-        learn=plan.rows.learn,
-        max_tokens=plan.rows.max_tokens,
-        reads_record=teaching.reads_record,
-    )
-    rows.check(objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
-    rows = with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
+    rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
     is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
@@ -119,10 +110,16 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     if plan.rollout is None:
         rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
     else:
-        is_judged = any(traits_of(objective).needs_reward for objective in objectives.values())
         stops = stop_token_ids(tokenizer, base.generation_config)
         rollouts = build_rollouts(
-            plan.rollout, rows, tokenizer, stops, teaching.context, teacher, is_judged=is_judged, seed=plan.seed
+            plan.rollout,
+            rows,
+            tokenizer,
+            stops,
+            teaching.context,
+            teacher,
+            objectives=objectives.values(),
+            seed=plan.seed,
         )
     if isinstance(teacher, OtherModel):
         if rollouts is None and teacher.follow(student, rows.train[0]):
@@ -143,6 +140,20 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         sample=_sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed),
     )
     return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
+    """Return the rows with what the teacher reads beside them."""
+    teaching, learned = plan.teaching, plan.rows
+    rows = TrainingRows.read(
+        inputs.data,
+        tokenizer,
+        learn=learned.learn,
+        max_tokens=learned.max_tokens,
+        reads_record=teaching.reads_record,
+    )
+    rows.check(plan.reduction.objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
+    return with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
 
 
 def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
+from attar.compressors.distill.losses.objectives import Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts, Wording
 from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
@@ -21,6 +22,7 @@ from attar.compressors.distill.teachers.student import Student
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
+from attar.stages.finetune.objective_spec import traits_of
 from attar.stages.finetune.plan import Source
 from attar.stages.finetune.teacher_config import NO_CONTEXT
 from attar.stages.finetune.training_rows import TrainingRows
@@ -98,10 +100,11 @@ def build_rollouts(
     context: ContextBuilder | None,
     teacher: Party | None,
     *,
-    is_judged: bool,
+    objectives: Iterable[Objective],
     seed: int,
 ) -> Rollouts:
-    """Return what writes each step's answers, ended by `stops`. Raises ValueError for rows that cannot be asked or, `is_judged`, judged."""
+    """Return what writes each step's answers, ended by `stops`. Raises ValueError for rows that cannot be asked, or judged for a policy loss."""
+    is_judged = any(traits_of(objective).needs_reward for objective in objectives)
     if any(row is None for row in rows.questions):
         raise ValueError("rollout writes answers to questions, but the data has plain text")
     unjudged = [row.id for row in rows.questions if row is not None and row.verifier == "none"]
