@@ -12,10 +12,11 @@ from accelerate import Accelerator
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates, OtherModel
+from attar.compressors.distill.teachers.parties import KeptStates, OtherModel, Party
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
@@ -106,21 +107,9 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     rows = with_scores(
         rows, objectives.values(), tokenizer, student, teacher, tokens_per_batch=limit, is_packed=is_packed
     )
-    rollouts = None
-    if plan.rollout is None:
+    rollouts = _rollouts(plan, rows, tokenizer, base, teacher)
+    if rollouts is None:
         rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
-    else:
-        stops = stop_token_ids(tokenizer, base.generation_config)
-        rollouts = build_rollouts(
-            plan.rollout,
-            rows,
-            tokenizer,
-            stops,
-            teaching.context,
-            teacher,
-            objectives=objectives.values(),
-            seed=plan.seed,
-        )
     if isinstance(teacher, OtherModel):
         if rollouts is None and teacher.follow(student, rows.train[0]):
             note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
@@ -154,6 +143,24 @@ def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> Trainin
     )
     rows.check(plan.reduction.objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
     return with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
+
+
+def _rollouts(
+    plan: TrainingPlan, rows: TrainingRows, tokenizer: Any, base: PreTrainedModel, teacher: Party | None
+) -> Rollouts | None:
+    """Return what writes each step's answers, or None when the data does."""
+    if plan.rollout is None:
+        return None
+    return build_rollouts(
+        plan.rollout,
+        rows,
+        tokenizer,
+        stop_token_ids(tokenizer, base.generation_config),
+        plan.teaching.context,
+        teacher,
+        objectives=plan.reduction.objectives.values(),
+        seed=plan.seed,
+    )
 
 
 def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
