@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -12,11 +12,12 @@ from accelerate import Accelerator
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates
+from attar.compressors.distill.teachers.parties import KeptStates, Party
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
@@ -98,15 +99,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     """Return the training before its first step: student, teacher, rows and frozen states in place."""
     objectives, teaching, limit = plan.reduction.objectives, plan.teaching, plan.schedule.tokens_per_micro_batch
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = TrainingRows.read(
-        inputs.data,
-        tokenizer,
-        learn=plan.rows.learn,
-        max_tokens=plan.rows.max_tokens,
-        reads_record=teaching.reads_record,
-    )
-    rows.check(objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
-    rows = with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
+    rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
     is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
@@ -115,15 +108,9 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     rows = with_scores(
         rows, objectives.values(), tokenizer, student, teacher, tokens_per_batch=limit, is_packed=is_packed
     )
-    rollouts = None
-    if plan.rollout is None:
+    rollouts = _rollouts(plan, rows, tokenizer, base, teacher)
+    if rollouts is None:
         rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
-    else:
-        is_judged = any("rewards" in objective.requires.facts for objective in objectives.values())
-        stops = stop_token_ids(tokenizer, base.generation_config)
-        rollouts = build_rollouts(
-            plan.rollout, rows, tokenizer, stops, teaching.context, teacher, is_judged=is_judged, seed=plan.seed
-        )
     if teacher is not None and rollouts is None and teacher.follow(student, rows.train[0]):
         note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
@@ -142,6 +129,38 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
     return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
+    """Return the rows with what the teacher reads beside them."""
+    teaching, learned = plan.teaching, plan.rows
+    rows = TrainingRows.read(
+        inputs.data,
+        tokenizer,
+        learn=learned.learn,
+        max_tokens=learned.max_tokens,
+        reads_record=teaching.reads_record,
+    )
+    rows.check(plan.reduction.objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
+    return with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
+
+
+def _rollouts(
+    plan: TrainingPlan, rows: TrainingRows, tokenizer: Any, base: PreTrainedModel, teacher: Party | None
+) -> Rollouts | None:
+    """Return what writes each step's answers, or None when the data does."""
+    if plan.rollout is None:
+        return None
+    return build_rollouts(
+        plan.rollout,
+        rows,
+        tokenizer,
+        stop_token_ids(tokenizer, base.generation_config),
+        plan.teaching.context,
+        teacher,
+        objectives=plan.reduction.objectives.values(),
+        seed=plan.seed,
+    )
 
 
 def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:

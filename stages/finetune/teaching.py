@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts, Wording
 from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
@@ -98,10 +99,11 @@ def build_rollouts(
     context: ContextBuilder | None,
     teacher: Party | None,
     *,
-    is_judged: bool,
+    objectives: Iterable[Objective],
     seed: int,
 ) -> Rollouts:
-    """Return what writes each step's answers, ended by `stops`. Raises ValueError for rows that cannot be asked or, `is_judged`, judged."""
+    """Return what writes each step's answers, ended by `stops`. Raises ValueError for rows that cannot be asked, or judged for a policy loss."""
+    is_judged = any("rewards" in objective.requires.facts for objective in objectives)
     if any(row is None for row in rows.questions):
         raise ValueError("rollout writes answers to questions, but the data has plain text")
     unjudged = [row.id for row in rows.questions if row is not None and row.verifier == "none"]
