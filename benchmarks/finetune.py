@@ -144,20 +144,19 @@ def ours(
         data = record.execute(config, RecordInputs(model=original, data=data), store).artifact
         record_seconds = time.perf_counter() - start
     more: dict[str, Any] = {} if kind == "sft" else {"objectives": {"forward_kl": 1.0}}
+    adapt = {"rank": RANK, "blocks": "after_cut" if kind == "offline_kl_after_cut" else "all"}
     if kind == "on_policy_kl":
-        more["rollout"] = {"student": {"max_new_tokens": NEW_TOKENS, "temperature": 0.9}}
+        more["rollout"] = {"kind": "student", "max_new_tokens": NEW_TOKENS, "temperature": 0.9}
     model = ingested(student, store)
     if kind == "offline_kl_after_cut":
-        more["adapt_blocks"] = "after_cut"
         model = replace(model, facts={**model.facts, "removed_blocks": tuple(REMOVED)})
     if "run once" in way:
-        more["run_teacher_once"] = True
+        more["teacher"] = {"run_once": True}
     config = FinetuneConfig(
-        rank=RANK,
-        num_epochs=1,
-        tokens_per_step=tokens_per_step(kind),
-        max_tokens=MAX_TOKENS,
-        patience=0,
+        adapt=adapt,
+        schedule={"num_epochs": 1, "tokens_per_step": tokens_per_step(kind)},
+        rows={"max_tokens": MAX_TOKENS},
+        heldout={"patience": 0},
         **more,
     )
     live = None if kind == "sft" or "recorded" in way else original

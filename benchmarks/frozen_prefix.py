@@ -41,8 +41,12 @@ from attar.stages.prune.stage import prune
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 WAYS = ("all", "after_cut")
-TRAINING: dict[str, Any] = {"rank": 16, "num_epochs": 2, "tokens_per_step": 1024, "learning_rate": 5e-4, "patience": 0}
-TRAINING |= {"objectives": {"forward_kl": 1.0}, "learn": "all"}
+TRAINING: dict[str, Any] = {
+    "objectives": {"forward_kl": 1.0},
+    "rows": {"learn": "all"},
+    "schedule": {"num_epochs": 2, "tokens_per_step": 1024, "learning_rate": 5e-4},
+    "heldout": {"patience": 0},
+}
 PATCH_ROWS, BATCH_SIZE = 32, 4
 
 
@@ -85,7 +89,7 @@ def main(
         pairs = pairs_of(model, data, tokens)
         found = {}
         for way in WAYS:
-            config = FinetuneConfig(adapt={"blocks": way}, compute={"precision": dtype}, **TRAINING)  # type: ignore[arg-type]
+            config = FinetuneConfig(adapt={"rank": 16, "blocks": way}, compute={"precision": dtype}, **TRAINING)  # type: ignore[arg-type]
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:
                 found[way] = own_process.submit(trained, config, inputs, original, pairs).result()
     report(found, dtype)

@@ -49,10 +49,10 @@ def test_a_patch_that_walks_no_further_than_its_window_is_that_of_the_whole_mode
     )
     whole = load_model(model.path, "float32")
     fit = PatchFit(len(removed), [removed[0]], is_weighted=True)
-    for sample in mixed_samples(model.path, (questions,), config.num_samples, config.max_tokens):
+    for sample in mixed_samples(model.path, (questions,), config.patch.num_samples, config.patch.max_tokens):
         ids = torch.tensor([sample])
         fit.update(whole, ids, torch.ones_like(ids))
-    fold_patch(whole, fit.solve(removed[0], config.ridge))
+    fold_patch(whole, fit.solve(removed[0], config.patch.ridge))
     torch.testing.assert_close(
         feed_forward_exit(patched, removed[0] - 1).weight, feed_forward_exit(whole, removed[0] - 1).weight
     )
@@ -143,4 +143,4 @@ def test_patch_before_the_first_block_is_refused(
 def test_a_patch_is_work_for_all_threads() -> None:
     """Without one, a cut mostly copies files, and may run beside a heavy stage on one thread."""
     assert prune.is_light(PruneConfig(blocks=[1]))
-    assert not any(prune.is_light(PruneConfig(blocks=[1], patch=patch)) for patch in ("linear", "refit"))
+    assert not any(prune.is_light(PruneConfig(blocks=[1], patch={"kind": patch})) for patch in ("linear", "refit"))

@@ -123,7 +123,7 @@ def test_a_patched_window_never_begins_at_block_0(
     name = next(name for name, scores in tables.items() if (0, 3) in scores and scores[0, 3] < scores[1, 3])
     config = {"num_blocks": 3, "metric": name}
     assert removed(config, model, everything, store) == [0, 1, 2]
-    patched = PruneConfig(**config, patch="linear", patch_weight="norm")
+    patched = PruneConfig(**config, patch={"kind": "linear", "weight": "norm"})
     inputs = PruneInputs(model=model, scan=everything, data=(questions,))
     assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == (1, 2, 3)
 

@@ -15,31 +15,32 @@ KERNEL = {"divergence": "forward_kl", "sample_weight": "beta_kernel"}
 
 
 def training(objective: Any, rollout: Any) -> FinetuneConfig:
-    return FinetuneConfig(objectives={"own": objective}, rollout=rollout, teacher="start")
+    teacher = {"kind": "self", "rule": {"kind": "start"}}
+    return FinetuneConfig(objectives={"own": objective}, rollout=rollout, teacher=teacher)
 
 
 @pytest.mark.parametrize("writer", ["student", "teacher"])
 @pytest.mark.parametrize("name", POLICY)
 def test_an_advantage_among_one_answer_is_refused(name: str, writer: str) -> None:
     objective = {"divergence": POLICY[name], "target": {"identity": {"of": "teacher"}}}
-    for rollout in (writer, {writer: {"num_samples": 1}}):
+    for rollout in ({"kind": writer}, {"kind": writer, "num_samples": 1}):
         with pytest.raises(
             ValueError, match="compares the answers to a prompt; num_samples is 1; accepted: num_samples of"
         ):
             training(objective, rollout)
-    assert training(objective, {writer: {"num_samples": 2}}).reduction.objectives
+    assert training(objective, {"kind": writer, "num_samples": 2}).reduction.objectives
 
 
 @pytest.mark.parametrize("writer", ["student", "mixed", "teacher", "repair"])
 def test_a_pass_rate_of_one_answer_is_refused_and_so_are_equal_answers(writer: str) -> None:
     with pytest.raises(ValueError, match="compares the answers to a prompt"):
-        training(KERNEL, {writer: {"num_samples": 1}})
+        training(KERNEL, {"kind": writer, "num_samples": 1})
     with pytest.raises(ValueError, match="all the same at temperature 0; accepted: above 0"):
-        training(KERNEL, {writer: {"num_samples": 4, "temperature": 0.0}})
-    assert training(KERNEL, {writer: {"num_samples": 4}}).reduction.objectives
+        training(KERNEL, {"kind": writer, "num_samples": 4, "temperature": 0.0})
+    assert training(KERNEL, {"kind": writer, "num_samples": 4}).reduction.objectives
     # unweighted: nothing is compared
     flat = {**KERNEL, "sample_weight": {"beta_kernel": {"alpha": 0.0, "beta": 0.0}}}
-    assert training(flat, {writer: {"num_samples": 1}}).reduction.objectives
+    assert training(flat, {"kind": writer, "num_samples": 1}).reduction.objectives
 
 
 def test_a_pass_rate_that_the_rows_bring_along_needs_no_rollout() -> None:
