@@ -77,6 +77,12 @@ class Batch:
         """How many of them have a teacher."""
         return 0 if self.has_teacher is None else int(self.has_teacher.sum())
 
+    def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> Batch:
+        """Return what a teacher reads: the same answers behind its context, or this batch with the recorded states of its own blocks."""
+        if is_hinted and self.hinted is not None:
+            return self.hinted
+        return self if keeps_prefix else replace(self, prefix=None)
+
     def taught_throughout(self) -> Batch:
         """Return the batch as a live teacher leaves it, who speaks of every token."""
         return replace(self, has_teacher=torch.ones_like(self.next_ids, dtype=torch.bool))

@@ -27,7 +27,8 @@ Means = Mapping[tuple[object, str], float]
 class Modality(Protocol):
     """Text, classes, sentence embeddings, images or a denoiser's states: what the loop asks beside the models themselves.
 
-    Its batches say `num_positions`; its examples `num_tokens` (what counts toward a step's size) and `facts`.
+    Its batches say `num_positions` and what a teacher reads (`for_teacher`); its examples `num_tokens` (what counts toward a step's
+    size) and `facts`.
     """
 
     def at(self, step: int) -> Modality:

@@ -76,9 +76,8 @@ class OtherModel:
 
     @torch.no_grad()
     def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
-        read = _read(batch, self.is_hinted)
         with mixed_precision(self.model):
-            return self.model.outputs(read if self.begins_alike and read is batch else replace(read, prefix=None))
+            return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
     def follow(self, student: Student, example: Example) -> bool:
         """Go on from the states that the student's frozen blocks give, if this model begins with them; return whether it does.
@@ -192,7 +191,7 @@ class StudentItself:
 
     @torch.no_grad()
     def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
-        read = _read(batch, self.is_hinted)
+        read = batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=True)
         was_training = student.training
         student.eval()
         try:
@@ -230,7 +229,3 @@ def swapped(student: Student, weights: Weights) -> Iterator[None]:
         yield
     finally:
         set_weights(student, own)
-
-
-def _read(batch: Batch, is_hinted: bool) -> Batch:
-    return batch.hinted if is_hinted and batch.hinted is not None else batch
