@@ -33,7 +33,7 @@ from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.label.curate import CurateConfig, CurateInputs, curate
 from attar.stages.runtime.progress import Event, Note, listen
-from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.config import PromptConfig, SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
 
 CONFIG = SelfDataConfig(
@@ -309,10 +309,10 @@ SERVER = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
     [
         ({"sampler": "server"}, "sampler is 'server': server is missing"),
         ({"server": SERVER}, "server is given, but sampler is 'torch'"),
-        ({"sampler": "server", "server": SERVER, "num_free_texts": 3}, "num_free_texts is 3, but a chat server"),
-        ({"num_samples_per_prompt": 4}, "num_samples_per_prompt is 4, but at temperature 0"),
+        ({"sampler": "server", "server": SERVER, "free_texts": {"num": 3}}, "free_texts.num is 3, but a chat server"),
+        ({"drawing": {"num_samples": 4}}, "num_samples is 4, but at temperature 0"),
         ({"template": "{question} only"}, "must contain {question} and {answer}"),
-        ({"style": "poem"}, "'general', 'instruction', 'math', 'multiple_choice', 'code' or 'auto'"),
+        ({"prompt": {"style": "poem"}}, "'general', 'instruction', 'math', 'multiple_choice', 'code' or 'auto'"),
         ({"choose": "best"}, "'best_of' or 'majority'"),
     ],
 )
@@ -329,5 +329,5 @@ def test_a_key_in_the_recipe_is_refused_before_anything_runs(model: ModelArtifac
 
 
 def test_every_style_is_an_option() -> None:
-    assert {*STYLES, AUTO} == set(get_args(SelfDataConfig.model_fields["style"].annotation))
+    assert {*STYLES, AUTO} == set(get_args(PromptConfig.model_fields["style"].annotation))
     assert set(CHOOSERS) == set(get_args(SelfDataConfig.model_fields["choose"].annotation))
