@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, TypedDict, get_args, get_origin, get_type_hints
 
 Fact = int | float | str | bool | tuple[int, ...] | tuple[str, ...]
-Facts = dict[str, Fact]
+# By name; what each kind of artifact has is below, and holds when facts are read.
+Facts = dict[str, Any]
 
 
 class ModelFacts(TypedDict, total=False):
