@@ -116,7 +116,7 @@ class Distil:
             return None
         if not self.sources & set(moving):
             return replace(self, sample_weight=None)
-        fixed = [name for name in STAYING if name in self.sources and name not in moving]
+        fixed: list[ViewName] = [name for name in STAYING if name in self.sources and name not in moving]
         if fixed:
             target = Identity(of=fixed[0])
             return Distil(divergence=ForwardKL(), target=target, route=self.route, reduction=self.reduction)

@@ -25,7 +25,9 @@ def measured(
     others: Callable[[slice], Targets],
 ) -> Targets:
     """Return the targets with the statistics that the objectives require. `others` gives a chunk's targets with live teachers."""
-    wanted = frozenset(name for objective in objectives.values() for name in objective.requires.statistics)
+    wanted: frozenset[Statistic] = frozenset(
+        name for objective in objectives.values() for name in objective.requires.statistics
+    )
     if not wanted:
         return targets
     if targets.stats is None:
