@@ -13,7 +13,7 @@ from attar.compressors.data.trajectories import sentence_ends as text_ends
 from attar.compressors.data.trajectories import token_ends
 from attar.compressors.distill.examples.packing import batches
 from attar.compressors.distill.losses.weights.sample_weights import teacher_score
-from attar.compressors.distill.teachers.outputs import DistributionOutputs, Teachers
+from attar.compressors.distill.teachers.outputs import DistributionOutputs
 from attar.compressors.distill.teachers.parties import Party, StudentItself
 from attar.compressors.distill.teachers.sources import Live
 from attar.compressors.distill.teachers.student import Student
@@ -44,12 +44,11 @@ def with_scores(
     limit = config.schedule(plain_model(student.model).device).tokens_per_micro_batch
     order = range(len(every))
     for batch in batches(every, tokens_per_batch=limit, order=order, is_packed=is_packed):
-        outputs = Teachers(teacher=teacher.speak(student, batch), past=before.speak(student, batch))
-        logprobs = [own_logprobs(each, batch.next_ids) for each in (outputs.teacher, outputs.past)]
+        said = [own_logprobs(one.speak(student, batch), batch.next_ids) for one in (teacher, before)]
         for place, (index, _, _) in enumerate(batch.places):
             tokens = batch.sequences == place
             ends = sentence_ends(tokenizer, every[index].answer_ids)
-            score = teacher_score(logprobs[0][tokens], logprobs[1][tokens], ends)
+            score = teacher_score(said[0][tokens], said[1][tokens], ends)
             scored[index] = replace(every[index], facts=replace(every[index].facts, score=score))
         counter.advance(len(batch.places))
     return replace(rows, train=scored[: len(rows.train)], heldout=scored[len(rows.train) :])

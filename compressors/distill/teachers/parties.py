@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -43,7 +43,9 @@ class Party(Protocol):
         """Go on from the states of the student's frozen blocks, where its own model begins with them; say whether it does."""
         ...
 
-    def speak(self, student: Student, batch: Batch) -> TeacherOutputs: ...
+    def speak(self, student: Student, batch: Batch) -> Any:
+        """Return its outputs of a batch: distributions or states, as its kind of model gives them; see outputs.py."""
+        ...
 
     def advance(self, student: Student, clock: Clock) -> None:
         """Follow the student, before a step."""

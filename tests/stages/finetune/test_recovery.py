@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from attar.compressors.distill.examples.packing import Batch, Example
+from attar.compressors.distill.teachers.outputs import TeacherOutputs
 from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
@@ -179,7 +180,7 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     asked: list[int] = []
     speak = OtherModel.speak
 
-    def counted(self: OtherModel, student: Student, batch: Batch) -> object:
+    def counted(self: OtherModel, student: Student, batch: Batch) -> TeacherOutputs:
         asked.append(batch.input_ids.numel())
         return speak(self, student, batch)
 
