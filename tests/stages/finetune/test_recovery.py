@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.packing import Batch, Example
+from attar.compressors.distill.teachers.outputs import TeacherOutputs
 from attar.compressors.distill.teachers.parties import OtherModel
+from attar.compressors.distill.teachers.student import Student
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
@@ -176,10 +178,13 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
 ) -> None:
     live = train(store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, **changes)
     asked: list[int] = []
-    states = OtherModel.states
-    monkeypatch.setattr(
-        OtherModel, "states", lambda self, batch: asked.append(batch.input_ids.numel()) or states(self, batch)
-    )
+    speak = OtherModel.speak
+
+    def counted(self: OtherModel, student: Student, batch: Batch) -> TeacherOutputs:
+        asked.append(batch.input_ids.numel())
+        return speak(self, student, batch)
+
+    monkeypatch.setattr(OtherModel, "speak", counted)
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
         once = train(
