@@ -28,14 +28,19 @@ def composition(recipe: Recipe) -> str:
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
     own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
-    for field, default in (("teacher", "auto"), ("past", "none"), ("anchor", "none"), ("teacher_context", "none")):
-        plug = getattr(own, field)
-        if plug != default:
-            parts.append(f"{field.replace('_', ' ')} {split_plug(plug)[0]}")
+    spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
+    teacher = spelt["teacher"]
+    kinds = {
+        "teacher": teacher.get("rule", teacher)["kind"],
+        "past": spelt["past"]["kind"],
+        "anchor": spelt["anchor"]["kind"],
+        "teacher context": teacher.get("context", {"kind": "none"})["kind"],
+    }
+    parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
-    if own.rollout != "data":
-        parts.append(f"rollout {split_plug(own.rollout)[0]}")
+    if spelt["rollout"]["kind"] != "data":
+        parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
 
 

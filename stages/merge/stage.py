@@ -12,6 +12,7 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.merge.methods import check_num_models
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
@@ -159,7 +160,7 @@ def _facts(order: MergeOrder) -> Facts:
 def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
-        str(one.facts["removed_blocks"])
+        several(one.facts, "removed_blocks")
         for one in parts
         if one is not None and one.is_whole_model and "removed_blocks" in one.facts
     }
