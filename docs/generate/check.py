@@ -19,7 +19,7 @@ from attar.pipelines.recipe.whole import build_recipe, load_recipe
 from attar.stages.catalogue import STAGES
 from docs.generate.markdown import slug
 from docs.generate.names import command_names, known_names, make_targets, stage_names, tracked_files, variables
-from docs.generate.pages import generated_pages, written_pages
+from docs.generate.pages import generated_pages, generated_pictures, written_pages
 from docs.generate.results import with_results
 
 MAX_LINES = 250
@@ -35,7 +35,9 @@ def mistakes() -> list[str]:
     """Return what is wrong with the pages, a line each."""
     written, generated = written_pages(), generated_pages()
     found = [line for path, text in written.items() for line in check_page(path, text)]
-    pages = generated | {path: text for path, text in written.items() if not path.startswith("../")}
+    pages = (
+        generated | generated_pictures() | {path: text for path, text in written.items() if not path.startswith("../")}
+    )
     found += [line for path, text in {**generated, **written}.items() for line in check_links(path, text, pages)]
     index = written["index.md"]
     found += [

@@ -15,6 +15,7 @@ from docs.generate.commands import commands
 from docs.generate.markdown import slug
 from docs.generate.methods import FAMILIES
 from docs.generate.pages import generated_pages
+from docs.generate.plots import ARMS, PANELS, points, recovery_plot
 from docs.generate.results import RESULTS, chosen, with_results
 
 TABLE = "6 blocks removed, seed 0"
@@ -113,3 +114,12 @@ def test_every_result_says_when_where_and_by_what_it_was_made() -> None:
         parts = [result] if "commit" in result else list(result.values())
         for part in parts:
             assert all(part[key] for key in ("date", "commit", "command")), path.name
+
+
+def test_the_plot_has_every_size_of_every_arm_within_its_interval() -> None:
+    for column, _ in PANELS:
+        for arm in ARMS:
+            measured = points(arm, column)
+            assert [size for size, *_ in measured] == [2, 4, 6, 8, 10], arm
+            assert all(low <= value <= high for _, value, low, high in measured), arm
+    assert recovery_plot().count("<svg") == 1
