@@ -14,6 +14,7 @@ from itertools import pairwise
 import yaml
 from pydantic import ValidationError
 
+import attar
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import build_recipe, load_recipe
 from attar.stages.catalogue import STAGES
@@ -58,7 +59,12 @@ def check_page(path: str, text: str) -> Iterator[str]:
     except ValueError as error:
         yield f"{where}: {error}"
     for _, language, body in FENCE.findall(text):
-        checks = {"yaml": _yaml_mistakes, "bash": _command_mistakes, "console": _command_mistakes}
+        checks = {
+            "yaml": _yaml_mistakes,
+            "bash": _command_mistakes,
+            "console": _command_mistakes,
+            "python": _python_mistakes,
+        }
         for line in checks.get(language, lambda _: iter(()))(body):
             yield f"{where}: {line}"
     for _, inner in SPAN.findall(FENCE.sub("", text)):
@@ -148,6 +154,16 @@ def _yaml_mistakes(text: str) -> Iterator[str]:
     for name, node in document.items() if isinstance(document, dict) else ():
         if isinstance(node, dict) and "stage" in node:
             yield from _node_mistakes(name, node)
+
+
+def _python_mistakes(text: str) -> Iterator[str]:
+    """Yield the names of `attar` and the stages that an example calls and that are not there."""
+    for name in re.findall(r"(?<![\w.])attar\.(\w+)", text):
+        if not hasattr(attar, name):
+            yield f"an example uses attar.{name}, which is not there"
+    for name in re.findall(r"(?<![\w.])attar\.stages\.(\w+)\(", text):
+        if name not in STAGES:
+            yield f"an example calls attar.stages.{name}, which is no stage"
 
 
 def _node_mistakes(name: str, node: dict) -> Iterator[str]:

@@ -76,6 +76,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
         ),
         ("`ATTAR_NOWHERE`", "no source reads this variable"),
         ("`stages/nowhere.py`", "no such file or folder"),
+        ("```python\nattar.compress()\n```", "an example uses attar.compress, which is not there"),
         ("<!-- results: nothing: a: all: all -->", "benchmarks/results/nothing.json is not there"),
         ("line\n" * 300, "300 lines; accepted: 250 at most"),
     ],
