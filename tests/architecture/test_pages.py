@@ -60,7 +60,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("`prune.num_layers`", "`prune.num_layers`: stage prune has no field or input 'num_layers'"),
+        ("`prune.num_layers`", "`prune.num_layers`: stage prune has no field or input 'num_layers' there"),
         ("`num_layers_removed`", "no stage, field, method, recipe or option has this name"),
         ("`layers: 3`", "no stage, method or recipe has a field 'layers'"),
         ("`--turbo`", "no command of attar has this option"),
@@ -68,7 +68,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
         ("```bash\nattar run demo --quickly\n```", "attar run has no option '--quickly'"),
         ("```bash\nattar plan demo --set pruned.config.num_layers=6\n```", "num_layers"),
         ("```bash\nmake coffee\n```", "the Makefile has no target 'coffee'"),
-        ("```yaml\na:\n  stage: prune\n  config: {num_layers: 6}\n```", "prune.num_layers"),
+        ("```yaml\na:\n  stage: prune\n  config: {num_layers: 6}\n```", "prune has no field 'num_layers'"),
         ("```yaml\na:\n  stage: prone\n```", "unknown stage 'prone'"),
         (
             "```yaml\na:\n  stage: prune\n  config: {num_blocks: 1}\n  inputs: {weights: b}\n```",
