@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from result_file import recorded
 
 TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512
 # TRL's own checkpointing saves memory and costs time, and its packing has two strategies and any length; its defaults are on, bfd and 1,024.
@@ -260,4 +261,4 @@ def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

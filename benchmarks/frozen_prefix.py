@@ -21,6 +21,7 @@ import torch
 import typer
 from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
+from result_file import recorded
 from what_is_left import cells, pairs_of, sums
 
 from attar.compressors.measure.closeness import Sums, closeness
@@ -162,4 +163,4 @@ def report(found: dict[str, Trained], dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

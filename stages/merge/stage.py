@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -93,7 +93,9 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     student = inputs.students[0]
     if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
-        return folded_guidance(model, inputs.base, student, config.guidance_scale, workdir / "content")
+        return folded_guidance(
+            model, inputs.base, cast(AdapterArtifact, student), config.guidance_scale, workdir / "content"
+        )
     base = FolderSource(inputs.base.path) if inputs.base else None
     order = MergeOrder(
         method=_build(config, config.trials()[0]),

@@ -47,7 +47,7 @@ KILLS = (
     ("release", "register"),
 )
 # Those that every run of the tests tries; `make test-slow` tries them all.
-EVERYDAY = ("ingest_model", "prune", "self_data", "finetune", "merge", "export", "register")
+EVERYDAY = ("prune", "finetune", "register")
 # The same for stages that only methods of the literature use, in one recipe of the test's.
 RARE_KILLS = (
     ("attempts", "answer"),

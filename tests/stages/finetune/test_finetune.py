@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,10 +15,10 @@ from attar.stages.artifacts.model.folder import load_model
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.schedule_config import schedule_of
 from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.runtime.progress import Metric, listen
 from attar.stages.self_data.config import SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
+from tests.killed import kill_after_step
 
 CONFIG = FinetuneConfig(
     adapt={"rank": 4, "dropout": 0.1},
@@ -34,22 +28,6 @@ CONFIG = FinetuneConfig(
     heldout={"every": 2, "patience": 0},
     checkpoints={"every": 1},
 )
-SCRIPT = """
-import sys, json, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
-from attar.registry.artifacts.store import Store
-from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.schedule_config import schedule_of
-order = json.loads(sys.argv[1])
-inputs = FinetuneInputs(
-    model=ModelArtifact(Path(order["model"]["path"]), order["model"]["facts"], order["model"]["key"], order["model"]["fingerprint"]),
-    data=(DatasetArtifact(Path(order["data"]["path"]), order["data"]["facts"], order["data"]["key"], order["data"]["fingerprint"]),),
-)
-finetune.execute(FinetuneConfig(**order["config"]), inputs, Store(Path(order["store"])))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +72,9 @@ def test_training_lowers_the_heldout_loss_and_is_tracked(
 
 
 def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
-    store: Store, model: ModelArtifact, data: DatasetArtifact
+    shared_store: Store, model: ModelArtifact, data: DatasetArtifact
 ) -> None:
-    adapter = train(store, CONFIG, model, data)
+    adapter = train(shared_store, CONFIG, model, data)
     base = load_model(model.path, "float32")
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
@@ -112,20 +90,12 @@ def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
     ids=["lora", "full"],
 )
 def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
-    store: Store, model: ModelArtifact, data: DatasetArtifact, clean_environment: dict[str, str], changes: dict
+    store: Store, shared_store: Store, model: ModelArtifact, data: DatasetArtifact, changes: dict
 ) -> None:
     config = CONFIG.with_changes(**changes)
-    whole = train(Store(store.root / "uninterrupted"), config, model, data)
+    whole = train(shared_store, config, model, data)
     assert int(whole.facts["num_steps"]) >= 6
-    order = {
-        "model": model.as_dict(),
-        "data": data.as_dict(),
-        "config": config.model_dump(mode="json"),
-        "store": str(store.root),
-    }
-    command = [sys.executable, "-c", SCRIPT, json.dumps(order)]
-    process = subprocess.Popen(command, env=clean_environment | {"PYTHONPATH": os.getcwd()})
-    step = kill_after_step(process, store.root, min_step=2)
+    step = kill_after_step(lambda: train(store, config, model, data), store.root, min_step=2)
     assert 2 <= step < int(whole.facts["num_steps"]), "killed in the middle"
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
@@ -137,18 +107,6 @@ def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert whole.fingerprint == resumed.fingerprint
     assert curve(whole, "train_next_token_nats") == curve(resumed, "train_next_token_nats")
-
-
-def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> int:
-    """SIGKILL a training process once its checkpoint has reached a step; return the step of the last whole checkpoint."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in root.glob(f"work/*/{CHECKPOINT}"):
-            if torch.load(path, weights_only=True)["trainer"]["step"] >= min_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return torch.load(path, weights_only=True)["trainer"]["step"]
-    pytest.fail(f"no checkpoint of step {min_step} before the process ended ({process.poll()})")
 
 
 def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:

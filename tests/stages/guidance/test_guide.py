@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +16,7 @@ from attar.compressors.guidance.graph import SCALE_NAME, GuidedGraph
 from attar.compressors.guidance.scores import guided_scores
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
@@ -31,8 +25,8 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer, save
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import NoInputs
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.guided import prove_scale
 from attar.stages.export.stage import export
-from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.guidance.config import GuideConfig, GuideInputs
 from attar.stages.guidance.data.config import GuideDataConfig
 from attar.stages.guidance.data.stage import GuideDataInputs, guide_data
@@ -44,6 +38,7 @@ from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
+from tests.killed import kill_after_step
 
 LETTERS = "abcdefghijkl"
 STYLES = 6
@@ -266,20 +261,11 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     store: Store,
     taught: list[ModelArtifact],
     drawn: DatasetArtifact,
-    clean_environment: dict[str, str],
 ) -> None:
     training = GUIDE.training.with_changes(schedule={"num_epochs": 3}, checkpoints={"every": 1})
     config = GuideConfig(rank=16, num_tokens=8, num_heads=2, training=training, max_kl_ratio=2.0)  # type: ignore[arg-type]
     whole = learn(Store(store.root / "uninterrupted"), config, taught, drawn)
-    order = {
-        "models": [one.as_dict() for one in taught],
-        "data": drawn.as_dict(),
-        "config": config.model_dump(mode="json"),
-        "store": str(store.root),
-    }
-    command = [sys.executable, "-c", SCRIPT, json.dumps(order)]
-    process = subprocess.Popen(command, env=clean_environment | {"PYTHONPATH": os.getcwd()})
-    kill_after_step(process, store.root, min_step=2)
+    kill_after_step(lambda: learn(store, config, taught, drawn), store.root, min_step=2)
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
         resumed = learn(store, config, taught, drawn)
@@ -287,33 +273,6 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     mine, theirs = (load_file(one.path / WEIGHTS_FILE) for one in (whole, resumed))
     assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
     assert whole.fingerprint == resumed.fingerprint
-
-
-SCRIPT = """
-import json, sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
-from attar.registry.artifacts.store import Store
-from attar.stages.guidance.stage import guide
-from attar.stages.guidance.config import GuideConfig, GuideInputs
-order = json.loads(sys.argv[1])
-handle = lambda kind, one: kind(Path(one["path"]), one["facts"], one["key"], one["fingerprint"])
-base, second = (handle(ModelArtifact, one) for one in order["models"])
-inputs = GuideInputs(model=base, data=(handle(DatasetArtifact, order["data"]),), second=second)
-guide.execute(GuideConfig(**order["config"]), inputs, Store(Path(order["store"])))
-"""
-
-
-def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in root.glob(f"work/*/{CHECKPOINT}"):
-            if torch.load(path, weights_only=True)["trainer"]["step"] >= min_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return
-    pytest.fail(f"no checkpoint of step {min_step} before the process ended ({process.poll()})")
 
 
 @pytest.fixture(scope="module")
@@ -367,14 +326,19 @@ def test_a_lora_at_one_scale_folds_as_any_other(
         guide.forecast(config, {"model": (taught[0].facts,), "data": (drawn.facts,)})
 
 
-def test_the_exported_graph_takes_the_scale_as_an_input(
-    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
-) -> None:
+@pytest.fixture(scope="module")
+def onnx(
+    shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
+) -> OnnxArtifact:
     inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
-    notes: list[str] = []
-    with listen(lambda event: notes.append(str(event))):
-        onnx = export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, store).artifact
-    assert [one for one in (1, 2, 3) if any(f"guidance_scale {one}:" in note for note in notes)] == [1, 2, 3]
+    return export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, shared_store).artifact
+
+
+def test_the_exported_graph_takes_the_scale_as_an_input(
+    taught: list[ModelArtifact], cross: AdapterArtifact, onnx: OnnxArtifact
+) -> None:
+    proved = json.loads((onnx.path / "parity.json").read_text())
+    assert [one["scale"] for one in proved] == [1, 2, 3]
     session = open_session(onnx.path, is_guided=True)
     assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
     prompt = chat_prompt(load_tokenizer(taught[0].path), question(1, 7))
@@ -409,12 +373,13 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 
 
 def test_a_graph_that_says_no_number_is_not_proved(
-    store: Store,
     taught: list[ModelArtifact],
     asked: DatasetArtifact,
     cross: AdapterArtifact,
+    onnx: OnnxArtifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The proof alone, on a graph that is there: tracing it again takes ten seconds."""
     greedy = GuidedGraph.greedy
 
     def broken(graph: GuidedGraph, prompt: list[int], scale: float, num_tokens: int) -> tuple[list[int], torch.Tensor]:
@@ -424,5 +389,6 @@ def test_a_graph_that_says_no_number_is_not_proved(
 
     monkeypatch.setattr(GuidedGraph, "greedy", broken)
     inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    model, graph = load_model(taught[0].path, torch.float32), GuidedGraph(open_session(onnx.path, is_guided=True))
     with pytest.raises(ValueError, match="the exported graph is not the model: .* max logit difference nan"):
-        export.execute(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, store)
+        prove_scale(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, model, graph, 1.0)

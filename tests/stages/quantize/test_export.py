@@ -36,11 +36,6 @@ def ingested(store: Store) -> ModelArtifact:
     return ingest_model.execute(config, NoInputs(), store).artifact
 
 
-@pytest.fixture(scope="module")
-def graph(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> OnnxArtifact:
-    return run(shared_store, model, questions)
-
-
 @pytest.fixture(scope="module", params=["float", "quantized"])
 def folder(
     request: pytest.FixtureRequest, shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact

@@ -18,7 +18,7 @@ from attar.compressors.data.styles import AUTO, STYLES, rewrite_question
 from attar.compressors.data.verifiers.catalogue import OBJECTIONS
 from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.chat_server import ServerConfig
 from attar.stages.artifacts.dataset.rows import Row, read_rows
@@ -26,8 +26,6 @@ from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord, finished_shards
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
-from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
@@ -282,19 +280,18 @@ def mean_logprob(artifact: DatasetArtifact, row: Row) -> float:
     return float(logprobs[own].mean())
 
 
-def test_the_graph_writes_what_the_model_writes(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    graph = export.execute(
-        ExportConfig(num_prompts=1, num_new_tokens=4), ExportInputs(model=model, data=questions), store
-    )
+def test_the_graph_writes_what_the_model_writes(
+    store: Store, model: ModelArtifact, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
     through_onnx = CONFIG.with_changes(sampler="onnx")
     rows = [
         read_rows(
             self_data.execute(config, SelfDataInputs(model=one, data=questions), store).artifact.path / "rows.jsonl"
         )
-        for config, one in ((CONFIG, model), (through_onnx, graph.artifact))
+        for config, one in ((CONFIG, model), (through_onnx, graph))
     ]
     assert rows[0] == rows[1]
-    for config, one in ((CONFIG, graph.artifact), (through_onnx, model)):
+    for config, one in ((CONFIG, graph), (through_onnx, model)):
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}', but the input is an? .*; accepted: "):
             self_data.execute(config, SelfDataInputs(model=one, data=questions), store)
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}'"):
