@@ -36,10 +36,10 @@ FILLED: dict[str, Any] = {
     "For experts": json.dumps(
         {
             "questions.config.verifier": "number",
-            "block_scan.config.num_samples": 4,
-            "student.config.tokens_per_step": 64,
-            "student.config.tokens_per_micro_batch": 64,
-            "student.config.patience": 0,
+            "block_scan.config.calibration.num_samples": 4,
+            "student.config.schedule.tokens_per_step": 64,
+            "student.config.compute.tokens_per_micro_batch": 64,
+            "student.config.heldout.patience": 0,
         }
     ),
 }
