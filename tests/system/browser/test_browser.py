@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from attar.pipelines.deployments.form import CompressForm
-from tests.system.browsing import PHONE, MlflowPages, PrefectPages, headless, open_page, picture
+from tests.system.browser.browsing import PHONE, MlflowPages, PrefectPages, headless, open_page, picture
 from tests.system.operated import Api, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
