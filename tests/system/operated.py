@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from typer.testing import CliRunner
 
 Environment = dict[str, str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
@@ -125,6 +127,20 @@ def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProc
     return subprocess.run(
         command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
     )
+
+
+def attar_here(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from attar.pipelines.cli.main import app
+
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in ("ATTAR_HOME", "PREFECT_API_URL", "PREFECT_HOME"):
+            patch.setenv(name, environment[name])
+        done = CliRunner().invoke(app, list(arguments))
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def environment_of(workspace: Path, clean_environment: Environment) -> Environment:
