@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from result_file import recorded
 
 TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512
 # TRL's own checkpointing saves memory and costs time, and its packing has two strategies and any length; its defaults are on, bfd and 1,024.
@@ -122,7 +123,7 @@ def ingested(folder: Path, store: Any) -> Any:
 def ours(
     student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
 ) -> tuple[Any, dict[str, float]]:
-    from attar.compressors.distill.teachers.student import plain_model
+    from attar.compressors.models.adapted import plain_model
     from attar.registry.artifacts.store import Store
     from attar.stages.contract import NoInputs
     from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
@@ -259,4 +260,4 @@ def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

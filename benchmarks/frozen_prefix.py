@@ -21,11 +21,12 @@ import torch
 import typer
 from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
+from result_file import recorded
 from what_is_left import cells, pairs_of, sums
 
-from attar.compressors.distill.teachers.student import mixed_precision, plain_model
 from attar.compressors.measure.closeness import Sums, closeness
 from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.adapted import mixed_precision, plain_model
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.artifacts.store import Store
@@ -157,4 +158,4 @@ def report(found: dict[str, Trained], dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

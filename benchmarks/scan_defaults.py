@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
+from result_file import recorded
 from what_is_left import GSM8K, WIKITEXT, Window, cells, left_by_cuts, mean, pairs_of
 
 from attar.compressors.measure.closeness import Sums
@@ -137,4 +138,4 @@ def summary(chosen: Mapping[Setting, list[Window]], measured: Measured) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

@@ -18,7 +18,7 @@ import yaml
 from arms import measured_nodes, node, rows_of
 from definitions import write_definitions
 from reading import write_reading
-from study import attar, comparison, instruction_rows, interval, numbers, shown
+from study import attar, comparison, instruction_rows, interval, keep_tables, numbers, shown
 
 # Of every step's tokens: most of it text, and choices enough to keep multiple choice.
 SHARES = {"articles": 0.36, "prose": 0.09, "wiki": 0.14, "own": 0.18, "solutions": 0.06, "choices": 0.17}
@@ -73,7 +73,9 @@ def main(
     path = out / f"{made['name']}.yaml"
     path.write_text(yaml.safe_dump(made, sort_keys=False))
     done = attar("run", str(path), "--json", is_read=True)
-    (out / "table.md").write_text("\n".join(table(json.loads(done))) + "\n")
+    lines = table(json.loads(done))
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    keep_tables(str(made["name"]), lines)
 
 
 def recipe(

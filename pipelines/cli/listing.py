@@ -20,10 +20,13 @@ from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGH
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
 from attar.compressors.distill.teachers.contexts import CONTEXTS
 from attar.compressors.distill.teachers.sources import SELF_RULES
+from attar.compressors.guidance.branches import BRANCHES
+from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
+from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.pipelines.cli.method_table import method_recipes
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
@@ -51,6 +54,9 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
+    "guidance branch": BRANCHES,
+    "guidance adapter": GUIDANCE_ADAPTERS,
+    "quantization": WEIGHT_METHODS,
 }
 
 

@@ -42,7 +42,12 @@ def list_things(
 
 
 def describe(
-    name: Annotated[str, typer.Argument(metavar="STAGE|METHOD", autocompletion=complete_name)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE|METHOD", help="A stage, a method or a recipe of methods.", autocompletion=complete_name
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a stage or a method does, and of each of its fields what it takes, its default and its meaning."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
@@ -180,7 +181,7 @@ def gc(
 
 for command_name, command in LOOK_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*COMMANDS, *POOL_COMMANDS):
+for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 

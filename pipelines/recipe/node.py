@@ -37,6 +37,14 @@ class Node:
         """Names of the nodes this one waits for."""
         return {name for names in self.inputs.values() for name in names}
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return the node's YAML content; fields at their default are left out."""
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        inputs = {slot: names[0] if len(names) == 1 else list(names) for slot, names in self.inputs.items() if names}
+        pool = {"execution": self.execution} if self.execution != IN_PROCESS else {}
+        parts = {"config": config, "inputs": inputs}
+        return {"stage": self.stage.name, **{name: part for name, part in parts.items() if part}, **pool}
+
 
 def read_node(
     name: str, spec: Any, specs: Mapping[str, Any], pools: Mapping[str, str], mistakes: Mistakes

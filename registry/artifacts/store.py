@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from attar.registry.artifacts.cost import Cost
 from attar.registry.artifacts.disk_space import check_space, drop_output, full_error
+from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.files import (
     delete,
     folder_bytes,
@@ -62,7 +63,11 @@ class Store:
     The work folder survives a crash, so that a stage with shards or checkpoints continues where it was.
     """
 
-    root: Path
+    # without one, ATTAR_HOME
+    root: Path = field(default_factory=attar_home)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())  # a notebook gives text
 
     def get_or_build(
         self,
@@ -188,7 +193,7 @@ class Store:
         try:
             artifact = self.load(slot.stage, key)
             self.verify(artifact)
-            if not isinstance(artifact, kind):
+            if artifact.kind != kind.kind:
                 raise CorruptArtifactError(f"{MANIFEST} is that of a {artifact.kind}, not of a {kind.kind}")
         except (CorruptArtifactError, OSError) as error:
             if is_ours and os.path.lexists(place):
@@ -209,7 +214,7 @@ class Store:
             content.mkdir(parents=True)
             write_synced(workdir / WORK, json.dumps({"stage": slot.stage, "config": slot.config}, indent=1))
             draft = build(workdir)
-            assert type(draft) is kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
+            assert draft.kind == kind.kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
             aside = workdir / "sealed"
             delete(aside)
             aside.mkdir()

@@ -1,4 +1,4 @@
-"""A registered version in both forms: loaded by strangers with the README's own scripts, described by its card, sorted by its tags."""
+"""A registered version in both forms: loaded by strangers with the documentation's own scripts, described by its card, sorted by its tags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+SCRIPTS = (Path(__file__).parents[3] / "docs" / "how-to" / "use-a-model.md").read_text()
 QUESTIONS = [{"question": f"What is {a} plus 2?", "answer": str(a + 2), "verifier": "number"} for a in range(8)]
 SCORES = EvaluateConfig(
     max_rows=2,
@@ -47,7 +47,7 @@ TORCH_LIBRARIES = {"torch", "transformers", "tokenizers", "numpy"}
 ONNX_LIBRARIES = {"onnxruntime", "tokenizers", "numpy"}
 STRANGER = """
 import sys
-exec(compile(sys.stdin.read(), "README.md", "exec"))
+exec(compile(sys.stdin.read(), "use-a-model.md", "exec"))
 ours = {{name.partition(".")[0] for name in sys.modules}}
 known = {{"numpy", "onnxruntime", "tokenizers", "torch", "transformers", "mlflow", "onnx", "prefect",
          "pipelines", "stages", "compressors", "registry"}}
@@ -107,14 +107,14 @@ def here(released: dict, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def script(form: str) -> str:
-    """A script of the README, word for word."""
-    [found] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", README, re.DOTALL)
+    """A script of the page, word for word."""
+    [found] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", SCRIPTS, re.DOTALL)
     assert len([line for line in found.splitlines() if line.strip()]) < 15
     return found
 
 
 def run_as_stranger(code: str, folder: Path, environment: dict[str, str], allowed: set[str]) -> str:
-    """Run a README script in a folder without our code in sight, and see that it used no other library than its form's."""
+    """Run a script of the page in a folder without our code in sight, and see that it used no other library than its form's."""
     environment = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", STRANGER.format(allowed=allowed)]
     done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=folder, env=environment, check=False)
