@@ -21,20 +21,9 @@ from attar.pipelines.cli.main import app
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.tracking.mlflow_home import open_client
-from tests.system.operated import attar_here
+from tests.system.operated import attar, attar_here
 
 Environment = dict[str, str]
-
-
-def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command, folder = (
-        [sys.executable, "-m", "attar.pipelines", *arguments],
-        Path(environment["ATTAR_HOME"]).parent / "cwd",
-    )
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +90,7 @@ def test_independent_nodes_overlap(first: dict[str, Any]) -> None:
 
 
 def test_everything_a_run_leaves_lies_under_its_home(first: dict[str, Any], home: Path) -> None:
-    assert list((home.parent / "cwd").iterdir()) == []
+    assert [path.name for path in home.parent.iterdir()] == ["home"]
     assert {path.name for path in home.iterdir()} >= {"store", "runs", "mlflow.db", "mlartifacts", "prefect"}
     assert not list((home / "work").iterdir())
 
@@ -245,36 +234,6 @@ def test_broken_tracking_does_not_cost_an_artifact(served: Environment, tmp_path
     assert done.returncode == 0 and states(run) == {"Completed"}
     assert run["mlflow_run_id"] == ""
     assert "warning: MLflow tracking failed in start" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ("run", "tiny", "--set", "pruned.config.num_blok=1"),
-            "node 'pruned', config.num_blok: unknown field. Did you mean 'num_blocks'?",
-        ),
-        (
-            ("run", "tiny", "--set", "pruned.config.num_blocks=9"),
-            "num_blocks is 9, but the model has 4; accepted: 1 to 3",
-        ),
-        (("run", "nothing.yaml"), "recipe 'nothing.yaml': no such file or shipped recipe"),
-        (("plan", "tiny", "--until", "heald"), "--until 'heald': the recipe has no such node. Did you mean 'healed'?"),
-        (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
-        (("show", "ffffffff"), "artifact 'ffffffff': nothing is stored under"),
-        (("report", "1999"), "run '1999': nothing has been run under"),
-        (("pull", "nobody", "/tmp/no/such/place"), "nobody: no model of that name is registered; there are: none"),
-    ],
-)
-def test_mistakes_exit_with_2_and_one_line(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 2
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("attar: ")]
-    assert message in line and "Traceback" not in done.stderr
-    assert not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()
 
 
 def test_listing_showing_reporting_and_pulling(
