@@ -9,6 +9,7 @@ from attar.compressors.adapt.lora import Lora
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.examples.steps import Schedule, Steps
+from attar.compressors.distill.loop.drawing import Rollouts, Verdict
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
@@ -85,3 +86,15 @@ def trainer(tokens_per_micro_batch: int, accelerator: Accelerator, max_steps: in
     }
     steps = Steps(lambda epoch: range(8), EXAMPLES, schedule(tokens_per_micro_batch, max_steps))
     return trainer_of(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), accelerator, parties=parties)  # type: ignore[arg-type]
+
+
+def judge(one: Example, answer: list[int], is_finished: bool) -> Verdict:
+    is_even = answer[0] % 2 == 0
+    return Verdict(float(is_even), is_even)
+
+
+def rollouts(policy: object, **changes: object) -> Rollouts:
+    def hint(one: Example, answer: list[int], verdict: Verdict, sibling: list[int] | None) -> list[int] | None:
+        return None if sibling is None else [*one.prompt_ids, *sibling]
+
+    return Rollouts(policy, judge, hint, [0], 3, **changes)  # type: ignore[arg-type]

@@ -7,28 +7,17 @@ import torch
 from accelerate.state import AcceleratorState, PartialState
 
 from attar.compressors.adapt.lora import Lora
-from attar.compressors.distill.examples.packing import Example, collate
+from attar.compressors.distill.examples.packing import collate
 from attar.compressors.distill.examples.rollouts import MixedWrites, RepairedWrites, StudentWrites, TeacherWrites
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.loop.drawing import Rollouts, Verdict, cut_place
+from attar.compressors.distill.loop.drawing import cut_place
 from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
 from attar.stages.ingest.tiny_model import random_model
 from tests.unit.compressors.distill.teachers.small_training import (
     EXAMPLES,
+    rollouts,
 )
-
-
-def judge(one: Example, answer: list[int], is_finished: bool) -> Verdict:
-    is_even = answer[0] % 2 == 0
-    return Verdict(float(is_even), is_even)
-
-
-def rollouts(policy: object, **changes: object) -> Rollouts:
-    def hint(one: Example, answer: list[int], verdict: Verdict, sibling: list[int] | None) -> list[int] | None:
-        return None if sibling is None else [*one.prompt_ids, *sibling]
-
-    return Rollouts(policy, judge, hint, [0], 3, **changes)  # type: ignore[arg-type]
 
 
 def test_rollouts_are_the_students_own_and_say_how_likely_they_were() -> None:
