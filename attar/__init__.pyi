@@ -624,7 +624,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> EvaluationArtifact:
-        """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft."""
+        """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft."""
 
     def compare(
         self,

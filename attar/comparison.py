@@ -58,9 +58,12 @@ def _is_version(given: Run | str) -> bool:
 
 
 def _compare_versions(first: str, second: str) -> Comparison:
-    from attar.registry.artifacts.environment import configure_process
-    from attar.registry.release.versions import compare_versions, read_version  # local: MLflow takes seconds to import
+    # local: MLflow takes seconds to import
+    from attar.registry.artifacts.environment import attar_home, configure_process, tracking_uri
+    from attar.registry.release.versions import compare_versions, read_version
+    from attar.registry.tracking.reach import reachable
 
     configure_process()
-    versions = [read_version(name.removeprefix("models:/")) for name in (first, second)]
+    with reachable(tracking_uri(attar_home())):  # which also lets MLflow try for seconds, not minutes
+        versions = [read_version(name.removeprefix("models:/")) for name in (first, second)]
     return Comparison(str(versions[0]), str(versions[1]), tuple(compare_versions(*versions)))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,11 +134,12 @@ def _run_command(arguments: Sequence[str], home: Path, is_quiet: bool) -> str:
     kept = {name: value for name, value in os.environ.items() if name not in TERMINAL_VARIABLES}
     environment = {**kept, "ATTAR_HOME": str(home), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     refusals: list[str] = []
+    last: deque[str] = deque(maxlen=1)
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, env=environment
     ) as process:
         assert process.stdout and process.stderr
-        reader = Thread(target=_show, args=(process.stderr, refusals, is_quiet), daemon=True)
+        reader = Thread(target=_show, args=(process.stderr, refusals, last, is_quiet), daemon=True)
         reader.start()
         try:
             answer = process.stdout.read()
@@ -150,13 +152,14 @@ def _run_command(arguments: Sequence[str], home: Path, is_quiet: bool) -> str:
     try:
         return json.loads(answer)["id"]
     except (ValueError, KeyError) as error:
-        told = "; ".join(refusals) or f"the run ended without a result (exit code {process.returncode})"
-        raise AttarError(told) from error
+        how = f"the run ended without a result (exit code {process.returncode})"
+        raise AttarError("; ".join(refusals) or ": ".join([how, *last])) from error
 
 
-def _show(lines: IO[str], refusals: list[str], is_quiet: bool) -> None:
-    """Print a command's lines as they come; keep those by which it refuses."""
+def _show(lines: IO[str], refusals: list[str], last: deque[str], is_quiet: bool) -> None:
+    """Print a command's lines as they come; keep those by which it refuses, and the last."""
     for line in lines:
+        last.append(line.strip())
         if line.startswith(MARK):
             refusals.append(line.removeprefix(MARK).strip())
         elif not is_quiet:

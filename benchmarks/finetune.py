@@ -127,6 +127,7 @@ def ours(
     from attar.registry.artifacts.store import Store
     from attar.stages.contract import NoInputs
     from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+    from attar.stages.finetune.plan import TrainingPlan
     from attar.stages.finetune.stage import build_run
     from attar.stages.ingest.data import IngestDataConfig, ingest_data
     from attar.stages.label.record import RecordConfig, RecordInputs, record
@@ -144,24 +145,24 @@ def ours(
         data = record.execute(config, RecordInputs(model=original, data=data), store).artifact
         record_seconds = time.perf_counter() - start
     more: dict[str, Any] = {} if kind == "sft" else {"objectives": {"forward_kl": 1.0}}
+    adapt = {"rank": RANK, "blocks": "after_cut" if kind == "offline_kl_after_cut" else "all"}
     if kind == "on_policy_kl":
-        more["rollout"] = {"student": {"max_new_tokens": NEW_TOKENS, "temperature": 0.9}}
+        more["rollout"] = {"kind": "student", "max_new_tokens": NEW_TOKENS, "temperature": 0.9}
     model = ingested(student, store)
     if kind == "offline_kl_after_cut":
-        more["adapt_blocks"] = "after_cut"
-        model = replace(model, facts={**model.facts, "removed_blocks": ",".join(map(str, REMOVED))})
+        model = replace(model, facts={**model.facts, "removed_blocks": tuple(REMOVED)})
     if "run once" in way:
-        more["run_teacher_once"] = True
+        more["teacher"] = {"run_once": True}
     config = FinetuneConfig(
-        rank=RANK,
-        num_epochs=1,
-        tokens_per_step=tokens_per_step(kind),
-        max_tokens=MAX_TOKENS,
-        patience=0,
+        adapt=adapt,
+        schedule={"num_epochs": 1, "tokens_per_step": tokens_per_step(kind)},
+        rows={"max_tokens": MAX_TOKENS},
+        heldout={"patience": 0},
         **more,
     )
     live = None if kind == "sft" or "recorded" in way else original
-    run = build_run(config, FinetuneInputs(model=model, data=(data,), teacher=live), scratch)
+    inputs = FinetuneInputs(model=model, data=(data,), teacher=live)
+    run = build_run(TrainingPlan.of(config, inputs), inputs, scratch)
     start = time.perf_counter()
     for _ in run.trainer.run():
         pass

@@ -9,17 +9,12 @@ import posixpath
 import re
 import sys
 from collections.abc import Iterator
-from itertools import pairwise
 
-import yaml
-from pydantic import ValidationError
-
-from attar.pipelines.recipe.file import RecipeError, shipped_recipes
-from attar.pipelines.recipe.whole import build_recipe, load_recipe
 from attar.stages.catalogue import STAGES
+from docs.generate.examples import command_mistakes, python_mistakes, yaml_mistakes
 from docs.generate.markdown import slug
-from docs.generate.names import command_names, known_names, make_targets, stage_names, tracked_files, variables
-from docs.generate.pages import generated_pages, written_pages
+from docs.generate.names import command_names, elsewhere, known_names, tracked_files, unknown_field, variables
+from docs.generate.pages import generated_pages, generated_pictures, written_pages
 from docs.generate.results import with_results
 
 MAX_LINES = 250
@@ -35,7 +30,9 @@ def mistakes() -> list[str]:
     """Return what is wrong with the pages, a line each."""
     written, generated = written_pages(), generated_pages()
     found = [line for path, text in written.items() for line in check_page(path, text)]
-    pages = generated | {path: text for path, text in written.items() if not path.startswith("../")}
+    pages = (
+        generated | generated_pictures() | {path: text for path, text in written.items() if not path.startswith("../")}
+    )
     found += [line for path, text in {**generated, **written}.items() for line in check_links(path, text, pages)]
     index = written["index.md"]
     found += [
@@ -56,7 +53,12 @@ def check_page(path: str, text: str) -> Iterator[str]:
     except ValueError as error:
         yield f"{where}: {error}"
     for _, language, body in FENCE.findall(text):
-        checks = {"yaml": _yaml_mistakes, "bash": _command_mistakes, "console": _command_mistakes}
+        checks = {
+            "yaml": yaml_mistakes,
+            "bash": command_mistakes,
+            "console": command_mistakes,
+            "python": python_mistakes,
+        }
         for line in checks.get(language, lambda _: iter(()))(body):
             yield f"{where}: {line}"
     for _, inner in SPAN.findall(FENCE.sub("", text)):
@@ -89,6 +91,8 @@ def anchors(text: str) -> set[str]:
 
 def _span_mistakes(span: str) -> Iterator[str]:
     """Yield what is wrong with inline code, by the first of the forms that it has."""
+    if span in elsewhere():
+        return iter(())
     for form, check in SPANS:
         if form.fullmatch(span):
             return check(span)
@@ -98,10 +102,9 @@ def _span_mistakes(span: str) -> Iterator[str]:
     return iter(())
 
 
-def _field_mistakes(span: str, stage: str, names: list[str]) -> Iterator[str]:
-    unknown = [name for name in names if name not in stage_names()[stage] | known_names()]
-    if unknown:
-        yield f"`{span}`: stage {stage} has no field or input {unknown[0]!r}"
+def _field_mistakes(span: str, stage: str, path: list[str]) -> Iterator[str]:
+    if unknown := unknown_field(stage, path):
+        yield f"`{span}`: stage {stage} has no field or input {unknown!r} there"
 
 
 def _option_mistakes(span: str) -> Iterator[str]:
@@ -130,82 +133,9 @@ def _path_mistakes(span: str) -> Iterator[str]:
         yield f"`{span}`: no such file or folder"
 
 
-def _yaml_mistakes(text: str) -> Iterator[str]:
-    try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        yield f"an example is no YAML: {str(error).splitlines()[0]}"
-        return
-    if isinstance(document, dict) and "nodes" in document:
-        try:
-            build_recipe(document)
-        except (RecipeError, ValueError) as error:
-            if not _is_of_the_reader(error):
-                yield f"an example is no recipe: {' '.join(str(error).split())[:300]}"
-        return
-    for name, node in document.items() if isinstance(document, dict) else ():
-        if isinstance(node, dict) and "stage" in node:
-            yield from _node_mistakes(name, node)
-
-
-def _node_mistakes(name: str, node: dict) -> Iterator[str]:
-    if node["stage"] not in STAGES:
-        yield f"node {name!r} of an example has an unknown stage {node['stage']!r}"
-        return
-    stage = STAGES[node["stage"]]
-    try:
-        stage.config_type.model_validate(node.get("config") or {})
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(map(str, first["loc"]))
-        if not _is_of_the_reader(error):
-            yield f"node {name!r} of an example: {node['stage']}.{field}: {first['msg']}"
-    for slot in node.get("inputs") or {}:
-        if slot not in stage.slots:
-            yield f"node {name!r} of an example: {node['stage']} has no input {slot!r}"
-
-
-def _command_mistakes(text: str) -> Iterator[str]:
-    for line in text.replace("\\\n", " ").splitlines():
-        words = line.split(" #")[0].strip().removeprefix("$ ").split()
-        if words[:1] == ["make"]:
-            unknown = [word for word in words[1:] if "=" not in word and word not in make_targets()]
-            if unknown and re.fullmatch(r"[\w-]+", unknown[0]):
-                yield f"`{line.strip()}`: the Makefile has no target {unknown[0]!r}"
-        elif words[:1] == ["attar"] and len(words) > 1:
-            yield from _attar_mistakes(line.strip(), words[1:])
-
-
-def _attar_mistakes(line: str, words: list[str]) -> Iterator[str]:
-    command, *rest = words
-    if command.startswith("-"):
-        command, rest = "", words
-    if command not in command_names():
-        yield f"`{line}`: attar has no command {command!r}"
-        return
-    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
-    for option in given:
-        if option not in command_names()[command]:
-            yield f"`{line}`: attar {command} has no option {option!r}"
-    if command in ("run", "plan") and rest and rest[0] in shipped_recipes():
-        changes = [value for word, value in pairwise(rest) if word == "--set"]
-        try:
-            load_recipe(rest[0], [change.strip("'\"") for change in changes])
-        except (RecipeError, ValueError) as error:
-            if not _is_of_the_reader(error):
-                yield f"`{line}`: {' '.join(str(error).split())[:300]}"
-
-
-def _is_of_the_reader(error: Exception) -> bool:
-    """Whether all that is wrong is a file that an example stands for, such as MODEL, which only its reader has."""
-    return all("does not exist" in line for line in str(error).splitlines() if "accepted:" in line) and (
-        "does not exist" in str(error)
-    )
-
-
 # What inline code can be, and what has to hold then.
 SPANS = (
-    (re.compile(r"(attar|make) .*"), _command_mistakes),
+    (re.compile(r"(attar|make) .*"), command_mistakes),
     (re.compile(r"--[\w-]+( .*)?"), _option_mistakes),
     (re.compile(r"ATTAR_[A-Z_]+(=.*)?"), _variable_mistakes),
     (re.compile(r"[a-z_]+: .+"), _key_mistakes),

@@ -36,25 +36,36 @@ def recipe_svg(recipe: Recipe) -> str:
 
 
 def _corners(recipe: Recipe) -> dict[str, tuple[int, int]]:
-    """Return the upper left corner of each node; a recipe's nodes come in an order in which inputs are first."""
+    """Return the upper left corner of each node: its column is its distance from the sources, its row near those that it reads."""
+    columns: dict[int, list[str]] = {}
     column: dict[str, int] = {}
-    filled: dict[int, int] = {}
-    corners = {}
-    for name, node in recipe.nodes.items():
+    for name, node in recipe.nodes.items():  # inputs come before what reads them
         column[name] = max((column[source] + 1 for source in node.upstream), default=0)
-        row = filled.get(column[name], 0)
-        filled[column[name]] = row + 1
-        corners[name] = (MARGIN + column[name] * (BOX_WIDTH + GAP_X), MARGIN + row * (BOX_HEIGHT + GAP_Y))
-    return corners
+        columns.setdefault(column[name], []).append(name)
+    row: dict[str, float] = {}
+    for _, names in sorted(columns.items()):
+        wanted = {name: _mean_row(recipe, name, row) for name in names}
+        for index, name in enumerate(sorted(names, key=lambda name: wanted[name])):
+            row[name] = index
+    return {
+        name: (MARGIN + column[name] * (BOX_WIDTH + GAP_X), MARGIN + int(row[name]) * (BOX_HEIGHT + GAP_Y))
+        for name in recipe.nodes
+    }
+
+
+def _mean_row(recipe: Recipe, name: str, row: dict[str, float]) -> float:
+    """Return the mean row of what a node reads, measurements below all else, so that the way of the model stays on top."""
+    upstream = recipe.nodes[name].upstream
+    kind = recipe.nodes[name].stage.output_type.kind
+    mean = sum(row[source] for source in upstream) / len(upstream) if upstream else 0.0
+    return mean + (100.0 if kind not in COLORS else 0.0)
 
 
 def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
     x1, y1 = source[0] + BOX_WIDTH, source[1] + BOX_HEIGHT // 2
     x2, y2 = target[0], target[1] + BOX_HEIGHT // 2
     middle = (x1 + x2) // 2
-    return (
-        f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#9aa5b1" stroke-width="1.2"/>'
-    )
+    return f'<path d="M{x1},{y1} C{middle},{y1} {middle},{y2} {x2},{y2}" fill="none" stroke="#9aa5b1" stroke-width="1.1" stroke-opacity="0.75"/>'
 
 
 def _box(corner: tuple[int, int], name: str, stage: str, kind: str) -> str:

@@ -13,7 +13,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from docs.generate.check import mistakes
-from docs.generate.pages import DOCS, generated_pages
+from docs.generate.pages import DOCS, generated_pages, generated_pictures
 from docs.generate.results import with_results
 
 
@@ -27,7 +27,7 @@ def on_config(config: Any) -> Any:
 
 def on_files(files: Files, config: Any) -> Files:
     """Put the generated pages beside those that people wrote."""
-    for path, text in generated_pages().items():
+    for path, text in (generated_pages() | generated_pictures()).items():
         files.append(File.generated(config, path, content=text))
     return files
 

@@ -24,10 +24,26 @@ ELSEWHERE = Path(__file__).with_name("names_elsewhere.txt")
 NODE_FIELDS = ("stage", "config", "inputs", "execution")
 
 
-@cache
-def stage_names() -> dict[str, set[str]]:
-    """Return by stage the names of its inputs and of its config's fields, those inside other configs too."""
-    return {name: set(stage.slots) | _fields(stage.config_type) for name, stage in STAGES.items()}
+def unknown_field(stage: str, path: list[str]) -> str:
+    """Return the first name of a path that the stage does not have where it stands, empty where all are there."""
+    first, *rest = path
+    config = STAGES[stage].config_type
+    if first in STAGES[stage].slots and not rest:
+        return ""
+    if first not in config.model_fields:
+        return first
+    return _unknown_below(config.model_fields[first].annotation, rest)
+
+
+def _unknown_below(annotation: Any, path: list[str]) -> str:
+    if not path:
+        return ""
+    if typing.get_origin(annotation) is dict:  # the keys are the recipe's own
+        return _unknown_below(typing.get_args(annotation)[1], path[1:])
+    fields = {name: field for model in _models(annotation) for name, field in model.model_fields.items()}
+    if path[0] not in fields:
+        return path[0]
+    return _unknown_below(fields[path[0]].annotation, path[1:])
 
 
 @cache

@@ -8,6 +8,7 @@ from pathlib import Path
 import attar
 from docs.generate.commands import command_pages
 from docs.generate.methods import method_pages
+from docs.generate.plots import plot_pages
 from docs.generate.recipes import recipe_pages
 from docs.generate.results import result_pages
 from docs.generate.stages import stage_pages
@@ -34,6 +35,12 @@ def generated_pages() -> dict[str, str]:
     pages = {path: text for make in makers for path, text in make()}
     pages["reference/python.md"] = _python()
     return pages | {page: _moved((ROOT / name).read_text()) for name, page in MOVED.items() if (ROOT / name).is_file()}
+
+
+@cache
+def generated_pictures() -> dict[str, str]:
+    """Return the generated pictures by path within the site."""
+    return plot_pages()
 
 
 def written_pages() -> dict[str, str]:

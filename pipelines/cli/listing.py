@@ -32,6 +32,7 @@ from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
@@ -179,4 +180,4 @@ def _first_line(method: type) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
+    return f"{value:.4g}" if isinstance(value, float) else fact_text(value)[:40]

@@ -211,6 +211,7 @@ def main() -> None:
 
 def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) -> tuple[Any, list[Any], set[str]]:
     from attar.pipelines.cli.cautions import cautions
+    from attar.pipelines.recipe.flat_form import flat_caution
     from attar.pipelines.recipe.mistakes import one_line
     from attar.pipelines.recipe.plan import make_plan
     from attar.pipelines.recipe.whole import load_recipe
@@ -222,7 +223,7 @@ def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) ->
         loaded = loaded.until(until_node)
     forced = loaded.downstream(from_node) if from_node else set()
     planned = make_plan(loaded, Store(attar_home()), forced)
-    for line in cautions(planned):
+    for line in [*flat_caution(loaded.flat), *cautions(planned)]:
         err.print(f"warning: {one_line(line)}", style="yellow", markup=False, highlight=False)
     return loaded, planned, forced
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
+from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, listed, spec_of, split_plug
 
 FOLDER = "methods/"
@@ -22,17 +25,22 @@ def composition(recipe: Recipe) -> str:
     """Return what a recipe is made of: its own stages, then objectives, parties, context and rollout of the training."""
     stages = dict.fromkeys(node.stage.name for node in recipe.nodes.values())
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
-    own = recipe.nodes[OWN_NODE].config
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
+    own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
-    for field, default in (("teacher", "auto"), ("past", "none"), ("anchor", "none"), ("teacher_context", "none")):
-        plug = getattr(own, field)
-        if plug != default:
-            parts.append(f"{field.replace('_', ' ')} {split_plug(plug)[0]}")
+    spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
+    teacher = spelt["teacher"]
+    kinds = {
+        "teacher": teacher.get("rule", teacher)["kind"],
+        "past": spelt["past"]["kind"],
+        "anchor": spelt["anchor"]["kind"],
+        "teacher context": teacher.get("context", {"kind": "none"})["kind"],
+    }
+    parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
-    if own.rollout != "data":
-        parts.append(f"rollout {split_plug(own.rollout)[0]}")
+    if spelt["rollout"]["kind"] != "data":
+        parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
 
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from attar.pipelines.operate.credentials import USER, credentials_path
 
 PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
+DatabaseOption = Annotated[Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
@@ -25,9 +26,7 @@ def up(
     mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow.")] = 5000,
     worker_port: Annotated[int, typer.Option(min=1, max=65535, help="The worker's health check.")] = 4280,
     heavy_at_once: Annotated[int, typer.Option(min=1, help="Compressions that run at the same time.")] = 1,
-    database: Annotated[
-        Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")
-    ] = "sqlite",
+    database: DatabaseOption = "sqlite",
     postgres_port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Postgres that --database postgres starts.")
     ] = 5433,

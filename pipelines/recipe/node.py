@@ -15,6 +15,7 @@ from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
+from attar.stages.runtime.older_fields import renewed
 
 NODE_FIELDS = ("stage", "config", "inputs", "execution")
 # Names become folders, files and tags.
@@ -120,7 +121,7 @@ def _config(where: str, given: Any, stage: Stage[Any, Any, Any], mistakes: Mista
         try:
             return stage.config_type.model_validate(given or {})
         except ValidationError as error:
-            lines = explanations(error, given or {}, stage.config_type)
+            lines = explanations(error, renewed(stage.config_type, given or {})[0], stage.config_type)
             raise RecipeError(*(f"{where}, {line}" for line in lines)) from error
     return None
 

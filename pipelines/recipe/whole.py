@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ import yaml
 from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
+from attar.pipelines.recipe.flat_form import flat_fields, renew_node
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
@@ -35,6 +36,8 @@ class Recipe:
     description: str
     nodes: dict[str, Node]
     card: MethodCard | None = None
+    # nodes with a config in the flat form of earlier versions, and what the new form says instead
+    flat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def build(
@@ -99,7 +102,7 @@ class Recipe:
                 needed.add(current)
                 pending.extend(self.nodes[current].upstream)
         nodes = {key: node for key, node in self.nodes.items() if key in needed}
-        return Recipe(self.name, self.description, nodes, self.card)
+        return Recipe(self.name, self.description, nodes, self.card, self.flat)
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
@@ -118,8 +121,10 @@ class Recipe:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
     document = read_document(name_or_path)
+    flat = flat_fields(document)
     override_document(document, overrides)
-    return build_recipe(document, default_name=recipe_path(name_or_path).stem)
+    recipe = build_recipe(document, default_name=recipe_path(name_or_path).stem)
+    return replace(recipe, flat={**flat, **recipe.flat})
 
 
 def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
@@ -140,7 +145,7 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     with mistakes.noted():
         nodes = _nodes(document.get("nodes"), pools, mistakes)
     mistakes.refuse()
-    return Recipe(name, str(document.get("description", "")), nodes, card)
+    return Recipe(name, str(document.get("description", "")), nodes, card, flat_fields(document))
 
 
 def override_document(document: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -168,6 +173,7 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
     place = nodes[parts[0]]
     if not isinstance(place, dict):
         raise RecipeError(f"{where}: node {shown(parts[0])} is {shown(place)}; accepted: a mapping with a stage")
+    renew_node(place)
     for part in parts[1:-1]:
         if not isinstance(place.get(part), dict):
             place[part] = {}

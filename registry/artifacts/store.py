@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from attar.registry.artifacts.cost import Cost
 from attar.registry.artifacts.disk_space import check_space, drop_output, full_error
@@ -200,7 +200,7 @@ class Store:
                 logger.warning("stored %s artifact %s is damaged (%s): building it again", slot.stage, key[:12], error)
                 self.discard(place)
             return None
-        return artifact
+        return cast(A, artifact)
 
     def _build(self, slot: Slot, kind: type[A], key: str, build: Callable[[Path], A]) -> A:
         workdir = self.root / "work" / key

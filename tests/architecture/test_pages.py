@@ -15,6 +15,7 @@ from docs.generate.commands import commands
 from docs.generate.markdown import slug
 from docs.generate.methods import FAMILIES
 from docs.generate.pages import generated_pages
+from docs.generate.plots import ARMS, PANELS, points, recovery_plot
 from docs.generate.results import RESULTS, chosen, with_results
 
 TABLE = "6 blocks removed, seed 0"
@@ -59,7 +60,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("`prune.num_layers`", "`prune.num_layers`: stage prune has no field or input 'num_layers'"),
+        ("`prune.num_layers`", "`prune.num_layers`: stage prune has no field or input 'num_layers' there"),
         ("`num_layers_removed`", "no stage, field, method, recipe or option has this name"),
         ("`layers: 3`", "no stage, method or recipe has a field 'layers'"),
         ("`--turbo`", "no command of attar has this option"),
@@ -67,7 +68,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
         ("```bash\nattar run demo --quickly\n```", "attar run has no option '--quickly'"),
         ("```bash\nattar plan demo --set pruned.config.num_layers=6\n```", "num_layers"),
         ("```bash\nmake coffee\n```", "the Makefile has no target 'coffee'"),
-        ("```yaml\na:\n  stage: prune\n  config: {num_layers: 6}\n```", "prune.num_layers"),
+        ("```yaml\na:\n  stage: prune\n  config: {num_layers: 6}\n```", "prune has no field 'num_layers'"),
         ("```yaml\na:\n  stage: prone\n```", "unknown stage 'prone'"),
         (
             "```yaml\na:\n  stage: prune\n  config: {num_blocks: 1}\n  inputs: {weights: b}\n```",
@@ -75,6 +76,7 @@ def test_every_method_recipe_and_command_has_its_place() -> None:
         ),
         ("`ATTAR_NOWHERE`", "no source reads this variable"),
         ("`stages/nowhere.py`", "no such file or folder"),
+        ("```python\nattar.compress()\n```", "an example uses attar.compress, which is not there"),
         ("<!-- results: nothing: a: all: all -->", "benchmarks/results/nothing.json is not there"),
         ("line\n" * 300, "300 lines; accepted: 250 at most"),
     ],
@@ -113,3 +115,12 @@ def test_every_result_says_when_where_and_by_what_it_was_made() -> None:
         parts = [result] if "commit" in result else list(result.values())
         for part in parts:
             assert all(part[key] for key in ("date", "commit", "command")), path.name
+
+
+def test_the_plot_has_every_size_of_every_arm_within_its_interval() -> None:
+    for column, _ in PANELS:
+        for arm in ARMS:
+            measured = points(arm, column)
+            assert [size for size, *_ in measured] == [2, 4, 6, 8, 10], arm
+            assert all(low <= value <= high for _, value, low, high in measured), arm
+    assert recovery_plot().count("<svg") == 1

@@ -64,12 +64,10 @@ RARE_KILLS = (
 NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
 TRIAL = {
-    "rank": 4,
-    "max_steps": 2,
-    "tokens_per_step": 256,
-    "tokens_per_micro_batch": 256,
-    "patience": 0,
-    "stop_on": "quality",
+    "adapt": {"rank": 4},
+    "schedule": {"max_steps": 2, "tokens_per_step": 256},
+    "compute": {"tokens_per_micro_batch": 256},
+    "heldout": {"patience": 0, "stop_on": "quality"},
 }
 
 

@@ -20,7 +20,7 @@ from tests.system.node_by_node import run_nodes
 from tests.system.tiny_models import NUM_CHOOSE, NUM_HELDOUT, NUM_QUESTIONS
 
 METHODS = [name.removeprefix("methods/") for name in shipped_recipes() if name.startswith("methods/")]
-# enough to move a model of 32 hidden units within a dozen steps
+# enough to move a model of 32 hidden units within a dozen steps; in the flat form, whose rank means nothing where all weights learn
 QUICK = {
     "rank": 8,
     "alpha": 16,
@@ -56,8 +56,9 @@ def quick(node: str = "student", **more: Any) -> dict[str, Any]:
 
 
 def on_policy(form: str, num_samples: int = 1, **more: Any) -> dict[str, Any]:
-    rollout = f"student.config.rollout.{form}"
-    return {**quick(**more), f"{rollout}.max_new_tokens": 6, f"{rollout}.num_samples": num_samples}
+    rollout = "student.config.rollout"
+    drawn = {f"{rollout}.kind": form, f"{rollout}.max_new_tokens": 6, f"{rollout}.num_samples": num_samples}
+    return {**quick(**more), **drawn}
 
 
 def rewarded(form: str = "student", num_samples: int = 8) -> dict[str, Any]:
@@ -86,9 +87,9 @@ SMOKES = {
     "self-data-distillation": Smoke(
         {"next_token": 1.0},
         changes={
-            "block_scan.config.num_samples": 8,
+            "block_scan.config.calibration.num_samples": 8,
             "pruned.config.num_blocks": 1,
-            "rewritten.config.max_new_tokens": 6,
+            "rewritten.config.drawing.max_new_tokens": 6,
             **quick(),
             **quick("other_student", num_epochs=2),
         },
@@ -119,8 +120,8 @@ SMOKES = {
             **quick("second", num_epochs=2),
             **on_policy("repair", num_epochs=1),
             # "yes" and its end are four tokens: every right answer is open at three, and the teacher finishes it
-            "student.config.rollout.repair.max_new_tokens": 3,
-            "student.config.rollout.repair.student_fraction": 0.5,
+            "student.config.rollout.max_new_tokens": 3,
+            "student.config.rollout.student_fraction": 0.5,
         },
     ),
     "ded": Smoke(

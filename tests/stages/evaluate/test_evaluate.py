@@ -90,7 +90,7 @@ def test_task_files_of_ones_own_run_under_lm_eval(store: Store, model: ModelArti
         f"dataset_kwargs:\n  data_files: {tmp_path / 'mine.jsonl'}\n  cache_dir: {tmp_path / 'cache'}\n"
         "doc_to_text: '{{q}}'\ndoc_to_choice: '{{c}}'\ndoc_to_target: '{{a}}'\nmetric_list:\n  - metric: acc\n"
     )
-    config = CONFIG.model_copy(update={"task_folder": str(tmp_path), "tasks": ["mine"], "num_samples": 0})
+    config = CONFIG.with_changes(task_folder=str(tmp_path), tasks=["mine"], num_samples=0)
     scores = content(evaluate.execute(config, EvaluateInputs(model=model), store).artifact)
     assert 0.0 <= scores["tasks"]["mine"] <= 1.0
     assert scores["perplexity"] is None

@@ -26,7 +26,6 @@ from attar.stages.compare.pairs import gold, windows
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
@@ -110,8 +109,7 @@ def test_a_row_is_asked_by_the_same_tokens_everywhere(
     prompts, pairs = asked_by_evaluate(folder, monkeypatch)
     assert prompts == asked, "evaluate"
     data = dataset(tmp_path / "questions", QUESTIONS)
-    config = FinetuneConfig()
-    rows = TrainingRows.read(config, FinetuneInputs(model=None, data=(data,)), tokenizer)  # type: ignore[arg-type] - reads data alone
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=1024, reads_record=False)
     assert [(example.prompt_ids, example.answer_ids) for example in rows.train] == solved, "training"
     assert [exact_tokens(tokenizer, row) for row in QUESTIONS] == solved, "record"
     assert [gold(CompareConfig(), row, tokenizer) for row in QUESTIONS] == solved, "compare"
@@ -135,8 +133,7 @@ def test_text_begins_with_bos_in_every_window_of_every_stage(kind: str, store: S
     source = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}", heldout_fraction=0.0)
     tokenizer, data = load_tokenizer(folder), ingest_data.execute(source, NoInputs(), store).artifact
     compared = windows(CompareConfig(max_tokens=32), data, tokenizer)
-    config = FinetuneConfig(max_tokens=32)
-    rows = TrainingRows.read(config, FinetuneInputs(model=None, data=(data,)), tokenizer)  # type: ignore[arg-type] - reads data alone
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=32, reads_record=False)
     assert [(example.prompt_ids, example.answer_ids) for example in rows.train] == compared
     pieces = [sample.ids for sample in calibration_samples(folder, data, 99, 32)]
     assert sorted(pieces) == sorted([*context, *part] for context, part in compared)

@@ -13,6 +13,7 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.schedule_config import schedule_of
 from attar.stages.finetune.stage import finetune
 from attar.stages.runtime.progress import Metric, listen
 from attar.stages.self_data.config import SelfDataConfig
@@ -20,24 +21,21 @@ from attar.stages.self_data.stage import SelfDataInputs, self_data
 from tests.killed import kill_after_step
 
 CONFIG = FinetuneConfig(
-    rank=4,
+    adapt={"rank": 4, "dropout": 0.1},
     objectives={"next_token": 1.0, "forward_kl": 0.5},
-    num_epochs=6,
-    learning_rate=5e-3,
-    tokens_per_step=512,
-    tokens_per_micro_batch=256,
-    eval_every=2,
-    checkpoint_every=1,
-    patience=0,
-    dropout=0.1,
-    precision="float32",
+    schedule={"num_epochs": 6, "learning_rate": 5e-3, "tokens_per_step": 512},
+    compute={"tokens_per_micro_batch": 256, "precision": "float32"},
+    heldout={"every": 2, "patience": 0},
+    checkpoints={"every": 1},
 )
 
 
 @pytest.fixture(scope="module")
 def data(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> DatasetArtifact:
     """The sums with the model's own distributions recorded."""
-    config = SelfDataConfig(max_new_tokens=8, batch_size=8, num_recorded=16, precision="float32")
+    config = SelfDataConfig(
+        drawing={"max_new_tokens": 8}, batch_size=8, recorded={"num_candidates": 16}, precision="float32"
+    )
     return self_data.execute(config, SelfDataInputs(model=model, data=questions), shared_store).artifact
 
 
@@ -94,7 +92,7 @@ def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
 def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
     store: Store, shared_store: Store, model: ModelArtifact, data: DatasetArtifact, changes: dict
 ) -> None:
-    config = CONFIG.model_copy(update=changes)
+    config = CONFIG.with_changes(**changes)
     whole = train(shared_store, config, model, data)
     assert int(whole.facts["num_steps"]) >= 6
     step = kill_after_step(lambda: train(store, config, model, data), store.root, min_step=2)
@@ -113,8 +111,8 @@ def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
 
 def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
     """At a hopeless learning rate the held-out loss rises: the adapter kept is the one from before."""
-    config = CONFIG.model_copy(
-        update={"learning_rate": 3.0, "patience": 2, "num_epochs": 40, "eval_every": 1, "warmup_fraction": 0.0}
+    config = CONFIG.with_changes(
+        schedule={"learning_rate": 3.0, "num_epochs": 40, "warmup_fraction": 0.0}, heldout={"patience": 2, "every": 1}
     )
     adapter = train(store, config, model, data)
     heldout = dict(curve(adapter, "heldout_next_token_nats"))
@@ -124,9 +122,9 @@ def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, d
 
 
 def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_epochs": 2, "dropout": 0.0})
-    first = train(store, config.model_copy(update={"tokens_per_micro_batch": 512}), model, data)
-    second = train(store, config.model_copy(update={"tokens_per_micro_batch": 128}), model, data)
+    config = CONFIG.with_changes(schedule={"num_epochs": 2}, adapt={"dropout": 0.0})
+    first = train(store, config.with_changes(compute={"tokens_per_micro_batch": 512}), model, data)
+    second = train(store, config.with_changes(compute={"tokens_per_micro_batch": 128}), model, data)
     losses = curve(first, "train_next_token_nats"), curve(second, "train_next_token_nats")
     assert len(losses[0]) == len(losses[1]) >= 2
     for (_, mine), (_, theirs) in zip(*losses, strict=True):
@@ -134,23 +132,28 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
 
 
 def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
-    untold, told = FinetuneConfig(), FinetuneConfig(tokens_per_micro_batch=64)
+    untold, told = FinetuneConfig(), FinetuneConfig(compute={"tokens_per_micro_batch": 64})
     sizes = [
-        [config.schedule(torch.device(name)).tokens_per_micro_batch for name in ("cpu", "cuda")]
+        [
+            schedule_of(
+                config.schedule, config.compute.tokens_per_micro_batch, torch.device(name)
+            ).tokens_per_micro_batch
+            for name in ("cpu", "cuda")
+        ]
         for config in (untold, told)
     ]
     assert sizes == [[512, 4096], [64, 64]]
     with pytest.raises(ValueError, match="8 tokens hold no row; accepted: 0, or 16 and more"):
-        FinetuneConfig(tokens_per_micro_batch=8)
+        FinetuneConfig(compute={"tokens_per_micro_batch": 8})
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
     store: Store, model: ModelArtifact, data: DatasetArtifact, method: str
 ) -> None:
-    config = CONFIG.model_copy(update={"method": method, "num_epochs": 1})
+    config = CONFIG.with_changes(adapt={"kind": method}, schedule={"num_epochs": 1})
     whole = train(store, config, model, data)
-    again = train(store, config.model_copy(update={"gradient_checkpointing": True}), model, data)
+    again = train(store, config.with_changes(compute={"gradient_checkpointing": True}), model, data)
     names = [path.name for path in whole.path.glob("*.safetensors")]
     assert names and whole.path != again.path
     for name in names:
@@ -165,7 +168,7 @@ def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetA
     opt = ingest_model.execute(IngestModelConfig(source="random:opt"), NoInputs(), store).artifact
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
-        adapter = train(store, CONFIG.model_copy(update={"num_epochs": 2}), opt, data)
+        adapter = train(store, CONFIG.with_changes(schedule={"num_epochs": 2}), opt, data)
     assert any("attends across packed rows" in note for note in notes)
     heldout = curve(adapter, "heldout_next_token_nats")
     assert heldout[-1][1] < heldout[0][1]

@@ -44,23 +44,16 @@ LETTERS = "abcdefghijkl"
 STYLES = 6
 NUM_NEW = 16
 DRAW = GuideDataConfig(
-    min_scale=1.0,
-    max_scale=3.0,
-    unseen_scale=2.0,
-    num_samples_per_prompt=6,
-    max_new_tokens=NUM_NEW,
+    scales={"min": 1.0, "max": 3.0, "unseen": 2.0},
+    drawing={"num_samples": 6, "max_new_tokens": NUM_NEW},
     num_recorded=259,
     batch_size=64,
     precision="float32",
 )
 TRAINING = {
-    "num_epochs": 8,
-    "learning_rate": 1e-2,
-    "tokens_per_step": 2048,
-    "tokens_per_micro_batch": 4096,
-    "eval_every": 10,
-    "patience": 0,
-    "precision": "float32",
+    "schedule": {"num_epochs": 8, "learning_rate": 1e-2, "tokens_per_step": 2048},
+    "compute": {"tokens_per_micro_batch": 4096, "precision": "float32"},
+    "heldout": {"every": 10, "patience": 0},
 }
 GUIDE = GuideConfig(rank=32, num_tokens=16, num_heads=2, training=TRAINING, num_gate_rows=64)  # type: ignore[arg-type]
 
@@ -152,7 +145,8 @@ def test_gradient_checkpointing_gives_the_same_adapters_bit_for_bit(
 ) -> None:
     found = []
     for is_checkpointed in (False, True):
-        training = {**TRAINING, "max_steps": 3, "gradient_checkpointing": is_checkpointed}
+        compute = {"gradient_checkpointing": is_checkpointed}
+        training = GUIDE.training.with_changes(schedule={"max_steps": 3}, compute=compute)
         config = GuideConfig(**{**GUIDE.model_dump(), "training": training, "max_kl_ratio": 100.0, "num_gate_rows": 4})
         found.append(
             {path.name: load_file(path) for path in learn(store, config, taught, drawn).path.glob("*.safetensors")}
@@ -233,7 +227,7 @@ def test_scales_move_the_distribution_in_order(taught: list[ModelArtifact], cros
 def test_a_gate_that_is_not_reached_is_refused_and_writes_nothing(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
-    training = {**TRAINING, "max_steps": 1, "num_epochs": 1}
+    training = GUIDE.training.with_changes(schedule={"max_steps": 1, "num_epochs": 1})
     config = GuideConfig(rank=8, num_tokens=4, num_heads=1, training=training)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"one pass is not guidance on trained scales: .* accepted: max_kl_ratio 0.6"):
         learn(store, config, taught, drawn)
@@ -244,7 +238,7 @@ def test_a_checkpoint_tuned_too_far_is_refused(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
     """Adapters do not carry over to another model; a random one of the same shape stands for one tuned beyond all measure."""
-    config = GUIDE.model_copy(update={"training": GUIDE.training.model_copy(update={"num_epochs": 4})})
+    config = GUIDE.with_changes(training={"schedule": {"num_epochs": 4}})
     other = ingest_model.execute(
         IngestModelConfig(source="random:llama?num_blocks=2&hidden_size=64&seed=9"), NoInputs(), store
     ).artifact
@@ -268,7 +262,7 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     taught: list[ModelArtifact],
     drawn: DatasetArtifact,
 ) -> None:
-    training = {**TRAINING, "num_epochs": 3, "checkpoint_every": 1}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 3}, checkpoints={"every": 1})
     config = GuideConfig(rank=16, num_tokens=8, num_heads=2, training=training, max_kl_ratio=2.0)  # type: ignore[arg-type]
     whole = learn(Store(store.root / "uninterrupted"), config, taught, drawn)
     kill_after_step(lambda: learn(store, config, taught, drawn), store.root, min_step=2)
@@ -283,7 +277,7 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
 
 @pytest.fixture(scope="module")
 def offset(shared_store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact) -> AdapterArtifact:
-    training = {**TRAINING, "num_epochs": 3}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 3})
     config = GuideConfig(adapter="offset", rank=16, training=training, max_kl_ratio=1.0)  # type: ignore[arg-type]
     return learn(shared_store, config, taught, drawn)
 
@@ -320,9 +314,9 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 def test_a_lora_at_one_scale_folds_as_any_other(
     store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
-    draw = DRAW.model_copy(update={"min_scale": 2.0, "max_scale": 2.0, "unseen_scale": 0.0})
+    draw = DRAW.with_changes(scales={"min": 2.0, "max": 2.0, "unseen": 0.0})
     at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
-    training = {**TRAINING, "num_epochs": 4, "rank": 8}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 4}, adapt={"rank": 8})
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]
     adapter = guide.execute(config, GuideInputs(model=taught[0], data=(at_two,)), store).artifact
     assert float(adapter.facts["kl_ratio_seen"]) < 0.6
@@ -364,7 +358,7 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 ) -> None:
     """Without the factor w - 1 the adapters also act at scale 1, where the pruned base needs healing."""
     pruned = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=taught[0]), store).artifact
-    training = {**TRAINING, "num_epochs": 4}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 4})
     config = GuideConfig(rank=32, num_tokens=16, num_heads=2, is_base_at_one=False, training=training)  # type: ignore[arg-type]
     inputs = GuideInputs(model=pruned, data=(drawn,), teacher=taught[0])
     adapter = guide.execute(config, inputs, store).artifact

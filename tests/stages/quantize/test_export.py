@@ -42,7 +42,7 @@ def folder(
 ) -> Path:
     if request.param == "float":
         return graph.path
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16)
+    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16})
     return quantize.execute(config, QuantizeInputs(model=graph, data=questions), shared_store).artifact.path
 
 
@@ -121,7 +121,7 @@ def test_data_without_a_question_is_refused(store: Store, model: ModelArtifact, 
 
 
 def test_every_long_part_shows_its_progress(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16)
+    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16})
     ended: dict[str, bool] = {}
 
     def hear(event: Event) -> None:

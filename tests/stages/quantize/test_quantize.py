@@ -60,7 +60,7 @@ def test_more_bits_and_better_methods_lose_less(
     assert disk_bytes(four["nearest"].path) < disk_bytes(eight.path) < 0.8 * disk_bytes(graph.path)
     assert eight.facts["size_fraction"] == pytest.approx(disk_bytes(eight.path) / disk_bytes(graph.path))
     for bits, artifact in ((8, eight), (4, four["nearest"])):
-        config = QuantizeConfig(limits=LOOSE, bits=bits)  # type: ignore[arg-type]
+        config = QuantizeConfig(limits=LOOSE, weights={"bits": bits})  # type: ignore[arg-type]
         planned = quantize.forecast(config, {"model": (graph.facts,), "data": ({},)})
         assert planned.facts["weight_bytes"] == pytest.approx(float(artifact.facts["weight_bytes"]), rel=0.5)
     saved = json.loads((eight.path / "quality.json").read_text())

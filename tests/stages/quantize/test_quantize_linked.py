@@ -45,6 +45,8 @@ def test_weights_of_a_linked_file_are_those_of_the_file(linked: OnnxArtifact, tm
 def test_a_linked_graph_is_quantized(
     store: Store, linked: OnnxArtifact, questions: DatasetArtifact, options: dict[str, object]
 ) -> None:
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=32, num_rank_tokens=24, **options)  # type: ignore[arg-type]
+    config = QuantizeConfig(
+        limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 32, "num_rank_tokens": 24}, **options
+    )  # type: ignore[arg-type]
     artifact = quantize.execute(config, QuantizeInputs(model=linked, data=questions), store).artifact
     assert float(artifact.facts["kl_nats"]) > 0

@@ -75,7 +75,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def build(store: Store, original: ModelArtifact, questions: DatasetArtifact) -> dict:
     found = scan.execute(
-        ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=original, data=questions), store
+        ScanConfig(calibration={"num_samples": 4, "max_tokens": 32}), ScanInputs(model=original, data=questions), store
     ).artifact
     model = prune.execute(PruneConfig(num_blocks=1), PruneInputs(model=original, scan=found), store).artifact
     graph = export.execute(
@@ -154,7 +154,7 @@ def test_the_version_has_its_card_signature_example_and_checksums(released: dict
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "text-generation"
-    removed = released["model"].facts["removed_blocks"]
+    removed = ",".join(map(str, released["model"].facts["removed_blocks"]))
     for part in (
         f"blocks {removed} of the model before it removed, metric angular_distance",
         "8 rows, 2 of them held out; made with and measured on",
@@ -193,7 +193,7 @@ def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Sto
         "onnx.decode_seconds_per_token_ratio",
     ):
         assert re.fullmatch(r"-?\d+(\.\d+)?", tags[name]), (name, tags[name])
-    removed = [int(index) for index in str(released["model"].facts["removed_blocks"]).split(",")]
+    removed = list(released["model"].facts["removed_blocks"])
     score = read_scores(released["scan"].path / "windows.csv", "angular_distance")[removed[0], 1]
     assert float(tags["scan.angular_distance"]) == pytest.approx(score, rel=1e-5)
     assert tags["license"] == "apache-2.0"
@@ -235,7 +235,7 @@ def test_several_graphs_lie_side_by_side_in_one_version(
         "onnx-int4": {"bits": 4, "head_bits": 4},
         "onnx-dynamic-int8": {"kind": "dynamic", "method": "nearest"},
     }.items():
-        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16, **options)
+        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16}, **options)
         given = QuantizeInputs(model=released["graph"], data=questions)
         small[name] = quantize.execute(config, given, here).artifact
     scores = evaluate.execute(SCORES, EvaluateInputs(model=small["onnx-int8"], tasks=(questions,)), here).artifact

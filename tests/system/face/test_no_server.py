@@ -18,7 +18,7 @@ pytestmark = pytest.mark.slow
     [
         ("PREFECT_API_URL", lambda folder: attar.run("tiny", until="original", is_quiet=True), "`attar doctor` says more"),
         ("MLFLOW_TRACKING_URI", lambda folder: attar.pull("small@champion", folder / "small"), "does not answer"),
-        ("MLFLOW_TRACKING_URI", lambda folder: attar.compare("small@champion", "small@candidate"), "does not answer"),
+        ("MLFLOW_TRACKING_URI", lambda folder: attar.compare("small@champion", "small@candidate"), "MLflow: "),
     ],
 )  # fmt: skip
 def test_a_server_that_is_not_there_is_one_line(

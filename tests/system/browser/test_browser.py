@@ -15,7 +15,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from attar.pipelines.deployments.form import CompressForm
-from tests.system.browsing import PHONE, MlflowPages, PrefectPages, headless, open_page, picture
+from tests.system.browser.browsing import PHONE, MlflowPages, PrefectPages, headless, open_page, picture
 from tests.system.operated import Api, until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
@@ -36,10 +36,10 @@ FILLED: dict[str, Any] = {
     "For experts": json.dumps(
         {
             "questions.config.verifier": "number",
-            "block_scan.config.num_samples": 4,
-            "student.config.tokens_per_step": 64,
-            "student.config.tokens_per_micro_batch": 64,
-            "student.config.patience": 0,
+            "block_scan.config.calibration.num_samples": 4,
+            "student.config.schedule.tokens_per_step": 64,
+            "student.config.compute.tokens_per_micro_batch": 64,
+            "student.config.heldout.patience": 0,
         }
     ),
 }

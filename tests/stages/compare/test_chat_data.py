@@ -115,7 +115,7 @@ def test_a_bad_turn_is_refused_by_file_and_row(store: Store, tmp_path: Path) -> 
 def test_training_learns_the_assistants_turns_alone(chat_model: ModelArtifact, store: Store, tmp_path: Path) -> None:
     data = ingested(store, tmp_path, [conversation(5), WITH_TOOLS], heldout_fraction=0.0)
     tokenizer = load_tokenizer(chat_model.path)
-    rows = TrainingRows.read(FinetuneConfig(), FinetuneInputs(model=chat_model, data=(data,)), tokenizer)
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=1024, reads_record=False)
     learned = [tokenizer.decode(example.answer_ids) for example in rows.train]
     call = '<tool_call>{"name": "add", "arguments": {"a": 1}}</tool_call>'
     assert learned == ["It is 6.<|im_end|>", "Then 7.<|im_end|>", f"{call}<|im_end|>", "That makes 2.<|im_end|>"]
@@ -133,7 +133,9 @@ def test_self_data_rewrites_the_last_or_every_turn(
     turns: Any, chat_model: ModelArtifact, store: Store, tmp_path: Path
 ) -> None:
     data = ingested(store, tmp_path, [conversation(5), WITH_TOOLS], heldout_fraction=0.0)
-    config = SelfDataConfig(max_new_tokens=4, num_recorded=4, precision="float32", turns=turns)
+    config = SelfDataConfig(
+        drawing={"max_new_tokens": 4}, recorded={"num_candidates": 4}, precision="float32", prompt={"turns": turns}
+    )
     made = rows_of(self_data.execute(config, SelfDataInputs(model=chat_model, data=data), store).artifact)
     kept = {row.id: row.reason for row in made if row.reason.startswith("not rewritten")}
     earlier = {"000000.000": "not rewritten (an earlier turn)"} if turns == "last" else {}
@@ -164,5 +166,5 @@ def test_every_stage_takes_conversations(chat_model: ModelArtifact, store: Store
         store,
     ).artifact
     assert compared.facts["kl_nats_chat"] == pytest.approx(0.0, abs=1e-6)
-    config = FinetuneConfig(precision="float32", max_steps=1)
+    config = FinetuneConfig(compute={"precision": "float32"}, schedule={"max_steps": 1})
     assert finetune.execute(config, FinetuneInputs(model=chat_model, data=(data,)), store).artifact.path.exists()
