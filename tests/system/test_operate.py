@@ -12,40 +12,25 @@ import psutil
 import pytest
 import yaml
 
-from attar.pipelines.operate.service_state import read_state
 from attar.registry.artifacts.store import Store
 from attar.registry.release.promotion import make_champion
 from attar.registry.release.versions import read_version
-from attar.stages.runtime.orphans import OWNER
-from tests.system.operated import FORM, Api, Environment, attar, until
+from tests.system.operated import (
+    FORM,
+    Api,
+    Environment,
+    attar,
+    owned,
+    scheduled,
+    stored_result,
+    told,
+    until,
+    worker_of,
+)
 
 # each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
 ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
-
-
-def owned(home: Path) -> list[psutil.Process]:
-    """Every living process that was started for this home."""
-    found = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            if (
-                environment.get("ATTAR_HOME") == str(home)
-                and OWNER in environment
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                found.append(process)
-        except psutil.Error:
-            continue
-    return found
-
-
-@pytest.fixture
-def served(up: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process talks to the servers too."""
-    monkeypatch.setenv("ATTAR_HOME", str(home))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", up["mlflow"])
 
 
 @pytest.fixture(scope="module")
@@ -313,30 +298,3 @@ def test_down_leaves_no_process(environment: Environment, up: dict[str, Any], ho
         "worker.log",
         "supervisor.log",
     }
-
-
-def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:
-    """The runs that the server's scheduler has made: two o'clock in Berlin is midnight or one in UTC."""
-    body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    return api.ask("flow_runs/filter", body)
-
-
-def told(api: Api, name: str) -> list[dict[str, Any]]:
-    """The events of a name; they travel on their own and may come a little after their run's end."""
-    until(lambda: bool(api.events(name)))
-    return api.events(name)
-
-
-def stored_result(home: Path, run: dict[str, Any]) -> Any:
-    """What a flow run returned: its state names the file that holds it."""
-    key = run["state"]["data"]["storage_key"]
-    path = Path(key) if Path(key).is_absolute() else home / "prefect" / "storage" / key
-    content = json.loads(path.read_text())
-    return json.loads(content["result"]) if "metadata" in content else content
-
-
-def worker_of(home: Path) -> tuple[int, str]:
-    state = read_state(home)
-    assert state is not None
-    worker = state.services["worker"]
-    return (worker.process.pid if worker.process else 0), worker.state
