@@ -136,6 +136,12 @@ def test_no_file_is_named_by_a_retired_word() -> None:
     assert not [path for stem, path in stems.items() if stem in WORDS or set(stem.split("_")) & PARTS]
 
 
+@pytest.mark.parametrize("word", sorted({new.partition(",")[0] for new in WORDS.values()} - {"the noun itself"}))
+def test_every_new_word_has_its_line_in_the_glossary(word: str) -> None:
+    glossary = (ROOT / "docs/reference/glossary.md").read_text()
+    assert re.search(rf"^\| {word.removesuffix('s')}s? \|.+\|.+\|$", glossary, re.MULTILINE)
+
+
 def first_sentence(docstring: str) -> str:
     """Return a docstring's first sentence on one line; a formula's points and abbreviations end none."""
     paragraph = " ".join(docstring.strip().split("\n\n")[0].split())
