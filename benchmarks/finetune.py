@@ -122,7 +122,7 @@ def ingested(folder: Path, store: Any) -> Any:
 def ours(
     student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
 ) -> tuple[Any, dict[str, float]]:
-    from attar.compressors.distill.teachers.student import plain_model
+    from attar.compressors.models.adapted import plain_model
     from attar.registry.artifacts.store import Store
     from attar.stages.contract import NoInputs
     from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs

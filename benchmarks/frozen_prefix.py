@@ -23,9 +23,9 @@ from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
 from what_is_left import cells, pairs_of, sums
 
-from attar.compressors.distill.teachers.student import mixed_precision, plain_model
 from attar.compressors.measure.closeness import Sums, closeness
 from attar.compressors.measure.likelihood import Pair
+from attar.compressors.models.adapted import mixed_precision, plain_model
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.environment import configure_process
 from attar.registry.artifacts.store import Store

@@ -20,9 +20,12 @@ import torch
 from safetensors import safe_open
 
 from attar.compressors.distill.losses.composite import Distil
+from attar.compressors.distill.losses.distributions import Distributions
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
-from attar.compressors.distill.losses.objectives import Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS
+from attar.compressors.distill.losses.reduction import Reduction
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher, Teachers
 from attar.compressors.models.head import OutputHead
 
 NUM_TOKENS = 8 * 512
@@ -83,9 +86,8 @@ def chunked(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor) 
     head = OutputHead(weight)
     objective = Distil(divergence=DIVERGENCES["forward_kl"]())
     targets = Targets(torch.zeros(NUM_TOKENS, dtype=torch.long))
-    loss, _ = Reduction({"kl": objective}, {"kl": 1.0}).loss(
-        student, head, targets, {"kl": NUM_TOKENS}, LiveTeacher(teacher, head)
-    )
+    views = Distributions(student, head, targets, Teachers(teacher=LiveTeacher(teacher, head)))
+    loss, _ = Reduction({"kl": objective}, {"kl": 1.0}).loss({DISTRIBUTIONS: views}, {"kl": NUM_TOKENS})
     return loss
 
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from attar.compressors.catalogue import build
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
-from attar.compressors.distill.losses.objectives import Targets
+from attar.compressors.distill.losses.views import Targets, TokenViews
 from attar.compressors.models.blocks import remove_blocks
 
 SIZES = (1, 8, 64, 256, 1024)
@@ -69,7 +69,7 @@ def _mean_and_slope(objective: Distil, student: torch.Tensor, targets: Targets) 
     """Return the mean loss in nats and its gradient in the student's logits."""
     with torch.enable_grad():
         logits = student.detach().requires_grad_()
-        loss, _ = objective(logits.log_softmax(dim=-1), targets)
+        loss = objective.terms(TokenViews(logits.log_softmax(dim=-1), targets)).values
         (slope,) = torch.autograd.grad(loss.sum(), logits)
     return float(loss.detach().mean()), slope
 

@@ -18,9 +18,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from attar.compressors.distill.losses.objectives import ForwardKL, Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.distributions import Distributions
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS
+from attar.compressors.distill.losses.objectives import ForwardKL
+from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher, Teachers
 from attar.compressors.models.head import OutputHead, output_head
 
 SIZES = (2048, 4096, 8192, 16384, 32768)
@@ -40,15 +44,14 @@ def main() -> None:
     next_ids = batch[:, 1:].reshape(-1)
 
     def slope(sample: VocabularySample | None) -> tuple[float, Tensor]:
-        reduction = Reduction({"kl": ForwardKL()}, {"kl": 1.0}, sample=sample)
+        reduction = Reduction({"kl": ForwardKL()}, {"kl": 1.0})
         hidden = own.clone().requires_grad_()
         total = 0.0
         for start in range(0, len(own), TOKENS_PER_BATCH):
             part = slice(start, start + TOKENS_PER_BATCH)
-            targets = Targets(next_ids[part])
-            loss, _ = reduction.loss(
-                hidden[part], student_head, targets, {"kl": len(own)}, LiveTeacher(known[part], head)
-            )
+            teachers = Teachers(teacher=LiveTeacher(known[part], head))
+            views = Distributions(hidden[part], student_head, Targets(next_ids[part]), teachers, sample=sample)
+            loss, _ = reduction.loss({DISTRIBUTIONS: views}, {"kl": len(own)})
             loss.backward()
             total += float(loss.detach())
         assert hidden.grad is not None

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
-from attar.stages.runtime.progress import Metric, listen, note
+from attar.stages.runtime.progress import Metric, hearing, listen, note
 
 C = TypeVar("C", bound="StageConfig")
 I = TypeVar("I")  # noqa: E741
@@ -48,6 +48,10 @@ class InputSlot:
     kinds: tuple[type[Artifact], ...]
     is_required: bool
     is_many: bool
+
+    def accepts(self, artifact: Artifact) -> bool:
+        """Say whether the artifact is of a kind that this input takes."""
+        return artifact.kind in {kind.kind for kind in self.kinds}
 
 
 @dataclass(frozen=True)
@@ -101,7 +105,7 @@ class Stage(Generic[C, I, A]):
 
         def build(workdir: Path) -> A:
             metrics: list[Metric] = []
-            with listen(lambda event: metrics.append(event) if isinstance(event, Metric) else None):
+            with listen(hearing(metric=metrics.append)):
                 artifact = self.run(config, inputs, workdir)
             _write_records(workdir / CONTENT, metrics)
             return artifact

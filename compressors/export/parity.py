@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.measure.likelihood import pad_right
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import CausalRunner
-from attar.compressors.models.slots import pad_left
+from attar.compressors.models.slots import pad_left, pad_right
 
 # Logits are kept for so many tokens of a prompt, its last ones: a vocabulary of numbers each.
 NUM_KEPT_LOGITS = 64

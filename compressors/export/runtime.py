@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.export.names import PAST, PRESENT, cache_names
-from attar.compressors.measure.likelihood import pad_right
 from attar.compressors.models.runner import positions_of
-from attar.compressors.models.slots import Slots, prefill_chunks
+from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
 CPU = "CPUExecutionProvider"
 # The graph gives logits for every token; where only the last are wanted, rows are run in groups whose others stay below this.
@@ -35,6 +34,10 @@ class OnnxRunner:
         past = [entry for entry in session.get_inputs() if entry.name.startswith(f"{PAST}.")]
         self.cache_sizes = len(past), past[0].shape[1], past[0].shape[3]  # tensors, heads, head size
         self._vocab_size = session.get_outputs()[0].shape[2]
+
+    @property
+    def torch_model(self) -> None:
+        return None
 
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,8 +13,10 @@ from torch import Tensor, nn
 class BlockAdapter(Protocol):
     """Of one block: `prepare` once a scale, `apply` at every token. Zero at the start, so that step 0 is the base exactly.
 
-    `apply` also takes what was prepared for one scale without its batch dim.
+    `apply` also takes what was prepared for one scale without its batch dim. `is_constant`: it adds the same to every token.
     """
+
+    is_constant: ClassVar[bool]
 
     def prepare(self, features: Float[Tensor, "B R"], gain: Float[Tensor, "B"]) -> tuple[Tensor, ...]:
         """Return what depends on the scale alone, multiplied by `gain` so that gain 0 adds exactly nothing."""
@@ -72,6 +74,8 @@ GUIDANCE_ADAPTERS: dict[str, type[AdapterMethod]] = {"cross": Cross, "offset": O
 class CrossAdapter(nn.Module):
     """See Cross. Queries and keys, and values and output, are multiplied into one matrix each: two matrix products a token."""
 
+    is_constant: ClassVar[bool] = False
+
     def __init__(self, hidden_size: int, rank: int, num_tokens: int, num_heads: int) -> None:
         super().__init__()
         self.num_heads, self.num_tokens, self.head_dim = num_heads, num_tokens, rank // num_heads
@@ -103,6 +107,8 @@ class CrossAdapter(nn.Module):
 
 class OffsetAdapter(nn.Module):
     """See Offset."""
+
+    is_constant: ClassVar[bool] = True
 
     def __init__(self, hidden_size: int, rank: int) -> None:
         super().__init__()

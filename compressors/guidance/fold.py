@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from attar.compressors.guidance.adapters import GuidanceAdapters, attention_modules
-from attar.compressors.guidance.catalogue import OffsetAdapter
 from attar.compressors.models.exits import ATTENTION_EXITS
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ def fold_offsets(
     (`attention_bias`: Llama, Qwen3, Gemma and their kin), the model is built again with the switch on; the other biases that come
     along are zero. Raises ValueError for other families, for cross adapters, and for scales outside the trained range.
     """
-    if not all(isinstance(block, OffsetAdapter) for block in adapters.blocks):
+    if not all(block.is_constant for block in adapters.blocks):
         raise ValueError(
             "cross adapters read the hidden state: at a fixed scale they are still no constant, and nothing in the base can hold "
             "them. Fold an offset adapter or a LoRA at a fixed scale, or export with guidance_scale as an input"

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from attar.compressors.measure.likelihood import pad_right
 from attar.compressors.models.runner import TorchRunner
 from attar.compressors.models.sampling import refuse_nan
-from attar.compressors.models.slots import pad_left
+from attar.compressors.models.slots import pad_left, pad_right
 
 # A context and what may follow it, as token ids, at least one each.
 Question = tuple[Sequence[int], Sequence[Sequence[int]]]

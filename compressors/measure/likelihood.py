@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.sampling import refuse_nan
+from attar.compressors.models.slots import pad_right
 
 # A context and what follows it, as token ids; the context has at least one.
 Pair = tuple[Sequence[int], Sequence[int]]
@@ -121,17 +122,6 @@ def perplexity(runner: CausalRunner, token_ids: Sequence[int], *, window: int, b
     """Return the perplexity of a text in windows that do not overlap; the first token of each is context only."""
     chunks = [token_ids[start : start + window] for start in range(0, len(token_ids), window)]
     return perplexity_of(piece_losses(runner, [(chunk[:1], chunk[1:]) for chunk in chunks], batch_size=batch_size))
-
-
-def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
-    """Return (input ids, attention mask) with the padding after the tokens."""
-    width = max(len(row) for row in rows)
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : len(row)] = torch.tensor(list(row))
-        mask[index, : len(row)] = 1
-    return ids.to(device), mask.to(device)
 
 
 def _likelihood(logits: Float[Tensor, "T V"], targets: Int[Tensor, "T"]) -> Likelihood:

@@ -1,15 +1,42 @@
-"""Whether a model carries PEFT's adapters, asked without importing PEFT, which takes half a second and brings bitsandbytes."""
+"""What a model is under adapters: asked without importing PEFT, which takes half a second and brings bitsandbytes."""
 
 from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+import torch
+from torch import nn
+
+from attar.compressors.models.blocks import decoder_blocks
+
 if TYPE_CHECKING:
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
 
 def is_adapted(model: Any) -> TypeGuard[PeftModel]:
     """True for a model that PEFT has wrapped; where nothing has imported PEFT, none is."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
+
+
+def mixed_precision(model: nn.Module) -> torch.autocast:
+    """Return the context in which a model of bf16 weights with float32 ones among them, which are trained, multiplies in bf16."""
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    device = next(model.parameters()).device
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.bfloat16 in dtypes)
+
+
+def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """Return the transformers model, its adapters in place."""
+    return model.get_base_model() if is_adapted(model) else model  # type: ignore[return-value]
+
+
+def first_trained_block(model: PreTrainedModel) -> int:
+    """Return the index of the first block that is trained; 0 when the input embedding is, the number of blocks when none is."""
+    if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
+        return 0
+    blocks = decoder_blocks(model)
+    trained = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
+    return min(trained, default=len(blocks))

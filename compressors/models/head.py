@@ -6,10 +6,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-
-from attar.compressors.distill.losses.targets.vocabulary import Entries
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,6 +15,18 @@ if TYPE_CHECKING:
 
 # Rows of a half-precision head that lie in memory in float32 at once: 128 MB at 4,096 channels.
 ENTRIES_AT_ONCE = 8192
+
+
+@dataclass(frozen=True)
+class Entries:
+    """K entries of the vocabulary, ascending; `shift`: log of how many entries each stands for, to be added to its logit."""
+
+    ids: Int[Tensor, "K"]
+    shift: Float[Tensor, "K"]
+
+    def places(self, ids: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+        """Return where these are among the entries, all of which hold them."""
+        return torch.searchsorted(self.ids, ids)
 
 
 @dataclass(frozen=True)

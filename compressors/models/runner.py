@@ -28,6 +28,11 @@ class CausalRunner(SlotSource, Protocol):
 
     device: torch.device
 
+    @property
+    def torch_model(self) -> PreTrainedModel | None:
+        """The torch model that it runs; None where another runtime does."""
+        ...
+
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:
@@ -42,6 +47,10 @@ class TorchRunner:
         self.model = model.eval()
         self.device = model.device
         self._parameters = inspect.signature(model.forward).parameters
+
+    @property
+    def torch_model(self) -> PreTrainedModel:
+        return self.model
 
     @torch.inference_mode()
     def forward(

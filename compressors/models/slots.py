@@ -64,3 +64,14 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[T
         ids[index, width - len(row) :] = torch.tensor(row)
         mask[index, width - len(row) :] = 1
     return ids.to(device), mask.to(device)
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]:
+    """Return (input ids, attention mask) with the padding after the tokens."""
+    width = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = torch.tensor(list(row))
+        mask[index, : len(row)] = 1
+    return ids.to(device), mask.to(device)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
-from attar.stages.finetune.config import FinetuneConfig
-from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, listed, split_plug
+from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, listed, spec_of, split_plug
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
@@ -39,7 +38,7 @@ def composition(recipe: Recipe) -> str:
     stages = dict.fromkeys(node.stage.name for node in recipe.nodes.values())
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
     own = recipe.nodes[OWN_NODE].config
-    assert isinstance(own, FinetuneConfig), "a method trains"
+    assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
     for field, default in (("teacher", "auto"), ("past", "none"), ("anchor", "none"), ("teacher_context", "none")):
         plug = getattr(own, field)
@@ -58,19 +57,20 @@ def readable(test: str) -> str:
 
 
 def _objective(name: str, entry: float | ObjectiveSpec) -> str:
-    if not isinstance(entry, ObjectiveSpec):
+    spec = spec_of(entry)
+    if spec is None:
         return name
-    said = split_plug(entry.divergence)[0]
-    if entry.target != "identity":
-        said += f" toward {_target(entry.target)}"
-    weights = [*listed(entry.token_weight), *([entry.sample_weight] if entry.sample_weight else [])]
+    said = split_plug(spec.divergence)[0]
+    if spec.target != "identity":
+        said += f" toward {_target(spec.target)}"
+    weights = [*listed(spec.token_weight), *([spec.sample_weight] if spec.sample_weight else [])]
     if weights:
         said += f" by {', '.join(split_plug(one)[0] for one in weights)}"
-    if entry.route != "all":
-        said += f" ({entry.route})"
-    if entry.reduction != "token":
-        said += f", mean of each {entry.reduction} first"
-    changes = [split_plug(one)[0] for one in listed(entry.schedule)]
+    if spec.route != "all":
+        said += f" ({spec.route})"
+    if spec.reduction != "token":
+        said += f", mean of each {spec.reduction} first"
+    changes = [split_plug(one)[0] for one in listed(spec.schedule)]
     return f"{said} with {', '.join(changes)}" if changes else said
 
 

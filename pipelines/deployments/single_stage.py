@@ -24,7 +24,7 @@ from attar.registry.tracking.runs import Tracker
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import Stage
 from attar.stages.process import StageFailed, WorkOrder, run_in_process, start_fork_server
-from attar.stages.runtime.progress import Event, Note
+from attar.stages.runtime.progress import hearing
 
 
 class Handle(BaseModel):
@@ -89,10 +89,7 @@ def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
     def say(text: str) -> None:
         console.print(text, markup=False, highlight=False)
 
-    def show(event: Event) -> None:
-        if isinstance(event, Note):
-            say(event.text)
-
+    show = hearing(note=lambda note: say(note.text))
     is_light = STAGES[order.stage].is_light(order.config)
     try:
         with (
@@ -115,7 +112,7 @@ def _inputs(chosen: Stage[Any, Any, Any], store: Store, given: dict[str, list[Ha
         if not slot.is_many and len(artifacts) != 1:
             raise ValueError(f"inputs.{slot_name} takes one artifact, not {len(artifacts)}")
         for artifact in artifacts:
-            if not isinstance(artifact, slot.kinds):
+            if not slot.accepts(artifact):
                 kinds = " or ".join(kind.kind for kind in slot.kinds)
                 raise ValueError(f"inputs.{slot_name} takes {kinds}, not {artifact.kind}")
         values[slot_name] = artifacts if slot.is_many else artifacts[0]

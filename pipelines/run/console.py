@@ -10,7 +10,7 @@ from datetime import datetime
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from attar.stages.runtime.progress import Event, Note
+from attar.stages.runtime.progress import Event, hearing
 from attar.stages.runtime.progress import Progress as Step
 
 LINE_INTERVAL_SECONDS = 10.0
@@ -68,10 +68,7 @@ class RunConsole:
 
     def event(self, node: str, event: Event) -> None:
         """Show what a stage reports."""
-        if isinstance(event, Note):
-            self.line(node, event.text)
-        elif isinstance(event, Step):
-            self._step(node, event)
+        hearing(note=lambda note: self.line(node, note.text), progress=lambda step: self._step(node, step))(event)
 
     def _step(self, node: str, step: Step) -> None:
         with self._lock:

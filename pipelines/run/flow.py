@@ -32,7 +32,7 @@ from attar.pipelines.run.pool_run import PoolCall, check_pools, run_on_pool
 from attar.pipelines.run.resources import ResourcePool
 from attar.pipelines.run.stopping import close_dead_runs, stop_on_signals
 from attar.registry.artifacts import confinement
-from attar.registry.artifacts.handles import Artifact, DatasetArtifact
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.rates import learn_rate
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from attar.registry.tracking.runs import Tracker
@@ -180,7 +180,7 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
     run.tracker.start_node(node.name, config=node.config.model_dump(mode="json"), tags={"attar.stage": node.stage.name})
     for slot, artifacts in by_slot(inputs).items():
         for artifact in artifacts:
-            if isinstance(artifact, DatasetArtifact):
+            if artifact.holds_rows:
                 run.tracker.log_input(node.name, slot, artifact)
     order = WorkOrder(
         stage=node.stage.name,

@@ -12,7 +12,7 @@ from uuid import UUID
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 
 from attar.registry.tracking.runs import Tracker
-from attar.stages.runtime.progress import Event, Metric, Progress
+from attar.stages.runtime.progress import Event, Metric, Progress, hearing
 
 logger = logging.getLogger(__name__)
 # Progress in Prefect's UI: each update is a request, and a person looks every few seconds at most.
@@ -27,6 +27,7 @@ class Listener:
         self._artifact: UUID | None = None
         self._told_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
         self._lock = threading.Lock()
+        self._hear = hearing(metric=self._log_metric, progress=self._show_progress)
 
     def __enter__(self) -> Self:
         return self
@@ -37,10 +38,14 @@ class Listener:
 
     def __call__(self, event: Event) -> None:
         self._show(event)
-        if isinstance(event, Metric):
-            self._tracker.log_metric(self._node, event.name, event.value, event.step)
-        elif isinstance(event, Progress) and event.total:
-            self._tell_prefect(100.0 * min(1.0, event.done / event.total), event.label)
+        self._hear(event)
+
+    def _log_metric(self, metric: Metric) -> None:
+        self._tracker.log_metric(self._node, metric.name, metric.value, metric.step)
+
+    def _show_progress(self, progress: Progress) -> None:
+        if progress.total:
+            self._tell_prefect(100.0 * min(1.0, progress.done / progress.total), progress.label)
 
     def _tell_prefect(self, percent: float, label: str, *, is_last: bool = False) -> None:
         now = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, field
 
-from attar.registry.artifacts.handles import Artifact, DatasetArtifact
+from attar.registry.artifacts.handles import Artifact
 from attar.stages.artifacts.dataset.rows import content_key, read_rows
 
 
@@ -18,7 +18,7 @@ class Overlaps:
 
     def add(self, name: str, stage: str, artifact: Artifact) -> list[str]:
         """Return a line for each source before this one that shares rows with it."""
-        if stage != "ingest_data" or not isinstance(artifact, DatasetArtifact):
+        if stage != "ingest_data" or not artifact.holds_rows:
             return []
         contents = frozenset(content_key(row) for row in read_rows(artifact.path / "rows.jsonl"))
         with self._lock:

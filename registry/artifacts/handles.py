@@ -21,6 +21,10 @@ class Artifact:
     """
 
     kind: ClassVar[str] = "artifact"
+    # a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
+    is_whole_model: ClassVar[bool] = False
+    is_graph: ClassVar[bool] = False
+    holds_rows: ClassVar[bool] = False
     path: Path
     facts: Facts = field(default_factory=dict)
     key: str = ""
@@ -46,6 +50,7 @@ class ModelArtifact(Artifact):
     """A plain Hugging Face folder: config.json, safetensors, tokenizer. Facts: num_blocks, hidden_size, vocab_size, num_parameters, dtype."""
 
     kind = "model"
+    is_whole_model = True
 
 
 class AdapterArtifact(Artifact):
@@ -58,6 +63,7 @@ class DatasetArtifact(Artifact):
     """`rows.jsonl`, `logprobs/` where a teacher recorded some, a data card in `records/`. Facts: num_rows, num_heldout, vocab_size when recorded."""
 
     kind = "dataset"
+    holds_rows = True
 
 
 class ScanArtifact(Artifact):
@@ -70,6 +76,8 @@ class OnnxArtifact(Artifact):
     """`model.onnx` with external data, config and tokenizer beside it. Facts: num_blocks, vocab_size, parity numbers."""
 
     kind = "onnx"
+    is_whole_model = True
+    is_graph = True
 
 
 class EvaluationArtifact(Artifact):

@@ -188,7 +188,7 @@ class Store:
         try:
             artifact = self.load(slot.stage, key)
             self.verify(artifact)
-            if not isinstance(artifact, kind):
+            if artifact.kind != kind.kind:
                 raise CorruptArtifactError(f"{MANIFEST} is that of a {artifact.kind}, not of a {kind.kind}")
         except (CorruptArtifactError, OSError) as error:
             if is_ours and os.path.lexists(place):
@@ -209,7 +209,7 @@ class Store:
             content.mkdir(parents=True)
             write_synced(workdir / WORK, json.dumps({"stage": slot.stage, "config": slot.config}, indent=1))
             draft = build(workdir)
-            assert type(draft) is kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
+            assert draft.kind == kind.kind, f"{slot.stage} returned {type(draft).__name__}, declared {kind.__name__}"
             aside = workdir / "sealed"
             delete(aside)
             aside.mkdir()

@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from attar.registry.artifacts.environment import MLFLOW_FACE, package_versions
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import DATA_CARD, TRIALS, Artifact, DatasetArtifact
+from attar.registry.artifacts.handles import DATA_CARD, TRIALS, Artifact
 from attar.registry.tracking.mlflow_home import experiment_id, open_client
 
 logger = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Tracker:
             self._flush(node)
 
     @_guarded
-    def log_input(self, node: str, slot: str, artifact: DatasetArtifact) -> None:
+    def log_input(self, node: str, slot: str, artifact: Artifact) -> None:
         """Say which data set a node read."""
         if node not in self._children:
             return

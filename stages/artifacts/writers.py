@@ -16,7 +16,7 @@ from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 
 def open_runner(model: ModelArtifact | OnnxArtifact, precision: Precision) -> CausalRunner:
     """Return a runner of the model on the device of this machine; a graph brings its own precision."""
-    if isinstance(model, OnnxArtifact):
+    if model.is_graph:
         return OnnxRunner(open_session(model.path))
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(precision, device), device))

@@ -87,8 +87,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
-    if inputs.original is not None and isinstance(runner, TorchRunner):  # the forecast refuses a graph that is to draft
-        evaluation["speculation"] = speculation(config, runner.model, inputs.original, in_turn(rows))
+    if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
+        evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
     (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
-    if isinstance(model, OnnxArtifact):
+    if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
 from attar.compressors.catalogue import build
-from attar.compressors.distill.losses.composite import projections_read
+from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
 from attar.stages.artifacts.model.folder import QuantizedBase
@@ -21,7 +21,7 @@ from attar.stages.finetune.distillation_config import (
     context_of,
     rollout_of,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, objective_of, read_objective, views_read
+from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, read_objective, weighed_objective
 from attar.stages.finetune.schedule_config import ScheduleConfig
 
 
@@ -102,16 +102,8 @@ class FinetuneConfig(ScheduleConfig):
     @field_validator("objectives")
     @classmethod
     def _known_objectives(cls, value: dict[str, float | ObjectiveSpec]) -> dict[str, float | ObjectiveSpec]:
-        for name, entry in value.items():
-            weight = entry.weight if isinstance(entry, ObjectiveSpec) else entry
-            objective_of(name, entry)
-            if isinstance(entry, ObjectiveSpec):
-                entry.schedules()
-            if weight < 0:
-                raise ValueError(f"weight of {name} is {weight}; accepted: 0 or more")
-        if not any(
-            entry.schedule or entry.weight if isinstance(entry, ObjectiveSpec) else entry for entry in value.values()
-        ):
+        read = [weighed_objective(name, entry) for name, entry in value.items()]
+        if not any(objective.counts for objective in read):
             raise ValueError("no objective has a weight above 0")
         return value
 
@@ -161,13 +153,11 @@ class FinetuneConfig(ScheduleConfig):
         """The objectives that count, with their weights and schedules."""
         weights, schedules, objectives = {}, {}, {}
         for name, entry in self.objectives.items():
-            spec = entry if isinstance(entry, ObjectiveSpec) else None
-            changes = () if spec is None else spec.schedules()
-            weight = entry if spec is None else spec.weight
-            if weight or changes:
-                objectives[name], weights[name] = objective_of(name, entry), weight
-                if changes:
-                    schedules[name] = changes
+            read = weighed_objective(name, entry)
+            if read.counts:
+                objectives[name], weights[name] = read.objective, read.weight
+                if read.schedules:
+                    schedules[name] = read.schedules
         return Reduction(objectives, weights, schedules=schedules)
 
     @property
@@ -175,7 +165,7 @@ class FinetuneConfig(ScheduleConfig):
         """True when an objective reads the teacher, or a rollout lets it write."""
         rollout = rollout_of(self.rollout)
         writes = rollout is not None and "teacher" in rollout.writers
-        return writes or any("teacher" in views_read(one) for one in self.reduction.objectives.values())
+        return writes or any("teacher" in one.requires.sources for one in self.reduction.objectives.values())
 
     def reads_record(self, has_teacher_input: bool) -> bool:
         """True when the teacher is the one recorded in the data."""

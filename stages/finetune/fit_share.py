@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from pydantic import Field
 
-from attar.compressors.distill.label_share import best_share, share_sums
+from attar.compressors.distill.losses.targets.target_ops import best_share, share_sums
 from attar.compressors.measure.likelihood import scoring_batches
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, FittedArtifact, ModelArtifact
 from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note

@@ -8,8 +8,8 @@ from typing import Any
 from attar.compressors.catalogue import build
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.loop.trainer import Trainer
-from attar.compressors.distill.teachers.student import mixed_precision, plain_model
 from attar.compressors.measure.likelihood import continuation_likelihoods
+from attar.compressors.models.adapted import mixed_precision, plain_model
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from attar.compressors.catalogue import build, did_you_mean
+from attar.compressors.distill.examples.sample_facts import Route
+from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
-from attar.compressors.distill.losses.composite import Distil, HiddenDistil, ListwiseDistil, Mean
+from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
-from attar.compressors.distill.losses.objectives import OBJECTIVES, Objective
+from attar.compressors.distill.losses.hidden_states import HiddenDistil
+from attar.compressors.distill.losses.listwise import ListwiseDistil
+from attar.compressors.distill.losses.objective import Objective
+from attar.compressors.distill.losses.objectives import OBJECTIVES
 from attar.compressors.distill.losses.targets.target_ops import TARGETS, Identity
-from attar.compressors.distill.losses.traits import Traits
-from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, Clock, CoefficientSchedule
-from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS, Route
+from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, CoefficientSchedule
+from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
 
 T = TypeVar("T")
@@ -58,7 +63,7 @@ class ObjectiveSpec(BaseModel):
     schedule: Plug | list[Plug] = []
     """How it changes while training goes on."""
 
-    def objective(self) -> Distil | ListwiseDistil | HiddenDistil | ChunkwiseDistil:
+    def objective(self) -> Objective:
         """Return the objective. Raises ValueError for an unknown plug, a wrong parameter, or plugs that do not fit."""
         name, params = split_plug(self.divergence)
         if name in NOT_CAUSAL:
@@ -76,7 +81,7 @@ class ObjectiveSpec(BaseModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
-        found = Distil(
+        return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
             token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
@@ -84,8 +89,6 @@ class ObjectiveSpec(BaseModel):
             route=self.route,
             reduction=self.reduction,
         )
-        check_support(found)
-        return found
 
     def schedules(self) -> tuple[CoefficientSchedule, ...]:
         """Return what changes it. Raises ValueError for a schedule of something that is not there."""
@@ -93,11 +96,11 @@ class ObjectiveSpec(BaseModel):
         objective = self.objective()
         for change in found:
             for step in (0, 9):  # the first and the last of a training
-                changed, weight = change.at(objective, self.weight, Clock(step, 10, step, 10))
+                _, weight = change.at(
+                    objective, self.weight, Clock(step, 10, step, 10)
+                )  # refuses what it cannot become
                 if weight < 0:
                     raise ValueError(f"schedule: the weight becomes {weight}; accepted: 0 or more")
-                if isinstance(changed, Distil):
-                    check_support(changed)
         return found
 
     def _listwise(self, divergence: Any) -> ListwiseDistil:
@@ -170,35 +173,33 @@ def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
     return build(OBJECTIVES, name)
 
 
-def traits_of(objective: Objective) -> Traits:
-    """Return what an objective needs; a plain one needs nothing but its text and teacher."""
-    divergence = getattr(objective, "divergence", None)
-    plain = Traits(needs_target=objective.uses_teacher)
-    return getattr(divergence, "traits", plain)
+@dataclass(frozen=True)
+class WeighedObjective:
+    """An entry of a config as training takes it: the objective, its weight, and what changes both."""
+
+    objective: Objective
+    weight: float
+    schedules: tuple[CoefficientSchedule, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it ever weighs more than nothing."""
+        return bool(self.weight or self.schedules)
 
 
-def views_read(objective: Objective) -> frozenset[str]:
-    """Return the parties that an objective reads."""
-    return frozenset(getattr(objective, "views", {"teacher"} if objective.uses_teacher else ()))
+def weighed_objective(name: str, entry: float | ObjectiveSpec) -> WeighedObjective:
+    """Return an entry read. Raises ValueError for one that cannot be, or a weight below 0."""
+    objective, spec = objective_of(name, entry), spec_of(entry)
+    schedules = () if spec is None else spec.schedules()
+    weight: float = entry if spec is None else spec.weight  # type: ignore[assignment]
+    if weight < 0:
+        raise ValueError(f"weight of {name} is {weight}; accepted: 0 or more")
+    return WeighedObjective(objective, weight, schedules)
 
 
-def check_support(objective: Distil) -> None:
-    """Raise ValueError when the divergence is infinite because the target gives all mass to one token."""
-    traits = objective.divergence.traits
-    share = getattr(objective.target, "share", None)
-    only_labels = set(objective.target.views) == {"labels"} or (
-        "labels" in objective.target.views and share is not None and _is_all_labels(objective, share)
-    )
-    if traits.needs_target and traits.needs_support and only_labels:
-        kind = type(objective.divergence).__name__
-        raise ValueError(
-            f"{kind} is infinite toward labels, which give one token all mass; use forward_kl, or mix the labels"
-        )
-
-
-def _is_all_labels(objective: Distil, share: float) -> bool:
-    first = objective.target.views[0]
-    return share == (1.0 if first == "labels" else 0.0)
+def spec_of(entry: float | ObjectiveSpec) -> ObjectiveSpec | None:
+    """Return the entry where it is spelled out; None for a plain objective with its weight."""
+    return entry if isinstance(entry, ObjectiveSpec) else None
 
 
 def _schedule(plug: Plug) -> CoefficientSchedule:

@@ -12,12 +12,12 @@ from torch import Tensor
 from attar.compressors.data.trajectories import sentence_ends as text_ends
 from attar.compressors.data.trajectories import token_ends
 from attar.compressors.distill.examples.packing import batches
-from attar.compressors.distill.losses.composite import Distil
-from attar.compressors.distill.losses.reduction import Speaker
-from attar.compressors.distill.losses.weights.sample_weights import DivergenceAware, teacher_score
+from attar.compressors.distill.losses.weights.sample_weights import teacher_score
+from attar.compressors.distill.teachers.outputs import DistributionOutputs
 from attar.compressors.distill.teachers.parties import Party, StudentItself
 from attar.compressors.distill.teachers.sources import Live
-from attar.compressors.distill.teachers.student import Student, plain_model
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.models.adapted import plain_model
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import bar
@@ -33,8 +33,7 @@ def with_scores(
 
     Raises ValueError without a live teacher.
     """
-    found = [one for one in config.reduction.objectives.values() if isinstance(one, Distil)]
-    if not any(isinstance(one.sample_weight, DivergenceAware) for one in found):
+    if not any("scores" in objective.requires.facts for objective in config.reduction.objectives.values()):
         return rows
     if teacher is None:
         raise ValueError("sample_weight divergence_aware compares teacher and student; give a live teacher")
@@ -55,12 +54,12 @@ def with_scores(
     return replace(rows, train=scored[: len(rows.train)], heldout=scored[len(rows.train) :])
 
 
-def own_logprobs(speaker: Speaker, next_ids: Tensor) -> Tensor:
+def own_logprobs(outputs: DistributionOutputs, next_ids: Tensor) -> Tensor:
     """Return the log-probabilities of the next tokens, in nats, on the CPU."""
     parts = []
     for start in range(0, len(next_ids), TOKENS_AT_ONCE):
         tokens = slice(start, start + TOKENS_AT_ONCE)
-        logprobs = speaker.logprobs(tokens)
+        logprobs = outputs.logprobs(tokens)
         parts.append(logprobs.gather(-1, next_ids[tokens, None].to(logprobs.device)).squeeze(-1).cpu())
     return torch.cat(parts)
 

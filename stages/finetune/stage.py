@@ -11,9 +11,10 @@ from accelerate import Accelerator
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.heldout import packing_matches
+from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates, OtherModel
+from attar.compressors.distill.teachers.parties import KeptStates
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts
@@ -100,23 +101,22 @@ def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> 
     used, limit = steps.used(), schedule.tokens_per_micro_batch
     if rollouts is None:
         rows = with_prefix(rows, used, student, workdir, limit, is_packed)
-    if isinstance(teacher := parties.get("teacher"), OtherModel):
-        if rollouts is None and teacher.follow(student, rows.train[0]):
-            note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
-        if config.run_teacher_once:
-            rows = with_teacher_states(rows, used, teacher, workdir, limit, is_packed)
-            parties["teacher"] = KeptStates(teacher.model.head)
+    teacher = parties.get("teacher")
+    if teacher is not None and rollouts is None and teacher.follow(student, rows.train[0]):
+        note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
+    if config.run_teacher_once and teacher is not None and teacher.own_model is not None:
+        rows = with_teacher_states(rows, used, teacher, student, workdir, limit, is_packed)
+        parties["teacher"] = KeptStates(teacher.own_model.head)
     trainer = Trainer(
         student,
         rows.train,
         steps,
         config.reduction,
-        is_packed,
+        CausalText(is_packed, _sample(config, rows.train, base.config.vocab_size)),
         Accelerator(cpu=device.type == "cpu"),
         parties=parties,
         rollouts=rollouts,
         average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
-        sample=_sample(config, rows.train, base.config.vocab_size),
     )
     return TrainingRun(config, trainer, rows, tokenizer, workdir)
 

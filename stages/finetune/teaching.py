@@ -22,7 +22,6 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import context_of, rollout_of, self_rule
-from attar.stages.finetune.objective_spec import traits_of, views_read
 from attar.stages.finetune.training_rows import TrainingRows
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def build_parties(
 
     Raises ValueError when another model's vocabulary is not the student's.
     """
-    read = {party for one in config.reduction.objectives.values() for party in views_read(one)}
+    read = {party for one in config.reduction.objectives.values() for party in one.requires.sources}
     if config.uses_teacher and not config.reads_record(inputs.teacher is not None):
         read.add("teacher")
     else:
@@ -115,7 +114,7 @@ def build_rollouts(
     if any(row is None for row in rows.questions):
         raise ValueError("rollout writes answers to questions, but the data has plain text")
     unjudged = [row.id for row in rows.questions if row is not None and row.verifier == "none"]
-    is_judged = any(traits_of(one).needs_reward for one in config.reduction.objectives.values())
+    is_judged = any("rewards" in one.requires.facts for one in config.reduction.objectives.values())
     if is_judged and unjudged:
         raise ValueError(
             f"a policy loss needs a verifier, but rows {', '.join(unjudged[:4])} have none; set `verifier` in ingest_data"

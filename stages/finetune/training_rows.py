@@ -13,9 +13,8 @@ from torch import Tensor
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.distill.examples.chunks import Chunks
 from attar.compressors.distill.examples.packing import Example
-from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
-from attar.compressors.distill.losses.token_stats import SampleFacts
-from attar.compressors.distill.teachers.parties import OtherModel, run_once
+from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.distill.teachers.parties import Party, run_once
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.stages.artifacts.dataset.partition import shared_rows_note
@@ -56,10 +55,11 @@ class TrainingRows:
             raise ValueError("the data has no training rows")
         needs_record = config.reads_record(inputs.teacher is not None)
         if needs_record and not any(example.top_ids is not None for example in found.train):
-            names = [name for name, one in config.reduction.objectives.items() if one.uses_teacher]
+            objectives = config.reduction.objectives
+            names = [name for name, one in objectives.items() if "teacher" in one.requires.sources]
             raise ValueError(f"objectives.{names[0]}: no row has recorded teacher log-probabilities")
         for name, one in config.reduction.objectives.items():
-            if isinstance(one, ChunkwiseDistil) and not any(example.facts.chunks for example in found.train):
+            if "chunks" in one.requires.facts and not any(example.facts.chunks for example in found.train):
                 raise ValueError(f"objectives.{name}: no row has chunks; put the stage `align` before")
         if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
             raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
@@ -135,17 +135,24 @@ def with_prefix(
 
 
 def with_teacher_states(
-    rows: TrainingRows, used: Set[int], teacher: OtherModel, workdir: Path, tokens_per_batch: int, is_packed: bool
+    rows: TrainingRows,
+    used: Set[int],
+    teacher: Party,
+    student: Student,
+    workdir: Path,
+    tokens_per_batch: int,
+    is_packed: bool,
 ) -> TrainingRows:
-    """Run the teacher once over the examples that training reaches, and keep its last hidden state at every learned token."""
+    """Run the teacher, a model of its own, once over the examples that training reaches, and keep its last hidden state at every learned token."""
 
     def run(examples: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
         num_tokens = sum(len(example.answer_ids) for example in examples)
         counter = bar("running the teacher", num_tokens, "tokens")
-        found = run_once(teacher, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
+        found = run_once(teacher, student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
         return file.write(found, num_tokens, counter)
 
-    file = StatesFile(workdir / TEACHER_FILE, teacher.model.model.dtype)
+    assert teacher.own_model is not None, "only a model of its own is run once"
+    file = StatesFile(workdir / TEACHER_FILE, teacher.own_model.model.dtype)
     return _with_states(rows, used, "teacher_states", file, run)
 
 

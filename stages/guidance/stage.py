@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.guidance.adapters import ScaleRange, build_adapters
@@ -107,7 +108,7 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         rows.train,
         Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, training.schedule(device)),
         training.reduction,
-        False,
+        CausalText(is_packed=False),
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
     )

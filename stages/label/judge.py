@@ -12,7 +12,7 @@ from pydantic import Field
 from attar.compressors.catalogue import build
 from attar.compressors.data.judging import NUM_GRADES, digit_ids, expected_grade, judge_question, selective_accuracy
 from attar.compressors.data.prompts import chat_prompt
-from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card

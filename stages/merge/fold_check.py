@@ -58,7 +58,7 @@ def _refuse_missing_pairs(wrapped: torch.nn.Module, source: FoldedAdapter, adapt
 
 def check_learned(student: AdapterArtifact | ModelArtifact) -> None:
     """Raise ValueError for an adapter whose training kept what it began with: folding it would change nothing."""
-    if isinstance(student, AdapterArtifact) and student.facts.get("best_step") == 0 and student.facts.get("num_steps"):
+    if not student.is_whole_model and student.facts.get("best_step") == 0 and student.facts.get("num_steps"):
         raise ValueError(
             f"the training of adapter {student.fingerprint[:12]} never beat its start ({student.facts['num_steps']} steps), so it "
             "holds nothing that was learned; lower its learning_rate, or judge by more rows or another stop_on"

@@ -28,6 +28,16 @@ class Source(Protocol):
     """A model's tensors by name. Reading one gives a tensor that nobody else holds."""
 
     @property
+    def base(self) -> FolderSource:
+        """The plain folder whose config and tokenizer it has: its own, or that of the model it changes."""
+        ...
+
+    @property
+    def adapter(self) -> FoldedAdapter | None:
+        """The low-rank adapter that is folded in; None where there is none."""
+        ...
+
+    @property
     def infos(self) -> Mapping[str, TensorInfo]: ...
 
     def read(self, name: str) -> Tensor: ...
@@ -41,6 +51,14 @@ class FolderSource:
 
     def __post_init__(self) -> None:
         refuse_unsafe(self.folder)
+
+    @property
+    def base(self) -> FolderSource:
+        return self
+
+    @property
+    def adapter(self) -> None:
+        return None
 
     @cached_property
     def config(self) -> Any:
@@ -115,6 +133,10 @@ class FoldedAdapter:
         return cls(base, placed, adapter_scale(folder))
 
     @property
+    def adapter(self) -> FoldedAdapter:
+        return self
+
+    @property
     def infos(self) -> Mapping[str, TensorInfo]:
         return self.base.infos
 
@@ -152,6 +174,10 @@ class FoldedWeights:
         if all(torch.equal(source.read(target), base.read(target)) for target in trained):
             raise ValueError("folding changed nothing: the trained weights are the base's own")
         return source
+
+    @property
+    def adapter(self) -> None:
+        return None
 
     @property
     def infos(self) -> Mapping[str, TensorInfo]:

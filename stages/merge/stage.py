@@ -90,7 +90,7 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     _check_inputs(config, _given(inputs))
     check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
     student = inputs.students[0]
-    if inputs.base and isinstance(student, AdapterArtifact) and is_guidance(student.path):
+    if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
         return folded_guidance(model, inputs.base, student, config.guidance_scale, workdir / "content")
     base = FolderSource(inputs.base.path) if inputs.base else None
@@ -104,8 +104,8 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     order.check()
     for source, student in zip(order.students, inputs.students, strict=True):
         check_learned(student)
-        if isinstance(source, FoldedAdapter):  # checked as a whole, whatever becomes of it
-            check_folded_logits(source, student.path)
+        if source.adapter is not None:  # checked as a whole, whatever becomes of it
+            check_folded_logits(source.adapter, student.path)
     if config.search:
         search = Search(config.search, inputs.dev, workdir)
         best = search.best(config.trials(), lambda params, folder: _write_trial(config, order, params, folder))
@@ -125,7 +125,7 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 def _open(
     base: FolderSource | None, artifact: ModelArtifact | None, student: AdapterArtifact | ModelArtifact
 ) -> Source:
-    if isinstance(student, ModelArtifact):
+    if student.is_whole_model:
         return FolderSource(student.path)
     if base is None or artifact is None:
         raise ValueError("students: an adapter is folded into its base; give the input `base`")
@@ -159,6 +159,6 @@ def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
     cuts = {
         str(one.facts["removed_blocks"])
         for one in parts
-        if isinstance(one, ModelArtifact) and "removed_blocks" in one.facts
+        if one is not None and one.is_whole_model and "removed_blocks" in one.facts
     }
     return {"removed_blocks": cuts.pop()} if len(cuts) == 1 else {}

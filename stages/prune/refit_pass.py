@@ -6,7 +6,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.slots import pad_right
 from attar.compressors.prune.depth.block_refit import Matches, refit_blocks
 from attar.stages.runtime.progress import bar, metric, note
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from attar.compressors.catalogue import build
 from attar.compressors.export.runtime import OnnxRunner
-from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.slots import pad_right
 from attar.compressors.quantize.blocks import BlockWeights, Grid
 from attar.compressors.quantize.methods import WEIGHT_METHODS, powers_of, quantize_rows
 from attar.stages.artifacts.onnx_folder import read_graph, write_graph

@@ -40,6 +40,10 @@ class RecordedRunner:
             self._asked.append(ids.cpu())
             on_text(1)
 
+    @property
+    def torch_model(self) -> None:
+        return None
+
     def forward(
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:

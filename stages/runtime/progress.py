@@ -43,6 +43,23 @@ class Note:
 
 
 Event = Progress | Metric | Note
+
+
+def ignore(event: Event) -> None:
+    """Hear an event and do nothing."""
+
+
+def hearing(
+    *,
+    progress: Callable[[Progress], None] = ignore,
+    metric: Callable[[Metric], None] = ignore,
+    note: Callable[[Note], None] = ignore,
+) -> Callable[[Event], None]:
+    """Return a listener that hands each kind of event to its own function."""
+    by_kind: dict[type, Callable[..., None]] = {Progress: progress, Metric: metric, Note: note}
+    return lambda event: by_kind[type(event)](event)
+
+
 _listeners: ContextVar[tuple[Callable[[Event], None], ...]] = ContextVar("listeners", default=())
 
 

@@ -66,7 +66,7 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     if not rows:
         raise ValueError("the data set has no questions to answer, only text")
-    if isinstance(inputs.model, OnnxArtifact) != (config.sampler == "onnx"):
+    if inputs.model.is_graph != (config.sampler == "onnx"):
         raise ValueError(_wrong_sampler(config))
     writer = OriginalWriter(config, inputs.model.path)
     # by length, so that a shard's rows are alike; ids keep the rows apart

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,17 +16,14 @@ import torch
 
 from attar.compressors.data.prompts import answer_tokens, chat_prompt
 from attar.compressors.distill.examples.packing import Example, collate
-from attar.compressors.distill.loop.step_loss import Spoken, StepLoss
+from attar.compressors.distill.examples.sample_facts import SampleFacts, group_advantages
+from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.divergences.policy import ClippedRatio
-from attar.compressors.distill.losses.objectives import NextToken
-from attar.compressors.distill.losses.reduction import Parties, Reduction
-from attar.compressors.distill.losses.targets.vocabulary import Entries
-from attar.compressors.distill.losses.token_stats import SampleFacts
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import Targets, Views
-from attar.compressors.distill.losses.weights.coefficients import Clock
-from attar.compressors.distill.losses.weights.sample_weights import group_advantages
 from attar.compressors.distill.teachers.contexts import ContextParts, Wording
 from attar.compressors.models.head import OutputHead
 from attar.pipelines.recipe.whole import load_recipe
@@ -36,10 +32,10 @@ from attar.stages.finetune.distillation_config import context_of
 from attar.stages.finetune.teaching import with_other_sides
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.ingest.tiny_model import byte_tokenizer
+from tests.builders import OneBatch, TableTeacher, table_teachers, token_loss
 
 VOCAB, LENGTH = 7, 4
 # a student whose hidden states are its logits
-TABLE = SimpleNamespace(head=OutputHead(torch.eye(VOCAB)), projections={})
 
 
 def config_of(preset: str, *changes: str, node: str = "student") -> FinetuneConfig:
@@ -57,19 +53,6 @@ def reduction_of(preset: str, *changes: str) -> Reduction:
 def table(seed: int, num_sequences: int = 4) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return 1.5 * torch.randn(num_sequences * LENGTH, VOCAB, generator=generator)
-
-
-@dataclass(frozen=True)
-class Said:
-    """A party that says what a table says, or what a function of the batch does."""
-
-    logits: torch.Tensor
-
-    def logprobs(self, tokens: slice) -> torch.Tensor:
-        return self.logits[tokens].log_softmax(dim=-1)
-
-    def over(self, entries: Entries) -> Said:
-        return Said(self.logits[:, entries.ids] + entries.shift)
 
 
 def group(
@@ -114,12 +97,9 @@ def step(
     **said: torch.Tensor | None,
 ) -> Outcome:
     """The loss of one step by the same path that training takes."""
-    parties = Parties(**{name: None if logits is None else Said(logits) for name, logits in said.items()})
     now = reduction if clock is None else reduction.at(clock)
-    spoken = Spoken(collate(examples, range(len(examples)), is_packed=True), lambda batch: parties)
-    whole = StepLoss.of(now, lambda: [spoken], None, has_teacher=said.get("teacher") is not None)
     logits = student.clone().requires_grad_()
-    loss, sums = whole.loss(lambda batch: logits, TABLE, spoken)  # type: ignore[arg-type]
+    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**said)).loss(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return Outcome(loss.detach(), gradient, sums)
 
@@ -297,9 +277,7 @@ def test_srpo_entropy_weights_have_mean_one(beta: float) -> None:
     """exp(-beta H) over its mean on the tokens of the wrong route: a divergence that is one everywhere sums to their number."""
     reduction = reduction_of("srpo", f"objectives.sdpo.token_weight.entropy.beta={beta}")
     examples = group([1.0, 0.0, 0.0, 0.0], table(0))
-    spoken = Spoken(collate(examples, range(4), is_packed=True), lambda batch: Parties(teacher=Said(table(1))))
-    whole = StepLoss.of(reduction, lambda: [spoken], None, has_teacher=True)
-    (mean,) = whole.weight_means.values()
+    (mean,) = OneBatch.of(reduction, examples, VOCAB, table_teachers(teacher=table(1))).step.weight_means.values()
     entropy = -(table(1).log_softmax(-1).exp() * table(1).log_softmax(-1)).sum(-1)[LENGTH:]
     assert float(((-beta * entropy).exp() / mean).mean()) == pytest.approx(1.0, abs=1e-5)
     if beta == 0.0:
@@ -590,8 +568,8 @@ def fitted(
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     counts = dict.fromkeys(reduction.objectives, len(labels))
     for _ in range(250):
-        teacher = None if said is None else Said(said)
-        loss, _ = reduction.loss(net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
+        teacher = None if said is None else TableTeacher(said)
+        loss, _ = token_loss(reduction, net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

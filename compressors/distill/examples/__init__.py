@@ -1,1 +1,1 @@
-"""Rows as training examples: packing, chunks and contexts."""
+"""What is learned: examples, their facts and batches, and who writes them."""

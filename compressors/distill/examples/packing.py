@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.distill.losses.token_stats import SampleFacts
+from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Example:
 class Batch:
     """Model inputs, and for each learned token where its logits lie (`rows`, `columns`), what it is, and its teacher.
 
-    `places`: (index of the example, row, first column) of each example; `sequences`: which of them each learned token is of, and
-    `facts` what is known of it. `hinted`: the same answers behind what the teacher reads. Packed rows carry `position_ids` that restart
-    at each example and no attention mask: transformers keeps the examples apart by that.
-    `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
+    `has_teacher`: tokens that a recorded teacher speaks of, or a live one (all). `places`: (index of the example, row, first column) of
+    each example; `sequences`: which of them each learned token is of, and `facts` what is known of it. `hinted`: the same answers behind
+    what the teacher reads. Packed rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the
+    examples apart by that. `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
     """
 
     input_ids: Int[Tensor, "B T"]
@@ -66,6 +66,26 @@ class Batch:
     hinted: Batch | None = None
     scales: Float[Tensor, "B"] | None = None
     teacher_states: Float[Tensor, "N D"] | None = None
+
+    @property
+    def num_positions(self) -> int:
+        """How many tokens are learned."""
+        return len(self.next_ids)
+
+    @property
+    def num_taught(self) -> int:
+        """How many of them have a teacher."""
+        return 0 if self.has_teacher is None else int(self.has_teacher.sum())
+
+    def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> Batch:
+        """Return what a teacher reads: the same answers behind its context, or this batch with the recorded states of its own blocks."""
+        if is_hinted and self.hinted is not None:
+            return self.hinted
+        return self if keeps_prefix else replace(self, prefix=None)
+
+    def taught_throughout(self) -> Batch:
+        """Return the batch as a live teacher leaves it, who speaks of every token."""
+        return replace(self, has_teacher=torch.ones_like(self.next_ids, dtype=torch.bool))
 
 
 def batches(

@@ -15,6 +15,21 @@ class RolloutPolicy(Protocol):
     writers: ClassVar[tuple[str, ...]]
 
     @property
+    def both_sides(self) -> bool:
+        """Whether each answer is learned behind the hint too."""
+        ...
+
+    @property
+    def num_repair_tokens(self) -> int:
+        """The most tokens that a teacher adds to an answer that does not end; 0: none is repaired."""
+        ...
+
+    @property
+    def length_ratio(self) -> float:
+        """How many times the data's own length an answer may have before it counts as open; 0: no limit of its own."""
+        ...
+
+    @property
     def num_samples(self) -> int: ...
 
     @property
@@ -42,6 +57,9 @@ class StudentWrites:
     top_p: float = 1.0
 
     writers: ClassVar[tuple[str, ...]] = ("student",)
+    both_sides: ClassVar[bool] = False
+    num_repair_tokens: ClassVar[int] = 0
+    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -62,6 +80,9 @@ class MixedWrites:
     top_p: float = 1.0
 
     writers: ClassVar[tuple[str, ...]] = ("student", "data")
+    both_sides: ClassVar[bool] = False
+    num_repair_tokens: ClassVar[int] = 0
+    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -82,6 +103,8 @@ class TeacherWrites:
     both_sides: bool = False
 
     writers: ClassVar[tuple[str, ...]] = ("teacher",)
+    num_repair_tokens: ClassVar[int] = 0
+    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -110,6 +133,7 @@ class RepairedWrites:
     length_ratio: float = 0.0
 
     writers: ClassVar[tuple[str, ...]] = ("student", "teacher")
+    both_sides: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_draws(self)

@@ -10,6 +10,17 @@ from typing import Literal
 from attar.compressors.distill.examples.packing import Example
 
 
+@dataclass(frozen=True)
+class Clock:
+    """Where training is, before a step: step and epoch counted from 0."""
+
+    step: int
+    num_steps: int
+    epoch: int
+    num_epochs: int
+    is_epoch_start: bool = False
+
+
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
     """Steps and learning rate: linear warm-up over `warmup_fraction`, then along `decay` to zero.

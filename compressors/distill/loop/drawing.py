@@ -13,12 +13,12 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from attar.compressors.distill.examples.packing import Example
-from attar.compressors.distill.examples.rollouts import RepairedWrites, RolloutPolicy, TeacherWrites
-from attar.compressors.distill.losses.token_stats import SampleFacts
-from attar.compressors.distill.losses.weights.coefficients import Clock
-from attar.compressors.distill.losses.weights.sample_weights import group_advantages
+from attar.compressors.distill.examples.rollouts import RolloutPolicy
+from attar.compressors.distill.examples.sample_facts import SampleFacts, group_advantages
+from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.parties import Party
-from attar.compressors.distill.teachers.student import Student, mixed_precision, plain_model
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.models.adapted import mixed_precision, plain_model
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.compressors.models.sampling import Generation, Sampling
@@ -74,7 +74,7 @@ class Rollouts:
     def facts(self) -> dict[str, float]:
         """Return what the last step's sequences were like: mean reward, share that is right, mean length in tokens; of repairs how many."""
         count = max(1, len(self._last))
-        repairs = {"num_repaired": float(self._num_repaired)} if isinstance(self.policy, RepairedWrites) else {}
+        repairs = {"num_repaired": float(self._num_repaired)} if self.policy.num_repair_tokens else {}
         return repairs | {
             "rollout_reward": sum(one.facts.reward for one in self._last) / count,
             "rollout_correct": sum(one.facts.is_correct for one in self._last) / count,
@@ -100,7 +100,7 @@ class Rollouts:
         policy = self.policy
         if policy.writers[0] == "student":
             written = self._decode(student, [one.prompt_ids for one in asked], policy.max_new_tokens, seeds)
-            return self._repaired(student, asked, written, seeds) if isinstance(policy, RepairedWrites) else written
+            return self._repaired(student, asked, written, seeds) if policy.num_repair_tokens else written
         prompts = [one.prompt_ids if one.hinted_ids is None else one.hinted_ids for one in asked]
         assert self.teacher is not None, "checked where the training is built"
         with self.teacher.model_of(student) as teacher:
@@ -110,9 +110,7 @@ class Rollouts:
         self, student: Student, asked: Sequence[Example], written: list[Generation], seeds: Sequence[int]
     ) -> list[Generation]:
         """Let the teacher finish what did not end; all other answers are empty, and left out."""
-        assert isinstance(self.policy, RepairedWrites) and self.teacher is not None, (
-            "checked where the training is built"
-        )
+        assert self.teacher is not None, "checked where the training is built"
         opened = [
             _opened(one, self.policy.length_ratio * len(example.answer_ids))
             for one, example in zip(written, asked, strict=True)
@@ -174,7 +172,7 @@ class Rollouts:
 
     def _other_side(self, found: Sequence[Example]) -> list[Example]:
         """Return the same answers behind the hint, with the plain prompt as what the other party reads."""
-        if not isinstance(self.policy, TeacherWrites) or not self.policy.both_sides:
+        if not self.policy.both_sides:
             return []
         return [other_side(one) for one in found if one.hinted_ids is not None]
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from attar.compressors.distill.examples.packing import Example, batches, collate
+from attar.compressors.distill.examples.packing import Example, collate
 from attar.compressors.distill.loop.fixed_measure import measured_sum, on_given_text, with_measure
-from attar.compressors.distill.loop.step_loss import Spoken, StepLoss, speak
+from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taught_by
 from attar.compressors.distill.loop.trainer import Trainer
-from attar.compressors.distill.teachers.student import Student, mixed_precision
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.models.adapted import mixed_precision
 
 
 @dataclass(frozen=True)
@@ -33,20 +34,19 @@ def look_at(trainer: Trainer, examples: Sequence[Example]) -> Look:
         return Look({}, None)
     sums = dict.fromkeys(reduction.objectives, 0.0)
 
-    def looked_at() -> Iterator[Spoken]:
+    def looked_at() -> Iterator[TaughtBatch]:
         limit, order = trainer.tokens_per_micro_batch, range(len(examples))
-        for batch in batches(examples, tokens_per_batch=limit, order=order, is_packed=trainer.is_packed):
-            yield Spoken(batch, speak(trainer.parties, student))
+        for batch in trainer.modality.batches(examples, order, limit, has_teacher="teacher" in trainer.parties):
+            yield TaughtBatch(batch, taught_by(trainer.parties, student))
 
-    has_teacher = "teacher" in trainer.parties
     # every process looks at the same rows: nothing is to be summed over them
-    step = StepLoss.of(reduction, looked_at, None, has_teacher=has_teacher)
-    for one in looked_at():
+    step = StepLoss.of(reduction, trainer.modality, looked_at, None)
+    for taught in looked_at():
         with mixed_precision(student):
-            _, part = step.loss(student, student, one)
+            _, part = step.loss(student, student, taught)
         for name, (loss_sum, _) in part.items():
             sums[name] += loss_sum
-    means = {name: loss / step.num_tokens[name] for name, loss in sums.items() if step.num_tokens[name]}
+    means = {name: loss / step.num_terms[name] for name, loss in sums.items() if step.num_terms[name]}
     return Look({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
 
 

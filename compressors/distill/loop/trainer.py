@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from attar.compressors.distill.examples.packing import Batch, Example, batches, units
-from attar.compressors.distill.examples.steps import Schedule, Steps
+from attar.compressors.distill.examples.packing import Example, units
+from attar.compressors.distill.examples.steps import Clock, Schedule, Steps
 from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.fixed_measure import fixed_measure
-from attar.compressors.distill.loop.step_loss import Spoken, StepLoss, speak
-from attar.compressors.distill.losses.composite import projections_read
+from attar.compressors.distill.loop.modality import Modality
+from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taught_by
+from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.losses.weights.coefficients import Clock
 from attar.compressors.distill.teachers.parties import OtherModel, Party
-from attar.compressors.distill.teachers.student import Student, mixed_precision
+from attar.compressors.distill.teachers.student import Student
+from attar.compressors.models.adapted import mixed_precision
 from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
 
 
@@ -44,31 +44,30 @@ class StepRecord:
 class Trainer:
     """A student and everything that moves while it learns.
 
-    `is_packed`: see packing.Batch; check with `packing_matches` first. `teacher`: a live one, where the examples carry no recorded
-    one; `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they
-    are. `average`: a running mean of the weights, kept beside them. `sample`: the part of the vocabulary that steps look at, drawn
-    anew in each; looks at held-out text are at all of it. With several processes each takes its share of every step.
+    `modality`: how examples become batches, and those views. `teacher`: a live one, where the examples carry no recorded one;
+    `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they are.
+    `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
     """
 
     student: Student
     examples: Sequence[Example]
     steps: Steps
     reduction: Reduction
-    is_packed: bool
+    modality: Modality
     accelerator: Accelerator
     teacher: Student | None = None
     average: WeightAverage | None = None
     step: int = 0
     parties: dict[ViewName, Party] = field(default_factory=dict)
     rollouts: Rollouts | None = None
-    sample: VocabularySample | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
             self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
         self.student.reads = projections_read(self.reduction.objectives.values())
-        if isinstance(teacher := self.parties.get("teacher"), OtherModel):
-            teacher.model.reads = self.student.reads
+        teacher = self.parties.get("teacher")
+        if teacher is not None and teacher.own_model is not None:
+            teacher.own_model.reads = self.student.reads
         trainable = [p for p in self.student.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
@@ -153,7 +152,7 @@ class Trainer:
         while True:
             micro_batches = self._micro_batches(examples, order)
             try:
-                losses = self._accumulate(micro_batches, self._reduction(clock), share.is_idle)
+                losses = self._accumulate(micro_batches, clock, share.is_idle)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or len(micro_batches) == len(units(examples, order)):
@@ -161,13 +160,9 @@ class Trainer:
                 self.optimizer.zero_grad(set_to_none=True)
                 self.tokens_per_micro_batch = max(1, self.tokens_per_micro_batch // 2)
         grad_norm, learning_rate = self._move(chosen)
-        num_learned = sum(len(batch.next_ids) for batch in micro_batches)
+        num_learned = sum(batch.num_positions for batch in micro_batches)
         facts = {} if self.rollouts is None else self.rollouts.facts()
         return StepRecord(self.step, epoch, losses, learning_rate, grad_norm, num_learned, facts)
-
-    def _reduction(self, clock: Clock) -> Reduction:
-        reduction = self.reduction.at(clock)
-        return reduction if self.sample is None else replace(reduction, sample=self.sample.at(clock.step))
 
     def _move(self, chosen: Sequence[int]) -> tuple[float, float]:
         """Let the optimizer take its step; return (gradient norm, learning rate)."""
@@ -185,28 +180,28 @@ class Trainer:
         self.step += 1
         return grad_norm, learning_rate
 
-    def _accumulate(self, micro_batches: Sequence[Batch], reduction: Reduction, is_idle: bool) -> dict[str, float]:
+    def _accumulate(self, micro_batches: Sequence[Any], clock: Clock, is_idle: bool) -> dict[str, float]:
         self.student.train()
-        student = self.plain_student
-        spoken = [Spoken(batch, speak(self.parties, student)) for batch in micro_batches]
-        has_teacher = "teacher" in self.parties
-        step = StepLoss.of(reduction, lambda: spoken, self.accelerator, has_teacher=has_teacher, is_counted=not is_idle)
+        student, reduction = self.plain_student, self.reduction.at(clock)
+        taught = [TaughtBatch(batch, taught_by(self.parties, student)) for batch in micro_batches]
+        modality = self.modality.at(clock.step)
+        step = StepLoss.of(reduction, modality, lambda: taught, self.accelerator, is_counted=not is_idle)
         sums = dict.fromkeys(reduction.objectives, 0.0)
-        for index, one in enumerate(spoken):
-            is_last = index == len(spoken) - 1
+        for index, batch in enumerate(taught):
+            is_last = index == len(taught) - 1
             # gradients of several processes are averaged once, with the last part
             with nullcontext() if is_last else self.accelerator.no_sync(self.student):
                 with mixed_precision(self.student):
-                    loss, part = step.loss(self.student, student, one)
-                # averaged over processes, to be summed: each divides by the tokens of all
+                    loss, part = step.loss(self.student, student, batch)
+                # averaged over processes, to be summed: each divides by the terms of all
                 self.accelerator.backward(loss * (0.0 if is_idle else self.accelerator.num_processes))
             for name, (loss_sum, _) in part.items():
                 sums[name] += 0.0 if is_idle else loss_sum
         return step.means(sums, self.accelerator)
 
-    def _micro_batches(self, examples: Sequence[Example], order: Sequence[int]) -> list[Batch]:
-        limit = self.tokens_per_micro_batch
-        return list(batches(examples, tokens_per_batch=limit, order=order, is_packed=self.is_packed))
+    def _micro_batches(self, examples: Sequence[Any], order: Sequence[int]) -> list[Any]:
+        has_teacher = "teacher" in self.parties
+        return list(self.modality.batches(examples, order, self.tokens_per_micro_batch, has_teacher=has_teacher))
 
 
 @dataclass(frozen=True)

@@ -1,1 +1,1 @@
-"""Objectives over views: divergences, targets, weights, one reduction."""
+"""Objectives, and the one reduction that makes a number of their terms."""

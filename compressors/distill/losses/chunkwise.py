@@ -2,70 +2,65 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
+from attar.compressors.distill.examples.packing import Batch
 from attar.compressors.distill.losses.divergences.chunked import ChunkLikelihood
+from attar.compressors.distill.losses.listwise import sloped_terms
+from attar.compressors.distill.losses.objective import Requires, Terms
 from attar.compressors.distill.losses.token_stats import ListwiseTerms, TokenStats
-from attar.compressors.distill.losses.views import Targets, ViewName
-from attar.compressors.distill.losses.weights.token_weights import Statistic
+from attar.compressors.distill.losses.views import TokenViews, ViewName
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkwiseDistil:
-    """A loss over chunks of each sequence. It counts chunks: its tokens are the last of each."""
+    """A loss over chunks of each sequence. It counts chunks: its value stands at the last token of each."""
 
     divergence: ChunkLikelihood
 
     @property
-    def views(self) -> frozenset[ViewName]:
-        """Nobody: the teacher's likelihoods come with the data."""
-        return frozenset()
+    def anchor(self) -> None:
+        """None: the teacher's likelihoods come with the data."""
 
     @property
-    def uses_teacher(self) -> bool:
-        return False
+    def requires(self) -> Requires:
+        return Requires(facts=frozenset({"chunks"}), statistics=frozenset({"own_logprobs"}), slopes=self)
 
-    @property
-    def statistics(self) -> frozenset[Statistic]:
-        """The log-probabilities of all tokens, before any gradient is taken."""
-        return frozenset({"own_logprobs"})
+    def num_terms(self, batch: Batch) -> int:
+        return sum(len(facts.chunks.ends) for facts in batch.facts if facts.chunks is not None)
 
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        assert targets.stats is not None, "asked for in `statistics`"
-        terms = targets.stats.listwise[self]
-        own = logprobs.gather(-1, targets.next_ids[:, None]).squeeze(-1)
-        slope = terms.slopes[targets.tokens] * own
-        # a token without slope may be counted nowhere and still must reach the sum: all speak, the count is the chunks'
-        return slope - slope.detach() + terms.values[targets.tokens], terms.is_first[targets.tokens]
+    def terms(self, views: TokenViews) -> Terms:
+        return sloped_terms(self, views)
 
+    def held_out(self, moving: Collection[ViewName]) -> ChunkwiseDistil:
+        return self
 
-def chunk_terms(objective: ChunkwiseDistil, stats: TokenStats) -> ListwiseTerms:
-    """Return each chunk's loss at its last token, and its slope in the log-probability of each of its tokens."""
-    assert stats.own_logprobs is not None, "asked for in `statistics`"
-    own = stats.own_logprobs
-    slopes, values = torch.zeros_like(own), torch.zeros_like(own)
-    is_last = torch.zeros_like(own, dtype=torch.bool)
-    start = 0
-    counts = torch.bincount(stats.sequences, minlength=len(stats.samples)).tolist()
-    for sample, count in zip(stats.samples, counts, strict=True):
-        chunks = sample.chunks
-        if chunks is not None and chunks.ends:
-            ends = torch.tensor(chunks.ends, device=own.device)
-            index = torch.bucketize(torch.arange(chunks.ends[-1], device=own.device), ends, right=True)
-            place = slice(start, start + chunks.ends[-1])
-            sums = torch.zeros(len(ends), dtype=own.dtype, device=own.device).index_add(0, index, own[place])
-            with torch.enable_grad():
-                sums = sums.detach().requires_grad_()
-                losses = objective.divergence(torch.tensor(chunks.teacher_nats, device=own.device), sums)
-                (slope,) = torch.autograd.grad(losses.sum(), sums)
-            slopes[place] = slope.to(own.dtype)[index]
-            values[start + ends - 1] = losses.detach().to(own.dtype)
-            is_last[start + ends - 1] = True
-        start += count
-    return ListwiseTerms(slopes, values, is_last)
+    def slopes(self, stats: TokenStats, anchor: Float[Tensor, "N"] | None) -> ListwiseTerms:
+        """Return each chunk's loss at its last token, and its slope in the log-probability of each of its tokens."""
+        assert stats.own_logprobs is not None, "asked for in `statistics`"
+        own = stats.own_logprobs
+        slopes, values = torch.zeros_like(own), torch.zeros_like(own)
+        is_last = torch.zeros_like(own, dtype=torch.bool)
+        start = 0
+        counts = torch.bincount(stats.sequences, minlength=len(stats.samples)).tolist()
+        for sample, count in zip(stats.samples, counts, strict=True):
+            chunks = sample.chunks
+            if chunks is not None and chunks.ends:
+                ends = torch.tensor(chunks.ends, device=own.device)
+                index = torch.bucketize(torch.arange(chunks.ends[-1], device=own.device), ends, right=True)
+                place = slice(start, start + chunks.ends[-1])
+                sums = torch.zeros(len(ends), dtype=own.dtype, device=own.device).index_add(0, index, own[place])
+                with torch.enable_grad():
+                    sums = sums.detach().requires_grad_()
+                    losses = self.divergence(torch.tensor(chunks.teacher_nats, device=own.device), sums)
+                    (slope,) = torch.autograd.grad(losses.sum(), sums)
+                slopes[place] = slope.to(own.dtype)[index]
+                values[start + ends - 1] = losses.detach().to(own.dtype)
+                is_last[start + ends - 1] = True
+            start += count
+        return ListwiseTerms(slopes, values, is_last)

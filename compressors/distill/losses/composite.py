@@ -8,23 +8,29 @@ papers have it, after the mean of each sequence by their number. A method of the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.distill.losses.divergences.hidden import HiddenLoss
-from attar.compressors.distill.losses.divergences.listwise import AnchoredListwise, group_sums
+from attar.compressors.distill.examples.packing import Batch
+from attar.compressors.distill.examples.sample_facts import Route, is_routed
+from attar.compressors.distill.losses.divergences.kullback import ForwardKL
+from attar.compressors.distill.losses.divergences.shapes import CrossEntropy
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.targets.target_ops import Identity, TargetOp
-from attar.compressors.distill.losses.token_stats import ListwiseTerms, TokenStats
+from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.losses.traits import Divergence, Drawn, Traits
-from attar.compressors.distill.losses.views import Targets, ViewName, Views, views_of
-from attar.compressors.distill.losses.weights.sample_weights import Route, SampleWeight, is_routed
+from attar.compressors.distill.losses.views import Targets, TokenViews, ViewName, Views, views_of
+from attar.compressors.distill.losses.weights.sample_weights import SampleWeight
 from attar.compressors.distill.losses.weights.token_weights import Statistic, TokenWeight
 
+# Sources that may stand in for one that moves with the student, in this order.
+STAYING: tuple[ViewName, ...] = ("teacher", "anchor", "past")
 # sum_it l_it / sum_i T_i over the tokens of a step, or 1/N sum_i (1/T_i) sum_t l_it over its N sequences of T_i tokens.
 Mean = Literal["token", "sequence"]
 
@@ -40,143 +46,88 @@ class Distil:
     route: Route = "all"
     reduction: Mean = "token"
 
+    def __post_init__(self) -> None:
+        check_support(self.divergence, self.target)
+
     @property
-    def views(self) -> frozenset[ViewName]:
-        """The parties that it reads, the teacher included where a token weight looks at it."""
+    def sources(self) -> frozenset[ViewName]:
+        """Whose views it reads, the teacher's included where a token weight looks at them."""
         read = set(self.target.views) if self.divergence.traits.needs_target else set()
-        if any("teacher_entropy" in weight.needs for weight in self.token_weights):
+        if self._weighs_by_teacher:
             read.add("teacher")
         return frozenset(read)
 
     @property
-    def uses_teacher(self) -> bool:
-        """True when it speaks only about tokens that have a teacher."""
-        return "teacher" in self.views
-
-    @property
-    def needs_whole(self) -> bool:
+    def is_whole(self) -> bool:
         """True when candidates with a rest do not do."""
         traits = self.divergence.traits
-        is_weighed = any("teacher_entropy" in weight.needs for weight in self.token_weights)
-        return is_weighed or traits.needs_whole or (traits.needs_target and self.target.needs_whole)
+        return self._weighs_by_teacher or traits.needs_whole or (traits.needs_target and self.target.needs_whole)
 
     @property
-    def statistics(self) -> frozenset[Statistic]:
-        """What has to be known of the whole batch before the loss of its first token."""
-        found: set[Statistic] = {name for weight in self.token_weights for name in weight.needs}
-        if self.sample_weight is not None and self.sample_weight.needs_loss:
-            found.add("own_logprobs")
-        return frozenset(found)
+    def requires(self) -> Requires:
+        traits, weight = self.divergence.traits, self.sample_weight
+        statistics: set[Statistic] = {name for weight in self.token_weights for name in weight.needs}
+        if weight is not None and weight.needs_loss:
+            statistics.add("own_logprobs")
+        meaned = [one for one in (*self.token_weights, *([weight] if weight else [])) if one.is_mean_one]
+        # all of the labels' mass is on one entry, which is always there and stands for itself
+        is_density = traits.reads_density and self.sources != {"labels"}
+        return Requires(
+            sources=self.sources,
+            is_whole=self.is_whole,
+            facts=traits.facts | (weight.reads if weight else frozenset()),
+            statistics=frozenset(statistics),
+            means=tuple((weight, self.route) for weight in meaned),  # type: ignore[misc]
+            route=self.route,
+            vocabulary="densities" if is_density else "whole" if self.is_whole or statistics else "sums",
+        )
 
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        speaks = torch.ones(len(logprobs), dtype=torch.bool, device=logprobs.device)
-        if self.uses_teacher and targets.teacher_full is None:
+    def num_terms(self, batch: Batch) -> int:
+        is_taught = "teacher" in self.sources
+        if self.reduction == "token":
+            return batch.num_taught if is_taught else batch.num_positions
+        if is_taught and batch.has_teacher is None:
+            return 0
+        return len((batch.sequences[batch.has_teacher] if is_taught else batch.sequences).unique())
+
+    def terms(self, views: TokenViews) -> Terms:
+        logprobs, targets = views.logprobs, views.targets
+        mask = torch.ones(len(logprobs), dtype=torch.bool, device=logprobs.device)
+        is_recorded = "teacher" in self.sources and targets.teacher_full is None
+        if is_recorded:
             if targets.has_teacher is None:
-                return logprobs.new_zeros(len(logprobs)), ~speaks
-            speaks = targets.has_teacher
+                return Terms(logprobs.new_zeros(len(logprobs)), ~mask)
+            mask = targets.has_teacher
         traits = self.divergence.traits
         with_labels = traits.needs_target and "labels" in self.target.views
-        views = views_of(logprobs, _heard(targets, self.views), with_labels=with_labels, needs_whole=self.needs_whole)
-        target = self.target(views) if traits.needs_target else views.student.detach()
-        loss = self.divergence(target, views.student, drawn_of(views, targets, traits))
-        loss = weigh(self, loss, targets.stats, targets.tokens) * speaks
+        seen = views_of(logprobs, _read(targets, self.sources), with_labels=with_labels, needs_whole=self.is_whole)
+        target = self.target(seen) if traits.needs_target else seen.student.detach()
+        loss = self.divergence(target, seen.student, drawn_of(seen, targets, traits))
+        loss = weigh(self, loss, targets.stats, targets.tokens)
         if self.reduction == "sequence":  # last: a clip bounds the loss of a token as it is
             if targets.stats is None:
                 raise ValueError("the mean of each sequence needs to know the sequences of the tokens")
-            is_recorded = self.uses_teacher and targets.teacher_full is None
             loss = loss * targets.stats.sequence_shares(of_recorded=is_recorded)[targets.tokens]
-        return loss, speaks
+        return Terms(loss, mask)
 
-
-@dataclass(frozen=True, kw_only=True)
-class ListwiseDistil:
-    """A loss over the sequences of each prompt. It counts groups: its tokens are the first of each."""
-
-    divergence: AnchoredListwise
-    target: TargetOp = field(default_factory=lambda: Identity(of="anchor"))
-
-    @property
-    def views(self) -> frozenset[ViewName]:
-        """The parties that it reads."""
-        return frozenset(self.target.views) if self.divergence.traits.needs_target else frozenset()
-
-    @property
-    def uses_teacher(self) -> bool:
-        """Recorded candidates never do: it needs the log-probability of every drawn token."""
-        return False
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        """Return it with every sequence alike; toward a source that stays where its own moves, or else the labels' loss."""
+        if self.requires.facts & {"student_draws", "rewards"}:
+            return None
+        if not self.sources & set(moving):
+            return replace(self, sample_weight=None)
+        fixed = [name for name in STAYING if name in self.sources and name not in moving]
+        if fixed:
+            target = Identity(of=fixed[0])
+            return Distil(divergence=ForwardKL(), target=target, route=self.route, reduction=self.reduction)
+        if self.route == "all" and self.reduction == "token":
+            return NextToken()
+        labels = Identity(of="labels")
+        return Distil(divergence=CrossEntropy(), target=labels, route=self.route, reduction=self.reduction)
 
     @property
-    def statistics(self) -> frozenset[Statistic]:
-        """The sums of log-probabilities, before any gradient is taken."""
-        return frozenset({"own_logprobs"})
-
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        assert targets.stats is not None, "asked for in `statistics`"
-        terms = targets.stats.listwise[self]
-        own = logprobs.gather(-1, targets.next_ids[:, None]).squeeze(-1)
-        slope = terms.slopes[targets.tokens] * own
-        # the value of the group at its first token, and its exact gradient at every one
-        return slope - slope.detach() + terms.values[targets.tokens], terms.is_first[targets.tokens]
-
-
-@dataclass(frozen=True, kw_only=True)
-class HiddenDistil:
-    """Pull the student's hidden states toward a live teacher's. It has no target: states are no distributions."""
-
-    divergence: HiddenLoss
-
-    @property
-    def views(self) -> frozenset[ViewName]:
-        """The teacher."""
-        return frozenset({"teacher"})
-
-    @property
-    def uses_teacher(self) -> bool:
-        """True: it speaks where there is a live teacher, which is everywhere or nowhere."""
-        return True
-
-    @property
-    def needs_whole(self) -> bool:
-        """Candidates say nothing about hidden states."""
-        return True
-
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        raise AssertionError("the reduction gives it hidden states, not distributions")
-
-
-def listwise_terms(objective: ListwiseDistil, stats: TokenStats, anchor: Float[Tensor, "N"] | None) -> ListwiseTerms:
-    """Return each group's loss and its slope in every token's log-probability.
-
-    `anchor`: log-probabilities that the ratios are to; None: those of the policy that drew the tokens.
-
-    Raises ValueError when a sequence belongs to no group or a group is a single sequence.
-    """
-    assert stats.own_logprobs is not None, "asked for in `statistics`"
-    anchor = stats.old_logprobs if anchor is None else anchor
-    groups = [one.group for one in stats.samples]
-    rewards = torch.tensor([one.reward for one in stats.samples], device=anchor.device)
-    # in the sequences' sums the loss is a small function: its slope is taken here, the sums' own gradient in the chunks
-    ratios = group_sums(stats.own_logprobs - anchor, stats.sequences, len(groups)).requires_grad_()
-    values = torch.zeros(len(groups), device=anchor.device)
-    for group in dict.fromkeys(groups):
-        members = [index for index, one in enumerate(groups) if one == group]
-        if group < 0 or len(members) < 2:
-            raise ValueError("a listwise loss compares several sequences of a prompt: set num_samples to 2 or more")
-        with torch.enable_grad():
-            loss = objective.divergence.group_loss(ratios[members], objective.divergence.preference(rewards[members]))
-            loss.backward()
-        values[members[0]] = loss.detach()
-    assert ratios.grad is not None, "every sequence is in a group"
-    is_first_sequence = torch.tensor([group not in groups[:index] for index, group in enumerate(groups)])
-    starts = torch.cat([torch.ones(1, dtype=torch.bool, device=anchor.device), stats.sequences.diff() != 0])
-    is_first = starts & is_first_sequence.to(anchor.device)[stats.sequences]
-    return ListwiseTerms(ratios.grad[stats.sequences], values[stats.sequences] * is_first, is_first)
+    def _weighs_by_teacher(self) -> bool:
+        return any("teacher_entropy" in weight.needs for weight in self.token_weights)
 
 
 def weigh(objective: Distil, loss: Float[Tensor, "N"], stats: TokenStats | None, tokens: slice) -> Float[Tensor, "N"]:
@@ -224,9 +175,9 @@ def drawn_of(views: Views, targets: Targets, traits: Traits) -> Drawn:
     return Drawn(views.next_outcomes, old, advantages)
 
 
-def _heard(targets: Targets, views: frozenset[ViewName]) -> Targets:
-    """Leave out a recorded teacher that nobody reads: the others then keep their whole distributions."""
-    if "teacher" in views:
+def _read(targets: Targets, sources: frozenset[ViewName]) -> Targets:
+    """Return the targets without a recorded teacher that is not read: other sources then keep their whole distributions."""
+    if "teacher" in sources:
         return targets
     return Targets(
         targets.next_ids,
@@ -243,7 +194,13 @@ def _mean(stats: TokenStats, weight: object, route: Route) -> float:
     return stats.means[weight, route] or 1.0
 
 
-def projections_read(objectives: Iterable[object]) -> tuple[str, ...]:
-    """Return the projections of the last block that losses between hidden states read."""
-    found = [name for one in objectives if isinstance(one, HiddenDistil) for name in one.divergence.reads]
-    return tuple(dict.fromkeys(found))
+def check_support(divergence: Divergence, target: TargetOp) -> None:
+    """Raise ValueError when the divergence is infinite because the target gives all mass to one token."""
+    traits, share = divergence.traits, getattr(target, "share", None)
+    is_label = set(target.views) == {"labels"}
+    if "labels" in target.views and share is not None:
+        is_label = is_label or share == (1.0 if target.views[0] == "labels" else 0.0)
+    if traits.needs_target and traits.needs_support and is_label:
+        raise ValueError(
+            f"{type(divergence).__name__} is infinite toward labels, which give one token all mass; use forward_kl, or mix the labels"
+        )

@@ -1,47 +1,17 @@
-"""The plain objectives, each by its own name; what is composed of plugs is in `composite.py`. None averages: `reduction.py` does."""
+"""The plain objectives, each by its own name; what is composed of plugs is in `composite.py`."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
-import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
-
+from attar.compressors.distill.examples.packing import Batch
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences import kullback
-from attar.compressors.distill.losses.views import Targets, log_remainder
-
-__all__ = ["OBJECTIVES", "ForwardKL", "NextToken", "Objective", "Targets", "log_remainder"]
-
-
-class Objective(Protocol):
-    """Maps the student's log-probabilities to (loss per token in nats, zero where it says nothing; which tokens it speaks about)."""
-
-    @property
-    def uses_teacher(self) -> bool:
-        """True when it speaks only about tokens with a recorded teacher."""
-        ...
-
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]: ...
-
-
-@dataclass(frozen=True)
-class NextToken:
-    """Negative log-likelihood of the data's next token."""
-
-    @property
-    def uses_teacher(self) -> bool:
-        return False
-
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        loss = nn.functional.nll_loss(logprobs, targets.next_ids, reduction="none")
-        return loss, torch.ones_like(loss, dtype=torch.bool)
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.objective import Objective, Requires, Terms
+from attar.compressors.distill.losses.views import TokenViews, ViewName
 
 
 @dataclass(frozen=True)
@@ -53,15 +23,19 @@ class ForwardKL:
     """
 
     @property
-    def uses_teacher(self) -> bool:
-        return True
+    def requires(self) -> Requires:
+        return _FORWARD_KL.requires
 
-    def __call__(
-        self, logprobs: Float[Tensor, "N V"], targets: Targets
-    ) -> tuple[Float[Tensor, "N"], Bool[Tensor, "N"]]:
-        return _FORWARD_KL(logprobs, targets)
+    def num_terms(self, batch: Batch) -> int:
+        return _FORWARD_KL.num_terms(batch)
+
+    def terms(self, views: TokenViews) -> Terms:
+        return _FORWARD_KL.terms(views)
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return NextToken() if "teacher" in moving else self
 
 
 _FORWARD_KL = Distil(divergence=kullback.ForwardKL())
 
-OBJECTIVES: dict[str, type[Objective]] = {"next_token": NextToken, "forward_kl": ForwardKL}
+OBJECTIVES: dict[str, type[Objective[Any, Any]]] = {"next_token": NextToken, "forward_kl": ForwardKL}

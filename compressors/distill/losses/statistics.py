@@ -9,34 +9,29 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil, chunk_terms
-from attar.compressors.distill.losses.composite import ListwiseDistil, listwise_terms
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.targets.target_heat import entropy_of
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.losses.views import Targets, views_of
 from attar.compressors.distill.losses.weights.token_weights import Statistic
 
 
-def statistics_of(objectives: Mapping[str, object]) -> frozenset[Statistic]:
-    """Return what some objectives ask for."""
-    return frozenset(name for one in objectives.values() for name in getattr(one, "statistics", ()))
-
-
 @torch.no_grad()
 def measured(
-    objectives: Mapping[str, object],
+    objectives: Mapping[str, Objective],
     targets: Targets,
     size: int,
     logprobs: Callable[[slice], Float[Tensor, "n V"]],
     others: Callable[[slice], Targets],
 ) -> Targets:
-    """Return the targets with the statistics that the objectives ask for. `others` gives the targets of a chunk, live parties spoken."""
-    wanted = statistics_of(objectives)
+    """Return the targets with the statistics that the objectives require. `others` gives a chunk's targets with live teachers."""
+    wanted = frozenset(name for objective in objectives.values() for name in objective.requires.statistics)
     if not wanted:
         return targets
     if targets.stats is None:
         raise ValueError("weights and listwise losses need to know the sequences of the tokens")
-    listwise = {one for one in objectives.values() if isinstance(one, ListwiseDistil)}
+    required = [objective.requires.slopes for objective in objectives.values()]
+    sources = list(dict.fromkeys(source for source in required if source is not None))
     found: dict[object, list[Tensor]] = {}
     for start in range(0, len(targets.next_ids), size):
         tokens = slice(start, start + size)
@@ -44,16 +39,15 @@ def measured(
         chunk = others(tokens)
         for name, value in _of_chunk(wanted, student, chunk):
             found.setdefault(name, []).append(value)
-        for one in listwise:
-            if one.divergence.traits.needs_target and student is not None:
+        for source in sources:
+            if source.anchor is not None and student is not None:
                 views = views_of(student, chunk, with_labels=True, needs_whole=True)
-                own = one.target(views).gather(-1, chunk.next_ids[:, None]).squeeze(-1)
-                found.setdefault(one, []).append(own)
+                own = source.anchor(views).gather(-1, chunk.next_ids[:, None]).squeeze(-1)
+                found.setdefault(source, []).append(own)
     columns = {name: torch.cat(parts) for name, parts in found.items()}
     known = {name: columns[name] for name in wanted if name in columns}
     stats = replace(targets.stats, **known)  # type: ignore[arg-type]
-    terms = {one: listwise_terms(one, stats, columns.get(one)) for one in listwise}
-    terms |= {one: chunk_terms(one, stats) for one in objectives.values() if isinstance(one, ChunkwiseDistil)}
+    terms = {source: source.slopes(stats, columns.get(source)) for source in sources}
     return replace(targets, stats=replace(stats, listwise=terms))
 
 

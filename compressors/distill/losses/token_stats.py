@@ -9,29 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from attar.compressors.distill.examples.chunks import Chunks
-
-
-@dataclass(frozen=True)
-class SampleFacts:
-    """What is known of one sequence before anything is computed on it.
-
-    `group`: sequences of one prompt share it, and lie side by side. `reward` and `advantage`: of its verifier, none without one.
-    `old_logprobs`: of its learned tokens under the policy that drew them, in nats. `pass_rate` p in [0, 1] of its prompt.
-    `score`: how much it is the teacher's own, in [0, 1] (see sample_weights). `chunks`: for a teacher with another tokenizer.
-    `has_hint`: the teacher can be told something; `is_hinted`: this very sequence stands behind it, as the teacher sees it.
-    """
-
-    group: int = -1
-    reward: float = 0.0
-    advantage: float = 0.0
-    is_correct: bool = False
-    has_hint: bool = True
-    is_hinted: bool = False
-    pass_rate: float | None = None
-    score: float | None = None
-    chunks: Chunks | None = None
-    old_logprobs: Float[Tensor, "T"] | None = None
+from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Protocol
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attar.compressors.distill.examples.sample_facts import Fact
+
 
 @dataclass(frozen=True, kw_only=True)
 class Traits:
@@ -30,6 +32,17 @@ class Traits:
     needs_old: bool = False
     needs_reward: bool = False
     needs_groups: bool = False
+
+    @property
+    def facts(self) -> frozenset[Fact]:
+        """Return what must be known of the sequences."""
+        needs: dict[Fact, bool] = {
+            "student_draws": self.needs_student_draws,
+            "old_logprobs": self.needs_old,
+            "rewards": self.needs_reward,
+            "groups": self.needs_groups,
+        }
+        return frozenset(fact for fact, is_needed in needs.items() if is_needed)
 
 
 @dataclass(frozen=True)

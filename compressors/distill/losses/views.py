@@ -46,6 +46,14 @@ class Targets:
 
 
 @dataclass(frozen=True)
+class TokenViews:
+    """Some tokens of a batch: the student's log-probabilities in nats over the whole vocabulary, and what they should become."""
+
+    logprobs: Float[Tensor, "N V"]
+    targets: Targets
+
+
+@dataclass(frozen=True)
 class Views:
     """Log-probabilities in nats of N tokens over C outcomes, by party; `next_outcomes`: where the next token lies among them."""
 

@@ -1,1 +1,1 @@
-"""Who teaches, and what students draw."""
+"""Models that read examples: the student, and whatever teaches it."""

@@ -12,11 +12,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.packing import Batch, Example, batches
-from attar.compressors.distill.losses.reduction import LiveTeacher, Speaker
-from attar.compressors.distill.losses.weights.coefficients import Clock
-from attar.compressors.distill.teachers.sources import Base, SelfRule
-from attar.compressors.distill.teachers.student import Student, mixed_precision, plain_model, record_prefix
-from attar.compressors.models.adapted import is_adapted
+from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.teachers.outputs import LiveTeacher, TeacherOutputs
+from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.models.adapted import is_adapted, mixed_precision, plain_model
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.head import OutputHead
 from attar.compressors.models.trained_weights import Weights, set_weights, trained_weights
@@ -34,7 +34,16 @@ class Party(Protocol):
     @property
     def moves(self) -> bool: ...
 
-    def speak(self, student: Student, batch: Batch) -> Speaker: ...
+    @property
+    def own_model(self) -> Student | None:
+        """A model of its own, in memory beside the student; None where there is none."""
+        ...
+
+    def follow(self, student: Student, example: Example) -> bool:
+        """Go on from the states of the student's frozen blocks, where its own model begins with them; say whether it does."""
+        ...
+
+    def speak(self, student: Student, batch: Batch) -> TeacherOutputs: ...
 
     def advance(self, student: Student, clock: Clock) -> None:
         """Follow the student, before a step."""
@@ -61,15 +70,14 @@ class OtherModel:
     def moves(self) -> bool:
         return False
 
-    def speak(self, student: Student, batch: Batch) -> Speaker:
-        return LiveTeacher(self.states(batch), self.model.head, self.model.projections)
+    @property
+    def own_model(self) -> Student:
+        return self.model
 
     @torch.no_grad()
-    def states(self, batch: Batch) -> Float[Tensor, "N D"]:
-        """Return the model's last hidden state at each learned token."""
-        read = _read(batch, self.is_hinted)
+    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
         with mixed_precision(self.model):
-            return self.model(read if self.begins_alike and read is batch else replace(read, prefix=None))
+            return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
     def follow(self, student: Student, example: Example) -> bool:
         """Go on from the states that the student's frozen blocks give, if this model begins with them; return whether it does.
@@ -111,11 +119,11 @@ def _prefix(student: Student, example: Example) -> Iterator[tuple[int, Tensor]]:
 
 @torch.no_grad()
 def run_once(
-    party: OtherModel, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
+    party: Party, student: Student, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
 ) -> Iterator[tuple[int, Float[Tensor, "T D"]]]:
-    """Yield (index, the model's last hidden states at that example's learned tokens): it says the same whenever it is asked."""
+    """Yield (index, a teacher's last hidden states at that example's learned tokens), of a teacher that does not move."""
     for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
-        states = party.states(batch)
+        states = party.speak(student, batch).states["hidden"]
         for place, (index, _, _) in enumerate(batch.places):
             yield index, states[batch.sequences == place]
 
@@ -131,7 +139,14 @@ class KeptStates:
     def moves(self) -> bool:
         return False
 
-    def speak(self, student: Student, batch: Batch) -> Speaker:
+    @property
+    def own_model(self) -> None:
+        return None
+
+    def follow(self, student: Student, example: Example) -> bool:
+        return False
+
+    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
         return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
 
@@ -157,9 +172,16 @@ class StudentItself:
     def moves(self) -> bool:
         return self.rule.moves
 
+    @property
+    def own_model(self) -> None:
+        return None
+
+    def follow(self, student: Student, example: Example) -> bool:
+        return False
+
     def begin(self, student: Student) -> StudentItself:
         """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
-        if isinstance(self.rule, Base) and not is_adapted(student.model):
+        if self.rule.is_base and not is_adapted(student.model):
             raise ValueError(
                 "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
             )
@@ -168,13 +190,13 @@ class StudentItself:
         return self
 
     @torch.no_grad()
-    def speak(self, student: Student, batch: Batch) -> Speaker:
-        read = _read(batch, self.is_hinted)
+    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
+        read = batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=True)
         was_training = student.training
         student.eval()
         try:
             with self.model_of(student), mixed_precision(student):
-                return LiveTeacher(student(read), self._head(student), student.projections)
+                return student.outputs(read, self.weights)
         finally:
             student.train(was_training)
 
@@ -189,21 +211,13 @@ class StudentItself:
 
     @contextmanager
     def model_of(self, student: Student) -> Iterator[Student]:
-        if isinstance(self.rule, Base):
+        if self.rule.is_base:
             assert is_adapted(student.model), "checked in begin"
             with student.model.disable_adapter():
                 yield student
             return
         with swapped(student, self.weights) if self.weights else nullcontext():
             yield student
-
-    def _head(self, student: Student) -> OutputHead:
-        """Return the head with the kept weights, where it is trained: it is asked after the student has its own back."""
-        head = student.head
-        for name, parameter in student.named_parameters():
-            if parameter is head.weight and name in self.weights:
-                return replace(head, weight=self.weights[name])
-        return head
 
 
 @contextmanager
@@ -215,7 +229,3 @@ def swapped(student: Student, weights: Weights) -> Iterator[None]:
         yield
     finally:
         set_weights(student, own)
-
-
-def _read(batch: Batch, is_hinted: bool) -> Batch:
-    return batch.hinted if is_hinted and batch.hinted is not None else batch

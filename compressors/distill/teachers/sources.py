@@ -5,18 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from attar.compressors.distill.losses.weights.coefficients import Clock
+from attar.compressors.distill.examples.steps import Clock
 
 
 class SelfRule(Protocol):
     """Says which share of the student's weights of now the kept ones take before a step; 1: all, 0: none.
 
     `keeps`: False when nothing is kept: the party is the student of now (live), or its base without adapters.
-    `moves`: what it says changes while the student learns.
+    `moves`: its outputs change while the student learns. `is_base`: it is the base, its adapters off.
     """
 
     keeps: ClassVar[bool]
     moves: ClassVar[bool]
+    is_base: ClassVar[bool]
 
     def share(self, clock: Clock) -> float: ...
 
@@ -27,6 +28,7 @@ class Base:
 
     keeps: ClassVar[bool] = False
     moves: ClassVar[bool] = False
+    is_base: ClassVar[bool] = True
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -38,6 +40,7 @@ class Live:
 
     keeps: ClassVar[bool] = False
     moves: ClassVar[bool] = True
+    is_base: ClassVar[bool] = False
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -49,6 +52,7 @@ class Start:
 
     keeps: ClassVar[bool] = True
     moves: ClassVar[bool] = False
+    is_base: ClassVar[bool] = False
 
     def share(self, clock: Clock) -> float:
         return 0.0
@@ -66,6 +70,7 @@ class Ema:
 
     keeps: ClassVar[bool] = True
     moves: ClassVar[bool] = True
+    is_base: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.decay < 1.0:
@@ -83,6 +88,7 @@ class PreviousEpoch:
 
     keeps: ClassVar[bool] = True
     moves: ClassVar[bool] = True
+    is_base: ClassVar[bool] = False
 
     def share(self, clock: Clock) -> float:
         return float(clock.is_epoch_start)
@@ -96,6 +102,7 @@ class Generation:
 
     keeps: ClassVar[bool] = True
     moves: ClassVar[bool] = True
+    is_base: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         if self.num_epochs < 1:

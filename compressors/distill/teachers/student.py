@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.packing import Batch, Example, batches
-from attar.compressors.models.adapted import is_adapted
+from attar.compressors.distill.teachers.outputs import LiveTeacher
+from attar.compressors.models.adapted import first_trained_block, mixed_precision, plain_model
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.bypass import stopped, without_blocks
 from attar.compressors.models.head import OutputHead, check_head, output_head
@@ -76,6 +78,18 @@ class Student(nn.Module):
         self.projections = {name: value[rows, columns] for name, value in projections.items()}
         return output.last_hidden_state[rows, columns]
 
+    def outputs(self, batch: Batch, weights: Mapping[str, Tensor] | None = None) -> LiveTeacher:
+        """Return what it makes of a batch, as a teacher's outputs. `weights`: by which it has just run in place of its own."""
+        return LiveTeacher(self(batch), self._head_under(weights or {}), self.projections)
+
+    def _head_under(self, weights: Mapping[str, Tensor]) -> OutputHead:
+        """Return the head with these weights, where it is trained: it is asked after the student has its own back."""
+        head = self.head
+        for name, parameter in self.named_parameters():
+            if parameter is head.weight and name in weights:
+                return replace(head, weight=weights[name])
+        return head
+
     def logits(self, batch: Batch) -> Float[Tensor, "N V"]:
         """Return the logits of the learned tokens, all at once: for a look at few tokens."""
         with mixed_precision(self.model):
@@ -104,27 +118,6 @@ def projected(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def mixed_precision(model: nn.Module) -> torch.autocast:
-    """Return the context in which a model of bf16 weights with float32 ones among them, which are trained, multiplies in bf16."""
-    dtypes = {parameter.dtype for parameter in model.parameters()}
-    device = next(model.parameters()).device
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.bfloat16 in dtypes)
-
-
-def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """Return the transformers model, its adapters in place."""
-    return model.get_base_model() if is_adapted(model) else model  # type: ignore[return-value]
-
-
-def first_trained_block(model: PreTrainedModel) -> int:
-    """Return the index of the first block that is trained; 0 when the input embedding is, the number of blocks when none is."""
-    if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
-        return 0
-    blocks = decoder_blocks(model)
-    trained = [i for i, block in enumerate(blocks) if any(p.requires_grad for p in block.parameters())]
-    return min(trained, default=len(blocks))
 
 
 @torch.no_grad()

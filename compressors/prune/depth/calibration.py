@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.slots import pad_right
 
 CountedTokens = Literal["all", "last", "answer"]
 

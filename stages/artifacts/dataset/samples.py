@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from attar.compressors.data.prompts import encoded, first_tokens
-from attar.compressors.measure.likelihood import pad_right
+from attar.compressors.models.slots import pad_right
 from attar.compressors.prune.depth.calibration import Sample
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt

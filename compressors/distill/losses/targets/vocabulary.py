@@ -9,23 +9,13 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
+
+from attar.compressors.models.head import Entries
 
 # Of the entries that are asked for, this share is of the batch or drawn, the others are frequent.
 OTHER_SHARE = 0.25
-
-
-@dataclass(frozen=True)
-class Entries:
-    """K entries of the vocabulary, ascending; `shift`: log of how many entries each stands for, to be added to its logit."""
-
-    ids: Int[Tensor, "K"]
-    shift: Float[Tensor, "K"]
-
-    def places(self, ids: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
-        """Return where these are among the entries, all of which hold them."""
-        return torch.searchsorted(self.ids, ids)
 
 
 @dataclass(frozen=True)

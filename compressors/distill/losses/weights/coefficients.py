@@ -5,20 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, Protocol, TypeVar
 
+from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.traits import Divergence
 
 O = TypeVar("O")  # noqa: E741
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Where training is, before a step: step and epoch counted from 0."""
-
-    step: int
-    num_steps: int
-    epoch: int
-    num_epochs: int
-    is_epoch_start: bool = False
 
 
 class CoefficientSchedule(Protocol):

@@ -1,20 +1,17 @@
-"""How much each sequence counts, and which objective it goes to."""
+"""How much each sequence counts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.distill.losses.token_stats import SampleFacts
-
-Route = Literal["all", "correct", "wrong", "plain", "hinted"]
-ROUTES: tuple[Route, ...] = ("all", "correct", "wrong", "plain", "hinted")
+from attar.compressors.distill.examples.sample_facts import Fact, Route, SampleFacts, is_routed
+from attar.compressors.distill.losses.token_stats import TokenStats
 
 
 class SampleWeight(Protocol):
@@ -25,6 +22,11 @@ class SampleWeight(Protocol):
 
     needs_loss: ClassVar[bool]
     is_mean_one: ClassVar[bool]
+
+    @property
+    def reads(self) -> frozenset[Fact]:
+        """Facts without which it cannot tell sequences apart."""
+        ...
 
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]: ...
 
@@ -49,6 +51,17 @@ class BetaKernel:
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]:
         return [self.at(_given("pass_rate", one.pass_rate)) for one in samples]
 
+    @property
+    def reads(self) -> frozenset[Fact]:
+        return frozenset({"pass_rates"} if max(self.alpha, self.beta) > 0 else ())
+
+    def step_sums(
+        self, samples: Sequence[SampleFacts], route: Route, entropies: Callable[[], TokenStats]
+    ) -> tuple[float, float]:
+        """Return the sum over the routed sequences, and how many they are."""
+        routed = [float(is_routed(sample, route)) for sample in samples]
+        return sum(value * keep for value, keep in zip(self(samples, []), routed, strict=True)), sum(routed)
+
     def at(self, pass_rate: float) -> float:
         """Return the kernel at one pass rate."""
         return pass_rate**self.alpha * (1.0 - pass_rate) ** self.beta
@@ -71,6 +84,10 @@ class SelfPaced:
         if self.kappa_nats <= 0:
             raise ValueError(f"kappa_nats is {self.kappa_nats}; accepted: above 0")
 
+    @property
+    def reads(self) -> frozenset[Fact]:
+        return frozenset()
+
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]:
         if self.is_hard:
             return [float(loss < self.kappa_nats) for loss in losses]
@@ -89,6 +106,10 @@ class DivergenceAware:
     needs_loss: ClassVar[bool] = False
     is_mean_one: ClassVar[bool] = False
 
+    @property
+    def reads(self) -> frozenset[Fact]:
+        return frozenset({"scores"})
+
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]:
         scores = [_given("score", one.score) for one in samples]
         return [float(score >= self.min_score) for score in scores] if self.min_score else scores
@@ -99,17 +120,6 @@ SAMPLE_WEIGHTS: dict[str, type[SampleWeight]] = {
     "self_paced": SelfPaced,
     "divergence_aware": DivergenceAware,
 }
-
-
-def is_routed(sample: SampleFacts, route: Route) -> bool:
-    """Say whether a sequence goes this way.
-
-    `wrong`: not correct, and the teacher can be told something; `correct`: every other, so that each sequence goes one of the two ways.
-    `hinted`: it stands behind the hint itself; `plain`: every other.
-    """
-    is_wrong = not sample.is_correct and sample.has_hint
-    taken = {"all": True, "wrong": is_wrong, "correct": not is_wrong}
-    return taken.get(route, sample.is_hinted == (route == "hinted"))
 
 
 def teacher_score(
@@ -126,18 +136,6 @@ def teacher_score(
         if end > start
     ]
     return sum(gap > delta_nats for gap in gaps) / max(1, len(gaps))
-
-
-def group_advantages(rewards: Sequence[float], *, is_scaled: bool = True) -> list[float]:
-    """Return (R - mean) / (std + 1e-4) over the sequences of one prompt, std with n - 1; without `is_scaled` R - mean.
-
-    https://arxiv.org/abs/2402.03300
-    """
-    values = torch.tensor(rewards, dtype=torch.float64)
-    centered = values - values.mean()
-    if is_scaled and len(values) > 1:
-        centered = centered / (values.std() + 1e-4)
-    return centered.tolist()
 
 
 def _given(name: str, value: float | None) -> float:

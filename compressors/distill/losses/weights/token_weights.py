@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
@@ -10,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from attar.compressors.distill.examples.sample_facts import Route, SampleFacts, is_routed
 from attar.compressors.distill.losses.token_stats import TokenStats
 
 Statistic = Literal["student_entropy", "teacher_entropy", "own_logprobs", "is_first_choice"]
@@ -61,6 +63,14 @@ class EntropyWeight:
         """Return exp(-beta H(T)) of each token."""
         assert stats.teacher_entropy is not None, "asked for in `needs`"
         return (-self.beta * stats.teacher_entropy).exp()
+
+    def step_sums(
+        self, samples: Sequence[SampleFacts], route: Route, entropies: Callable[[], TokenStats]
+    ) -> tuple[float, float]:
+        """Return the sum over the routed tokens, and how many they are."""
+        stats = entropies()
+        kept = stats.of_samples([float(is_routed(sample, route)) for sample in samples])
+        return float((self.raw(stats) * kept).sum()), float(kept.sum())
 
     def __call__(self, loss: Float[Tensor, "n"], stats: TokenStats, tokens: slice) -> Float[Tensor, "n"]:
         return loss * self.raw(stats)[tokens]

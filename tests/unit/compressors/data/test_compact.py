@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from attar.compressors.data.compact import bytes_per_token, high_bits, pack, unpack
-from attar.compressors.distill.losses.objectives import ForwardKL, Targets, log_remainder
+from attar.compressors.distill.losses.objectives import ForwardKL
+from attar.compressors.distill.losses.views import Targets, log_remainder
+from tests.builders import terms_of
 
 NUM_CANDIDATES = 64
 
@@ -70,7 +72,7 @@ def test_kl_from_the_compact_form_is_the_exact_one(sharpness: float, vocab_size:
 
     def divergence(log_q: torch.Tensor, log_p: torch.Tensor) -> torch.Tensor:
         targets = Targets(ids[:, 0], found_ids.long(), log_p, has_teacher)
-        return ForwardKL()(log_q.double(), targets)[0]
+        return terms_of(ForwardKL(), log_q.double(), targets)[0]
 
     error = divergence(student, found) - divergence(student, logprobs)
     assert divergence(student, logprobs).mean() > 1e-3

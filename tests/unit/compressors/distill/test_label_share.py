@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from attar.compressors.distill.label_share import best_share, share_sums
+from attar.compressors.distill.losses.targets.target_ops import best_share, share_sums
 
 RIDGE = 0.2
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from attar.compressors.distill.examples.chunks import Chunks, chunk_sums, common_ends
-from attar.compressors.distill.examples.packing import Example, collate
-from attar.compressors.distill.loop.step_loss import Spoken, StepLoss
+from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
 from attar.compressors.distill.losses.divergences.chunked import ChunkLikelihood
-from attar.compressors.distill.losses.reduction import Parties, Reduction
-from attar.compressors.distill.losses.token_stats import SampleFacts
-from attar.compressors.models.head import OutputHead
+from attar.compressors.distill.losses.reduction import Reduction
+from tests.builders import OneBatch
 
 TEXT = "the cat sat"
 
@@ -58,8 +56,6 @@ def test_a_model_of_bytes_gives_every_tokenization_the_same_chunks(first: list[s
 
 
 VOCAB = 6
-# a student whose hidden states are its logits
-TABLE = SimpleNamespace(head=OutputHead(torch.eye(VOCAB)), projections={})
 
 
 def example(index: int, teacher: torch.Tensor | None = None, ends: tuple[int, ...] = (1, 3, 6)) -> Example:
@@ -73,11 +69,9 @@ def example(index: int, teacher: torch.Tensor | None = None, ends: tuple[int, ..
 
 def loss_of(examples: list[Example], logits: torch.Tensor, size: int = 256) -> tuple[torch.Tensor, torch.Tensor, dict]:
     objective = ChunkwiseDistil(divergence=ChunkLikelihood())
-    reduction = Reduction({"alm": objective}, {"alm": 1.0}, tokens_per_chunk=size)
-    spoken = Spoken(collate(examples, range(len(examples)), is_packed=True), lambda batch: Parties())
-    whole = StepLoss.of(reduction, lambda: [spoken], None, has_teacher=False)
     leaf = logits.clone().requires_grad_()
-    loss, sums = whole.loss(lambda batch: leaf, TABLE, spoken)  # type: ignore[arg-type]
+    batch = OneBatch.of(Reduction({"alm": objective}, {"alm": 1.0}), examples, VOCAB, tokens_per_chunk=size)
+    loss, sums = batch.loss(leaf)
     return loss.detach(), torch.autograd.grad(loss, leaf)[0], sums
 
 

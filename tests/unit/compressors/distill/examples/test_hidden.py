@@ -5,20 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Schedule, Steps
 from attar.compressors.distill.loop.trainer import Trainer
-from attar.compressors.distill.losses.composite import Distil, HiddenDistil
+from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.hidden import AttentionRelation, HiddenCosine, HiddenMSE
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
+from attar.compressors.distill.losses.hidden_states import HiddenDistil
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.parties import OtherModel, StudentItself
 from attar.compressors.distill.teachers.sources import Base
 from attar.compressors.distill.teachers.student import Student
 from attar.stages.ingest.tiny_model import random_model
+from tests.builders import trainer_of
 
 SEQUENCES = torch.tensor([0, 0, 0, 1, 1])
 EXAMPLES = [Example([5, 6, 7], [8, 9, 10]), Example([10], [11, 12, 13]), Example([20, 21], [22, 23])]
@@ -89,7 +90,7 @@ def trainer(objective: object, teacher: object, tokens_per_micro_batch: int = 10
     steps = Steps(lambda epoch: range(3), EXAMPLES, schedule)
     objectives = {"states": objective, "kl": Distil(divergence=ForwardKL())}
     reduction = Reduction(objectives, {"states": 1.0, "kl": 0.1})  # type: ignore[arg-type]
-    return Trainer(student, EXAMPLES, steps, reduction, True, Accelerator(cpu=True), parties={"teacher": teacher})  # type: ignore[dict-item]
+    return trainer_of(student, EXAMPLES, steps, reduction, parties={"teacher": teacher})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("loss", [HiddenMSE(), HiddenCosine(), AttentionRelation(num_relation_heads=2)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.distill.examples.rollouts import RepairedWrites, StudentWrites
-from attar.compressors.distill.losses.weights.coefficients import Clock
+from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
 from attar.stages.ingest.tiny_model import random_model

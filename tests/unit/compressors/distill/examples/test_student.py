@@ -9,19 +9,20 @@ from typing import TYPE_CHECKING
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
 from attar.compressors.distill.examples.packing import Batch, Example, collate
 from attar.compressors.distill.examples.steps import Schedule, Steps
 from attar.compressors.distill.loop.trainer import NotFiniteError, Trainer
-from attar.compressors.distill.losses.objectives import NextToken
+from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.parties import OtherModel
-from attar.compressors.distill.teachers.student import Student, plain_model, record_prefix
+from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
+from tests.builders import states_of, trainer_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +44,7 @@ SCHEDULE = Schedule(
 def trainer(student: Student, schedule: Schedule = SCHEDULE) -> Trainer:
     loss = Reduction({"next_token": NextToken()}, {"next_token": 1.0})
     steps = Steps(lambda epoch: range(4), EXAMPLES, schedule)
-    return Trainer(student, EXAMPLES, steps, loss, True, Accelerator(cpu=True))
+    return trainer_of(student, EXAMPLES, steps, loss)
 
 
 def trained_blocks(student: Student) -> set[int]:
@@ -114,10 +115,10 @@ def test_a_teacher_that_begins_like_the_student_goes_on_from_its_frozen_blocks(f
     teacher = OtherModel(Student(original.requires_grad_(False)).eval())
     recorded = dict(record_prefix(student, EXAMPLES, tokens_per_batch=8, is_packed=False))
     batch = collate([replace(e, prefix=recorded[i]) for i, e in enumerate(EXAMPLES)], [2, 0, 1], is_packed=False)
-    whole = teacher.states(batch)
+    whole = states_of(teacher, student, batch)
     assert teacher.follow(student, EXAMPLES[0]) and teacher.begins_alike
     decoder_blocks(original)[0].forward = never_run  # the block that both have
-    torch.testing.assert_close(teacher.states(batch), whole, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(states_of(teacher, student, batch), whole, atol=1e-4, rtol=1e-4)
 
 
 def never_run(*args: object, **kwargs: object) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.losses.token_stats import SampleFacts, TokenStats
+from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.losses.weights.token_weights import Opener
 from attar.compressors.guidance.gap import Gap
 

@@ -7,12 +7,15 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from attar.compressors.catalogue import build
-from attar.compressors.distill.losses.objectives import OBJECTIVES, Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction, combine, summed_losses
+from attar.compressors.distill.losses.objectives import OBJECTIVES
+from attar.compressors.distill.losses.reduction import Reduction
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.head import OutputHead, check_head, output_head
 from attar.compressors.models.trained_weights import WeightAverage
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
+from tests.builders import combined, token_loss
 
 NUM_TOKENS, VOCAB, HIDDEN = 37, 53, 8
 WEIGHTS = {"next_token": 0.7, "forward_kl": 1.3}
@@ -27,8 +30,7 @@ def targets(num_recorded: int) -> Targets:
     return Targets(ids[:, 0], ids, values, torch.arange(NUM_TOKENS) % 3 != 0)
 
 
-def reduction(tokens_per_chunk: int) -> Reduction:
-    return Reduction({name: build(OBJECTIVES, name) for name in WEIGHTS}, WEIGHTS, tokens_per_chunk)
+REDUCTION = Reduction({name: build(OBJECTIVES, name) for name in WEIGHTS}, WEIGHTS)
 
 
 @pytest.mark.parametrize("tokens_per_chunk", [1, 8, 37, 1000])
@@ -41,10 +43,10 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(tokens_per_chunk: int, 
         hidden, weight, bias = (leaf.clone().requires_grad_() for leaf in leaves)
         head = OutputHead(weight, bias, 0.5, softcap)
         if is_chunked:
-            loss, _ = reduction(tokens_per_chunk).loss(hidden, head, targets(5), num_tokens)
+            loss, _ = token_loss(REDUCTION, hidden, head, targets(5), num_tokens, tokens_per_chunk=tokens_per_chunk)
         else:
             logprobs = head.logits(hidden).log_softmax(-1)
-            loss = combine(summed_losses(reduction(1).objectives, logprobs, targets(5)), WEIGHTS, num_tokens)
+            loss = combined(REDUCTION.objectives, WEIGHTS, logprobs, targets(5), num_tokens)
         (3.0 * loss).backward()  # a factor from outside, as a loss scaler puts one
         return loss, [leaf.grad for leaf in (hidden, weight, bias)]  # type: ignore[misc]
 
@@ -73,7 +75,8 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_made() -> None:
     teacher = LiveTeacher(tensor(NUM_TOKENS, HIDDEN, seed=5), OutputHead(tensor(VOCAB, HIDDEN, seed=6)))
     wanted = targets(5)
     with LargestTensor() as seen:
-        loss, _ = reduction(4).loss(hidden, head, wanted, {"next_token": 37, "forward_kl": 37}, teacher)
+        num_tokens = {"next_token": 37, "forward_kl": 37}
+        loss, _ = token_loss(REDUCTION, hidden, head, wanted, num_tokens, teacher, tokens_per_chunk=4)
         loss.backward()
     assert seen.largest <= max(4 * VOCAB, VOCAB * HIDDEN, NUM_TOKENS * HIDDEN) < NUM_TOKENS * VOCAB
 
@@ -84,8 +87,8 @@ def test_a_live_teacher_and_a_record_of_all_candidates_agree() -> None:
     values, ids = teacher.logprobs(slice(None)).topk(VOCAB, dim=-1)
     recorded = Targets(ids[:, 0], ids, values, torch.ones(NUM_TOKENS, dtype=torch.bool))
     num_tokens = {"next_token": NUM_TOKENS, "forward_kl": NUM_TOKENS}
-    live = reduction(8).loss(hidden, head, Targets(ids[:, 0]), num_tokens, teacher)
-    offline = reduction(8).loss(hidden, head, recorded, num_tokens)
+    live = token_loss(REDUCTION, hidden, head, Targets(ids[:, 0]), num_tokens, teacher, tokens_per_chunk=8)
+    offline = token_loss(REDUCTION, hidden, head, recorded, num_tokens, tokens_per_chunk=8)
     torch.testing.assert_close(live[0], offline[0], atol=1e-5, rtol=1e-5)
     assert live[1]["forward_kl"][1] == offline[1]["forward_kl"][1] == NUM_TOKENS
 

@@ -6,23 +6,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.examples.steps import Schedule, Steps
-from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.divergences.policy import ClippedRatio
 from attar.compressors.distill.losses.divergences.shapes import CrossEntropy
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Identity
-from attar.compressors.distill.losses.token_stats import SampleFacts
 from attar.compressors.distill.losses.weights.token_weights import Clip
 from attar.compressors.distill.teachers.student import Student
 from attar.stages.finetune.objective_spec import ObjectiveSpec
 from attar.stages.ingest.tiny_model import random_model
+from tests.builders import trainer_of
 
 LENGTHS = (1, 3, 7, 20)
 
@@ -56,7 +55,7 @@ def losses(objective: Distil, examples: list[Example], tokens_per_micro_batch: i
         weight_decay=0.0,
     )
     steps = Steps(lambda epoch: range(len(examples)), examples, schedule)
-    run = Trainer(student, examples, steps, Reduction({"own": objective}, {"own": 1.0}), True, Accelerator(cpu=True))
+    run = trainer_of(student, examples, steps, Reduction({"own": objective}, {"own": 1.0}))
     record = next(run.run())
     return record.losses["own"]
 

@@ -8,10 +8,14 @@ import torch
 from attar.compressors.catalogue import build
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
-from attar.compressors.distill.losses.objectives import NextToken, Objective, Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.objective import Objective
+from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.models.head import OutputHead
+from tests.builders import token_loss
 
 NUM_TOKENS, VOCAB, HIDDEN = 24, 400, 16
 NEXT_IDS = torch.randint(VOCAB, (NUM_TOKENS,), generator=torch.Generator().manual_seed(5))
@@ -32,8 +36,10 @@ def loss_and_gradient(
     head = OutputHead(0.5 * tensor(VOCAB, HIDDEN, seed=1), tensor(VOCAB, seed=2), 0.7, softcap)
     hidden = tensor(NUM_TOKENS, HIDDEN, seed=3).requires_grad_()
     teacher = LiveTeacher(hidden.detach() + 0.3 * tensor(NUM_TOKENS, HIDDEN, seed=4), head)
-    reduction = Reduction({"one": objective}, {"one": 1.0}, tokens_per_chunk=7, sample=chosen)
-    loss, _ = reduction.loss(hidden, head, Targets(NEXT_IDS), {"one": NUM_TOKENS}, teacher)
+    reduction = Reduction({"one": objective}, {"one": 1.0})
+    loss, _ = token_loss(
+        reduction, hidden, head, Targets(NEXT_IDS), {"one": NUM_TOKENS}, teacher, tokens_per_chunk=7, sample=chosen
+    )
     loss.backward()
     assert hidden.grad is not None
     return float(loss.detach()), hidden.grad

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.distill.examples.packing import Example
@@ -15,7 +14,8 @@ from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, Jeffreys, ReverseKL
 from attar.compressors.distill.losses.divergences.policy import ClippedRatio
 from attar.compressors.distill.losses.divergences.shapes import CrossEntropy
-from attar.compressors.distill.losses.objectives import NextToken, Objective
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Identity, Mix
 from attar.compressors.distill.losses.views import ViewName
@@ -25,6 +25,7 @@ from attar.compressors.distill.teachers.parties import OtherModel, Party, Studen
 from attar.compressors.distill.teachers.sources import SELF_RULES, Base, Ema, Generation, Live, PreviousEpoch, Start
 from attar.compressors.distill.teachers.student import Student
 from attar.stages.ingest.tiny_model import random_model
+from tests.builders import trainer_of
 
 EXAMPLES = [Example([5, 9 + i], [20 + i, 40, 60 + 2 * i, 80]) for i in range(6)]
 SCHEDULE = Schedule(
@@ -53,7 +54,7 @@ def trainer(
         parties["past"] = StudentItself(past).begin(student)  # type: ignore[arg-type]
     reduction = Reduction(objectives, dict.fromkeys(objectives, 1.0), **more)  # type: ignore[arg-type]
     steps = Steps(lambda epoch: range(len(EXAMPLES)), EXAMPLES, SCHEDULE)
-    return Trainer(student, EXAMPLES, steps, reduction, True, Accelerator(cpu=True), parties=parties)
+    return trainer_of(student, EXAMPLES, steps, reduction, parties=parties)
 
 
 def other(seed: int = 1) -> OtherModel:

@@ -16,18 +16,19 @@ from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.distill.examples.packing import Example, collate
 from attar.compressors.distill.examples.rollouts import MixedWrites, RepairedWrites, StudentWrites, TeacherWrites
-from attar.compressors.distill.examples.steps import Schedule, Steps
+from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.distill.examples.steps import Clock, Schedule, Steps
 from attar.compressors.distill.loop.drawing import Rollouts, Verdict, cut_place
 from attar.compressors.distill.loop.trainer import Trainer
-from attar.compressors.distill.losses.composite import Distil, ListwiseDistil
+from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
 from attar.compressors.distill.losses.divergences.listwise import AnchoredListwise
 from attar.compressors.distill.losses.divergences.policy import ClippedRatio
-from attar.compressors.distill.losses.objectives import NextToken
+from attar.compressors.distill.losses.listwise import ListwiseDistil
+from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Identity, Mix
-from attar.compressors.distill.losses.token_stats import SampleFacts
-from attar.compressors.distill.losses.weights.coefficients import Clock, LinearRamp
+from attar.compressors.distill.losses.weights.coefficients import LinearRamp
 from attar.compressors.distill.losses.weights.sample_weights import BetaKernel
 from attar.compressors.distill.losses.weights.token_weights import EntropyWeight, TopEntropy
 from attar.compressors.distill.teachers.parties import OtherModel, StudentItself
@@ -35,6 +36,7 @@ from attar.compressors.distill.teachers.sources import Base, Ema, Generation, Li
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import trained_weights
 from attar.stages.ingest.tiny_model import random_model
+from tests.builders import trainer_of
 
 
 def example(index: int) -> Example:
@@ -90,7 +92,7 @@ def trainer(tokens_per_micro_batch: int, accelerator: Accelerator, max_steps: in
         "past": StudentItself(Ema(decay=0.5)).begin(student),
     }
     steps = Steps(lambda epoch: range(8), EXAMPLES, schedule(tokens_per_micro_batch, max_steps))
-    return Trainer(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), True, accelerator, parties=parties)  # type: ignore[arg-type]
+    return trainer_of(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), accelerator, parties=parties)  # type: ignore[arg-type]
 
 
 def gradients_and_losses(

@@ -8,21 +8,22 @@ import pytest
 import torch
 
 from attar.compressors.catalogue import build
-from attar.compressors.distill.losses.composite import Distil, ListwiseDistil
+from attar.compressors.distill.examples.sample_facts import SampleFacts, group_advantages, is_routed
+from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
 from attar.compressors.distill.losses.divergences.listwise import AnchoredListwise
-from attar.compressors.distill.losses.objectives import Targets
-from attar.compressors.distill.losses.reduction import LiveTeacher, Reduction
+from attar.compressors.distill.losses.listwise import ListwiseDistil
+from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Identity, Mix, Temper
-from attar.compressors.distill.losses.token_stats import SampleFacts, TokenStats
-from attar.compressors.distill.losses.weights.coefficients import Clock, LinearRamp, SwitchDivergence
+from attar.compressors.distill.losses.token_stats import TokenStats
+from attar.compressors.distill.losses.views import Targets
+from attar.compressors.distill.losses.weights.coefficients import LinearRamp, SwitchDivergence
 from attar.compressors.distill.losses.weights.sample_weights import (
     BetaKernel,
     DivergenceAware,
     SelfPaced,
-    group_advantages,
-    is_routed,
     teacher_score,
 )
 from attar.compressors.distill.losses.weights.token_weights import (
@@ -34,7 +35,9 @@ from attar.compressors.distill.losses.weights.token_weights import (
     Opener,
     TopEntropy,
 )
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.models.head import OutputHead
+from tests.builders import terms_of, token_loss
 
 NUM_TOKENS, VOCAB, HIDDEN = 12, 17, 8
 # what a record of candidates can stand in for, and what it cannot
@@ -73,7 +76,7 @@ def test_a_record_of_the_whole_vocabulary_is_the_live_teacher(name: str, target:
     objective = Distil(divergence=build(DIVERGENCES, name), target=target)  # type: ignore[arg-type]
     recorded = targets(teacher, VOCAB)
     live = Targets(recorded.next_ids, teacher_full=teacher, stats=recorded.stats)
-    offline, online = objective(student, recorded), objective(student, live)
+    offline, online = terms_of(objective, student, recorded), terms_of(objective, student, live)
     torch.testing.assert_close(offline[0], online[0], atol=1e-5, rtol=1e-5)
     assert torch.equal(offline[1], online[1])
 
@@ -83,7 +86,7 @@ def test_a_record_of_the_whole_vocabulary_is_the_live_teacher(name: str, target:
 def test_candidates_give_a_lower_bound_that_grows_to_the_whole(name: str) -> None:
     teacher, student = logprobs(0), logprobs(1)
     objective = Distil(divergence=build(DIVERGENCES, name))
-    values = torch.stack([objective(student, targets(teacher, k))[0] for k in range(1, VOCAB + 1)])
+    values = torch.stack([terms_of(objective, student, targets(teacher, k))[0] for k in range(1, VOCAB + 1)])
     assert (values >= -1e-5).all() and (values.diff(dim=0) >= -2e-4 * (1 + values[-1])).all()
 
 
@@ -92,16 +95,17 @@ def test_what_needs_the_whole_distribution_refuses_candidates(name: str) -> None
     if not build(DIVERGENCES, name).traits.needs_target:
         return
     with pytest.raises(ValueError, match="whole distribution, but 4 of 17 tokens are recorded"):
-        Distil(divergence=build(DIVERGENCES, name))(logprobs(1), targets(logprobs(0), 4))
+        terms_of(Distil(divergence=build(DIVERGENCES, name)), logprobs(1), targets(logprobs(0), 4))
+    tempered = Distil(divergence=ForwardKL(), target=Temper(temperature=2.0))
     with pytest.raises(ValueError, match="whole distribution"):
-        Distil(divergence=ForwardKL(), target=Temper(temperature=2.0))(logprobs(1), targets(logprobs(0), 4))
+        terms_of(tempered, logprobs(1), targets(logprobs(0), 4))
 
 
 def test_labels_on_a_record_get_the_mean_of_the_rest() -> None:
     """A target half label, half recorded teacher; where the label is no candidate, it has rest / (V - K) of the teacher."""
     teacher, student, num_recorded = logprobs(0), logprobs(1), 4
     recorded = targets(teacher, num_recorded)
-    loss, _ = Distil(divergence=ForwardKL(), target=Mix(share=0.5))(student, recorded)
+    loss, _ = terms_of(Distil(divergence=ForwardKL(), target=Mix(share=0.5)), student, recorded)
     assert recorded.teacher_ids is not None
     for token in range(NUM_TOKENS):
         label, candidates = int(recorded.next_ids[token]), set(recorded.teacher_ids[token].tolist())
@@ -216,9 +220,11 @@ def test_ramp_ends_at_its_end_and_switch_changes_the_direction() -> None:
 def chunked(objective: object, known: TokenStats, size: int, teacher: LiveTeacher) -> tuple[torch.Tensor, torch.Tensor]:
     hidden = torch.randn(NUM_TOKENS, HIDDEN, generator=torch.Generator().manual_seed(2)).requires_grad_()
     head = OutputHead(torch.randn(VOCAB, HIDDEN, generator=torch.Generator().manual_seed(3)))
-    reduction = Reduction({"one": objective}, {"one": 1.0}, tokens_per_chunk=size)  # type: ignore[dict-item]
+    reduction = Reduction({"one": objective}, {"one": 1.0})  # type: ignore[dict-item]
     wanted = Targets(torch.arange(NUM_TOKENS) % VOCAB, stats=known)
-    loss, _ = reduction.loss(hidden, head, wanted, {"one": NUM_TOKENS}, teacher, anchor=teacher)
+    loss, _ = token_loss(
+        reduction, hidden, head, wanted, {"one": NUM_TOKENS}, teacher, anchor=teacher, tokens_per_chunk=size
+    )
     loss.backward()
     assert hidden.grad is not None
     return loss.detach(), hidden.grad
@@ -260,8 +266,9 @@ def test_listwise_gradient_is_that_of_the_plain_formula() -> None:
     loss = -(preference * ratios.log_softmax(0)).sum()
     (expected,) = torch.autograd.grad(loss, hidden)
     objective = ListwiseDistil(divergence=AnchoredListwise(tau=1.0))
-    reduction = Reduction({"one": objective}, {"one": 1.0}, tokens_per_chunk=5)
-    mine, sums = reduction.loss(hidden, OutputHead(weight), Targets(next_ids, stats=known), {"one": 1})
+    reduction = Reduction({"one": objective}, {"one": 1.0})
+    wanted = Targets(next_ids, stats=known)
+    mine, sums = token_loss(reduction, hidden, OutputHead(weight), wanted, {"one": 1}, tokens_per_chunk=5)
     mine.backward()
     assert float(mine.detach()) == pytest.approx(float(loss.detach()), abs=1e-5) and sums["one"][1] == 1, "one group"
     torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-4)
@@ -280,11 +287,15 @@ def test_entropy_weight_needs_its_mean_over_the_step() -> None:
     raw = weight.raw(known)
     known = replace(known, means={(weight, "all"): float(raw.mean())})
     objective = Distil(divergence=ForwardKL(), token_weights=(weight,))
-    plain = Distil(divergence=ForwardKL())(
-        logprobs(1), Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0))
+    plain = terms_of(
+        Distil(divergence=ForwardKL()),
+        logprobs(1),
+        Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0)),
     )[0]
-    mine = objective(
-        logprobs(1), Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0), stats=known)
+    mine = terms_of(
+        objective,
+        logprobs(1),
+        Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0), stats=known),
     )[0]
     shares = mine / plain
     assert float(shares.mean()) == pytest.approx(1.0, abs=1e-5) and (shares.diff() < 0).all()
