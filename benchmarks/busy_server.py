@@ -24,8 +24,7 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from rich.console import Console
-from rich.table import Table
+from result_file import recorded
 
 from attar.pipelines.operate.health import is_healthy
 from attar.pipelines.operate.site import SETTINGS
@@ -58,14 +57,13 @@ def main(
     num_clients: Annotated[int, typer.Option(min=1)] = 4, seconds: Annotated[int, typer.Option(min=1)] = 60
 ) -> None:
     """Load both servers, one after the other, and print what their clients saw."""
-    table = Table(
-        "server", "runs a minute", "requests refused (503)", "longest silence, s", title=f"{num_clients} clients"
+    print(
+        f"{num_clients} clients\n\n| server | runs a minute | requests refused (503) | longest silence, s |\n|---|---|---|---|"
     )
     for name, module in SERVERS.items():
         found = measure(module, num_clients, seconds)
         rate = 60 * found.num_runs / seconds
-        table.add_row(name, f"{rate:.0f}", str(found.num_refused), f"{found.longest_silence:.1f}")
-    Console().print(table)
+        print(f"| {name} | {rate:.0f} | {found.num_refused} | {found.longest_silence:.1f} |", flush=True)
 
 
 def measure(module: str, num_clients: int, seconds: float) -> Measured:
@@ -169,4 +167,4 @@ def now() -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

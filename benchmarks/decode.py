@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import recorded
 
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.closeness import TextCloseness, closeness
@@ -125,4 +126,4 @@ def arguments() -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

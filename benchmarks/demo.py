@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
+from result_file import recorded
 
 ATTAR = Path(sys.executable).with_name("attar")
 
@@ -27,8 +28,11 @@ def main() -> None:
             states = [node["state"] for node in run["nodes"].values()]
             counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
             print(f"| {label} | {wall:.1f} | {run['seconds']:.1f} | {peak / 1e9:.2f} | {counts} |", flush=True)
+        columns = list(dict.fromkeys(name for row in run["table"] for name in row))
+        print("\nwhat the demo made\n")
+        print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
         for row in run["table"]:
-            print(json.dumps(row))
+            print("| " + " | ".join(str(row.get(name, "")) for name in columns) + " |")
 
 
 def measure(environment: dict[str, str]) -> tuple[float, int, dict]:
@@ -57,4 +61,4 @@ def watch(pid: int, peak: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

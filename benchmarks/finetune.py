@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from result_file import recorded
 
 TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512
 # TRL's own checkpointing saves memory and costs time, and its packing has two strategies and any length; its defaults are on, bfd and 1,024.
@@ -126,6 +127,7 @@ def ours(
     from attar.registry.artifacts.store import Store
     from attar.stages.contract import NoInputs
     from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+    from attar.stages.finetune.plan import TrainingPlan
     from attar.stages.finetune.stage import build_run
     from attar.stages.ingest.data import IngestDataConfig, ingest_data
     from attar.stages.label.record import RecordConfig, RecordInputs, record
@@ -143,24 +145,24 @@ def ours(
         data = record.execute(config, RecordInputs(model=original, data=data), store).artifact
         record_seconds = time.perf_counter() - start
     more: dict[str, Any] = {} if kind == "sft" else {"objectives": {"forward_kl": 1.0}}
+    adapt = {"rank": RANK, "blocks": "after_cut" if kind == "offline_kl_after_cut" else "all"}
     if kind == "on_policy_kl":
-        more["rollout"] = {"student": {"max_new_tokens": NEW_TOKENS, "temperature": 0.9}}
+        more["rollout"] = {"kind": "student", "max_new_tokens": NEW_TOKENS, "temperature": 0.9}
     model = ingested(student, store)
     if kind == "offline_kl_after_cut":
-        more["adapt_blocks"] = "after_cut"
-        model = replace(model, facts={**model.facts, "removed_blocks": ",".join(map(str, REMOVED))})
+        model = replace(model, facts={**model.facts, "removed_blocks": tuple(REMOVED)})
     if "run once" in way:
-        more["run_teacher_once"] = True
+        more["teacher"] = {"run_once": True}
     config = FinetuneConfig(
-        rank=RANK,
-        num_epochs=1,
-        tokens_per_step=tokens_per_step(kind),
-        max_tokens=MAX_TOKENS,
-        patience=0,
+        adapt=adapt,
+        schedule={"num_epochs": 1, "tokens_per_step": tokens_per_step(kind)},
+        rows={"max_tokens": MAX_TOKENS},
+        heldout={"patience": 0},
         **more,
     )
     live = None if kind == "sft" or "recorded" in way else original
-    run = build_run(config, FinetuneInputs(model=model, data=(data,), teacher=live), scratch)
+    inputs = FinetuneInputs(model=model, data=(data,), teacher=live)
+    run = build_run(TrainingPlan.of(config, inputs), inputs, scratch)
     start = time.perf_counter()
     for _ in run.trainer.run():
         pass
@@ -259,4 +261,4 @@ def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

@@ -21,6 +21,7 @@ import torch
 import typer
 from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
+from result_file import recorded
 from what_is_left import cells, pairs_of, sums
 
 from attar.compressors.measure.closeness import Sums, closeness
@@ -32,6 +33,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.stage import build_run
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.label.record import RecordConfig, RecordInputs, record
@@ -40,8 +42,12 @@ from attar.stages.prune.stage import prune
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 WAYS = ("all", "after_cut")
-TRAINING: dict[str, Any] = {"rank": 16, "num_epochs": 2, "tokens_per_step": 1024, "learning_rate": 5e-4, "patience": 0}
-TRAINING |= {"objectives": {"forward_kl": 1.0}, "learn": "all"}
+TRAINING: dict[str, Any] = {
+    "objectives": {"forward_kl": 1.0},
+    "rows": {"learn": "all"},
+    "schedule": {"num_epochs": 2, "tokens_per_step": 1024, "learning_rate": 5e-4},
+    "heldout": {"patience": 0},
+}
 PATCH_ROWS, BATCH_SIZE = 32, 4
 
 
@@ -84,7 +90,7 @@ def main(
         pairs = pairs_of(model, data, tokens)
         found = {}
         for way in WAYS:
-            config = FinetuneConfig(**TRAINING, adapt_blocks=way, precision=dtype)  # type: ignore[arg-type]
+            config = FinetuneConfig(adapt={"rank": 16, "blocks": way}, compute={"precision": dtype}, **TRAINING)  # type: ignore[arg-type]
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:
                 found[way] = own_process.submit(trained, config, inputs, original, pairs).result()
     report(found, dtype)
@@ -102,17 +108,17 @@ def prepared(
         read.append(ingest_data.execute(asked, NoInputs(), store).artifact)
         told = RecordConfig(max_rows=count, precision=dtype)  # type: ignore[arg-type]
         recorded.append(record.execute(told, RecordInputs(model=original, data=read[-1]), store).artifact)
-    cut = PruneConfig(blocks=[*REMOVED], patch="linear", num_samples=PATCH_ROWS, precision=dtype)  # type: ignore[arg-type]
+    cut = PruneConfig(blocks=[*REMOVED], patch={"kind": "linear", "num_samples": PATCH_ROWS, "precision": dtype})  # type: ignore[arg-type]
     student = prune.execute(cut, PruneInputs(model=original, data=(read[0],)), store).artifact
     return FinetuneInputs(model=student, data=tuple(recorded)), original.path
 
 
 def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pairs: dict[str, list[Pair]]) -> Trained:
     """Train in this process, then measure the student."""
-    torch.manual_seed(config.seed)  # of this process alone: the adapters' first weights
+    torch.manual_seed(config.schedule.seed)  # of this process alone: the adapters' first weights
     with tempfile.TemporaryDirectory() as scratch:
         moments = [time.perf_counter()]
-        run = build_run(config, inputs, Path(scratch))
+        run = build_run(TrainingPlan.of(config, inputs), inputs, Path(scratch))
         moments.append(time.perf_counter())
         step_tokens = []
         for step in run.trainer.run():
@@ -122,7 +128,7 @@ def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pair
         before_seconds, *step_seconds = (after - before for before, after in pairwise(moments))
         num_trained = sum(one.numel() for one in run.student.parameters() if one.requires_grad)
         student = TorchRunner(plain_model(run.student.model))
-        whole = TorchRunner(load_model(original, getattr(torch, config.precision), pick_device()))
+        whole = TorchRunner(load_model(original, getattr(torch, config.compute.precision), pick_device()))
         with mixed_precision(student.model):
             scored = {name: closeness(student, whole, some, batch_size=BATCH_SIZE) for name, some in pairs.items()}
     left = {name: sums(some) for name, some in scored.items()}
@@ -157,4 +163,4 @@ def report(found: dict[str, Trained], dtype: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import recorded
 from transformers import PreTrainedModel
 
 from attar.compressors.data.prompts import chat_prompt, stop_token_ids
@@ -114,4 +115,4 @@ def timed(function: Any, *arguments: Any, **options: Any) -> tuple[float, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import recorded
 from transformers import PreTrainedModel
 
 from attar.compressors.catalogue import build
@@ -141,4 +142,4 @@ def arguments() -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 from safetensors import safe_open
 
 from attar.compressors.distill.losses.composite import Distil
@@ -111,4 +112,4 @@ def peak_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from result_file import recorded
 from safetensors.torch import load_file, save_file
 
 from attar.stages.artifacts.model.tensor_files import read_tensor, tensor_infos
@@ -162,4 +163,4 @@ def mergekit(method: str, home: Path) -> Callable[[], None]:
 RUNS = {"ours": ours, "mergekit": mergekit}
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

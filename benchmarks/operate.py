@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from csrf_token import headers
+from result_file import recorded
 
 AT_ONCE = 4
 NUM_TRIGGERS = 5
@@ -120,4 +121,4 @@ def attar(environment: dict[str, str], folder: str, *arguments: str) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -14,6 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from result_file import recorded
+
 from attar.pipelines.operate.prefect_home import configure_prefect
 
 ATTAR = Path(sys.executable).with_name("attar")
@@ -61,4 +63,4 @@ def timed(command: list[str]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

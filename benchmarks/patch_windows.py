@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from result_file import recorded
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from what_is_left import text_windows
@@ -155,4 +156,4 @@ def verdicts(scores: Table, found: Table) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

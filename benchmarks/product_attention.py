@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from result_file import recorded
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -89,4 +90,4 @@ def _seconds(task: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
+from result_file import recorded
 from what_is_left import GSM8K, WIKITEXT, Window, cells, left_by_cuts, mean, pairs_of
 
 from attar.compressors.measure.closeness import Sums
@@ -60,7 +61,9 @@ class Setting(NamedTuple):
     @property
     def default(self) -> Setting:
         """What the stages take unless told otherwise, on the same calibration set."""
-        return Setting(self.data, ScanConfig().tokens, "as it is", PruneConfig.model_fields["metric"].default)
+        return Setting(
+            self.data, ScanConfig().calibration.tokens, "as it is", PruneConfig.model_fields["metric"].default
+        )
 
 
 def main(
@@ -107,11 +110,11 @@ def scanned(whole: Any, folder: Path, data: Path) -> dict[Setting, Scores]:
             read = IngestDataConfig(source=source.format(data.resolve()), heldout_fraction=0.0)
             rows = ingest_data.execute(read, NoInputs(), Store(Path(scratch))).artifact
             for first_token, options in FIRST_TOKENS.items():
-                asked = ScanConfig(**options)  # type: ignore[arg-type]
-                counts = asked.num_samples, asked.max_tokens
-                samples = calibration_samples(folder, rows, *counts, prepend_bos=asked.prepend_bos)
+                read_with = ScanConfig(calibration=options).calibration  # type: ignore[arg-type]
+                counts = read_with.num_samples, read_with.max_tokens
+                samples = calibration_samples(folder, rows, *counts, prepend_bos=read_with.prepend_bos)
                 for kind in get_args(CountedTokens):
-                    config = ScanConfig(metrics=[*COSINE_METRICS], tokens=kind, **options)  # type: ignore[arg-type]
+                    config = ScanConfig(metrics=[*COSINE_METRICS], calibration={"tokens": kind, **options})  # type: ignore[arg-type]
                     found = ScanRun(config, whole, samples).window_scores()
                     scores |= {Setting(name, kind, first_token, metric): table for metric, table in found.items()}
     return scores
@@ -137,4 +140,4 @@ def summary(chosen: Mapping[Setting, list[Window]], measured: Measured) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    recorded(lambda: typer.run(main))

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 
 from attar.compressors.catalogue import build
 from attar.compressors.prune.depth.metrics import COSINE_METRICS
@@ -107,4 +108,4 @@ def timed(function, *arguments):
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 
 from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.measure.speculative import measure_speculation
@@ -72,4 +73,4 @@ def arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from result_file import recorded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attar.compressors.catalogue import build
@@ -75,4 +76,4 @@ def _mean_and_slope(objective: Distil, student: torch.Tensor, targets: Targets) 
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from result_file import recorded
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -91,4 +92,4 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

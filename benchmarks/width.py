@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import torch
+from result_file import recorded
 
 from attar.compressors.catalogue import build
 from attar.compressors.measure.cost import num_parameters
@@ -106,4 +107,4 @@ def tokens(folder: Path, text: Path) -> list[int]:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main)

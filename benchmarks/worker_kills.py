@@ -23,6 +23,7 @@ from typing import Any
 
 import psutil
 from csrf_token import headers
+from result_file import recorded
 
 from attar.pipelines.operate.service_state import read_state
 from attar.registry.artifacts.store import Store
@@ -172,4 +173,4 @@ def until(condition: Any, seconds: float = 300.0) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    recorded(main, has_table=False)

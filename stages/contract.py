@@ -10,13 +10,14 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
 
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
+from attar.stages.runtime.older_fields import Moved, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
 
 C = TypeVar("C", bound="StageConfig")
@@ -28,6 +29,36 @@ class StageConfig(BaseModel):
     """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    # where each field of the flat form of earlier versions is now
+    moved: ClassVar[Mapping[str, Moved]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _in_the_form_of_today(cls, given: Any) -> Any:
+        return renewed(cls, given)[0] if isinstance(given, Mapping) else given
+
+    def with_changes(self, **changes: Any) -> Self:
+        """Return the config with some fields changed, checked as a recipe's is; a mapping changes the fields within."""
+        return type(self).model_validate(_merged(type(self), self.model_dump(), renewed(type(self), changes)[0]))
+
+
+def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `content` with changes in it, in the configs within too; another kind brings its own fields."""
+    merged = dict(content)
+    for name, value in changes.items():
+        before = merged.get(name)
+        merged[name] = value
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            inner = member_of(model, name, {**before, **value})
+            if inner is not None and inner is member_of(model, name, before):
+                merged[name] = _merged(inner, before, value)
+    return merged
+
+
+def default_kind(kind: str) -> BeforeValidator:
+    """Return what lets alternatives be given without their `kind`: it is this one then."""
+    return BeforeValidator(lambda given: {"kind": kind, **given} if isinstance(given, Mapping) else given)
 
 
 @dataclass(frozen=True)

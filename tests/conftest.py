@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
+from attar.stages.export.stage import ExportConfig, ExportInputs, export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 
@@ -38,9 +40,16 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 @pytest.fixture(scope="session")
-def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store for inputs that no test changes."""
-    return Store(tmp_path_factory.mktemp("inputs"))
+def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of this session share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def shared_store(session_folder: Path) -> Store:
+    """A store for what no test changes: made once, by the worker that first asks for it; the store's own locks keep the others waiting."""
+    return Store(session_folder / "inputs")
 
 
 @pytest.fixture(scope="session")
@@ -51,12 +60,21 @@ def model(shared_store: Store) -> ModelArtifact:
 
 
 @pytest.fixture(scope="session")
-def questions(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+def questions(shared_store: Store, session_folder: Path) -> DatasetArtifact:
     """Twelve sums with checkable answers, three of them held out."""
-    path = tmp_path_factory.mktemp("data") / "sums.jsonl"
-    path.write_text("\n".join(map(json.dumps, QUESTIONS)))
+    path = session_folder / "sums.jsonl"
+    with FileLock(f"{path}.lock"):  # its place is part of the key: one for all workers
+        if not path.exists():
+            path.write_text("\n".join(map(json.dumps, QUESTIONS)))
     config = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.25)
     return ingest_data.execute(config, NoInputs(), shared_store).artifact
+
+
+@pytest.fixture(scope="session")
+def graph(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> OnnxArtifact:
+    """That model as an ONNX graph."""
+    config = ExportConfig(num_prompts=1, num_new_tokens=8)
+    return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
 
 
 @pytest.fixture(scope="session")

@@ -91,18 +91,13 @@ def recipe(
     """
     nodes = shared_nodes(model, data, instructions, rows) | cuts(num_blocks, num_removed)
     # the blocks before the cut are run once for all steps: twice the tokens in the same minutes
-    adapter = {"rank": 16, "learning_rate": 5.0e-4, "objectives": {"next_token": 1.0}, "adapt_blocks": "after_cut"}
+    adapter = {"adapt": {"kind": "lora", "rank": 16, "blocks": "after_cut"}, "objectives": {"next_token": 1.0}}
     with_kl = adapter | {"objectives": {"next_token": 1.0, "forward_kl": 1.0}}
     full = {
-        "method": "full",
-        "adapt_blocks": "after_cut",
-        "learn": "all",
+        "adapt": {"kind": "full", "blocks": "after_cut"},
         "objectives": {"forward_kl": 1.0},
-        "learning_rate": 5.0e-4,
-        "shares": [0.5, 0.3, 0.2],
+        "rows": {"learn": "all", "shares": [0.5, 0.3, 0.2]},
     }
-    # a refitted student is close already: steps as wide as the others' would first lead it away
-    gentle = {"learning_rate": 1.0e-4}
     rewrites, recorded = ["math_rewritten", "talk_rewritten"], ["math_recorded", "talk_recorded"]
     trained = {
         "sft": ("pruned", ["math", "talk"], adapter),
@@ -111,12 +106,12 @@ def recipe(
         "patched_self_data_kl": ("patched", recorded, with_kl),
         "patched_full_kl": ("patched", ["texts_recorded", *recorded], full),
         # every block is narrower, so none can be frozen
-        "thinner_full_kl": ("thinner", ["texts_recorded", *recorded], full | {"adapt_blocks": "all"}),
-        "refitted_full_kl": ("refitted", ["texts_recorded", *recorded], full | gentle),
+        "thinner_full_kl": ("thinner", ["texts_recorded", *recorded], full | {"adapt": {"kind": "full"}}),
+        "refitted_full_kl": ("refitted", ["texts_recorded", *recorded], full),
         "thinner_refitted_full_kl": (
             "thinner_refitted",
             ["texts_recorded", *recorded],
-            full | gentle | {"adapt_blocks": "all"},
+            full | {"adapt": {"kind": "full"}},
         ),
         "math_student": ("patched", ["math_recorded"], with_kl),
         "talk_student": ("patched", ["talk_recorded"], with_kl),
@@ -126,7 +121,10 @@ def recipe(
     for arm, (base, sources, options) in trained.items():
         if arm in needed:
             start = seed + (OTHER_START if arm == "second_start" else 0)
-            nodes |= student(arm, base, sources, options | {"precision": precision}, start, steps)
+            # a refitted student is close already: steps as wide as the others' would first lead it away
+            learning_rate = 1.0e-4 if base in ("refitted", "thinner_refitted") else 5.0e-4
+            schedule = {"max_steps": steps, "learning_rate": learning_rate, "seed": start}
+            nodes |= student(arm, base, sources, options | {"compute": {"precision": precision}}, schedule)
     for arm, options in MERGES.items():
         if arm in arms:
             parts: dict[str, Any] = {"base": "patched", "students": [f"{one}_adapter" for one in STUDENTS[arm]]}
@@ -217,7 +215,9 @@ def shared_nodes(model: str, data: Path, instructions: Path, rows: int) -> dict[
     }
     for name in ("math", "talk"):
         inputs = {"model": "original", "data": name}
-        nodes[f"{name}_rewritten"] = node("self_data", inputs, max_new_tokens=192, num_recorded=0)
+        nodes[f"{name}_rewritten"] = node(
+            "self_data", inputs, drawing={"max_new_tokens": 192}, recorded={"num_candidates": 0}
+        )
         nodes[f"{name}_recorded"] = node("record", {"model": "original", "data": f"{name}_rewritten"})
     return nodes
 
@@ -226,38 +226,38 @@ def cuts(num_blocks: int, num_removed: int) -> dict[str, Node]:
     """Return the arms that train nothing."""
     last = list(range(num_blocks - num_removed, num_blocks))
     scanned = {"model": "original", "scan": "block_scan"}
-    width = {"equal_to_blocks": num_removed, "multiple_of": 1}
+    size = {"equal_to_blocks": num_removed, "multiple_of": 1}
     rows = ["texts_recorded", "math_recorded", "talk_recorded"]
     return {
         "pruned": node("prune", scanned, num_blocks=num_removed),
-        "patched": node("prune", scanned | {"data": "texts_recorded"}, num_blocks=num_removed, patch="linear"),
+        "patched": node(
+            "prune", scanned | {"data": "texts_recorded"}, num_blocks=num_removed, patch={"kind": "linear"}
+        ),
         "reversed": node("prune", {"model": "original"}, blocks=last),
         "thinner": node(
             "narrow",
             {"model": "original", "data": "texts_recorded"},
-            **width,
-            patch="linear",
+            size=size,
+            patch={"kind": "linear"},
         ),
-        "refitted": node("prune", scanned | {"data": rows}, num_blocks=num_removed, patch="refit", num_samples=96),
+        "refitted": node(
+            "prune", scanned | {"data": rows}, num_blocks=num_removed, patch={"kind": "refit", "num_samples": 96}
+        ),
         "thinner_refitted": node(
             "narrow",
             {"model": "original", "data": rows},
-            **width,
-            patch="refit",
-            num_samples=96,
+            size=size,
+            patch={"kind": "refit"},
+            calibration={"num_samples": 96},
         ),
     }
 
 
-def student(arm: str, base: str, sources: list[str], options: Node, seed: int, steps: int) -> dict[str, Node]:
+def student(arm: str, base: str, sources: list[str], options: Node, schedule: Node) -> dict[str, Node]:
     """Return the nodes of one trained arm: its adapter, and the plain model it folds into."""
     budget = {
-        "max_steps": steps,
-        "num_epochs": 100,
-        "tokens_per_step": 1024,
-        "eval_every": 50,
-        "patience": 0,
-        "seed": seed,
+        "schedule": {"num_epochs": 100, "tokens_per_step": 1024, **schedule},
+        "heldout": {"every": 50, "patience": 0},
     }
     return {
         f"{arm}_adapter": node("finetune", {"model": base, "data": sources}, **budget, **options),

@@ -18,7 +18,7 @@ import yaml
 from arms import measured_nodes, node, rows_of
 from definitions import write_definitions
 from reading import write_reading
-from study import attar, comparison, instruction_rows, interval, numbers, shown
+from study import attar, comparison, instruction_rows, interval, keep_tables, numbers, shown
 
 # Of every step's tokens: most of it text, and choices enough to keep multiple choice.
 SHARES = {"articles": 0.36, "prose": 0.09, "wiki": 0.14, "own": 0.18, "solutions": 0.06, "choices": 0.17}
@@ -73,7 +73,9 @@ def main(
     path = out / f"{made['name']}.yaml"
     path.write_text(yaml.safe_dump(made, sort_keys=False))
     done = attar("run", str(path), "--json", is_read=True)
-    (out / "table.md").write_text("\n".join(table(json.loads(done))) + "\n")
+    lines = table(json.loads(done))
+    (out / "table.md").write_text("\n".join(lines) + "\n")
+    keep_tables(str(made["name"]), lines)
 
 
 def recipe(
@@ -93,32 +95,30 @@ def recipe(
         nodes[name] = rows_of(path, name, heldout_fraction=0.005 if name != "wiki" else 0.02)
     for name in ("articles", "prose"):
         inputs: dict[str, Any] = {"data": name, "tasks": ["wikitext", "facts"]}
-        nodes[f"{name}_unseen"] = node("curate", inputs, ngram_words=8, decontaminate="all", num_scored_rows=0)
+        nodes[f"{name}_unseen"] = node(
+            "curate", inputs, contamination={"ngram_words": 8, "rows": "all"}, num_scored_rows=0
+        )
     greedy = {"temperature": 0.0, "keep": "all", "max_new_tokens": 200, "batch_size": 64}
     nodes["own"] = node("answer", {"model": "original", "data": "asked"}, precision="bfloat16", **greedy)
     read = [name if name in ("own", "wiki", "solutions", "choices") else f"{name}_unseen" for name in SHARES]
-    patched: dict[str, Any] = {"patch": "refit", "num_samples": 512, "precision": "bfloat16"}
-    nodes["refitted"] = node("prune", {"model": "original", "data": read}, blocks=blocks, **patched)
+    patch = {"kind": "refit", "num_samples": 512, "precision": "bfloat16"}
+    nodes["refitted"] = node("prune", {"model": "original", "data": read}, blocks=blocks, patch=patch)
     nodes["healed"] = node(
         "finetune",
         {"model": "refitted", "data": read, "teacher": "original"},
-        method="full",
-        adapt_blocks="after_cut",
-        learn="all",
+        adapt={"kind": "full", "blocks": "after_cut"},
         objectives={"forward_kl": 1.0},
-        run_teacher_once=True,
-        vocabulary_sample=12288,
-        shares=[*SHARES.values()],
-        learning_rate=learning_rate,
-        tokens_per_step=1024,
-        tokens_per_micro_batch=1024,
-        max_tokens=512,
-        max_steps=steps,
-        num_epochs=100,
-        patience=0,
-        eval_every=max(1, steps // 4),
-        precision="bfloat16",
-        seed=seed,
+        teacher={"run_once": True},
+        rows={"learn": "all", "shares": [*SHARES.values()], "max_tokens": 512},
+        schedule={
+            "max_steps": steps,
+            "num_epochs": 100,
+            "tokens_per_step": 1024,
+            "learning_rate": learning_rate,
+            "seed": seed,
+        },
+        heldout={"every": max(1, steps // 4), "patience": 0},
+        compute={"vocabulary_sample": 12288, "tokens_per_micro_batch": 1024, "precision": "bfloat16"},
     )
     nodes["folded"] = node("merge", {"base": "refitted", "students": ["healed"]})
     pair = {"model": "folded", "original": "original"}

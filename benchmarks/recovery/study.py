@@ -23,10 +23,12 @@ import typer
 import yaml
 
 matplotlib.use("Agg")
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from arms import ARMS, COMPARED, SEEDED_SIZE, STUDENTS, UNTRAINED, blocks_of, recipe
 from matplotlib import pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator
 from reading import instruction, read_rows
+from result_file import read_tables, write_result
 
 ATTAR = Path(sys.executable).with_name("attar")
 COLUMNS = {
@@ -75,7 +77,7 @@ def main(
     plan: Annotated[bool, typer.Option("--plan", help="Show what would run.")] = False,
     out: Path = Path("recovery"),
 ) -> None:
-    """Run every size and seed that is missing, then write table.md and recovery.png."""
+    """Run every size and seed that is missing, then write table.md, recovery.png and benchmarks/results/recovery-SIZES.json."""
     out.mkdir(parents=True, exist_ok=True)
     chosen = arms.split(",") if arms else list(ARMS)
     if unknown := set(chosen) - set(ARMS):
@@ -112,7 +114,13 @@ def main(
             attar("plan", str(path))
             continue
         results[size, seed] = arms_of(json.loads(attar("run", str(path), "--json", is_read=True)))
-        write(results, out)
+        lines = write(results, out)
+        keep_tables(f"recovery-{sizes.replace(',', '-')}", lines)
+
+
+def keep_tables(name: str, lines: list[str]) -> None:
+    """Write tables to benchmarks/results/NAME.json, from which the documentation takes them."""
+    write_result(name, *read_tables("\n".join(lines)))
 
 
 def attar(*arguments: str, is_read: bool = False) -> str:
@@ -169,8 +177,8 @@ def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
     return json.loads(attar("show", run["nodes"][name]["key"], "--json", is_read=True))
 
 
-def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
-    """Write a table a size, with 95% intervals, one of what lies between two arms, and the plot over sizes."""
+def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> list[str]:
+    """Write a table a size, with 95% intervals, one of what lies between two arms, and the plot over sizes; return the tables' lines."""
     lines = []
     for (size, seed), found in results.items():
         lines += table(f"{size} blocks removed, seed {seed}", found, COLUMNS, COSTS)
@@ -184,6 +192,7 @@ def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> None:
     lines += ["", *(f"- {arm}: {what}" for arm, what in ARMS.items())]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     plot(results, out / "recovery.png")
+    return lines
 
 
 def plot(results: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:

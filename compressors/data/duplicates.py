@@ -1,14 +1,17 @@
-"""Exact and near duplicates: MinHash with locality-sensitive hashing finds the pairs, their exact Jaccard similarity decides."""
+"""Exact and near duplicates: shared runs of words find the pairs, in large data MinHash does; their exact Jaccard similarity decides."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from attar.compressors.data.ngrams import ngrams, words
 
 # A missed pair cannot be found again, a false one costs one exact comparison.
 RECALL_FIRST = (0.1, 0.9)
+# Texts up to which a text is compared with all that share a run of words with it; hashing, which may miss a pair, is for more.
+MAX_COMPARED = 2_000
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,18 @@ class Duplicate:
 
 
 def find_duplicates(
-    texts: Sequence[str], *, threshold: float, shingle_words: int = 3, num_hashes: int = 128
+    texts: Sequence[str],
+    *,
+    threshold: float,
+    shingle_words: int = 3,
+    num_hashes: int = 128,
+    max_compared: int = MAX_COMPARED,
 ) -> dict[int, Duplicate]:
     """Return the texts that repeat an earlier text that is itself none, by index; the first of its kind stays.
 
     Jaccard(a, b) = |S_a & S_b| / |S_a | S_b| over the sets S of runs of `shingle_words` words; at or above `threshold` it is a duplicate,
-    at 1.0 only equal texts are. Near duplicates by MinHash: https://doi.org/10.1109/SEQUEN.1997.666900
+    at 1.0 only equal texts are. Near duplicates of more than `max_compared` texts by MinHash with `num_hashes` permutations:
+    https://doi.org/10.1109/SEQUEN.1997.666900
     """
     found: dict[int, Duplicate] = {}
     first: dict[str, int] = {}
@@ -35,7 +44,8 @@ def find_duplicates(
         if original != index:
             found[index] = Duplicate(original, 1.0, is_exact=True)
     if threshold < 1.0:
-        found |= _near(texts, sorted(first.values()), threshold, shingle_words, num_hashes)
+        pairs = _SharedRuns() if len(first) <= max_compared else _Hashes(threshold, num_hashes)
+        found |= _near(texts, sorted(first.values()), threshold, shingle_words, pairs)
     # an exact copy of a near duplicate repeats what that one repeats
     return {index: _followed(one, found) for index, one in sorted(found.items())}
 
@@ -51,25 +61,74 @@ def jaccard(left: set[str], right: set[str]) -> float:
     return len(left & right) / len(left | right)
 
 
-def _near(
-    texts: Sequence[str], indices: Sequence[int], threshold: float, shingle_words: int, num_hashes: int
-) -> dict[int, Duplicate]:
-    sets = [shingles(texts[index], shingle_words) for index in indices]
-    from datasketch import MinHash, MinHashLSH  # brings a client for redis, and only curation needs it
+class _Pairs(Protocol):
+    """Where texts are looked up that may be alike."""
 
-    hashes = MinHash.generator(([run.encode() for run in sorted(one)] for one in sets), num_perm=num_hashes)
-    table = MinHashLSH(threshold=threshold, num_perm=num_hashes, weights=RECALL_FIRST)
+    def like(self, runs: set[str]) -> Iterable[int]:
+        """Return the texts that may be alike to one of these runs of words."""
+        ...
+
+    def add(self, index: int, runs: set[str]) -> None:
+        """Let a text be found."""
+        ...
+
+
+@dataclass
+class _SharedRuns:
+    """By each run of words: exact, since texts that share none have a similarity of 0."""
+
+    _texts: dict[str, list[int]] = field(default_factory=dict)
+
+    def like(self, runs: set[str]) -> Iterable[int]:
+        return {index for run in runs for index in self._texts.get(run, ())}
+
+    def add(self, index: int, runs: set[str]) -> None:
+        for run in runs:
+            self._texts.setdefault(run, []).append(index)
+
+
+class _Hashes:
+    """By MinHash with locality-sensitive hashing: few comparisons in data of any size."""
+
+    def __init__(self, threshold: float, num_hashes: int) -> None:
+        try:
+            from datasketch import MinHash, MinHashLSH  # in an extra: brings scipy and a client for redis
+        except ImportError as error:
+            raise ValueError(
+                f"near duplicates among more than {MAX_COMPARED:,} texts need datasketch: install attar[data]"
+            ) from error
+        self._empty = MinHash(num_perm=num_hashes)
+        self._table = MinHashLSH(threshold=threshold, num_perm=num_hashes, weights=RECALL_FIRST)
+        self._latest: tuple[set[str], Any] = (set(), self._empty)  # what was looked up is what is added next
+
+    def like(self, runs: set[str]) -> Iterable[int]:
+        return [index for index in self._table.query(self._signature(runs)) if isinstance(index, int)]
+
+    def add(self, index: int, runs: set[str]) -> None:
+        self._table.insert(index, self._signature(runs))
+
+    def _signature(self, runs: set[str]) -> Any:
+        if self._latest[0] is not runs:
+            signature = self._empty.copy()
+            signature.update_batch([run.encode() for run in sorted(runs)])
+            self._latest = runs, signature
+        return self._latest[1]
+
+
+def _near(
+    texts: Sequence[str], indices: Sequence[int], threshold: float, shingle_words: int, pairs: _Pairs
+) -> dict[int, Duplicate]:
     kept: dict[int, set[str]] = {}
     found: dict[int, Duplicate] = {}
-    for index, own, signature in zip(indices, sets, hashes, strict=True):
-        candidates = (other for other in table.query(signature) if isinstance(other, int))
+    for index in indices:
+        own = shingles(texts[index], shingle_words)
         # the closest, then the earliest
-        similar = max(((jaccard(own, kept[other]), -other) for other in candidates), default=(0.0, 0))
+        similar = max(((jaccard(own, kept[other]), -other) for other in pairs.like(own)), default=(0.0, 0))
         # words leave out punctuation: texts without any word are no evidence
         if similar[0] >= threshold and own != {""}:
             found[index] = Duplicate(-similar[1], similar[0], is_exact=False)
         else:
-            table.insert(index, signature)
+            pairs.add(index, own)
             kept[index] = own
     return found
 

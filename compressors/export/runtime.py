@@ -25,6 +25,9 @@ class OnnxRunner:
     Raises ValueError when onnxruntime fell back to another provider: it does so silently.
     """
 
+    # the attention node takes several tokens behind a past from one row at a time: reading the context again is as quick
+    shares_prefixes = False
+
     def __init__(self, session: Any, provider: str = CPU) -> None:
         actual = session.get_providers()[0]
         if actual != provider:

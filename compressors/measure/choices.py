@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from attar.compressors.models.runner import TorchRunner
+from attar.compressors.measure.likelihood import continuation_likelihoods
+from attar.compressors.models.runner import ForkingRunner
 from attar.compressors.models.sampling import refuse_nan
 from attar.compressors.models.slots import pad_left, pad_right
 
@@ -16,7 +17,7 @@ Question = tuple[Sequence[int], Sequence[Sequence[int]]]
 
 @torch.inference_mode()
 def choice_likelihoods(
-    runner: TorchRunner,
+    runner: ForkingRunner,
     questions: Sequence[Question],
     *,
     batch_size: int,
@@ -27,6 +28,8 @@ def choice_likelihoods(
     What `continuation_likelihoods` gives for (context, choice), without reading a context once a choice and without logits for its
     tokens. `batch_size` counts questions; those of like length go together.
     """
+    if not runner.shares_prefixes:
+        return _read_apart(runner, questions, batch_size=batch_size, on_scored=on_scored)
     results: dict[int, list[float]] = {}
     order = sorted(range(len(questions)), key=lambda index: -len(questions[index][0]))
     for start in range(0, len(order), batch_size):
@@ -48,6 +51,17 @@ def choice_likelihoods(
         results |= {index: [next(sums) for _ in questions[index][1]] for index in part}
         on_scored(len(part))
     return [results[index] for index in range(len(questions))]
+
+
+def _read_apart(
+    runner: ForkingRunner, questions: Sequence[Question], *, batch_size: int, on_scored: Callable[[int], None]
+) -> list[list[float]]:
+    """Score each choice behind a reading of its context of its own."""
+    pairs = [(context, choice) for context, choices in questions for choice in choices]
+    scored = iter(continuation_likelihoods(runner, pairs, batch_size=batch_size))
+    sums = [[next(scored).logprob_nats for _ in choices] for _, choices in questions]
+    on_scored(len(questions))
+    return sums
 
 
 def _chosen(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,8 @@ from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.sampling import refuse_nan
 
 NUM_RESAMPLES = 2000
+# Draws held in memory at once, each as long as the texts are many.
+RESAMPLES_AT_ONCE = 100
 # Logits of both models for so many tokens are held at once.
 TOKENS_PER_CHUNK = 64
 
@@ -76,26 +78,22 @@ class Estimate:
 def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], seed: int = 0) -> Estimate:
     """Return sum / sum over texts (or questions) with a percentile interval from resampling them, pairs kept together.
 
-    Means per token are such ratios, and so is retention: right answers of the student over those of the original.
+    Means per token are such ratios, and so is retention: right answers of the student over those of the original. The bootstrap is
+    scipy's (`scipy.stats.bootstrap`, paired, percentile), draw for draw.
     """
     above, below = np.asarray(numerators, float), np.asarray(denominators, float)
     value = float(above.sum() / below.sum()) if below.sum() else float("nan")
     if len(above) < 2 or not below.any():
         return Estimate(value, float("nan"), float("nan"))
-    from scipy.stats import bootstrap  # half a second that only those pay who measure
-
+    generator = np.random.default_rng(seed)
+    ratios: list[np.ndarray] = []
     with np.errstate(invalid="ignore", divide="ignore"):
-        interval = bootstrap(
-            (above, below),
-            lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
-            paired=True,
-            vectorized=True,
-            method="percentile",
-            n_resamples=NUM_RESAMPLES,
-            batch=100,
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    return Estimate(value, float(interval.low), float(interval.high))
+        for start in range(0, NUM_RESAMPLES, RESAMPLES_AT_ONCE):
+            count = min(RESAMPLES_AT_ONCE, NUM_RESAMPLES - start)
+            drawn = generator.integers(0, len(above), (count, len(above)))
+            ratios.append(above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1))
+    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
 
 
 @dataclass(frozen=True)

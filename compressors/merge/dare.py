@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -13,13 +11,8 @@ from torch import Tensor
 
 from attar.compressors.merge.group import Merged, TensorGroup, combine
 from attar.compressors.merge.linear import model_weights, normalized
-from attar.compressors.merge.setting import Setting, check_setting, check_settings, resolve
-from attar.compressors.merge.ties import agreed_sum
-
-Rescale = Literal["density", "norm", "none"]
-RESCALES = ("density", "norm", "none")
-# A smaller sum of magnitudes says nothing to rescale by.
-NORM_FLOOR = 1e-7
+from attar.compressors.merge.setting import Setting, resolve
+from attar.compressors.merge.sparse import RESCALES, Rescale, agreed_sum, check_sparse, drawn, rescaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +48,9 @@ class DareLinear:
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
         weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
         weights = normalized(weights, group.place) if self.normalize else weights
-        factors = [scale * weight * factor for weight, factor in zip(weights, _factors(self, group), strict=True)]
-        for kept, origin in _dropped(self, group):
+        made_up = rescaling(group, self.density, self.seed, self.rescale)
+        factors = [scale * weight * factor for weight, factor in zip(weights, made_up, strict=True)]
+        for kept, origin in drawn(group, self.density, self.seed):
             yield combine(list(kept), factors).add_(origin)
 
 
@@ -91,48 +85,13 @@ class DareTies:
 
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
         weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
-        factors = torch.tensor(_factors(self, group))[:, None]
-        for kept, origin in _dropped(self, group):
+        factors = torch.tensor(rescaling(group, self.density, self.seed, self.rescale))[:, None]
+        for kept, origin in drawn(group, self.density, self.seed):
             yield agreed_sum(kept * factors, weights, self.normalize).mul_(scale).add_(origin)
 
 
-def coins(seed: int, name: str, model_index: int) -> torch.Generator:
-    """Return the generator that one tensor of one model is dropped by: merging in another order changes nothing."""
-    digest = hashlib.sha256(f"{seed}/{name}/{model_index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def _dropped(method: DareLinear | DareTies, group: TensorGroup) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield (changes with the dropped ones zero, base). Every reading throws the same coins."""
-    density = resolve(method.density, group.place)
-    generators = [coins(method.seed, group.place.name, index) for index in range(len(group.models))]
-    for deltas, origin in group.deltas():
-        if density == 1.0:
-            yield deltas, origin
-            continue
-        thrown = torch.stack([torch.rand(deltas.shape[1], generator=one) for one in generators])
-        yield deltas * (thrown < density), origin
-
-
-def _factors(method: DareLinear | DareTies, group: TensorGroup) -> list[float]:
-    """Return what makes up for the dropped changes of each model."""
-    density = resolve(method.density, group.place)
-    if method.rescale == "none" or density == 1.0:
-        return [1.0] * len(group.models)
-    if method.rescale == "density":
-        return [1.0 / density] * len(group.models)
-    before = after = torch.zeros(len(group.models), dtype=torch.float64)
-    for (deltas, _), (kept, _) in zip(group.deltas(), _dropped(method, group), strict=True):
-        before = before + deltas.abs().double().sum(dim=1)
-        after = after + kept.abs().double().sum(dim=1)
-    is_known = (before > NORM_FLOOR) & (after > NORM_FLOOR)
-    return torch.where(is_known, before / after.clamp(min=NORM_FLOOR), 1.0).tolist()
-
-
 def _check(method: DareLinear | DareTies) -> None:
-    check_settings("weights", method.weights)
-    check_setting("density", method.density, low=0.0, high=1.0, is_open=True)
-    check_setting("scale", method.scale)
+    check_sparse(method.weights, method.density, method.scale)
     if method.rescale not in RESCALES:
         raise ValueError(f"rescale is {method.rescale!r}; it must be one of {', '.join(RESCALES)}")
     if isinstance(method.seed, bool) or not isinstance(method.seed, int):

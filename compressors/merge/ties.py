@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from attar.compressors.merge.group import Merged, TensorGroup
 from attar.compressors.merge.linear import model_weights
-from attar.compressors.merge.setting import Setting, check_setting, check_settings, resolve
-from attar.compressors.merge.trim import Trimmer, magnitude_cuts
+from attar.compressors.merge.setting import Setting, resolve
+from attar.compressors.merge.sparse import agreed_sum, check_sparse, largest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +28,7 @@ class Ties:
     normalize: bool = True
 
     def __post_init__(self) -> None:
-        check_settings("weights", self.weights)
-        check_setting("density", self.density, low=0.0, high=1.0, is_open=True)
-        check_setting("scale", self.scale)
+        check_sparse(self.weights, self.density, self.scale)
 
     @property
     def needs_base(self) -> bool:
@@ -47,24 +44,5 @@ class Ties:
 
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
         weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
-        num_kept = max(1, int(resolve(self.density, group.place) * group.num_elements))
-        trimmer = None
-        if num_kept < group.num_elements:
-            passes = [(deltas for deltas, _ in group.deltas()) for _ in range(2)]
-            trimmer = Trimmer(magnitude_cuts(passes, [num_kept] * len(group.models)))
-        for deltas, origin in group.deltas():
-            kept = deltas * trimmer.kept(deltas) if trimmer else deltas
+        for kept, origin in largest(group, self.density):
             yield agreed_sum(kept, weights, self.normalize).mul_(scale).add_(origin)
-
-
-def agreed_sum(deltas: Float[Tensor, "M C"], weights: Sequence[float], is_mean: bool) -> Float[Tensor, "C"]:
-    """Return the weighted sum, or mean, of those changes whose weighted sign is that of their weighted sum; zeros take no side."""
-    factors = torch.tensor(weights, dtype=deltas.dtype)[:, None]
-    weighted = deltas * factors
-    elected = torch.where(weighted.sum(dim=0) >= 0, 1.0, -1.0)
-    agrees = weighted.sign() == elected
-    total = (weighted * agrees).sum(dim=0)
-    if not is_mean:
-        return total
-    divisor = (factors * agrees).sum(dim=0)
-    return total / torch.where(divisor == 0, 1.0, divisor)

@@ -40,12 +40,20 @@ class CausalRunner(SlotSource, Protocol):
         ...
 
 
+class ForkingRunner(CausalRunner, Protocol):
+    """A runner that says whether several texts may go on from one reading of what they share."""
+
+    shares_prefixes: bool
+
+
 class TorchRunner:
     """A transformers causal model under `CausalRunner`."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
         self.device = model.device
+        # a recurrent state is of every token that was read, padding too
+        self.shares_prefixes = not getattr(model, "_is_stateful", False)
         self._parameters = inspect.signature(model.forward).parameters
 
     @property

@@ -77,14 +77,24 @@ def _slot(slot: InputSlot) -> str:
 def _config_fields(model: type[BaseModel], prefix: str = "") -> Iterator[dict[str, str]]:
     """Yield a row a field, those of the configs inside behind the field that holds them."""
     for name, field in model.model_fields.items():
+        kinds = [kind for entry in field.metadata for kind in getattr(entry, "table", ())]
         yield {
             "field": f"{prefix}{name}",
-            "takes": ", ".join(filter(None, [_type(field.annotation), *_bounds(field.metadata)])),
+            "takes": f"kind: {' | '.join(kinds)}"
+            if kinds
+            else ", ".join(filter(None, [_type(field.annotation), *_bounds(field.metadata)])),
             "default": _default(field),
             "what": " ".join((field.description or "").split()),
         }
-        for inner, step in _models(field.annotation):
-            yield from _config_fields(inner, f"{prefix}{name}{step}.")
+        members = list(_models(field.annotation))
+        for inner, step in members:
+            rows = _config_fields(inner, f"{prefix}{name}{step}.")
+            kind = inner.model_fields.get("kind")
+            if kind is None or len(members) == 1:
+                yield from rows
+                continue
+            # of alternatives: which one each field belongs to
+            yield from ({**row, "field": f"{row['field']} ({_type(kind.annotation)})"} for row in rows)
 
 
 def _method_fields(method: type) -> Iterator[dict[str, str]]:
@@ -154,6 +164,9 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
     default = field.get_default(call_default_factory=True)
+    for entry in field.metadata:
+        if hasattr(entry, "table"):
+            return f"kind: {entry.written(default)['kind']}"
     if default is PydanticUndefined:
         return "-"
     return "its fields' own" if isinstance(default, BaseModel) else "''" if default == "" else str(default)

@@ -20,15 +20,19 @@ from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGH
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
 from attar.compressors.distill.teachers.contexts import CONTEXTS
 from attar.compressors.distill.teachers.sources import SELF_RULES
+from attar.compressors.guidance.branches import BRANCHES
+from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
+from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.pipelines.cli.method_table import method_recipes
 from attar.pipelines.cli.run_listing import list_logs, list_runs
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
@@ -51,6 +55,9 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "rollout": ROLLOUTS,
     "merge method": MERGE_METHODS,
     "adapter merge": ADAPTER_MERGES,
+    "guidance branch": BRANCHES,
+    "guidance adapter": GUIDANCE_ADAPTERS,
+    "quantization": WEIGHT_METHODS,
 }
 
 
@@ -173,4 +180,4 @@ def _first_line(method: type) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)[:40]
+    return f"{value:.4g}" if isinstance(value, float) else fact_text(value)[:40]

@@ -42,7 +42,12 @@ def list_things(
 
 
 def describe(
-    name: Annotated[str, typer.Argument(metavar="STAGE|METHOD", autocompletion=complete_name)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="STAGE|METHOD", help="A stage, a method or a recipe of methods.", autocompletion=complete_name
+        ),
+    ],
     as_json: JsonOption = False,
 ) -> None:
     """Say what a stage or a method does, and of each of its fields what it takes, its default and its meaning."""
@@ -80,6 +85,7 @@ def show(
 ) -> None:
     """Show an artifact and everything it was made from."""
     from attar.registry.artifacts.environment import attar_home
+    from attar.registry.artifacts.facts import fact_text
     from attar.registry.artifacts.lineage import trace
     from attar.registry.artifacts.store import Store
 
@@ -99,7 +105,7 @@ def show(
         took += f", {manifest['cpu_seconds']} s of processor time, peak {manifest['peak_bytes'] / 1e6:,.0f} MB"
     out.print(f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, {took}", highlight=False)
     for name, value in found.facts.items():
-        out.print(f"  {name:<24} {value}", highlight=False)
+        out.print(f"  {name:<24} {fact_text(value)}", highlight=False)
     out.print(lineage_tree(lineage))
 
 

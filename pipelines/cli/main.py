@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
@@ -180,7 +181,7 @@ def gc(
 
 for command_name, command in LOOK_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*COMMANDS, *POOL_COMMANDS):
+for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 
@@ -210,6 +211,7 @@ def main() -> None:
 
 def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) -> tuple[Any, list[Any], set[str]]:
     from attar.pipelines.cli.cautions import cautions
+    from attar.pipelines.recipe.flat_form import flat_caution
     from attar.pipelines.recipe.mistakes import one_line
     from attar.pipelines.recipe.plan import make_plan
     from attar.pipelines.recipe.whole import load_recipe
@@ -221,7 +223,7 @@ def _plan(recipe: str, overrides: list[str], from_node: str, until_node: str) ->
         loaded = loaded.until(until_node)
     forced = loaded.downstream(from_node) if from_node else set()
     planned = make_plan(loaded, Store(attar_home()), forced)
-    for line in cautions(planned):
+    for line in [*flat_caution(loaded.flat), *cautions(planned)]:
         err.print(f"warning: {one_line(line)}", style="yellow", markup=False, highlight=False)
     return loaded, planned, forced
 

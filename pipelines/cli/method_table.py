@@ -1,9 +1,12 @@
-"""The table of methods in the README, made of the recipes themselves: `python -m attar.pipelines.cli.method_table` prints it."""
+"""What a method of the literature is made of, read from its recipe: for the reference and the listing."""
 
 from __future__ import annotations
 
+from typing import cast
+
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
+from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, listed, spec_of, split_plug
 
 FOLDER = "methods/"
@@ -11,7 +14,6 @@ FOLDER = "methods/"
 PLAIN_STAGES = ("ingest_model", "ingest_data", "prune", "scan", "merge", "finetune")
 # The node in which a method's own objective is trained.
 OWN_NODE = "student"
-HEADER = "| method | paper | composed of | reconstructed | tested by |\n|---|---|---|---|---|"
 
 
 def method_recipes() -> dict[str, Recipe]:
@@ -19,35 +21,26 @@ def method_recipes() -> dict[str, Recipe]:
     return {name: load_recipe(name) for name in shipped_recipes() if name.startswith(FOLDER)}
 
 
-def method_table() -> str:
-    """Return the table as Markdown, a row a method."""
-    rows = []
-    for name, recipe in method_recipes().items():
-        card = recipe.card
-        assert card is not None, "a recipe of that folder has a card; a test holds it"
-        number = card.paper.rstrip("/").rpartition("/")[2]
-        tests = "; ".join(readable(one) for one in card.tests)
-        rows.append(
-            f"| {card.title}: `{name}` | [{number}]({card.paper}) | {composition(recipe)} | {card.reconstructed} | {tests} |"
-        )
-    return "\n".join([HEADER, *rows])
-
-
 def composition(recipe: Recipe) -> str:
     """Return what a recipe is made of: its own stages, then objectives, parties, context and rollout of the training."""
     stages = dict.fromkeys(node.stage.name for node in recipe.nodes.values())
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
-    own = recipe.nodes[OWN_NODE].config
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
+    own = cast(FinetuneConfig, recipe.nodes[OWN_NODE].config)
     parts.append(" + ".join(_objective(name, entry) for name, entry in own.objectives.items()))
-    for field, default in (("teacher", "auto"), ("past", "none"), ("anchor", "none"), ("teacher_context", "none")):
-        plug = getattr(own, field)
-        if plug != default:
-            parts.append(f"{field.replace('_', ' ')} {split_plug(plug)[0]}")
+    spelt = own.model_dump(include={"teacher", "past", "anchor", "rollout"})
+    teacher = spelt["teacher"]
+    kinds = {
+        "teacher": teacher.get("rule", teacher)["kind"],
+        "past": spelt["past"]["kind"],
+        "anchor": spelt["anchor"]["kind"],
+        "teacher context": teacher.get("context", {"kind": "none"})["kind"],
+    }
+    parts += [f"{name} {kind}" for name, kind in kinds.items() if kind not in ("auto", "none")]
     if "teacher" in recipe.nodes[OWN_NODE].inputs:
         parts.append("teacher input")
-    if own.rollout != "data":
-        parts.append(f"rollout {split_plug(own.rollout)[0]}")
+    if spelt["rollout"]["kind"] != "data":
+        parts.append(f"rollout {spelt['rollout']['kind']}")
     return "; ".join(part for part in parts if part)
 
 
@@ -78,7 +71,3 @@ def _target(plug: Plug) -> str:
     name, params = split_plug(plug)
     parties = [str(params[key]) for key in ("of", "first", "second") if key in params]
     return f"{name}({', '.join(parties)})" if parties else name
-
-
-if __name__ == "__main__":
-    print(method_table())

@@ -15,20 +15,21 @@ from rich.text import Text
 from attar.pipelines.operate.credentials import USER, credentials_path
 
 PREFECT_FILE = Path(__file__).parents[1] / "prefect.yaml"
+DatabaseOption = Annotated[Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 
 
 def up(
     host: Annotated[str, typer.Option(help="Address to listen on; any but loopback is protected.")] = "127.0.0.1",
-    prefect_port: Annotated[int, typer.Option(min=1, max=65535)] = 4200,
-    mlflow_port: Annotated[int, typer.Option(min=1, max=65535)] = 5000,
+    prefect_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of Prefect.")] = 4200,
+    mlflow_port: Annotated[int, typer.Option(min=1, max=65535, help="Port of MLflow.")] = 5000,
     worker_port: Annotated[int, typer.Option(min=1, max=65535, help="The worker's health check.")] = 4280,
     heavy_at_once: Annotated[int, typer.Option(min=1, help="Compressions that run at the same time.")] = 1,
-    database: Annotated[
-        Literal["sqlite", "postgres"], typer.Option(help="Where both servers keep their data.")
-    ] = "sqlite",
-    postgres_port: Annotated[int, typer.Option(min=1, max=65535)] = 5433,
+    database: DatabaseOption = "sqlite",
+    postgres_port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Postgres that --database postgres starts.")
+    ] = 5433,
     protect: Annotated[
         bool | None,
         typer.Option("--protect/--no-protect", help="Both servers ask for a password; by default off loopback."),

@@ -208,7 +208,7 @@ class CompressForm(BaseModel):
     overrides: dict[str, Any] = Field(
         {},
         title="For experts",
-        description='Fields of the recipe as JSON, such as {"student.config.seed": 1}. The artifact "recipe" of any run shows them all.',
+        description='Fields of the recipe as JSON, such as {"student.config.schedule.seed": 1}. The artifact "recipe" of any run shows them all.',
         json_schema_extra=_at(19),
     )
 

@@ -34,7 +34,7 @@ def _shrink(form: CompressForm, nodes: dict[str, Any]) -> str:
     if form.shrink == "nothing":
         return "original"
     inputs: dict[str, Any] = {"model": "original"}
-    patch = "linear" if form.patch else "none"
+    patch = {"kind": "linear" if form.patch else "none"}
     if form.shrink == "blocks":
         sized = form.block_metric in ("patch_residual", "perplexity_increase", "kl_increase")
         scan: dict[str, Any] = {"metrics": [form.block_metric], "sizes": [form.num_blocks] if sized else []}
@@ -42,7 +42,7 @@ def _shrink(form: CompressForm, nodes: dict[str, Any]) -> str:
         config: dict[str, Any] = {"num_blocks": form.num_blocks, "metric": form.block_metric, "patch": patch}
         inputs |= {"scan": "block_scan"} | ({"data": "questions"} if form.patch else {})
     else:
-        config, inputs = {"ffn_fraction": form.width_fraction, "patch": patch}, inputs | {"data": "questions"}
+        config, inputs = {"size": {"ffn_fraction": form.width_fraction}, "patch": patch}, inputs | {"data": "questions"}
     stage = "prune" if form.shrink == "blocks" else "narrow"
     nodes["smaller"] = {"stage": stage, "config": config, "inputs": inputs}
     return "smaller"
@@ -54,15 +54,13 @@ def _heal(form: CompressForm, nodes: dict[str, Any], smaller: str) -> str:
     data, objectives = "questions", {"next_token": 1.0}
     if form.rewrite_data:
         data, objectives = "rewritten", {"next_token": 1.0, "forward_kl": 1.0}
-        config = {"max_new_tokens": form.max_answer_tokens}
+        config = {"drawing": {"max_new_tokens": form.max_answer_tokens}}
         nodes[data] = {"stage": "self_data", "config": config, "inputs": {"model": "original", "data": "questions"}}
+    low_rank = {"rank": form.adapter_rank, "alpha": 2.0 * form.adapter_rank} if form.heal == "lora" else {}
     training = {
-        "method": form.heal,
-        "rank": form.adapter_rank,
-        "alpha": 2.0 * form.adapter_rank,
+        "adapt": {"kind": form.heal, **low_rank},
         "objectives": objectives,
-        "num_epochs": form.num_epochs,
-        "learning_rate": form.learning_rate,
+        "schedule": {"num_epochs": form.num_epochs, "learning_rate": form.learning_rate},
     }
     nodes["student"] = {"stage": "finetune", "config": training, "inputs": {"model": smaller, "data": data}}
     fold = {"base": smaller, "students": ["student"]}

@@ -189,6 +189,9 @@ def _check_ports(site: Site) -> None:
         raise ValueError(
             f"host {site.host}: whoever reaches it could run anything here; leave out --no-protect, or stay on {LOOPBACK}"
         )
+    for module in ("flask", "optuna"):
+        if find_spec(module) is None:
+            raise ValueError(f"the servers need {module}: pip install 'attar[server]'")
     if site.is_protected and find_spec("flask_wtf") is None:
         raise ValueError("a password on MLflow needs flask-wtf: pip install 'attar[server]'")
     if site.database == "postgres":

@@ -24,6 +24,10 @@ class RecipeError(ValueError):
     def __str__(self) -> str:
         return "\n".join(self.lines)
 
+    def _render_traceback_(self) -> list[str]:
+        """Return what IPython prints in place of a traceback."""
+        return [f"attar: {line}" for line in self.lines]
+
 
 class Mistakes:
     """Lines gathered while a recipe is checked; once `is_full`, looking for more is a waste of time."""

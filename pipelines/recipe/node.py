@@ -15,6 +15,7 @@ from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
+from attar.stages.runtime.older_fields import renewed
 
 NODE_FIELDS = ("stage", "config", "inputs", "execution")
 # Names become folders, files and tags.
@@ -36,6 +37,14 @@ class Node:
     def upstream(self) -> set[str]:
         """Names of the nodes this one waits for."""
         return {name for names in self.inputs.values() for name in names}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the node's YAML content; fields at their default are left out."""
+        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        inputs = {slot: names[0] if len(names) == 1 else list(names) for slot, names in self.inputs.items() if names}
+        pool = {"execution": self.execution} if self.execution != IN_PROCESS else {}
+        parts = {"config": config, "inputs": inputs}
+        return {"stage": self.stage.name, **{name: part for name, part in parts.items() if part}, **pool}
 
 
 def read_node(
@@ -112,7 +121,7 @@ def _config(where: str, given: Any, stage: Stage[Any, Any, Any], mistakes: Mista
         try:
             return stage.config_type.model_validate(given or {})
         except ValidationError as error:
-            lines = explanations(error, given or {}, stage.config_type)
+            lines = explanations(error, renewed(stage.config_type, given or {})[0], stage.config_type)
             raise RecipeError(*(f"{where}, {line}" for line in lines)) from error
     return None
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
-from typing import Any
+from typing import Any, Self
+
+import yaml
 
 from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
+from attar.pipelines.recipe.flat_form import flat_fields, renew_node
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
+from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.pipelines.recipe.plain_values import check_plain
 from attar.registry.artifacts.fingerprint import digest
 from attar.stages.catalogue import STAGES
@@ -21,14 +25,62 @@ from attar.stages.catalogue import STAGES
 MAX_NODES = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Recipe:
-    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature."""
+    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature.
+
+    Made by `load_recipe` from YAML, or by `Recipe.build` from the same content in Python.
+    """
 
     name: str
     description: str
     nodes: dict[str, Node]
     card: MethodCard | None = None
+    # nodes with a config in the flat form of earlier versions, and what the new form says instead
+    flat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        nodes: Mapping[str, Mapping[str, Any]],
+        *,
+        description: str = "",
+        execution: Mapping[str, str] | None = None,
+    ) -> Self:
+        """Return a recipe from nodes `{name: {"stage": ..., "config": {...}, "inputs": {...}}}`, checked whole. Raises RecipeError."""
+        plain = {node: dict(spec) if isinstance(spec, Mapping) else spec for node, spec in nodes.items()}
+        document = {"name": name, "description": description, "execution": execution, "nodes": plain}
+        return build_recipe(document, name)  # type: ignore[return-value]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the recipe's YAML content; fields at their default are left out."""
+        nodes = {node.name: node.as_dict() for node in self.nodes.values()}
+        method = {"method": {**asdict(self.card), "tests": list(self.card.tests)}} if self.card else {}
+        return {"name": self.name, "description": self.description, **method, "nodes": nodes}
+
+    def to_yaml(self) -> str:
+        """Return the recipe as the text of a file that `load_recipe` reads."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    def __repr__(self) -> str:
+        return text_table(self._rows, f"Recipe {self.name}", self.description)
+
+    def _repr_html_(self) -> str:
+        return html_table(self._rows, f"Recipe {self.name}", self.description)
+
+    @property
+    def _rows(self) -> list[dict[str, str]]:
+        contents = {node.name: node.as_dict() for node in self.nodes.values()}
+        return [
+            {
+                "node": name,
+                "stage": content["stage"],
+                "inputs": _listed(content.get("inputs", {})),
+                "config": _listed(content.get("config", {})),
+            }
+            for name, content in contents.items()
+        ]
 
     @property
     def fingerprint(self) -> str:
@@ -50,7 +102,7 @@ class Recipe:
                 needed.add(current)
                 pending.extend(self.nodes[current].upstream)
         nodes = {key: node for key, node in self.nodes.items() if key in needed}
-        return Recipe(self.name, self.description, nodes, self.card)
+        return Recipe(self.name, self.description, nodes, self.card, self.flat)
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
@@ -69,12 +121,10 @@ class Recipe:
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Return a recipe by shipped name or path, with `node.config.field=value` overrides applied. Raises RecipeError."""
     document = read_document(name_or_path)
-    mistakes = Mistakes()
-    for text in overrides:
-        with mistakes.noted():
-            _override(document, text)
-    mistakes.refuse()
-    return build_recipe(document, default_name=recipe_path(name_or_path).stem)
+    flat = flat_fields(document)
+    override_document(document, overrides)
+    recipe = build_recipe(document, default_name=recipe_path(name_or_path).stem)
+    return replace(recipe, flat={**flat, **recipe.flat})
 
 
 def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> Recipe:
@@ -95,7 +145,16 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     with mistakes.noted():
         nodes = _nodes(document.get("nodes"), pools, mistakes)
     mistakes.refuse()
-    return Recipe(name, str(document.get("description", "")), nodes, card)
+    return Recipe(name, str(document.get("description", "")), nodes, card, flat_fields(document))
+
+
+def override_document(document: dict[str, Any], overrides: Sequence[str]) -> None:
+    """Apply every `node.config.field=value` to a recipe's YAML content. Raises RecipeError with every mistake."""
+    mistakes = Mistakes()
+    for text in overrides:
+        with mistakes.noted():
+            _override(document, text)
+    mistakes.refuse()
 
 
 def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
@@ -114,6 +173,7 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
     place = nodes[parts[0]]
     if not isinstance(place, dict):
         raise RecipeError(f"{where}: node {shown(parts[0])} is {shown(place)}; accepted: a mapping with a stage")
+    renew_node(place)
     for part in parts[1:-1]:
         if not isinstance(place.get(part), dict):
             place[part] = {}
@@ -128,6 +188,11 @@ def _override(document: dict[str, Any], text: str) -> None:
         raise RecipeError(f"{where}: the form is node.config.field=value or node.inputs.slot=node")
     is_text = target.split(".")[1:2] == ["inputs"]
     override(document, target, parse_yaml(value, where, is_text=is_text), where)
+
+
+def _listed(values: Mapping[str, Any]) -> str:
+    """Return a mapping on one line, without its outer braces."""
+    return yaml.safe_dump(dict(values), default_flow_style=True, width=10_000, sort_keys=False).strip()[1:-1]
 
 
 def _nodes(specs: Any, pools: Mapping[str, str], mistakes: Mistakes) -> dict[str, Node]:

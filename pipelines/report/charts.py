@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 from attar.registry.release.gate import Ratio
 
+# Inches: on a phone a chart fits, and its letters can be read.
+WIDTH = 3.7
 INK, ACCENT, MUTED = "#1d2733", "#c2571a", "#7c8a99"
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -41,7 +43,7 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
     for (first, size), score in scores.items():
         grid[size - 1, first] = score
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.8, 3.4))
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.9))
         image = axes.imshow(
             grid, origin="lower", cmap="viridis", aspect="auto", extent=(-0.5, num_blocks - 0.5, 0.5, num_blocks + 0.5)
         )
@@ -54,7 +56,7 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
             axes.annotate(
                 f"removed: {removed[0]} to {removed[-1]}",
                 (removed[0] + 0.4, len(removed) + 0.4),  # inside: what points out of the axes is not drawn
-                xytext=(num_blocks * 0.55, num_blocks * 0.85),
+                xytext=(num_blocks * 0.4, num_blocks * 0.88),
                 arrowprops={"arrowstyle": "->", "color": ACCENT},
                 color=ACCENT,
             )
@@ -64,7 +66,7 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
 def loss_curve(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
     """Return loss over steps, training thin and held-out with markers."""
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.8, 2.8))
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.5))
         for index, (name, points) in enumerate(sorted(curves.items())):
             steps, losses = zip(*points, strict=True)
             is_heldout = "heldout" in name
@@ -87,7 +89,7 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
     """Return, for each model, bars of its share of the original's accuracy by task, with the 95% intervals."""
     tasks = sorted({task for values in retention.values() for task in values})
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(4.8, 0.7 + 0.28 * len(tasks) * len(retention)))
+        figure, axes = plt.subplots(figsize=(WIDTH, 0.7 + 0.28 * len(tasks) * len(retention)))
         height = 0.8 / max(1, len(retention))
         for index, (model, values) in enumerate(retention.items()):
             known = [(row, values[task]) for row, task in enumerate(tasks) if task in values]
@@ -103,7 +105,7 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
         axes.axvline(100.0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(tasks)), tasks)
         axes.invert_yaxis()
-        axes.set(xlabel="share of the original's accuracy, % (line: 95% interval)", xlim=(0, None))
+        axes.set(xlabel="share of the original's accuracy, %\nline: 95% interval", xlim=(0, None))
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=min(4, len(retention)))
         return _svg(figure)
 

@@ -19,6 +19,7 @@ from attar.pipelines.report.comparison import (
     warnings,
 )
 from attar.pipelines.report.graph_picture import lineage_svg
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
@@ -60,7 +61,7 @@ def _heat_maps(record: RunRecord, store: Store) -> dict[str, str]:
             continue
         scan = stored_artifact(record, store, node.inputs["scan"][0])
         if scan is not None and scored_metrics(scan.path / TABLE):
-            removed = [int(index) for index in str(pruned.facts["removed_blocks"]).split(",")]
+            removed = [*several(pruned.facts, "removed_blocks")]
             pictures[name] = _heat_map(scan, removed, node.config["metric"])
     return pictures
 

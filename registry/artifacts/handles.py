@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-Facts = dict[str, int | float | str | bool]
+from attar.registry.artifacts.facts import Fact, Facts
+
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
 # Name of the table in a merged model's `records/` that says what was tried
@@ -31,7 +32,7 @@ class Artifact:
     fingerprint: str = ""
 
     @classmethod
-    def at(cls, path: Path, **facts: int | float | str | bool) -> Self:
+    def at(cls, path: Path, **facts: Fact) -> Self:
         """Return an unsealed handle on `path`."""
         return cls(path=path, facts=facts)
 

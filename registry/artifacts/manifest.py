@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from attar.registry.artifacts.facts import is_fact, read_facts
 from attar.registry.artifacts.fingerprint import content_fingerprint, digest
 from attar.registry.artifacts.handles import KINDS, Artifact
 
@@ -86,7 +87,10 @@ def told(name: str) -> str:
 def handle(place: Path, manifest: Mapping[str, Any]) -> Artifact:
     """Return the artifact of a manifest that has been read from `place`."""
     return KINDS[manifest["kind"]](
-        path=place / CONTENT, facts=manifest["facts"], key=manifest["key"], fingerprint=manifest["fingerprint"]
+        path=place / CONTENT,
+        facts=read_facts(manifest["kind"], manifest["facts"]),
+        key=manifest["key"],
+        fingerprint=manifest["fingerprint"],
     )
 
 
@@ -108,7 +112,7 @@ def _check_values(manifest: Mapping[str, Any]) -> None:
     """Check what a seal of ours vouches for; artifacts of earlier versions have none."""
     if manifest["kind"] not in KINDS:
         raise CorruptArtifactError(f"{MANIFEST} is of an unknown kind {told(manifest['kind'][:40])!r}")
-    if not all(isinstance(fact, str | int | float) for fact in manifest["facts"].values()):
+    if not all(map(is_fact, manifest["facts"].values())):
         raise CorruptArtifactError(f"{MANIFEST} has facts that are no facts")
     for entry in manifest["files"].values():
         if (

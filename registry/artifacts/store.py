@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from attar.registry.artifacts.cost import Cost
 from attar.registry.artifacts.disk_space import check_space, drop_output, full_error
+from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.files import (
     delete,
     folder_bytes,
@@ -62,7 +63,11 @@ class Store:
     The work folder survives a crash, so that a stage with shards or checkpoints continues where it was.
     """
 
-    root: Path
+    # without one, ATTAR_HOME
+    root: Path = field(default_factory=attar_home)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "root", Path(self.root).expanduser().absolute())  # a notebook gives text
 
     def get_or_build(
         self,
@@ -195,7 +200,7 @@ class Store:
                 logger.warning("stored %s artifact %s is damaged (%s): building it again", slot.stage, key[:12], error)
                 self.discard(place)
             return None
-        return artifact
+        return cast(A, artifact)
 
     def _build(self, slot: Slot, kind: type[A], key: str, build: Callable[[Path], A]) -> A:
         workdir = self.root / "work" / key

@@ -16,11 +16,12 @@ from attar.registry.artifacts.handles import ComparisonArtifact, Facts
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
 from attar.stages.artifacts.dataset.measured_data import asked_rows, unique_names
+from attar.stages.artifacts.dataset.right_answers import right_choices
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW, asked_of, comparison_flops
 from attar.stages.compare.config import CompareConfig, CompareInputs
-from attar.stages.compare.pairs import gold, own_answers, right_choices, windows
+from attar.stages.compare.pairs import gold, own_answers, windows
 from attar.stages.contract import Forecast, check_vocabulary, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
@@ -148,15 +149,18 @@ class _Measure:
             measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"
             self._keep(student, name, summary, measured_on, f"KL {kl} nats a token, perplexity x{rise}")
 
+    def _right(self, runner: TorchRunner, rows: Sequence[Row], name: str) -> list[float]:
+        return right_choices(runner, rows, self.tokenizer, batch_size=4 * self.config.batch_size, name=name)
+
     def retention(self, rows: Sequence[Row], name: str) -> None:
         """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
         if name not in self._chosen:
-            self._chosen[name] = right_choices(self.config, self.original, rows, self.tokenizer, name)
+            self._chosen[name] = self._right(self.original, rows, name)
         theirs = self._chosen[name]
         chance = [1.0 / len(row.choices) for row in rows]
         ones = [1.0] * len(rows)
         for student, runner in self.students.items():
-            mine = right_choices(self.config, runner, rows, self.tokenizer, name)
+            mine = self._right(runner, rows, name)
             self.sums[student].setdefault(name, []).append(Sums({"accuracy": mine}, ones))
             summary = {
                 "accuracy": ratio_of_sums(mine, ones),

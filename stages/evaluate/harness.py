@@ -7,20 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.evaluator import simple_evaluate
 from lm_eval.tasks import TaskManager
 
-from attar.compressors.catalogue import build
 from attar.compressors.data.prompts import encoded, end_token_id, rendered, stop_token_ids
 from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import CausalRunner
-from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
-from attar.stages.artifacts.dataset.prompts import choice_context, row_prompt_text
-from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.evaluate.config import COUNTED
 from attar.stages.runtime.progress import bar
 
@@ -94,7 +89,6 @@ class RunnerLM(TemplateLM):
 def run_tasks(model: RunnerLM, tasks: Sequence[Any], task_folder: Path | None = None) -> dict[str, dict[str, Any]]:
     """Run lm-eval tasks (configs as dicts, or names of YAML files in `task_folder`) and return {task: {metric: value}}.
 
-    The rows of ours that are generative bring their prompts with them, as training writes them; all else is plain text.
     Under `right` each has, question by question, the metric that counts.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -110,50 +104,6 @@ def _by_question(samples: Sequence[dict[str, Any]]) -> list[float]:
     ordered = sorted(samples, key=lambda sample: sample["doc_id"])
     metric_name = next((name for name in COUNTED if ordered and name in ordered[0]), "")
     return [float(sample[metric_name]) for sample in ordered] if metric_name else []
-
-
-def task_config(name: str, rows: Sequence[Row], max_new_tokens: int, tokenizer: Any = None) -> dict[str, Any]:
-    """Return the lm-eval config of rows of one kind: multiple choice where they have choices, else generative.
-
-    Generative rows need the tokenizer: its chat template writes what they are asked by.
-    """
-    documents = [
-        {
-            "prompt": choice_context(row) if row.choices else row_prompt_text(tokenizer, row),
-            "choices": row.choices,
-            "answer_index": row.answer_index,
-            "answer": row.reference or row.answer,
-            "verifier": row.verifier,
-        }
-        for row in rows
-    ]
-    config: dict[str, Any] = {
-        "task": name,
-        "custom_dataset": lambda **kwargs: {"test": datasets.Dataset.from_list(documents)},
-        "test_split": "test",
-        "metadata": {"version": 1.0},
-    }
-    if rows[0].choices:
-        return config | {
-            "output_type": "multiple_choice",
-            "doc_to_text": "prompt",
-            "doc_to_choice": "choices",
-            "doc_to_target": "answer_index",
-            "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
-        }
-    return config | {
-        "output_type": "generate_until",
-        "doc_to_text": "prompt",
-        "doc_to_target": "answer",
-        "generation_kwargs": {"until": [], "max_gen_toks": max_new_tokens},
-        "process_results": _check_answer,
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-    }
-
-
-def _check_answer(document: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
-    verifier = build(ANSWER_CHECKS, document["verifier"])
-    return {"exact_match": float(verifier(results[0], document["answer"], []) is None)}
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:

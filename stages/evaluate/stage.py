@@ -11,12 +11,12 @@ from attar.compressors.data.prompts import stop_token_ids, text_windows
 from attar.compressors.export.runtime import CPU, OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_losses
-from attar.compressors.models.decode import decode
-from attar.compressors.models.runner import CausalRunner, TorchRunner
+from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
 from attar.stages.artifacts.dataset.measured_data import asked_rows, in_turn, plain_text, unique_names
 from attar.stages.artifacts.dataset.prompts import row_prompt
+from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
@@ -28,7 +28,7 @@ from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric, track
+from attar.stages.runtime.progress import bar, metric
 
 RESULT = "evaluation.json"
 
@@ -59,7 +59,7 @@ def _outside(config: EvaluateConfig) -> str:
 
 @stage("evaluate", version=4, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
-    """Measure accuracy (lm-eval), perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
+    """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
@@ -81,11 +81,9 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation |= _size(config, inputs.model, model_config)
     pieces = _pieces(config, inputs, runner, tokenizer)
     evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
-    evaluation |= _tasks(config, rows, runner, tokenizer, generation_config)
-    # by task; what two evaluations can be compared on question by question, and text by text
-    evaluation["asked"] = {name: digest([row.question for row in some]) for name, some in _by_kind(rows).items()}
+    evaluation |= _questions(config, rows, runner, tokenizer, generation_config)
+    # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
-    evaluation["samples"] = _samples(config, rows, runner, tokenizer, generation_config)
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
     if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
         evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
@@ -97,7 +95,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     return EvaluationArtifact.at(workdir / "content", **measured, **headline)
 
 
-def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> CausalRunner:
+def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
     if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
@@ -135,36 +133,58 @@ def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner
     )
 
 
-def _tasks(
+def _questions(
     config: EvaluateConfig,
     rows: Mapping[str, Sequence[Row]],
-    runner: CausalRunner,
+    runner: ForkingRunner,
     tokenizer: Any,
     generation_config: Any,
-) -> dict[str, dict[str, Any]]:
-    """Return accuracy in [0, 1] by task, and which questions were right.
-
-    Choices count by their likelihood over their length, generated answers by their check.
-    """
-    from attar.stages.evaluate.harness import (  # lm-eval: slow to import, and in an extra
-        RIGHT,
-        RunnerLM,
-        run_tasks,
-        task_config,
+) -> dict[str, Any]:
+    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word."""
+    sampled = in_turn(rows)[: config.num_samples]
+    # written together, answers that are checked and those that are only read: a step of one row costs about as much as one of many
+    written = [row for some in rows.values() for row in some if not row.choices] + sampled
+    answers = written_answers(
+        runner,
+        written,
+        tokenizer,
+        max_new_tokens=config.max_new_tokens,
+        stop_ids=stop_token_ids(tokenizer, generation_config),
+        batch_size=config.batch_size,
     )
-
-    ours = [task_config(name, some, config.max_new_tokens, tokenizer) for name, some in _by_kind(rows).items()]
-    tasks: list[Any] = [*config.tasks, *ours]
-    if not tasks:
-        return {"tasks": {}, "right": {}, "num_rows": {}}
-    model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
-    results = run_tasks(model, tasks, Path(config.task_folder) if config.task_folder else None)
-    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
+    tasks, right = _named_tasks(config, runner, tokenizer, generation_config)
+    by_kind = _by_kind(rows)
+    for name, some in by_kind.items():
+        right[name] = (
+            right_choices(runner, some, tokenizer, batch_size=config.batch_size, name=name)
+            if some[0].choices
+            else right_answers(some, tokenizer, answers)
+        )
+        tasks[name] = sum(right[name]) / len(right[name])
     return {
-        "tasks": {name: _accuracy(scores) for name, scores in results.items()},
+        "tasks": tasks,
         "right": right,
         "num_rows": {name: len(some) for name, some in right.items()},
+        # what two evaluations can be compared on question by question
+        "asked": {name: digest([row.question for row in some]) for name, some in by_kind.items()},
+        "samples": [_sample(row, answers[tuple(row_prompt(tokenizer, row))]) for row in sampled],
     }
+
+
+def _named_tasks(
+    config: EvaluateConfig, runner: ForkingRunner, tokenizer: Any, generation_config: Any
+) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Return accuracy by task, and which questions were right, of the tasks in `task_folder`."""
+    if not config.tasks:
+        return {}, {}
+    try:
+        from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks  # lm-eval: slow to import, and in an extra
+    except ImportError as error:
+        raise ValueError(f"tasks {', '.join(config.tasks)} need lm-eval: install attar[eval]") from error
+    model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
+    results = run_tasks(model, config.tasks, Path(config.task_folder))
+    right = {name: scores.pop(RIGHT) for name, scores in results.items()}
+    return {name: _accuracy(scores) for name, scores in results.items()}, right
 
 
 def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
@@ -187,21 +207,5 @@ def _accuracy(scores: Mapping[str, Any]) -> float:
     raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")
 
 
-def _samples(
-    config: EvaluateConfig,
-    rows: Mapping[str, Sequence[Row]],
-    runner: CausalRunner,
-    tokenizer: Any,
-    generation_config: Any,
-) -> list[dict[str, str]]:
-    samples = []
-    for row in track(in_turn(rows)[: config.num_samples], "writing samples", "answers"):
-        [generation] = decode(
-            runner,
-            [row_prompt(tokenizer, row)],
-            max_new_tokens=config.max_new_tokens,
-            stop_ids=stop_token_ids(tokenizer, generation_config),
-        )
-        answer = tokenizer.decode(generation.token_ids, skip_special_tokens=True).strip()
-        samples.append({"question": row.question, "reference": row.reference or row.answer, "answer": answer})
-    return samples
+def _sample(row: Row, answer: str) -> dict[str, str]:
+    return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}

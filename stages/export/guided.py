@@ -59,15 +59,16 @@ def export_guided(config: ExportConfig, inputs: ExportInputs, guidance: AdapterA
     found = []
     for scale in proven_scales(adapters):
         with adapters.at(scale):
-            found.append(_prove(config, inputs, model, graph, scale))
+            found.append(prove_scale(config, inputs, model, graph, scale))
     (content / "parity.json").write_text(json.dumps([asdict(one) for one in found], indent=1))
     agreement = min(one.token_agreement for one in found)
     return OnnxArtifact.at(content, **exported(inputs.model.facts), is_guided=True, token_agreement=agreement)
 
 
-def _prove(
+def prove_scale(
     config: ExportConfig, inputs: ExportInputs, model: PreTrainedModel, graph: GuidedGraph, scale: float
 ) -> ScaleParity:
+    """Compare text and logits of the graph with the model's at one scale. Raises ValueError when they differ."""
     tokenizer = load_tokenizer(inputs.model.path)
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question][: config.num_prompts]
     if not rows:

@@ -1,96 +1,130 @@
-"""What the stage `finetune` is told: the adapter, what it learns from, for how long, and its inputs."""
+"""What the stage `finetune` is told: what learns, what it learns from, for how long; and its inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.compressors.adapt.catalogue import ADAPT_METHODS, AdaptMethod
-from attar.compressors.catalogue import build
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
-from attar.stages.artifacts.model.folder import QuantizedBase
+from attar.stages.contract import StageConfig
+from attar.stages.finetune.adapt_config import Adapt, LowRank
 from attar.stages.finetune.distillation_config import (
     check_rollout,
     check_sample,
     check_source,
     check_views,
-    context_of,
-    rollout_of,
+    uses_teacher,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, read_objective, weighed_objective
-from attar.stages.finetune.schedule_config import ScheduleConfig
+from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
+from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
+from attar.stages.finetune.teacher_config import (
+    NO_CONTEXT,
+    Anchor,
+    AutoTeacher,
+    DataWrites,
+    NoSource,
+    Past,
+    Rollout,
+    Teacher,
+    flat_teacher,
+    has_both_sides,
+    kind_of_source,
+    policy_of,
+)
+from attar.stages.runtime.older_fields import NOTHING, Moved, kind_of, within
+
+LOW_RANK = ("lora", "rslora", "dora")
+# Where the fields of the flat form are now.
+FLAT = {
+    "method": Moved("adapt.kind"),
+    **{name: Moved(f"adapt.{name}", kinds=LOW_RANK) for name in ("rank", "alpha", "dropout", "targets")},
+    "num_last_blocks": Moved("adapt.num_blocks", kinds=("last_blocks",)),
+    "adapt_blocks": Moved("adapt.blocks"),
+    "quantized_base": Moved("adapt.quantized_base", lambda value: NOTHING if value == "none" else value),
+    "teacher": Moved("teacher", flat_teacher),
+    "teacher_context": Moved("teacher.context", lambda value: NOTHING if value == "none" else kind_of(value)),
+    "run_teacher_once": Moved("teacher.run_once", lambda value: NOTHING if value is False else value),
+    "learn_hinted": Moved("rollout.both_sides", lambda value: NOTHING if value is False else value),
+    **{name: Moved(name, kind_of) for name in ("past", "anchor", "rollout")},
+    **within("rows", "learn", "shares", "max_tokens"),
+    **within("schedule", *ScheduleConfig.model_fields),
+    "eval_every": Moved("heldout.every"),
+    **within("heldout", "stop_on", "patience"),
+    "checkpoint_every": Moved("checkpoints.every"),
+    "checkpoint_minutes": Moved("checkpoints.minutes"),
+    **within("compute", *ComputeConfig.model_fields),
+}
 
 
-class FinetuneConfig(ScheduleConfig):
-    """The adapter, what it learns from, and for how long."""
+# answers: those of the answers, and of plain text. all: prompts included.
+Learned = Literal["answers", "all"]
 
-    method: Literal["lora", "rslora", "dora", "full", "last_blocks"] = "lora"
-    """Low-rank adapters (plain, rank-stabilised, weight-decomposed), all weights of the blocks, or the last blocks with the head."""
 
-    rank: int = Field(default=16, ge=1)
-    """Rank of low-rank adapters."""
+class RowsConfig(StageConfig):
+    """Which tokens of the data are learned."""
 
-    alpha: float = Field(default=32.0, gt=0)
-    """Their scale: the update is multiplied by alpha / rank, under rslora by alpha / sqrt(rank)."""
-
-    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Dropout on their input, in [0, 1)."""
-
-    targets: list[str] = []
-    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block."""
-
-    num_last_blocks: int = Field(default=2, ge=1)
-    """How many blocks method last_blocks trains."""
-
-    adapt_blocks: Literal["all", "after_cut"] = "all"
-    """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
-
-    quantized_base: QuantizedBase = "none"
-    """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes; low-rank methods only. https://arxiv.org/abs/2305.14314"""
-
-    objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
-    """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of plugs."""
-
-    teacher: Plug = "auto"
-    """Who the teacher is. auto: the input `teacher` where it is given, else what is recorded in the data; recorded; input; or the
-    student itself: base (adapters off), live, start, ema, previous_epoch, generation."""
-
-    run_teacher_once: bool = False
-    """Run the input `teacher` once over all examples and keep its last states (2 bytes x hidden size a token in bf16), not at every step:
-    its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
-
-    vocabulary_sample: int = Field(default=0, ge=0)
-    """Compare distributions at each step over so many entries of the vocabulary: three quarters the most frequent of the rows, a quarter
-    drawn anew to stand for the rest, and the tokens of the batch; 0: over all. Costs less where the output head is most of a step; looks
-    at held-out rows stay whole. For given answers, a live teacher or none, and losses that are sums over the vocabulary."""
-
-    past: Plug = "none"
-    """Who stands behind `past` in a target: the student itself by one of these rules; none."""
-
-    anchor: Plug = "none"
-    """Who stands behind `anchor`: input (the input `anchor`), the student itself by one of these rules, or none."""
-
-    teacher_context: Plug = "none"
-    """What a live teacher reads that the student does not: reference, own_answer, sibling, demonstrations, skill; none."""
-
-    learn_hinted: bool = False
-    """Learn every row of the data a second time, behind what the teacher is told: route `hinted`, where the first time is `plain`."""
-
-    fitted: str = ""
-    """A field of this config, such as objectives.mixed.target.mix.share, whose value is what the input `fitted` found."""
-
-    rollout: Plug = "data"
-    """Who writes what is learned: data, student, mixed, teacher, repair; all but data anew at every step."""
-
-    learn: Literal["answers", "all"] = "answers"
+    learn: Learned = "answers"
     """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
 
     shares: list[float] = []
     """Share of the tokens taken from each input of `data`, in their order; empty: each input once an epoch."""
+
+    max_tokens: int = Field(default=1024, ge=8)
+    """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
+
+    @field_validator("shares")
+    @classmethod
+    def _above_zero(cls, value: list[float]) -> list[float]:
+        if any(share <= 0 for share in value):
+            raise ValueError(f"shares are {value}; accepted: numbers above 0")
+        return value
+
+
+class FinetuneConfig(StageConfig):
+    """What learns, what it learns from, and for how long."""
+
+    adapt: Adapt = LowRank()
+    """What of the student learns: {kind: lora, rank: 16} (or rslora, dora), {kind: full}, {kind: last_blocks, num_blocks: 2}."""
+
+    objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
+    """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of plugs."""
+
+    teacher: Teacher = AutoTeacher()
+    """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, or {kind: self, rule: {kind: ema, decay: 0.999}}."""
+
+    past: Past = NoSource()
+    """Who stands behind `past` in a target: the student itself by a rule, {kind: previous_epoch}; none."""
+
+    anchor: Anchor = NoSource()
+    """Who stands behind `anchor`: {kind: input} (the input `anchor`), the student itself by a rule, or none."""
+
+    rollout: Rollout = DataWrites()
+    """Who writes what is learned: {kind: data}, or anew at every step {kind: student, num_samples: 8}, mixed, teacher, repair."""
+
+    rows: RowsConfig = RowsConfig()
+    """Which tokens of the data are learned."""
+
+    schedule: ScheduleConfig = ScheduleConfig()
+    """How many steps, of how many tokens, and how far each goes."""
+
+    heldout: HeldoutConfig = HeldoutConfig()
+    """The evaluations on held-out rows while training goes on, which choose the weights that are kept."""
+
+    checkpoints: CheckpointConfig = CheckpointConfig()
+    """When all that is needed to continue is written."""
+
+    compute: ComputeConfig = ComputeConfig()
+    """In what parts and in what precision a step is computed."""
+
+    fitted: str = ""
+    """A field of this config, such as objectives.mixed.target.mix.share, whose value is that of the input `fitted`."""
+
+    moved: ClassVar[Mapping[str, Moved]] = FLAT
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -109,29 +143,24 @@ class FinetuneConfig(ScheduleConfig):
 
     @model_validator(mode="after")
     def _fits_together(self) -> FinetuneConfig:
-        if self.quantized_base != "none" and self.method in ("full", "last_blocks"):
+        objectives, policy, context = self.reduction.objectives, policy_of(self.rollout), self.teacher.context
+        sources = {"past": kind_of_source(self.past), "anchor": kind_of_source(self.anchor)}
+        teacher = {} if self.teacher.rule is None else {"teacher": kind_of_source(self.teacher.rule)}
+        for name, kind in (teacher | sources).items():
+            check_source(name, kind, self.adapt.kind, trains_base=self.adapt.trains_base)
+        check_views(objectives, sources)
+        check_rollout(objectives, policy, context, has_sides=has_both_sides(self.rollout))
+        if has_both_sides(self.rollout) and (context == NO_CONTEXT or not context.is_known_before):
             raise ValueError(
-                f"quantized_base is {self.quantized_base!r}, but method {self.method!r} trains the base itself"
+                "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
-        if any(share <= 0 for share in self.shares):
-            raise ValueError(f"shares are {self.shares}; accepted: numbers above 0")
-        for party in ("teacher", "past", "anchor"):
-            check_source(party, getattr(self, party), self.method)
-        objectives = self.reduction.objectives
-        check_views(objectives, self.past, self.anchor)
-        context, rollout = context_of(self.teacher_context), rollout_of(self.rollout)
-        check_rollout(objectives, rollout, context, has_sides=self.learn_hinted)
-        if self.learn_hinted and (self.teacher_context == "none" or not context.is_known_before or rollout is not None):
+        if self.teacher.run_once and (policy is not None or projections_read(objectives.values())):
             raise ValueError(
-                "learn_hinted is for data behind a teacher_context that does not depend on the answer; a rollout has both_sides"
-            )
-        if self.run_teacher_once and (rollout is not None or projections_read(objectives.values())):
-            raise ValueError(
-                "run_teacher_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
+                "teacher.run_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
                 "needs it at every step"
             )
-        if self.vocabulary_sample:
-            check_sample(objectives, has_rollout=rollout is not None)
+        if self.compute.vocabulary_sample:
+            check_sample(objectives, has_rollout=policy is not None)
         if self.fitted:
             self.with_fitted(0.5)
         return self
@@ -139,13 +168,13 @@ class FinetuneConfig(ScheduleConfig):
     def with_fitted(self, value: float) -> FinetuneConfig:
         """Return the config with the field that `fitted` names at this value. Raises ValueError when there is no such number."""
         content = self.model_dump()
-        *path, last = self.fitted.split(".")
-        place: Any = content
+        *path, last = FLAT[self.fitted].path.split(".") if self.fitted in FLAT else self.fitted.split(".")
+        holder: Any = content
         for part in path:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or not isinstance(place.get(last), int | float):
+            holder = holder.get(part) if isinstance(holder, dict) else None
+        if not isinstance(holder, dict) or not isinstance(holder.get(last), int | float):
             raise ValueError(f"fitted is {self.fitted!r}, which names no number of this config")
-        place[last] = value
+        holder[last] = value
         return FinetuneConfig.model_validate({**content, "fitted": ""})
 
     @property
@@ -159,32 +188,6 @@ class FinetuneConfig(ScheduleConfig):
                 if read.schedules:
                     schedules[name] = read.schedules
         return Reduction(objectives, weights, schedules=schedules)
-
-    @property
-    def uses_teacher(self) -> bool:
-        """True when an objective reads the teacher, or a rollout lets it write."""
-        rollout = rollout_of(self.rollout)
-        writes = rollout is not None and "teacher" in rollout.writers
-        return writes or any("teacher" in one.requires.sources for one in self.reduction.objectives.values())
-
-    def reads_record(self, has_teacher_input: bool) -> bool:
-        """True when the teacher is the one recorded in the data."""
-        is_recorded = self.teacher == "recorded" or (self.teacher == "auto" and not has_teacher_input)
-        return is_recorded and self.uses_teacher
-
-    @property
-    def adapt_method(self) -> AdaptMethod:
-        """The method that makes weights trainable."""
-        low_rank = {
-            "rank": self.rank,
-            "alpha": self.alpha,
-            "dropout": self.dropout,
-            "targets": tuple(self.targets),
-            "is_rank_stabilized": self.method == "rslora",
-            "is_decomposed": self.method == "dora",
-        }
-        params = {"full": {}, "last_blocks": {"num_blocks": self.num_last_blocks}}
-        return build(ADAPT_METHODS, self.method, params.get(self.method, low_rank))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,28 +204,30 @@ class FinetuneInputs:
     fitted: FittedArtifact | None = None
 
 
-def check_parties(config: FinetuneConfig, has_teacher: bool, has_anchor: bool, has_fitted: bool = False) -> None:
-    """Raise ValueError when a party is an input that is not given, or the teacher is asked for twice."""
-    if config.teacher == "input" and not has_teacher:
+def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool) -> None:
+    """Raise ValueError when a source is an input that is not given, or the teacher is asked for twice."""
+    teacher, anchor, policy = config.teacher, kind_of_source(config.anchor), policy_of(config.rollout)
+    reads_record = teacher.reads_record(has_teacher) and uses_teacher(config.reduction.objectives, policy)
+    if teacher.kind == "input" and not has_teacher:
         raise ValueError("teacher is 'input', but the node has no input `teacher`")
-    if has_teacher and config.teacher not in ("auto", "input"):
+    if has_teacher and teacher.kind not in ("auto", "input"):
         raise ValueError(
-            f"teacher is {config.teacher!r}, but the node has an input `teacher` too; accepted: auto or input"
+            f"teacher is {teacher.kind!r}, but the node has an input `teacher` too; accepted: auto or input"
         )
-    if config.run_teacher_once and not has_teacher:
+    if teacher.run_once and not has_teacher:
         raise ValueError(
-            "run_teacher_once is true, but the node has no input `teacher`; accepted: false, or that input"
+            "teacher.run_once is true, but the node has no input `teacher`; accepted: false, or that input"
         )
-    if config.vocabulary_sample and config.reads_record(has_teacher):
+    if config.compute.vocabulary_sample and reads_record:
         raise ValueError(
-            "vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, or the input `teacher`"
+            "compute.vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, "
+            "or the input `teacher`"
         )
-    if config.anchor == "input" and not has_anchor:
+    if anchor == "input" and not has_anchor:
         raise ValueError("anchor is 'input', but the node has no input `anchor`")
-    if has_anchor and config.anchor != "input":
-        raise ValueError(f"anchor is {config.anchor!r}, but the node has an input `anchor`; set anchor to input")
+    if has_anchor and anchor != "input":
+        raise ValueError(f"anchor is {anchor!r}, but the node has an input `anchor`; set anchor to {{kind: input}}")
     if bool(config.fitted) != has_fitted:
         raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
-    rollout = rollout_of(config.rollout)
-    if rollout is not None and "teacher" in rollout.writers and config.reads_record(has_teacher):
+    if policy is not None and "teacher" in policy.writers and reads_record:
         raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")

@@ -1,64 +1,35 @@
-"""What a training distils from: who stands behind teacher, past and anchor, what the teacher is told, who writes; and whether it fits."""
+"""Whether what a training distils from fits together: objectives, sources, the teacher's context, who writes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from attar.compressors.catalogue import did_you_mean
-from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
+from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.losses.objective import Objective
-from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
-from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
+from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.registry.artifacts.handles import Facts
-from attar.stages.finetune.objective_spec import Plug, built, split_plug
-
-# Who stands behind a party, beside the rules of a student that teaches itself.
-OTHER_SOURCES = {"teacher": ("auto", "recorded", "input"), "past": ("none",), "anchor": ("none", "input")}
-LOW_RANK = ("lora", "rslora", "dora")
 
 
-def self_rule(plug: Plug) -> SelfRule | None:
-    """Return the rule of a student that teaches itself, or None for another source."""
-    name, _ = split_plug(plug)
-    return built(SELF_RULES, plug, "source") if name in SELF_RULES else None
-
-
-def check_source(party: str, plug: Plug, method: str) -> None:
-    """Raise ValueError for a source that there is not, or that this adapter cannot give."""
-    name, params = split_plug(plug)
-    known = {*SELF_RULES, *OTHER_SOURCES[party]}
-    if name not in known:
-        raise ValueError(f"{party} = {name!r}: unknown source.{did_you_mean(name, known)}")
-    if name in OTHER_SOURCES[party] and params:
-        raise ValueError(f"{party} = {name!r} has no parameters")
-    self_rule(plug)
-    if name == "base" and method not in LOW_RANK:
+def check_source(name: str, kind: str, adapt_kind: str, *, trains_base: bool) -> None:
+    """Raise ValueError for a source that this adapter cannot give."""
+    if kind == "base" and trains_base:
         raise ValueError(
-            f"{party} is 'base', the student with its adapters off, but method {method!r} trains the base itself; use 'start'"
+            f"{name} is 'base', the student with its adapters off, but adapt.kind {adapt_kind!r} trains the base itself; use 'start'"
         )
 
 
-def context_of(plug: Plug) -> ContextBuilder:
-    """Return what the teacher is told."""
-    return built(CONTEXTS, plug, "teacher_context")
+def uses_teacher(objectives: Mapping[str, Objective], policy: RolloutPolicy | None) -> bool:
+    """Say whether an objective reads the teacher, or a rollout lets it write."""
+    writes = policy is not None and "teacher" in policy.writers
+    return writes or any("teacher" in objective.requires.sources for objective in objectives.values())
 
 
-def rollout_of(plug: Plug) -> RolloutPolicy | None:
-    """Return who writes, or None for the data."""
-    name, params = split_plug(plug)
-    if name == "data" and not params:
-        return None
-    if name not in ROLLOUTS:
-        raise ValueError(f"unknown rollout {name!r}.{did_you_mean(name, [*ROLLOUTS, 'data'])}")
-    return built(ROLLOUTS, plug, "rollout")
-
-
-def check_views(objectives: Mapping[str, Objective], past: Plug, anchor: Plug) -> None:
-    """Raise ValueError when an objective reads a party that is none."""
+def check_views(objectives: Mapping[str, Objective], sources: Mapping[str, str]) -> None:
+    """Raise ValueError when an objective reads a source that is none; `sources` says of what kind each is."""
     for name, objective in objectives.items():
-        for party, plug in (("past", past), ("anchor", anchor)):
-            if party in objective.requires.sources and plug == "none":
-                raise ValueError(f"objective {name!r} reads {party}, but {party} is 'none'; say who stands behind it")
+        for source, kind in sources.items():
+            if source in objective.requires.sources and kind == "none":
+                raise ValueError(f"objective {name!r} reads {source}, but {source} is 'none'; say who stands behind it")
 
 
 def check_sample(objectives: Mapping[str, Objective], *, has_rollout: bool) -> None:

@@ -23,6 +23,7 @@ from attar.compressors.distill.losses.targets.target_ops import TARGETS, Identit
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, CoefficientSchedule
 from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
+from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
 KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES
@@ -116,17 +117,7 @@ class ObjectiveSpec(BaseModel):
 
 def built(table: Mapping[str, type[T]], plug: Plug, what: str) -> T:
     """Return what a plug names. Raises ValueError that says which part of the objective is wrong."""
-    name, params = split_plug(plug)
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}.{did_you_mean(name, table)}")
-    try:
-        return build(table, name, params)
-    except TypeError as error:  # a parameter without a default is missing, or has no number where one must be
-        raise ValueError(
-            f"{what} {name!r}: {str(error).removeprefix(table[name].__name__ + '.__init__() ')}"
-        ) from error
-    except ValueError as error:
-        raise ValueError(f"{what} {name!r}: {error}") from error
+    return build_named(table, *split_plug(plug), what)
 
 
 def split_plug(plug: Plug) -> tuple[str, dict[str, Any]]:

@@ -1,8 +1,7 @@
-"""How long a training lasts, how fast it moves and in what parts: settings that every training has."""
+"""How long a training lasts, how fast it moves, what it is judged by and in what parts it is computed: what every training has."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
@@ -19,13 +18,16 @@ MIN_MICRO_BATCH, CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 16, 512, 4096
 
 
 class ScheduleConfig(StageConfig):
-    """Steps, learning rate, looks, checkpoints, and what lies in memory at once."""
+    """How many steps, of how many tokens, and how far each goes."""
 
     num_epochs: int = Field(default=2, ge=1)
     """Passes over the training rows, unless training stops early."""
 
     max_steps: int = Field(default=0, ge=0)
     """End after this many optimizer steps, with the learning rate falling over them; 0: after the epochs."""
+
+    tokens_per_step: int = Field(default=2048, ge=16)
+    """Tokens, prompts included, behind one optimizer step."""
 
     learning_rate: float = Field(default=5e-4, gt=0)
     """Peak learning rate of AdamW, after the warm-up."""
@@ -43,10 +45,40 @@ class ScheduleConfig(StageConfig):
     """Gradients are scaled down to this norm."""
 
     average_decay: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Decay of a running mean of the weights, which is then what is looked at and kept; 0: none."""
+    """Decay of a running mean of the weights, which is then what is evaluated and kept; 0: none."""
 
-    tokens_per_step: int = Field(default=2048, ge=16)
-    """Tokens, prompts included, behind one optimizer step."""
+    seed: int = 0
+    """Seed of the adapter's initial weights and of the order of rows."""
+
+
+class HeldoutConfig(StageConfig):
+    """The evaluations on held-out rows while training goes on, which choose the weights that are kept."""
+
+    every: int = Field(default=10, ge=1)
+    """Steps between two evaluations on the held-out rows."""
+
+    stop_on: Literal["loss", "quality"] = "loss"
+    """What they judge by: held-out loss, or the share of checkable held-out questions answered right (loss breaks ties)."""
+
+    patience: int = Field(default=3, ge=0)
+    """Stop after this many without a better one; 0: never. The best weights seen are the ones kept; without held-out rows the last."""
+
+
+class CheckpointConfig(StageConfig):
+    """When all that is needed to continue is written."""
+
+    every: int = Field(default=0, ge=0)
+    """Steps between two checkpoints; 0: by time alone."""
+
+    minutes: float = Field(default=5.0, gt=0)
+    """Minutes after which a checkpoint is due in any case."""
+
+
+class ComputeConfig(StageConfig):
+    """In what parts and in what precision a step is computed."""
+
+    precision: Precision = "auto"
+    """Dtype of the frozen base and of matrix products; what is trained is always float32."""
 
     tokens_per_micro_batch: int = Field(default=0, ge=0)
     """Tokens in one forward and backward pass; less needs less memory and changes nothing else. Halved by itself when memory runs out.
@@ -56,32 +88,13 @@ class ScheduleConfig(StageConfig):
     """Keep only what enters each block and compute the block again for its gradient: the same weights in less memory, at a third more work
     at least. https://arxiv.org/abs/1604.06174"""
 
-    max_tokens: int = Field(default=1024, ge=8)
-    """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
-
     is_packed: bool = True
     """Put several rows into one sequence where the model keeps them apart (checked before training)."""
 
-    eval_every: int = Field(default=10, ge=1)
-    """Steps between two looks at the held-out rows."""
-
-    stop_on: Literal["loss", "quality"] = "loss"
-    """What a look judges by: held-out loss, or the share of checkable held-out questions answered right (loss breaks ties)."""
-
-    patience: int = Field(default=3, ge=0)
-    """Stop after this many looks without a better one; 0: never. The best weights seen are the ones kept; without held-out rows the last."""
-
-    checkpoint_every: int = Field(default=0, ge=0)
-    """Steps between two checkpoints, each all that is needed to continue; 0: by time alone."""
-
-    checkpoint_minutes: float = Field(default=5.0, gt=0)
-    """Minutes after which a checkpoint is due in any case."""
-
-    seed: int = 0
-    """Seed of the adapter's initial weights and of the order of rows."""
-
-    precision: Precision = "auto"
-    """Dtype of the frozen base and of matrix products; what is trained is always float32."""
+    vocabulary_sample: int = Field(default=0, ge=0)
+    """Compare distributions at each step over so many entries of the vocabulary: three quarters the most frequent of the rows, a quarter
+    drawn anew to stand for the rest, and the tokens of the batch; 0: over all. Costs less where the output head is most of a step;
+    evaluations on held-out rows stay whole. For given answers, a live teacher or none, and losses that are sums over the vocabulary."""
 
     @field_validator("tokens_per_micro_batch")
     @classmethod
@@ -90,8 +103,11 @@ class ScheduleConfig(StageConfig):
             raise ValueError(f"{value} tokens hold no row; accepted: 0, or {MIN_MICRO_BATCH} and more")
         return value
 
-    def schedule(self, device: torch.device) -> Schedule:
-        """Return how long training lasts and how fast it moves, with micro-batches that suit the device."""
-        told = Schedule(**{name: getattr(self, name) for name in Schedule.__dataclass_fields__})
-        fitting = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
-        return told if told.tokens_per_micro_batch else replace(told, tokens_per_micro_batch=fitting)
+
+def schedule_of(config: ScheduleConfig, tokens_per_micro_batch: int, device: torch.device) -> Schedule:
+    """Return how long training lasts and how fast it moves, with micro-batches that suit the device where none are given."""
+    fitting = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
+    settings = {
+        name: getattr(config, name) for name in Schedule.__dataclass_fields__ if name != "tokens_per_micro_batch"
+    }
+    return Schedule(**settings, tokens_per_micro_batch=tokens_per_micro_batch or fitting)

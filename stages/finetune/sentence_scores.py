@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,13 +12,12 @@ from torch import Tensor
 from attar.compressors.data.trajectories import sentence_ends as text_ends
 from attar.compressors.data.trajectories import token_ends
 from attar.compressors.distill.examples.packing import batches
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.weights.sample_weights import teacher_score
 from attar.compressors.distill.teachers.outputs import DistributionOutputs
 from attar.compressors.distill.teachers.parties import Party, StudentItself
 from attar.compressors.distill.teachers.sources import Live
 from attar.compressors.distill.teachers.student import Student
-from attar.compressors.models.adapted import plain_model
-from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import bar
 
@@ -27,13 +26,20 @@ TOKENS_AT_ONCE = 256
 
 @torch.no_grad()
 def with_scores(
-    config: FinetuneConfig, rows: TrainingRows, tokenizer: Any, student: Student, teacher: Party | None, is_packed: bool
+    rows: TrainingRows,
+    objectives: Iterable[Objective],
+    tokenizer: Any,
+    student: Student,
+    teacher: Party | None,
+    *,
+    tokens_per_batch: int,
+    is_packed: bool,
 ) -> TrainingRows:
     """Put `score` beside each example where an objective weighs by it, under the teacher and the student before its first step.
 
     Raises ValueError without a live teacher.
     """
-    if not any("scores" in objective.requires.facts for objective in config.reduction.objectives.values()):
+    if not any("scores" in objective.requires.facts for objective in objectives):
         return rows
     if teacher is None:
         raise ValueError("sample_weight divergence_aware compares teacher and student; give a live teacher")
@@ -41,9 +47,8 @@ def with_scores(
     counter = bar("scoring answers", len(every), "rows")
     before = StudentItself(Live())
     scored = list(every)
-    limit = config.schedule(plain_model(student.model).device).tokens_per_micro_batch
     order = range(len(every))
-    for batch in batches(every, tokens_per_batch=limit, order=order, is_packed=is_packed):
+    for batch in batches(every, tokens_per_batch=tokens_per_batch, order=order, is_packed=is_packed):
         said = [own_logprobs(one.speak(student, batch), batch.next_ids) for one in (teacher, before)]
         for place, (index, _, _) in enumerate(batch.places):
             tokens = batch.sequences == place

@@ -4,31 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 
+from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates
+from attar.compressors.distill.teachers.parties import KeptStates, Party
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_parties
-from attar.stages.finetune.distillation_config import check_record, context_of
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
+from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.teacher_config import policy_of
 from attar.stages.finetune.teaching import build_parties, build_rollouts, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
 from attar.stages.finetune.training_work import training_flops
-from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import note
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
@@ -37,109 +44,141 @@ PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data = inputs["model"][0], inputs["data"]
     teacher = inputs.get("teacher", ())
-    if config.shares and len(config.shares) != len(data):
-        raise ValueError(f"shares has {len(config.shares)} numbers for {len(data)} inputs of data")
-    check_parties(config, bool(teacher), bool(inputs.get("anchor")), bool(inputs.get("fitted")))
-    if config.reads_record(bool(teacher)):
-        check_record(config.reduction.objectives, data, context_of(config.teacher_context))
+    if config.rows.shares and len(config.rows.shares) != len(data):
+        raise ValueError(f"shares has {len(config.rows.shares)} numbers for {len(data)} inputs of data")
+    check_inputs(
+        config,
+        has_teacher=bool(teacher),
+        has_anchor=bool(inputs.get("anchor")),
+        has_fitted=bool(inputs.get("fitted")),
+    )
+    objectives = config.reduction.objectives
+    if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+        check_record(objectives, data, config.teacher.context)
     others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
     for who, other in [(who, one) for who, several in others for one in several]:
         check_vocabulary(model, other, who)
-    if config.adapt_blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
-        raise ValueError("adapt_blocks is 'after_cut', but no block of the model was removed")
-    facts: Facts = {"method": config.method}
+    if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
+        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
+    facts: Facts = {"method": config.adapt.kind}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
     return Forecast(
         facts,
         num_flops=training_flops(
-            config,
+            config.schedule,
+            config.heldout.every,
             model,
             data,
             live=[*teacher, *inputs.get("anchor", ())],
-            is_frozen=config.method not in ("full", "last_blocks"),
-            is_rolled_out=config.rollout != "data",
+            is_frozen=not config.adapt.trains_base,
+            is_rolled_out=policy_of(config.rollout) is not None,
         ),
         peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)),
     )
 
 
-@stage("finetune", version=4, forecast=_forecast)
+@stage("finetune", version=5, forecast=_forecast)
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
-    if inputs.fitted is not None:
-        config = config.with_fitted(float(inputs.fitted.facts["value"]))
-    device = pick_device()
+    plan = TrainingPlan.of(config, inputs)
+    device = plan.device
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
-        torch.manual_seed(config.seed)
-        run = build_run(config, inputs, workdir)
+        torch.manual_seed(plan.seed)
+        run = build_run(plan, inputs, workdir)
         run.resume()
         run.train()
-    return save_adapter(run, inputs, workdir / "content")
+    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
 
 
-def build_run(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher, rows and frozen states in place."""
-    device = pick_device()
-    dtype = pick_dtype(config.precision, device)
+    objectives, teaching, limit = plan.reduction.objectives, plan.teaching, plan.schedule.tokens_per_micro_batch
     tokenizer = load_tokenizer(inputs.model.path)
-    rows = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
-    base = load_base(inputs.model.path, dtype, device, config.quantized_base)
-    student = Student(config.adapt_method(base, first_adapted_block(config, inputs.model.facts)))
-    if config.gradient_checkpointing:
-        student.checkpoint_blocks()
-    is_packed = config.is_packed and _can_pack(student, rows.train, dtype)
-    schedule = config.schedule(device)
-    steps = Steps(Mixture(rows.train, rows.sources, config.shares, config.seed), rows.train, schedule)
-    parties = build_parties(config, inputs, student, dtype, device)
-    rows = with_scores(config, rows, tokenizer, student, parties.get("teacher"), is_packed)
-    rollouts = build_rollouts(config, rows, tokenizer, base, parties.get("teacher"))
-    used, limit = steps.used(), schedule.tokens_per_micro_batch
-    if rollouts is None:
-        rows = with_prefix(rows, used, student, workdir, limit, is_packed)
+    rows = _rows(plan, inputs, tokenizer)
+    base, student = _student(plan, inputs.model)
+    is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
+    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
+    parties = build_parties(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
     teacher = parties.get("teacher")
+    rows = with_scores(
+        rows, objectives.values(), tokenizer, student, teacher, tokens_per_batch=limit, is_packed=is_packed
+    )
+    rollouts = _rollouts(plan, rows, tokenizer, base, teacher)
+    if rollouts is None:
+        rows = with_prefix(rows, steps.used(), student, workdir, limit, is_packed)
     if teacher is not None and rollouts is None and teacher.follow(student, rows.train[0]):
         note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
-    if config.run_teacher_once and teacher is not None and teacher.own_model is not None:
-        rows = with_teacher_states(rows, used, teacher, student, workdir, limit, is_packed)
+    if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
+        rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
         parties["teacher"] = KeptStates(teacher.own_model.head)
+    sample = _sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
         rows.train,
         steps,
-        config.reduction,
-        CausalText(is_packed, _sample(config, rows.train, base.config.vocab_size)),
-        Accelerator(cpu=device.type == "cpu"),
+        plan.reduction,
+        CausalText(is_packed, sample),
+        Accelerator(cpu=plan.device.type == "cpu"),
         parties=parties,
         rollouts=rollouts,
-        average=WeightAverage(config.average_decay, trained_weights(student)) if config.average_decay else None,
+        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(config, trainer, rows, tokenizer, workdir)
+    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
 
 
-def first_adapted_block(config: FinetuneConfig, facts: Facts) -> int:
-    """Return the first block that learns: under after_cut the one before the cut, which may hold the patch.
+def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
+    """Return the rows with what the teacher reads beside them."""
+    teaching, learned = plan.teaching, plan.rows
+    rows = TrainingRows.read(
+        inputs.data,
+        tokenizer,
+        learn=learned.learn,
+        max_tokens=learned.max_tokens,
+        reads_record=teaching.reads_record,
+    )
+    rows.check(plan.reduction.objectives, plan.heldout.stop_on, reads_record=teaching.reads_record)
+    return with_hints(rows, tokenizer, teaching.context, has_both_sides=teaching.has_both_sides)
 
-    Raises ValueError when the model's record does not say where it was cut.
-    """
-    if config.adapt_blocks == "all":
-        return 0
-    removed = str(facts.get("removed_blocks", ""))
-    if not removed:
-        raise ValueError("adapt_blocks is 'after_cut', but the model's record names no removed block; use 'all'")
-    return max(0, min(map(int, removed.split(","))) - 1)
 
-
-def _sample(config: FinetuneConfig, examples: Sequence[Example], vocab_size: int) -> VocabularySample | None:
-    if not 0 < config.vocabulary_sample < vocab_size:
+def _rollouts(
+    plan: TrainingPlan, rows: TrainingRows, tokenizer: Any, base: PreTrainedModel, teacher: Party | None
+) -> Rollouts | None:
+    """Return what writes each step's answers, or None when the data does."""
+    if plan.rollout is None:
         return None
-    note(f"comparing over {config.vocabulary_sample:,} of {vocab_size:,} vocabulary entries at each step")
+    return build_rollouts(
+        plan.rollout,
+        rows,
+        tokenizer,
+        stop_token_ids(tokenizer, base.generation_config),
+        plan.teaching.context,
+        teacher,
+        objectives=plan.reduction.objectives.values(),
+        seed=plan.seed,
+    )
+
+
+def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
+    """Return the base, and the student that learns on it."""
+    adaptation = plan.adaptation
+    base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)
+    student = Student(adaptation.method(base, adaptation.first_block))
+    if plan.compute.gradient_checkpointing:
+        student.checkpoint_blocks()
+    return base, student
+
+
+def _sample(num_entries: int, examples: Sequence[Example], vocab_size: int, seed: int) -> VocabularySample | None:
+    if not 0 < num_entries < vocab_size:
+        return None
+    note(f"comparing over {num_entries:,} of {vocab_size:,} vocabulary entries at each step")
     answers = (example.answer_ids for example in examples)
-    return VocabularySample.of(answers, num_entries=config.vocabulary_sample, vocab_size=vocab_size, seed=config.seed)
+    return VocabularySample.of(answers, num_entries=num_entries, vocab_size=vocab_size, seed=seed)
 
 
 def _can_pack(student: Student, examples: Sequence[Example], dtype: torch.dtype) -> bool:

@@ -2,77 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from attar.compressors.catalogue import build
 from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.contexts import ContextParts, Wording
+from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts, Wording
 from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
 from attar.compressors.distill.teachers.student import Student
-from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.distillation_config import context_of, rollout_of, self_rule
+from attar.stages.finetune.plan import Source
+from attar.stages.finetune.teacher_config import NO_CONTEXT
 from attar.stages.finetune.training_rows import TrainingRows
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 
 # Prompts that are written to at once.
 ROLLOUT_ROWS = 32
 
 
 def build_parties(
-    config: FinetuneConfig, inputs: FinetuneInputs, student: Student, dtype: torch.dtype, device: torch.device
+    sources: Mapping[ViewName, Source], student: Student, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> dict[ViewName, Party]:
-    """Return who speaks beside the student, those alone that an objective reads or a rollout lets write.
-
-    Raises ValueError when another model's vocabulary is not the student's.
-    """
-    read = {party for one in config.reduction.objectives.values() for party in one.requires.sources}
-    if config.uses_teacher and not config.reads_record(inputs.teacher is not None):
-        read.add("teacher")
-    else:
-        read.discard("teacher")
-    given: dict[ViewName, ModelArtifact | None] = {"teacher": inputs.teacher, "anchor": inputs.anchor, "past": None}
+    """Return who speaks beside the student, whose model lies in `folder`. Raises ValueError when another model's vocabulary is not its."""
     parties: dict[ViewName, Party] = {}
-    names: tuple[ViewName, ...] = ("teacher", "past", "anchor")
-    for name in names:
-        if name not in read:
-            continue
-        artifact, rule = given[name], self_rule(getattr(config, name))
+    for name, source in sources.items():
         is_hinted = name == "teacher"
-        if rule is not None:
-            parties[name] = StudentItself(rule, is_hinted).begin(student)
-        elif artifact is not None:
-            other = Student(load_model(artifact.path, dtype, device).requires_grad_(False)).eval()
-            mine, theirs = student.head.weight.shape[0], other.head.weight.shape[0]
-            if mine != theirs:
-                raise ValueError(f"vocabulary mismatch: model {mine}, {name} {theirs} tokens")
-            refuse_other_tokens(inputs.model.path, artifact.path, name)
+        if source.rule is not None:
+            parties[name] = StudentItself(source.rule, is_hinted).begin(student)
+        elif source.model is not None:
+            other = Student(load_model(source.model.path, dtype, device).requires_grad_(False)).eval()
+            num_own, num_other = student.head.weight.shape[0], other.head.weight.shape[0]
+            if num_own != num_other:
+                raise ValueError(f"vocabulary mismatch: model {num_own}, {name} {num_other} tokens")
+            refuse_other_tokens(folder, source.model.path, name)
             parties[name] = OtherModel(other, is_hinted)
     return parties
 
 
-def with_hints(config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> TrainingRows:
+def with_hints(
+    rows: TrainingRows, tokenizer: Any, context: ContextBuilder | None, *, has_both_sides: bool
+) -> TrainingRows:
     """Put what the teacher reads beside each example, where it is known before an answer is written.
 
-    A context that tells how an answer was judged is known for held-out rows: their answer is right. With `learn_hinted` every example
+    A context that tells how an answer was judged is known for held-out rows: their answer is right. With both sides every example
     comes a second time as the teacher sees it. Raises ValueError when the context has nothing to say about any row.
     """
-    context = context_of(config.teacher_context)
-    if config.teacher_context == "none":
+    if context is None:
         return rows
-    told = Telling(config, rows, tokenizer)
+    told = Telling(context, rows, tokenizer)
     if not context.is_known_before:
         pairs = zip(rows.heldout, rows.heldout_questions, strict=True)
         return replace(rows, heldout=[replace(one, hinted_ids=told.right(one, row)) for one, row in pairs])
@@ -84,9 +71,9 @@ def with_hints(config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> Tr
         for one, row in zip(rows.heldout, rows.heldout_questions, strict=True)
     ]
     if all(one.hinted_ids is None for one in train):
-        raise ValueError(f"teacher_context {config.teacher_context!r} has nothing to tell about any row")
+        raise ValueError(f"teacher.context {context} has nothing to tell about any row")
     rows = replace(rows, train=train, heldout=heldout)
-    return with_other_sides(rows) if config.learn_hinted else rows
+    return with_other_sides(rows) if has_both_sides else rows
 
 
 def with_other_sides(rows: TrainingRows) -> TrainingRows:
@@ -105,21 +92,26 @@ def with_other_sides(rows: TrainingRows) -> TrainingRows:
 
 
 def build_rollouts(
-    config: FinetuneConfig, rows: TrainingRows, tokenizer: Any, model: PreTrainedModel, teacher: Party | None
-) -> Rollouts | None:
-    """Return what writes each step's answers, or None when the data does. Raises ValueError for rows that cannot be asked or judged."""
-    policy = rollout_of(config.rollout)
-    if policy is None:
-        return None
+    policy: RolloutPolicy,
+    rows: TrainingRows,
+    tokenizer: Any,
+    stops: Sequence[int],
+    context: ContextBuilder | None,
+    teacher: Party | None,
+    *,
+    objectives: Iterable[Objective],
+    seed: int,
+) -> Rollouts:
+    """Return what writes each step's answers, ended by `stops`. Raises ValueError for rows that cannot be asked, or judged for a policy loss."""
+    is_judged = any("rewards" in objective.requires.facts for objective in objectives)
     if any(row is None for row in rows.questions):
         raise ValueError("rollout writes answers to questions, but the data has plain text")
     unjudged = [row.id for row in rows.questions if row is not None and row.verifier == "none"]
-    is_judged = any("rewards" in one.requires.facts for one in config.reduction.objectives.values())
     if is_judged and unjudged:
         raise ValueError(
             f"a policy loss needs a verifier, but rows {', '.join(unjudged[:4])} have none; set `verifier` in ingest_data"
         )
-    told = Telling(config, rows, tokenizer)
+    told = Telling(context or NO_CONTEXT, rows, tokenizer)
     by_name = {example.name: row for example, row in zip(rows.train, rows.questions, strict=True) if row is not None}
 
     def judge(example: Example, answer: Sequence[int], is_finished: bool) -> Verdict:
@@ -134,15 +126,14 @@ def build_rollouts(
     ) -> list[int] | None:
         return told.after(example, by_name[example.name], answer, verdict.is_correct, sibling)
 
-    stops = stop_token_ids(tokenizer, model.generation_config)
-    return Rollouts(policy, judge, hint, stops, config.seed, teacher, ROLLOUT_ROWS)
+    return Rollouts(policy, judge, hint, stops, seed, teacher, ROLLOUT_ROWS)
 
 
 class Telling:
     """What a context says about rows, in the tokenizer's words."""
 
-    def __init__(self, config: FinetuneConfig, rows: TrainingRows, tokenizer: Any) -> None:
-        self.context = context_of(config.teacher_context)
+    def __init__(self, context: ContextBuilder, rows: TrainingRows, tokenizer: Any) -> None:
+        self.context = context
         self.wording = Wording(
             render=lambda question: chat_prompt(tokenizer, question),
             encode=lambda text: tokenizer(text, add_special_tokens=False).input_ids,

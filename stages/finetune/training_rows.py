@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from attar.compressors.data.prompts import text_windows
 from attar.compressors.distill.examples.chunks import Chunks
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.sample_facts import SampleFacts
+from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.parties import Party, run_once
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -22,10 +23,18 @@ from attar.stages.artifacts.dataset.rows import Row, Split, piece_split, read_ro
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.states_file import StatesFile
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.config import Learned
 from attar.stages.runtime.progress import bar, note
 
 PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
+
+
+@dataclass(frozen=True)
+class LearnedTokens:
+    """Which tokens of a row are learned, and where a row is cut."""
+
+    learn: Learned
+    max_tokens: int
 
 
 @dataclass(frozen=True)
@@ -46,24 +55,27 @@ class TrainingRows:
     looked_at: list[Split] = field(default_factory=list)
 
     @staticmethod
-    def read(config: FinetuneConfig, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
-        """Read every data set once. Raises ValueError when nothing is left to train on, or an objective has no teacher at all."""
-        found = TrainingRows([], [], [], [], [], [], [])
-        for source, data in enumerate(inputs.data):
-            _read_one(config, data, source, tokenizer, found, inputs.teacher is not None)
-        if not found.train:
+    def read(
+        datasets: Sequence[DatasetArtifact], tokenizer: Any, *, learn: Learned, max_tokens: int, reads_record: bool
+    ) -> TrainingRows:
+        """Read every data set once. Raises ValueError when nothing is left to train on."""
+        rows, learned = TrainingRows([], [], [], [], [], [], []), LearnedTokens(learn, max_tokens)
+        for source, data in enumerate(datasets):
+            _read_one(learned, data, source, tokenizer, rows, TeacherRecord(data.path) if reads_record else None)
+        if not rows.train:
             raise ValueError("the data has no training rows")
-        needs_record = config.reads_record(inputs.teacher is not None)
-        if needs_record and not any(example.top_ids is not None for example in found.train):
-            objectives = config.reduction.objectives
-            names = [name for name, one in objectives.items() if "teacher" in one.requires.sources]
+        return rows
+
+    def check(self, objectives: Mapping[str, Objective], stop_on: str, *, reads_record: bool) -> None:
+        """Raise ValueError when an objective has no teacher at all, or nothing says whether an answer is right."""
+        if reads_record and not any(example.top_ids is not None for example in self.train):
+            names = [name for name, objective in objectives.items() if "teacher" in objective.requires.sources]
             raise ValueError(f"objectives.{names[0]}: no row has recorded teacher log-probabilities")
-        for name, one in config.reduction.objectives.items():
-            if "chunks" in one.requires.facts and not any(example.facts.chunks for example in found.train):
+        for name, objective in objectives.items():
+            if "chunks" in objective.requires.facts and not any(example.facts.chunks for example in self.train):
                 raise ValueError(f"objectives.{name}: no row has chunks; put the stage `align` before")
-        if config.stop_on == "quality" and not any(is_checkable(row) for row in found.heldout_rows):
-            raise ValueError("stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
-        return found
+        if stop_on == "quality" and not any(is_checkable(row) for row in self.heldout_rows):
+            raise ValueError("heldout.stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
 
     def look(self, part: Split, pairs: Sequence[tuple[Row, Example]]) -> None:
         """Add examples to look at, each with its row."""
@@ -183,12 +195,16 @@ def is_checkable(row: Row) -> bool:
 
 
 def _read_one(
-    config: FinetuneConfig, data: DatasetArtifact, source: int, tokenizer: Any, into: TrainingRows, has_teacher: bool
+    learned: LearnedTokens,
+    data: DatasetArtifact,
+    source: int,
+    tokenizer: Any,
+    into: TrainingRows,
+    teacher: TeacherRecord | None,
 ) -> None:
-    teacher = TeacherRecord(data.path) if config.reads_record(has_teacher) else None
     looks: dict[Split, list[tuple[Row, Example]]] = {"choose": [], "heldout": []}
     for row in read_rows(data.path / "rows.jsonl"):
-        examples = [example for example in _row_examples(config, row, tokenizer, teacher) if example.answer_ids]
+        examples = [example for example in _row_examples(learned, row, tokenizer, teacher) if example.answer_ids]
         for piece, example in enumerate(examples):
             split = piece_split(row.split, piece)
             if split != "train":
@@ -204,21 +220,21 @@ def _read_one(
         note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
 
 
-def _row_examples(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:
+def _row_examples(learned: LearnedTokens, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:
     """Return one example of a question or of a model's own text; plain text gives one for each `max_tokens`."""
     if row.question or row.answer_ids:
-        return [_example(config, row, tokenizer, teacher)]
-    return [Example(context, piece) for context, piece in text_windows(tokenizer, row.text, config.max_tokens)]
+        return [_example(learned, row, tokenizer, teacher)]
+    return [Example(context, piece) for context, piece in text_windows(tokenizer, row.text, learned.max_tokens)]
 
 
-def _example(config: FinetuneConfig, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:
+def _example(learned: LearnedTokens, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> Example:
     prompt, answer = exact_tokens(tokenizer, row)
     num_whole = len(prompt) + len(answer)
-    if config.learn == "all":
+    if learned.learn == "all":
         prompt, answer = prompt[:1], [*prompt[1:], *answer]
-    answer = answer[: max(0, config.max_tokens - len(prompt))]
+    answer = answer[: max(0, learned.max_tokens - len(prompt))]
     chunks = Chunks(tuple(row.chunk_ends), tuple(row.chunk_nats)).within(len(answer)) if row.chunk_ends else None
-    if chunks is not None and config.learn == "all":
+    if chunks is not None and learned.learn == "all":
         raise ValueError(f"row {row.id} has chunks of its answer, but learn is 'all'; accepted: answers")
     facts = SampleFacts(pass_rate=row.pass_rate, score=row.score, chunks=chunks)
     recorded = None if teacher is None else teacher.of(row)

@@ -17,10 +17,11 @@ from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, T
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import set_weights, trained_weights
 from attar.registry.artifacts.files import whole_file
-from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.adapter_files import write_adapters
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
+from attar.stages.finetune.plan import Adaptation
+from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig
 from attar.stages.finetune.training_rows import TrainingRows, is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
@@ -38,9 +39,17 @@ class TrainingRun:
     """Training with checkpoints, looks at the held-out rows, early stop and the best weights so far."""
 
     def __init__(
-        self, config: FinetuneConfig, trainer: Trainer, rows: TrainingRows, tokenizer: Any, workdir: Path
+        self,
+        trainer: Trainer,
+        rows: TrainingRows,
+        tokenizer: Any,
+        workdir: Path,
+        *,
+        heldout: HeldoutConfig,
+        checkpoints: CheckpointConfig,
     ) -> None:
-        self.config, self.trainer, self.rows, self.tokenizer = config, trainer, rows, tokenizer
+        self.heldout, self.checkpoints = heldout, checkpoints
+        self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer
         self.checkable = [row for row in rows.heldout_rows if is_checkable(row)]
         self.checkpoint = workdir / CHECKPOINT
         self.history: list[dict[str, Any]] = []
@@ -91,9 +100,9 @@ class TrainingRun:
             has_policy = self.trainer.measure is None and bool(self.rows.heldout)
             why = "given text says nothing of a policy loss" if has_policy else "no held-out row has a loss"
             cure = "; stop_on: quality judges by answers" if has_policy else ""
-            if self.config.patience or has_policy:
+            if self.heldout.patience or has_policy:
                 note(
-                    f"nothing to judge by, as {why}: patience is {self.config.patience}, but training goes to its last step, whose "
+                    f"nothing to judge by, as {why}: patience is {self.heldout.patience}, but training goes to its last step, whose "
                     f"weights are kept{cure}"
                 )
         elif not is_plain(self.trainer):
@@ -104,15 +113,15 @@ class TrainingRun:
     def _after(self, record: StepRecord) -> None:
         self._report(record)
         is_last = record.step == self.trainer.num_steps
-        if record.step % self.config.eval_every == 0 or is_last:
+        if record.step % self.heldout.every == 0 or is_last:
             self._look(record.step)
-        every = self.config.checkpoint_every
-        is_due = time.monotonic() - self._saved_at >= 60.0 * self.config.checkpoint_minutes
+        every = self.checkpoints.every
+        is_due = time.monotonic() - self._saved_at >= 60.0 * self.checkpoints.minutes
         if is_due or is_last or self._is_over() or (every and record.step % every == 0):
             self._save_checkpoint()
 
     def _is_over(self) -> bool:
-        return bool(self.config.patience) and self.num_worse >= self.config.patience
+        return bool(self.heldout.patience) and self.num_worse >= self.heldout.patience
 
     def _report(self, record: StepRecord) -> None:
         for name, loss in record.losses.items():
@@ -135,7 +144,7 @@ class TrainingRun:
         if look.measure is not None and not is_plain(self.trainer):
             self._record(Metric(MEASURE, look.measure, step))
         score = [] if look.measure is None else [look.measure]
-        if self.config.stop_on == "quality":
+        if self.heldout.stop_on == "quality":
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
@@ -181,12 +190,12 @@ def is_plain(trainer: Trainer) -> bool:
     )
 
 
-def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> AdapterArtifact:
+def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, content: Path) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
     model = run.student.model
     if is_adapted(model):
-        write_adapters(model, inputs.model.fingerprint, content)
+        write_adapters(model, base.fingerprint, content)
     else:
         content.mkdir(parents=True, exist_ok=True)
         weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
@@ -197,20 +206,20 @@ def save_adapter(run: TrainingRun, inputs: FinetuneInputs, content: Path) -> Ada
             "warning: training never beat its start: no look was better than the one before the first step, so that nothing learned is "
             f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
         )
-    is_by_quality = run.config.stop_on == "quality"
+    is_by_quality = run.heldout.stop_on == "quality"
     # which part of the data the kept state was chosen on: figures of that part flatter it
-    facts: Facts = {"chosen_on": "+".join(dict.fromkeys(run.rows.looked_at))}
+    facts: Facts = {"chosen_on": tuple(dict.fromkeys(run.rows.looked_at))}
     if is_by_quality:
         facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
     nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
     return AdapterArtifact.at(
         content,
-        method=run.config.method,
-        rank=run.config.rank if is_adapted(model) else 0,
+        method=adaptation.kind,
+        rank=adaptation.rank,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
-        base_fingerprint=inputs.model.fingerprint,
-        vocab_size=inputs.model.facts["vocab_size"],
+        base_fingerprint=base.fingerprint,
+        vocab_size=base.facts["vocab_size"],
         **facts,
     )

@@ -11,6 +11,7 @@ from attar.stages.finetune.schedule_config import ScheduleConfig
 
 def training_flops(
     schedule: ScheduleConfig,
+    eval_every: int,
     student: Facts,
     data: Sequence[Facts],
     *,
@@ -21,7 +22,8 @@ def training_flops(
     """Return the FLOPs of a training with its looks at held-out rows; 0: not known.
 
     A step reads its tokens forward and backward; the gradients of the weights themselves, a third of it, fall away where they are
-    frozen. Models that run along (`live`) read them too, and what is rolled out is written first. A look reads the held-out rows.
+    frozen. Models that run along (`live`) read them too, and what is rolled out is written first. Every `eval_every` steps the held-out
+    rows are read.
     """
     num_parameters, num_live = float(student.get("num_parameters", 0)), parameters_of(live)
     if live and not num_live:
@@ -33,7 +35,7 @@ def training_flops(
         limit = float(schedule.max_steps * schedule.tokens_per_step)
         num_tokens = min(num_tokens, limit) if num_rows else limit
     num_steps = -(-num_tokens // schedule.tokens_per_step)
-    num_looks = 1.0 + num_steps // schedule.eval_every
+    num_looks = 1.0 + num_steps // eval_every
     passes = 2.0 if is_frozen else 3.0
     trained = num_tokens * (num_parameters * (passes + is_rolled_out) + num_live)
     return FORWARD * (trained + num_looks * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))

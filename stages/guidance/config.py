@@ -12,18 +12,15 @@ from attar.compressors.catalogue import build
 from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS, AdapterMethod
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
+from attar.stages.finetune.adapt_config import LowRank
 from attar.stages.finetune.config import FinetuneConfig
+from attar.stages.runtime.older_fields import renewed
 
 # What guidance learns from, where `training` does not say: the guided distribution itself, row by row.
-TRAINING_DEFAULTS: dict[str, Any] = {
-    "objectives": {"forward_kl": 1.0},
-    "is_packed": False,
-    "learning_rate": 5e-4,
-}
+TRAINING_DEFAULTS: dict[str, Any] = {"objectives": {"forward_kl": 1.0}, "compute": {"is_packed": False}}
 # Settings of finetune that have no meaning here, or only one: the teacher is what guide_data recorded.
-FIXED = ("is_packed", "learn", "adapt_blocks", "stop_on", "shares")
-FIXED += ("teacher", "past", "anchor", "teacher_context", "rollout")
-LORA_FIELDS = ("method", "rank", "alpha", "dropout", "targets")
+FIXED = ("teacher", "past", "anchor", "rollout", "adapt.blocks", "rows.learn", "rows.shares", "heldout.stop_on")
+FIXED += ("compute.is_packed",)
 
 
 class GuideConfig(StageConfig):
@@ -45,7 +42,7 @@ class GuideConfig(StageConfig):
     """Multiply the adapters' output by w - 1: at scale 1 the model is the base exactly. False: the paper's form, which can also heal."""
 
     training: FinetuneConfig = Field(default=FinetuneConfig(**TRAINING_DEFAULTS), validate_default=True)
-    """Steps, batches, checkpoints and early stop, as in finetune; with adapter: lora also its method, rank, alpha, dropout, targets."""
+    """Steps, batches, checkpoints and early stop, as in finetune; with adapter: lora also its `adapt`."""
 
     max_kl_ratio: float = Field(default=0.6, gt=0.0)
     """Gate: KL(one pass || two passes) / KL(plain || two passes) on held-out rows, for trained and unseen scales and the input `second`."""
@@ -58,24 +55,26 @@ class GuideConfig(StageConfig):
     def _with_defaults(cls, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return value
-        for name in FIXED:
-            # what a stored config repeats is no choice
-            if name in value and value[name] != TRAINING_DEFAULTS.get(name, FinetuneConfig.model_fields[name].default):
-                raise ValueError(f"{name} cannot be chosen for guidance; leave it out")
-        return {**TRAINING_DEFAULTS, **value}
+        given, _ = renewed(FinetuneConfig, value)
+        compute = given.get("compute", {})
+        if not isinstance(compute, Mapping):
+            return given
+        return {**TRAINING_DEFAULTS, **given, "compute": {**TRAINING_DEFAULTS["compute"], **compute}}
 
     @model_validator(mode="after")
     def _fits_together(self) -> GuideConfig:
+        fixed = FinetuneConfig(**TRAINING_DEFAULTS).model_dump()
+        for path in FIXED:
+            # what a stored config repeats is no choice
+            if _at(self.training.model_dump(), path) != _at(fixed, path):
+                raise ValueError(f"training.{path} cannot be chosen for guidance; leave it out")
+        adapt = self.training.adapt
         if self.adapter == "lora":
-            if self.training.method not in ("lora", "rslora", "dora"):
-                raise ValueError(f"training.method is {self.training.method!r}; accepted: lora, rslora, dora")
+            if adapt.trains_base:
+                raise ValueError(f"training.adapt.kind is {adapt.kind!r}; accepted: lora, rslora, dora")
             return self
-        defaults = FinetuneConfig.model_fields
-        changed = [name for name in LORA_FIELDS if getattr(self.training, name) != defaults[name].get_default()]
-        if changed:
-            raise ValueError(
-                f"training.{changed[0]} is for adapter: lora; a {self.adapter} adapter has no such setting"
-            )
+        if adapt.model_copy(update={"quantized_base": "none"}) != LowRank():
+            raise ValueError(f"training.adapt is for adapter: lora; a {self.adapter} adapter has no such setting")
         _ = self.adapter_method
         return self
 
@@ -98,3 +97,9 @@ class GuideInputs:
     teacher: ModelArtifact | None = None
     weak: ModelArtifact | None = None
     second: ModelArtifact | None = None
+
+
+def _at(content: Any, path: str) -> Any:
+    for part in path.split("."):
+        content = content.get(part) if isinstance(content, dict) else None
+    return content

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import Field, model_validator
 
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.stages.contract import NoInputs, StageConfig, stage
 from attar.stages.guidance.denoise_study import Study, StudyResult, run_seed
+from attar.stages.runtime.older_fields import Moved, named_kind, within
 from attar.stages.runtime.progress import metric, note
 
 RESULT = "comparison.json"
 
 
-class DenoiseConfig(StageConfig):
-    """The denoiser, the adapters, and what they must reach."""
+class AdapterConfig(StageConfig):
+    """The adapters, and the guidance scales that they learn."""
 
-    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
-    """A denoiser and its adapters are trained for each."""
-
-    adapter: str = Field(default="cross", pattern="^(cross|offset)$")
+    kind: str = Field(default="cross", pattern="^(cross|offset)$")
     """cross: attention over scale, timestep and class; offset: a vector of them."""
 
     rank: int = Field(default=32, ge=2)
@@ -39,6 +38,10 @@ class DenoiseConfig(StageConfig):
     max_scale: float = Field(default=6.0, gt=0.0)
     """Largest guidance scale of the training states."""
 
+
+class TrainingConfig(StageConfig):
+    """How long denoiser and adapters learn."""
+
     num_denoiser_steps: int = Field(default=3000, ge=1)
     """Steps in which the denoiser learns the digits."""
 
@@ -50,6 +53,10 @@ class DenoiseConfig(StageConfig):
 
     learning_rate: float = Field(default=3e-3, gt=0.0)
     """Peak learning rate of both trainings."""
+
+
+class StatesConfig(StageConfig):
+    """The states that are learned from and measured on."""
 
     num_rollouts: int = Field(default=2400, ge=2)
     """Guided trajectories that training states are taken from."""
@@ -63,29 +70,54 @@ class DenoiseConfig(StageConfig):
     num_sampler_steps: int = Field(default=25, ge=2)
     """Steps of the sampler."""
 
+
+class DenoiseConfig(StageConfig):
+    """The denoiser, the adapters, and what they must reach."""
+
+    seeds: list[int] = Field(default=[0, 1, 2], min_length=1)
+    """A denoiser and its adapters are trained for each."""
+
+    adapter: AdapterConfig = AdapterConfig()
+    """The adapters, and the guidance scales that they learn."""
+
+    training: TrainingConfig = TrainingConfig()
+    """How long denoiser and adapters learn."""
+
+    states: StatesConfig = StatesConfig()
+    """The states that are learned from and measured on."""
+
     max_error_ratio: float = Field(default=0.6, gt=0.0)
     """Gate: squared error to guided noise on held-out guided states over that of the conditional pass, every seed."""
 
     max_data_ratio: float = Field(default=1.0, gt=0.0)
     """Gate: that error over the error of adapters trained on noised data instead, every seed."""
 
+    moved: ClassVar[Mapping[str, Moved]] = {
+        "adapter": Moved("adapter", named_kind),
+        **within("adapter", "rank", "is_base_at_one", "min_scale", "max_scale"),
+        **within("training", *TrainingConfig.model_fields),
+        **within("states", *StatesConfig.model_fields),
+    }
+
     @model_validator(mode="after")
     def _fits_together(self) -> DenoiseConfig:
-        if self.min_scale >= self.max_scale:
-            raise ValueError(f"min_scale {self.min_scale:g} is not below max_scale {self.max_scale:g}")
+        low, high = self.adapter.min_scale, self.adapter.max_scale
+        if low >= high:
+            raise ValueError(f"min_scale {low:g} is not below max_scale {high:g}")
         if len(set(self.seeds)) != len(self.seeds):
             raise ValueError(f"seeds are {self.seeds}; accepted: different ones")
         return self
 
 
-@stage("denoise", version=1)
+@stage("denoise", version=2)
 def denoise(config: DenoiseConfig, inputs: NoInputs, workdir: Path) -> ComparisonArtifact:
     """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states.
 
     https://arxiv.org/abs/2503.07274. Each finished training is kept for a run that is interrupted. Raises ValueError when a gate is
     not passed.
     """
-    study = Study(**config.model_dump(exclude={"seeds", "max_error_ratio", "max_data_ratio"}))
+    adapter = config.adapter.model_dump(exclude={"kind"})
+    study = Study(adapter=config.adapter.kind, **adapter, **config.training.model_dump(), **config.states.model_dump())
     results = [run_seed(study, seed, workdir / f"seed-{seed}") for seed in config.seeds]
     for seed, result in zip(config.seeds, results, strict=True):
         _report(config, seed, result)

@@ -133,4 +133,6 @@ def _switch(student: Student) -> tuple[transformers.PreTrainedModel, Callable[[S
 
 def _load(config: GuideConfig, artifact: ModelArtifact) -> transformers.PreTrainedModel:
     device = pick_device()
-    return load_model(artifact.path, pick_dtype(config.training.precision, device), device).requires_grad_(False)
+    return load_model(artifact.path, pick_dtype(config.training.compute.precision, device), device).requires_grad_(
+        False
+    )

@@ -65,7 +65,7 @@ def _read_one(config: GuideConfig, data: DatasetArtifact, source: int, into: Tra
 
 
 def _example(config: GuideConfig, row: Row, teacher: TeacherRecord) -> Example:
-    answer = row.answer_ids[: max(1, config.training.max_tokens - len(row.prompt_ids))]
+    answer = row.answer_ids[: max(1, config.training.rows.max_tokens - len(row.prompt_ids))]
     recorded = teacher.of(row)
     ids, logprobs = (None, None) if recorded is None else (part[: len(answer)] for part in recorded)
     # a lora knows one scale, which it need not be told

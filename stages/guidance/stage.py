@@ -22,6 +22,7 @@ from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.finetune.schedule_config import schedule_of
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.finetune.training_work import training_flops
@@ -58,11 +59,11 @@ def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     facts: Facts = {"method": config.adapter}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
-    num_flops = training_flops(config.training, model, data)
+    num_flops = training_flops(config.training.schedule, config.training.heldout.every, model, data)
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)))
 
 
-@stage("guide", version=1, forecast=_forecast)
+@stage("guide", version=2, forecast=_forecast)
 def guide(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> AdapterArtifact:
     """Train adapters that are told the guidance scale to give the two-pass distribution in one pass.
 
@@ -73,7 +74,7 @@ def guide(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> AdapterArt
     device = pick_device()
     # adapters are drawn from the global generator, as PEFT's are: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
-        torch.manual_seed(config.training.seed)
+        torch.manual_seed(config.training.schedule.seed)
         run = build_run(config, inputs, workdir)
         before = _frozen_digest(run.student)
         run.resume()
@@ -90,29 +91,30 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
     training, device = config.training, pick_device()
     tokenizer = load_tokenizer(inputs.model.path)
     guided = read_guided(config, inputs)
-    dtype = pick_dtype(training.precision, device)
-    base = load_base(inputs.model.path, dtype, device, training.quantized_base)
+    dtype = pick_dtype(training.compute.precision, device)
+    base = load_base(inputs.model.path, dtype, device, training.adapt.quantized_base)
     if config.adapter == "lora":
-        student = Student(training.adapt_method(base, 0))
+        student = Student(training.adapt.method(base, 0))
     else:
         scales = ScaleRange(low=guided.low, high=guided.high, is_base_at_one=config.is_base_at_one)
         student = guided_student(base, build_adapters(base, config.adapter_method, scales))
-    if training.gradient_checkpointing:
+    if training.compute.gradient_checkpointing:
         student.checkpoint_blocks()
     num_trained = sum(p.numel() for p in student.parameters() if p.requires_grad)
     note(f"{num_trained:,} parameters learn, {num_trained / sum(p.numel() for p in base.parameters()):.1%} of the base")
     metric("num_adapter_parameters", num_trained)
-    rows = guided.rows
+    rows, decay = guided.rows, training.schedule.average_decay
+    schedule = schedule_of(training.schedule, training.compute.tokens_per_micro_batch, device)
     trainer = Trainer(
         student,
         rows.train,
-        Steps(Mixture(rows.train, rows.sources, [], training.seed), rows.train, training.schedule(device)),
+        Steps(Mixture(rows.train, rows.sources, [], training.schedule.seed), rows.train, schedule),
         training.reduction,
         CausalText(is_packed=False),
         Accelerator(cpu=device.type == "cpu"),
-        average=WeightAverage(training.average_decay, trained_weights(student)) if training.average_decay else None,
+        average=WeightAverage(decay, trained_weights(student)) if decay else None,
     )
-    return TrainingRun(training, trainer, rows, tokenizer, workdir)
+    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=training.heldout, checkpoints=training.checkpoints)
 
 
 def _frozen_digest(student: Student) -> str:
@@ -136,7 +138,7 @@ def _save(
     return AdapterArtifact.at(
         content,
         method=config.adapter,
-        rank=config.training.rank if config.adapter == "lora" else config.rank,
+        rank=config.training.adapt.rank if config.adapter == "lora" else config.rank,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -29,7 +29,8 @@ from attar.stages.ingest.record_sources import (
     read_parquet,
     read_text,
 )
-from attar.stages.ingest.typed_rows import TypedRows, typed_rows
+from attar.stages.ingest.typed_rows import Columns, TypedRows, typed_rows
+from attar.stages.runtime.older_fields import Moved, within
 from attar.stages.runtime.progress import note
 
 FORMS = {
@@ -41,6 +42,26 @@ FORMS = {
 }
 # Our own small data sets lie in the folder of that name beside this file.
 SHIPPED = "shipped/"
+
+
+class ColumnsConfig(StageConfig):
+    """Which columns hold what."""
+
+    question: str = "question"
+    """Column with the question or instruction."""
+
+    answer: str = "answer"
+    """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
+
+    choices: str = "choices"
+    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions."""
+
+    answer_form: AnswerForm = "auto"
+    """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
+    refused."""
+
+    messages: str = ""
+    """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
 
 
 class IngestDataConfig(StageConfig):
@@ -55,21 +76,8 @@ class IngestDataConfig(StageConfig):
     hub_config: str = ""
     """Configuration of a hub data set that has several, such as main."""
 
-    question_field: str = "question"
-    """Column with the question or instruction."""
-
-    answer_field: str = "answer"
-    """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
-
-    choices_field: str = "choices"
-    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions."""
-
-    answer_form: AnswerForm = "auto"
-    """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
-    refused."""
-
-    messages_field: str = ""
-    """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
+    columns: ColumnsConfig = ColumnsConfig()
+    """Which columns hold what."""
 
     assistant_turns: Literal["every", "last"] = "every"
     """Which turns of the assistant become rows of their own, each with all turns before it in view."""
@@ -97,6 +105,11 @@ class IngestDataConfig(StageConfig):
 
     seed: int = 0
     """Seed of generated tasks; neighbouring seeds share no task but by chance."""
+
+    moved: ClassVar[Mapping[str, Moved]] = {
+        **{f"{name}_field": Moved(f"columns.{name}") for name in ("question", "answer", "choices", "messages")},
+        **within("columns", "answer_form"),
+    }
 
     @field_validator("source")
     @classmethod
@@ -133,14 +146,14 @@ def _outside(config: IngestDataConfig) -> str:
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
-@stage("ingest_data", version=2, forecast=_forecast, outside=_outside, is_light=True)
+@stage("ingest_data", version=3, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
 
     Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, or an answer that
     names no choice or is ambiguous; and when nothing is left.
     """
-    typed = typed_rows(_records(config), config)
+    typed = typed_rows(_records(config), _columns(config))
     if not typed.rows:
         raise ValueError(f"{config.source} gave no rows{_left_out(typed)}")
     if left_out := _left_out(typed):
@@ -171,8 +184,18 @@ def _records(config: IngestDataConfig) -> Iterator[Record]:
         return read_text(_local_path(config.source), config.source, config.words_a_row)
     if scheme == "hub":
         return read_hub(rest, config.source, config.hub_config)
-    names = {"question_field": config.question_field, "answer_field": config.answer_field}
+    names = {"question_field": config.columns.question, "answer_field": config.columns.answer}
     return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
+
+
+def _columns(config: IngestDataConfig) -> Columns:
+    return Columns(
+        **config.columns.model_dump(),
+        assistant_turns=config.assistant_turns,
+        blank_rows=config.blank_rows,
+        max_rows=config.max_rows,
+        verifier=config.verifier,
+    )
 
 
 def _left_out(typed: TypedRows) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from attar.compressors.catalogue import did_you_mean
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
@@ -19,22 +19,19 @@ from attar.stages.ingest.record_sources import Record
 CHAT_FIELDS = ("messages", "conversations", "conversation")
 
 
-class Columns(Protocol):
-    """Which columns hold what, and what is done with the rest."""
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Which columns hold what, how answers are checked (auto: as the row says), and what is done with the rest."""
 
-    question_field: str
-    answer_field: str
-    choices_field: str
-    messages_field: str
+    question: str
+    answer: str
+    choices: str
+    messages: str
     answer_form: AnswerForm
     assistant_turns: Literal["every", "last"]
     blank_rows: Literal["refuse", "drop"]
     max_rows: int
-
-    @property
-    def verifier(self) -> str:
-        """How answers are checked; auto: as the row says."""
-        ...
+    verifier: str
 
 
 @dataclass
@@ -63,7 +60,7 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
         except ValueError as error:
             raise ValueError(f"{where} {error}") from error
         if choices is not None:
-            labelled[len(made.rows)] = Labelled(where, record[columns.answer_field], choices)
+            labelled[len(made.rows)] = Labelled(where, record[columns.answer], choices)
         made.rows.extend(rows)
     indices = answer_indices([*labelled.values()], columns.answer_form)
     for (position, row), index in zip(labelled.items(), indices, strict=True):
@@ -94,17 +91,17 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return _chat_rows(record, chat, columns, name, made), None
     if _is_text(record, columns):
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
-    for column in (columns.question_field, columns.answer_field):
+    for column in (columns.question, columns.answer):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
-    question = text_cell(record[columns.question_field], columns.question_field)
-    choices = choices_of(record.get(columns.choices_field), columns.choices_field)
+    question = text_cell(record[columns.question], columns.question)
+    choices = choices_of(record.get(columns.choices), columns.choices)
     if choices is not None:
-        if is_blank(record[columns.answer_field]):
-            text_cell(record[columns.answer_field], columns.answer_field)  # says what is blank
+        if is_blank(record[columns.answer]):
+            text_cell(record[columns.answer], columns.answer)  # says what is blank
         verifier = "choice" if columns.verifier == "auto" else columns.verifier
         return [Row(id=name, question=question, verifier=verifier)], choices
-    answer = text_cell(record[columns.answer_field], columns.answer_field, takes_numbers=True)
+    answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
     verifier = _verifier(record, columns)
     return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
 
@@ -141,18 +138,18 @@ def _chat_rows(record: Mapping[str, Any], column: str, columns: Columns, name: s
 
 def _chat_field(record: Mapping[str, Any], columns: Columns) -> str:
     """Return the column with the conversation, or nothing where the record is no chat."""
-    if columns.messages_field:
-        if columns.messages_field not in record:
-            raise ValueError(f"has no column {columns.messages_field!r}.{_known(columns.messages_field, record)}")
-        return columns.messages_field
-    if columns.question_field in record:
+    if columns.messages:
+        if columns.messages not in record:
+            raise ValueError(f"has no column {columns.messages!r}.{_known(columns.messages, record)}")
+        return columns.messages
+    if columns.question in record:
         return ""
     return next((name for name in CHAT_FIELDS if name in record), "")
 
 
 def _is_text(record: Mapping[str, Any], columns: Columns) -> bool:
-    is_chat = columns.messages_field or any(name in record for name in CHAT_FIELDS)
-    return "text" in record and columns.question_field not in record and not is_chat
+    is_chat = columns.messages or any(name in record for name in CHAT_FIELDS)
+    return "text" in record and columns.question not in record and not is_chat
 
 
 def _verifier(record: Mapping[str, Any], columns: Columns) -> str:

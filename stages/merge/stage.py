@@ -7,11 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from attar.compressors.merge.methods import check_num_models
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
@@ -92,7 +93,9 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     student = inputs.students[0]
     if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
-        return folded_guidance(model, inputs.base, student, config.guidance_scale, workdir / "content")
+        return folded_guidance(
+            model, inputs.base, cast(AdapterArtifact, student), config.guidance_scale, workdir / "content"
+        )
     base = FolderSource(inputs.base.path) if inputs.base else None
     order = MergeOrder(
         method=_build(config, config.trials()[0]),
@@ -157,7 +160,7 @@ def _facts(order: MergeOrder) -> Facts:
 def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
-        str(one.facts["removed_blocks"])
+        several(one.facts, "removed_blocks")
         for one in parts
         if one is not None and one.is_whole_model and "removed_blocks" in one.facts
     }

@@ -16,6 +16,7 @@ from attar.compressors.prune.depth.select import (
     choose_window,
     protected_blocks,
 )
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Facts, ScanArtifact
 from attar.stages.prune.config import PruneConfig
 from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, read_costs, read_order, read_scores
@@ -35,7 +36,7 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     scores = read_scores(scan.path / TABLE, config.metric)
     if config.choice == "free":
         return choose_free(scores, savings, protected)
-    if config.patch == "linear":  # a patch needs a block before its window
+    if config.patch.kind == "linear":  # a patch needs a block before its window
         scores = {window: score for window, score in scores.items() if window[0] > 0}
     return choose_window(scores, savings, protected)
 
@@ -54,12 +55,12 @@ def check_choice(config: PruneConfig, model: Facts, scan: Facts | None) -> None:
         _check_blocks(config, int(num_blocks))
     if scan is None or "metrics" not in scan:
         return
-    known = str(scan["metrics"]).split(",")
+    known = several(scan, "metrics")
     if config.metric not in known:
         raise ValueError(f"metric is {config.metric!r}, which the scan does not compute; it has {', '.join(known)}")
     if "latency" in config.keep_fraction and not scan["has_latency"]:
         raise ValueError("keep_fraction.latency needs a scan with measure_latency: true")
-    sizes = [int(size) for size in str(scan["sizes"]).split(",") if size]
+    sizes = [*several(scan, "sizes")]
     needs_size = config.metric in PATCH_METRICS or config.metric in REMOVAL_METRICS
     count = asked_blocks(config, int(num_blocks)) if num_blocks is not None else config.num_blocks
     if config.choice == "window" and count and needs_size and count not in sizes:

@@ -2,22 +2,82 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
-from attar.stages.contract import StageConfig
+from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, named_kind
 
 Quantity = Literal["blocks", "parameters", "flops", "latency"]
 
 
+class NoPatch(StageConfig):
+    """The cut stays as it is."""
+
+    kind: Literal["none"] = "none"
+    """The cut stays as it is."""
+
+
+class LinearPatch(StageConfig):
+    """A closed-form map, fitted on `data` and folded into the block before the window."""
+
+    kind: Literal["linear"]
+    """A closed-form map in the block before the window."""
+
+    ridge: float = Field(default=1e-2, gt=0)
+    """Weight of the map's size in its fit, relative to the mean squared input."""
+
+    weight: Literal["none", "norm"] = "norm"
+    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone."""
+
+    num_samples: int = Field(default=256, ge=1)
+    """Rows of `data` that it is fitted on, in equal shares of several data sets; fewer when there are fewer."""
+
+    max_tokens: int = Field(default=512, ge=2)
+    """Cut of each of those rows, in tokens."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass of the fit."""
+
+    precision: Precision = "auto"
+    """Dtype of its passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
+
+
+class RefitPatch(StageConfig):
+    """The last two matrices of every block from the first cut on, fitted on `data`, each on what the ones before it now give."""
+
+    kind: Literal["refit"]
+    """The last two matrices of every block from the first cut on."""
+
+    ridge: float = Field(default=0.2, gt=0)
+    """Weight of the size of the changes, relative to the mean squared input of a matrix."""
+
+    num_samples: int = Field(default=256, ge=1)
+    """Rows of `data` that it is fitted on, in equal shares of several data sets; fewer when there are fewer."""
+
+    max_tokens: int = Field(default=512, ge=2)
+    """Cut of each of those rows, in tokens."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows in one forward pass of the fit."""
+
+    precision: Precision = "auto"
+    """Dtype of its passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
+
+
+Patch = Annotated[NoPatch | LinearPatch | RefitPatch, Field(discriminator="kind"), default_kind("none")]
+FITTED = ("linear", "refit")
+
+
 class PruneConfig(StageConfig):
-    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices."""
+    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices; and what repairs the cut."""
 
     num_blocks: int = Field(default=0, ge=0)
     """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
@@ -41,31 +101,19 @@ class PruneConfig(StageConfig):
     blocks: list[int] = []
     """Zero-based indices to remove instead, in any order; needs no scan."""
 
-    patch: Literal["none", "linear", "refit"] = "none"
-    """linear: fold a closed-form map, fitted on `data`, into the block before the window. refit: do so with the last two matrices of
-    every block from the first cut on, each on what the ones before it now give. No training."""
+    patch: Patch = NoPatch()
+    """What repairs the cut without training: {kind: none}, {kind: linear}, or {kind: refit} for any number of cuts."""
 
-    ridge: float = Field(default=1e-2, gt=0)
-    """Weight of the linear map's size in its fit, relative to the mean squared input."""
-
-    refit_ridge: float = Field(default=0.2, gt=0)
-    """Weight of the size of refit's changes, relative to the mean squared input of a matrix."""
-
-    patch_weight: Literal["none", "norm"] = "norm"
-    """norm: divide each token's squared error by the norm of its state, so that massive activations do not decide the fit alone.
-    refit always does."""
-
-    num_samples: int = Field(default=256, ge=1)
-    """Rows of `data` that a patch is fitted on, in equal shares of several data sets; fewer when there are fewer."""
-
-    max_tokens: int = Field(default=512, ge=2)
-    """Cut of each of those rows, in tokens."""
-
-    batch_size: int = Field(default=8, ge=1)
-    """Rows in one forward pass of the fit."""
-
-    precision: Precision = "auto"
-    """Dtype of a patch's passes; its fits are summed in float32 or more, and the model keeps its own dtype."""
+    moved: ClassVar[Mapping[str, Moved]] = {
+        "patch": Moved("patch", named_kind),
+        "ridge": Moved("patch.ridge", kinds=("linear",)),
+        "refit_ridge": Moved("patch.ridge", kinds=("refit",)),
+        "patch_weight": Moved("patch.weight", kinds=("linear",)),
+        **{
+            name: Moved(f"patch.{name}", kinds=FITTED)
+            for name in ("num_samples", "max_tokens", "batch_size", "precision")
+        },
+    }
 
     @field_validator("metric")
     @classmethod
@@ -105,7 +153,7 @@ def _check_fields(config: PruneConfig) -> None:
         raise ValueError(
             f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
         )
-    if config.choice == "free" and config.patch == "linear":
+    if config.choice == "free" and config.patch.kind == "linear":
         raise ValueError(
-            "patch is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch 'refit'"
+            "patch.kind is 'linear', but choice is 'free'; it repairs one cut: choice 'window', or patch {kind: refit}"
         )

@@ -18,7 +18,7 @@ from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_wr
 from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes, without_blocks
 from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import asked_blocks, check_choice, chosen_blocks
-from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.config import LinearPatch, NoPatch, PruneConfig, PruneInputs, RefitPatch
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
@@ -33,14 +33,14 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         raise ValueError(
             f"{'num_blocks' if config.num_blocks else 'keep_fraction'} needs the input `scan`; without one, list `blocks`"
         )
-    if (config.patch != "none") != bool(inputs.get("data")):
+    if (config.patch.kind != "none") != bool(inputs.get("data")):
         raise ValueError(
-            f"patch is {config.patch!r}: the input `data` is for patches 'linear' and 'refit', and needed there"
+            f"patch.kind is {config.patch.kind!r}: the input `data` is for patches 'linear' and 'refit', and needed there"
         )
     removed = sorted(config.blocks)
-    if config.patch == "linear" and removed and removed != list(range(removed[0], removed[-1] + 1)):
+    if config.patch.kind == "linear" and removed and removed != list(range(removed[0], removed[-1] + 1)):
         raise ValueError(
-            f"patch is {config.patch!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
+            f"patch.kind is {config.patch.kind!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
         )
     model = inputs["model"][0]
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
@@ -52,11 +52,11 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    num_copies = {"none": 2, "linear": 3, "refit": 4}[config.patch]
+    num_copies = {"none": 2, "linear": 3, "refit": 4}[config.patch.kind]
     return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
 
 
-@stage("prune", version=6, forecast=_forecast, is_light=lambda config: config.patch == "none")
+@stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written.
 
@@ -68,62 +68,63 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     model = load_model(inputs.model.path, "auto", device)
     check_cut(model, removed)  # before any weight is computed
     steps.advance()
-    samples: list[list[int]] = []
-    if inputs.data:
-        samples = mixed_samples(inputs.model.path, inputs.data, config.num_samples, config.max_tokens)
-    expected = _cut(config, inputs.model.path, model, samples, removed)
+    expected = _cut(config.patch, inputs, model, removed)
     note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
     steps.advance()
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
     steps.advance()
     del model
     prove_written(artifact.path, expected, "prune", device)
-    return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=",".join(map(str, removed)))
+    return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=tuple(removed))
 
 
 def _cut(
-    config: PruneConfig, folder: Path, model: PreTrainedModel, samples: Sequence[Sequence[int]], removed: Sequence[int]
+    patch: NoPatch | LinearPatch | RefitPatch, inputs: PruneInputs, model: PreTrainedModel, removed: Sequence[int]
 ) -> Tensor:
     """Remove the blocks in place, patched where asked, and return the logits of the result on the proof's prompts.
 
     What is left must first speak as the kept blocks do in the whole model, which is what a family's own surprises would break.
     """
     device = model.device
-    if config.patch == "linear":
-        dtype = pick_dtype(config.precision, device)
-        original = model if model.dtype == dtype else load_model(folder, dtype, device)
-        _patch(config, model, original, samples, removed)
+    if patch.kind == "linear":
+        dtype = pick_dtype(patch.precision, device)
+        original = model if model.dtype == dtype else load_model(inputs.model.path, dtype, device)
+        _patch(patch, model, original, _samples(patch, inputs), removed)
     matches = Matches.of_removed(len(decoder_blocks(model)), removed)
     with handing_on(model, removed):
         expected = kept_logits(model, "prune")
     remove_blocks(model, removed)
     check_kept(model, expected, "prune")
-    if config.patch != "refit" or matches.first >= len(matches.was):
+    if patch.kind != "refit" or matches.first >= len(matches.was):
         return expected
     refit_result(
         model,
-        load_model(folder, pick_dtype(config.precision, device), device),
-        samples,
+        load_model(inputs.model.path, pick_dtype(patch.precision, device), device),
+        _samples(patch, inputs),
         matches,
         first=matches.first,
-        ridge=config.refit_ridge,
-        batch_size=config.batch_size,
+        ridge=patch.ridge,
+        batch_size=patch.batch_size,
     )
     return kept_logits(model, "prune")
 
 
+def _samples(patch: LinearPatch | RefitPatch, inputs: PruneInputs) -> list[list[int]]:
+    return mixed_samples(inputs.model.path, inputs.data, patch.num_samples, patch.max_tokens)
+
+
 def _patch(
-    config: PruneConfig,
+    patch: LinearPatch,
     model: PreTrainedModel,
     original: PreTrainedModel,
     samples: Sequence[Sequence[int]],
     removed: Sequence[int],
 ) -> None:
     """Fit the map on the rows that the model will be used for, as `original` computes them, and fold it into `model`."""
-    fit = PatchFit(len(removed), [removed[0]], is_weighted=config.patch_weight == "norm")
+    fit = PatchFit(len(removed), [removed[0]], is_weighted=patch.weight == "norm")
     with only_blocks(original, range(removed[-1] + 1)):  # what comes after the window does not matter to its map
-        run_through(original, samples, config.batch_size, fit.update, "fitting the patch")
-    patch = fit.solve(removed[0], config.ridge)
-    fold_patch(model, patch)
-    metric("patch_residual_fraction", patch.residual_fraction)
-    note(f"patched block {removed[0] - 1}: {patch.residual_fraction:.1%} of the window's squared change is left")
+        run_through(original, samples, patch.batch_size, fit.update, "fitting the patch")
+    fitted = fit.solve(removed[0], patch.ridge)
+    fold_patch(model, fitted)
+    metric("patch_residual_fraction", fitted.residual_fraction)
+    note(f"patched block {removed[0] - 1}: {fitted.residual_fraction:.1%} of the window's squared change is left")

@@ -87,7 +87,10 @@ class QuantizedGraph:
     def _table(self, table: Any) -> BlockWeights:
         from attar.compressors.quantize.nodes import block_size_for
 
-        grid, size = self._grid(self.config.head_bits), block_size_for(table.width, self.config.block_size)
+        grid, size = (
+            self._grid(self.config.weights.head_bits),
+            block_size_for(table.width, self.config.weights.block_size),
+        )
         return quantize_rows(build(WEIGHT_METHODS, "nearest"), table.weight(), None, grid, size)[0]
 
     def rank(self, scratch: Path, num_tokens: int) -> Switches:
@@ -162,7 +165,7 @@ class QuantizedGraph:
             inputs = inputs / scale**2 if inputs.ndim == 1 else inputs / torch.outer(scale, scale)
         bits = self._bits(product)
         wanted = inputs if method.needs == "moments" or inputs is None else powers_of(inputs)
-        size = block_size_for(product.shape[1], self.config.block_size)
+        size = block_size_for(product.shape[1], self.config.weights.block_size)
         weights, error = quantize_rows(method, product.weight(), wanted, self._grid(bits), size)
         self.integers[product.name] = weights
         self.errors[product.name] = NodeError(product.name, product.shape[0], product.shape[1], bits, error)
@@ -170,7 +173,7 @@ class QuantizedGraph:
     def _nodes(self, product: Any, weights: BlockWeights, graph: Any) -> tuple[list[Any], Any]:
         from attar.compressors.quantize import nodes
 
-        if self.config.kind == "dynamic" and product.lookup is None:
+        if self.config.weights.kind == "dynamic" and product.lookup is None:
             return nodes.dynamic_product(product, product.weight(), graph)
         is_twofold = any(product.name.endswith(end) for end in self.config.twofold)
         return nodes.integer_product(product, weights, graph, is_twofold=is_twofold)
@@ -184,10 +187,10 @@ class QuantizedGraph:
 
     def _bits(self, product: Any) -> int:
         is_head = product.lookup is not None or product.name.endswith(("lm_head", "embed_out"))
-        return self.config.head_bits if is_head else self.config.bits
+        return self.config.weights.head_bits if is_head else self.config.weights.bits
 
     def _grid(self, bits: int) -> Grid:
-        return Grid(bits=bits, is_symmetric=self.config.symmetric)
+        return Grid(bits=bits, is_symmetric=self.config.weights.symmetric)
 
 
 class Switches:

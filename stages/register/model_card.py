@@ -2,72 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
+from attar.registry.artifacts.facts import fact_text, several
 from attar.registry.artifacts.handles import Facts
-from attar.registry.artifacts.lineage import Ancestor, in_order
+from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import MEASURES, plain
 
-# Stages that change the model or make the data it learns from, and the fields of their config that a reader wants to know.
+# Stages that change the model or make the data it learns from, and what of their config a reader wants to know: its name and where it is.
 STEPS = {
-    "prune": ("metric", "choice", "patch"),
-    "narrow": ("score", "patch"),
-    "self_data": ("sampler", "style", "max_new_tokens"),
-    "curate": (),
-    "record": ("num_recorded",),
-    "finetune": ("method", "rank", "objectives", "num_epochs", "learning_rate"),
-    "merge": ("method", "params"),
+    "prune": {"metric": "metric", "choice": "choice", "patch": "patch.kind"},
+    "narrow": {"score": "score", "patch": "patch.kind"},
+    "self_data": {"sampler": "sampler", "style": "prompt.style", "max_new_tokens": "drawing.max_new_tokens"},
+    "curate": {},
+    "record": {"num_recorded": "num_recorded"},
+    "finetune": {
+        "method": "adapt.kind",
+        "rank": "adapt.rank",
+        "objectives": "objectives",
+        "num_epochs": "schedule.num_epochs",
+        "learning_rate": "schedule.learning_rate",
+    },
+    "merge": {"method": "method", "params": "params"},
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Card:
-    """What a card is written from: the model's lineage, that of its evaluation, and each form's facts, figures and checks."""
-
-    name: str
-    model: Ancestor
-    evaluation: Ancestor
-    # folder in the version -> facts of what lies there
-    forms: Mapping[str, Facts]
-    # the same names and `original` -> measure -> value
-    figures: Mapping[str, Mapping[str, float]]
-    checks: Sequence[Mapping[str, Any]]
-    # what reads the Hugging Face folder: versions of transformers
-    readers: str = "transformers"
-
-    @property
-    def license(self) -> str:
-        """Licence of the base model; `unknown` where its source does not say."""
-        return str(next((one.facts["license"] for one in _bases(self.model) if "license" in one.facts), "unknown"))
-
-
-def write_card(card: Card) -> str:
+def write_card(release: Release) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    front = ["---", f"license: {card.license}", "library_name: transformers", "pipeline_tag: text-generation"]
+    front = ["---", f"license: {release.license}", "library_name: transformers", "pipeline_tag: text-generation"]
     parts = [
-        [*front, "tags: [attar, pruned]", "---", f"# {card.name}", "", f"{_blocks(card)} Made with Attar."],
-        ["## Forms", *_forms(card)],
-        ["## What was removed and how it was healed", *_steps(card.model)],
-        ["## Data", *_data(card)],
-        ["## Figures", *_figures(card)],
-        ["## Gate", *_gate(card)],
-        ["## Quantization", *_quantization(card)],
-        ["## Limits of use", *_limits(card)],
-        ["## Licence", *_license(card)],
-        ["## Lineage", "", "```", *_lineage(card.model), "```"],
+        [*front, "tags: [attar, pruned]", "---", f"# {release.name}", "", f"{_blocks(release)} Made with Attar."],
+        ["## Forms", *_forms(release)],
+        ["## What was removed and how it was healed", *_steps(release)],
+        ["## Data", *_data(release)],
+        ["## Figures", *_figures(release)],
+        ["## Gate", *_gate(release)],
+        ["## Quantization", *_quantization(release)],
+        ["## Limits of use", *_limits(release)],
+        ["## Licence", *_license(release)],
+        ["## Lineage", "", "```", *_lineage(release.model), "```"],
     ]
     return "\n\n".join("\n".join(lines) for lines in parts) + "\n"
 
 
-def _bases(lineage: Ancestor) -> list[Ancestor]:
-    return [one for one in in_order(lineage) if one.stage == "ingest_model"]
-
-
-def _blocks(card: Card) -> str:
-    base, now = next((one.facts for one in _bases(card.model)), {}), card.model.facts
+def _blocks(release: Release) -> str:
+    base, now = next((one.facts for one in release.bases), {}), release.model.facts
     sizes = f"{now.get('num_blocks', '?')} decoder blocks, {float(now.get('num_parameters', 0)):,.0f} parameters"
     if not base or base.get("num_parameters") == now.get("num_parameters"):
         return f"A causal language model of {sizes}."
@@ -75,14 +57,14 @@ def _blocks(card: Card) -> str:
     return f"A causal language model of {sizes}; the original has {was}."
 
 
-def _forms(card: Card) -> list[str]:
+def _forms(release: Release) -> list[str]:
     lines = []
-    for folder, facts in card.forms.items():
+    for folder, facts in release.forms.items():
         is_graph = facts.get("format") == "onnx"
         what = (
             "ONNX graph with a KV cache: onnxruntime, tokenizers"
             if is_graph
-            else f"Hugging Face folder: {card.readers}, torch"
+            else f"Hugging Face folder: {release.readers}, torch"
         )
         lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
@@ -93,23 +75,32 @@ def _weights(facts: Facts) -> str:
     return held if held != "none" else str(facts.get("dtype", "float32"))
 
 
-def _steps(lineage: Ancestor) -> list[str]:
+def _steps(release: Release) -> list[str]:
     lines = []
-    for one in in_order(lineage):
-        if one.stage not in STEPS:
+    for step in release.ancestors:
+        if step.stage not in STEPS:
             continue
-        said = [
-            f"{name} {one.config[name]}" for name in STEPS[one.stage] if one.config.get(name) not in (None, "", {}, [])
-        ]
-        if one.stage == "prune":
-            said.insert(0, f"blocks {one.facts.get('removed_blocks', '?')} of the model before it removed")
-        if one.stage == "narrow":
-            groups = f", {one.facts['num_kv_groups']} KV groups" if one.facts.get("num_kv_groups") else ""
-            said.insert(0, f"{one.facts.get('num_ffn_channels', '?')} feed-forward channels{groups} left in each block")
-        if one.kind == "dataset":
-            said.append(_rows(one.facts))
-        lines.append(f"- {one.stage}: {', '.join(said) or one.key[:12]}")
+        settings = {name: _setting(step.config, path, name) for name, path in STEPS[step.stage].items()}
+        parts = [f"{name} {value}" for name, value in settings.items() if value not in (None, "", {}, [])]
+        if step.stage == "prune":
+            removed = fact_text(several(step.facts, "removed_blocks")) or "?"
+            parts.insert(0, f"blocks {removed} of the model before it removed")
+        if step.stage == "narrow":
+            groups = f", {step.facts['num_kv_groups']} KV groups" if step.facts.get("num_kv_groups") else ""
+            channels = step.facts.get("num_ffn_channels", "?")
+            parts.insert(0, f"{channels} feed-forward channels{groups} left in each block")
+        if step.kind == "dataset":
+            parts.append(_rows(step.facts))
+        lines.append(f"- {step.stage}: {', '.join(parts) or step.key[:12]}")
     return lines or ["- nothing: these are the weights of the original"]
+
+
+def _setting(config: Mapping[str, Any], path: str, flat: str) -> Any:
+    """Return a setting of a stored config by its path, in one of an earlier version by its flat name."""
+    value: Any = config
+    for part in path.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return config.get(flat) if value is None else value
 
 
 def _rows(facts: Facts) -> str:
@@ -117,39 +108,23 @@ def _rows(facts: Facts) -> str:
     return rows + (f", {facts['num_rewritten']} rewritten by the original" if "num_rewritten" in facts else "")
 
 
-def _data(card: Card) -> list[str]:
-    learned = _data_sources(card.model, without=("tasks",))
-    apart = {key: one for key, one in _data_sources(card.model).items() if key not in learned}
-    measured = _data_sources(card.evaluation, without=("model", "original"))
+def _data(release: Release) -> list[str]:
     lines = []
-    for key, one in (learned | apart | measured).items():
-        roles = (("made with", learned), ("kept apart from what it was made with", apart), ("measured on", measured))
-        uses = [use for use, some in roles if key in some]
-        lines.append(
-            f"- {one.facts.get('name', key[:12])} (`{one.facts.get('source', '?')}`): {_rows(one.facts)}; {' and '.join(uses)}"
-        )
+    for use in release.data:
+        facts = use.dataset.facts
+        name, source = facts.get("name", use.dataset.key[:12]), facts.get("source", "?")
+        lines.append(f"- {name} (`{source}`): {_rows(facts)}; {' and '.join(use.uses)}")
     return lines or ["- none"]
 
 
-def _data_sources(lineage: Ancestor, without: Sequence[str] = ()) -> dict[str, Ancestor]:
-    """Return the data sets behind an artifact by key. `without`: inputs not to follow, as curate's tasks."""
-    if lineage.stage == "ingest_data":
-        return {lineage.key: lineage}
-    found: dict[str, Ancestor] = {}
-    for one in lineage.inputs:
-        if one.via not in without:
-            found |= _data_sources(one, without)
-    return found
-
-
-def _figures(card: Card) -> list[str]:
-    names = list(card.figures)
+def _figures(release: Release) -> list[str]:
+    names = list(release.figures)
     lines = [f"| measure | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    rest = {name for some in card.figures.values() for name in some} - set(MEASURES)
+    rest = {name for some in release.figures.values() for name in some} - set(MEASURES)
     known = [*MEASURES, *sorted(name for name in rest if not name.endswith((LOW, HIGH)))]
     for measure in known:
-        if any(measure in some for some in card.figures.values()):
-            lines.append(f"| {measure} | {' | '.join(_figure(some, measure) for some in card.figures.values())} |")
+        if any(measure in some for some in release.figures.values()):
+            lines.append(f"| {measure} | {' | '.join(_figure(some, measure) for some in release.figures.values())} |")
     told = "In brackets 95% intervals (accuracy: Wilson's; perplexity: pieces of the text drawn anew) and, of times, quartiles."
     return ["", *lines, "", told]
 
@@ -161,25 +136,25 @@ def _figure(figures: Mapping[str, float], measure: str) -> str:
     return plain(figures[measure]) + (f" [{', '.join(ends)}]" if len(ends) == 2 else "")
 
 
-def _gate(card: Card) -> list[str]:
+def _gate(release: Release) -> list[str]:
     lines = [
         "",
         "| of | candidate / original | measured | on | limit | lets through | |",
         "|---|---|---|---|---|---|---|",
     ]
-    for check in card.checks:
+    for check in release.checks:
         limit = f"{'at most' if check['is_lower_better'] else 'at least'} {check['limit']:.4g}"
         verdict = f"{check['verdict']}: {check['undecided']}" if check["undecided"] else check["verdict"]
         measured = f"{check['measured']:.4g} {check['known']}".rstrip()
         told = (check["of"], check["name"], measured, check["measured_on"], limit, check["laxness"], verdict)
         lines.append(f"| {' | '.join(told)} |")
-    return lines if card.checks else ["", "None was asked for."]
+    return lines if release.checks else ["", "None was asked for."]
 
 
-def _quantization(card: Card) -> list[str]:
+def _quantization(release: Release) -> list[str]:
     graphs = {
         folder: facts
-        for folder, facts in card.forms.items()
+        for folder, facts in release.forms.items()
         if _weights(facts) not in ("float32", "bfloat16", "float16")
     }
     if not graphs:
@@ -189,10 +164,10 @@ def _quantization(card: Card) -> list[str]:
     ]
 
 
-def _limits(card: Card) -> list[str]:
+def _limits(release: Release) -> list[str]:
     tasks = ", ".join(
         name.removeprefix("accuracy_")
-        for name in card.figures.get("model", {})
+        for name in release.figures.get("model", {})
         if name.startswith("accuracy_") and not name.endswith((LOW, HIGH))
     )
     return [
@@ -202,9 +177,9 @@ def _limits(card: Card) -> list[str]:
     ]
 
 
-def _license(card: Card) -> list[str]:
-    sources = ", ".join(f"`{one.config.get('source', '?')}`" for one in _bases(card.model)) or "not recorded"
-    said = "its source does not say; ask whoever made it" if card.license == "unknown" else card.license
+def _license(release: Release) -> list[str]:
+    sources = ", ".join(f"`{one.config.get('source', '?')}`" for one in release.bases) or "not recorded"
+    said = "its source does not say; ask whoever made it" if release.license == "unknown" else release.license
     return [f"Base: {sources}. Its licence: {said}. This version is a derived work of it."]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import EvaluationArtifact
-from attar.registry.artifacts.lineage import Ancestor, in_order
+from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW, is_figure
 from attar.registry.release.gate import Ratio
@@ -76,14 +77,14 @@ def plain(value: float) -> str:
     return np.format_float_positional(value, precision=6, fractional=False, trim="-")
 
 
-def scan_scores(store: Store, model: Ancestor) -> dict[str, float]:
+def scan_scores(store: Store, ancestors: Iterable[Ancestor]) -> dict[str, float]:
     """Return the score of the removed window under each metric that scored it; the largest where several cuts were made."""
     found: dict[str, float] = {}
-    for cut in in_order(model):
+    for cut in ancestors:
         scan = next((one for one in cut.inputs if one.via == "scan" and one.is_present), None)
         if cut.stage != "prune" or scan is None:
             continue
-        removed = [int(index) for index in str(cut.facts.get("removed_blocks", "")).split(",") if index]
+        removed = [int(index) for index in several(cut.facts, "removed_blocks")]
         table = store.load(scan.stage, scan.key).path / TABLE
         for metric in scored_metrics(table):
             score = read_scores(table, metric).get((removed[0], len(removed))) if _is_window(removed) else None

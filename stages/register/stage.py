@@ -4,69 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator
-
-from attar.compressors.catalogue import did_you_mean
 from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     Artifact,
     EvaluationArtifact,
     Facts,
-    ModelArtifact,
     OnnxArtifact,
     ReleaseArtifact,
 )
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
-from attar.registry.release.gate import THRESHOLDS, Ratio, run_gate
+from attar.registry.release.gate import Ratio, run_gate
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
-from attar.stages.contract import Forecast, StageConfig, stage
+from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
-from attar.stages.register.model_card import Card, write_card
+from attar.stages.register.config import RegisterConfig, RegisterInputs
+from attar.stages.register.model_card import write_card
+from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
-
-
-class RegisterConfig(StageConfig):
-    """The registered name, and what a champion must show."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=200)
-    """Name in the registry: letters, digits, dot, dash, underscore."""
-
-    gate: dict[str, float] = {}
-    """Thresholds on candidate divided by baseline: min_accuracy_retention, max_perplexity_ratio, max_decode_latency_ratio,
-    max_prefill_latency_ratio, max_size_ratio. What has a 95% interval must hold at its worse end. Empty: everything passes."""
-
-    champion: Literal["past_gate", "by_decision"] = "past_gate"
-    """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
-
-    @field_validator("gate")
-    @classmethod
-    def _known_thresholds(cls, value: dict[str, float]) -> dict[str, float]:
-        for name, limit in value.items():
-            if name not in THRESHOLDS:
-                raise ValueError(f"unknown threshold {name!r}.{did_you_mean(name, THRESHOLDS)}")
-            if not limit > 0:
-                raise ValueError(f"{name} is {limit}; accepted: above 0")
-        return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class RegisterInputs:
-    """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated."""
-
-    model: ModelArtifact
-    evaluation: EvaluationArtifact
-    baseline: EvaluationArtifact
-    onnx: tuple[OnnxArtifact, ...] = ()
-    onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
 
 
 def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -105,7 +69,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     checks = _verdict(config, figures, baseline, ratios)
     has_passed = _passes(checks)
     is_champion = has_passed and config.champion == "past_gate"
-    card = _card(config, inputs, graphs, {"original": baseline, **figures}, checks)
+    release = _release(config, inputs, graphs, {"original": baseline, **figures}, checks)
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
@@ -117,15 +81,15 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             tokenizer,
             model_folder=inputs.model.path,
             onnx_folders={name: graph.path for name, graph in graphs.items()},
-            card=write_card(card),
+            card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
-        params={name: str(value) for name, value in inputs.model.facts.items()},
+        params={name: fact_text(value) for name, value in inputs.model.facts.items()},
         tags={
-            **number_tags(figures, baseline, scan_scores(Store(attar_home()), card.model), ratios),
+            **number_tags(figures, baseline, release.scan, ratios),
             **_tags(inputs, graphs, has_passed),
-            "license": card.license,
+            "license": release.license,
         },
         scratch=workdir,
         is_champion=is_champion,
@@ -226,18 +190,18 @@ def _passes(checks: list[dict[str, Any]]) -> bool:
     return is_decided and all(check["has_passed"] for check in checks)
 
 
-def _card(
+def _release(
     config: RegisterConfig,
     inputs: RegisterInputs,
     graphs: Mapping[str, OnnxArtifact],
     figures: Mapping[str, Mapping[str, float]],
     checks: list[dict[str, Any]],
-) -> Card:
+) -> Release:
     store = Store(attar_home())
-    return Card(
-        name=config.name,
-        model=trace(store, inputs.model),
-        evaluation=trace(store, inputs.evaluation),
+    return Release.of(
+        config.name,
+        trace(store, inputs.model),
+        trace(store, inputs.evaluation),
         forms={
             "model": inputs.model.facts,
             **{name: {**graph.facts, "format": "onnx"} for name, graph in graphs.items()},
@@ -245,6 +209,7 @@ def _card(
         figures=figures,
         checks=checks,
         readers=readers_of(inputs.model.path),
+        scores=lambda ancestors: scan_scores(store, ancestors),
     )
 
 

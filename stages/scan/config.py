@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,9 +13,51 @@ from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS, 
 from attar.registry.artifacts.handles import Facts
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, within
 
 # What one forward pass over the samples gives, and what costs next to nothing.
 DEFAULT_METRICS = ["angular_distance", "block_influence", "magnitude", "reverse_order", "random"]
+
+
+class CalibrationConfig(StageConfig):
+    """What is run through the model, and which of its tokens count."""
+
+    num_samples: int = Field(default=64, ge=1)
+    """How many training rows are run through the model; fewer when the data set has fewer."""
+
+    max_tokens: int = Field(default=256, ge=2)
+    """Cut of each sample, in tokens."""
+
+    tokens: CountedTokens = "all"
+    """Which tokens count: all of them, the last of each sample (for losses: all), or those of the answer."""
+
+    prepend_bos: bool = False
+    """Put the tokenizer's beginning-of-sequence token before each sample that lacks it."""
+
+    skip_first: bool = False
+    """Leave the first token of each sample, an attention sink in many models, out of the cosines. patch_residual always has it."""
+
+    num_loss_samples: int = Field(default=16, ge=1)
+    """How many of those samples the metrics use that run the model often or backwards: taylor and the increases."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Samples in one forward pass."""
+
+    precision: Precision = "auto"
+    """Dtype of the forward pass; scores are always computed in float32."""
+
+
+class GreedyConfig(StageConfig):
+    """The order in which the increases remove blocks one after the other."""
+
+    num_steps: int = Field(default=8, ge=0)
+    """How many blocks the increases remove, one after the other, for a greedy order; 0: no order, only windows of `sizes`."""
+
+    protect_first: int = Field(default=0, ge=0)
+    """How many of the first blocks a greedy order leaves alone."""
+
+    protect_last: int = Field(default=0, ge=0)
+    """How many of the last blocks a greedy order leaves alone."""
 
 
 class ScanConfig(StageConfig):
@@ -29,32 +72,11 @@ class ScanConfig(StageConfig):
     patch_weight: Literal["none", "norm"] = "norm"
     """Of the patch that patch_residual judges, as in prune."""
 
-    num_samples: int = Field(default=64, ge=1)
-    """How many training rows are run through the model; fewer when the data set has fewer."""
+    calibration: CalibrationConfig = CalibrationConfig()
+    """What is run through the model, and which of its tokens count."""
 
-    num_loss_samples: int = Field(default=16, ge=1)
-    """How many of those samples the metrics use that run the model often or backwards: taylor and the increases."""
-
-    num_greedy_steps: int = Field(default=8, ge=0)
-    """How many blocks the increases remove, one after the other, for a greedy order; 0: no order, only windows of `sizes`."""
-
-    max_tokens: int = Field(default=256, ge=2)
-    """Cut of each sample, in tokens."""
-
-    tokens: CountedTokens = "all"
-    """Which tokens count: all of them, the last of each sample (for losses: all), or those of the answer."""
-
-    prepend_bos: bool = False
-    """Put the tokenizer's beginning-of-sequence token before each sample that lacks it."""
-
-    skip_first: bool = False
-    """Leave the first token of each sample, an attention sink in many models, out of the cosines. patch_residual always has it."""
-
-    protect_first: int = Field(default=0, ge=0)
-    """How many of the first blocks a greedy order leaves alone."""
-
-    protect_last: int = Field(default=0, ge=0)
-    """How many of the last blocks a greedy order leaves alone."""
+    greedy: GreedyConfig = GreedyConfig()
+    """The order in which the increases remove blocks one after the other."""
 
     measure_latency: bool = False
     """Time each block while a token is decoded, for a latency budget. Times differ from run to run."""
@@ -62,11 +84,11 @@ class ScanConfig(StageConfig):
     seed: int = 0
     """Of the metric random."""
 
-    batch_size: int = Field(default=8, ge=1)
-    """Samples in one forward pass."""
-
-    precision: Precision = "auto"
-    """Dtype of the forward pass; scores are always computed in float32."""
+    moved: ClassVar[Mapping[str, Moved]] = {
+        **within("calibration", *CalibrationConfig.model_fields),
+        "num_greedy_steps": Moved("greedy.num_steps"),
+        **within("greedy", "protect_first", "protect_last"),
+    }
 
     @field_validator("metrics")
     @classmethod
@@ -89,9 +111,9 @@ class ScanConfig(StageConfig):
             )
         if any(size < 1 for size in self.sizes):
             raise ValueError(f"sizes is {self.sizes}; accepted: 1 and above")
-        if one_size_at_a_time and not self.sizes and not self.num_greedy_steps:
+        if one_size_at_a_time and not self.sizes and not self.greedy.num_steps:
             raise ValueError(
-                f"metric {one_size_at_a_time[0]} has nothing to score: num_greedy_steps is 0, sizes is empty"
+                f"metric {one_size_at_a_time[0]} has nothing to score: greedy.num_steps is 0, sizes is empty"
             )
         return self
 
@@ -99,8 +121,8 @@ class ScanConfig(StageConfig):
 def scan_facts(config: ScanConfig) -> Facts:
     """Return what the scan will hold, so that a prune that needs more is refused before anything runs."""
     return {
-        "metrics": ",".join(config.metrics),
-        "sizes": ",".join(map(str, config.sizes)),
-        "num_greedy_steps": config.num_greedy_steps,
+        "metrics": tuple(config.metrics),
+        "sizes": tuple(config.sizes),
+        "num_greedy_steps": config.greedy.num_steps,
         "has_latency": config.measure_latency,
     }

@@ -39,11 +39,13 @@ class ScanRun:
         self.config, self.model, self.samples = config, model, samples
         self.num_blocks = len(decoder_blocks(model))
         self.num_tokens = sum(len(sample.ids) for sample in samples)
-        if config.tokens == "answer" and all(len(sample.ids) <= sample.answer_start for sample in samples):
-            raise ValueError(f"tokens is 'answer', but no answer begins within max_tokens = {config.max_tokens}")
+        if config.calibration.tokens == "answer" and all(len(sample.ids) <= sample.answer_start for sample in samples):
+            raise ValueError(
+                f"calibration.tokens is 'answer', but no answer begins within max_tokens = {config.calibration.max_tokens}"
+            )
         # evenly spaced: the samples are sorted by length
-        stride = max(1, len(samples) // config.num_loss_samples)
-        loss_samples = samples[stride - 1 :: stride][: config.num_loss_samples]
+        stride = max(1, len(samples) // config.calibration.num_loss_samples)
+        loss_samples = samples[stride - 1 :: stride][: config.calibration.num_loss_samples]
         self._loss_batches = list(self._batches(loss_samples))
 
     def window_scores(self) -> dict[str, Scores]:
@@ -54,9 +56,9 @@ class ScanRun:
     def greedy_orders(self) -> dict[str, list[Removal]]:
         """Return the greedy order of each metric that has one."""
         asked = self._asked(REMOVAL_METRICS)
-        protected = protected_blocks(self.num_blocks, self.config.protect_first, self.config.protect_last)
+        protected = protected_blocks(self.num_blocks, self.config.greedy.protect_first, self.config.greedy.protect_last)
         num_free = self.num_blocks - len(protected)
-        num_steps = min(self.config.num_greedy_steps, num_free if protected else num_free - 1)
+        num_steps = min(self.config.greedy.num_steps, num_free if protected else num_free - 1)
         orders = {}
         for name, metric in asked.items():
             if num_steps:
@@ -147,5 +149,9 @@ class ScanRun:
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:
         config = self.config
         return batches(
-            samples, config.batch_size, self.model.device, tokens=config.tokens, skip_first=config.skip_first
+            samples,
+            config.calibration.batch_size,
+            self.model.device,
+            tokens=config.calibration.tokens,
+            skip_first=config.calibration.skip_first,
         )

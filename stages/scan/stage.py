@@ -30,17 +30,20 @@ class ScanInputs:
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
     facts: Facts = scan_facts(config)
-    num_tokens, num_runs = float(config.max_tokens), 0.0
+    num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
     if "num_blocks" in model:
         num_blocks = facts["num_blocks"] = int(model["num_blocks"])
-        free = num_blocks - len(protected_blocks(num_blocks, config.protect_first, config.protect_last))
+        free = num_blocks - len(protected_blocks(num_blocks, config.greedy.protect_first, config.greedy.protect_last))
         if config.sizes and max(config.sizes) >= num_blocks:
             raise ValueError(f"sizes is {config.sizes}, but the model has {num_blocks} blocks; accepted: below that")
         num_increases = len(REMOVAL_METRICS.keys() & set(config.metrics))
         # a candidate is run from its first block on: half a pass on average
-        num_runs = num_increases * 0.5 * (config.num_greedy_steps * free + len(config.sizes) * num_blocks)
+        num_runs = num_increases * 0.5 * (config.greedy.num_steps * free + len(config.sizes) * num_blocks)
     num_runs += 3.0 * bool(GRADIENT_METRICS.keys() & set(config.metrics))
-    num_passes = config.num_samples * (1 + ("patch_residual" in config.metrics)) + config.num_loss_samples * num_runs
+    num_passes = (
+        config.calibration.num_samples * (1 + ("patch_residual" in config.metrics))
+        + config.calibration.num_loss_samples * num_runs
+    )
     num_parameters = float(model.get("num_parameters", 0))
     needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
     return Forecast(
@@ -50,16 +53,20 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     )
 
 
-@stage("scan", version=5, forecast=_forecast)
+@stage("scan", version=6, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     """Score every window of decoder blocks under each of the metrics, as tables.
 
     Raises ValueError for calibration text that is empty or too short.
     """
     device = pick_device()
-    model = load_model(inputs.model.path, pick_dtype(config.precision, device), device)
+    model = load_model(inputs.model.path, pick_dtype(config.calibration.precision, device), device)
     samples = calibration_samples(
-        inputs.model.path, inputs.data, config.num_samples, config.max_tokens, prepend_bos=config.prepend_bos
+        inputs.model.path,
+        inputs.data,
+        config.calibration.num_samples,
+        config.calibration.max_tokens,
+        prepend_bos=config.calibration.prepend_bos,
     )
     run = ScanRun(config, model, samples)
     scores, orders = run.window_scores(), run.greedy_orders()

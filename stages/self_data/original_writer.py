@@ -41,8 +41,8 @@ class OriginalWriter:
         self.config, self._folder = config, folder
         self.tokenizer = load_tokenizer(folder)
         self.stop_ids = _stop_ids(self.tokenizer, folder)
-        self.banned = BannedPhrases(tuple(phrase.lower() for phrase in config.banned_phrases))
-        self.chooser = build(CHOOSERS, config.choose)
+        self.banned = BannedPhrases(tuple(phrase.lower() for phrase in config.prompt.banned_phrases))
+        self.chooser = build(CHOOSERS, config.drawing.choose)
         self.sampler: Sampler = (
             ServerSampler(config.server, self.tokenizer)
             if config.server is not None
@@ -62,14 +62,14 @@ class OriginalWriter:
 
         A turn that calls tools keeps its answer, and with `turns: last` so do all turns but the last of a conversation.
         """
-        config, num_samples = self.config, self.config.num_samples_per_prompt
+        config, num_samples = self.config, self.config.drawing.num_samples
         asked = [row for row in rows if self._reason_to_keep(row) is None]
         prompts = [self._prompt(row, sample) for row in asked for sample in range(num_samples)]
         generations = self.sampler.sample(
             prompts,
-            max_new_tokens=config.max_new_tokens,
-            sampling=Sampling(temperature=config.temperature, top_p=config.top_p),
-            num_recorded=config.num_recorded,
+            max_new_tokens=config.drawing.max_new_tokens,
+            sampling=Sampling(temperature=config.drawing.temperature, top_p=config.drawing.top_p),
+            num_recorded=config.recorded.num_candidates,
             is_scored=num_samples > 1,
             on_finished=lambda count: on_finished(count / num_samples),
         )
@@ -82,14 +82,14 @@ class OriginalWriter:
 
     def write_freely(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with a text of the model's own, and the distributions it drew them from."""
-        start = start_token_id(self.tokenizer, self.config.free_text_start)
+        start = start_token_id(self.tokenizer, self.config.free_texts.start)
         # a text that comes back to its start token is over
         sampler = RunnerSampler(self.runner, [*self.stop_ids, start], self.config.batch_size)
         generations = sampler.sample(
-            [Prompt("", [start], row_seed(self.config.seed, row.id, 0)) for row in rows],
-            max_new_tokens=self.config.free_text_tokens,
+            [Prompt("", [start], row_seed(self.config.drawing.seed, row.id, 0)) for row in rows],
+            max_new_tokens=self.config.free_texts.tokens,
             sampling=Sampling(temperature=1.0),
-            num_recorded=self.config.num_recorded,
+            num_recorded=self.config.recorded.num_candidates,
             on_finished=on_finished,
         )
         recorded: Recorded = {}
@@ -111,10 +111,10 @@ class OriginalWriter:
         return written, recorded
 
     def _prompt(self, row: Row, sample_index: int) -> Prompt:
-        style = style_of(row.choices, row.verifier) if self.config.style == AUTO else self.config.style
-        template = self.config.template or STYLES[style]
+        style = style_of(row.choices, row.verifier) if self.config.prompt.style == AUTO else self.config.prompt.style
+        template = self.config.prompt.template or STYLES[style]
         asked = with_last_question(row, lambda question: rewrite_question(question, row.answer, row.choices, template))
-        seed = row_seed(self.config.seed, row.id, sample_index)
+        seed = row_seed(self.config.drawing.seed, row.id, sample_index)
         return Prompt(asked.question, row_prompt(self.tokenizer, asked), seed, asked.messages, asked.tools)
 
     def _decide(
@@ -158,13 +158,13 @@ class OriginalWriter:
         """Return why a row is not rewritten, None where it is."""
         if row.reply:
             return "not rewritten (calls a tool)"
-        if self.config.turns == "last" and not row.is_last_turn:
+        if self.config.prompt.turns == "last" and not row.is_last_turn:
             return "not rewritten (an earlier turn)"
         return None
 
     def _keep(self, row: Row, recorded: Recorded, shard_index: int) -> Row:
         answer_ids = row_answer(self.tokenizer, row)
-        is_scored = bool(self.config.num_recorded) and self.config.record == "all"
+        is_scored = bool(self.config.recorded.num_candidates) and self.config.recorded.rows == "all"
         if is_scored:
             recorded[row.id] = self._score(row_prompt(self.tokenizer, row), answer_ids)
         return row.with_changes(
@@ -183,13 +183,13 @@ class OriginalWriter:
     def _teacher(
         self, row: Row, decision: Decision, prompt: Prompt, generation: Generation, answer_ids: list[int]
     ) -> tuple[Tensor, Tensor] | None:
-        if not self.config.num_recorded:
+        if not self.config.recorded.num_candidates:
             return None
         if decision.verdict.source == "rewrite":
             if generation.top_ids is not None and generation.top_logprobs is not None:
                 return generation.top_ids, generation.top_logprobs
             return self._score(prompt.token_ids, answer_ids)  # a server's text: under the prompt that it answered
-        if self.config.record == "rewrites":
+        if self.config.recorded.rows == "rewrites":
             return None
         # Without the reference in view: a model that sees the answer would only say "copy it".
         return self._score(row_prompt(self.tokenizer, row), answer_ids)
@@ -197,7 +197,7 @@ class OriginalWriter:
     def _score(self, prompt_ids: list[int], answer_ids: list[int]) -> tuple[Tensor, Tensor]:
         """Return the most probable candidates at each answer token, from one forward pass."""
         pairs = [(prompt_ids, answer_ids)]
-        [scored] = top_candidates(self.runner, pairs, num_candidates=self.config.num_recorded, batch_size=1)
+        [scored] = top_candidates(self.runner, pairs, num_candidates=self.config.recorded.num_candidates, batch_size=1)
         return scored
 
 

@@ -42,21 +42,21 @@ def _forecast(config: SelfDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if (config.sampler == "onnx" and "hidden_size" in model) or (config.sampler != "onnx" and "format" in model):
         raise ValueError(_wrong_sampler(config))
     num_rows = float(data.get("num_rows", 0))
-    facts = recorded_facts(config.num_recorded, model)
+    facts = recorded_facts(config.recorded.num_candidates, model)
     if num_rows:
         facts["num_rows"] = int(num_rows)
-    num_rows = num_rows * config.num_samples_per_prompt + config.num_free_texts
+    num_rows = num_rows * config.drawing.num_samples + config.free_texts.num
     num_parameters = float(model.get("num_parameters", 0))
     # prompt with reference, then the answer, which is about as long as the limit at worst
-    num_flops = 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens
+    num_flops = 2.0 * num_parameters * num_rows * 2 * config.drawing.max_new_tokens
     disk = 0.0
-    if config.num_recorded:
-        token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
-        disk = num_rows * config.max_new_tokens * token_bytes
+    if config.recorded.num_candidates:
+        token_bytes = bytes_per_token(config.recorded.num_candidates, int(model.get("vocab_size", 1 << 18)))
+        disk = num_rows * config.drawing.max_new_tokens * token_bytes
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters, disk_bytes=disk)
 
 
-@stage("self_data", version=5, forecast=_forecast)
+@stage("self_data", version=6, forecast=_forecast)
 def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> DatasetArtifact:
     """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference.
 
@@ -71,7 +71,7 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
     writer = OriginalWriter(config, inputs.model.path)
     # by length, so that a shard's rows are alike; ids keep the rows apart
     rows.sort(key=lambda row: (len(row.question) + len(row.answer), row.id))
-    free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.num_free_texts)]
+    free = [Row(id=f"free-{index:06d}", split=_split(index)) for index in range(config.free_texts.num)]
     num_together = max(config.rows_per_shard, config.batch_size)
     shards = [*_chunks(rows, num_together), *_chunks(free, num_together)]
     folder = workdir / "shards"
@@ -100,7 +100,7 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_rewritten=num_kept,
-        num_recorded=config.num_recorded,
+        num_recorded=config.recorded.num_candidates,
         vocab_size=inputs.model.facts["vocab_size"],
     )
 

@@ -22,8 +22,12 @@ def test_self_data_and_finetune_on_the_accelerator(
     device = pick_device()
     assert device.type != "cpu" and pick_dtype("auto", device) in (torch.bfloat16, torch.float32)
     data = self_data.execute(
-        SelfDataConfig(max_new_tokens=8, num_recorded=8), SelfDataInputs(model=model, data=questions), store
+        SelfDataConfig(drawing={"max_new_tokens": 8}, recorded={"num_candidates": 8}),
+        SelfDataInputs(model=model, data=questions),
+        store,
     ).artifact
-    config = FinetuneConfig(rank=4, objectives={"next_token": 1.0, "forward_kl": 1.0}, tokens_per_step=512)
+    config = FinetuneConfig(
+        adapt={"rank": 4}, objectives={"next_token": 1.0, "forward_kl": 1.0}, schedule={"tokens_per_step": 512}
+    )
     adapter = finetune.execute(config, FinetuneInputs(model=model, data=(data,)), store).artifact
     assert int(adapter.facts["num_steps"]) > 0

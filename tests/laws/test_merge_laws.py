@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.compressors.merge.dare import coins
+from attar.compressors.merge.sparse import coins
 from tests.unit.compressors.merge.test_merge_methods import merged, tensor
 
 

@@ -16,6 +16,7 @@ import torch
 
 from attar.compressors.data.prompts import answer_tokens, chat_prompt
 from attar.compressors.distill.examples.packing import Example, collate
+from attar.compressors.distill.examples.rollouts import TeacherWrites
 from attar.compressors.distill.examples.sample_facts import SampleFacts, group_advantages
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.composite import Distil
@@ -25,10 +26,10 @@ from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import Targets, Views
 from attar.compressors.distill.teachers.contexts import ContextParts, Wording
+from attar.compressors.distill.teachers.sources import Base, Ema, Live, PreviousEpoch
 from attar.compressors.models.head import OutputHead
 from attar.pipelines.recipe.whole import load_recipe
 from attar.stages.finetune.config import FinetuneConfig
-from attar.stages.finetune.distillation_config import context_of
 from attar.stages.finetune.teaching import with_other_sides
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.ingest.tiny_model import byte_tokenizer
@@ -131,7 +132,7 @@ def test_ps_kd_share_rises_to_its_end_in_the_last_epoch() -> None:
     reduction = reduction_of("ps-kd")
     shares = [reduction.at(Clock(epoch, 5, epoch, 5)).objectives["ps_kd"].target.share for epoch in range(5)]  # type: ignore[attr-defined]
     assert shares == pytest.approx([0.8 * (epoch + 1) / 5 for epoch in range(5)])
-    assert config_of("ps-kd").past == "previous_epoch"
+    assert config_of("ps-kd").past == PreviousEpoch()
 
 
 def test_ps_kd_gradient_factor_at_the_label() -> None:
@@ -215,7 +216,7 @@ def test_curiosft_keeps_order_heats_the_unsure_and_follows_every_five_steps() ->
     heats = target.temperatures(said)
     assert float(heats[0]) == pytest.approx(1.1), "without that rule a sure token would get 1.5"
     assert float(heats[1]) > 1.2
-    assert config.past == {"ema": {"decay": 0.01, "every": 5}}, "nearly a copy, no average of decay 0.99"
+    assert config.past == Ema(decay=0.01, every=5), "nearly a copy, no average of decay 0.99"
 
 
 # OPSD
@@ -393,7 +394,7 @@ def test_pi_distill_without_reward_is_forward_kl_on_teacher_text() -> None:
     examples = group([0.0] * 4, table(1))
     found = step(reduction, examples, table(0), teacher=table(1))
     same(found, step(only(Distil(divergence=ForwardKL()), 0.05), examples, table(0), teacher=table(1)))
-    assert config_of("pi-distill").rollout == {"teacher": {"num_samples": 8, "max_new_tokens": 128, "both_sides": True}}
+    assert config_of("pi-distill").rollout == TeacherWrites(num_samples=8, max_new_tokens=128, both_sides=True)
 
 
 # TSD-KD, PACED
@@ -519,7 +520,7 @@ def test_fitted_share_reaches_the_target() -> None:
 def test_data_pruning_weights_follow_the_fraction() -> None:
     """(1 - a) CE + a KL with a = 1 - f / 2 within [1/2, 1]; the teacher saw all rows, the student a part."""
     recipe = load_recipe("methods/data-pruning-kd")
-    fraction = recipe.nodes["part"].config.keep_fraction  # type: ignore[attr-defined]
+    fraction = recipe.nodes["part"].config.budget.keep_fraction  # type: ignore[attr-defined]
     share = min(1.0, max(0.5, 1 - 0.5 * fraction))
     weights = config_of("data-pruning-kd").reduction.weights
     assert weights == pytest.approx({"next_token": 1 - share, "forward_kl": share})
@@ -589,7 +590,7 @@ def test_skill_sd_without_its_weight_is_grpo_and_without_a_skill_nothing_is_adde
     assert untold.sums["skill"][0] == pytest.approx(0.0, abs=1e-6)
     told = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
     assert (told.gradient - grpo.gradient).abs().max() > 1e-3
-    assert config_of("skill-sd").teacher == "live", "a frozen teacher costs 12 to 16 points"
+    assert config_of("skill-sd").teacher.rule == Live(), "a frozen teacher costs 12 to 16 points"
 
 
 def test_skill_sd_gradient_is_that_of_the_reverse_kl_whatever_drew_the_tokens() -> None:
@@ -621,7 +622,7 @@ def told_examples(is_right: bool) -> Example:
     )
     prompt, answer = chat_prompt(tokenizer, "3 + 4?"), answer_tokens(tokenizer, "It is 8.")
     parts = ContextParts(question="3 + 4?", prompt_ids=prompt, answer_ids=answer, is_correct=is_right)
-    return Example(prompt, answer, hinted_ids=context_of(config_of("sd-zero").teacher_context)(parts, wording))
+    return Example(prompt, answer, hinted_ids=config_of("sd-zero").teacher.context(parts, wording))
 
 
 def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
@@ -641,7 +642,9 @@ def test_sd_zero_phrase_turns_with_the_verdict() -> None:
     assert right.endswith("It is 8.\n\nLet me rephrase the above solution.\n\n")
     assert wrong.endswith("It is 8.\n\nWait, this response is wrong. Let me correct it.\n\n")
     weights = reduction_of("sd-zero").objectives["revised"].divergence  # type: ignore[attr-defined]
-    assert (weights.forward_weight, weights.reverse_weight) == (0.5, 0.5) and config_of("sd-zero").teacher == "base"
+    assert (weights.forward_weight, weights.reverse_weight) == (0.5, 0.5) and config_of(
+        "sd-zero"
+    ).teacher.rule == Base()
 
 
 # Self-Judge

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import datasets
 import pytest
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from attar.compressors.catalogue import build
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import ModelArtifact
+from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
+from attar.stages.artifacts.dataset.prompts import row_prompt, row_prompt_text
+from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.evaluate.harness import RunnerLM, run_tasks, task_config
+from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks
 
 ROWS = [
     Row(
@@ -48,6 +56,58 @@ def test_generated_texts_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
     assert ours == theirs
 
 
-def test_accuracy_of_a_task_is_the_same(both: tuple[RunnerLM, HFLM]) -> None:
-    scores = [run_tasks(one, [task_config("order", ROWS, 8)])["order"]["acc_norm,none"] for one in both]  # type: ignore[arg-type]
-    assert scores[0] == scores[1]
+def test_choices_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) -> None:
+    documents = [
+        {"prompt": f"Question: {row.question}\nAnswer:", "choices": row.choices, "answer_index": row.answer_index}
+        for row in ROWS
+    ]
+    config = {
+        "task": "order",
+        "custom_dataset": lambda **kwargs: {"test": datasets.Dataset.from_list(documents)},
+        "test_split": "test",
+        "metadata": {"version": 1.0},
+        "output_type": "multiple_choice",
+        "doc_to_text": "prompt",
+        "doc_to_choice": "choices",
+        "doc_to_target": "answer_index",
+        "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
+    }
+    right = [run_tasks(one, [config])["order"][RIGHT] for one in both]  # type: ignore[arg-type]
+    assert right[0] == right[1]
+    runner, tokenizer = both[0].runner, both[0].tokenizer
+    assert right_choices(runner, ROWS, tokenizer, batch_size=2, name="order") == right[0]  # type: ignore[arg-type]
+
+
+def test_written_answers_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) -> None:
+    """Every second row is asked for what the model writes: some are right, some wrong."""
+    runner, tokenizer = both[0].runner, both[0].tokenizer
+    rows = [Row(id=row.id, question=row.question, answer="?", verifier="contains") for row in ROWS]
+    options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": both[0].stop_ids, "batch_size": 2}
+    answers = written_answers(runner, rows, tokenizer, **options)
+    rows = [
+        row.with_changes(answer=answers[tuple(row_prompt(tokenizer, row))]) if index % 2 else row
+        for index, row in enumerate(rows)
+    ]
+    documents = [
+        {"prompt": row_prompt_text(tokenizer, row), "answer": row.answer, "verifier": row.verifier} for row in rows
+    ]
+    config = {
+        "task": "open",
+        "custom_dataset": lambda **kwargs: {"test": datasets.Dataset.from_list(documents)},
+        "test_split": "test",
+        "metadata": {"version": 1.0},
+        "output_type": "generate_until",
+        "doc_to_text": "prompt",
+        "doc_to_target": "answer",
+        "generation_kwargs": {"until": [], "max_gen_toks": 8, "do_sample": False},
+        "process_results": checked,
+        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+    }
+    right = [run_tasks(one, [config])["open"][RIGHT] for one in both]  # type: ignore[arg-type]
+    assert right[0] == right[1] == right_answers(rows, tokenizer, written_answers(runner, rows, tokenizer, **options))
+    assert 0 < sum(right[0]) < len(rows)
+
+
+def checked(document: dict[str, Any], results: Sequence[str]) -> dict[str, float]:
+    check = build(ANSWER_CHECKS, document["verifier"])
+    return {"exact_match": float(check(results[0], document["answer"], []) is None)}

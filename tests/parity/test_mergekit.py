@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from attar.compressors.catalogue import build
-from attar.compressors.merge.dare import coins
 from attar.compressors.merge.methods import MERGE_METHODS
+from attar.compressors.merge.sparse import coins
 from attar.stages.ingest.tiny_model import byte_tokenizer, tiny_config
 from attar.stages.merge.sources import FolderSource
 from attar.stages.merge.stream import MergeOrder, write_merged

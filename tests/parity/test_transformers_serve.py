@@ -78,13 +78,13 @@ def test_a_data_set_is_written_through_the_server_and_recorded_here(
     config = SelfDataConfig(
         sampler="server",
         server=server,
-        max_new_tokens=12,
-        num_recorded=8,
+        drawing={"max_new_tokens": 12},
+        recorded={"num_candidates": 8},
         rows_per_shard=5,
         batch_size=2,
         precision="float32",
     )
-    local = config.model_copy(update={"sampler": "torch", "server": None})
+    local = config.with_changes(sampler="torch", server=None)
     inputs = SelfDataInputs(model=model, data=questions)
     artifacts = [self_data.execute(one, inputs, store).artifact for one in (config, local)]
     through, here = (read_rows(artifact.path / "rows.jsonl") for artifact in artifacts)

@@ -39,7 +39,7 @@ FORM = {
     "model": "random:llama?num_blocks=4&hidden_size=32", "name": "formed", "questions": "reasoning_gym:chain_sum",
     "num_rows": 10, "num_blocks": 1, "rewrite_data": False, "heal": "none", "max_answer_tokens": 4, "export_onnx": False,
     "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
-    "overrides": {"questions.config.verifier": "number", "block_scan.config.num_samples": 4, "scores.config.num_samples": 1},
+    "overrides": {"questions.config.verifier": "number", "block_scan.config.calibration.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
 # Nothing sets it: asking a server again at once would take the processor from what it is asked about.
 BETWEEN_LOOKS = threading.Event()

@@ -37,11 +37,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     nodes["everyday"]["config"]["max_rows"] = 12
     nodes["facts"]["config"]["max_rows"] = 4
     nodes["prose"]["config"]["source"] = f"text:{story}"
-    nodes["rewritten"]["config"] |= {"max_new_tokens": 8, "batch_size": 8}
+    nodes["rewritten"]["config"] |= {"drawing": {"max_new_tokens": 8}, "batch_size": 8}
     for place in ("first", "second"):
-        nodes[f"{place}_scan"]["config"] = {"num_samples": 4, "max_tokens": 32, "precision": "float32"}
+        nodes[f"{place}_scan"]["config"] = {"calibration": {"num_samples": 4, "max_tokens": 32, "precision": "float32"}}
         nodes[f"{place}_cut"]["config"]["num_blocks"] = NUM_CUT
-        nodes[f"{place}_student"]["config"] |= {"num_epochs": 6, "learning_rate": 5.0e-3, "precision": "float32"}
+        student = nodes[f"{place}_student"]["config"]
+        student["schedule"] |= {"num_epochs": 6, "learning_rate": 5.0e-3}
+        student["compute"] = {"precision": "float32"}
     nodes["healed_scores"]["config"] |= {"max_new_tokens": 8, "num_samples": 0, "num_prompt_tokens": 8}
     return build_recipe(document)
 
@@ -63,7 +65,7 @@ def scores(artifact: Artifact) -> dict[tuple[int, int], float]:
 
 
 def removed(artifact: Artifact) -> list[int]:
-    return [int(index) for index in str(artifact.facts["removed_blocks"]).split(",")]
+    return list(artifact.facts["removed_blocks"])
 
 
 def test_twice_as_many_blocks_go_as_one_cut_takes(made: dict[str, Artifact]) -> None:

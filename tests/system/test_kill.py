@@ -47,7 +47,7 @@ KILLS = (
     ("release", "register"),
 )
 # Those that every run of the tests tries; `make test-slow` tries them all.
-EVERYDAY = ("ingest_model", "prune", "self_data", "finetune", "merge", "export", "register")
+EVERYDAY = ("prune", "finetune", "register")
 # The same for stages that only methods of the literature use, in one recipe of the test's.
 RARE_KILLS = (
     ("attempts", "answer"),
@@ -64,12 +64,10 @@ RARE_KILLS = (
 NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
 TRIAL = {
-    "rank": 4,
-    "max_steps": 2,
-    "tokens_per_step": 256,
-    "tokens_per_micro_batch": 256,
-    "patience": 0,
-    "stop_on": "quality",
+    "adapt": {"rank": 4},
+    "schedule": {"max_steps": 2, "tokens_per_step": 256},
+    "compute": {"tokens_per_micro_batch": 256},
+    "heldout": {"patience": 0, "stop_on": "quality"},
 }
 
 

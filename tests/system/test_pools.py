@@ -44,8 +44,8 @@ LONG = {
         "student": {
             "stage": "finetune",
             "config": {
-                "rank": 2, "max_steps": 150, "tokens_per_step": 256, "tokens_per_micro_batch": 256, "eval_every": 1000,
-                "checkpoint_every": 1,
+                "adapt": {"rank": 2}, "schedule": {"max_steps": 150, "tokens_per_step": 256},
+                "compute": {"tokens_per_micro_batch": 256}, "heldout": {"every": 1000}, "checkpoints": {"every": 1},
             },
             "inputs": {"model": "original", "data": ["sums"]},
         },

@@ -27,16 +27,12 @@ def tiny(tmp_path: Path) -> Recipe:
     nodes["original"]["config"] = {"source": "random:llama?num_blocks=5&hidden_size=32"}
     nodes["questions"]["config"]["max_rows"] = 12
     nodes["texts"]["config"]["source"] = f"text:{tmp_path / 'story.txt'}"
-    nodes["rewritten"]["config"] |= {"max_new_tokens": 8, "batch_size": 8}
-    nodes["block_scan"]["config"] = {"num_samples": 4, "max_tokens": 32}
-    nodes["refitted"]["config"] |= {"num_samples": 16, "max_tokens": 64, "precision": "float32"}
-    nodes["student"]["config"] |= {
-        "num_epochs": 8,
-        "tokens_per_step": 256,
-        "tokens_per_micro_batch": 256,
-        "learning_rate": 2.0e-3,
-        "precision": "float32",
-    }
+    nodes["rewritten"]["config"] |= {"drawing": {"max_new_tokens": 8}, "batch_size": 8}
+    nodes["block_scan"]["config"] = {"calibration": {"num_samples": 4, "max_tokens": 32}}
+    nodes["refitted"]["config"]["patch"] |= {"num_samples": 16, "max_tokens": 64, "precision": "float32"}
+    student = nodes["student"]["config"]
+    student["schedule"] |= {"num_epochs": 8, "tokens_per_step": 256, "learning_rate": 2.0e-3}
+    student["compute"] |= {"tokens_per_micro_batch": 256, "precision": "float32"}
     nodes["left"]["config"] |= {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 8, "precision": "float32"}
     for name in ("original_scores", "healed_scores"):
         nodes[name]["config"] = {"num_samples": 0, "num_prompt_tokens": 8}
@@ -54,7 +50,7 @@ def test_what_was_refitted_and_healed_comes_nearer_and_the_blocks_before_the_cut
     for data in ("texts", "questions"):
         assert told["healed less refitted"][data]["kl_nats"]["high"] < 0.0, data
     original, healed = (load_model(made[name].path, "float32") for name in ("original", "healed"))
-    cut = int(made["refitted"].facts["removed_blocks"])
+    [cut] = made["refitted"].facts["removed_blocks"]
     for index in range(cut - 1):  # the block before the cut learns too
         for name, weight in decoder_blocks(original)[index].named_parameters():
             assert torch.equal(weight, decoder_blocks(healed)[index].get_parameter(name)), (index, name)

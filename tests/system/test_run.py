@@ -126,13 +126,13 @@ def test_mlflow_has_a_parent_run_with_a_child_a_node(
     assert parent.info.status == "FINISHED"
     assert parent.data.tags["attar.recipe_hash"] == first["recipe_fingerprint"]
     assert parent.data.metrics["healed_scores/perplexity"] > 0
-    assert parent.data.params["pruned.num_blocks"] == "1" and parent.data.params["student_b.seed"] == "1"
+    assert parent.data.params["pruned.num_blocks"] == "1" and parent.data.params["student_b.schedule.seed"] == "1"
     assert "pruned.metric" not in parent.data.params, "what the recipe leaves alone would hide what it has chosen"
     children = client.search_runs([parent.info.experiment_id], f"tags.mlflow.parentRunId = '{parent.info.run_id}'")
     by_name = {run.info.run_name: run for run in children}
     assert set(by_name) == set(first["nodes"])
     student = by_name["student_a"]
-    assert student.data.params["rank"] == "4" and student.data.params["objectives.forward_kl"] == "1.0"
+    assert student.data.params["adapt.rank"] == "4" and student.data.params["objectives.forward_kl"] == "1.0"
     history = client.get_metric_history(student.info.run_id, "train_forward_kl_nats")
     assert [point.step for point in history] == list(range(1, len(history) + 1)) and len(history) >= 2
     assert [entry.dataset.source_type for entry in student.inputs.dataset_inputs] == ["attar"]

@@ -28,17 +28,15 @@ def tiny() -> Recipe:
     nodes["original"]["config"] = {"source": "random:llama?num_blocks=3&hidden_size=32"}
     for name, num_rows in (("math", 12), ("math_dev", 8), ("everyday", 12), ("facts", 12)):
         nodes[name]["config"]["max_rows"] = num_rows
-    nodes["block_scan"]["config"] = {"num_samples": 4, "max_tokens": 32}
+    nodes["block_scan"]["config"] = {"calibration": {"num_samples": 4, "max_tokens": 32}}
     nodes["pruned"]["config"] = {"num_blocks": 1}
     for name in ("math_rewritten", "everyday_rewritten", "math_dev_rewritten"):
-        nodes[name]["config"] |= {"max_new_tokens": 8, "batch_size": 8, "rows_per_shard": 8}
+        nodes[name]["config"] |= {"drawing": {"max_new_tokens": 8}, "batch_size": 8, "rows_per_shard": 8}
     for name in ("math_adapter", "everyday_adapter"):
         nodes[name]["config"] |= {
-            "rank": 4,
-            "alpha": 8,
-            "num_epochs": 1,
-            "learning_rate": 3.0e-3,
-            "precision": "float32",
+            "adapt": {"rank": 4, "alpha": 8},
+            "schedule": {"num_epochs": 1, "learning_rate": 3.0e-3},
+            "compute": {"precision": "float32"},
         }
     nodes["merged"]["config"]["search"] |= {"max_rows": 4, "max_tokens": 32, "precision": "float32"}
     for name in MEASURED:

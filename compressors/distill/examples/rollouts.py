@@ -57,9 +57,6 @@ class StudentWrites:
     top_p: float = 1.0
 
     writers: ClassVar[tuple[str, ...]] = ("student",)
-    both_sides: ClassVar[bool] = False
-    num_repair_tokens: ClassVar[int] = 0
-    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -67,6 +64,18 @@ class StudentWrites:
     @property
     def student_fraction(self) -> float:
         return 1.0
+
+    @property
+    def both_sides(self) -> bool:
+        return False
+
+    @property
+    def num_repair_tokens(self) -> int:
+        return 0
+
+    @property
+    def length_ratio(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +89,22 @@ class MixedWrites:
     top_p: float = 1.0
 
     writers: ClassVar[tuple[str, ...]] = ("student", "data")
-    both_sides: ClassVar[bool] = False
-    num_repair_tokens: ClassVar[int] = 0
-    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
         check_fraction(self.student_fraction)
+
+    @property
+    def both_sides(self) -> bool:
+        return False
+
+    @property
+    def num_repair_tokens(self) -> int:
+        return 0
+
+    @property
+    def length_ratio(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +121,6 @@ class TeacherWrites:
     both_sides: bool = False
 
     writers: ClassVar[tuple[str, ...]] = ("teacher",)
-    num_repair_tokens: ClassVar[int] = 0
-    length_ratio: ClassVar[float] = 0.0
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -112,6 +128,14 @@ class TeacherWrites:
     @property
     def student_fraction(self) -> float:
         return 1.0
+
+    @property
+    def num_repair_tokens(self) -> int:
+        return 0
+
+    @property
+    def length_ratio(self) -> float:
+        return 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +157,6 @@ class RepairedWrites:
     length_ratio: float = 0.0
 
     writers: ClassVar[tuple[str, ...]] = ("student", "teacher")
-    both_sides: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_draws(self)
@@ -142,6 +165,10 @@ class RepairedWrites:
             raise ValueError(
                 f"num_repair_tokens and length_ratio are {self.num_repair_tokens} and {self.length_ratio}; accepted: 1 or more, 0 or more"
             )
+
+    @property
+    def both_sides(self) -> bool:
+        return False
 
 
 ROLLOUTS: dict[str, type[RolloutPolicy]] = {

@@ -72,7 +72,9 @@ class StepLoss:
         flat = over_processes(flat, accelerator)
         num_terms = {name: int(value) for name, value in zip(names, flat, strict=False)}
         pairs = zip(flat[len(names) :: 2], flat[len(names) + 1 :: 2], strict=True)
-        means = {key: total / max(count, 1.0) for key, (total, count) in zip(shares, pairs, strict=True)}
+        means: dict[tuple[object, str], float] = {
+            key: total / max(count, 1.0) for key, (total, count) in zip(shares, pairs, strict=True)
+        }
         return StepLoss(reduction, modality, num_terms, means)
 
     def loss(self, module: nn.Module, student: Student, taught: TaughtBatch) -> tuple[Tensor, Sums]:

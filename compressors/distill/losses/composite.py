@@ -69,7 +69,7 @@ class Distil:
         statistics: set[Statistic] = {name for weight in self.token_weights for name in weight.needs}
         if weight is not None and weight.needs_loss:
             statistics.add("own_logprobs")
-        meaned = [one for one in (*self.token_weights, *([weight] if weight else [])) if one.is_mean_one]
+        every = (*self.token_weights, *([weight] if weight else []))
         # all of the labels' mass is on one entry, which is always there and stands for itself
         is_density = traits.reads_density and self.sources != {"labels"}
         return Requires(
@@ -77,7 +77,7 @@ class Distil:
             is_whole=self.is_whole,
             facts=traits.facts | (weight.reads if weight else frozenset()),
             statistics=frozenset(statistics),
-            means=tuple((weight, self.route) for weight in meaned),  # type: ignore[misc]
+            means=tuple((each, self.route) for each in every if each.is_mean_one),  # type: ignore[misc]
             route=self.route,
             vocabulary="densities" if is_density else "whole" if self.is_whole or statistics else "sums",
         )
@@ -116,7 +116,7 @@ class Distil:
             return None
         if not self.sources & set(moving):
             return replace(self, sample_weight=None)
-        fixed = [name for name in STAYING if name in self.sources and name not in moving]
+        fixed: list[ViewName] = [name for name in STAYING if name in self.sources and name not in moving]
         if fixed:
             target = Identity(of=fixed[0])
             return Distil(divergence=ForwardKL(), target=target, route=self.route, reduction=self.reduction)
@@ -142,7 +142,7 @@ def weigh(objective: Distil, loss: Float[Tensor, "N"], stats: TokenStats | None,
             loss = loss / _mean(stats, weight, objective.route)
     if objective.sample_weight is not None:
         loss = loss * stats.of_samples(sample_weights(objective, stats))[tokens]
-    routed = [float(is_routed(one, objective.route)) for one in stats.samples]
+    routed = [float(is_routed(sample, objective.route)) for sample in stats.samples]
     return loss * stats.of_samples(routed)[tokens]
 
 
@@ -171,7 +171,7 @@ def drawn_of(views: Views, targets: Targets, traits: Traits) -> Drawn:
             "a policy loss needs rollouts of the student: the log-probabilities its tokens were drawn with"
         )
     old = stats.old_logprobs[targets.tokens] if traits.needs_old else None
-    advantages = stats.of_samples([one.advantage for one in stats.samples])[targets.tokens]
+    advantages = stats.of_samples([sample.advantage for sample in stats.samples])[targets.tokens]
     return Drawn(views.next_outcomes, old, advantages)
 
 

@@ -106,9 +106,9 @@ class _Chunked(torch.autograd.Function):
 
 
 def _add_gradients(loss: Tensor, leaves: list[Tensor | None], into: list[Tensor | None]) -> None:
-    wanted = [(leaf, place) for leaf, place in zip(leaves, into, strict=True) if leaf is not None and place is not None]
+    wanted = [(leaf, sink) for leaf, sink in zip(leaves, into, strict=True) if leaf is not None and sink is not None]
     if not wanted or not loss.requires_grad:  # no token of the chunk has a teacher, say
         return
     gradients = torch.autograd.grad(loss, [leaf for leaf, _ in wanted])
-    for (_, place), gradient in zip(wanted, gradients, strict=True):
-        place.add_(gradient)
+    for (_, sink), gradient in zip(wanted, gradients, strict=True):
+        sink.add_(gradient)

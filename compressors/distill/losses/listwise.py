@@ -55,8 +55,8 @@ class ListwiseDistil:
         """
         assert stats.own_logprobs is not None, "asked for in `statistics`"
         anchor = stats.old_logprobs if anchor is None else anchor
-        groups = [one.group for one in stats.samples]
-        rewards = torch.tensor([one.reward for one in stats.samples], device=anchor.device)
+        groups = [sample.group for sample in stats.samples]
+        rewards = torch.tensor([sample.reward for sample in stats.samples], device=anchor.device)
         # in the sequences' sums the loss is a small function: its slope is taken here, the sums' own gradient in the chunks
         ratios = group_sums(stats.own_logprobs - anchor, stats.sequences, len(groups)).requires_grad_()
         values = torch.zeros(len(groups), device=anchor.device)

@@ -17,6 +17,7 @@ from attar.compressors.distill.losses.weights.token_weights import Statistic
 
 BatchT_contra = TypeVar("BatchT_contra", contravariant=True)
 ViewsT_contra = TypeVar("ViewsT_contra", contravariant=True)
+PartT_co = TypeVar("PartT_co", covariant=True)
 # Kinds of views that causal text gives: log-probabilities of tokens, and hidden states. Another modality names its own.
 DISTRIBUTIONS, STATES = "distributions", "states"
 
@@ -95,10 +96,10 @@ class Objective(Protocol[BatchT_contra, ViewsT_contra]):
         ...
 
 
-class Observed(Protocol[ViewsT_contra]):
+class Observed(Protocol[PartT_co]):
     """A batch's views of one kind, handed out in parts that fit into memory."""
 
-    def total(self, objectives: Mapping[str, Objective], loss_of: Callable[[ViewsT_contra], Tensor]) -> Tensor:
+    def total(self, objectives: Mapping[str, Objective], loss_of: Callable[[PartT_co], Tensor]) -> Tensor:
         """Return the sum of `loss_of` over the parts, with its gradient. The objectives say what must be known before."""
         ...
 

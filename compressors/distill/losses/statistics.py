@@ -25,26 +25,28 @@ def measured(
     others: Callable[[slice], Targets],
 ) -> Targets:
     """Return the targets with the statistics that the objectives require. `others` gives a chunk's targets with live teachers."""
-    wanted = frozenset(name for objective in objectives.values() for name in objective.requires.statistics)
+    wanted: frozenset[Statistic] = frozenset(
+        name for objective in objectives.values() for name in objective.requires.statistics
+    )
     if not wanted:
         return targets
     if targets.stats is None:
         raise ValueError("weights and listwise losses need to know the sequences of the tokens")
     required = [objective.requires.slopes for objective in objectives.values()]
     sources = list(dict.fromkeys(source for source in required if source is not None))
-    found: dict[object, list[Tensor]] = {}
+    parts: dict[object, list[Tensor]] = {}
     for start in range(0, len(targets.next_ids), size):
         tokens = slice(start, start + size)
         student = logprobs(tokens) if wanted - {"teacher_entropy"} else None
         chunk = others(tokens)
         for name, value in _of_chunk(wanted, student, chunk):
-            found.setdefault(name, []).append(value)
+            parts.setdefault(name, []).append(value)
         for source in sources:
             if source.anchor is not None and student is not None:
                 views = views_of(student, chunk, with_labels=True, needs_whole=True)
                 own = source.anchor(views).gather(-1, chunk.next_ids[:, None]).squeeze(-1)
-                found.setdefault(source, []).append(own)
-    columns = {name: torch.cat(parts) for name, parts in found.items()}
+                parts.setdefault(source, []).append(own)
+    columns = {name: torch.cat(chunks) for name, chunks in parts.items()}
     known = {name: columns[name] for name in wanted if name in columns}
     stats = replace(targets.stats, **known)  # type: ignore[arg-type]
     terms = {source: source.slopes(stats, columns.get(source)) for source in sources}
@@ -62,18 +64,18 @@ def teacher_entropies(targets: Targets, size: int, others: Callable[[slice], Tar
 def _of_chunk(
     wanted: frozenset[Statistic], student: Float[Tensor, "n V"] | None, chunk: Targets
 ) -> list[tuple[Statistic, Tensor]]:
-    found: list[tuple[Statistic, Tensor]] = []
+    known: list[tuple[Statistic, Tensor]] = []
     if "teacher_entropy" in wanted:
-        found.append(("teacher_entropy", _teacher_entropy(chunk)))
+        known.append(("teacher_entropy", _teacher_entropy(chunk)))
     if student is None:
-        return found
+        return known
     if "student_entropy" in wanted:
-        found.append(("student_entropy", entropy_of(student)))
+        known.append(("student_entropy", entropy_of(student)))
     if "own_logprobs" in wanted:
-        found.append(("own_logprobs", student.gather(-1, chunk.next_ids[:, None]).squeeze(-1)))
+        known.append(("own_logprobs", student.gather(-1, chunk.next_ids[:, None]).squeeze(-1)))
     if "is_first_choice" in wanted:
-        found.append(("is_first_choice", student.argmax(dim=-1) == chunk.next_ids))
-    return found
+        known.append(("is_first_choice", student.argmax(dim=-1) == chunk.next_ids))
+    return known
 
 
 def _teacher_entropy(chunk: Targets) -> Float[Tensor, "n"]:

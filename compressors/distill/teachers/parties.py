@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.packing import Batch, Example, batches
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.teachers.outputs import LiveTeacher, TeacherOutputs
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.models.adapted import is_adapted, mixed_precision, plain_model
@@ -43,7 +43,9 @@ class Party(Protocol):
         """Go on from the states of the student's frozen blocks, where its own model begins with them; say whether it does."""
         ...
 
-    def speak(self, student: Student, batch: Batch) -> TeacherOutputs: ...
+    def speak(self, student: Student, batch: Batch) -> Any:
+        """Return its outputs of a batch: distributions or states, as its kind of model gives them; see outputs.py."""
+        ...
 
     def advance(self, student: Student, clock: Clock) -> None:
         """Follow the student, before a step."""
@@ -75,7 +77,7 @@ class OtherModel:
         return self.model
 
     @torch.no_grad()
-    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
+    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
         with mixed_precision(self.model):
             return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
@@ -146,7 +148,7 @@ class KeptStates:
     def follow(self, student: Student, example: Example) -> bool:
         return False
 
-    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
+    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
         return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
 
@@ -190,7 +192,7 @@ class StudentItself:
         return self
 
     @torch.no_grad()
-    def speak(self, student: Student, batch: Batch) -> TeacherOutputs:
+    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
         read = batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=True)
         was_training = student.training
         student.eval()

@@ -2,44 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from attar.compressors.catalogue import build
 from attar.compressors.guidance.branches import BRANCHES, Branch
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.method_field import MethodField
+from attar.stages.runtime.older_fields import NOTHING, Moved, named_kind, within
 
 
-class GuideDataConfig(StageConfig):
-    """What the unguided branch sees, which scales are drawn, and how continuations are written and recorded."""
+def _given(text: str) -> Any:
+    return text or NOTHING
 
-    unguided: Literal["no_prompt", "no_context", "negative_prompt", "weak_model"] = "no_prompt"
-    """The branch that guidance moves away from: without the prompt, without its context, under another prompt, or the input `weak`."""
 
-    negative_prompt: str = ""
-    """What the unguided branch is asked instead; with unguided: negative_prompt alone."""
+UNGUIDED = MethodField(BRANCHES, "unguided", "no_prompt")
 
-    context: str = ""
-    """Text put before every question, which the unguided branch does not see; with unguided: no_context alone."""
 
-    context_end: str = ""
-    """Text inside a question up to which, itself included, all is context; with unguided: no_context alone."""
+class ScalesConfig(StageConfig):
+    """Which guidance scales are drawn."""
 
-    min_scale: float = Field(default=1.0, ge=0.0)
+    min: float = Field(default=1.0, ge=0.0)
     """Smallest guidance scale drawn; 1 is no guidance, 0 the unguided branch."""
 
-    max_scale: float = Field(default=3.0, gt=0.0)
-    """Largest guidance scale drawn; equal to min_scale for adapters at one fixed scale."""
+    max: float = Field(default=3.0, gt=0.0)
+    """Largest guidance scale drawn; equal to min for adapters at one fixed scale."""
 
-    unseen_scale: float = Field(default=0.0, ge=0.0)
+    unseen: float = Field(default=0.0, ge=0.0)
     """A scale that no training row comes near and every held-out question is answered at too, to prove that scales are learned; 0: none."""
 
-    unseen_margin: float = Field(default=0.15, gt=0.0)
-    """Training rows stay this far away from unseen_scale."""
+    margin: float = Field(default=0.15, gt=0.0)
+    """Training rows stay this far away from unseen."""
 
-    num_samples_per_prompt: int = Field(default=1, ge=1)
+    @model_validator(mode="after")
+    def _in_order(self) -> ScalesConfig:
+        if self.min > self.max:
+            raise ValueError(f"scales.min {self.min:g} is above scales.max {self.max:g}")
+        if self.min == self.max == 1.0:
+            raise ValueError(
+                "scales.min and scales.max are 1, which is no guidance: nothing to learn; accepted: a range beyond 1"
+            )
+        if self.unseen:
+            low, high = self.unseen - self.margin, self.unseen + self.margin
+            if not self.min < low < high < self.max:
+                raise ValueError(
+                    f"scales.unseen {self.unseen:g} with its margin {self.margin:g} must lie "
+                    f"between scales.min {self.min:g} and scales.max {self.max:g}"
+                )
+        return self
+
+    def at(self, uniform: float) -> float:
+        """Return the scale of a uniform number in [0, 1): spread evenly over the range without the unseen part."""
+        if not self.unseen:
+            return self.min + uniform * (self.max - self.min)
+        low, high = self.unseen - self.margin, self.unseen + self.margin
+        scale = self.min + uniform * (self.max - self.min - (high - low))
+        return scale if scale < low else scale + (high - low)
+
+
+class DrawingConfig(StageConfig):
+    """How continuations are drawn."""
+
+    num_samples: int = Field(default=1, ge=1)
     """Continuations of each training question, each under a scale of its own."""
 
     max_new_tokens: int = Field(default=128, ge=1)
@@ -50,6 +76,20 @@ class GuideDataConfig(StageConfig):
 
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)
     """Mass of the tokens that sampling chooses from."""
+
+
+class GuideDataConfig(StageConfig):
+    """What the unguided branch sees, which scales are drawn, and how continuations are written and recorded."""
+
+    unguided: Annotated[Branch, UNGUIDED] = BRANCHES["no_prompt"]()
+    """The branch that guidance moves away from: {kind: no_prompt}, {kind: no_context, context: TEXT} or with context_end, the text inside a
+    question up to which all is context; {kind: negative_prompt, prompt: TEXT}; {kind: weak_model}, the input `weak`."""
+
+    scales: ScalesConfig = ScalesConfig()
+    """Which guidance scales are drawn."""
+
+    drawing: DrawingConfig = DrawingConfig()
+    """How continuations are drawn."""
 
     num_recorded: int = Field(default=64, ge=1)
     """How many candidates of the guided distribution are kept for each token, with log-probabilities."""
@@ -69,48 +109,26 @@ class GuideDataConfig(StageConfig):
     precision: Precision = "auto"
     """Dtype of both branches."""
 
+    moved: ClassVar[Mapping[str, Moved]] = {
+        "unguided": Moved("unguided", named_kind),
+        "negative_prompt": Moved("unguided.prompt", _given),
+        "context": Moved("unguided.context", _given),
+        "context_end": Moved("unguided.context_end", _given),
+        "min_scale": Moved("scales.min"),
+        "max_scale": Moved("scales.max"),
+        "unseen_scale": Moved("scales.unseen"),
+        "unseen_margin": Moved("scales.margin"),
+        "num_samples_per_prompt": Moved("drawing.num_samples"),
+        **within("drawing", "max_new_tokens", "temperature", "top_p"),
+    }
+
     @model_validator(mode="after")
-    def _fits_together(self) -> GuideDataConfig:
-        texts = {
-            "negative_prompt": "negative_prompt",
-            "context": "no_context",
-            "context_end": "no_context",
-        }
-        for name, branch in texts.items():
-            if getattr(self, name) and self.unguided != branch:
-                raise ValueError(f"{name} is given, but unguided is {self.unguided!r}; accepted: unguided: {branch}")
-        if self.unguided == "negative_prompt" and not self.negative_prompt:
-            raise ValueError("unguided is 'negative_prompt': negative_prompt is missing")
-        if self.unguided == "no_context" and not (self.context or self.context_end):
-            raise ValueError("unguided is 'no_context': give context or context_end")
-        if self.min_scale > self.max_scale:
-            raise ValueError(f"min_scale {self.min_scale:g} is above max_scale {self.max_scale:g}")
-        if self.min_scale == self.max_scale == 1.0:
-            raise ValueError(
-                "min_scale and max_scale are 1, which is no guidance: nothing to learn; accepted: a range beyond 1"
-            )
-        if self.unseen_scale:
-            low, high = self.unseen_scale - self.unseen_margin, self.unseen_scale + self.unseen_margin
-            if not self.min_scale < low < high < self.max_scale:
-                raise ValueError(
-                    f"unseen_scale {self.unseen_scale:g} with its margin {self.unseen_margin:g} must lie "
-                    f"between min_scale {self.min_scale:g} and max_scale {self.max_scale:g}"
-                )
+    def _has_texts(self) -> GuideDataConfig:
+        if self.branch_kind == "no_context" and self.unguided == BRANCHES["no_context"]():
+            raise ValueError("unguided.kind is 'no_context': give context or context_end")
         return self
 
     @property
-    def branch(self) -> Branch:
-        """The method that makes the prompts of both branches."""
-        params = {
-            "negative_prompt": {"prompt": self.negative_prompt},
-            "no_context": {"context": self.context, "context_end": self.context_end},
-        }
-        return build(BRANCHES, self.unguided, params.get(self.unguided, {}))
-
-    def scale_at(self, uniform: float) -> float:
-        """Return the scale of a uniform number in [0, 1): spread evenly over the range without the unseen part."""
-        if not self.unseen_scale:
-            return self.min_scale + uniform * (self.max_scale - self.min_scale)
-        low, high = self.unseen_scale - self.unseen_margin, self.unseen_scale + self.unseen_margin
-        scale = self.min_scale + uniform * (self.max_scale - self.min_scale - (high - low))
-        return scale if scale < low else scale + (high - low)
+    def branch_kind(self) -> str:
+        """The name of the unguided branch."""
+        return UNGUIDED.kind(self.unguided)

@@ -48,24 +48,26 @@ class GuideDataInputs:
 
 def _forecast(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model, data, weak = inputs["model"][0], inputs["data"][0], inputs.get("weak", ())
-    if (config.unguided == "weak_model") != bool(weak):
+    if (config.branch_kind == "weak_model") != bool(weak):
         given = "given" if weak else "missing"
-        raise ValueError(f"unguided is {config.unguided!r}, but the input weak is {given}; the two belong together")
+        raise ValueError(
+            f"unguided.kind is {config.branch_kind!r}, but the input weak is {given}; the two belong together"
+        )
     for one in weak:
         check_vocabulary(model, one, "weak model")
     facts: Facts = {**recorded_facts(config.num_recorded, model), **_scale_facts(config), **rows_alike(data)}
-    num_rows = float(config.max_rows or data.get("num_rows", 0)) * config.num_samples_per_prompt
+    num_rows = float(config.max_rows or data.get("num_rows", 0)) * config.drawing.num_samples
     num_parameters = float(model.get("num_parameters", 0))
     token_bytes = bytes_per_token(config.num_recorded, int(model.get("vocab_size", 1 << 18)))
     return Forecast(
         facts,
-        num_flops=2 * 2.0 * num_parameters * num_rows * 2 * config.max_new_tokens,
+        num_flops=2 * 2.0 * num_parameters * num_rows * 2 * config.drawing.max_new_tokens,
         peak_memory_bytes=6.0 * num_parameters * (1 + len(weak)),
-        disk_bytes=num_rows * config.max_new_tokens * token_bytes,
+        disk_bytes=num_rows * config.drawing.max_new_tokens * token_bytes,
     )
 
 
-@stage("guide_data", version=1, forecast=_forecast)
+@stage("guide_data", version=2, forecast=_forecast)
 def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) -> DatasetArtifact:
     """Draw continuations from l_u + w (l_c - l_u), w drawn for each, and record that distribution's candidates.
 
@@ -107,7 +109,7 @@ class _Writer:
         conditional = TorchRunner(load_model(inputs.model.path, dtype, device))
         weak = None if inputs.weak is None else TorchRunner(load_model(inputs.weak.path, dtype, device))
         tokenizer = load_tokenizer(inputs.model.path)
-        return _Writer(config, tokenizer, config.branch, conditional, weak or conditional)
+        return _Writer(config, tokenizer, config.unguided, conditional, weak or conditional)
 
     def asked(self, row: Row) -> list[Row]:
         """Return a question once for each continuation, with both branches' prompts and a scale."""
@@ -115,11 +117,11 @@ class _Writer:
         prompt, unguided = self.branch(self.tokenizer, row.question)
         is_heldout = row.split != "train"
         scales = [
-            config.scale_at(_uniform(config.seed, row.id, index))
-            for index in range(1 if is_heldout else config.num_samples_per_prompt)
+            config.scales.at(_uniform(config.seed, row.id, index))
+            for index in range(1 if is_heldout else config.drawing.num_samples)
         ]
-        if is_heldout and config.unseen_scale:
-            scales.append(config.unseen_scale)
+        if is_heldout and config.scales.unseen:
+            scales.append(config.scales.unseen)
         return [
             row.with_changes(
                 id=f"{row.id}-g{index:02d}", guidance_scale=scale, prompt_ids=prompt, unguided_ids=unguided
@@ -134,10 +136,10 @@ class _Writer:
         generations = decode(
             runner,
             prompts,
-            max_new_tokens=self.config.max_new_tokens,
+            max_new_tokens=self.config.drawing.max_new_tokens,
             stop_ids=stop_token_ids(self.tokenizer, self.conditional.model.generation_config),
             batch_size=self.config.batch_size,
-            sampling=Sampling(temperature=self.config.temperature, top_p=self.config.top_p),
+            sampling=Sampling(temperature=self.config.drawing.temperature, top_p=self.config.drawing.top_p),
             seeds=[row_seed(self.config.seed, row.id, 0) for row in rows],
             num_recorded=self.config.num_recorded,
             on_finished=counter.advance,
@@ -168,10 +170,10 @@ def _uniform(seed: int, row_id: str, index: int) -> float:
 
 def _scale_facts(config: GuideDataConfig) -> Facts:
     return {
-        "unguided": config.unguided,
-        "min_scale": config.min_scale,
-        "max_scale": config.max_scale,
-        "unseen_scale": config.unseen_scale,
+        "unguided": config.branch_kind,
+        "min_scale": config.scales.min,
+        "max_scale": config.scales.max,
+        "unseen_scale": config.scales.unseen,
     }
 
 
@@ -185,7 +187,7 @@ def _finish(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path, row
     write_card(content, rows, name=name)
     num_tokens = sum(len(row.answer_ids) for row in rows)
     metric("num_guided_tokens", num_tokens)
-    note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.min_scale:g} to {config.max_scale:g}")
+    note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.scales.min:g} to {config.scales.max:g}")
     return DatasetArtifact.at(
         content,
         name=name,

@@ -50,7 +50,7 @@ def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(
     found = []
     for size, num_loaded in ((0, 4), (2, 3), (1, 2)):
         most.clear()
-        made = compare.execute(config.model_copy(update={"models_at_once": size}), inputs, store).artifact
+        made = compare.execute(config.with_changes(models_at_once=size), inputs, store).artifact
         found.append((json.loads(Path(made.path / "comparison.json").read_text()), made.facts))
         assert max(most) == num_loaded, "the original and so many students"
     assert found[0] == found[1] == found[2]

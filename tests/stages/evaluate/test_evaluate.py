@@ -27,12 +27,6 @@ CONFIG = EvaluateConfig(
 
 
 @pytest.fixture(scope="module")
-def onnx(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> OnnxArtifact:
-    config = ExportConfig(num_prompts=2, num_new_tokens=16)
-    return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
-
-
-@pytest.fixture(scope="module")
 def inputs(shared_store: Store, questions: DatasetArtifact, tmp_path_factory: pytest.TempPathFactory) -> dict:
     folder = tmp_path_factory.mktemp("tasks")
     rows = [{"question": f"Pick {i}", "choices": ["red", "a blue one", "no"], "answer": i % 3} for i in range(9)]
@@ -51,10 +45,10 @@ def content(artifact: EvaluationArtifact) -> dict:
 
 
 def test_torch_and_onnx_are_measured_alike(
-    store: Store, model: ModelArtifact, onnx: OnnxArtifact, inputs: dict
+    store: Store, model: ModelArtifact, graph: OnnxArtifact, inputs: dict
 ) -> None:
     torch_scores = evaluate.execute(CONFIG, EvaluateInputs(model=model, **inputs), store).artifact
-    onnx_scores = evaluate.execute(CONFIG, EvaluateInputs(model=onnx, beside=model, **inputs), store).artifact
+    onnx_scores = evaluate.execute(CONFIG, EvaluateInputs(model=graph, beside=model, **inputs), store).artifact
     first, second = content(torch_scores), content(onnx_scores)
     assert first["tasks"] == second["tasks"] and set(first["tasks"]) == {"colors", "sums"}
     assert first["perplexity"] == pytest.approx(second["perplexity"], rel=1e-4)
@@ -96,7 +90,7 @@ def test_task_files_of_ones_own_run_under_lm_eval(store: Store, model: ModelArti
         f"dataset_kwargs:\n  data_files: {tmp_path / 'mine.jsonl'}\n  cache_dir: {tmp_path / 'cache'}\n"
         "doc_to_text: '{{q}}'\ndoc_to_choice: '{{c}}'\ndoc_to_target: '{{a}}'\nmetric_list:\n  - metric: acc\n"
     )
-    config = CONFIG.model_copy(update={"task_folder": str(tmp_path), "tasks": ["mine"], "num_samples": 0})
+    config = CONFIG.with_changes(task_folder=str(tmp_path), tasks=["mine"], num_samples=0)
     scores = content(evaluate.execute(config, EvaluateInputs(model=model), store).artifact)
     assert 0.0 <= scores["tasks"]["mine"] <= 1.0
     assert scores["perplexity"] is None
@@ -128,7 +122,7 @@ def test_export_fails_when_the_text_differs(store: Store, model: ModelArtifact, 
     assert not list((store.root / "store").glob("export/*"))
 
 
-def test_exported_folder_stands_alone(onnx: OnnxArtifact, tmp_path: Path) -> None:
+def test_exported_folder_stands_alone(graph: OnnxArtifact, tmp_path: Path) -> None:
     """onnxruntime and tokenizers are enough: greedy text from the folder, without torch or transformers."""
     import os
     import subprocess
@@ -154,7 +148,7 @@ assert "torch" not in sys.modules and "transformers" not in sys.modules
 print(json.dumps(out))
 """
     done = subprocess.run(
-        [sys.executable, "-c", script, str(onnx.path)],
+        [sys.executable, "-c", script, str(graph.path)],
         capture_output=True,
         text=True,
         cwd=tmp_path,
@@ -165,21 +159,21 @@ print(json.dumps(out))
     from attar.compressors.models.decode import decode
     from attar.stages.artifacts.model.folder import load_tokenizer
 
-    ids = load_tokenizer(onnx.path)("What is 1 plus 2?").input_ids
+    ids = load_tokenizer(graph.path)("What is 1 plus 2?").input_ids
     assert (
         json.loads(done.stdout)
-        == decode(OnnxRunner(open_session(onnx.path)), [ids], max_new_tokens=8, stop_ids=())[0].token_ids
+        == decode(OnnxRunner(open_session(graph.path)), [ids], max_new_tokens=8, stop_ids=())[0].token_ids
     )
 
 
-def test_a_graph_runs_on_as_many_threads_as_torch_and_says_so(onnx: OnnxArtifact) -> None:
+def test_a_graph_runs_on_as_many_threads_as_torch_and_says_so(graph: OnnxArtifact) -> None:
 
     before = torch.get_num_threads()
     told: list[str] = []
     torch.set_num_threads(3)
     try:
         with listen(lambda event: told.append(event.text) if isinstance(event, Note) else None):
-            session = open_session(onnx.path)
+            session = open_session(graph.path)
     finally:
         torch.set_num_threads(before)
     assert session.get_session_options().intra_op_num_threads == 3

@@ -28,7 +28,7 @@ from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 
 SIZE, FLOPS = 0.05, 0.02
-NARROWER = NarrowConfig(ffn_fraction=0.5, num_removed_groups=1, score="magnitude")
+NARROWER = NarrowConfig(size={"ffn_fraction": 0.5}, num_removed_groups=1, score="magnitude")
 SHALLOWER = PruneConfig(blocks=[1, 2])
 
 
@@ -75,7 +75,7 @@ def test_every_family_is_told_through_prune_and_narrow(store: Store, family: str
     told = check(ingest_model, config, {}, original, store)
     pruned = prune.execute(SHALLOWER, PruneInputs(model=original), store).artifact
     told = check(prune, SHALLOWER, {"model": (told,)}, pruned, store)
-    channels = NarrowConfig(ffn_fraction=0.5, score="magnitude")
+    channels = NarrowConfig(size={"ffn_fraction": 0.5}, score="magnitude")
     thinner = narrow.execute(channels, NarrowInputs(model=pruned), store).artifact
     check(narrow, channels, {"model": (told,)}, thinner, store)
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-import attar.stages.evaluate.harness
+import attar.stages.artifacts.dataset.right_answers
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -25,9 +25,7 @@ from attar.stages.compare.config import CompareConfig
 from attar.stages.compare.pairs import gold, windows
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.harness import RunnerLM, run_tasks, task_config
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
@@ -63,24 +61,26 @@ def folder_of(family: str, kind: str, path: Path) -> Path:
 def asked_by_evaluate(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
-    """Return the prompts that lm-eval has the model continue, and the (context, choice) pairs it scores: watched, not replaced."""
+    """Return the prompts that evaluate has the model continue, and the (context, choice) pairs it scores: watched, not replaced."""
     prompts: list[list[int]] = []
     pairs: list[tuple[list[int], list[int]]] = []
-    score = attar.stages.evaluate.harness.continuation_likelihoods
+    score = attar.stages.artifacts.dataset.right_answers.choice_likelihoods
 
     def watched(runner: Any, given: Any, **options: Any) -> Any:
         prompts.extend(list(prompt) for prompt in given)
         return decode(runner, given, **options)
 
     def scored(runner: Any, given: Any, **options: Any) -> Any:
-        pairs.extend((list(context), list(choice)) for context, choice in given)
+        pairs.extend((list(context), list(choice)) for context, choices in given for choice in choices)
         return score(runner, given, **options)
 
-    monkeypatch.setattr(attar.stages.evaluate.harness, "decode", watched)
-    monkeypatch.setattr(attar.stages.evaluate.harness, "continuation_likelihoods", scored)
-    tokenizer = load_tokenizer(folder)
-    model = RunnerLM(TorchRunner(load_model(folder, "float32")), tokenizer, None, batch_size=2)
-    run_tasks(model, [task_config("open", QUESTIONS, 1, tokenizer), task_config("pick", CHOICES, 1, tokenizer)])
+    monkeypatch.setattr(attar.stages.artifacts.dataset.right_answers, "decode", watched)
+    monkeypatch.setattr(attar.stages.artifacts.dataset.right_answers, "choice_likelihoods", scored)
+    tokenizer, runner = load_tokenizer(folder), TorchRunner(load_model(folder, "float32"))
+    attar.stages.artifacts.dataset.right_answers.written_answers(
+        runner, QUESTIONS, tokenizer, max_new_tokens=1, stop_ids=stop_ids_of(tokenizer, folder), batch_size=2
+    )
+    attar.stages.artifacts.dataset.right_answers.right_choices(runner, CHOICES, tokenizer, batch_size=2, name="pick")
     return prompts, pairs
 
 
@@ -109,8 +109,7 @@ def test_a_row_is_asked_by_the_same_tokens_everywhere(
     prompts, pairs = asked_by_evaluate(folder, monkeypatch)
     assert prompts == asked, "evaluate"
     data = dataset(tmp_path / "questions", QUESTIONS)
-    config = FinetuneConfig()
-    rows = TrainingRows.read(config, FinetuneInputs(model=None, data=(data,)), tokenizer)  # type: ignore[arg-type] - reads data alone
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=1024, reads_record=False)
     assert [(example.prompt_ids, example.answer_ids) for example in rows.train] == solved, "training"
     assert [exact_tokens(tokenizer, row) for row in QUESTIONS] == solved, "record"
     assert [gold(CompareConfig(), row, tokenizer) for row in QUESTIONS] == solved, "compare"
@@ -134,8 +133,7 @@ def test_text_begins_with_bos_in_every_window_of_every_stage(kind: str, store: S
     source = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}", heldout_fraction=0.0)
     tokenizer, data = load_tokenizer(folder), ingest_data.execute(source, NoInputs(), store).artifact
     compared = windows(CompareConfig(max_tokens=32), data, tokenizer)
-    config = FinetuneConfig(max_tokens=32)
-    rows = TrainingRows.read(config, FinetuneInputs(model=None, data=(data,)), tokenizer)  # type: ignore[arg-type] - reads data alone
+    rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=32, reads_record=False)
     assert [(example.prompt_ids, example.answer_ids) for example in rows.train] == compared
     pieces = [sample.ids for sample in calibration_samples(folder, data, 99, 32)]
     assert sorted(pieces) == sorted([*context, *part] for context, part in compared)

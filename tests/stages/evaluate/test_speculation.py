@@ -31,7 +31,7 @@ def student(shared_store: Store, model: ModelArtifact) -> ModelArtifact:
 
 
 def measured(store: Store, draft: ModelArtifact, original: ModelArtifact, questions: DatasetArtifact, **changes):
-    config = CONFIG.model_copy(update=changes)
+    config = CONFIG.with_changes(**changes)
     inputs = EvaluateInputs(model=draft, tasks=(questions,), original=original)
     artifact = evaluate.execute(config, inputs, store).artifact
     return artifact, json.loads((artifact.path / "evaluation.json").read_text())["speculation"]

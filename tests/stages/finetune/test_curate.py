@@ -150,7 +150,7 @@ def test_a_random_part_is_the_same_part_whoever_else_is_there(tmp_path: Path) ->
 
 def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, questions: DatasetArtifact) -> None:
     inputs = CurateInputs(data=questions)
-    config = CurateConfig(max_rows=5)
+    config = CurateConfig(budget={"max_rows": 5})
     first = curate.execute(config, inputs, store).artifact
     again = curate.execute(config, inputs, Store(store.root / "other")).artifact
     assert first.fingerprint == again.fingerprint and first.facts == again.facts
@@ -162,9 +162,11 @@ def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, quest
 def test_the_recorded_teacher_goes_along_and_can_be_learned_from(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    recorded = SelfDataConfig(max_new_tokens=8, batch_size=4, num_recorded=16, precision="float32")
+    recorded = SelfDataConfig(
+        drawing={"max_new_tokens": 8}, batch_size=4, recorded={"num_candidates": 16}, precision="float32"
+    )
     source = self_data.execute(recorded, SelfDataInputs(model=model, data=questions), store).artifact
-    curated = curate.execute(CurateConfig(max_rows=4), CurateInputs(data=source), store).artifact
+    curated = curate.execute(CurateConfig(budget={"max_rows": 4}), CurateInputs(data=source), store).artifact
     before, after = TeacherRecord(source.path), TeacherRecord(curated.path)
     rows = read_rows(curated.path / "rows.jsonl")
     assert len(rows) == 4 + 2 + 3
@@ -172,15 +174,19 @@ def test_the_recorded_teacher_goes_along_and_can_be_learned_from(
         for mine, theirs in zip(after.of(row), before.of(row), strict=True):  # type: ignore[arg-type]
             assert torch.equal(mine, theirs)
     assert (curated.facts["num_recorded"], curated.facts["vocab_size"]) == (16, 259)
-    student = FinetuneConfig(rank=2, objectives={"forward_kl": 1.0}, num_epochs=1, precision="float32")
+    student = FinetuneConfig(
+        adapt={"rank": 2}, objectives={"forward_kl": 1.0}, schedule={"num_epochs": 1}, compute={"precision": "float32"}
+    )
     assert finetune.execute(student, FinetuneInputs(model=model, data=(curated,)), store).artifact.facts["num_steps"]
 
 
 def test_losses_are_the_models_own(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     """With every candidate recorded, the card's loss off the record is the one that the model gives."""
-    recorded = SelfDataConfig(max_new_tokens=8, batch_size=4, num_recorded=259, precision="float32")
+    recorded = SelfDataConfig(
+        drawing={"max_new_tokens": 8}, batch_size=4, recorded={"num_candidates": 259}, precision="float32"
+    )
     source = self_data.execute(recorded, SelfDataInputs(model=model, data=questions), store).artifact
-    config = CurateConfig(precision="float32", max_tokens=100)
+    config = CurateConfig(precision="float32", length={"max_tokens": 100})
     cards = []
     for given in (None, model):
         artifact = curate.execute(config, CurateInputs(data=source, model=given), store).artifact
@@ -214,8 +220,8 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
 
 def test_what_cannot_be_measured_is_refused_before_anything_runs() -> None:
     with pytest.raises(ValueError, match="max_tokens is 9: no tokens to count; give the input model"):
-        curate.forecast(CurateConfig(max_tokens=9), {"data": ({"num_rows": 3},)})
-    curate.forecast(CurateConfig(max_tokens=9), {"data": ({"num_rows": 3, "num_recorded": 0},)})
+        curate.forecast(CurateConfig(length={"max_tokens": 9}), {"data": ({"num_rows": 3},)})
+    curate.forecast(CurateConfig(length={"max_tokens": 9}), {"data": ({"num_rows": 3, "num_recorded": 0},)})
     with pytest.raises(ValueError, match="vocabulary mismatch: model 300, recorded teacher 259 tokens"):
         curate.forecast(CurateConfig(), {"data": ({"vocab_size": 259},), "model": ({"vocab_size": 300},)})
 
@@ -256,6 +262,6 @@ def test_text_alone_can_be_curated(store: Store, tmp_path: Path, questions: Data
     source = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.3)
     data = ingest_data.execute(source, NoInputs(), store).artifact
     curated = curate.execute(
-        CurateConfig(duplicate_threshold=1.0), CurateInputs(data=data, tasks=(questions,)), store
+        CurateConfig(duplicates={"threshold": 1.0}), CurateInputs(data=data, tasks=(questions,)), store
     ).artifact
     assert curated.facts["num_rows"] == 6

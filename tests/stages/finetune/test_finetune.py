@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -19,46 +13,29 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.schedule_config import schedule_of
 from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.runtime.progress import Metric, listen
 from attar.stages.self_data.config import SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
+from tests.killed import kill_after_step
 
 CONFIG = FinetuneConfig(
-    rank=4,
+    adapt={"rank": 4, "dropout": 0.1},
     objectives={"next_token": 1.0, "forward_kl": 0.5},
-    num_epochs=6,
-    learning_rate=5e-3,
-    tokens_per_step=512,
-    tokens_per_micro_batch=256,
-    eval_every=2,
-    checkpoint_every=1,
-    patience=0,
-    dropout=0.1,
-    precision="float32",
+    schedule={"num_epochs": 6, "learning_rate": 5e-3, "tokens_per_step": 512},
+    compute={"tokens_per_micro_batch": 256, "precision": "float32"},
+    heldout={"every": 2, "patience": 0},
+    checkpoints={"every": 1},
 )
-SCRIPT = """
-import sys, json, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
-from attar.registry.artifacts.store import Store
-from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-order = json.loads(sys.argv[1])
-inputs = FinetuneInputs(
-    model=ModelArtifact(Path(order["model"]["path"]), order["model"]["facts"], order["model"]["key"], order["model"]["fingerprint"]),
-    data=(DatasetArtifact(Path(order["data"]["path"]), order["data"]["facts"], order["data"]["key"], order["data"]["fingerprint"]),),
-)
-finetune.execute(FinetuneConfig(**order["config"]), inputs, Store(Path(order["store"])))
-"""
 
 
 @pytest.fixture(scope="module")
 def data(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> DatasetArtifact:
     """The sums with the model's own distributions recorded."""
-    config = SelfDataConfig(max_new_tokens=8, batch_size=8, num_recorded=16, precision="float32")
+    config = SelfDataConfig(
+        drawing={"max_new_tokens": 8}, batch_size=8, recorded={"num_candidates": 16}, precision="float32"
+    )
     return self_data.execute(config, SelfDataInputs(model=model, data=questions), shared_store).artifact
 
 
@@ -95,9 +72,9 @@ def test_training_lowers_the_heldout_loss_and_is_tracked(
 
 
 def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
-    store: Store, model: ModelArtifact, data: DatasetArtifact
+    shared_store: Store, model: ModelArtifact, data: DatasetArtifact
 ) -> None:
-    adapter = train(store, CONFIG, model, data)
+    adapter = train(shared_store, CONFIG, model, data)
     base = load_model(model.path, "float32")
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
@@ -113,20 +90,12 @@ def test_adapter_loads_with_peft_and_names_no_path_of_this_machine(
     ids=["lora", "full"],
 )
 def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
-    store: Store, model: ModelArtifact, data: DatasetArtifact, clean_environment: dict[str, str], changes: dict
+    store: Store, shared_store: Store, model: ModelArtifact, data: DatasetArtifact, changes: dict
 ) -> None:
-    config = CONFIG.model_copy(update=changes)
-    whole = train(Store(store.root / "uninterrupted"), config, model, data)
+    config = CONFIG.with_changes(**changes)
+    whole = train(shared_store, config, model, data)
     assert int(whole.facts["num_steps"]) >= 6
-    order = {
-        "model": model.as_dict(),
-        "data": data.as_dict(),
-        "config": config.model_dump(mode="json"),
-        "store": str(store.root),
-    }
-    command = [sys.executable, "-c", SCRIPT, json.dumps(order)]
-    process = subprocess.Popen(command, env=clean_environment | {"PYTHONPATH": os.getcwd()})
-    step = kill_after_step(process, store.root, min_step=2)
+    step = kill_after_step(lambda: train(store, config, model, data), store.root, min_step=2)
     assert 2 <= step < int(whole.facts["num_steps"]), "killed in the middle"
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
@@ -140,22 +109,10 @@ def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
     assert curve(whole, "train_next_token_nats") == curve(resumed, "train_next_token_nats")
 
 
-def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> int:
-    """SIGKILL a training process once its checkpoint has reached a step; return the step of the last whole checkpoint."""
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in root.glob(f"work/*/{CHECKPOINT}"):
-            if torch.load(path, weights_only=True)["trainer"]["step"] >= min_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return torch.load(path, weights_only=True)["trainer"]["step"]
-    pytest.fail(f"no checkpoint of step {min_step} before the process ended ({process.poll()})")
-
-
 def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
     """At a hopeless learning rate the held-out loss rises: the adapter kept is the one from before."""
-    config = CONFIG.model_copy(
-        update={"learning_rate": 3.0, "patience": 2, "num_epochs": 40, "eval_every": 1, "warmup_fraction": 0.0}
+    config = CONFIG.with_changes(
+        schedule={"learning_rate": 3.0, "num_epochs": 40, "warmup_fraction": 0.0}, heldout={"patience": 2, "every": 1}
     )
     adapter = train(store, config, model, data)
     heldout = dict(curve(adapter, "heldout_next_token_nats"))
@@ -165,9 +122,9 @@ def test_early_stop_keeps_the_best_adapter(store: Store, model: ModelArtifact, d
 
 
 def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, data: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_epochs": 2, "dropout": 0.0})
-    first = train(store, config.model_copy(update={"tokens_per_micro_batch": 512}), model, data)
-    second = train(store, config.model_copy(update={"tokens_per_micro_batch": 128}), model, data)
+    config = CONFIG.with_changes(schedule={"num_epochs": 2}, adapt={"dropout": 0.0})
+    first = train(store, config.with_changes(compute={"tokens_per_micro_batch": 512}), model, data)
+    second = train(store, config.with_changes(compute={"tokens_per_micro_batch": 128}), model, data)
     losses = curve(first, "train_next_token_nats"), curve(second, "train_next_token_nats")
     assert len(losses[0]) == len(losses[1]) >= 2
     for (_, mine), (_, theirs) in zip(*losses, strict=True):
@@ -175,23 +132,28 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
 
 
 def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
-    untold, told = FinetuneConfig(), FinetuneConfig(tokens_per_micro_batch=64)
+    untold, told = FinetuneConfig(), FinetuneConfig(compute={"tokens_per_micro_batch": 64})
     sizes = [
-        [config.schedule(torch.device(name)).tokens_per_micro_batch for name in ("cpu", "cuda")]
+        [
+            schedule_of(
+                config.schedule, config.compute.tokens_per_micro_batch, torch.device(name)
+            ).tokens_per_micro_batch
+            for name in ("cpu", "cuda")
+        ]
         for config in (untold, told)
     ]
     assert sizes == [[512, 4096], [64, 64]]
     with pytest.raises(ValueError, match="8 tokens hold no row; accepted: 0, or 16 and more"):
-        FinetuneConfig(tokens_per_micro_batch=8)
+        FinetuneConfig(compute={"tokens_per_micro_batch": 8})
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
     store: Store, model: ModelArtifact, data: DatasetArtifact, method: str
 ) -> None:
-    config = CONFIG.model_copy(update={"method": method, "num_epochs": 1})
+    config = CONFIG.with_changes(adapt={"kind": method}, schedule={"num_epochs": 1})
     whole = train(store, config, model, data)
-    again = train(store, config.model_copy(update={"gradient_checkpointing": True}), model, data)
+    again = train(store, config.with_changes(compute={"gradient_checkpointing": True}), model, data)
     names = [path.name for path in whole.path.glob("*.safetensors")]
     assert names and whole.path != again.path
     for name in names:
@@ -206,7 +168,7 @@ def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetA
     opt = ingest_model.execute(IngestModelConfig(source="random:opt"), NoInputs(), store).artifact
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
-        adapter = train(store, CONFIG.model_copy(update={"num_epochs": 2}), opt, data)
+        adapter = train(store, CONFIG.with_changes(schedule={"num_epochs": 2}), opt, data)
     assert any("attends across packed rows" in note for note in notes)
     heldout = curve(adapter, "heldout_next_token_nats")
     assert heldout[-1][1] < heldout[0][1]

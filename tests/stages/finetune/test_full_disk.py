@@ -26,11 +26,9 @@ FORK = multiprocessing.get_context("fork")
 # as a full disk does, the kernel refuses what goes beyond this: less than the smallest of what the stages below write
 LIMIT_BYTES = 40_000
 TRAINING = {
-    "num_epochs": 2,
-    "tokens_per_step": 256,
-    "tokens_per_micro_batch": 256,
-    "checkpoint_every": 1,
-    "precision": "float32",
+    "schedule": {"num_epochs": 2, "tokens_per_step": 256},
+    "compute": {"tokens_per_micro_batch": 256, "precision": "float32"},
+    "checkpoints": {"every": 1},
 }
 
 
@@ -47,13 +45,13 @@ def recorded(model: ModelArtifact, data: DatasetArtifact, store: Store) -> None:
 
 
 def trained(model: ModelArtifact, data: DatasetArtifact, store: Store) -> None:
-    config = FinetuneConfig(rank=8, objectives={"next_token": 1.0}, **TRAINING)
+    config = FinetuneConfig(adapt={"rank": 8}, objectives={"next_token": 1.0}, **TRAINING)
     finetune.execute(config, FinetuneInputs(model=model, data=(data,)), store)
 
 
 def taught_by_states(model: ModelArtifact, data: DatasetArtifact, store: Store) -> None:
-    objective = {"objectives": {"forward_kl": 1.0}, "run_teacher_once": True, "learn": "all"}
-    config = FinetuneConfig(rank=2, **objective, **TRAINING)
+    objective = {"objectives": {"forward_kl": 1.0}, "teacher": {"run_once": True}, "rows": {"learn": "all"}}
+    config = FinetuneConfig(adapt={"rank": 2}, **objective, **TRAINING)
     finetune.execute(config, FinetuneInputs(model=model, data=(data,), teacher=model), store)
 
 

@@ -26,7 +26,9 @@ from attar.stages.merge.search import dev_rows
 from attar.stages.runtime.progress import Note, listen
 
 TRAINING = FinetuneConfig(
-    objectives={"next_token": 1.0}, num_epochs=1, tokens_per_step=512, tokens_per_micro_batch=512, precision="float32"
+    objectives={"next_token": 1.0},
+    schedule={"num_epochs": 1, "tokens_per_step": 512},
+    compute={"tokens_per_micro_batch": 512, "precision": "float32"},
 )
 
 
@@ -91,7 +93,13 @@ def test_what_chooses_reads_no_row_that_is_reported(
     reported = {row.question for row in asked_rows(questions)}
     assert questions.facts["num_choose"] == len(split_rows(rows, "choose")) == 2
     assert reported == {row.question for row in split_rows(rows, "heldout")}
-    training = TrainingRows.read(TRAINING, FinetuneInputs(model=model, data=(questions,)), load_tokenizer(model.path))
+    training = TrainingRows.read(
+        (questions,),
+        load_tokenizer(model.path),
+        learn=TRAINING.rows.learn,
+        max_tokens=TRAINING.rows.max_tokens,
+        reads_record=False,
+    )
     looked = {row.question for row in training.heldout_rows}
     learned = {row.question for row in training.questions if row is not None}
     assert looked == {row.question for row in split_rows(rows, "choose")} and training.looked_at == ["choose"]
@@ -99,7 +107,7 @@ def test_what_chooses_reads_no_row_that_is_reported(
     assert judged == looked
     assert not reported & (looked | learned | judged) and not looked & learned
     adapter = finetune.execute(TRAINING, FinetuneInputs(model=model, data=(questions,)), store).artifact
-    assert adapter.facts["chosen_on"] == "choose"
+    assert adapter.facts["chosen_on"] == ("choose",)
     fitted = fit_share.execute(
         FitShareConfig(precision="float32"), FitShareInputs(on_labels=model, on_teacher=model, data=questions), store
     ).artifact
@@ -116,7 +124,7 @@ def test_a_data_set_of_two_parts_works_and_says_what_its_figures_are(
         fitted = fit_share.execute(
             FitShareConfig(precision="float32"), FitShareInputs(on_labels=model, on_teacher=model, data=old), store
         ).artifact
-    assert adapter.facts["chosen_on"] == fitted.facts["fitted_on"] == "heldout"
+    assert adapter.facts["chosen_on"] == (fitted.facts["fitted_on"],) == ("heldout",)
     told = [note for note in notes if "has no rows set apart for choices" in note]
     assert len(told) == 2 and "decide which state is kept and are what an evaluation reads too" in told[0]
     dev = {row.question for row in dev_rows(SearchConfig(grid={"t": [0.5]}, measure="loss"), [old])}

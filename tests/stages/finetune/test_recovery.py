@@ -13,8 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.packing import Batch, Example
+from attar.compressors.distill.teachers.outputs import TeacherOutputs
 from attar.compressors.distill.teachers.parties import OtherModel
+from attar.compressors.distill.teachers.student import Student
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
@@ -35,16 +37,12 @@ from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
 
 CONFIG = FinetuneConfig(
-    method="full",
+    adapt={"kind": "full"},
     objectives={"forward_kl": 1.0},
-    learn="all",
-    num_epochs=12,
-    learning_rate=3e-3,
-    tokens_per_step=256,
-    tokens_per_micro_batch=256,
-    eval_every=4,
-    patience=0,
-    precision="float32",
+    rows={"learn": "all"},
+    schedule={"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 256},
+    compute={"tokens_per_micro_batch": 256, "precision": "float32"},
+    heldout={"every": 4, "patience": 0},
 )
 PROSE = "The quick brown fox jumps over the lazy dog, and then it rests a while. " * 40
 
@@ -75,7 +73,7 @@ def recorded(shared_store: Store, model: ModelArtifact, prose: DatasetArtifact) 
 def train(store: Store, model: ModelArtifact, *data: DatasetArtifact, **changes) -> AdapterArtifact:
     teacher = changes.pop("teacher", None)
     inputs = FinetuneInputs(model=model, data=data, teacher=teacher)
-    return finetune.execute(CONFIG.model_copy(update=changes), inputs, store).artifact
+    return finetune.execute(CONFIG.with_changes(**changes), inputs, store).artifact
 
 
 def curve(adapter: AdapterArtifact, name: str) -> list[float]:
@@ -176,10 +174,13 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
 ) -> None:
     live = train(store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, **changes)
     asked: list[int] = []
-    states = OtherModel.states
-    monkeypatch.setattr(
-        OtherModel, "states", lambda self, batch: asked.append(batch.input_ids.numel()) or states(self, batch)
-    )
+    speak = OtherModel.speak
+
+    def counted(self: OtherModel, student: Student, batch: Batch) -> TeacherOutputs:
+        asked.append(batch.input_ids.numel())
+        return speak(self, student, batch)
+
+    monkeypatch.setattr(OtherModel, "speak", counted)
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
         once = train(
@@ -237,19 +238,18 @@ def _interrupted(run: TrainingRun) -> None:
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
-    config = CONFIG.model_copy(update={"max_tokens": 64})
-    found = TrainingRows.read(config, FinetuneInputs(model=model, data=data, teacher=model), load_tokenizer(model.path))
+    found = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
     return [*found.train, *found.heldout]
 
 
 def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(
     store: Store, model: ModelArtifact, pruned: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    with pytest.raises(ValueError, match="run_teacher_once is true, but the node has no input `teacher`"):
-        finetune.forecast(CONFIG.model_copy(update={"run_teacher_once": True}), {"model": ({},), "data": ({},)})
+    with pytest.raises(ValueError, match="teacher.run_once is true, but the node has no input `teacher`"):
+        finetune.forecast(CONFIG.with_changes(teacher={"run_once": True}), {"model": ({},), "data": ({},)})
     for changes in ({"rollout": "student"}, {"objectives": {"relation": {"divergence": "attention_relation"}}}):
-        with pytest.raises(ValueError, match="run_teacher_once keeps the teacher's last states of given answers"):
-            FinetuneConfig(**{"run_teacher_once": True, "objectives": {"forward_kl": 1.0}, **changes})
+        with pytest.raises(ValueError, match="teacher.run_once keeps the teacher's last states of given answers"):
+            FinetuneConfig(**{"teacher": {"run_once": True}, "objectives": {"forward_kl": 1.0}, **changes})
 
 
 def test_part_of_the_vocabulary_teaches_the_whole_of_it_and_goes_on_with_the_same_draws(
@@ -288,22 +288,24 @@ def _interrupted_after_a_checkpoint(run: TrainingRun) -> None:
 
 def test_part_of_the_vocabulary_is_refused_where_it_would_not_do() -> None:
     with pytest.raises(ValueError, match=r"vocabulary_sample is for a live teacher, .* accepted: 0, or the input"):
-        finetune.forecast(CONFIG.model_copy(update={"vocabulary_sample": 64}), {"model": ({},), "data": ({},)})
+        finetune.forecast(CONFIG.with_changes(compute={"vocabulary_sample": 64}), {"model": ({},), "data": ({},)})
     with pytest.raises(ValueError, match="vocabulary_sample is for given answers; accepted with a rollout: 0"):
-        FinetuneConfig(vocabulary_sample=64, rollout="student", objectives={"forward_kl": 1.0})
+        FinetuneConfig(compute={"vocabulary_sample": 64}, rollout={"kind": "student"}, objectives={"forward_kl": 1.0})
     tempered = {"soft": {"divergence": "forward_kl", "target": {"temper": {"temperature": 2.0}}}}
     heavy = {"sharp": {"divergence": "forward_kl", "token_weight": {"confident": {"max_entropy_nats": 1.0}}}}
     for objectives in (tempered, heavy):
         with pytest.raises(ValueError, match="reads more than sums over the vocabulary"):
-            FinetuneConfig.model_validate({"vocabulary_sample": 64, "objectives": objectives})
+            FinetuneConfig.model_validate({"compute": {"vocabulary_sample": 64}, "objectives": objectives})
     mixed = {
         "half": {
             "divergence": "jensen_shannon",
             "target": {"mix": {"first": "teacher", "second": "labels", "share": 0.5}},
         }
     }
-    accepted = FinetuneConfig.model_validate({"vocabulary_sample": 64, "objectives": mixed | {"next_token": 1.0}})
-    assert accepted.vocabulary_sample == 64
+    accepted = FinetuneConfig.model_validate(
+        {"compute": {"vocabulary_sample": 64}, "objectives": mixed | {"next_token": 1.0}}
+    )
+    assert accepted.compute.vocabulary_sample == 64
 
 
 def test_frozen_blocks_are_run_once_and_change_nothing(
@@ -385,7 +387,7 @@ def test_several_data_sets_train_together_by_shares(
     config, inputs = RecordConfig(num_recorded=259, precision="float32"), RecordInputs(model=model, data=questions)
     answers = record.execute(config, inputs, store).artifact
     with pytest.raises(ValueError, match="shares has 1 numbers for 2 inputs of data"):
-        finetune.forecast(CONFIG.model_copy(update={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
+        finetune.forecast(CONFIG.with_changes(rows={"shares": [1.0]}), {"model": ({},), "data": ({}, {})})
     adapter = train(store, pruned, recorded, answers, shares=[0.5, 0.5], num_epochs=4)
     heldout = curve(adapter, "heldout_forward_kl_nats")
     assert min(heldout) < 0.9 * heldout[0]
@@ -420,8 +422,8 @@ def test_wrong_wishes_are_refused_in_one_line(
         train(store, model, recorded, adapt_blocks="after_cut")
     with pytest.raises(ValueError, match="targets nope name no matrix"):
         train(store, pruned, recorded, method="lora", targets=["nope"])
-    with pytest.raises(ValueError, match="quantized_base is 'nf4', but method 'full' trains the base itself"):
-        FinetuneConfig(method="full", quantized_base="nf4")
+    with pytest.raises(ValueError, match=r"adapt\.full\.quantized_base"):
+        FinetuneConfig(adapt={"kind": "full", "quantized_base": "nf4"})
     with pytest.raises(ValueError, match="vocabulary mismatch: model 10, teacher 12 tokens"):
         finetune.forecast(CONFIG, {"model": ({"vocab_size": 10},), "data": ({},), "teacher": ({"vocab_size": 12},)})
 
@@ -443,7 +445,7 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
         result[name]["kl_nats"]["low"] <= result[name]["kl_nats"]["value"] <= result[name]["kl_nats"]["high"]
         for name in names
     )
-    named = config.model_copy(update={"names": ("same", "cut"), "against": {"cut": ("same",)}})
+    named = config.with_changes(names=("same", "cut"), against={"cut": ("same",)})
     both = compare.execute(
         named,
         CompareInputs(model=(model, pruned), **inputs),
@@ -470,6 +472,6 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
     with pytest.raises(ValueError, match="names: 0 for 2 models"):
         compare.forecast(config, several)
     with pytest.raises(ValueError, match="against: 'old' is no model; accepted: same, cut"):
-        compare.forecast(named.model_copy(update={"against": {"cut": ("old",)}}), several)
+        compare.forecast(named.with_changes(against={"cut": ("old",)}), several)
     with pytest.raises(ValueError, match="against: 'cut' is set against itself"):
-        compare.forecast(named.model_copy(update={"against": {"cut": ("cut",)}}), several)
+        compare.forecast(named.with_changes(against={"cut": ("cut",)}), several)

@@ -16,6 +16,7 @@ from attar.stages.contract import NoInputs
 from attar.stages.finetune import training_run
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.objective_spec import ObjectiveSpec
+from attar.stages.finetune.plan import TrainingPlan, adaptation_of
 from attar.stages.finetune.stage import build_run, finetune
 from attar.stages.finetune.training_run import MEASURE, WEIGHTS_FILE, TrainingRun, save_adapter
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
@@ -24,29 +25,29 @@ from attar.stages.runtime.progress import Metric, Note, listen
 
 # The learning rate never falls, so that the first steps are the same however many follow.
 CONFIG = FinetuneConfig(
-    method="full",
+    adapt={"kind": "full"},
     objectives={"next_token": 1.0},
-    num_epochs=100,
-    max_steps=12,
-    learning_rate=1e-3,
-    decay="none",
-    warmup_fraction=0.0,
-    tokens_per_step=512,
-    tokens_per_micro_batch=512,
-    eval_every=2,
-    patience=2,
-    precision="float32",
+    schedule={
+        "num_epochs": 100,
+        "max_steps": 12,
+        "learning_rate": 1e-3,
+        "decay": "none",
+        "warmup_fraction": 0.0,
+        "tokens_per_step": 512,
+    },
+    compute={"tokens_per_micro_batch": 512, "precision": "float32"},
+    heldout={"every": 2, "patience": 2},
 )
 
 
 def train(store: Store, model: ModelArtifact, data: DatasetArtifact, **changes) -> AdapterArtifact:
-    config = CONFIG.model_copy(update=changes)
+    config = CONFIG.with_changes(**changes)
     return finetune.execute(config, FinetuneInputs(model=model, data=(data,)), store).artifact
 
 
 def built(model: ModelArtifact, data: DatasetArtifact, workdir: Path, **changes) -> TrainingRun:
-    config = CONFIG.model_copy(update=changes)
-    return build_run(config, FinetuneInputs(model=model, data=(data,)), workdir)
+    inputs = FinetuneInputs(model=model, data=(data,))
+    return build_run(TrainingPlan.of(CONFIG.with_changes(**changes), inputs), inputs, workdir)
 
 
 def weights(adapter: AdapterArtifact) -> dict[str, torch.Tensor]:
@@ -89,11 +90,13 @@ def test_falling_quality_stops_a_training_whose_loss_still_falls(
     assert by_quality.facts["best_step"] == best_step and by_quality.facts["num_steps"] == num_steps
     assert by_quality.facts["heldout_quality"] == planted[best_step]
     by_loss = train(store, model, questions)
-    assert by_loss.facts["best_step"] == by_loss.facts["num_steps"] == CONFIG.max_steps, "no reason to stop in the loss"
+    assert by_loss.facts["best_step"] == by_loss.facts["num_steps"] == CONFIG.schedule.max_steps, (
+        "no reason to stop in the loss"
+    )
     if best_step:
         ended_there = train(store, model, questions, max_steps=best_step, patience=0)
         assert ended_there.facts["best_step"] == best_step and is_same(weights(by_quality), weights(ended_there))
-    assert is_same(weights(by_quality), weights(by_loss)) == (best_step == CONFIG.max_steps)
+    assert is_same(weights(by_quality), weights(by_loss)) == (best_step == CONFIG.schedule.max_steps)
 
 
 class Clock:
@@ -158,8 +161,8 @@ def test_the_weights_that_are_saved_are_the_running_mean(
         for name, value in trained_weights(run.student).items():
             mean[name] = decay * mean[name] + (1.0 - decay) * value
         run._after(record)
-    adapter = save_adapter(run, FinetuneInputs(model=model, data=(questions,)), tmp_path / "content")
-    assert adapter.facts["best_step"] == CONFIG.max_steps
+    adapter = save_adapter(run, adaptation_of(CONFIG.adapt, model.facts), model, tmp_path / "content")
+    assert adapter.facts["best_step"] == CONFIG.schedule.max_steps
     saved = {f"model.{name}": value for name, value in weights(adapter).items()}
     assert saved.keys() == mean.keys()
     own = torch.load(run.checkpoint, weights_only=True)["trainer"]["weights"]
@@ -190,7 +193,7 @@ def test_an_early_stop_with_nothing_to_judge_by_is_said_and_the_last_step_is_kep
     notes: list[str] = []
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         adapter = train(store, model, no_heldout, patience=patience)
-    assert adapter.facts["best_step"] == adapter.facts["num_steps"] == CONFIG.max_steps
+    assert adapter.facts["best_step"] == adapter.facts["num_steps"] == CONFIG.schedule.max_steps
     told = [note for note in notes if note.startswith("nothing to judge by, as no held-out row has a loss")]
     assert [note.partition(": ")[2] for note in told] == (
         ["patience is 2, but training goes to its last step, whose weights are kept"] if is_told else []
@@ -216,15 +219,17 @@ def test_a_second_stage_that_reads_higher_is_not_thrown_away(
     teacher = ingest_model.execute(source, NoInputs(), store).artifact
     switch = {"switch_divergence": {"to": "jeffreys", "at_fraction": 0.5}}
     objectives = {"own": ObjectiveSpec(divergence="forward_kl", schedule=switch)}
-    config = CONFIG.model_copy(update={"objectives": objectives, "patience": 0, "learning_rate": 3e-4})
+    config = CONFIG.with_changes(objectives=objectives, heldout={"patience": 0}, schedule={"learning_rate": 3e-4})
     notes: list[str] = []
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         inputs = FinetuneInputs(model=model, data=(questions,), teacher=teacher)
         adapter = finetune.execute(config, inputs, store).artifact
     shown, compared = curve(adapter, "heldout_own_nats"), curve(adapter, MEASURE)
-    assert min(shown, key=lambda step: shown[step]) <= 0.5 * CONFIG.max_steps, (
+    assert min(shown, key=lambda step: shown[step]) <= 0.5 * CONFIG.schedule.max_steps, (
         "as they are, the first stage reads least"
     )
-    assert adapter.facts["best_step"] == min(compared, key=lambda step: compared[step]) > 0.5 * CONFIG.max_steps
-    assert compared[CONFIG.max_steps] == shown[CONFIG.max_steps]
+    assert (
+        adapter.facts["best_step"] == min(compared, key=lambda step: compared[step]) > 0.5 * CONFIG.schedule.max_steps
+    )
+    assert compared[CONFIG.schedule.max_steps] == shown[CONFIG.schedule.max_steps]
     assert any(note.startswith("the objective changes while it is learned") for note in notes)

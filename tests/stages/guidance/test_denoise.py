@@ -15,27 +15,16 @@ from attar.stages.runtime.progress import listen
 
 SMALL = DenoiseConfig(
     seeds=[0],
-    num_denoiser_steps=150,
-    num_adapter_steps=150,
-    batch_size=48,
-    num_rollouts=100,
-    num_states=1000,
-    num_heldout_rollouts=40,
-    num_sampler_steps=10,
+    training={"num_denoiser_steps": 150, "num_adapter_steps": 150, "batch_size": 48},
+    states={"num_rollouts": 100, "num_states": 1000, "num_heldout_rollouts": 40, "num_sampler_steps": 10},
     max_error_ratio=0.9,
     max_data_ratio=1.5,  # a few steps on little data: which states are better shows at full size
 )
-TINY = DenoiseConfig(
-    **{
-        **SMALL.model_dump(),
-        "num_denoiser_steps": 6,
-        "num_adapter_steps": 6,
-        "num_rollouts": 10,
-        "batch_size": 16,
-        "num_heldout_rollouts": 10,
-        "max_error_ratio": 9.0,
-        "max_data_ratio": 9.0,
-    }
+TINY = SMALL.with_changes(
+    training={"num_denoiser_steps": 6, "num_adapter_steps": 6, "batch_size": 16},
+    states={"num_rollouts": 10, "num_heldout_rollouts": 10},
+    max_error_ratio=9.0,
+    max_data_ratio=9.0,
 )
 
 
@@ -47,7 +36,7 @@ def studied(shared_store: Store) -> ComparisonArtifact:
 def test_adapters_learn_what_two_passes_say_with_one(studied: ComparisonArtifact) -> None:
     found = json.loads((studied.path / RESULT).read_text())["seeds"]["seed 0"]
     assert found["error_ratio"] < 0.9 and found["error_ratio_unseen"] < 0.9
-    assert found["num_calls_a_sample"] == SMALL.num_sampler_steps, "one pass a step, not two"
+    assert found["num_calls_a_sample"] == SMALL.states.num_sampler_steps, "one pass a step, not two"
     weights = load_file(studied.path / "seed-0-adapters-guided.safetensors")
     assert all(name.startswith("blocks.") for name in weights), "the base is no part of the adapters"
 
@@ -96,4 +85,4 @@ def test_gates_refuse(store: Store, changes: dict[str, float], message: str) -> 
 
 def test_a_range_without_width_is_refused() -> None:
     with pytest.raises(ValueError, match="min_scale 2 is not below max_scale 2"):
-        DenoiseConfig(min_scale=2.0, max_scale=2.0)
+        DenoiseConfig(adapter={"min_scale": 2.0, "max_scale": 2.0})

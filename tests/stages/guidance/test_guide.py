@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,7 +16,7 @@ from attar.compressors.guidance.graph import SCALE_NAME, GuidedGraph
 from attar.compressors.guidance.scores import guided_scores
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
@@ -31,8 +25,8 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer, save
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import NoInputs
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.guided import prove_scale
 from attar.stages.export.stage import export
-from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.guidance.config import GuideConfig, GuideInputs
 from attar.stages.guidance.data.config import GuideDataConfig
 from attar.stages.guidance.data.stage import GuideDataInputs, guide_data
@@ -44,28 +38,22 @@ from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.runtime.progress import listen
+from tests.killed import kill_after_step
 
 LETTERS = "abcdefghijkl"
 STYLES = 6
 NUM_NEW = 16
 DRAW = GuideDataConfig(
-    min_scale=1.0,
-    max_scale=3.0,
-    unseen_scale=2.0,
-    num_samples_per_prompt=6,
-    max_new_tokens=NUM_NEW,
+    scales={"min": 1.0, "max": 3.0, "unseen": 2.0},
+    drawing={"num_samples": 6, "max_new_tokens": NUM_NEW},
     num_recorded=259,
     batch_size=64,
     precision="float32",
 )
 TRAINING = {
-    "num_epochs": 8,
-    "learning_rate": 1e-2,
-    "tokens_per_step": 2048,
-    "tokens_per_micro_batch": 4096,
-    "eval_every": 10,
-    "patience": 0,
-    "precision": "float32",
+    "schedule": {"num_epochs": 8, "learning_rate": 1e-2, "tokens_per_step": 2048},
+    "compute": {"tokens_per_micro_batch": 4096, "precision": "float32"},
+    "heldout": {"every": 10, "patience": 0},
 }
 GUIDE = GuideConfig(rank=32, num_tokens=16, num_heads=2, training=TRAINING, num_gate_rows=64)  # type: ignore[arg-type]
 
@@ -157,7 +145,8 @@ def test_gradient_checkpointing_gives_the_same_adapters_bit_for_bit(
 ) -> None:
     found = []
     for is_checkpointed in (False, True):
-        training = {**TRAINING, "max_steps": 3, "gradient_checkpointing": is_checkpointed}
+        compute = {"gradient_checkpointing": is_checkpointed}
+        training = GUIDE.training.with_changes(schedule={"max_steps": 3}, compute=compute)
         config = GuideConfig(**{**GUIDE.model_dump(), "training": training, "max_kl_ratio": 100.0, "num_gate_rows": 4})
         found.append(
             {path.name: load_file(path) for path in learn(store, config, taught, drawn).path.glob("*.safetensors")}
@@ -238,7 +227,7 @@ def test_scales_move_the_distribution_in_order(taught: list[ModelArtifact], cros
 def test_a_gate_that_is_not_reached_is_refused_and_writes_nothing(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
-    training = {**TRAINING, "max_steps": 1, "num_epochs": 1}
+    training = GUIDE.training.with_changes(schedule={"max_steps": 1, "num_epochs": 1})
     config = GuideConfig(rank=8, num_tokens=4, num_heads=1, training=training)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"one pass is not guidance on trained scales: .* accepted: max_kl_ratio 0.6"):
         learn(store, config, taught, drawn)
@@ -249,7 +238,7 @@ def test_a_checkpoint_tuned_too_far_is_refused(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
     """Adapters do not carry over to another model; a random one of the same shape stands for one tuned beyond all measure."""
-    config = GUIDE.model_copy(update={"training": GUIDE.training.model_copy(update={"num_epochs": 4})})
+    config = GUIDE.with_changes(training={"schedule": {"num_epochs": 4}})
     other = ingest_model.execute(
         IngestModelConfig(source="random:llama?num_blocks=2&hidden_size=64&seed=9"), NoInputs(), store
     ).artifact
@@ -272,20 +261,11 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     store: Store,
     taught: list[ModelArtifact],
     drawn: DatasetArtifact,
-    clean_environment: dict[str, str],
 ) -> None:
-    training = {**TRAINING, "num_epochs": 3, "checkpoint_every": 1}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 3}, checkpoints={"every": 1})
     config = GuideConfig(rank=16, num_tokens=8, num_heads=2, training=training, max_kl_ratio=2.0)  # type: ignore[arg-type]
     whole = learn(Store(store.root / "uninterrupted"), config, taught, drawn)
-    order = {
-        "models": [one.as_dict() for one in taught],
-        "data": drawn.as_dict(),
-        "config": config.model_dump(mode="json"),
-        "store": str(store.root),
-    }
-    command = [sys.executable, "-c", SCRIPT, json.dumps(order)]
-    process = subprocess.Popen(command, env=clean_environment | {"PYTHONPATH": os.getcwd()})
-    kill_after_step(process, store.root, min_step=2)
+    kill_after_step(lambda: learn(store, config, taught, drawn), store.root, min_step=2)
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
         resumed = learn(store, config, taught, drawn)
@@ -295,36 +275,9 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     assert whole.fingerprint == resumed.fingerprint
 
 
-SCRIPT = """
-import json, sys, torch
-from pathlib import Path
-torch.set_num_threads(1)
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
-from attar.registry.artifacts.store import Store
-from attar.stages.guidance.stage import guide
-from attar.stages.guidance.config import GuideConfig, GuideInputs
-order = json.loads(sys.argv[1])
-handle = lambda kind, one: kind(Path(one["path"]), one["facts"], one["key"], one["fingerprint"])
-base, second = (handle(ModelArtifact, one) for one in order["models"])
-inputs = GuideInputs(model=base, data=(handle(DatasetArtifact, order["data"]),), second=second)
-guide.execute(GuideConfig(**order["config"]), inputs, Store(Path(order["store"])))
-"""
-
-
-def kill_after_step(process: subprocess.Popen, root: Path, min_step: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        for path in root.glob(f"work/*/{CHECKPOINT}"):
-            if torch.load(path, weights_only=True)["trainer"]["step"] >= min_step:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-                return
-    pytest.fail(f"no checkpoint of step {min_step} before the process ended ({process.poll()})")
-
-
 @pytest.fixture(scope="module")
 def offset(shared_store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact) -> AdapterArtifact:
-    training = {**TRAINING, "num_epochs": 3}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 3})
     config = GuideConfig(adapter="offset", rank=16, training=training, max_kl_ratio=1.0)  # type: ignore[arg-type]
     return learn(shared_store, config, taught, drawn)
 
@@ -361,9 +314,9 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 def test_a_lora_at_one_scale_folds_as_any_other(
     store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
-    draw = DRAW.model_copy(update={"min_scale": 2.0, "max_scale": 2.0, "unseen_scale": 0.0})
+    draw = DRAW.with_changes(scales={"min": 2.0, "max": 2.0, "unseen": 0.0})
     at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
-    training = {**TRAINING, "num_epochs": 4, "rank": 8}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 4}, adapt={"rank": 8})
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]
     adapter = guide.execute(config, GuideInputs(model=taught[0], data=(at_two,)), store).artifact
     assert float(adapter.facts["kl_ratio_seen"]) < 0.6
@@ -373,14 +326,19 @@ def test_a_lora_at_one_scale_folds_as_any_other(
         guide.forecast(config, {"model": (taught[0].facts,), "data": (drawn.facts,)})
 
 
-def test_the_exported_graph_takes_the_scale_as_an_input(
-    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
-) -> None:
+@pytest.fixture(scope="module")
+def onnx(
+    shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
+) -> OnnxArtifact:
     inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
-    notes: list[str] = []
-    with listen(lambda event: notes.append(str(event))):
-        onnx = export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, store).artifact
-    assert [one for one in (1, 2, 3) if any(f"guidance_scale {one}:" in note for note in notes)] == [1, 2, 3]
+    return export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, shared_store).artifact
+
+
+def test_the_exported_graph_takes_the_scale_as_an_input(
+    taught: list[ModelArtifact], cross: AdapterArtifact, onnx: OnnxArtifact
+) -> None:
+    proved = json.loads((onnx.path / "parity.json").read_text())
+    assert [one["scale"] for one in proved] == [1, 2, 3]
     session = open_session(onnx.path, is_guided=True)
     assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
     prompt = chat_prompt(load_tokenizer(taught[0].path), question(1, 7))
@@ -400,7 +358,7 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 ) -> None:
     """Without the factor w - 1 the adapters also act at scale 1, where the pruned base needs healing."""
     pruned = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=taught[0]), store).artifact
-    training = {**TRAINING, "num_epochs": 4}
+    training = GUIDE.training.with_changes(schedule={"num_epochs": 4})
     config = GuideConfig(rank=32, num_tokens=16, num_heads=2, is_base_at_one=False, training=training)  # type: ignore[arg-type]
     inputs = GuideInputs(model=pruned, data=(drawn,), teacher=taught[0])
     adapter = guide.execute(config, inputs, store).artifact
@@ -415,12 +373,13 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 
 
 def test_a_graph_that_says_no_number_is_not_proved(
-    store: Store,
     taught: list[ModelArtifact],
     asked: DatasetArtifact,
     cross: AdapterArtifact,
+    onnx: OnnxArtifact,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The proof alone, on a graph that is there: tracing it again takes ten seconds."""
     greedy = GuidedGraph.greedy
 
     def broken(graph: GuidedGraph, prompt: list[int], scale: float, num_tokens: int) -> tuple[list[int], torch.Tensor]:
@@ -430,5 +389,6 @@ def test_a_graph_that_says_no_number_is_not_proved(
 
     monkeypatch.setattr(GuidedGraph, "greedy", broken)
     inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    model, graph = load_model(taught[0].path, torch.float32), GuidedGraph(open_session(onnx.path, is_guided=True))
     with pytest.raises(ValueError, match="the exported graph is not the model: .* max logit difference nan"):
-        export.execute(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, store)
+        prove_scale(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, model, graph, 1.0)

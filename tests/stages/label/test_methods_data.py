@@ -40,7 +40,11 @@ from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.runtime.progress import Progress, listen
 from attar.stages.runtime.watched_process import Limits
 
-QUICK = {"precision": "float32", "tokens_per_step": 512, "tokens_per_micro_batch": 2048, "patience": 0}
+QUICK = FinetuneConfig(
+    schedule={"tokens_per_step": 512},
+    compute={"precision": "float32", "tokens_per_micro_batch": 2048},
+    heldout={"patience": 0},
+)
 
 
 def dataset(folder: Path, rows: Sequence[Row], **facts: Any) -> DatasetArtifact:
@@ -73,10 +77,8 @@ def speaker(shared_store: Store, model: ModelArtifact, tmp_path_factory: pytest.
     """The tiny model after it learned to answer yes and no."""
     rows = [row.with_changes(id=f"{row.id}{word}", answer=word) for row in sums(16) for word in ("yes", "no")]
     data = dataset(tmp_path_factory.mktemp("spoken") / "rows", rows)
-    shared = {**QUICK, "method": "full", "learning_rate": 3e-3, "num_epochs": 12}
-    adapter = finetune.run(
-        FinetuneConfig(**shared), FinetuneInputs(model=model, data=(data,)), made(tmp_path_factory, "a")
-    )
+    shared = QUICK.with_changes(adapt={"kind": "full"}, schedule={"learning_rate": 3e-3, "num_epochs": 12})
+    adapter = finetune.run(shared, FinetuneInputs(model=model, data=(data,)), made(tmp_path_factory, "a"))
     base = MergeInputs(base=model, students=(adapter,))
     found = merge.run(MergeConfig(), base, made(tmp_path_factory, "m"))
     return ModelArtifact(found.path, found.facts, key="speaker", fingerprint="speaker")
@@ -118,7 +120,7 @@ def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: Model
     (work / "content" / "rows.jsonl").unlink()
     assert rows_of(answer.run(config, inputs, work)) == first
     assert [path.stat().st_mtime_ns for path in shards[:-1]] == others, "what was there is not written again"
-    passing = rows_of(run(answer, config.model_copy(update={"keep": "passing"}), inputs, tmp_path, "passing"))
+    passing = rows_of(run(answer, config.with_changes(keep="passing"), inputs, tmp_path, "passing"))
     assert all(build(ANSWER_CHECKS, "contains")(row.answer, "yes", []) is None for row in passing)
     assert {row.id for row in passing} < {row.id for row in first}
 
@@ -139,10 +141,13 @@ def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path
     assert [row.with_changes(skill="") for row in skilled] == sums(), "beside the question, not in it"
     assert all(row.skill for row in skilled)
     tokenizer = load_tokenizer(speaker.path)
-    told_of = {"teacher": "live", "teacher_context": "skill", "objectives": {"kl": {"divergence": "forward_kl"}}}
-    config = FinetuneConfig.model_validate({**QUICK, **told_of})
+    teacher = {"kind": "self", "rule": {"kind": "live"}, "context": {"kind": "skill"}}
+    config = QUICK.with_changes(teacher=teacher, objectives={"kl": {"divergence": "forward_kl"}})
     inputs = FinetuneInputs(model=speaker, data=(dataset(tmp_path / "skilled", skilled),))
-    told = with_hints(config, TrainingRows.read(config, inputs, tokenizer), tokenizer)
+    rows = TrainingRows.read(
+        inputs.data, tokenizer, learn=config.rows.learn, max_tokens=config.rows.max_tokens, reads_record=False
+    )
+    told = with_hints(rows, tokenizer, config.teacher.context, has_both_sides=False)
     for one, row in zip(told.train, told.questions, strict=True):
         assert row is not None and one.prompt_ids == chat_prompt(tokenizer, row.question)
         assert one.hinted_ids is not None and row.skill in tokenizer.decode(list(one.hinted_ids))
@@ -261,7 +266,7 @@ def test_learning_ones_own_answers_forgets_less(
     for name, rows in (("own", rows_of(own)), ("given", rows_of(questions))):
         # nothing held out: what the last step left is kept, not what was best
         data = dataset(tmp_path / f"rows-{name}", [row.with_changes(split="train") for row in rows])
-        training = FinetuneConfig(**QUICK, rank=4, learning_rate=5e-3, max_steps=12)
+        training = QUICK.with_changes(adapt={"rank": 4}, schedule={"learning_rate": 5e-3, "max_steps": 12})
         adapter = run(finetune, training, FinetuneInputs(model=model, data=(data,)), tmp_path, f"adapter-{name}")
         student = run(merge, MergeConfig(), MergeInputs(base=model, students=(adapter,)), tmp_path, f"student-{name}")
         drifts[name] = kl_between(model, student, list(b"Another kind of text altogether, about the sea."))

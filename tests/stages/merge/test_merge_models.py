@@ -110,11 +110,12 @@ def test_adapters_and_trained_weights_find_their_files_names(
     """Matrices stored (in, out), a head that files call otherwise, a tied head, fused projections."""
     base = ingest_model.execute(IngestModelConfig(source=f"random:{family}?num_blocks=2"), NoInputs(), store).artifact
     inputs = FinetuneInputs(model=base, data=(questions,))
-    options = {"num_epochs": 1, "learning_rate": 5e-3, "tokens_per_step": 512, "precision": "float32"}
-    adapter = finetune.execute(FinetuneConfig(rank=2, **options), inputs, store).artifact  # type: ignore[arg-type]
+    schedule = {"num_epochs": 1, "learning_rate": 5e-3, "tokens_per_step": 512}
+    options = {"schedule": schedule, "compute": {"precision": "float32"}}
+    adapter = finetune.execute(FinetuneConfig(adapt={"rank": 2}, **options), inputs, store).artifact  # type: ignore[arg-type]
     folded = merge.execute(MergeConfig(), MergeInputs(base=base, students=(adapter,)), store).artifact  # checks logits
     trained = finetune.execute(
-        FinetuneConfig(method="last_blocks", num_last_blocks=1, **options), inputs, store
+        FinetuneConfig(adapt={"kind": "last_blocks", "num_blocks": 1}, **options), inputs, store
     ).artifact  # type: ignore[arg-type]
     whole = merge.execute(MergeConfig(), MergeInputs(base=base, students=(trained,)), store).artifact
     state, weights = load_model(whole.path, "float32").state_dict(), load_file(trained.path / "weights.safetensors")

@@ -34,7 +34,9 @@ def students(
 ) -> tuple[AdapterArtifact, AdapterArtifact]:
     def train(seed: int) -> AdapterArtifact:
         config = FinetuneConfig(
-            rank=4, num_epochs=4, learning_rate=5e-3, tokens_per_step=512, seed=seed, precision="float32"
+            adapt={"rank": 4},
+            schedule={"num_epochs": 4, "learning_rate": 5e-3, "tokens_per_step": 512, "seed": seed},
+            compute={"precision": "float32"},
         )
         return finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), shared_store).artifact
 

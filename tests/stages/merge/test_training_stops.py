@@ -26,7 +26,10 @@ def test_a_step_that_gives_no_number_is_told_with_its_rows_and_the_weights_befor
     model: ModelArtifact, questions: DatasetArtifact, store: Store
 ) -> None:
     config = FinetuneConfig(
-        objectives={"next_token": 1.0}, learning_rate=1e30, warmup_fraction=0.0, eval_every=1000, **TRAINING
+        objectives={"next_token": 1.0},
+        schedule={"learning_rate": 1e30, "warmup_fraction": 0.0},
+        heldout={"every": 1000},
+        **TRAINING,
     )
     with pytest.raises(ValueError, match=r"^the gradient of step 2 is nan \(rows ") as told:
         finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), store)
@@ -46,7 +49,10 @@ def test_a_look_that_gives_no_number_ends_the_training(
 ) -> None:
     """Without it the state from before would be kept as if all were well: a search would take the trial for a finished one."""
     config = FinetuneConfig(
-        objectives={"next_token": 1.0}, learning_rate=1e30, warmup_fraction=0.0, eval_every=1, **TRAINING
+        objectives={"next_token": 1.0},
+        schedule={"learning_rate": 1e30, "warmup_fraction": 0.0},
+        heldout={"every": 1},
+        **TRAINING,
     )
     with pytest.raises(ValueError, match=r"^step 1: held-out loss next_token (nan|inf) is no number; lower learning"):
         finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), store)
@@ -76,13 +82,15 @@ def test_a_training_that_never_beats_its_start_says_so_and_is_no_student(
 ) -> None:
     """The kept adapter is all zero: the merge used to end in "folding changed nothing", which says not why."""
     inputs = FinetuneInputs(model=model, data=(questions,))
-    config = FinetuneConfig(learning_rate=1e-30, warmup_fraction=0.0, eval_every=1, patience=2, **TRAINING)
+    config = FinetuneConfig(
+        schedule={"learning_rate": 1e-30, "warmup_fraction": 0.0}, heldout={"every": 1, "patience": 2}, **TRAINING
+    )
     notes: list[str] = []
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         stuck = finetune.execute(config, inputs, store).artifact
     assert stuck.facts["best_step"] == 0 and stuck.facts["num_steps"] == 2
     assert any(note.startswith("warning: training never beat its start: no look was better") for note in notes)
-    moved = finetune.execute(FinetuneConfig(learning_rate=1e-2, **TRAINING), inputs, store).artifact
+    moved = finetune.execute(FinetuneConfig(schedule={"learning_rate": 1e-2}, **TRAINING), inputs, store).artifact
     assert moved.facts["best_step"] > 0
     refusal = rf"training of adapter {stuck.fingerprint[:12]} never beat its start \(2 steps\)"
     with pytest.raises(ValueError, match=refusal):

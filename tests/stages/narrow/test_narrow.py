@@ -48,7 +48,9 @@ def test_every_family_narrows_to_a_plain_model_as_forecast(
     family: str, store: Store, questions: DatasetArtifact
 ) -> None:
     original = ingest(family, store)
-    config = NarrowConfig(parameter_fraction=0.85, multiple_of=8, num_samples=3, max_tokens=32)
+    config = NarrowConfig(
+        size={"parameter_fraction": 0.85, "multiple_of": 8}, calibration={"num_samples": 3, "max_tokens": 32}
+    )
     forecast = narrow.forecast(config, {"model": (original.facts,), "data": ({},)})
     artifact = narrow.execute(config, NarrowInputs(model=original, data=(questions,)), store).artifact
     model = AutoModelForCausalLM.from_pretrained(artifact.path).eval()
@@ -196,9 +198,9 @@ def test_data_is_given_where_it_is_read(config: dict, inputs: dict, message: str
 def test_forecast_without_known_width_tells_what_the_budget_tells() -> None:
     facts = {"num_parameters": 1000, "num_blocks": 4, "hidden_size": 8}
     inputs = {"model": (facts,), "data": ({},)}
-    assert narrow.forecast(NarrowConfig(parameter_fraction=0.8), inputs).facts["num_parameters"] == 800
-    assert narrow.forecast(NarrowConfig(num_parameters=700), inputs).facts["num_parameters"] == 700
-    assert "num_parameters" not in narrow.forecast(NarrowConfig(ffn_fraction=0.5), inputs).facts
+    assert narrow.forecast(NarrowConfig(size={"parameter_fraction": 0.8}), inputs).facts["num_parameters"] == 800
+    assert narrow.forecast(NarrowConfig(size={"num_parameters": 700}), inputs).facts["num_parameters"] == 700
+    assert "num_parameters" not in narrow.forecast(NarrowConfig(size={"ffn_fraction": 0.5}), inputs).facts
 
 
 def test_family_whose_heads_cannot_go_is_refused_by_name(store: Store, questions: DatasetArtifact) -> None:
@@ -210,7 +212,7 @@ def test_empty_data_is_refused(store: Store, model: ModelArtifact, questions: Da
     (tmp_path / "rows.jsonl").write_text("")
     empty = DatasetArtifact(tmp_path, {}, "empty", "empty")
     with pytest.raises(ValueError, match="no training rows"):
-        narrow.run(NarrowConfig(ffn_fraction=0.5), NarrowInputs(model=model, data=(empty,)), tmp_path)
+        narrow.run(NarrowConfig(size={"ffn_fraction": 0.5}), NarrowInputs(model=model, data=(empty,)), tmp_path)
 
 
 def test_a_model_that_computes_no_numbers_is_refused(
@@ -223,6 +225,8 @@ def test_a_model_that_computes_no_numbers_is_refused(
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (tmp_path / "broken" / name).write_bytes((model.path / name).read_bytes())
     artifact = ModelArtifact(tmp_path / "broken", model.facts, "broken", "broken")
-    config = NarrowConfig(ffn_fraction=0.5, score="activation", precision="float32", num_samples=2)
+    config = NarrowConfig(
+        size={"ffn_fraction": 0.5}, score="activation", calibration={"precision": "float32", "num_samples": 2}
+    )
     with pytest.raises(ValueError, match="block 1: a score of its channels is not a finite number"):
         narrow.run(config, NarrowInputs(model=artifact, data=(questions,)), tmp_path)

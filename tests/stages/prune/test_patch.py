@@ -28,7 +28,7 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
     kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
 ) -> None:
     cut = prune.execute(PruneConfig(blocks=[2]), PruneInputs(model=model), store).artifact
-    config = PruneConfig(blocks=[2], patch="linear")
+    config = PruneConfig(blocks=[2], patch={"kind": "linear"})
     patched = prune.execute(config, PruneInputs(model=model, data=(questions,)), store).artifact
     assert patched.facts["num_parameters"] == cut.facts["num_parameters"]
     sample = training_samples(model.path, questions, 1, 64)[0]
@@ -43,16 +43,16 @@ def test_patched_cut_is_a_plain_model_closer_to_the_original_on_its_rows(
 def test_a_patch_that_walks_no_further_than_its_window_is_that_of_the_whole_model(
     removed: list[int], store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    config = PruneConfig(blocks=removed, patch="linear", precision="float32")
+    config = PruneConfig(blocks=removed, patch={"kind": "linear", "precision": "float32"})
     patched = load_model(
         prune.execute(config, PruneInputs(model=model, data=(questions,)), store).artifact.path, "auto"
     )
     whole = load_model(model.path, "float32")
     fit = PatchFit(len(removed), [removed[0]], is_weighted=True)
-    for sample in mixed_samples(model.path, (questions,), config.num_samples, config.max_tokens):
+    for sample in mixed_samples(model.path, (questions,), config.patch.num_samples, config.patch.max_tokens):
         ids = torch.tensor([sample])
         fit.update(whole, ids, torch.ones_like(ids))
-    fold_patch(whole, fit.solve(removed[0], config.ridge))
+    fold_patch(whole, fit.solve(removed[0], config.patch.ridge))
     torch.testing.assert_close(
         feed_forward_exit(patched, removed[0] - 1).weight, feed_forward_exit(whole, removed[0] - 1).weight
     )
@@ -64,7 +64,7 @@ def test_a_patch_is_fitted_in_the_precision_asked_for_and_the_model_keeps_its_ow
     inputs = PruneInputs(model=model, data=(questions,))
     matrices = {}
     for precision in ("float32", "bfloat16"):
-        config = PruneConfig(blocks=[2], patch="linear", precision=precision)
+        config = PruneConfig(blocks=[2], patch={"kind": "linear", "precision": precision})
         patched = load_model(prune.execute(config, inputs, store).artifact.path, "auto")
         matrices[precision] = feed_forward_exit(patched, 1).weight
     before = feed_forward_exit(load_model(model.path, "auto"), 1).weight
@@ -80,7 +80,7 @@ def test_refit_repairs_blocks_that_lie_apart_and_leaves_what_lies_before_the_cut
     kl_between: Callable[[ModelArtifact, ModelArtifact, list[int]], float],
 ) -> None:
     cut = prune.execute(PruneConfig(blocks=[1, 3]), PruneInputs(model=model), store).artifact
-    config = PruneConfig(blocks=[1, 3], patch="refit", precision="float32")
+    config = PruneConfig(blocks=[1, 3], patch={"kind": "refit", "precision": "float32"})
     inputs = PruneInputs(model=model, data=(questions, questions))
     repaired = prune.execute(config, inputs, store).artifact
     assert repaired.facts == cut.facts
@@ -135,7 +135,7 @@ def test_patch_without_a_footing_is_refused(config: dict, inputs: dict, message:
 def test_patch_before_the_first_block_is_refused(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    config = PruneConfig(blocks=[0], patch="linear")
+    config = PruneConfig(blocks=[0], patch={"kind": "linear"})
     with pytest.raises(ValueError, match="the window may not begin at block 0"):
         prune.execute(config, PruneInputs(model=model, data=(questions,)), store)
 
@@ -143,4 +143,4 @@ def test_patch_before_the_first_block_is_refused(
 def test_a_patch_is_work_for_all_threads() -> None:
     """Without one, a cut mostly copies files, and may run beside a heavy stage on one thread."""
     assert prune.is_light(PruneConfig(blocks=[1]))
-    assert not any(prune.is_light(PruneConfig(blocks=[1], patch=patch)) for patch in ("linear", "refit"))
+    assert not any(prune.is_light(PruneConfig(blocks=[1], patch={"kind": patch})) for patch in ("linear", "refit"))

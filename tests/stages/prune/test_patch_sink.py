@@ -77,16 +77,16 @@ def squares(difference: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     "options",
-    [{"patch": "linear", "patch_weight": "none"}, {"patch": "linear", "patch_weight": "norm"}, {"patch": "refit"}],
+    [{"kind": "linear", "weight": "none"}, {"kind": "linear", "weight": "norm"}, {"kind": "refit"}],
     ids=lambda options: "-".join(options.values()),
 )
 def test_a_patch_gives_the_first_token_its_state_too(
     store: Store, with_sink: ModelArtifact, questions: DatasetArtifact, options: dict[str, str]
 ) -> None:
-    config = PruneConfig(blocks=[REMOVED], precision="float32", **options)
+    config = PruneConfig(blocks=[REMOVED], patch={**options, "precision": "float32"})
     patched = prune.execute(config, PruneInputs(model=with_sink, data=(questions,)), store).artifact
     original = load_model(with_sink.path, "float32")
-    samples = mixed_samples(with_sink.path, (questions,), config.num_samples, config.max_tokens)
+    samples = mixed_samples(with_sink.path, (questions,), config.patch.num_samples, config.patch.max_tokens)
     assert {sample[0] for sample in samples} == {load_tokenizer(with_sink.path).bos_token_id}
     first, other = errors(original, load_model(patched.path, "float32"), samples)
     # measured: 0.03, 0.015 and 0.003 at first tokens, 0.16, 0.17 and 0.13 at all others

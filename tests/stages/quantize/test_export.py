@@ -36,18 +36,13 @@ def ingested(store: Store) -> ModelArtifact:
     return ingest_model.execute(config, NoInputs(), store).artifact
 
 
-@pytest.fixture(scope="module")
-def graph(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> OnnxArtifact:
-    return run(shared_store, model, questions)
-
-
 @pytest.fixture(scope="module", params=["float", "quantized"])
 def folder(
     request: pytest.FixtureRequest, shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> Path:
     if request.param == "float":
         return graph.path
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16)
+    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16})
     return quantize.execute(config, QuantizeInputs(model=graph, data=questions), shared_store).artifact.path
 
 
@@ -126,7 +121,7 @@ def test_data_without_a_question_is_refused(store: Store, model: ModelArtifact, 
 
 
 def test_every_long_part_shows_its_progress(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16)
+    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16})
     ended: dict[str, bool] = {}
 
     def hear(event: Event) -> None:

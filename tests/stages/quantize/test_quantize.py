@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import json
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.onnx_folder import disk_bytes
@@ -39,12 +38,6 @@ def exported(family: str, data: DatasetArtifact, store: Store) -> OnnxArtifact:
     ).artifact
 
 
-@pytest.fixture(scope="module")
-def graph(shared_store: Store, questions: DatasetArtifact, model: ModelArtifact) -> OnnxArtifact:
-    config = ExportConfig(num_prompts=1, num_new_tokens=8)
-    return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
-
-
 def run(store: Store, graph: OnnxArtifact, data: DatasetArtifact, **options: object) -> OnnxArtifact:
     config = QuantizeConfig(**{"limits": LOOSE, "max_tokens": 32, "num_rank_tokens": 24} | options)  # type: ignore[arg-type]
     return quantize.execute(config, QuantizeInputs(model=graph, data=data), store).artifact
@@ -54,10 +47,12 @@ def kl(artifact: OnnxArtifact) -> float:
     return float(artifact.facts["kl_nats"])
 
 
-def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
-    eight = run(store, graph, questions)
+def test_more_bits_and_better_methods_lose_less(
+    shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    eight = run(shared_store, graph, questions)
     four = {
-        method: run(store, graph, questions, bits=4, method=method)
+        method: run(shared_store, graph, questions, bits=4, method=method)
         for method in ("nearest", "searched", "error_corrected")
     }
     assert 0 < kl(eight) < 0.01 and float(eight.facts["agreement"]) > 0.8  # near-ties of a random model
@@ -65,7 +60,7 @@ def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifac
     assert disk_bytes(four["nearest"].path) < disk_bytes(eight.path) < 0.8 * disk_bytes(graph.path)
     assert eight.facts["size_fraction"] == pytest.approx(disk_bytes(eight.path) / disk_bytes(graph.path))
     for bits, artifact in ((8, eight), (4, four["nearest"])):
-        config = QuantizeConfig(limits=LOOSE, bits=bits)  # type: ignore[arg-type]
+        config = QuantizeConfig(limits=LOOSE, weights={"bits": bits})  # type: ignore[arg-type]
         planned = quantize.forecast(config, {"model": (graph.facts,), "data": ({},)})
         assert planned.facts["weight_bytes"] == pytest.approx(float(artifact.facts["weight_bytes"]), rel=0.5)
     saved = json.loads((eight.path / "quality.json").read_text())
@@ -73,37 +68,38 @@ def test_more_bits_and_better_methods_lose_less(store: Store, graph: OnnxArtifac
 
 
 def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
-    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+    shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
     config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8)
     before, after = (
-        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), store).artifact.facts
-        for one in (graph, run(store, graph, questions))
+        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), shared_store).artifact.facts
+        for one in (graph, run(shared_store, graph, questions))
     )
     assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
     assert float(after["disk_bytes"]) < 0.8 * float(before["disk_bytes"])
     assert after["num_parameters"] == before["num_parameters"]
 
 
-def test_dynamic_int8(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
-    dynamic = run(store, graph, questions, kind="dynamic")
+def test_dynamic_int8(shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    dynamic = run(shared_store, graph, questions, kind="dynamic")
     assert 0 < kl(dynamic) < 1.0 and dynamic.facts["quantization"] == "dynamic int8"
 
 
 def test_no_sum_of_8_bit_products_outgrows_16_bits(
-    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+    shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
     """Processors with AVX2 and no VNNI add two products of unsigned and signed bytes in 16 bits and cut the rest in silence.
 
     Of our graphs those of kind dynamic have such products; the blocks of MatMulNBits were bit for bit alike there (see docs).
     """
     kinds = {
-        kind: onnx.load(run(store, graph, questions, kind=kind).path / "model.onnx") for kind in ("dynamic", "weights")
+        kind: onnx.load(run(shared_store, graph, questions, kind=kind).path / "model.onnx")
+        for kind in ("dynamic", "weights")
     }
     operators = {kind: {node.op_type for node in model.graph.node} for kind, model in kinds.items()}
     signed = {"MatMulInteger", "QLinearMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "ConvInteger", "QGemm"}
     assert operators["dynamic"] & signed == {"DynamicQuantizeMatMul"} and not operators["weights"] & signed
-    folder = str(run(store, graph, questions, kind="dynamic").path)
+    folder = str(run(shared_store, graph, questions, kind="dynamic").path)
     codes = [
         numpy_helper.to_array(one, folder) for one in kinds["dynamic"].graph.initializer if one.name.endswith(".int8")
     ]
@@ -124,12 +120,12 @@ def test_too_great_a_loss_fails_and_names_the_worst(
 
 
 def test_the_costliest_nodes_are_kept_until_the_target_is_met(
-    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+    shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
     options = {"bits": 4, "head_bits": 4, "method": "nearest"}
-    without = run(store, graph, questions, **options)
+    without = run(shared_store, graph, questions, **options)
     target = kl(without) / 3
-    kept = run(store, graph, questions, **options, max_kept=30, target_kl_nats=target)
+    kept = run(shared_store, graph, questions, **options, max_kept=30, target_kl_nats=target)
     assert 0 < int(kept.facts["num_kept"]) < 29 and kl(kept) < kl(without)
     with (kept.path / "nodes.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -141,36 +137,36 @@ def test_the_costliest_nodes_are_kept_until_the_target_is_met(
 
 
 @pytest.mark.parametrize("family", ["gemma2", "gpt2", "gpt_neox", "phi3"])
-def test_other_families(family: str, store: Store, questions: DatasetArtifact) -> None:
+def test_other_families(family: str, shared_store: Store, questions: DatasetArtifact) -> None:
     """Tied and untied heads, products with a bias (Gemm), scaled embeddings, fused matrices."""
-    four = run(store, exported(family, questions, store), questions, bits=8, head_bits=8)
+    four = run(shared_store, exported(family, questions, shared_store), questions, bits=8, head_bits=8)
     assert kl(four) < 0.02 and float(four.facts["agreement"]) > 0.8
     assert float(four.facts["size_fraction"]) < 0.75
 
 
 @pytest.mark.parametrize("head_bits", [8, 4])
-def test_a_tied_head_stays_one_tensor(head_bits: int, store: Store, questions: DatasetArtifact) -> None:
+def test_a_tied_head_stays_one_tensor(head_bits: int, shared_store: Store, questions: DatasetArtifact) -> None:
     import onnx
 
-    graph = exported("gemma2", questions, store)
-    small = run(store, graph, questions, head_bits=head_bits)
+    graph = exported("gemma2", questions, shared_store)
+    small = run(shared_store, graph, questions, head_bits=head_bits)
     stored = onnx.load(small.path / "model.onnx", load_external_data=False).graph
     vocabulary = [one for one in stored.initializer if one.dims and one.dims[0] == 259 and one.name.endswith("codes")]
     assert len(vocabulary) == 1
     assert {"GatherBlockQuantized", "MatMulNBits"} <= {node.op_type for node in stored.node}
 
 
-def test_excluded_nodes_stay_in_float(store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
-    some = run(store, graph, questions, bits=4, exclude=["mlp.down_proj", "lm_head"])
-    assert kl(some) < kl(run(store, graph, questions, bits=4))
+def test_excluded_nodes_stay_in_float(shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
+    some = run(shared_store, graph, questions, bits=4, exclude=["mlp.down_proj", "lm_head"])
+    assert kl(some) < kl(run(shared_store, graph, questions, bits=4))
     with pytest.raises(ValueError, match="leaves no product to quantize"):
-        run(store, graph, questions, exclude=["proj", "lm_head"])
+        run(shared_store, graph, questions, exclude=["proj", "lm_head"])
 
 
 def test_a_quantized_graph_is_not_quantized_again(
-    store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+    shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
-    small = run(store, graph, questions)
+    small = run(shared_store, graph, questions)
     config = QuantizeConfig(limits=LOOSE)
     with pytest.raises(ValueError, match="quantized already"):
         quantize.forecast(config, {"model": (small.facts,), "data": ({},)})
@@ -200,12 +196,12 @@ def test_an_old_folder_that_is_not_a_graph_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox"])
 def test_moments_are_those_that_torch_sees(
-    family: str, store: Store, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch
+    family: str, shared_store: Store, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = exported(family, questions, store).path
+    folder = exported(family, questions, shared_store).path
     config = IngestModelConfig(source=f"random:{family}?num_blocks=2&hidden_size=64&seed=0")
     model = load_model(
-        ingest_model.execute(config, NoInputs(), store).artifact.path, torch.float32, torch.device("cpu")
+        ingest_model.execute(config, NoInputs(), shared_store).artifact.path, torch.float32, torch.device("cpu")
     )
     samples = [[3, 9, 4, 1, 7], [5, 2], [8, 8, 6]]
     seen: dict[str, torch.Tensor] = {}
@@ -220,7 +216,7 @@ def test_moments_are_those_that_torch_sees(
     with torch.inference_mode():
         for sample in samples:
             model(torch.tensor([sample]))
-    for max_bytes, is_diagonal in itertools.product((1, 1 << 30), (False, True)):  # each input alone, and all at once
+    for max_bytes, is_diagonal in ((1, False), (1 << 30, False), (1 << 30, True)):  # each input alone, and all at once
         monkeypatch.setattr(calibration_taps, "MAX_BYTES", max_bytes)
         found = {
             name: moments

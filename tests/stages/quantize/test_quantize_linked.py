@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.onnx_folder import DATA, read_graph
 from attar.stages.artifacts.onnx_session import GRAPH
-from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.stage import export
 from attar.stages.quantize.limits import Limits
 from attar.stages.quantize.stage import QuantizeConfig, QuantizeInputs, quantize
 
 
 @pytest.fixture
-def linked(store: Store, tmp_path: Path, questions: DatasetArtifact, model: ModelArtifact) -> OnnxArtifact:
-    config = ExportConfig(num_prompts=1, num_new_tokens=8)
-    graph = export.execute(config, ExportInputs(model=model, data=questions), store).artifact
-    os.link(graph.path / DATA, tmp_path / "backup")
-    return graph
+def linked(graph: OnnxArtifact, tmp_path: Path) -> OnnxArtifact:
+    copied = replace(graph, path=tmp_path / "store" / "export" / graph.key / graph.path.name)
+    shutil.copytree(graph.path.parent, copied.path.parent)
+    os.link(copied.path / DATA, tmp_path / "backup")
+    return copied
 
 
 def test_weights_of_a_linked_file_are_those_of_the_file(linked: OnnxArtifact, tmp_path: Path) -> None:
@@ -45,6 +45,8 @@ def test_weights_of_a_linked_file_are_those_of_the_file(linked: OnnxArtifact, tm
 def test_a_linked_graph_is_quantized(
     store: Store, linked: OnnxArtifact, questions: DatasetArtifact, options: dict[str, object]
 ) -> None:
-    config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=32, num_rank_tokens=24, **options)  # type: ignore[arg-type]
+    config = QuantizeConfig(
+        limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 32, "num_rank_tokens": 24}, **options
+    )  # type: ignore[arg-type]
     artifact = quantize.execute(config, QuantizeInputs(model=linked, data=questions), store).artifact
     assert float(artifact.facts["kl_nats"]) > 0

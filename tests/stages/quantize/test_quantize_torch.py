@@ -28,9 +28,9 @@ def run(
 
 
 def test_each_method_is_smaller_and_more_bits_lose_less(
-    store: Store, model: ModelArtifact, questions: DatasetArtifact
+    shared_store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    eight, four = (run(store, model, questions, method) for method in ("int8", "nf4"))
+    eight, four = (run(shared_store, model, questions, method) for method in ("int8", "nf4"))
     assert 0 < float(eight.facts["kl_nats"]) < float(four.facts["kl_nats"])
     assert float(four.facts["size_fraction"]) < float(eight.facts["size_fraction"]) < 0.8
     for artifact in (eight, four):
@@ -43,11 +43,11 @@ def test_each_method_is_smaller_and_more_bits_lose_less(
             export.forecast(ExportConfig(), {"model": (artifact.facts,), "data": ({},)})
 
 
-def test_the_evaluations_tasks_run_on_it(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+def test_the_evaluations_tasks_run_on_it(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8, precision="float32")
     before, after = (
-        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), store).artifact.facts
-        for one in (model, run(store, model, questions, "nf4"))
+        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), shared_store).artifact.facts
+        for one in (model, run(shared_store, model, questions, "nf4"))
     )
     assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
     assert float(after["disk_bytes"]) < float(before["disk_bytes"])

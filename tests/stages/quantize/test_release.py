@@ -1,4 +1,4 @@
-"""A registered version in both forms: loaded by strangers with the README's own scripts, described by its card, sorted by its tags."""
+"""A registered version in both forms: loaded by strangers with the documentation's own scripts, described by its card, sorted by its tags."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+SCRIPTS = (Path(__file__).parents[3] / "docs" / "how-to" / "use-a-model.md").read_text()
 QUESTIONS = [{"question": f"What is {a} plus 2?", "answer": str(a + 2), "verifier": "number"} for a in range(8)]
 SCORES = EvaluateConfig(
     max_rows=2,
@@ -47,7 +47,7 @@ TORCH_LIBRARIES = {"torch", "transformers", "tokenizers", "numpy"}
 ONNX_LIBRARIES = {"onnxruntime", "tokenizers", "numpy"}
 STRANGER = """
 import sys
-exec(compile(sys.stdin.read(), "README.md", "exec"))
+exec(compile(sys.stdin.read(), "use-a-model.md", "exec"))
 ours = {{name.partition(".")[0] for name in sys.modules}}
 known = {{"numpy", "onnxruntime", "tokenizers", "torch", "transformers", "mlflow", "onnx", "prefect",
          "pipelines", "stages", "compressors", "registry"}}
@@ -75,7 +75,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def build(store: Store, original: ModelArtifact, questions: DatasetArtifact) -> dict:
     found = scan.execute(
-        ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=original, data=questions), store
+        ScanConfig(calibration={"num_samples": 4, "max_tokens": 32}), ScanInputs(model=original, data=questions), store
     ).artifact
     model = prune.execute(PruneConfig(num_blocks=1), PruneInputs(model=original, scan=found), store).artifact
     graph = export.execute(
@@ -107,14 +107,14 @@ def here(released: dict, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 
 def script(form: str) -> str:
-    """A script of the README, word for word."""
-    [found] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", README, re.DOTALL)
+    """A script of the page, word for word."""
+    [found] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", SCRIPTS, re.DOTALL)
     assert len([line for line in found.splitlines() if line.strip()]) < 15
     return found
 
 
 def run_as_stranger(code: str, folder: Path, environment: dict[str, str], allowed: set[str]) -> str:
-    """Run a README script in a folder without our code in sight, and see that it used no other library than its form's."""
+    """Run a script of the page in a folder without our code in sight, and see that it used no other library than its form's."""
     environment = {name: value for name, value in environment.items() if name != "PYTHONPATH"} | {"PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-c", STRANGER.format(allowed=allowed)]
     done = subprocess.run(command, input=code, capture_output=True, text=True, cwd=folder, env=environment, check=False)
@@ -154,7 +154,7 @@ def test_the_version_has_its_card_signature_example_and_checksums(released: dict
     card = (folder / "README.md").read_text()
     front = yaml.safe_load(card.split("---")[1])
     assert front["license"] == "apache-2.0" and front["pipeline_tag"] == "text-generation"
-    removed = released["model"].facts["removed_blocks"]
+    removed = ",".join(map(str, released["model"].facts["removed_blocks"]))
     for part in (
         f"blocks {removed} of the model before it removed, metric angular_distance",
         "8 rows, 2 of them held out; made with and measured on",
@@ -193,7 +193,7 @@ def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Sto
         "onnx.decode_seconds_per_token_ratio",
     ):
         assert re.fullmatch(r"-?\d+(\.\d+)?", tags[name]), (name, tags[name])
-    removed = [int(index) for index in str(released["model"].facts["removed_blocks"]).split(",")]
+    removed = list(released["model"].facts["removed_blocks"])
     score = read_scores(released["scan"].path / "windows.csv", "angular_distance")[removed[0], 1]
     assert float(tags["scan.angular_distance"]) == pytest.approx(score, rel=1e-5)
     assert tags["license"] == "apache-2.0"
@@ -235,7 +235,7 @@ def test_several_graphs_lie_side_by_side_in_one_version(
         "onnx-int4": {"bits": 4, "head_bits": 4},
         "onnx-dynamic-int8": {"kind": "dynamic", "method": "nearest"},
     }.items():
-        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), max_tokens=16, **options)
+        config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), measured={"max_tokens": 16}, **options)
         given = QuantizeInputs(model=released["graph"], data=questions)
         small[name] = quantize.execute(config, given, here).artifact
     scores = evaluate.execute(SCORES, EvaluateInputs(model=small["onnx-int8"], tasks=(questions,)), here).artifact

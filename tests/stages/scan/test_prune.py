@@ -80,10 +80,12 @@ def test_planted_identity_window_goes(metric: str, store: Store, tmp_path: Path,
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         (folder / name).write_bytes((original.path / name).read_bytes())
     planted = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
-    scanned = scan.execute(ScanConfig(num_samples=4), ScanInputs(model=planted, data=questions), store).artifact
+    scanned = scan.execute(
+        ScanConfig(calibration={"num_samples": 4}), ScanInputs(model=planted, data=questions), store
+    ).artifact
     config = PruneConfig(num_blocks=2, metric=metric)
     pruned = prune.execute(config, PruneInputs(model=planted, scan=scanned), store).artifact
-    assert pruned.facts["removed_blocks"] == "2,3"
+    assert pruned.facts["removed_blocks"] == (2, 3)
     before = AutoModelForCausalLM.from_pretrained(planted.path).eval()
     after = AutoModelForCausalLM.from_pretrained(pruned.path).eval()
     with torch.no_grad():
@@ -92,7 +94,7 @@ def test_planted_identity_window_goes(metric: str, store: Store, tmp_path: Path,
 
 def test_scan_table_holds_every_window(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     scanned = scan.execute(
-        ScanConfig(num_samples=4, max_tokens=32), ScanInputs(model=model, data=questions), store
+        ScanConfig(calibration={"num_samples": 4, "max_tokens": 32}), ScanInputs(model=model, data=questions), store
     ).artifact
     for metric in ("angular_distance", "block_influence"):
         scores = read_scores(scanned.path / "windows.csv", metric)

@@ -31,14 +31,18 @@ SMALL = {"num_samples": 4, "num_loss_samples": 2, "max_tokens": 32}
 def everything(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> ScanArtifact:
     """A scan with every metric of the catalogue."""
     config = ScanConfig(
-        **SMALL, metrics=list(BLOCK_METRICS), sizes=[1, 2], num_greedy_steps=2, protect_first=1, measure_latency=True
+        metrics=list(BLOCK_METRICS),
+        sizes=[1, 2],
+        greedy={"num_steps": 2, "protect_first": 1},
+        measure_latency=True,
+        **SMALL,
     )
     return scan.execute(config, ScanInputs(model=model, data=questions), shared_store).artifact
 
 
 def removed(config: dict[str, Any], model: ModelArtifact, scanned: ScanArtifact, store: Store) -> list[int]:
     artifact = prune.execute(PruneConfig(**config), PruneInputs(model=model, scan=scanned), store).artifact
-    return [int(index) for index in artifact.facts["removed_blocks"].split(",")]
+    return list(artifact.facts["removed_blocks"])
 
 
 @pytest.mark.parametrize("name", BLOCK_METRICS)
@@ -76,7 +80,7 @@ def test_tables_are_plain_and_complete(everything: ScanArtifact, model: ModelArt
     costs = {name: read_costs(everything.path / "costs.csv", name) for name in ("parameters", "flops", "latency")}
     assert costs["parameters"].total == model.facts["num_parameters"]
     assert all(len(cost.blocks) == 4 and cost.total > 0 for cost in costs.values())
-    assert everything.facts["metrics"] == ",".join(BLOCK_METRICS) and everything.facts["sizes"] == "1,2"
+    assert everything.facts["metrics"] == tuple(BLOCK_METRICS) and everything.facts["sizes"] == (1, 2)
 
 
 @pytest.mark.parametrize("quantity", ["parameters", "flops", "latency"])
@@ -119,9 +123,9 @@ def test_a_patched_window_never_begins_at_block_0(
     name = next(name for name, scores in tables.items() if (0, 3) in scores and scores[0, 3] < scores[1, 3])
     config = {"num_blocks": 3, "metric": name}
     assert removed(config, model, everything, store) == [0, 1, 2]
-    patched = PruneConfig(**config, patch="linear", patch_weight="norm")
+    patched = PruneConfig(**config, patch={"kind": "linear", "weight": "norm"})
     inputs = PruneInputs(model=model, scan=everything, data=(questions,))
-    assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == "1,2,3"
+    assert prune.execute(patched, inputs, store).artifact.facts["removed_blocks"] == (1, 2, 3)
 
 
 def test_tokens_and_first_token_change_the_scores(
@@ -131,7 +135,7 @@ def test_tokens_and_first_token_change_the_scores(
     seen = []
     for option in options:
         inputs = ScanInputs(model=model, data=questions)
-        config = ScanConfig(num_samples=4, max_tokens=64, metrics=["block_influence"], **option)
+        config = ScanConfig(calibration={"num_samples": 4, "max_tokens": 64}, metrics=["block_influence"], **option)
         scanned = scan.execute(config, inputs, store).artifact
         seen.append(read_scores(scanned.path / "windows.csv", "block_influence")[0, 1])
     # the byte tokenizer's template begins with the first token already: nothing to prepend
@@ -161,7 +165,7 @@ def test_text_shorter_than_one_piece_is_refused(store: Store, model: ModelArtifa
     short = ingested(store, tmp_path, "The boat came in at dawn.")
     with pytest.raises(ValueError, match="the calibration text has 25 tokens, less than one piece of max_tokens = 256"):
         scan.execute(ScanConfig(), ScanInputs(model=model, data=short), store)
-    assert scan.execute(ScanConfig(max_tokens=16), ScanInputs(model=model, data=short), store).artifact
+    assert scan.execute(ScanConfig(calibration={"max_tokens": 16}), ScanInputs(model=model, data=short), store).artifact
 
 
 def test_a_data_set_without_training_rows_is_refused(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
@@ -177,7 +181,7 @@ def test_a_data_set_without_training_rows_is_refused(store: Store, model: ModelA
 
 
 def test_no_answer_within_the_cut_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    config = ScanConfig(max_tokens=8, tokens="answer")
+    config = ScanConfig(calibration={"max_tokens": 8, "tokens": "answer"})
     with pytest.raises(ValueError, match="tokens is 'answer', but no answer begins within max_tokens = 8"):
         scan.execute(config, ScanInputs(model=model, data=questions), store)
 

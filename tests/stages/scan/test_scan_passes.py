@@ -58,7 +58,10 @@ def test_every_window_is_scored_from_one_pass_over_the_text(
 ) -> None:
     passes = Passes()
     monkeypatch.setattr(scan_stage, "load_model", passes.load)
-    config = ScanConfig(metrics=metrics, num_samples=num_samples, batch_size=2, max_tokens=64, precision="float32")
+    config = ScanConfig(
+        metrics=metrics,
+        calibration={"num_samples": num_samples, "batch_size": 2, "max_tokens": 64, "precision": "float32"},
+    )
     scanned = scan.execute(config, ScanInputs(model=model, data=questions), store).artifact
     assert len(passes.tokens) == num_batches
     assert passes.num_block_runs == [num_batches] * 4, "blocks are run by the model's passes alone"

@@ -18,7 +18,7 @@ from attar.compressors.data.styles import AUTO, STYLES, rewrite_question
 from attar.compressors.data.verifiers.catalogue import OBJECTIONS
 from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.chat_server import ServerConfig
 from attar.stages.artifacts.dataset.rows import Row, read_rows
@@ -26,17 +26,17 @@ from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord, finished_shards
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
-from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.label.curate import CurateConfig, CurateInputs, curate
 from attar.stages.runtime.progress import Event, Note, listen
-from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.config import PromptConfig, SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
 
-CONFIG = SelfDataConfig(max_new_tokens=12, batch_size=2, rows_per_shard=4, num_recorded=16, precision="float32")
+CONFIG = SelfDataConfig(
+    drawing={"max_new_tokens": 12}, batch_size=2, rows_per_shard=4, recorded={"num_candidates": 16}, precision="float32"
+)
 
 
 def rewrite(store: Store, config: SelfDataConfig, model: ModelArtifact, data: DatasetArtifact) -> DatasetArtifact:
@@ -160,7 +160,7 @@ def test_recorded_teacher_of_a_reference_is_the_plain_forward(
         ids, logprobs = record.of(row)  # type: ignore[misc]
         expected = logits.log_softmax(-1).gather(-1, ids.long())
         torch.testing.assert_close(logprobs, expected, atol=2**-11 * 4.2 + 1e-4, rtol=2**-11)  # half precision
-    only_rewrites = rewrite(store, CONFIG.model_copy(update={"record": "rewrites"}), model, questions)
+    only_rewrites = rewrite(store, CONFIG.with_changes(recorded={"rows": "rewrites"}), model, questions)
     assert not any(row.recorded_in for row in read_rows(only_rewrites.path / "rows.jsonl"))
     assert not (only_rewrites.path / "logprobs").exists()
 
@@ -169,7 +169,7 @@ def test_recorded_teacher_of_a_reference_is_the_plain_forward(
 def test_interrupted_shards_are_continued_to_the_same_rows(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch, temperature: float
 ) -> None:
-    config = CONFIG.model_copy(update={"temperature": temperature})
+    config = CONFIG.with_changes(drawing={"temperature": temperature})
     whole = rewrite(Store(store.root / "other"), config, model, questions)
     from attar.stages.self_data import stage as module
 
@@ -206,9 +206,7 @@ def test_text_without_questions_is_refused(store: Store, model: ModelArtifact, t
 def test_free_texts_are_the_models_own_and_can_be_learned_from(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    config = CONFIG.model_copy(
-        update={"num_free_texts": 10, "free_text_tokens": 20, "free_text_start": "<|endoftext|>"}
-    )
+    config = CONFIG.with_changes(free_texts={"num": 10, "tokens": 20, "start": "<|endoftext|>"})
     artifact = rewrite(store, config, model, questions)
     rows = read_rows(artifact.path / "rows.jsonl")
     free = [row for row in rows if row.source == "free"]
@@ -224,14 +222,17 @@ def test_free_texts_are_the_models_own_and_can_be_learned_from(
     samples = training_samples(model.path, artifact, 100, 64)
     assert sum(sample[0] == 0 for sample in samples) == 8, "calibration reads them as they were written"
     student = FinetuneConfig(
-        rank=2, objectives={"forward_kl": 1.0}, num_epochs=1, tokens_per_step=512, precision="float32"
+        adapt={"rank": 2},
+        objectives={"forward_kl": 1.0},
+        schedule={"num_epochs": 1, "tokens_per_step": 512},
+        compute={"precision": "float32"},
     )
     adapter = finetune.execute(student, FinetuneInputs(model=model, data=(artifact,)), store).artifact
     assert int(adapter.facts["num_steps"]) >= 1
 
 
 def test_an_unknown_start_token_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    config = CONFIG.model_copy(update={"num_free_texts": 2, "free_text_start": "<nowhere>"})
+    config = CONFIG.with_changes(free_texts={"num": 2, "start": "<nowhere>"})
     with pytest.raises(ValueError, match="'<nowhere>' is no token of the tokenizer"):
         rewrite(store, config, model, questions)
 
@@ -254,8 +255,8 @@ def test_of_several_samples_the_likeliest_that_passes_is_kept(
 ) -> None:
     """With no check but an end, the kept sample is the likeliest finished one of the row's own draws."""
     # short, so that some are cut; the whole vocabulary recorded, so that every drawn token is in it
-    one = CONFIG.model_copy(update={"temperature": 1.0, "max_new_tokens": 3, "num_recorded": 259})
-    several = one.model_copy(update={"num_samples_per_prompt": 4})
+    one = CONFIG.with_changes(drawing={"temperature": 1.0, "max_new_tokens": 3}, recorded={"num_candidates": 259})
+    several = one.with_changes(drawing={"num_samples": 4})
     first, best = (rewrite(store, config, quick_to_stop, open_questions) for config in (one, several))
     rows = {row.id: row for row in read_rows(best.path / "rows.jsonl")}
     assert len({row.pass_rate for row in rows.values()}) > 1
@@ -268,7 +269,7 @@ def test_of_several_samples_the_likeliest_that_passes_is_kept(
             assert rows[row.id].source == "rewrite"
             gains.append(mean_logprob(best, rows[row.id]) - mean_logprob(first, row))
     assert min(gains) > -1e-5 and max(gains) > 0.1
-    again = several.model_copy(update={"batch_size": 4, "rows_per_shard": 12})
+    again = several.with_changes(batch_size=4, rows_per_shard=12)
     rebatched = read_rows(rewrite(store, again, quick_to_stop, open_questions).path / "rows.jsonl")
     assert [row.rewrite for row in rebatched] == [row.rewrite for row in rows.values()], "the same draws in any batch"
 
@@ -279,19 +280,18 @@ def mean_logprob(artifact: DatasetArtifact, row: Row) -> float:
     return float(logprobs[own].mean())
 
 
-def test_the_graph_writes_what_the_model_writes(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    graph = export.execute(
-        ExportConfig(num_prompts=1, num_new_tokens=4), ExportInputs(model=model, data=questions), store
-    )
-    through_onnx = CONFIG.model_copy(update={"sampler": "onnx"})
+def test_the_graph_writes_what_the_model_writes(
+    store: Store, model: ModelArtifact, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    through_onnx = CONFIG.with_changes(sampler="onnx")
     rows = [
         read_rows(
             self_data.execute(config, SelfDataInputs(model=one, data=questions), store).artifact.path / "rows.jsonl"
         )
-        for config, one in ((CONFIG, model), (through_onnx, graph.artifact))
+        for config, one in ((CONFIG, model), (through_onnx, graph))
     ]
     assert rows[0] == rows[1]
-    for config, one in ((CONFIG, graph.artifact), (through_onnx, model)):
+    for config, one in ((CONFIG, graph), (through_onnx, model)):
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}', but the input is an? .*; accepted: "):
             self_data.execute(config, SelfDataInputs(model=one, data=questions), store)
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}'"):
@@ -306,10 +306,10 @@ SERVER = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}
     [
         ({"sampler": "server"}, "sampler is 'server': server is missing"),
         ({"server": SERVER}, "server is given, but sampler is 'torch'"),
-        ({"sampler": "server", "server": SERVER, "num_free_texts": 3}, "num_free_texts is 3, but a chat server"),
-        ({"num_samples_per_prompt": 4}, "num_samples_per_prompt is 4, but at temperature 0"),
+        ({"sampler": "server", "server": SERVER, "free_texts": {"num": 3}}, "free_texts.num is 3, but a chat server"),
+        ({"drawing": {"num_samples": 4}}, "num_samples is 4, but at temperature 0"),
         ({"template": "{question} only"}, "must contain {question} and {answer}"),
-        ({"style": "poem"}, "'general', 'instruction', 'math', 'multiple_choice', 'code' or 'auto'"),
+        ({"prompt": {"style": "poem"}}, "'general', 'instruction', 'math', 'multiple_choice', 'code' or 'auto'"),
         ({"choose": "best"}, "'best_of' or 'majority'"),
     ],
 )
@@ -326,5 +326,5 @@ def test_a_key_in_the_recipe_is_refused_before_anything_runs(model: ModelArtifac
 
 
 def test_every_style_is_an_option() -> None:
-    assert {*STYLES, AUTO} == set(get_args(SelfDataConfig.model_fields["style"].annotation))
+    assert {*STYLES, AUTO} == set(get_args(PromptConfig.model_fields["style"].annotation))
     assert set(CHOOSERS) == set(get_args(SelfDataConfig.model_fields["choose"].annotation))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import bootstrap
 
 from attar.compressors.measure.closeness import closeness, closeness_of_each, ratio_of_sums
 from attar.compressors.models.runner import TorchRunner
@@ -49,6 +51,24 @@ def test_interval_of_a_mean_is_the_textbook_one() -> None:
     deviation = torch.tensor(values).std().item() / 20
     assert estimate.value == pytest.approx(sum(values) / 400)
     assert estimate.high - estimate.low == pytest.approx(2 * 1.96 * deviation, rel=0.15)
+
+
+@pytest.mark.parametrize("count", [2, 7, 150])
+def test_interval_of_a_ratio_is_scipys_paired_percentile_bootstrap(count: int) -> None:
+    above, below = (np.random.default_rng(seed).gamma(2.0, size=count) for seed in (0, 1))
+    expected = bootstrap(
+        (above, below),
+        lambda a, b, axis: a.sum(axis=axis) / b.sum(axis=axis),
+        paired=True,
+        vectorized=True,
+        method="percentile",
+        n_resamples=2000,
+        batch=100,
+        rng=np.random.default_rng(3),
+    ).confidence_interval
+    estimate = ratio_of_sums(above.tolist(), below.tolist(), seed=3)
+    # the same draws; a quantile between two of them is interpolated in another order of operations
+    assert (estimate.low, estimate.high) == pytest.approx((expected.low, expected.high), rel=1e-12)
 
 
 def test_pairs_stay_together_in_the_interval() -> None:

@@ -1,4 +1,4 @@
-"""Methods of the literature as recipes: each says what it is, names tests that exist, and stands in the README as it is."""
+"""Methods of the literature as recipes: each says what it is, and names tests that exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from attar.pipelines.cli.listing import list_methods
-from attar.pipelines.cli.method_table import composition, method_recipes, method_table, readable
+from attar.pipelines.cli.method_table import composition, method_recipes, readable
 from attar.pipelines.recipe.file import RecipeError, shipped_recipes
 from attar.pipelines.recipe.whole import build_recipe
 
@@ -30,12 +30,6 @@ def test_card_names_a_paper_and_tests_that_exist(name: str) -> None:
             node.name for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.FunctionDef)
         }
         assert function in names, test
-
-
-def test_readme_has_the_table_that_the_recipes_make() -> None:
-    """Print it with `python -m attar.pipelines.cli.method_table`."""
-    written = (ROOT / "README.md").read_text().split("<!-- methods -->")[1].strip()
-    assert written == method_table()
 
 
 def test_composition_tells_plugs_parties_and_rollout() -> None:

@@ -102,7 +102,7 @@ def test_what_is_chosen_is_what_is_built() -> None:
     ).nodes
     assert (
         nodes["smaller"].stage.name == "narrow"
-        and json.loads(nodes["smaller"].config.model_dump_json())["ffn_fraction"] == 0.5
+        and json.loads(nodes["smaller"].config.model_dump_json())["size"]["ffn_fraction"] == 0.5
     )
     assert not {"student", "rewritten", "onnx"} & nodes.keys()
     assert nodes["release"].inputs["model"] == ("smaller",)
@@ -110,7 +110,7 @@ def test_what_is_chosen_is_what_is_built() -> None:
         CompressForm(**BASE, block_metric="patch_residual", num_blocks=2, patch=True, rewrite_data=False, heal="full")
     ).nodes
     assert nodes["block_scan"].config.model_dump()["sizes"] == [2] and nodes["smaller"].inputs["data"] == ("questions",)
-    assert nodes["student"].config.model_dump()["method"] == "full" and nodes["student"].inputs["data"] == (
+    assert nodes["student"].config.model_dump()["adapt"]["kind"] == "full" and nodes["student"].inputs["data"] == (
         "questions",
     )
     assert nodes["release"].config.model_dump()["gate"].keys() == {
@@ -121,9 +121,11 @@ def test_what_is_chosen_is_what_is_built() -> None:
 
 
 def test_an_expert_reaches_every_field_and_a_typo_is_named() -> None:
-    form = CompressForm(**BASE, overrides={"student.config.seed": 7, "block_scan.config.num_samples": 4})
-    assert recipe_of(form).nodes["student"].config.model_dump()["seed"] == 7
-    with pytest.raises(RecipeError, match=r"node 'student', config.sed: unknown field. Did you mean 'seed'\?"):
+    form = CompressForm(
+        **BASE, overrides={"student.config.schedule.seed": 7, "block_scan.config.calibration.num_samples": 4}
+    )
+    assert recipe_of(form).nodes["student"].config.model_dump()["schedule"]["seed"] == 7
+    with pytest.raises(RecipeError, match=r"node 'student', config.sed: unknown field. Did you mean 'schedule.seed'\?"):
         recipe_of(CompressForm(**BASE, overrides={"student.config.sed": 7}))
     with pytest.raises(RecipeError, match="the recipe has no node 'studnt'. Did you mean 'student'"):
         recipe_of(CompressForm(**BASE, overrides={"studnt.config.seed": 7}))

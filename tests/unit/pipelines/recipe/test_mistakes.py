@@ -39,7 +39,7 @@ nodes:
     config: {source: "s3:bucket", sha: 3, license: 7}
   p:
     stage: prune
-    config: {num_blocks: -1, ridge: x, paatch: linear}
+    config: {num_blocks: -1, patch: {kind: linear, ridge: x}, paatch: linear}
     inputs: {modle: "1", scan: nothing}
   q: {stage: prun}
   r: 3
@@ -54,7 +54,7 @@ nodes:
         "node 'p', inputs.modle: unknown input. Did you mean 'model'?",
         "node 'p', inputs.scan = 'nothing': no such node.",
         "node 'p', config.num_blocks = -1",
-        "node 'p', config.ridge = 'x'",
+        "node 'p', config.patch.ridge = 'x'",
         "node 'p', config.paatch: unknown field. Did you mean 'patch'?",
         "node 'q', stage = 'prun': unknown stage. Did you mean 'prune'?",
         "node 'r' is 3; a mapping with stage, config",

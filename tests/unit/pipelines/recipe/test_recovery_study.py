@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,7 +16,6 @@ import pytest
 from attar.pipelines.recipe.plan import PlannedNode, make_plan
 from attar.pipelines.recipe.whole import Recipe, build_recipe
 from attar.registry.artifacts.store import Store
-from attar.stages.finetune.schedule_config import ScheduleConfig
 from attar.stages.ingest.tiny_model import random_model
 
 ROOT = Path(__file__).parents[4]
@@ -103,9 +101,11 @@ def roots(recipe: Recipe, name: str) -> set[str]:
 
 def budget(config: Any) -> dict[str, Any]:
     """Return all settings of a schedule but how wide its steps are and where it starts."""
-    return {
-        name: getattr(config, name) for name in ScheduleConfig.model_fields if name not in ("learning_rate", "seed")
-    }
+    parts = {name: getattr(config, name).model_dump() for name in ("schedule", "heldout", "checkpoints", "compute")}
+    settings = {f"{part}.{name}": value for part, values in parts.items() for name, value in values.items()}
+    settings["rows.max_tokens"] = config.rows.max_tokens
+    free = ("schedule.learning_rate", "schedule.seed", "compute.vocabulary_sample")
+    return {name: value for name, value in settings.items() if name not in free}
 
 
 @pytest.mark.parametrize(("num_removed", "seed"), CASES)
@@ -118,10 +118,14 @@ def test_arms_that_train_have_one_budget_and_nothing_that_is_measured_on(
     assert {name.removesuffix("_adapter") for name in trained} == learning
     first, *others = (budget(node.config) for node in trained.values())
     assert all(one == first for one in others)
-    assert (first["max_steps"], first["tokens_per_step"], first["patience"]) == (STEPS, 1024, 0)
+    assert (first["schedule.max_steps"], first["schedule.tokens_per_step"], first["heldout.patience"]) == (
+        STEPS,
+        1024,
+        0,
+    )
     for name, node in trained.items():
         start = seed + (arms.OTHER_START if name == "second_start_adapter" else 0)
-        assert node.config.seed == start, name
+        assert node.config.schedule.seed == start, name
         for source in roots(recipe, name) - {"texts"}:
             assert recipe.nodes[source].config.max_rows == ROWS, (name, source)
     read = set().union(*(roots(recipe, name) for name in trained))
@@ -144,7 +148,7 @@ def test_arms_of_a_size_have_lost_as_much(
         wanted = NUM_BLOCKS if arm.startswith("thinner") else NUM_BLOCKS - num_removed
         assert plan[arm].forecast.facts["num_blocks"] == wanted, arm
     for arm in ("thinner", "thinner_refitted"):
-        assert plan[arm].node.config.equal_to_blocks == num_removed
+        assert plan[arm].node.config.size.equal_to_blocks == num_removed
 
 
 @pytest.mark.parametrize(("num_removed", "seed"), CASES)
@@ -166,23 +170,24 @@ def test_the_long_healing_is_one_training_of_all_that_is_read(
     )
     recipe, plan = planned(document, folder)
     [training] = [node for node in recipe.nodes.values() if node.stage.name == "finetune"]
-    assert (training.config.max_steps, training.config.tokens_per_step, training.config.seed) == (800, 1024, seed)
-    assert sum(training.config.shares) == pytest.approx(1.0) and len(training.config.shares) == 6
+    schedule, rows = training.config.schedule, training.config.rows
+    assert (schedule.max_steps, schedule.tokens_per_step, schedule.seed) == (800, 1024, seed)
+    assert sum(rows.shares) == pytest.approx(1.0) and len(rows.shares) == 6
     assert plan["folded"].forecast.facts["num_blocks"] == NUM_BLOCKS - num_removed
     assert roots(recipe, training.name) >= {"articles", "prose", "wiki", "solutions", "choices"}
 
 
-def test_every_arm_and_difference_that_the_readme_tells_of_is_built(
+def test_every_arm_and_difference_of_the_recorded_study_is_built(
     scripts: dict[str, ModuleType], study: Callable[[int, int], Made]
 ) -> None:
-    arms, text = scripts["arms"], (ROOT / "README.md").read_text()
-    section = text[text.index("every trained arm 48 steps of 1,024 tokens") :].split("\n## ")[0]
+    arms = scripts["arms"]
+    result = json.loads((ROOT / "benchmarks" / "results" / "recovery-6.json").read_text())
     nodes = study(arms.SEEDED_SIZE, 0)[0].nodes
-    told = re.findall(r"^\| (?:\d+ \| )?`(\w+)`(?: \||: )", section, re.MULTILINE)
-    assert set(told) - {"original"} == set(arms.ARMS) and set(arms.ARMS) <= set(nodes)
-    described = dict(re.findall(r"^\| `(\w+)`: ([^|]+) \|", section, re.MULTILINE))
+    told = {row[0] for table in result["tables"] for row in table["rows"]}
+    differences = [name.split(" less ") for name in told if " less " in name]
+    assert {name for name in told if " less " not in name} - {"original"} == set(arms.ARMS) <= set(nodes)
+    described = dict(line.removeprefix("- ").split(": ", 1) for line in result["lines"] if line.startswith("- "))
     assert described == arms.ARMS
-    differences = re.findall(r"^\| (?:\d+ \| )?`(\w+)` less `(\w+)` \|", section, re.MULTILINE)
     assert differences
     for arm, other in differences:
         assert other in arms.AGAINST[arm], (arm, other)

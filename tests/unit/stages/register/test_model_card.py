@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from attar.registry.artifacts.lineage import Ancestor
-from attar.stages.register.model_card import Card, write_card
+from attar.stages.register.model_card import write_card
+from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import number_tags, plain
 
 
@@ -32,8 +33,8 @@ BASE = made(
 )
 CURATED = made("curate", "dataset", data("lessons", "data"), data("exam", "tasks"), via="data", num_rows=7)
 MODEL = made(
-    "finetune", "model", made("prune", "model", BASE, via="model", removed_blocks="1,2"), CURATED,
-    config={"method": "full"}, num_blocks=2, num_parameters=600,
+    "finetune", "model", made("prune", "model", BASE, via="model", removed_blocks=(1, 2)), CURATED,
+    config={"adapt": {"kind": "full"}}, num_blocks=2, num_parameters=600,
 )  # fmt: skip
 EVALUATION = made("evaluate", "evaluation", replace(MODEL, via="model"), data("exam", "tasks"), data("trivia", "tasks"))
 
@@ -49,7 +50,7 @@ def card(**changes) -> str:
         "figures": figures,
         "checks": [],
     }
-    return write_card(Card(**given | changes))
+    return write_card(Release.of(**given | changes))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,694 @@
+"""The types of Attar's face. Written by `python -m attar.call_stub`: change the modules, not this file."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, Literal
+
+from attar.comparison import Comparison as Comparison
+from attar.comparison import compare as compare
+from attar.entries import load_recipe as load_recipe
+from attar.entries import node as node
+from attar.entries import pull as pull
+from attar.one_line import AttarError as AttarError
+from attar.pipelines.recipe.mistakes import RecipeError as RecipeError
+from attar.pipelines.recipe.whole import Recipe as Recipe
+from attar.plans import Plan as Plan
+from attar.plans import plan as plan
+from attar.registry.artifacts.store import Store as Store
+from attar.runs import Run as Run
+from attar.runs import load_run as load_run
+from attar.runs import run as run
+from attar.registry.artifacts.handles import AdapterArtifact
+from attar.registry.artifacts.handles import ComparisonArtifact
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.handles import FittedArtifact
+from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.handles import OnnxArtifact
+from attar.registry.artifacts.handles import ReleaseArtifact
+from attar.registry.artifacts.handles import ScanArtifact
+
+__version__: str
+HOMES: dict[str, str]
+# a folder, a file or a source line
+Source = str | PathLike[str]
+
+class Stages:
+    """Each stage as a function of folders; the modules of the package `attar.stages` are imported by their own names."""
+
+    def ingest_model(
+        self,
+        *,
+        source: str,
+        sha256: str = "",
+        strip_from_names: Sequence[str] = ...,
+        license: str = "",
+        expect: Mapping[str, int | str] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Bring a model in as a plain safetensors folder."""
+
+    def ingest_data(
+        self,
+        *,
+        source: str,
+        name: str = "",
+        hub_config: str = "",
+        question_field: str = "question",
+        answer_field: str = "answer",
+        choices_field: str = "choices",
+        answer_form: Literal["auto", "text", "index", "number"] = "auto",
+        messages_field: str = "",
+        assistant_turns: Literal["every", "last"] = "every",
+        blank_rows: Literal["refuse", "drop"] = "refuse",
+        verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto",
+        max_rows: int = 0,
+        words_a_row: int = 0,
+        heldout_fraction: float = 0.1,
+        choose_fraction: float | None = None,
+        seed: int = 0,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations."""
+
+    def scan(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        metrics: Sequence[str] = ...,
+        sizes: Sequence[int] = ...,
+        patch_weight: Literal["none", "norm"] = "norm",
+        num_samples: int = 64,
+        num_loss_samples: int = 16,
+        num_greedy_steps: int = 8,
+        max_tokens: int = 256,
+        tokens: Literal["all", "last", "answer"] = "all",
+        prepend_bos: bool = False,
+        skip_first: bool = False,
+        protect_first: int = 0,
+        protect_last: int = 0,
+        measure_latency: bool = False,
+        seed: int = 0,
+        batch_size: int = 8,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ScanArtifact:
+        """Score every window of decoder blocks under each of the metrics, as tables."""
+
+    def prune(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        scan: ScanArtifact | Source | None = None,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        num_blocks: int = 0,
+        keep_fraction: Mapping[str, float] = ...,
+        metric: str = "angular_distance",
+        choice: Literal["window", "free"] = "window",
+        protect_first: int = 0,
+        protect_last: int = 0,
+        blocks: Sequence[int] = ...,
+        patch: Literal["none", "linear", "refit"] = "none",
+        ridge: float = 0.01,
+        refit_ridge: float = 0.2,
+        patch_weight: Literal["none", "norm"] = "norm",
+        num_samples: int = 256,
+        max_tokens: int = 512,
+        batch_size: int = 8,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written."""
+
+    def narrow(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        num_ffn_channels: int = 0,
+        ffn_fraction: float = 0.0,
+        num_parameters: int = 0,
+        parameter_fraction: float = 0.0,
+        equal_to_blocks: int = 0,
+        multiple_of: int = 32,
+        num_removed_groups: int = 0,
+        score: str = "taylor",
+        params: Mapping[str, Any] = ...,
+        patch: Literal["none", "linear", "refit"] = "none",
+        ridge: float = 0.1,
+        refit_ridge: float = 0.2,
+        num_samples: int = 64,
+        max_tokens: int = 256,
+        batch_size: int = 4,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family, which is tried."""
+
+    def self_data(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        max_new_tokens: int = 256,
+        sampler: Literal["torch", "onnx", "server"] = "torch",
+        server: Mapping[str, Any] | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        batch_size: int = 32,
+        rows_per_shard: int = 256,
+        num_samples_per_prompt: int = 1,
+        choose: Literal["best_of", "majority"] = "best_of",
+        num_recorded: int = 64,
+        record: Literal["all", "rewrites"] = "all",
+        num_free_texts: int = 0,
+        free_text_tokens: int = 128,
+        free_text_start: str = "",
+        turns: Literal["every", "last"] = "every",
+        style: Literal["general", "instruction", "math", "multiple_choice", "code", "auto"] = "general",
+        template: str = "",
+        banned_phrases: Sequence[str] = ...,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Let the original model rewrite each answer with the reference in view; keep what passes, else the reference."""
+
+    def curate(
+        self,
+        *,
+        data: DatasetArtifact | Source,
+        tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        model: ModelArtifact | Source | None = None,
+        min_characters: int = 1,
+        max_characters: int = 0,
+        min_tokens: int = 0,
+        max_tokens: int = 0,
+        min_distinct_fraction: float = 0.2,
+        min_pass_rate: float = 0.0,
+        max_pass_rate: float = 1.0,
+        duplicate_threshold: float = 0.8,
+        duplicates_of: Literal["question", "answer", "both"] = "both",
+        shingle_words: int = 3,
+        ngram_words: int = 13,
+        min_ngram_words: int = 8,
+        max_ngram_rows: int = 10,
+        decontaminate: Literal["train", "all"] = "train",
+        max_rows: int = 0,
+        keep_fraction: float = 1.0,
+        budget_by: Literal["farthest", "random"] = "farthest",
+        num_scored_rows: int = 64,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Leave out repeated, contaminated, looping, over-long and too easy or hard rows; say which and why in a data card."""
+
+    def record(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        tokens: Literal["answers", "all"] = "all",
+        num_recorded: int = 64,
+        max_tokens: int = 512,
+        max_rows: int = 0,
+        batch_size: int = 8,
+        rows_per_shard: int = 256,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory."""
+
+    def answer(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        anchor: ModelArtifact | OnnxArtifact | Source | None = None,
+        num_samples: int = 1,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        keep: Literal["all", "finished", "passing"] = "finished",
+        anchor_nats_per_token: float = 0.15,
+        num_debt_tokens: int = 5,
+        batch_size: int = 32,
+        rows_per_shard: int = 64,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Answer each question with it alone in view; every row says the share of its question's answers that pass."""
+
+    def revise(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        max_new_tokens: int = 256,
+        temperature: float = 1.0,
+        top_p: float = 0.9,
+        num_samples: int = 1,
+        revise_right: bool = False,
+        right_phrase: str = "Let me rephrase the above solution.",
+        wrong_phrase: str = "Wait, this response is wrong. Let me correct it.",
+        batch_size: int = 32,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Let the model answer, then revise behind a phrase that the verifier chooses; keep revisions that are right."""
+
+    def learn_skills(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        attempts: DatasetArtifact | Source,
+        max_new_tokens: int = 64,
+        template: str = "{question}\n\nAn attempt that was right:\n{right}\n\nAn attempt that was wrong:\n{wrong}\n\nIn one sentence, without the answer itself: what should one do, and what avoid, to get this right?",
+        batch_size: int = 32,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Put beside each question what the model learned from its attempts; a question without judged attempts gets nothing."""
+
+    def choose_answers(
+        self,
+        *,
+        data: DatasetArtifact | Source,
+        teacher: ModelArtifact | Source | None = None,
+        student: ModelArtifact | Source | None = None,
+        by: Literal["teacher_sentences", "edit_distance"],
+        keep_fraction: float = 0.5,
+        delta_nats: float = 0.6931471805599453,
+        num_kept: int = 2,
+        batch_size: int = 8,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Keep the answers that are most the teacher's own, or most unlike each other; held-out rows stay. Raises ValueError without any."""
+
+    def choose_teacher(
+        self,
+        *,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
+        trials: AdapterArtifact | Source | Sequence[AdapterArtifact | Source],
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Return the data set whose trial student answers most held-out questions right. Raises ValueError for a trial without that number."""
+
+    def grade(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        self_weight: float = 0.5,
+        batch_size: int = 16,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Turn answers into a judge's questions, each with its grade: one digit, from 0 to 9."""
+
+    def judge(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        min_score: float = 0.0,
+        keep_best: int = 0,
+        batch_size: int = 16,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Put the judge's score beside every answer, and leave out training rows that score low; held-out rows stay."""
+
+    def align(
+        self,
+        *,
+        teacher: ModelArtifact | Source,
+        student: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        batch_size: int = 8,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Cut each answer into the shortest stretches that both tokenizers end together, with the teacher's log-likelihood of each."""
+
+    def compose_tasks(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        num_samples: int = 8,
+        num_shots: int = 4,
+        max_new_tokens: int = 512,
+        temperature: float = 0.7,
+        wall_seconds: float = 10.0,
+        memory_gib: float = 4.0,
+        batch_size: int = 32,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Write concepts, an instruction and responses for each snippet; keep one response whose tests pass in the sandbox."""
+
+    def finetune(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
+        teacher: ModelArtifact | Source | None = None,
+        anchor: ModelArtifact | Source | None = None,
+        fitted: FittedArtifact | Source | None = None,
+        num_epochs: int = 2,
+        max_steps: int = 0,
+        learning_rate: float = 0.0005,
+        decay: Literal["cosine", "linear", "none"] = "cosine",
+        warmup_fraction: float = 0.05,
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+        average_decay: float = 0.0,
+        tokens_per_step: int = 2048,
+        tokens_per_micro_batch: int = 0,
+        gradient_checkpointing: bool = False,
+        max_tokens: int = 1024,
+        is_packed: bool = True,
+        eval_every: int = 10,
+        stop_on: Literal["loss", "quality"] = "loss",
+        patience: int = 3,
+        checkpoint_every: int = 0,
+        checkpoint_minutes: float = 5.0,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        method: Literal["lora", "rslora", "dora", "full", "last_blocks"] = "lora",
+        rank: int = 16,
+        alpha: float = 32.0,
+        dropout: float = 0.0,
+        targets: Sequence[str] = ...,
+        num_last_blocks: int = 2,
+        adapt_blocks: Literal["all", "after_cut"] = "all",
+        quantized_base: Literal["none", "nf4", "int8"] = "none",
+        objectives: Mapping[str, float | Mapping[str, Any]] = ...,
+        run_teacher_once: bool = False,
+        vocabulary_sample: int = 0,
+        past: str | Mapping[str, Mapping[str, Any]] = "none",
+        teacher_context: str | Mapping[str, Mapping[str, Any]] = "none",
+        learn_hinted: bool = False,
+        rollout: str | Mapping[str, Mapping[str, Any]] = "data",
+        learn: Literal["answers", "all"] = "answers",
+        shares: Sequence[float] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> AdapterArtifact:
+        """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows."""
+
+    def fit_share(
+        self,
+        *,
+        on_labels: ModelArtifact | Source,
+        on_teacher: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        max_rows: int = 0,
+        batch_size: int = 8,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> FittedArtifact:
+        """Return the share in [0, 1] with the least held-out squared error. Raises ValueError without held-out questions."""
+
+    def merge_adapters(
+        self,
+        *,
+        adapters: AdapterArtifact | Source | Sequence[AdapterArtifact | Source],
+        method: str = "concat",
+        params: Mapping[str, Any] = ...,
+        weights: Sequence[float] = ...,
+        max_error: float = 0.0,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> AdapterArtifact:
+        """Make one low-rank adapter of several of one base, and measure what it misses of their weighted sum."""
+
+    def guide_data(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        weak: ModelArtifact | Source | None = None,
+        unguided: Literal["no_prompt", "no_context", "negative_prompt", "weak_model"] = "no_prompt",
+        negative_prompt: str = "",
+        context: str = "",
+        context_end: str = "",
+        min_scale: float = 1.0,
+        max_scale: float = 3.0,
+        unseen_scale: float = 0.0,
+        unseen_margin: float = 0.15,
+        num_samples_per_prompt: int = 1,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        num_recorded: int = 64,
+        max_rows: int = 0,
+        batch_size: int = 32,
+        rows_per_shard: int = 256,
+        seed: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Draw continuations from l_u + w (l_c - l_u), w drawn for each, and record that distribution's candidates."""
+
+    def guide(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
+        teacher: ModelArtifact | Source | None = None,
+        weak: ModelArtifact | Source | None = None,
+        second: ModelArtifact | Source | None = None,
+        adapter: Literal["cross", "offset", "lora"] = "cross",
+        rank: int = 64,
+        num_tokens: int = 32,
+        num_heads: int = 4,
+        is_base_at_one: bool = True,
+        training: Mapping[str, Any] = ...,
+        max_kl_ratio: float = 0.6,
+        num_gate_rows: int = 32,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> AdapterArtifact:
+        """Train adapters that are told the guidance scale to give the two-pass distribution in one pass."""
+
+    def merge(
+        self,
+        *,
+        base: ModelArtifact | Source | None = None,
+        students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
+        dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        method: str = "fold",
+        params: Mapping[str, Any] = ...,
+        dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto",
+        max_shard_bytes: int = 5000000000,
+        guidance_scale: float | None = None,
+        search: Mapping[str, Any] | None = None,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Make one plain model of a base and its students."""
+
+    def export(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        guidance: AdapterArtifact | Source | None = None,
+        opset: int = 23,
+        num_prompts: int = 4,
+        num_new_tokens: int = 64,
+        min_token_agreement: float = 0.98,
+        max_logit_difference: float = 0.01,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> OnnxArtifact:
+        """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts."""
+
+    def quantize(
+        self,
+        *,
+        model: OnnxArtifact | Source,
+        data: DatasetArtifact | Source,
+        text: DatasetArtifact | Source | None = None,
+        limits: Mapping[str, Any],
+        kind: Literal["weights", "dynamic"] = "weights",
+        bits: Literal[8, 4] = 8,
+        head_bits: Literal[8, 4] = 8,
+        block_size: Literal[16, 32, 64, 128] = 32,
+        symmetric: bool = False,
+        method: str = "error_corrected",
+        params: Mapping[str, Any] = ...,
+        smooth: float = 0.5,
+        exclude: Sequence[str] = ...,
+        twofold: Sequence[str] = ...,
+        max_kept: int = 0,
+        target_kl_nats: float = 0.0,
+        num_samples: int = 32,
+        max_tokens: int = 256,
+        num_rank_tokens: int = 256,
+        max_rows: int = 64,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> OnnxArtifact:
+        """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
+
+    def quantize_torch(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source,
+        text: DatasetArtifact | Source | None = None,
+        limits: Mapping[str, Any],
+        method: Literal["int8", "nf4"],
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        max_tokens: int = 256,
+        max_rows: int = 64,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Quantize a model with bitsandbytes and compare it with the original: KL, greedy agreement, perplexity, size, speed."""
+
+    def evaluate(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        text: DatasetArtifact | Source | None = None,
+        original: ModelArtifact | Source | None = None,
+        beside: ModelArtifact | OnnxArtifact | Source | None = None,
+        max_rows: int = 0,
+        max_new_tokens: int = 128,
+        batch_size: int = 16,
+        perplexity_window: int = 512,
+        num_samples: int = 4,
+        num_prompt_tokens: int = 128,
+        task_folder: str = "",
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
+        draft_lengths: Sequence[int] = ...,
+        num_draft_prompts: int = 8,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> EvaluationArtifact:
+        """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft."""
+
+    def compare(
+        self,
+        *,
+        model: ModelArtifact | Source | Sequence[ModelArtifact | Source],
+        original: ModelArtifact | Source,
+        tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        texts: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        max_rows: int = 0,
+        max_tokens: int = 512,
+        max_text_tokens: int = 0,
+        num_own_answers: int = 0,
+        max_new_tokens: int = 160,
+        batch_size: int = 8,
+        names: Sequence[str] = ...,
+        against: Mapping[str, Sequence[str]] = ...,
+        models_at_once: int = 0,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ComparisonArtifact:
+        """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval."""
+
+    def denoise(
+        self,
+        *,
+        seeds: Sequence[int] = ...,
+        adapter: str = "cross",
+        rank: int = 32,
+        is_base_at_one: bool = False,
+        min_scale: float = 1.0,
+        max_scale: float = 6.0,
+        num_denoiser_steps: int = 3000,
+        num_adapter_steps: int = 2500,
+        batch_size: int = 128,
+        learning_rate: float = 0.003,
+        num_rollouts: int = 2400,
+        num_states: int = 30000,
+        num_heldout_rollouts: int = 400,
+        num_sampler_steps: int = 25,
+        max_error_ratio: float = 0.6,
+        max_data_ratio: float = 1.0,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ComparisonArtifact:
+        """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states."""
+
+    def register(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        evaluation: EvaluationArtifact | Source,
+        baseline: EvaluationArtifact | Source,
+        onnx: OnnxArtifact | Source | Sequence[OnnxArtifact | Source] = (),
+        onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
+        name: str,
+        gate: Mapping[str, float] = ...,
+        champion: Literal["past_gate", "by_decision"] = "past_gate",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ReleaseArtifact:
+        """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
+
+stages: Stages

@@ -1,0 +1,100 @@
+"""What of a student learns: low-rank adapters, all weights of its blocks, or the last blocks with the head."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from attar.compressors.adapt.catalogue import AdaptMethod
+from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.weights import FullWeights
+from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
+from attar.stages.artifacts.model.folder import QuantizedBase
+from attar.stages.contract import StageConfig, default_kind
+
+# after_cut: the block before the first removed one and those behind it; what lies before is run once, not every epoch.
+AdaptedBlocks = Literal["all", "after_cut"]
+
+
+class LowRank(StageConfig):
+    """Adapters of low rank on the matrices of the blocks; the base stays as it is."""
+
+    kind: Literal["lora", "rslora", "dora"] = "lora"
+    """Plain, rank-stabilised (https://arxiv.org/abs/2312.03732), or with direction and length apart (https://arxiv.org/abs/2402.09353)."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+
+    alpha: float = Field(default=32.0, gt=0)
+    """Their scale: the update is multiplied by alpha / rank, under rslora by alpha / sqrt(rank)."""
+
+    dropout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Dropout on their input, in [0, 1)."""
+
+    targets: list[str] = []
+    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block."""
+
+    blocks: AdaptedBlocks = "all"
+    """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
+
+    quantized_base: QuantizedBase = "none"
+    """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
+
+    trains_base: ClassVar[bool] = False
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return Lora(
+            rank=self.rank,
+            alpha=self.alpha,
+            dropout=self.dropout,
+            targets=tuple(self.targets),
+            is_rank_stabilized=self.kind == "rslora",
+            is_decomposed=self.kind == "dora",
+        )
+
+
+class AllWeights(StageConfig):
+    """All weights of the blocks, and the final norm."""
+
+    kind: Literal["full"] = "full"
+    """All weights of the blocks learn."""
+
+    blocks: AdaptedBlocks = "all"
+    """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
+
+    trains_base: ClassVar[bool] = True
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    rank: ClassVar[int] = 0
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return FullWeights()
+
+
+class LastBlocks(StageConfig):
+    """The last blocks, the final norm and the head."""
+
+    kind: Literal["last_blocks"] = "last_blocks"
+    """The last blocks learn."""
+
+    num_blocks: int = Field(default=2, ge=1)
+    """How many blocks learn."""
+
+    blocks: AdaptedBlocks = "all"
+    """after_cut: of them only those from the block before the first removed one on."""
+
+    trains_base: ClassVar[bool] = True
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    rank: ClassVar[int] = 0
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return LastBlocksMethod(num_blocks=self.num_blocks)
+
+
+Adapt = Annotated[LowRank | AllWeights | LastBlocks, Field(discriminator="kind"), default_kind("lora")]

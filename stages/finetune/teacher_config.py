@@ -1,0 +1,154 @@
+"""Who teaches: another model, what is recorded in the data, or the student itself by a rule; what it reads that the student does not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
+from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
+from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
+from attar.stages.contract import StageConfig, default_kind
+from attar.stages.runtime.method_field import MethodField
+from attar.stages.runtime.older_fields import NOTHING, kind_of
+
+Context = Annotated[ContextBuilder, MethodField(CONTEXTS, "teacher context", "none")]
+NO_CONTEXT = CONTEXTS["none"]()
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoSource:
+    """Nobody: no objective reads it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputModel:
+    """The model that the node is given as an input of that name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataWrites:
+    """The data's own answers. With `both_sides` each is learned twice: behind the plain prompt, and behind what the teacher reads.
+
+    The first time is route `plain`, the second `hinted`. The teacher's context must not depend on the answer.
+    """
+
+    both_sides: bool = False
+
+
+# Every kind of source beside the models that are given: `past` knows no input.
+PAST_SOURCES: dict[str, type[Any]] = {"none": NoSource, **SELF_RULES}
+ANCHOR_SOURCES: dict[str, type[Any]] = {**PAST_SOURCES, "input": InputModel}
+Rule = Annotated[SelfRule, MethodField(SELF_RULES, "rule")]
+Past = Annotated[SelfRule | NoSource, MethodField(PAST_SOURCES, "past", "none")]
+ANCHOR = MethodField(ANCHOR_SOURCES, "anchor", "none")
+Anchor = Annotated[SelfRule | NoSource | InputModel, ANCHOR]
+Rollout = Annotated[RolloutPolicy | DataWrites, MethodField({"data": DataWrites, **ROLLOUTS}, "rollout", "data")]
+
+
+class AutoTeacher(StageConfig):
+    """The input `teacher` where it is given, else what is recorded in the data."""
+
+    kind: Literal["auto"] = "auto"
+    """The input `teacher` where it is given, else what is recorded in the data."""
+
+    context: Context = NO_CONTEXT
+    """What a live teacher reads that the student does not: reference, own_answer, sibling, demonstrations, skill; none."""
+
+    run_once: bool = False
+    """Run the input `teacher` once over all examples and keep its last states (2 bytes x hidden size a token in bf16), not at every step:
+    its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
+
+    rule: ClassVar[SelfRule | None] = None
+
+    def reads_record(self, has_input: bool) -> bool:
+        """Say whether the teacher is the one recorded in the data."""
+        return not has_input
+
+
+class RecordedTeacher(StageConfig):
+    """The teacher recorded in the data, by stage `record`, `self_data` or `guide_data`."""
+
+    kind: Literal["recorded"]
+    """What is recorded in the data."""
+
+    rule: ClassVar[SelfRule | None] = None
+    context: ClassVar[ContextBuilder] = NO_CONTEXT
+    run_once: ClassVar[bool] = False
+
+    def reads_record(self, has_input: bool) -> bool:
+        """Say whether the teacher is the one recorded in the data."""
+        return True
+
+
+class InputTeacher(StageConfig):
+    """The input `teacher`."""
+
+    kind: Literal["input"]
+    """The input `teacher`."""
+
+    context: Context = NO_CONTEXT
+    """What it reads that the student does not, as under auto."""
+
+    run_once: bool = False
+    """Run it once over all examples and keep its last states, as under auto."""
+
+    rule: ClassVar[SelfRule | None] = None
+
+    def reads_record(self, has_input: bool) -> bool:
+        """Say whether the teacher is the one recorded in the data."""
+        return False
+
+
+class SelfTeacher(StageConfig):
+    """The student itself, by a rule."""
+
+    kind: Literal["self"]
+    """The student itself."""
+
+    rule: Rule
+    """Which student: base (adapters off), live, start, ema, previous_epoch, generation."""
+
+    context: Context = NO_CONTEXT
+    """What it reads that the student does not, as under auto."""
+
+    run_once: ClassVar[bool] = False
+
+    def reads_record(self, has_input: bool) -> bool:
+        """Say whether the teacher is the one recorded in the data."""
+        return False
+
+
+Teacher = Annotated[
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher, Field(discriminator="kind"), default_kind("auto")
+]
+
+
+def rule_of(source: SelfRule | NoSource | InputModel | None) -> SelfRule | None:
+    """Return the rule of a student that teaches itself, or None for another source."""
+    return None if source is None or isinstance(source, NoSource | InputModel) else source
+
+
+def kind_of_source(source: SelfRule | NoSource | InputModel) -> str:
+    """Return the name of a source: input, none, or that of a rule."""
+    return ANCHOR.kind(source)
+
+
+def policy_of(rollout: RolloutPolicy | DataWrites) -> RolloutPolicy | None:
+    """Return who writes anew at every step, or None for the data."""
+    return None if isinstance(rollout, DataWrites) else rollout
+
+
+def has_both_sides(rollout: RolloutPolicy | DataWrites) -> bool:
+    """Say whether the data's answers are learned twice: behind the plain prompt, and behind what the teacher reads."""
+    return isinstance(rollout, DataWrites) and rollout.both_sides
+
+
+def flat_teacher(value: Any) -> Any:
+    """Return the teacher of the flat form, `live` or `{ema: {decay: 0.99}}`, in the form of today."""
+    spelt = kind_of(value)
+    if spelt is NOTHING or spelt["kind"] in ("context", "rule"):  # a part of today's form
+        return NOTHING
+    return {"kind": "self", "rule": spelt} if spelt["kind"] in SELF_RULES else spelt

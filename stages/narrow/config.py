@@ -1,0 +1,176 @@
+"""What the stage `narrow` is told: how much width goes, by which score, what repairs it; and its inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from attar.compressors.catalogue import build
+from attar.compressors.prune.width.budget import WidthCost
+from attar.compressors.prune.width.scores import WIDTH_SCORES
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.stages.contract import StageConfig, default_kind
+from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved, named_kind, within
+
+# Each says how many channels stay; at most one is given.
+SIZES = ("num_ffn_channels", "ffn_fraction", "num_parameters", "parameter_fraction", "equal_to_blocks")
+
+
+class SizeConfig(StageConfig):
+    """How many feed-forward channels stay in each block: one of these ways, or all."""
+
+    num_ffn_channels: int = Field(default=0, ge=0)
+    """Feed-forward channels that stay in each block, exactly. 0: not given."""
+
+    ffn_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the channels that stays, in (0, 1), rounded to the nearest `multiple_of`. 0: not given."""
+
+    num_parameters: int = Field(default=0, ge=0)
+    """Budget: as many channels stay, a multiple of `multiple_of`, as leave the model at most this many parameters. 0: not given."""
+
+    parameter_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """The same budget as a share of the model's parameters, in (0, 1). 0: not given."""
+
+    equal_to_blocks: int = Field(default=0, ge=0)
+    """The same budget as what would be left without this many whole blocks: depth and width at equal size. 0: not given."""
+
+    multiple_of: int = Field(default=32, ge=1)
+    """Channels come in multiples of this; 1 meets a budget to within one channel."""
+
+    @property
+    def given(self) -> str:
+        """The way that is given; empty: all channels stay."""
+        return next((name for name in SIZES if getattr(self, name)), "")
+
+
+class NoPatch(StageConfig):
+    """The kept units stay as they are."""
+
+    kind: Literal["none"] = "none"
+    """The kept units stay as they are."""
+
+
+class LinearPatch(StageConfig):
+    """The kept units take over, by least squares on `data`, what the removed ones contributed."""
+
+    kind: Literal["linear"]
+    """The kept units take over what the removed ones contributed."""
+
+    ridge: float = Field(default=1e-1, gt=0)
+    """Penalty of the fit, relative to each unit's mean square."""
+
+
+class RefitPatch(StageConfig):
+    """After the linear patch the last two matrices of every block are fitted anew, each on what the narrower blocks before it now give."""
+
+    kind: Literal["refit"]
+    """After the linear patch, the last two matrices of every block."""
+
+    ridge: float = Field(default=1e-1, gt=0)
+    """Penalty of the linear patch, relative to each unit's mean square."""
+
+    refit_ridge: float = Field(default=0.2, gt=0)
+    """Penalty of the refit, relative to the mean squared input of a matrix."""
+
+
+class CalibrationConfig(StageConfig):
+    """The rows that scores and patches read."""
+
+    num_samples: int = Field(default=64, ge=1)
+    """Rows of `data` to score on, and to fit the patch on, in equal shares of several data sets; fewer when there are fewer."""
+
+    max_tokens: int = Field(default=256, ge=2)
+    """Cut of each row, in tokens."""
+
+    batch_size: int = Field(default=4, ge=1)
+    """Rows in one pass; taylor keeps a batch's activations and logits for its backward pass."""
+
+    precision: Precision = "auto"
+    """Dtype of the passes; scores and fits are summed in float32 or more, and the model keeps its own dtype."""
+
+
+class NarrowConfig(StageConfig):
+    """How much width goes, from every block alike, and by which score."""
+
+    size: SizeConfig = SizeConfig()
+    """How many feed-forward channels stay in each block."""
+
+    num_removed_groups: int = Field(default=0, ge=0)
+    """KV heads to remove from each block, each with the query heads that use it."""
+
+    score: str = "taylor"
+    """What decides within a block: activation, contribution, taylor; magnitude and random, without data, as controls."""
+
+    params: dict[str, Any] = {}
+    """Parameters of the score; for random: seed."""
+
+    patch: Annotated[NoPatch | LinearPatch | RefitPatch, Field(discriminator="kind"), default_kind("none")] = NoPatch()
+    """What repairs the cut without training: {kind: none}, {kind: linear} or {kind: refit}."""
+
+    calibration: CalibrationConfig = CalibrationConfig()
+    """The rows that scores and patches read."""
+
+    moved: ClassVar[Mapping[str, Moved]] = {
+        **within("size", *SizeConfig.model_fields),
+        "patch": Moved("patch", named_kind),
+        "ridge": Moved("patch.ridge", kinds=("linear", "refit")),
+        "refit_ridge": Moved("patch.refit_ridge", kinds=("refit",)),
+        **within("calibration", *CalibrationConfig.model_fields),
+    }
+
+    @model_validator(mode="after")
+    def _sizes_and_score(self) -> NarrowConfig:
+        given = [name for name in SIZES if getattr(self.size, name)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} contradict: at most one of {', '.join(SIZES)} is accepted")
+        if not given and not self.num_removed_groups:
+            raise ValueError(f"nothing to remove: give num_removed_groups or one of {', '.join(SIZES)}")
+        try:
+            build(WIDTH_SCORES, self.score, self.params)
+        except ValueError as error:
+            raise ValueError(f"score: {error}") from error
+        return self
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether the score or the patch looks at calibration rows."""
+        return WIDTH_SCORES[self.score].source != "weights" or self.patch.kind != "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class NarrowInputs:
+    """The model, and the rows that show what it is used for; magnitude and random without a patch read none."""
+
+    model: ModelArtifact
+    data: tuple[DatasetArtifact, ...] = ()
+
+
+def kept_channels(config: NarrowConfig, cost: WidthCost) -> int:
+    """Return the channels that stay in each block. Raises ValueError naming the field that cannot be met."""
+    cost.check_groups(config.num_removed_groups)
+    size, given = config.size, config.size.given
+    if not given:
+        return cost.num_channels
+    value = getattr(size, given)
+    if given == "num_ffn_channels":
+        if value >= cost.num_channels:
+            accepted = f"accepted: 1 to {cost.num_channels - 1}"
+            raise ValueError(f"num_ffn_channels is {value}, but a block has {cost.num_channels}; {accepted}")
+        return value
+    if given == "equal_to_blocks" and value >= cost.num_blocks:
+        raise ValueError(f"equal_to_blocks is {value}, but the model has {cost.num_blocks} blocks")
+    budgets = {
+        "num_parameters": lambda: value,
+        "parameter_fraction": lambda: int(value * cost.num_parameters),
+        "equal_to_blocks": lambda: cost.parameters_without_blocks(value),
+    }
+    try:
+        if given == "ffn_fraction":
+            return cost.channels_for_fraction(value, size.multiple_of)
+        return cost.channels_for_budget(budgets[given](), config.num_removed_groups, size.multiple_of)
+    except ValueError as error:
+        raise ValueError(f"{given}: {error}") from error
