@@ -101,7 +101,7 @@ def retired_names(path: str) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("room", [*PACKAGES, "attar", "benchmarks", "docker", "examples", "tests"])
+@pytest.mark.parametrize("room", [*PACKAGES, "attar", "benchmarks", "docker", "examples", "docs", "tests"])
 def test_no_name_of_the_code_is_retired(room: str) -> None:
     paths = [path for path in tracked(".py") if path.startswith(f"{room}/") and path not in ALIASES]
     lines = [line for path in paths for line in retired_names(path)]

@@ -61,10 +61,10 @@ def group(
 ) -> list[Example]:
     """One prompt's answers with their rewards, drawn by `old`, else by nobody."""
     advantages = group_advantages(rewards)
-    pass_rate = sum(one > 0.5 for one in rewards) / len(rewards)
-    found = []
+    pass_rate = sum(reward > 0.5 for reward in rewards) / len(rewards)
+    examples = []
     for index, reward in enumerate(rewards):
-        ids = [(3 * index + place) % VOCAB for place in range(LENGTH)]
+        ids = [(3 * index + position) % VOCAB for position in range(LENGTH)]
         rows = slice(index * LENGTH, (index + 1) * LENGTH)
         drawn = None if old is None else old[rows].log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
         facts = SampleFacts(
@@ -77,8 +77,8 @@ def group(
             pass_rate=pass_rate,
             old_logprobs=drawn,
         )
-        found.append(Example([1], ids, facts=facts, name=str(index)))
-    return found
+        examples.append(Example([1], ids, facts=facts, name=str(index)))
+    return examples
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def step(
     examples: Sequence[Example],
     student: torch.Tensor,
     clock: Clock | None = None,
-    **said: torch.Tensor | None,
+    **logits_by_source: torch.Tensor | None,
 ) -> Outcome:
     """The loss of one step by the same path that training takes."""
     now = reduction if clock is None else reduction.at(clock)
     logits = student.clone().requires_grad_()
-    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**said)).loss(logits)
+    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**logits_by_source)).loss(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return Outcome(loss.detach(), gradient, sums)
 
@@ -122,10 +122,10 @@ LAST = Clock(9, 10, 3, 4)
 
 def test_ps_kd_without_a_share_is_cross_entropy() -> None:
     plain = reduction_of("ps-kd", "objectives.ps_kd.schedule.linear_ramp.end=0.0")
-    found = step(plain, group([1, 0, 0, 1]), table(0), LAST, past=table(1))
-    same(found, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
+    result = step(plain, group([1, 0, 0, 1]), table(0), LAST, past=table(1))
+    same(result, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
     mixed = step(reduction_of("ps-kd"), group([1, 0, 0, 1]), table(0), LAST, past=table(1))
-    assert (mixed.gradient - found.gradient).abs().max() > 1e-3, "with a share it is not"
+    assert (mixed.gradient - result.gradient).abs().max() > 1e-3, "with a share it is not"
 
 
 def test_ps_kd_share_rises_to_its_end_in_the_last_epoch() -> None:
@@ -138,11 +138,11 @@ def test_ps_kd_share_rises_to_its_end_in_the_last_epoch() -> None:
 def test_ps_kd_gradient_factor_at_the_label() -> None:
     """d loss / d logit of the label = (p - 1) [1 - a (1 - p_past) / (1 - p)], summed loss."""
     student, past, examples = table(0), table(1), group([1, 0, 0, 1])
-    found = step(reduction_of("ps-kd"), examples, student, LAST, past=past)
-    labels = torch.tensor([token for one in examples for token in one.answer_ids])[:, None]
-    p, p_past = (one.softmax(-1).gather(-1, labels) for one in (student, past))
+    result = step(reduction_of("ps-kd"), examples, student, LAST, past=past)
+    labels = torch.tensor([token for logits in examples for token in logits.answer_ids])[:, None]
+    p, p_past = (logits.softmax(-1).gather(-1, labels) for logits in (student, past))
     expected = (p - 1) * (1 - 0.8 * (1 - p_past) / (1 - p)) / len(labels)
-    torch.testing.assert_close(found.gradient.gather(-1, labels), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result.gradient.gather(-1, labels), expected, atol=1e-6, rtol=1e-4)
 
 
 # Recursive Meta-Distillation
@@ -200,20 +200,20 @@ def test_curiosft_toward_itself_without_heat_is_fine_tuning() -> None:
         "objectives.curiosity.target.entropy_temper.lowest=1.0",
         "objectives.curiosity.target.entropy_temper.highest=1.0",
     )
-    found = step(cold, group([1, 0, 0, 1]), table(0), past=table(0))
-    same(found, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
+    result = step(cold, group([1, 0, 0, 1]), table(0), past=table(0))
+    same(result, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
     hot = step(reduction_of("curiosft"), group([1, 0, 0, 1]), table(0), past=table(0))
-    assert (hot.gradient - found.gradient).abs().max() > 1e-3
+    assert (hot.gradient - result.gradient).abs().max() > 1e-3
 
 
 def test_curiosft_keeps_order_heats_the_unsure_and_follows_every_five_steps() -> None:
     config = config_of("curiosft")
     target = config.reduction.objectives["curiosity"].target  # type: ignore[attr-defined]
     sure, unsure = torch.tensor([[9.0, 0.0, 0.0]]).log_softmax(-1), torch.tensor([[0.3, 0.0, 0.1]]).log_softmax(-1)
-    said = torch.cat([sure, unsure, table(0)[:, :3].log_softmax(-1)])
-    heated = target(Views(said, torch.zeros(len(said), dtype=torch.long), past=said))
-    assert torch.equal(heated.argsort(dim=-1), said.argsort(dim=-1))
-    heats = target.temperatures(said)
+    logits = torch.cat([sure, unsure, table(0)[:, :3].log_softmax(-1)])
+    heated = target(Views(logits, torch.zeros(len(logits), dtype=torch.long), past=logits))
+    assert torch.equal(heated.argsort(dim=-1), logits.argsort(dim=-1))
+    heats = target.temperatures(logits)
     assert float(heats[0]) == pytest.approx(1.1), "without that rule a sure token would get 1.5"
     assert float(heats[1]) > 1.2
     assert config.past == Ema(decay=0.01, every=5), "nearly a copy, no average of decay 0.99"
@@ -223,8 +223,8 @@ def test_curiosft_keeps_order_heats_the_unsure_and_follows_every_five_steps() ->
 
 
 def test_opsd_without_a_hint_is_zero_with_zero_gradient() -> None:
-    found = step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(0))
-    assert float(found.loss) == pytest.approx(0.0, abs=1e-7) and found.gradient.abs().max() < 1e-7
+    result = step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(0))
+    assert float(result.loss) == pytest.approx(0.0, abs=1e-7) and result.gradient.abs().max() < 1e-7
     assert float(step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(1)).loss) > 0.05
 
 
@@ -249,27 +249,28 @@ def plain_gradient_max(objective: object) -> torch.Tensor:
 def test_srpo_all_right_is_grpo() -> None:
     old, rewards = table(0) + 0.1 * table(3), [1.0, 1.0, 1.0, 1.0]
     examples = [
-        replace(one, facts=replace(one.facts, advantage=0.3 * i - 0.4)) for i, one in enumerate(group(rewards, old))
+        replace(example, facts=replace(example.facts, advantage=0.3 * i - 0.4))
+        for i, example in enumerate(group(rewards, old))
     ]
     grpo = only(Distil(divergence=ClippedRatio(clip_high=0.28)))
-    found = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
-    same(found, step(grpo, examples, table(0)))
-    assert found.sums["sdpo"][0] == 0.0 and found.gradient.abs().max() > 1e-3
+    result = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
+    same(result, step(grpo, examples, table(0)))
+    assert result.sums["sdpo"][0] == 0.0 and result.gradient.abs().max() > 1e-3
 
 
 def test_srpo_all_wrong_without_a_right_sibling_has_no_gradient() -> None:
     """No sibling to show: the sequences go to GRPO, whose advantages are all zero."""
     examples = group([0.0] * 4, table(0), has_hint=False)
-    found = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
-    assert found.gradient.abs().max() == 0.0
+    result = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
+    assert result.gradient.abs().max() == 0.0
 
 
 def test_srpo_denominator_does_not_depend_on_the_route() -> None:
     """One denominator over all tokens: a sequence that goes the other way takes its tokens along."""
     counts = []
     for rewards in ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]):
-        found = step(reduction_of("srpo"), group(rewards, table(0)), table(0), teacher=table(1))
-        counts.append({name: count for name, (_, count) in found.sums.items()})
+        result = step(reduction_of("srpo"), group(rewards, table(0)), table(0), teacher=table(1))
+        counts.append({name: count for name, (_, count) in result.sums.items()})
     assert counts[0] == counts[1] == {"grpo": 4 * LENGTH, "sdpo": 4 * LENGTH}
 
 
@@ -290,23 +291,23 @@ def test_srpo_entropy_weights_have_mean_one(beta: float) -> None:
 
 def test_rlad_at_alpha_one_is_grpo_bit_for_bit() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(0) + 0.2 * table(4))
-    found = step(
+    result = step(
         reduction_of("rlad", "objectives.rlad.divergence.teacher_ratio.alpha=1.0"), examples, table(0), teacher=table(1)
     )
     grpo = step(only(Distil(divergence=ClippedRatio(clip_high=0.28))), examples, table(0))
-    assert torch.equal(found.loss, grpo.loss) and torch.equal(found.gradient, grpo.gradient)
+    assert torch.equal(result.loss, grpo.loss) and torch.equal(result.gradient, grpo.gradient)
     shipped = step(reduction_of("rlad"), examples, table(0), teacher=table(1))
     assert (shipped.gradient - grpo.gradient).abs().max() > 1e-4, "the teacher is in the ratio"
 
 
 def test_rlad_without_advantage_has_no_gradient() -> None:
-    found = step(reduction_of("rlad"), group([1.0] * 4, table(0)), table(0), teacher=table(1))
-    assert found.gradient.abs().max() == 0.0
+    result = step(reduction_of("rlad"), group([1.0] * 4, table(0)), table(0), teacher=table(1))
+    assert result.gradient.abs().max() == 0.0
 
 
 def test_rlad_alpha_does_not_matter_when_the_teacher_drew() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(1))
-    found = [
+    result = [
         step(
             reduction_of("rlad", f"objectives.rlad.divergence.teacher_ratio.alpha={alpha}"),
             examples,
@@ -315,8 +316,8 @@ def test_rlad_alpha_does_not_matter_when_the_teacher_drew() -> None:
         )
         for alpha in (0.0, 0.5, 1.0)
     ]
-    same(found[0], found[1])
-    same(found[1], found[2])
+    same(result[0], result[1])
+    same(result[1], result[2])
 
 
 def test_adpo_descends_to_the_anchor_times_the_target() -> None:
@@ -324,7 +325,7 @@ def test_adpo_descends_to_the_anchor_times_the_target() -> None:
     reduction = reduction_of("adpo")
     examples = group([1.0, 0.0, 0.0, 0.0], table(0))
     moved = table(0) - 0.5 * len(examples) * step(reduction, examples, table(0)).gradient
-    ids = torch.tensor([one.answer_ids for one in examples])
+    ids = torch.tensor([example.answer_ids for example in examples])
     rises = sequence_logprobs(moved, ids) - sequence_logprobs(table(0), ids)
     assert rises[0] > 0 and (rises[1:] < 0).all()
     equal = step(reduction, group([1.0] * 4, table(0)), table(0))
@@ -366,11 +367,11 @@ def test_pi_distill_teacher_term_ignores_the_students_weights() -> None:
     examples = both_sides([1.0] * 4, hinted)  # no advantage: the KLs alone
     reduction = reduction_of("pi-distill")
     both = torch.cat([plain, hinted])
-    found = step(reduction, examples, both, teacher=torch.cat([hinted, plain]))
+    result = step(reduction, examples, both, teacher=torch.cat([hinted, plain]))
     teacher_side = value_and_slope(lambda x: kl(x, plain), hinted, 0.05 / (8 * LENGTH))
     student_side = value_and_slope(lambda x: kl(hinted, x), plain, 0.05 / (8 * LENGTH))
-    torch.testing.assert_close(split(found)[1], teacher_side, atol=2e-5, rtol=1e-2)
-    torch.testing.assert_close(split(found)[0], student_side, atol=2e-5, rtol=1e-2)
+    torch.testing.assert_close(split(result)[1], teacher_side, atol=2e-5, rtol=1e-2)
+    torch.testing.assert_close(split(result)[0], student_side, atol=2e-5, rtol=1e-2)
 
 
 def kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -392,8 +393,8 @@ def value_and_slope(loss: object, at: torch.Tensor, scale: float, size: float = 
 def test_pi_distill_without_reward_is_forward_kl_on_teacher_text() -> None:
     reduction = reduction_of("pi-distill")
     examples = group([0.0] * 4, table(1))
-    found = step(reduction, examples, table(0), teacher=table(1))
-    same(found, step(only(Distil(divergence=ForwardKL()), 0.05), examples, table(0), teacher=table(1)))
+    result = step(reduction, examples, table(0), teacher=table(1))
+    same(result, step(only(Distil(divergence=ForwardKL()), 0.05), examples, table(0), teacher=table(1)))
     assert config_of("pi-distill").rollout == TeacherWrites(num_samples=8, max_new_tokens=128, both_sides=True)
 
 
@@ -403,8 +404,8 @@ def test_pi_distill_without_reward_is_forward_kl_on_teacher_text() -> None:
 def test_tsd_kd_ranking_step_raises_the_agreement() -> None:
     student, teacher = table(0), table(1)
     alone = Reduction(*({"opener": part["opener"]} for part in (reduction_of("tsd-kd").objectives, {"opener": 1.0})))  # type: ignore[arg-type]
-    found = step(alone, group([0.0] * 4), student, teacher=teacher)
-    is_opener = found.gradient.abs().sum(-1) > 0
+    result = step(alone, group([0.0] * 4), student, teacher=teacher)
+    is_opener = result.gradient.abs().sum(-1) > 0
     assert 4 <= int(is_opener.sum()) < 4 * LENGTH, "at least one token a sequence, not all"
     moved = student.clone()
     for _ in range(200):
@@ -414,17 +415,17 @@ def test_tsd_kd_ranking_step_raises_the_agreement() -> None:
 
 def agreement(student: torch.Tensor, teacher: torch.Tensor, rows: torch.Tensor) -> float:
     """Kendall's tau of the two orders, mean over rows."""
-    one, other = student[rows], teacher[rows]
-    signs = [(x[:, :, None] - x[:, None, :]).sign() for x in (one, other)]
+    first, other = student[rows], teacher[rows]
+    signs = [(x[:, :, None] - x[:, None, :]).sign() for x in (first, other)]
     return float((signs[0] * signs[1]).sum((1, 2)).mean()) / (VOCAB * (VOCAB - 1))
 
 
 def test_tsd_kd_sharpens_exactly_a_tenth_of_the_tokens() -> None:
     alone = Reduction({"sharpen": reduction_of("tsd-kd").objectives["sharpen"]}, {"sharpen": 1.0})
-    found = step(alone, group([0.0] * 4), table(0))
-    touched = (found.gradient.abs().sum(-1) > 0).view(4, LENGTH).sum(-1)
+    result = step(alone, group([0.0] * 4), table(0))
+    touched = (result.gradient.abs().sum(-1) > 0).view(4, LENGTH).sum(-1)
     assert touched.tolist() == [math.ceil(0.1 * LENGTH)] * 4
-    after = (table(0) - found.gradient).log_softmax(-1)
+    after = (table(0) - result.gradient).log_softmax(-1)
     before = table(0).log_softmax(-1)
     assert (after.exp() * -after).sum() < (before.exp() * -before).sum()
 
@@ -437,8 +438,8 @@ def test_paced_ignores_what_is_always_or_never_solved() -> None:
 
 def test_paced_without_exponents_is_unweighted() -> None:
     flat = reduction_of("paced", "objectives.paced.sample_weight.beta_kernel={alpha: 0.0, beta: 0.0}")
-    found = step(flat, group([1.0] * 4), table(0), teacher=table(1))
-    same(found, step(only(Distil(divergence=ForwardKL())), group([1.0] * 4), table(0), teacher=table(1)))
+    result = step(flat, group([1.0] * 4), table(0), teacher=table(1))
+    same(result, step(only(Distil(divergence=ForwardKL())), group([1.0] * 4), table(0), teacher=table(1)))
 
 
 def test_paced_switch_turns_the_gradient() -> None:
@@ -470,11 +471,11 @@ def test_family_is_zero_only_between_equals(preset: str) -> None:
 def test_reverse_kl_in_full_is_the_mean_of_the_sampled_form() -> None:
     """Per token: sum over all outcomes, as drawn, of the policy-gradient form is the gradient that the preset takes."""
     student, teacher = table(0), table(1)
-    found = step(reduction_of("minillm"), group([0.0] * 4), student, teacher=teacher)
+    result = step(reduction_of("minillm"), group([0.0] * 4), student, teacher=teacher)
     logits = student.clone().requires_grad_()
     own, gap = logits.log_softmax(-1), (student.log_softmax(-1) - teacher.log_softmax(-1))
     drawn = (own.exp().detach() * gap * own).sum() / len(student)  # E_y [sg(d) grad log S(y)]
-    torch.testing.assert_close(found.gradient, torch.autograd.grad(drawn, logits)[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result.gradient, torch.autograd.grad(drawn, logits)[0], atol=1e-6, rtol=1e-4)
 
 
 def test_skew_kl_is_bounded_and_tends_to_kl() -> None:
@@ -536,18 +537,18 @@ def test_data_pruning_teacher_helps_most_where_little_is_left() -> None:
     generator = torch.Generator().manual_seed(0)
     teacher = fitted(reduction_of("data-pruning-kd", "objectives={next_token: 1.0}"), images, labels, None)
     with torch.no_grad():
-        said = teacher(images).log_softmax(-1)
+        logprobs = teacher(images).log_softmax(-1)
     chosen = torch.randperm(len(images), generator=generator)[: len(images) // 20]
     wrong = torch.randint(10, (len(labels),), generator=generator)
     noisy = torch.where(torch.rand(len(labels), generator=generator) < 0.3, wrong, labels)
-    found = {}
+    results = {}
     for name, given in (("clean", labels), ("noisy", noisy)):
         for share in (0.0, 0.5, 1.0):
             reduction = reduction_of("data-pruning-kd", f"objectives={{next_token: {1 - share}, forward_kl: {share}}}")
-            student = fitted(reduction, images[chosen], given[chosen], said[chosen])
-            found[name, share] = float((student(test_images).argmax(-1) == test_labels).float().mean())
-    assert found["clean", 1.0] >= found["clean", 0.0] + 0.02
-    assert found["noisy", 1.0] > found["noisy", 0.5] > found["noisy", 0.0]
+            student = fitted(reduction, images[chosen], given[chosen], logprobs[chosen])
+            results[name, share] = float((student(test_images).argmax(-1) == test_labels).float().mean())
+    assert results["clean", 1.0] >= results["clean", 0.0] + 0.02
+    assert results["noisy", 1.0] > results["noisy", 0.5] > results["noisy", 0.0]
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -561,7 +562,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def fitted(
-    reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None
+    reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None
 ) -> torch.nn.Module:
     """Fit a small network by the preset's own objectives, classes taking the place of tokens."""
     torch.manual_seed(0)
@@ -569,7 +570,7 @@ def fitted(
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     counts = dict.fromkeys(reduction.objectives, len(labels))
     for _ in range(250):
-        teacher = None if said is None else TableTeacher(said)
+        teacher = None if teacher_logits is None else TableTeacher(teacher_logits)
         loss, _ = token_loss(reduction, net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
         optimizer.zero_grad()
         loss.backward()
@@ -588,8 +589,8 @@ def test_skill_sd_without_its_weight_is_grpo_and_without_a_skill_nothing_is_adde
     untold = step(reduction_of("skill-sd"), examples, table(0), teacher=table(0))  # live, and told nothing
     same(untold, grpo)
     assert untold.sums["skill"][0] == pytest.approx(0.0, abs=1e-6)
-    told = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
-    assert (told.gradient - grpo.gradient).abs().max() > 1e-3
+    skilled = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
+    assert (skilled.gradient - grpo.gradient).abs().max() > 1e-3
     assert config_of("skill-sd").teacher.rule == Live(), "a frozen teacher costs 12 to 16 points"
 
 
@@ -611,7 +612,7 @@ def test_skill_sd_gradient_is_that_of_the_reverse_kl_whatever_drew_the_tokens() 
 # SD-Zero
 
 
-def told_examples(is_right: bool) -> Example:
+def hinted_example(is_right: bool) -> Example:
     """One answer with what the preset's teacher reads before it, in bytes."""
     tokenizer: Any = byte_tokenizer()
     wording = Wording(
@@ -627,10 +628,10 @@ def told_examples(is_right: bool) -> Example:
 
 def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
     """A model that sees the last token alone says the same in both copies: any shift between them gives a loss."""
-    batch = collate([told_examples(False)], [0], is_packed=True)
+    batch = collate([hinted_example(False)], [0], is_packed=True)
     assert batch.hinted is not None
     bigram = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
-    student, teacher = (bigram[one.input_ids[one.rows, one.columns]] for one in (batch, batch.hinted))
+    student, teacher = (bigram[side.input_ids[side.rows, side.columns]] for side in (batch, batch.hinted))
     assert torch.equal(student, teacher) and torch.equal(batch.next_ids, batch.hinted.next_ids)
     shifted = bigram[batch.hinted.input_ids[batch.hinted.rows, batch.hinted.columns - 1]]
     assert not torch.equal(student, shifted)
@@ -638,7 +639,7 @@ def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
 
 def test_sd_zero_phrase_turns_with_the_verdict() -> None:
     tokenizer: Any = byte_tokenizer()
-    right, wrong = (tokenizer.decode(list(told_examples(verdict).hinted_ids or [])) for verdict in (True, False))
+    right, wrong = (tokenizer.decode(list(hinted_example(verdict).hinted_ids or [])) for verdict in (True, False))
     assert right.endswith("It is 8.\n\nLet me rephrase the above solution.\n\n")
     assert wrong.endswith("It is 8.\n\nWait, this response is wrong. Let me correct it.\n\n")
     weights = reduction_of("sd-zero").objectives["revised"].divergence  # type: ignore[attr-defined]
@@ -655,19 +656,21 @@ def test_self_judge_sides_and_stop_gradient() -> None:
     plain, hinted = table(0), table(1)
     examples = [*group([0.0] * 4), *group([0.0] * 4, is_hinted=True)]
     now, seen = torch.cat([plain, hinted]), torch.cat([hinted, plain])
-    found = step(reduction_of("self-judge"), examples, now, teacher=seen)
-    labels = torch.nn.functional.one_hot(torch.tensor([t for one in examples[:4] for t in one.answer_ids]), VOCAB)
+    result = step(reduction_of("self-judge"), examples, now, teacher=seen)
+    labels = torch.nn.functional.one_hot(
+        torch.tensor([t for example in examples[:4] for t in example.answer_ids]), VOCAB
+    )
     scale = 1 / (8 * LENGTH)
     without = (0.3 * (plain.softmax(-1) - labels) + 2 * (plain.softmax(-1) - hinted.softmax(-1))) * scale
-    torch.testing.assert_close(split(found)[0], without, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(split(found)[1], (hinted.softmax(-1) - labels) * scale, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(split(result)[0], without, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(split(result)[1], (hinted.softmax(-1) - labels) * scale, atol=1e-6, rtol=1e-4)
     equal = step(reduction_of("self-judge"), examples, torch.cat([plain, plain]), teacher=torch.cat([plain, plain]))
     assert equal.sums["view"][0] == pytest.approx(0.0, abs=1e-6), "two prompts that are one"
 
 
 def test_rows_are_learned_on_both_sides() -> None:
-    rows = TrainingRows([told_examples(True)], [], [0], ["a"], [], [None], [])
+    rows = TrainingRows([hinted_example(True)], [], [0], ["a"], [], [None], [])
     both = with_other_sides(rows)
     assert len(both.train) == len(both.sources) == len(both.ids) == len(both.questions) == 2
     assert both.train[1].prompt_ids == both.train[0].hinted_ids and both.train[1].hinted_ids == both.train[0].prompt_ids
-    assert [one.facts.is_hinted for one in both.train] == [False, True]
+    assert [example.facts.is_hinted for example in both.train] == [False, True]

@@ -1,4 +1,4 @@
-"""The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+"""The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from attar.compressors.distill.examples.packing import Batch, Example
 from attar.compressors.distill.teachers.outputs import TeacherOutputs
-from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
@@ -149,8 +149,8 @@ def test_students_differ_on_the_questions_with_choices_and_on_those_without_in_o
     facts = compare.execute(config, inputs, store).artifact.facts
     for measure in ("kl_nats", "agreement", "loss_nats", "accuracy"):
         apart = float(facts[f"cut_{measure}_both"]) - float(facts[f"same_{measure}_both"])
-        assert facts[f"cut_less_same_{measure}_both"] == pytest.approx(apart, abs=1e-6)
-    assert float(facts["cut_less_same_kl_nats_both"]) > 0
+        assert facts[f"cut_minus_same_{measure}_both"] == pytest.approx(apart, abs=1e-6)
+    assert float(facts["cut_minus_same_kl_nats_both"]) > 0
 
 
 def test_a_live_teacher_trains_like_a_record_of_all_candidates(
@@ -158,9 +158,9 @@ def test_a_live_teacher_trains_like_a_record_of_all_candidates(
 ) -> None:
     offline = train(store, pruned, recorded, num_epochs=2)
     live = train(store, pruned, recorded, num_epochs=2, teacher=model)
-    mine, theirs = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
+    actual, reference = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
     # what is stored is rounded to half precision
-    assert mine == pytest.approx(theirs, abs=5e-3) and mine[-1] < 0.8 * mine[0]
+    assert actual == pytest.approx(reference, abs=5e-3) and actual[-1] < 0.8 * actual[0]
 
 
 @pytest.mark.parametrize("changes", [{}, {"adapt_blocks": "after_cut", "is_packed": False}, {"learn": "answers"}])
@@ -173,11 +173,11 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     changes: dict,
 ) -> None:
     live = train(store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, **changes)
-    asked: list[int] = []
+    batches_read: list[int] = []
     speak = OtherModel.speak
 
     def counted(self: OtherModel, student: Student, batch: Batch) -> TeacherOutputs:
-        asked.append(batch.input_ids.numel())
+        batches_read.append(batch.input_ids.numel())
         return speak(self, student, batch)
 
     monkeypatch.setattr(OtherModel, "speak", counted)
@@ -188,12 +188,12 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
         )
     assert any("begins with the same 1 blocks" in note for note in notes) == ("adapt_blocks" in changes)
     for name in ("train_forward_kl_nats", "heldout_forward_kl_nats"):
-        mine, theirs = curve(once, name), curve(live, name)
-        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5) and len(mine) > 1
+        actual, reference = curve(once, name), curve(live, name)
+        assert actual == pytest.approx(reference, rel=1e-3, abs=1e-5) and len(actual) > 1
     assert curve(once, "heldout_forward_kl_nats")[-1] < 0.9 * curve(once, "heldout_forward_kl_nats")[0]
-    tokens = sum(one.num_tokens for one in rows_read(pruned, mixed))
-    assert tokens <= sum(asked) < 1.5 * tokens, (
-        "padding aside, every token once, though there are two epochs and several looks"
+    tokens = sum(example.num_tokens for example in rows_read(pruned, mixed))
+    assert tokens <= sum(batches_read) < 1.5 * tokens, (
+        "padding aside, every token once, though there are two epochs and several evaluations"
     )
 
 
@@ -238,8 +238,8 @@ def _interrupted(run: TrainingRun) -> None:
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
-    found = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
-    return [*found.train, *found.heldout]
+    rows = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
+    return [*rows.train, *rows.heldout]
 
 
 def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(
@@ -262,8 +262,8 @@ def test_part_of_the_vocabulary_teaches_the_whole_of_it_and_goes_on_with_the_sam
     options = {"num_epochs": 4, "max_tokens": 64, "run_teacher_once": True, "teacher": model}
     every = train(store, pruned, *mixed, **options)
     part = train(store, pruned, *mixed, **options, vocabulary_sample=96, checkpoint_every=2)
-    before, after = (curve(part, "heldout_forward_kl_nats")[place] for place in (0, -1))
-    # looks are whole: the same before the first step; measured 0.37 of it after the last, 0.27 with every entry: a random model's
+    before, after = (curve(part, "heldout_forward_kl_nats")[index] for index in (0, -1))
+    # evaluations are whole: the same before the first step; measured 0.37 of it after the last, 0.27 with every entry: a random model's
     # distribution is flat, so that every second entry leaves much out
     assert before == curve(every, "heldout_forward_kl_nats")[0] and after < 0.5 * before
     assert curve(part, "train_forward_kl_nats") != curve(every, "train_forward_kl_nats")
@@ -454,17 +454,17 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
     assert {
         name.removeprefix("cut_"): value
         for name, value in both.facts.items()
-        if name.startswith("cut_") and "_less_" not in name
+        if name.startswith("cut_") and "_minus_" not in name
     } == cut.facts
-    found = json.loads((Path(both.path) / "comparison.json").read_text())
-    assert found["cut"] == result
+    comparison = json.loads((Path(both.path) / "comparison.json").read_text())
+    assert comparison["cut"] == result
     for name in names:
-        apart = found["cut less same"][name]["kl_nats"]
+        apart = comparison["cut minus same"][name]["kl_nats"]
         assert apart["value"] == pytest.approx(result[name]["kl_nats"]["value"], abs=1e-5), "nothing is taken from it"
         assert apart["low"] == pytest.approx(result[name]["kl_nats"]["low"], abs=1e-5)
-        lost = found["cut less same"][name]["agreement"]["value"]
+        lost = comparison["cut minus same"][name]["agreement"]["value"]
         assert (
-            both.facts[f"cut_less_same_agreement_{name}"]
+            both.facts[f"cut_minus_same_agreement_{name}"]
             == lost
             == pytest.approx(result[name]["agreement"]["value"] - 1)
         )

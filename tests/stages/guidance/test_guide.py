@@ -99,20 +99,20 @@ def teach(model: PreTrainedModel, tokenizer, num_steps: int, seed: int, learning
 def taught(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> list[ModelArtifact]:
     """A model that follows its prompt, and the same model tuned a little further."""
     model, tokenizer = random_model("llama", num_blocks=2)
-    found = []
+    models = []
     for seed, num_steps in ((0, 250), (1, 10)):
         teach(model.train(), tokenizer, num_steps, seed, 3e-3 if seed == 0 else 3e-4)
         folder = tmp_path_factory.mktemp("taught")
         save_model(model.eval(), folder)
         tokenizer.save_pretrained(folder)
         config = IngestModelConfig(source=f"folder:{folder}")
-        found.append(ingest_model.execute(config, NoInputs(), shared_store).artifact)
-    return found
+        models.append(ingest_model.execute(config, NoInputs(), shared_store).artifact)
+    return models
 
 
 @pytest.fixture(scope="module")
-def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
-    """Ninety-six questions, a quarter held out and, as before there were three parts, read by the looks too."""
+def guide_questions(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    """Ninety-six questions, a quarter held out and, as before there were three parts, read by the evaluations too."""
     numbers = random.Random(0)
     rows = [{"question": question(i % STYLES, numbers.randrange(1000)), "answer": "?"} for i in range(96)]
     path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
@@ -122,8 +122,8 @@ def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 @pytest.fixture(scope="module")
-def drawn(shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact) -> DatasetArtifact:
-    return guide_data.execute(DRAW, GuideDataInputs(model=taught[0], data=asked), shared_store).artifact
+def drawn(shared_store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact) -> DatasetArtifact:
+    return guide_data.execute(DRAW, GuideDataInputs(model=taught[0], data=guide_questions), shared_store).artifact
 
 
 def learn(store: Store, config: GuideConfig, taught: list[ModelArtifact], drawn: DatasetArtifact) -> AdapterArtifact:
@@ -143,15 +143,15 @@ def test_one_pass_is_close_to_two_at_new_prompts_scales_and_checkpoints(cross: A
 def test_gradient_checkpointing_gives_the_same_adapters_bit_for_bit(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
-    found = []
+    saved = []
     for is_checkpointed in (False, True):
         compute = {"gradient_checkpointing": is_checkpointed}
         training = GUIDE.training.with_changes(schedule={"max_steps": 3}, compute=compute)
         config = GuideConfig(**{**GUIDE.model_dump(), "training": training, "max_kl_ratio": 100.0, "num_gate_rows": 4})
-        found.append(
+        saved.append(
             {path.name: load_file(path) for path in learn(store, config, taught, drawn).path.glob("*.safetensors")}
         )
-    whole, again = found
+    whole, again = saved
     assert whole.keys() == again.keys() and whole
     for name, weights in whole.items():
         assert weights and all(torch.equal(value, again[name][key]) for key, value in weights.items())
@@ -214,13 +214,13 @@ def test_scales_move_the_distribution_in_order(taught: list[ModelArtifact], cros
     with torch.no_grad():
         branches = [answer_logits(model, part, answer) for part in (prompt, prompt[-1:])]
         two = [guided_scores(*branches, scale).log_softmax(-1) for scale in scales]
-        one = []
+        scale_logprobs = []
         for scale in scales:
             with adapters.at(scale):
-                one.append(answer_logits(model, prompt, answer).log_softmax(-1))
-    moved = [float((p.exp() * (p - one[0])).sum(-1).mean()) for p in one]
+                scale_logprobs.append(answer_logits(model, prompt, answer).log_softmax(-1))
+    moved = [float((p.exp() * (p - scale_logprobs[0])).sum(-1).mean()) for p in scale_logprobs]
     assert moved[0] == 0.0 and moved == sorted(moved)
-    gaps = torch.tensor([[float((p.exp() * (p - q)).sum(-1).mean()) for q in two] for p in one])
+    gaps = torch.tensor([[float((p.exp() * (p - q)).sum(-1).mean()) for q in two] for p in scale_logprobs])
     assert (gaps.argmin(dim=1) - torch.arange(5)).abs().max() <= 1
 
 
@@ -253,8 +253,8 @@ def test_wrong_models_are_refused(
         guide.execute(GUIDE, GuideInputs(model=taught[1], data=(drawn,)), store)
     with pytest.raises(ValueError, match="passed its gate on .* input `second`"):
         check_base(cross, model)
-    for one in taught:
-        check_base(cross, one)
+    for base in taught:
+        check_base(cross, base)
 
 
 def test_sigkill_then_the_same_command_gives_the_same_adapters(
@@ -270,8 +270,8 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     with listen(lambda event: notes.append(str(event))):
         resumed = learn(store, config, taught, drawn)
     assert any("continuing at step" in note for note in notes)
-    mine, theirs = (load_file(one.path / WEIGHTS_FILE) for one in (whole, resumed))
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    actual, reference = (load_file(adapter.path / WEIGHTS_FILE) for adapter in (whole, resumed))
+    assert actual.keys() == reference.keys() and all(torch.equal(actual[name], reference[name]) for name in actual)
     assert whole.fingerprint == resumed.fingerprint
 
 
@@ -312,10 +312,10 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 
 
 def test_a_lora_at_one_scale_folds_as_any_other(
-    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
+    store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
     draw = DRAW.with_changes(scales={"min": 2.0, "max": 2.0, "unseen": 0.0})
-    at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
+    at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=guide_questions), store).artifact
     training = GUIDE.training.with_changes(schedule={"num_epochs": 4}, adapt={"rank": 8})
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]
     adapter = guide.execute(config, GuideInputs(model=taught[0], data=(at_two,)), store).artifact
@@ -328,9 +328,9 @@ def test_a_lora_at_one_scale_folds_as_any_other(
 
 @pytest.fixture(scope="module")
 def onnx(
-    shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
+    shared_store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact, cross: AdapterArtifact
 ) -> OnnxArtifact:
-    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    inputs = ExportInputs(model=taught[0], data=guide_questions, guidance=cross)
     return export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, shared_store).artifact
 
 
@@ -338,7 +338,7 @@ def test_the_exported_graph_takes_the_scale_as_an_input(
     taught: list[ModelArtifact], cross: AdapterArtifact, onnx: OnnxArtifact
 ) -> None:
     proved = json.loads((onnx.path / "parity.json").read_text())
-    assert [one["scale"] for one in proved] == [1, 2, 3]
+    assert [number["scale"] for number in proved] == [1, 2, 3]
     session = open_session(onnx.path, is_guided=True)
     assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
     prompt = chat_prompt(load_tokenizer(taught[0].path), question(1, 7))
@@ -374,7 +374,7 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 
 def test_a_graph_that_says_no_number_is_not_proved(
     taught: list[ModelArtifact],
-    asked: DatasetArtifact,
+    guide_questions: DatasetArtifact,
     cross: AdapterArtifact,
     onnx: OnnxArtifact,
     monkeypatch: pytest.MonkeyPatch,
@@ -388,7 +388,7 @@ def test_a_graph_that_says_no_number_is_not_proved(
         return ids, logits
 
     monkeypatch.setattr(GuidedGraph, "greedy", broken)
-    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    inputs = ExportInputs(model=taught[0], data=guide_questions, guidance=cross)
     model, graph = load_model(taught[0].path, torch.float32), GuidedGraph(open_session(onnx.path, is_guided=True))
     with pytest.raises(ValueError, match="the exported graph is not the model: .* max logit difference nan"):
         prove_scale(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, model, graph, 1.0)

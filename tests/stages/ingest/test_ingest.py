@@ -47,8 +47,8 @@ def folder(model: ModelArtifact, tmp_path: Path) -> Path:
 
 def test_a_local_folder_comes_in_with_weights_and_tokenizer(store: Store, folder: Path, model: ModelArtifact) -> None:
     artifact = ingest(store, f"folder:{folder}")
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (artifact.path, folder))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, reference = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (artifact.path, folder))
+    assert all(torch.equal(ours[name], reference[name]) for name in reference)
     assert (
         AutoTokenizer.from_pretrained(artifact.path)("hi").input_ids
         == AutoTokenizer.from_pretrained(folder)("hi").input_ids
@@ -201,8 +201,8 @@ def test_rows_from_jsonl_parquet_and_generated_tasks(store: Store, tmp_path: Pat
 
     choices = rows(f"jsonl:{tmp_path / 'r.jsonl'}", **columns)
     assert [(row.answer, row.answer_index, row.verifier) for row in choices] == [("y", 1, "choice")] * 2
-    [said] = rows(f"parquet:{tmp_path / 'r.parquet'}", **columns)
-    assert (said.question, said.answer, said.choices) == ("Say", "hi", [])
+    [lines] = rows(f"parquet:{tmp_path / 'r.parquet'}", **columns)
+    assert (lines.question, lines.answer, lines.choices) == ("Say", "hi", [])
     sums = rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
     assert len(sums) == 8 and {row.verifier for row in sums} == {"number"}
     assert sum(row.split == "heldout" for row in sums) == 2
