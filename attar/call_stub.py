@@ -42,7 +42,7 @@ PLAIN = {int: "int", float: "float", str: "str", bool: "bool", Any: "Any", type(
 
 
 def stub_text() -> str:
-    """Return the stub: the public names where they come from, and one method a stage, each field with its type and default."""
+    """Return the stub of the public face. Its names where they come from; a method a stage, each field with its type and default."""
     public = sorted((home, name) for name, home in HOMES.items())
     imports = [f"from {home} import {name} as {name}" for home, name in public]
     kinds = sorted({cls.__name__ for stage in STAGES.values() for cls in _artifact_types(stage)})

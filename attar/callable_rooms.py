@@ -1,4 +1,4 @@
-"""How `attar.stages.prune` is both a module and a call: Python binds a submodule onto its package, over whatever bears its name.
+"""How `attar.stages.prune` is both a module and a call. Python binds a submodule onto its package, over whatever bears its name.
 
 So the module itself becomes callable, as the language allows
 (https://docs.python.org/3/reference/datamodel.html#customizing-module-attribute-access), and the attribute is the same whether or not
@@ -26,7 +26,7 @@ class FacePackage(ModuleType):
 
 
 class StagesPackage(ModuleType):
-    """The package of the stages: each is an attribute that can be called, and imported when it is first asked for."""
+    """The package of the stages. Each is an attribute that can be called, and imported when it is first asked for."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if type(value) is ModuleType:

@@ -50,7 +50,7 @@ def as_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Rec
 
 @told_in_one_line
 def pull(model: str, folder: str | Path) -> Path:
-    """Copy a registered model (NAME, its champion; NAME@ALIAS; NAME/VERSION) into a new or empty folder, every file checked by its sha256.
+    """Copy a registered model into a new or empty folder. NAME (its champion), NAME@ALIAS or NAME/VERSION; every file is checked by its sha256.
 
     Raises AttarError where there is no such version, a file differs, or the registry does not answer.
     """

@@ -29,7 +29,7 @@ OWN_ARGUMENTS = {
 
 @told_in_one_line
 def call_stage(name: str, arguments: Mapping[str, Any]) -> Artifact:
-    """Run a stage on artifacts, folders, files and source lines; return its artifact, from the store where the same was made before.
+    """Run a stage on artifacts, folders, files and source lines. Return its artifact, from the store where the same was made before.
 
     Raises AttarError for an argument that it does not take and for input it cannot work on.
     """
@@ -128,10 +128,10 @@ def _config(stage: Stage[Any, Any, Any], arguments: Mapping[str, Any]) -> StageC
             ".".join(map(str, entry["loc"])): str(entry["msg"]).removeprefix("Value error, ")
             for entry in error.errors(include_url=False)
         }
-        told = "; ".join(
+        mistakes = "; ".join(
             f"{where} = {_at(given, where)}: {what}" if where else what for where, what in complaints.items()
         )
-        raise ValueError(f"{stage.name}: {' '.join(told.split())}") from error
+        raise ValueError(f"{stage.name}: {' '.join(mistakes.split())}") from error
 
 
 def _at(given: Any, where: str) -> str:

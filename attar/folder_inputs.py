@@ -1,4 +1,4 @@
-"""What a person gives where a stage takes an artifact: a folder, a file or a source line, turned into an artifact of the store."""
+"""What a person gives where a stage takes an artifact. A folder, a file or a source line, turned into an artifact of the store."""
 
 from __future__ import annotations
 

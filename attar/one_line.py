@@ -21,7 +21,7 @@ class AttarError(ValueError):
 
 
 def told_in_one_line(function: Callable[P, R]) -> Callable[P, R]:
-    """Return a function whose refusals and failed reads and writes are raised as AttarError; a recipe's mistakes keep a line each."""
+    """Return a function whose refusals and failed reads and writes are raised as AttarError. A recipe's mistakes keep a line each."""
 
     @functools.wraps(function)
     def wrapped(*arguments: P.args, **options: P.kwargs) -> R:

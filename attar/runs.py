@@ -104,7 +104,7 @@ def run(
     store: Store | None = None,
     is_quiet: bool = False,
 ) -> Run:
-    """Run a recipe as `attar run` does, in a process of its own, and return the run: what is stored is reused, the rest is built.
+    """Run a recipe as `attar run` does, in a process of its own, and return the run. What is stored is reused, the rest is built.
 
     Its lines are printed unless `is_quiet`. A node that fails is in the run, not raised: see `Run.raise_for_failure`.
     Raises RecipeError for mistakes in the recipe, AttarError where nothing could be run, such as a server that does not answer.
@@ -131,8 +131,8 @@ def load_run(run_id: str = "latest", *, store: Store | None = None) -> Run:
 def _run_command(arguments: Sequence[str], home: Path, is_quiet: bool) -> str:
     """Run `attar run` and return the run's id. An interrupt is handed on, so that the run can be gone on with later."""
     command = [sys.executable, "-m", "attar", "run", *arguments, "--json"]
-    kept = {name: value for name, value in os.environ.items() if name not in TERMINAL_VARIABLES}
-    environment = {**kept, "ATTAR_HOME": str(home), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
+    environment_kept = {name: value for name, value in os.environ.items() if name not in TERMINAL_VARIABLES}
+    environment = {**environment_kept, "ATTAR_HOME": str(home), "NO_COLOR": "1", "PYTHONUNBUFFERED": "1"}
     refusals: list[str] = []
     last: deque[str] = deque(maxlen=1)
     with subprocess.Popen(

@@ -41,7 +41,7 @@ from prefect.client.orchestration import get_client
 from attar.pipelines.operate.zombies import close_zombies
 close_zombies(get_client(sync_client=True))
 """
-BETWEEN_LOOKS = threading.Event()
+BETWEEN_POLLS = threading.Event()
 
 
 @dataclass
@@ -61,9 +61,9 @@ def main(
         f"{num_clients} clients\n\n| server | runs a minute | requests refused (503) | longest silence, s |\n|---|---|---|---|"
     )
     for name, module in SERVERS.items():
-        found = measure(module, num_clients, seconds)
-        rate = 60 * found.num_runs / seconds
-        print(f"| {name} | {rate:.0f} | {found.num_refused} | {found.longest_silence:.1f} |", flush=True)
+        latencies = measure(module, num_clients, seconds)
+        rate = 60 * latencies.num_runs / seconds
+        print(f"| {name} | {rate:.0f} | {latencies.num_refused} | {latencies.longest_silence:.1f} |", flush=True)
 
 
 def measure(module: str, num_clients: int, seconds: float) -> Measured:
@@ -87,7 +87,7 @@ def wait_until_up(server: subprocess.Popen[bytes]) -> None:
     while not is_healthy(f"{API}/health"):
         if time.monotonic() > deadline or server.poll() is not None:
             raise RuntimeError("the server did not start")
-        BETWEEN_LOOKS.wait(0.5)
+        BETWEEN_POLLS.wait(0.5)
 
 
 async def load(num_clients: int, end: float) -> Measured:
@@ -102,9 +102,9 @@ async def load(num_clients: int, end: float) -> Measured:
 
 async def watch_health(client: httpx.AsyncClient, measured: Measured, end: float) -> None:
     while time.monotonic() < end:
-        asked = time.monotonic()
+        asked_at = time.monotonic()
         await client.get("/health")
-        measured.longest_silence = max(measured.longest_silence, time.monotonic() - asked)
+        measured.longest_silence = max(measured.longest_silence, time.monotonic() - asked_at)
         await asyncio.sleep(0.2)
 
 

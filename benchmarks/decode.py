@@ -80,13 +80,13 @@ def read_texts(options: Any) -> list[Pair]:
         ids += tokenizer("\n\n".join(parts), add_special_tokens=False).input_ids
     ids = ids[: options.num_tokens + -(-options.num_tokens // options.window)]
     windows = [ids[start : start + options.window + 1] for start in range(0, len(ids), options.window + 1)]
-    return [(one[:1], one[1:]) for one in windows if len(one) > 1]
+    return [(window[:1], window[1:]) for window in windows if len(window) > 1]
 
 
 def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, list[TextCloseness]]) -> None:
     base = medians(seconds["torch eager"])
     whole = next((sizes[name] for name in sizes if name != "torch eager"), 1)
-    num_tokens = sum(one.num_tokens for one in next(iter(close.values()), []))
+    num_tokens = sum(text.num_tokens for text in next(iter(close.values()), []))
     print(f"batch 1, {options.threads} threads, {options.rounds} rounds of {options.num_new_tokens} tokens in turns,")
     print(f"prompt of {options.num_prompt_tokens}; {num_tokens} tokens compared")
     print(
@@ -98,9 +98,9 @@ def report(options: Any, seconds: dict, sizes: dict[str, int], close: dict[str, 
         row = f"| {name} | {1000 * wall:.1f}, {1000 * cpu:.1f} | {base[0] / wall:.2f}, {base[1] / cpu:.2f} "
         row += f"| {sizes[name] / 1e6:.1f} | {sizes[name] / whole:.3f} |"
         if name in close:
-            agreeing = sum(one.num_agreeing for one in close[name]) / num_tokens
-            kl = sum(one.kl_nats for one in close[name]) / num_tokens
-            rise = sum(one.loss_nats - one.original_loss_nats for one in close[name]) / num_tokens
+            agreeing = sum(result.num_agreeing for result in close[name]) / num_tokens
+            kl = sum(result.kl_nats for result in close[name]) / num_tokens
+            rise = sum(result.loss_nats - result.original_loss_nats for result in close[name]) / num_tokens
             row += f" {agreeing:.4f} | {kl:.2g} | {math.exp(rise):.4f} |"
         print(row)
 

@@ -59,7 +59,7 @@ def main(
 ) -> None:
     """Train each way of each kind and print a table a kind."""
     if way and pruned and kinds:
-        run_one(model, rows, kinds[0], way, pruned, num_rows)
+        run_config(model, rows, kinds[0], way, pruned, num_rows)
         return
     with tempfile.TemporaryDirectory() as scratch:
         made = cut(model, Path(scratch))
@@ -76,9 +76,9 @@ def measure(kind: str, arguments: list[str], num_rows: int, rounds: int) -> None
             results[way].append(json.loads(done.stdout.splitlines()[-1]))
     unit = "questions/s" if kind == "on_policy_kl" else "useful tokens/s"
     print(f"\n| {kind}, {num_rows} rows | {unit} | ours / it | peak RSS | held-out KL |\n|---|---|---|---|---|")
-    speeds = {way: max(one["done"] / one["seconds"] for one in runs) for way, runs in results.items()}
+    speeds = {way: max(result["done"] / result["seconds"] for result in runs) for way, runs in results.items()}
     for way, runs in results.items():
-        peak = min(one["peak_bytes"] for one in runs)
+        peak = min(result["peak_bytes"] for result in runs)
         kl = f"{runs[-1]['kl']:.4f}" if "kl" in runs[-1] else ""
         print(
             f"| {way} | {speeds[way]:.2f} | {speeds[WAYS[kind][0]] / speeds[way]:.2f} | {peak / 1e9:.2f} GB | {kl} |",
@@ -86,7 +86,7 @@ def measure(kind: str, arguments: list[str], num_rows: int, rounds: int) -> None
         )
 
 
-def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, num_rows: int) -> None:
+def run_config(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, num_rows: int) -> None:
     """Train one epoch; print what was done (tokens of prompts and answers, or questions), the seconds of training alone, peak memory."""
     with rows_path.open() as stream:
         lines = [json.loads(line) for _, line in zip(range(num_rows + NUM_HELDOUT), stream, strict=False)]
@@ -94,12 +94,12 @@ def run_one(folder: Path, rows_path: Path, kind: str, way: str, pruned: Path, nu
     student = folder if kind == "sft" else pruned
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as scratch:
-        train = ours if way.startswith("attar") else theirs
-        model, found = train(student, folder, rows, (kind, way), Path(scratch))
-    found["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        train = ours if way.startswith("attar") else peft_run
+        model, cost = train(student, folder, rows, (kind, way), Path(scratch))
+    cost["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if kind != "sft":
-        found["kl"] = heldout_kl(model, folder, heldout)
-    print(json.dumps(found))
+        cost["kl"] = heldout_kl(model, folder, heldout)
+    print(json.dumps(cost))
 
 
 def cut(folder: Path, scratch: Path) -> Path:
@@ -167,9 +167,9 @@ def ours(
     for _ in run.trainer.run():
         pass
     seconds = time.perf_counter() - start
-    num_done = len(rows) if kind == "on_policy_kl" else sum(one.num_tokens for one in run.rows.train)
-    found = {"done": num_done, "seconds": seconds, "record_seconds": record_seconds}
-    return plain_model(run.student.model), found
+    num_done = len(rows) if kind == "on_policy_kl" else sum(example.num_tokens for example in run.rows.train)
+    figures = {"done": num_done, "seconds": seconds, "record_seconds": record_seconds}
+    return plain_model(run.student.model), figures
 
 
 def tokens_per_step(kind: str) -> int:
@@ -177,7 +177,7 @@ def tokens_per_step(kind: str) -> int:
     return 2 * QUESTIONS_PER_STEP * NEW_TOKENS if kind == "on_policy_kl" else TOKENS_PER_STEP
 
 
-def theirs(
+def peft_run(
     student: Path, teacher: Path, rows: list[dict[str, str]], which: tuple[str, str], scratch: Path
 ) -> tuple[Any, dict[str, float]]:
     from datasets import Dataset
@@ -257,7 +257,7 @@ def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
     pairs = [(chat_prompt(tokenizer, row["question"]), answer_tokens(tokenizer, row["answer"])) for row in rows]
     model.eval()
     texts = closeness(TorchRunner(model), TorchRunner(load_model(folder, "auto")), pairs, batch_size=4)
-    return sum(one.kl_nats for one in texts) / sum(one.num_tokens for one in texts)
+    return sum(text.kl_nats for text in texts) / sum(text.num_tokens for text in texts)
 
 
 if __name__ == "__main__":

@@ -53,14 +53,14 @@ PATCH_ROWS, BATCH_SIZE = 32, 4
 
 @dataclass(frozen=True)
 class Trained:
-    """One training: seconds up to the first step (loading, frozen blocks) and of each step, tokens of each, peak memory, what is left."""
+    """One training: seconds up to the first step (loading, frozen blocks) and of each step, tokens of each, peak memory, retention."""
 
     before_seconds: float
     step_seconds: list[float]
     step_tokens: list[int]
     num_trained: int
     peak_bytes: int
-    left: dict[str, Sums]
+    closeness: dict[str, Sums]
 
     @property
     def tokens_per_second(self) -> float:
@@ -88,12 +88,12 @@ def main(
     with tempfile.TemporaryDirectory() as scratch:
         inputs, original = prepared(model, data.resolve(), Store(Path(scratch)), (texts, questions), dtype)
         pairs = pairs_of(model, data, tokens)
-        found = {}
+        trainings = {}
         for way in WAYS:
             config = FinetuneConfig(adapt={"rank": 16, "blocks": way}, compute={"precision": dtype}, **TRAINING)  # type: ignore[arg-type]
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own_process:
-                found[way] = own_process.submit(trained, config, inputs, original, pairs).result()
-    report(found, dtype)
+                trainings[way] = own_process.submit(trained, config, inputs, original, pairs).result()
+    report(trainings, dtype)
 
 
 def prepared(
@@ -104,10 +104,10 @@ def prepared(
     read, recorded = [], []
     sources = (f"text:{data}/wikitext2/valid.txt", f"jsonl:{data}/gsm8k/train.jsonl")
     for source, count in zip(sources, counts, strict=True):
-        asked = IngestDataConfig(source=source, max_rows=count, heldout_fraction=0.0)  # a file of text is one row
-        read.append(ingest_data.execute(asked, NoInputs(), store).artifact)
-        told = RecordConfig(max_rows=count, precision=dtype)  # type: ignore[arg-type]
-        recorded.append(record.execute(told, RecordInputs(model=original, data=read[-1]), store).artifact)
+        config = IngestDataConfig(source=source, max_rows=count, heldout_fraction=0.0)  # a file of text is one row
+        read.append(ingest_data.execute(config, NoInputs(), store).artifact)
+        record_config = RecordConfig(max_rows=count, precision=dtype)  # type: ignore[arg-type]
+        recorded.append(record.execute(record_config, RecordInputs(model=original, data=read[-1]), store).artifact)
     cut = PruneConfig(blocks=[*REMOVED], patch={"kind": "linear", "num_samples": PATCH_ROWS, "precision": dtype})  # type: ignore[arg-type]
     student = prune.execute(cut, PruneInputs(model=original, data=(read[0],)), store).artifact
     return FinetuneInputs(model=student, data=tuple(recorded)), original.path
@@ -126,7 +126,7 @@ def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pair
             step_tokens.append(step.num_tokens)
         peak = peak_bytes()
         before_seconds, *step_seconds = (after - before for before, after in pairwise(moments))
-        num_trained = sum(one.numel() for one in run.student.parameters() if one.requires_grad)
+        num_trained = sum(parameter.numel() for parameter in run.student.parameters() if parameter.requires_grad)
         student = TorchRunner(plain_model(run.student.model))
         whole = TorchRunner(load_model(original, getattr(torch, config.compute.precision), pick_device()))
         with mixed_precision(student.model):
@@ -135,9 +135,9 @@ def trained(config: FinetuneConfig, inputs: FinetuneInputs, original: Path, pair
     return Trained(before_seconds, step_seconds, step_tokens, num_trained, peak, left)
 
 
-def report(found: dict[str, Trained], dtype: str) -> None:
-    one = found[WAYS[0]]
-    counts = f"{len(one.step_tokens)} steps, {sum(one.step_tokens)} learned tokens"
+def report(runs: dict[str, Trained], dtype: str) -> None:
+    result = runs[WAYS[0]]
+    counts = f"{len(result.step_tokens)} steps, {sum(result.step_tokens)} learned tokens"
     print(f"{counts}, {dtype}, {torch.get_num_threads()} threads")
     columns = (
         "trained M",
@@ -149,17 +149,21 @@ def report(found: dict[str, Trained], dtype: str) -> None:
         "peak GB",
     )
     print(f"| adapt_blocks | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
-    for way, one in found.items():
-        numbers = [f"{one.num_trained / 1e6:.2f}", f"{one.tokens_per_second:.0f}", f"{one.before_seconds:.1f}"]
-        numbers += [f"{sum(one.step_seconds):.1f}", f"{one.seconds:.1f}", f"{sum(one.step_tokens) / one.seconds:.0f}"]
-        print(f"| {way} | {' | '.join(numbers)} | {one.peak_bytes / 1e9:.2f} |")
-    whole, cut = (found[way] for way in WAYS)
+    for way, result in runs.items():
+        numbers = [f"{result.num_trained / 1e6:.2f}", f"{result.tokens_per_second:.0f}", f"{result.before_seconds:.1f}"]
+        numbers += [
+            f"{sum(result.step_seconds):.1f}",
+            f"{result.seconds:.1f}",
+            f"{sum(result.step_tokens) / result.seconds:.0f}",
+        ]
+        print(f"| {way} | {' | '.join(numbers)} | {result.peak_bytes / 1e9:.2f} |")
+    whole, cut = (runs[way] for way in WAYS)
     in_steps, in_all = cut.tokens_per_second / whole.tokens_per_second, whole.seconds / cut.seconds
     print(f"after_cut is {in_steps:.2f} times as fast in the steps, {in_all:.2f} times in all")
     print("\n| held-out | perplexity ratio WikiText | KL WikiText | KL GSM8K |\n|---|---|---|---|")
-    for way, one in found.items():
-        print(f"| {way} | {' | '.join(cells(one.left))} |")
-    print(f"| after_cut less all (perplexity: divided by) | {' | '.join(cells(cut.left, whole.left))} |")
+    for way, result in runs.items():
+        print(f"| {way} | {' | '.join(cells(result.closeness))} |")
+    print(f"| after_cut minus all (perplexity: divided by) | {' | '.join(cells(cut.closeness, whole.closeness))} |")
 
 
 if __name__ == "__main__":

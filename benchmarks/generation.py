@@ -40,14 +40,14 @@ def main() -> None:
     with torch.inference_mode():
         generate(model, prompts[:4], stop_ids, max_new_tokens=4, batch_size=4)  # warm-up of both
         decode(runner, prompts[:4], max_new_tokens=4, stop_ids=stop_ids)
-        theirs, expected = timed(generate, model, prompts, stop_ids, **shape)
+        reference, expected = timed(generate, model, prompts, stop_ids, **shape)
         ours, written = timed(decode, runner, prompts, stop_ids=stop_ids, **shape)
-        rows = {"model.generate, data-set order": (theirs, expected)}
-        rows["ours, refilled batches"] = ours, [one.token_ids for one in written]
+        rows = {"model.generate, data-set order": (reference, expected)}
+        rows["ours, refilled batches"] = ours, [answer.token_ids for answer in written]
         if options.num_recorded:
             top = options.num_recorded
             recording, written = timed(decode, runner, prompts, stop_ids=stop_ids, num_recorded=top, **shape)
-            rows[f"ours, top {top} log-probabilities recorded"] = recording, [one.token_ids for one in written]
+            rows[f"ours, top {top} log-probabilities recorded"] = recording, [answer.token_ids for answer in written]
     report(options, dtype, prompts, rows)
 
 
@@ -92,8 +92,8 @@ def report(options: Any, dtype: torch.dtype, prompts: list, rows: dict[str, tupl
 
 def read_prompts(options: Any, tokenizer: Any) -> list[list[int]]:
     lines = [json.loads(line) for line in options.data.read_text().splitlines()][: options.num_prompts]
-    asked = [rewrite_question(line["question"], str(line["answer"]), (), STYLES["math"]) for line in lines]
-    return [chat_prompt(tokenizer, question) for question in asked]
+    prompts = [rewrite_question(line["question"], str(line["answer"]), (), STYLES["math"]) for line in lines]
+    return [chat_prompt(tokenizer, question) for question in prompts]
 
 
 def arguments() -> Any:

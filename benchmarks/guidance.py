@@ -87,7 +87,7 @@ class CountedSource:
     @property
     def cache_bytes(self) -> int:
         layers = self.slots._layers
-        return sum(states.numel() * states.element_size() for one in layers for states in (one.keys, one.values))
+        return sum(states.numel() * states.element_size() for layer in layers for states in (layer.keys, layer.values))
 
 
 def made_adapters(options: Any, model: PreTrainedModel) -> GuidanceAdapters:

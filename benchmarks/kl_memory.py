@@ -42,13 +42,13 @@ def main() -> None:
         return
     runs: dict[str, list[dict[str, float]]] = {"plain": [], "chunked": []}
     for _ in range(NUM_TURNS):
-        for form, found in runs.items():
+        for form, results in runs.items():
             done = subprocess.run(
                 [sys.executable, __file__, form, sys.argv[1]], capture_output=True, text=True, check=True
             )
-            found.append(json.loads(done.stdout.splitlines()[-1]))
-    peaks = {form: max(one["peak_bytes"] for one in found) for form, found in runs.items()}
-    seconds = {form: statistics.median(one["pass_seconds"] for one in found) for form, found in runs.items()}
+            results.append(json.loads(done.stdout.splitlines()[-1]))
+    peaks = {form: max(run["peak_bytes"] for run in results) for form, results in runs.items()}
+    seconds = {form: statistics.median(run["pass_seconds"] for run in results) for form, results in runs.items()}
     for form in runs:
         loss = runs[form][0]["loss_nats"]
         print(
@@ -78,8 +78,8 @@ def plain(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor) ->
     """Return KL(teacher || student) as it is commonly written: both models' log-probabilities of all tokens."""
     ours = torch.nn.functional.linear(student, weight).log_softmax(dim=-1)
     with torch.no_grad():
-        theirs = torch.nn.functional.linear(teacher, weight).log_softmax(dim=-1)
-    return torch.nn.functional.kl_div(ours, theirs, reduction="sum", log_target=True) / NUM_TOKENS
+        teacher_logprobs = torch.nn.functional.linear(teacher, weight).log_softmax(dim=-1)
+    return torch.nn.functional.kl_div(ours, teacher_logprobs, reduction="sum", log_target=True) / NUM_TOKENS
 
 
 def chunked(student: torch.Tensor, teacher: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -107,7 +107,7 @@ def head_weight(folder: Path) -> torch.Tensor:
 
 def peak_bytes() -> int:
     """Return the peak resident size of this process (Linux)."""
-    line = next(one for one in Path("/proc/self/status").read_text().splitlines() if one.startswith("VmHWM"))
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(line.split()[1]) * 1024
 
 

@@ -83,20 +83,20 @@ def child(side: str, method: str, home: Path) -> dict[str, float]:
 
 def row(method: str, results: dict[str, list[dict[str, float]]], home: Path) -> str:
     wall, cpu = (
-        {side: statistics.median(one[what] for one in results[side]) for side in SIDES}
+        {side: statistics.median(result[what] for result in results[side]) for side in SIDES}
         for what in ("seconds", "cpu_seconds")
     )
-    peaks = {side: max(one["peak_bytes"] for one in results[side]) / 1e6 for side in SIDES}
+    peaks = {side: max(result["peak_bytes"] for result in results[side]) / 1e6 for side in SIDES}
     difference = "other coins" if method.startswith("dare") else f"{num_different(home)}"
-    ratios = " | ".join(f"{one['ours'] / one['mergekit']:.2f}" for one in (wall, cpu))
+    ratios = " | ".join(f"{times['ours'] / times['mergekit']:.2f}" for times in (wall, cpu))
     times = f"{wall['ours']:.2f} | {wall['mergekit']:.2f} | {ratios}"
     return f"| {method} | {times} | {peaks['ours']:.0f} | {peaks['mergekit']:.0f} | {difference} |"
 
 
 def num_different(home: Path) -> int:
-    ours, theirs = (tensor_infos(home / side) for side in SIDES)
-    assert ours.keys() == theirs.keys()
-    gaps = ((read_tensor(name, ours[name]) - read_tensor(name, theirs[name])).abs() for name in ours)
+    ours, mergekit_tensors = (tensor_infos(home / side) for side in SIDES)
+    assert ours.keys() == mergekit_tensors.keys()
+    gaps = ((read_tensor(name, ours[name]) - read_tensor(name, mergekit_tensors[name])).abs() for name in ours)
     return sum(int((gap > TOLERANCE).sum()) for gap in gaps)
 
 
@@ -122,9 +122,9 @@ def measured(run: Callable[[], Callable[[], None]]) -> dict[str, float]:
 
 
 def resident(what: str) -> int:
-    found = re.search(what + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found[1]) * 1024
+    match = re.search(what + r":\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert match is not None
+    return int(match[1]) * 1024
 
 
 def ours(method: str, home: Path) -> Callable[[], None]:

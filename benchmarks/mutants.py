@@ -34,8 +34,8 @@ def main(
     """Run the modules until the time is over, and write what became of each."""
     run(modules or [], 60.0 * minutes)
     tables = {name: table(path) for name, path in sorted(records().items())}
-    whole = {name: one for name, one in tables.items() if one["total"] and not one["not_run"]}
-    killed, total = (sum(one[key] for one in whole.values()) for key in ("killed", "total"))
+    whole = {name: table for name, table in tables.items() if table["total"] and not table["not_run"]}
+    killed, total = (sum(table[key] for table in whole.values()) for key in ("killed", "total"))
     made = {
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python", *sys.argv]),
@@ -45,15 +45,17 @@ def main(
         "killed": killed,
         "total": total,
         "modules": whole,
-        "partly_run": {name: one for name, one in tables.items() if 0 < one["not_run"] < one["total"]},
+        "partly_run": {name: table for name, table in tables.items() if 0 < table["not_run"] < table["total"]},
         "not_run": {
-            name: one["total"] for name, one in tables.items() if one["total"] and one["not_run"] == one["total"]
+            name: table["total"]
+            for name, table in tables.items()
+            if table["total"] and table["not_run"] == table["total"]
         },
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(made, indent=1) + "\n")
-    for name, one in whole.items():
-        print(f"{one['killed'] / one['total']:6.1%}  {one['killed']:>4} of {one['total']:<4} {name}")
+    for name, counts in whole.items():
+        print(f"{counts['killed'] / counts['total']:6.1%}  {counts['killed']:>4} of {counts['total']:<4} {name}")
     print(f"{killed} of {total} killed; survivors: python -m mutmut results, python -m mutmut show NAME")
 
 
@@ -72,8 +74,8 @@ def run(modules: list[str], seconds: float) -> None:
 
 def records() -> dict[str, Path]:
     """Return what mutmut wrote down of each module."""
-    found = FOLDER.rglob("*.py.meta")
-    return {".".join(path.relative_to(FOLDER).with_suffix("").with_suffix("").parts): path for path in found}
+    paths = FOLDER.rglob("*.py.meta")
+    return {".".join(path.relative_to(FOLDER).with_suffix("").with_suffix("").parts): path for path in paths}
 
 
 def table(path: Path) -> dict[str, int]:
@@ -86,8 +88,8 @@ def table(path: Path) -> dict[str, int]:
 
 def commit() -> str:
     """Return the commit that was mutated, marked where files differ from it."""
-    told = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return told.stdout.strip() or "unknown"
+    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
+    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ nodes:
   original: {stage: ingest_model, config: {source: "random:llama?num_blocks=3&hidden_size=32&seed=0"}}
   smaller: {stage: prune, config: {blocks: [1]}, inputs: {model: original}}
 """
-BETWEEN_LOOKS = threading.Event()
+BETWEEN_POLLS = threading.Event()
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def first_stage_seconds(api: str, seed: int) -> float:
     wait(api, {run})
     tasks = ask(api, "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}})
     created = datetime.fromisoformat(ask(api, f"flow_runs/{run}")["created"])
-    return min((datetime.fromisoformat(one["start_time"]) - created).total_seconds() for one in tasks)
+    return min((datetime.fromisoformat(task["start_time"]) - created).total_seconds() for task in tasks)
 
 
 def many(api: str, num_runs: int) -> tuple[float, Counter[str], int]:
@@ -76,8 +76,8 @@ def many(api: str, num_runs: int) -> tuple[float, Counter[str], int]:
     seconds = time.perf_counter() - started
     tasks = Counter[tuple[str, str]]()
     for run in runs:
-        for one in ask(api, "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}}):
-            tasks[run, one["name"]] += 1
+        for entry in ask(api, "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}}):
+            tasks[run, entry["name"]] += 1
     assert set(tasks.values()) == {1}, "a node was run twice in one run"
     return seconds, Counter(states.values()), sum(tasks.values())
 
@@ -93,10 +93,10 @@ def trigger(api: str, seed: int) -> str:
 def wait(api: str, runs: set[str]) -> dict[str, str]:
     ended: dict[str, str] = {}
     while len(ended) < len(runs):
-        for one in ask(api, "flow_runs/filter", {"flow_runs": {"id": {"any_": sorted(runs - ended.keys())}}}):
-            if one["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
-                ended[one["id"]] = one["state"]["name"]
-        BETWEEN_LOOKS.wait(1.0)
+        for entry in ask(api, "flow_runs/filter", {"flow_runs": {"id": {"any_": sorted(runs - ended.keys())}}}):
+            if entry["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"):
+                ended[entry["id"]] = entry["state"]["name"]
+        BETWEEN_POLLS.wait(1.0)
     return ended
 
 
@@ -110,7 +110,7 @@ def ask(api: str, path: str, body: Any = None) -> Any:
         except urllib.error.HTTPError as error:
             if error.code != 503:  # SQLite was busy: every client of Prefect asks again
                 raise
-            BETWEEN_LOOKS.wait(1.0)
+            BETWEEN_POLLS.wait(1.0)
 
 
 def attar(environment: dict[str, str], folder: str, *arguments: str) -> Any:

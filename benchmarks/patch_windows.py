@@ -59,14 +59,14 @@ def main(
     samples = text_windows(model, text / "valid.txt", calibration_tokens, TOKENS_A_ROW)
     rows = torch.tensor(text_windows(model, text / "test.txt", tokens, TOKENS_A_ROW), device=device)
     scores, patches = fitted(whole, samples, blocks)
-    original, found = perplexities(whole, rows, blocks, patches)
+    original, figures = perplexities(whole, rows, blocks, patches)
     print(f"windows of {blocks} blocks, {rows.numel()} tokens, {whole.dtype}; the original's perplexity {original:.2f}")
-    columns = {**found, **scores}
+    columns = {**figures, **scores}
     print(f"| first block | {' | '.join(columns)} |\n|{'---|' * (1 + len(columns))}")
-    for first in found[BARE]:
+    for first in figures[BARE]:
         cells = (f"{column[first]:.4g}" if first in column else "" for column in columns.values())
         print(f"| {first} | {' | '.join(cells)} |")
-    verdicts(scores, found)
+    verdicts(scores, figures)
 
 
 @torch.no_grad()
@@ -121,8 +121,8 @@ def perplexities(
                 losses[way][first] += loss_nats(whole, input_ids)
     means = {way: {first: total / rows[:, 1:].numel() for first, total in some.items()} for way, some in losses.items()}
     # numpy's has no end: what explodes may lose more nats than a float has powers of e
-    found = {way: {first: float(np.exp(nats)) for first, nats in some.items()} for way, some in means.items()}
-    return math.exp(original / rows[:, 1:].numel()), found
+    figures = {way: {first: float(np.exp(nats)) for first, nats in some.items()} for way, some in means.items()}
+    return math.exp(original / rows[:, 1:].numel()), figures
 
 
 def loss_nats(model: Any, input_ids: Tensor) -> float:
@@ -135,24 +135,26 @@ def loss_nats(model: Any, input_ids: Tensor) -> float:
 def patched(model: Any, patch: Patch) -> Iterator[None]:
     """Inside, the patch is folded into the model; afterwards its matrix is as it was."""
     matrix = feed_forward_exit(model, patch.first_block - 1)
-    kept = deepcopy(matrix.state_dict())
+    saved_state = deepcopy(matrix.state_dict())
     try:
         fold_patch(model, patch)
         yield
     finally:
-        matrix.load_state_dict(kept)
+        matrix.load_state_dict(saved_state)
 
 
-def verdicts(scores: Table, found: Table) -> None:
+def verdicts(scores: Table, perplexities: Table) -> None:
     """Print which windows a patch makes worse than the bare cut, and what each metric's pick costs beside the best window's."""
     for way in WAYS:
-        worse = [str(first) for first, value in found[way].items() if not value <= found[BARE][first]]
+        worse = [str(first) for first, value in perplexities[way].items() if not value <= perplexities[BARE][first]]
         print(f"- patched by {way}: worse than bare from {', '.join(worse) or 'no window'}")
     picks = {name: min(table, key=table.__getitem__) for name, table in scores.items()}
-    picks |= {f"best {way}": min(found[way], key=found[way].__getitem__) for way in (BARE, DEFAULT)}
+    picks |= {f"best {way}": min(perplexities[way], key=perplexities[way].__getitem__) for way in (BARE, DEFAULT)}
     print(f"\n| pick | first block | {BARE} | {DEFAULT} |\n|---|---|---|---|")
     for name, first in picks.items():
-        print(f"| {name} | {first} | {found[BARE][first]:.2f} | {found[DEFAULT].get(first, math.nan):.2f} |")
+        print(
+            f"| {name} | {first} | {perplexities[BARE][first]:.2f} | {perplexities[DEFAULT].get(first, math.nan):.2f} |"
+        )
 
 
 if __name__ == "__main__":

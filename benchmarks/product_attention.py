@@ -41,8 +41,8 @@ def main() -> None:
     exact = _logprobs(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval(), batch)
     for name in ("sdpa", NAME):
         model.set_attn_implementation(name)
-        found = _logprobs(model, batch)
-        divergence = float((exact.exp() * (exact - found)).sum(-1).mean())
+        logprobs = _logprobs(model, batch)
+        divergence = float((exact.exp() * (exact - logprobs)).sum(-1).mean())
         with torch.no_grad():
             passes = [
                 _seconds(lambda: model.base_model(input_ids=batch[0], use_cache=False)) for _ in range(NUM_ROUNDS)
@@ -71,10 +71,10 @@ def _block(config: object, count: int) -> list[list[float]]:
 
     shortest = [[float("inf")] * len(WAYS) for _ in (forward, both)]
     for _ in range(NUM_ROUNDS):
-        for place, task in enumerate((forward, both)):
+        for index, task in enumerate((forward, both)):
             for column, way in enumerate(WAYS.values()):
                 taken = _seconds(lambda task=task, way=way: task(way))
-                shortest[place][column] = min(shortest[place][column], taken)
+                shortest[index][column] = min(shortest[index][column], taken)
     return shortest
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 from result_file import recorded
-from what_is_left import GSM8K, WIKITEXT, Window, cells, left_by_cuts, mean, pairs_of
+from what_is_left import GSM8K, WIKITEXT, Window, cells, losses_of_cuts, mean, pairs_of
 
 from attar.compressors.measure.closeness import Sums
 from attar.compressors.models.runner import TorchRunner
@@ -79,21 +79,21 @@ def main(
     whole = load_model(model, pick_dtype(precision, device), device)  # type: ignore[arg-type]
     scores = scanned(whole, model, data)
     num_blocks = whole.config.num_hidden_layers
-    counts = [int(one) for one in sizes.split(",")]
+    counts = [int(part) for part in sizes.split(",")]
     chosen = {
         (setting, count): (choose_window(table, [Saving.of_count(count, num_blocks)])[0], count)
         for setting, table in scores.items()
         for count in counts
     }
     pairs = pairs_of(model, data, tokens)
-    measured = left_by_cuts(TorchRunner(whole), sorted(set(chosen.values())), pairs, batch_size=BATCH_SIZE)
-    told = {window: cells(left) for window, left in measured.items()}
+    measured = losses_of_cuts(TorchRunner(whole), sorted(set(chosen.values())), pairs, batch_size=BATCH_SIZE)
+    cells_of = {window: cells(left) for window, left in measured.items()}
     for count in counts:
         header(f"{count} blocks, chosen on", ["window", *MEASURES])
         for setting in scores:
             window = chosen[setting, count]
             removed = f"{window[0]} to {sum(window) - 1}"
-            print(f"| {' | '.join([*setting, removed, *told[window]])} |")
+            print(f"| {' | '.join([*setting, removed, *cells_of[window]])} |")
     summary({setting: [chosen[setting, count] for count in counts] for setting in scores}, measured)
 
 
@@ -115,8 +115,8 @@ def scanned(whole: Any, folder: Path, data: Path) -> dict[Setting, Scores]:
                 samples = calibration_samples(folder, rows, *counts, prepend_bos=read_with.prepend_bos)
                 for kind in get_args(CountedTokens):
                     config = ScanConfig(metrics=[*COSINE_METRICS], calibration={"tokens": kind, **options})  # type: ignore[arg-type]
-                    found = ScanRun(config, whole, samples).window_scores()
-                    scores |= {Setting(name, kind, first_token, metric): table for metric, table in found.items()}
+                    tables = ScanRun(config, whole, samples).window_scores()
+                    scores |= {Setting(name, kind, first_token, metric): table for metric, table in tables.items()}
     return scores
 
 
@@ -130,13 +130,13 @@ def summary(chosen: Mapping[Setting, list[Window]], measured: Measured) -> None:
         setting: {name: mean([measured[window][name] for window in some]) for name in (WIKITEXT, GSM8K)}
         for setting, some in windows.items()
     }
-    less = [f"{one} less default's" for one in ("ln ratio", *MEASURES[1:])]
-    header("mean over sizes, chosen on", [f"ln {MEASURES[0]}", *MEASURES[1:], *less])
-    for setting, found in means.items():
+    minus = [f"{measure} minus default's" for measure in ("ln ratio", *MEASURES[1:])]
+    header("mean over sizes, chosen on", [f"ln {MEASURES[0]}", *MEASURES[1:], *minus])
+    for setting, measured_figures in means.items():
         default = means[setting.default]
         is_same = windows[setting] == windows[setting.default]
-        apart = ["same windows", "", ""] if is_same else cells(found, default, is_log=True)
-        print(f"| {' | '.join([*setting, *cells(found, is_log=True), *apart])} |")
+        apart = ["same windows", "", ""] if is_same else cells(measured_figures, default, is_log=True)
+        print(f"| {' | '.join([*setting, *cells(measured_figures, is_log=True), *apart])} |")
 
 
 if __name__ == "__main__":

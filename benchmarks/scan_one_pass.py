@@ -94,9 +94,9 @@ def prune_me(model, batches) -> dict[tuple[int, int], float]:
         for ids in batches:
             outputs = model(input_ids=ids, attention_mask=torch.ones_like(ids), output_hidden_states=True)
             last = [state[:, -1].float() for state in outputs.hidden_states[1:]]
-            for place in range(len(last) - size):
-                cosine = torch.cosine_similarity(last[place], last[place + size], dim=-1)
-                distances.setdefault(place + 1, []).append(float((cosine.clamp(-1, 1).arccos() / torch.pi).mean()))
+            for index in range(len(last) - size):
+                cosine = torch.cosine_similarity(last[index], last[index + size], dim=-1)
+                distances.setdefault(index + 1, []).append(float((cosine.clamp(-1, 1).arccos() / torch.pi).mean()))
         scores |= {(first, size): statistics.mean(values) for first, values in distances.items()}
     return scores
 

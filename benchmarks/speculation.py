@@ -41,7 +41,7 @@ def main() -> None:
     )
     for folder in options.drafts:
         started = time.monotonic()
-        found = measure_speculation(
+        runs = measure_speculation(
             original,
             load_model(folder, dtype, device),
             prompts,
@@ -49,14 +49,14 @@ def main() -> None:
             max_new_tokens=options.max_new_tokens,
             stop_ids=stop_token_ids(tokenizer, original.generation_config),
         )
-        for one in found:
-            plain = 1000 * one.plain_seconds / one.num_tokens
+        for run in runs:
+            plain = 1000 * run.plain_seconds / run.num_tokens
             print(
-                f"{folder.name:<28}{one.draft_length:>7}{one.acceptance_fraction:>10.1%}{one.tokens_per_step:>13.2f}{one.gain:>7.2f}"
-                f"{one.num_tokens:>8}{plain:>10.1f}{len(one.differences):>8}",
+                f"{folder.name:<28}{run.draft_length:>7}{run.acceptance_fraction:>10.1%}{run.tokens_per_step:>13.2f}{run.gain:>7.2f}"
+                f"{run.num_tokens:>8}{plain:>10.1f}{len(run.differences):>8}",
                 flush=True,
             )
-            for difference in one.differences:
+            for difference in run.differences:
                 print(f"    {difference}")
         print(f"    {time.monotonic() - started:.0f} s", flush=True)
 

@@ -52,9 +52,9 @@ def main() -> None:
         for k in SIZES:
             values, top = teacher.topk(k, dim=-1)
             recorded = Targets(next_ids, top, values, torch.ones(len(next_ids), dtype=torch.bool))
-            found, other = _mean_and_slope(objective, student, recorded)
+            value, other = _mean_and_slope(objective, student, recorded)
             cosine = torch.nn.functional.cosine_similarity(other, slope, dim=-1).mean()
-            cells.append(f"{found / whole:.3f} / {float(cosine):.3f}")
+            cells.append(f"{value / whole:.3f} / {float(cosine):.3f}")
         print(f"| {title} | {whole:.3f} | {' | '.join(cells)} |")
 
 

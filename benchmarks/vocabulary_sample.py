@@ -83,12 +83,12 @@ def _states(folder: str, batch: Tensor) -> tuple[OutputHead, Tensor]:
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    found = []
+    seconds = []
     for _ in range(3):
         start = time.perf_counter()
         run()
-        found.append(time.perf_counter() - start)
-    return min(found)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
 
 
 if __name__ == "__main__":

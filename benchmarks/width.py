@@ -91,15 +91,15 @@ def thin(model, target: int, score: str, batches, patched: bool, num_groups: int
         for ids in batches:
             scan.update(model, ids, torch.ones_like(ids))
     counts = [num_kept if part.unit_width == 1 else part.num_units - num_groups for part in parts]
-    kept = [highest(one, count) for one, count in zip(scan.scores(), counts, strict=True)]
+    kept_units = [highest(score, count) for score, count in zip(scan.scores(), counts, strict=True)]
     if patched:
         fit = Refit(parts)
         for ids in batches:
             fit.update(model, ids, torch.ones_like(ids))
         for index, part in enumerate(parts):
-            fit.fold(index, part, kept[index], REFIT_RIDGE)
-    groups = kept[len(channels) :] or None
-    cut_width(model, channels=kept[: len(channels)], groups=groups)
+            fit.fold(index, part, kept_units[index], REFIT_RIDGE)
+    groups = kept_units[len(channels) :] or None
+    cut_width(model, channels=kept_units[: len(channels)], groups=groups)
 
 
 def tokens(folder: Path, text: Path) -> list[int]:

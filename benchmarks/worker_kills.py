@@ -124,23 +124,23 @@ def orphans(home: Path) -> int:
     """Processes of runs that are not the services' own, a while after the last run."""
     state = read_state(home)
     assert state is not None
-    services = {mark.pid for one in state.services.values() if (mark := one.process)}
+    services = {mark.pid for service in state.services.values() if (mark := service.process)}
 
     def left() -> list[psutil.Process]:
-        found = []
+        survivors = []
         for process in psutil.process_iter():
             try:
                 values = process.environ()
-                above = {process.pid, *(one.pid for one in process.parents())}
+                above = {process.pid, *(parent.pid for parent in process.parents())}
                 if (
                     values.get("ATTAR_HOME") == str(home)
                     and OWNER in values
                     and not above & (services | {state.supervisor.pid})
                 ):
-                    found.append(process)
+                    survivors.append(process)
             except psutil.Error:
                 continue
-        return found
+        return survivors
 
     deadline = time.monotonic() + 60
     while left() and time.monotonic() < deadline:
@@ -165,11 +165,11 @@ def ask(api: str, path: str, body: Any = None) -> Any:
 
 def until(condition: Any, seconds: float = 300.0) -> Any:
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError("it did not happen in time")
         PAUSE.wait(0.5)
-    return found
+    return result
 
 
 if __name__ == "__main__":

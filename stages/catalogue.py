@@ -37,8 +37,8 @@ from attar.stages.scan.stage import scan
 from attar.stages.self_data.stage import self_data
 
 STAGES: dict[str, Stage[Any, Any, Any]] = {
-    one.name: one
-    for one in (
+    stage.name: stage
+    for stage in (
         ingest_model,
         ingest_data,
         scan,

@@ -1,4 +1,4 @@
-"""What a stage is: a typed function from a frozen config and input artifacts to one artifact, run through the store."""
+"""What a stage is. A typed function from a frozen config and input artifacts to one artifact, run through the store."""
 
 from __future__ import annotations
 
@@ -185,9 +185,9 @@ class NoInputs:
 
 def check_vocabulary(model: Facts, other: Facts, who: str) -> None:
     """Raise ValueError when both say how many tokens they know, and differ: ids would mean different tokens."""
-    mine, theirs = model.get("vocab_size"), other.get("vocab_size")
-    if mine is not None and theirs is not None and mine != theirs:
-        raise ValueError(f"vocabulary mismatch: model {mine}, {who} {theirs} tokens")
+    model_size, other_size = model.get("vocab_size"), other.get("vocab_size")
+    if model_size is not None and other_size is not None and model_size != other_size:
+        raise ValueError(f"vocabulary mismatch: model {model_size}, {who} {other_size} tokens")
 
 
 def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:

@@ -1,4 +1,4 @@
-"""Run a stage in a process of its own: its memory goes back when it ends, its threads are set once, and it dies with its parent.
+"""Run a stage in a process of its own. Its memory goes back when it ends, its threads are set once, and it dies with its parent.
 
 The processes come from a fork server that has the heavy imports done, so that a node starts in milliseconds, not in the seconds torch needs.
 """

@@ -22,8 +22,8 @@ from attar.compressors.distill.losses.reduction import Reduction, Sums, combine,
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.losses.views import Targets, TokenViews
 from attar.compressors.distill.teachers.outputs import Teachers
-from attar.compressors.distill.teachers.parties import Party
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import TeacherSource
 from attar.compressors.models.head import Entries, OutputHead
 
 
@@ -68,7 +68,7 @@ def summed_terms(
     objectives: Mapping[str, Objective], logprobs: Tensor, targets: Targets
 ) -> dict[str, tuple[Tensor, int]]:
     """Return (sum of its terms, how many count) of each objective, all tokens at once."""
-    return {name: masked_sum(one.terms(TokenViews(logprobs, targets))) for name, one in objectives.items()}
+    return {name: masked_sum(objective.terms(TokenViews(logprobs, targets))) for name, objective in objectives.items()}
 
 
 def combined(
@@ -107,7 +107,7 @@ def token_loss(
     return reduction.loss(observed, num_terms)
 
 
-def states_of(teacher: Party, student: Student, batch: Batch) -> Tensor:
+def states_of(teacher: TeacherSource, student: Student, batch: Batch) -> Tensor:
     """Return a teacher's last hidden states at the learned tokens of a batch."""
     return teacher.speak(student, batch).states["hidden"]
 

@@ -90,10 +90,10 @@ def kl_between() -> Callable[[ModelArtifact, ModelArtifact, list[int]], float]:
 
     def kl(first: ModelArtifact, second: ModelArtifact, sample: list[int]) -> float:
         with torch.no_grad():
-            one, other = (
+            first_logprobs, other = (
                 load_model(artifact.path, "float32")(input_ids=torch.tensor([sample])).logits.log_softmax(-1)
                 for artifact in (first, second)
             )
-        return float((one.exp() * (one - other)).sum(-1).mean())
+        return float((first_logprobs.exp() * (first_logprobs - other)).sum(-1).mean())
 
     return kl

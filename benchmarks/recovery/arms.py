@@ -76,7 +76,7 @@ def recipe(
     seed: int,
     steps: int,
     rows: int,
-    asked: int,
+    num_questions: int,
     text_tokens: int,
     precision: str = "auto",
     models_at_once: int = 0,
@@ -84,7 +84,7 @@ def recipe(
 ) -> Node:
     """Return the recipe of one size and seed.
 
-    Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `asked`: of each task;
+    Trained arms take the same number of steps of 1,024 tokens. `rows`: of each data set to learn from; `num_questions`: of each task;
     `text_tokens`: of plain text to compare on, and one in 300 of it for the original's own answers. `precision`: of training and
     measuring; what is learned from, scans, patches and refits stay as they are. `models_at_once`: arms in memory while they are
     compared, beside the original; 0: all.
@@ -117,7 +117,7 @@ def recipe(
         "talk_student": ("patched", ["talk_recorded"], with_kl),
         "second_start": ("patched", recorded, with_kl),
     }
-    needed = {*arms, *(one for arm in arms for one in STUDENTS.get(arm, ()))}
+    needed = {*arms, *(arm_read for arm in arms for arm_read in STUDENTS.get(arm, ()))}
     for arm, (base, sources, options) in trained.items():
         if arm in needed:
             start = seed + (OTHER_START if arm == "second_start" else 0)
@@ -127,7 +127,10 @@ def recipe(
             nodes |= student(arm, base, sources, options | {"compute": {"precision": precision}}, schedule)
     for arm, options in MERGES.items():
         if arm in arms:
-            parts: dict[str, Any] = {"base": "patched", "students": [f"{one}_adapter" for one in STUDENTS[arm]]}
+            parts: dict[str, Any] = {
+                "base": "patched",
+                "students": [f"{arm_read}_adapter" for arm_read in STUDENTS[arm]],
+            }
             if "search" in options:
                 parts["dev"] = recorded
             nodes[arm] = node("merge", parts, **options)
@@ -144,7 +147,7 @@ def recipe(
         measured = {
             "names": chosen,
             "against": {arm: others for arm, others in AGAINST.items() if {arm, *others} <= {*chosen}},
-            "max_rows": asked,
+            "max_rows": num_questions,
             "max_text_tokens": text_tokens,
             "num_own_answers": max(1, text_tokens // 300),
             "batch_size": 4,
@@ -152,16 +155,16 @@ def recipe(
             "precision": precision,
         }
         nodes[name] = node("compare", inputs, **measured)
-    for arm in [one for one in ("original", "pruned", "thinner") if one in ("original", *arms)]:
+    for arm in [name for name in ("original", "pruned", "thinner") if name in ("original", *arms)]:
         nodes[f"{arm}_cost"] = node("evaluate", {"model": arm, "text": "prose"}, num_samples=0, precision=precision)
     if seed == 0 and num_removed == SEEDED_SIZE:
         for arm in ("original", *arms):
             inputs = {"model": arm, "tasks": ["gsm8k"]}
-            told = {"num_samples": 0, "max_new_tokens": 192, "batch_size": 64, "precision": precision}
-            nodes[f"{arm}_answers"] = node("evaluate", inputs, **told)
+            greedy = {"num_samples": 0, "max_new_tokens": 192, "batch_size": 64, "precision": precision}
+            nodes[f"{arm}_answers"] = node("evaluate", inputs, **greedy)
     wanted = [name for name in nodes if name in arms or name.startswith("left") or name.endswith(("_cost", "_answers"))]
     built_from = needed_by(nodes, wanted)
-    nodes = {name: one for name, one in nodes.items() if name in built_from}
+    nodes = {name: node for name, node in nodes.items() if name in built_from}
     return {"name": f"recovery-{num_removed}-seed-{seed}", "nodes": nodes}
 
 

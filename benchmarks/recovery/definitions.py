@@ -35,9 +35,9 @@ def write_definitions(folder: Path, out: Path, count: int = 1000, seed: int = 0)
     """Write so many questions, each a JSON line with its choices and the place of the right one; return where."""
     draw = random.Random(seed)
     known = {part: _known_words(folder, part, number) for part, number in PARTS.items()}
-    asked = [(part, word) for part, words in known.items() for word in sorted(words)]
+    chosen = [(part, word) for part, words in known.items() for word in sorted(words)]
     rows = []
-    for part, word in draw.sample(asked, min(count, len(asked))):
+    for part, word in draw.sample(chosen, min(count, len(chosen))):
         gloss, synonyms = known[part][word]
         others = sorted(known[part].keys() - synonyms)
         choices = [word, *draw.sample(others, NUM_WRONG)]
@@ -51,23 +51,23 @@ def write_definitions(folder: Path, out: Path, count: int = 1000, seed: int = 0)
 def _known_words(folder: Path, part: str, number: str) -> dict[str, tuple[str, set[str]]]:
     """Return word -> (definition, words of the same meaning), of words used often whose definition does not hold them."""
     meanings = dict(_meaning(line) for line in (folder / f"data.{part}").read_text().splitlines() if line[0] != " ")
-    found = {}
+    words = {}
     for line in (folder / "index.sense").read_text().splitlines():
         key, offset, sense, uses = line.split()
         word, _, rest = key.partition("%")
         if rest[0] == number and sense == "1" and int(uses) >= MIN_USES and word.isalpha() and offset in meanings:
             gloss, synonyms = meanings[offset]
             if word not in gloss.lower():
-                found[word] = gloss, synonyms
-    return found
+                words[word] = gloss, synonyms
+    return words
 
 
 def _meaning(line: str) -> tuple[str, tuple[str, set[str]]]:
-    fields, _, told = line.partition("|")
+    fields, _, meaning = line.partition("|")
     offset, _, _, num_words, *words = fields.split()
-    synonyms = {words[2 * place].lower() for place in range(int(num_words, 16))}
+    synonyms = {words[2 * index].lower() for index in range(int(num_words, 16))}
     # behind the definition stand examples in quotation marks, before it sometimes a field in brackets
-    gloss = re.split(r'[;"]', re.sub(r"\([^)]*\)", "", told))[0]
+    gloss = re.split(r'[;"]', re.sub(r"\([^)]*\)", "", meaning))[0]
     return offset, (" ".join(gloss.split()), synonyms)
 
 

@@ -1,4 +1,4 @@
-"""A long healing of a model without 6 of its 30 blocks, and what is left of the original in it: one command, one recipe, resumable.
+"""A long healing of a model without 6 of its 30 blocks, and its retention of the original: one command, one recipe, resumable.
 
 python benchmarks/recovery/healing.py MODEL_FOLDER DATA_FOLDER --articles summaries_en-us.json --prose FOLDER [--steps 3200] [--seed 0]
     [--learning-rate 3e-4] [--definitions DICT_FOLDER] [--out FOLDER]
@@ -65,9 +65,9 @@ def main(
         seed=seed,
     )
     if definitions is not None:
-        asked = write_definitions(definitions, out / "definitions.jsonl")
+        definitions_asked = write_definitions(definitions, out / "definitions.jsonl")
         made["nodes"] |= {
-            "definitions": rows_of(asked, "definitions", heldout_fraction=0.0),
+            "definitions": rows_of(definitions_asked, "definitions", heldout_fraction=0.0),
             "choice_definitions": choices_node("definitions"),
         }
     path = out / f"{made['name']}.yaml"
@@ -138,15 +138,15 @@ def choices_node(task: str) -> dict[str, Any]:
 
 def table(run: dict[str, Any]) -> list[str]:
     """Return what was measured beside what is wanted, and what the training cost."""
-    found: dict[str, Any] = {}
+    arms: dict[str, Any] = {}
     for name in ("close", *(f"choice_{task}" for task in CHOICES)):
-        found |= comparison(run, name) if name in run["nodes"] else {}
+        arms |= comparison(run, name) if name in run["nodes"] else {}
     lines = ["| measure | found | wanted |", "|---|---|---|"]
     for data, measures in WANTED.items():
-        if data not in found:
+        if data not in arms:
             continue
         for measure, wanted in measures.items():
-            lines.append(f"| {measure} {data} | {interval(found[data][measure])} | {wanted or ''} |")
+            lines.append(f"| {measure} {data} | {interval(arms[data][measure])} | {wanted or ''} |")
     cost = shown(run, "healed")["manifest"]
     spent = f"{cost['build_seconds'] / 60:.1f} minutes, {cost['cpu_seconds'] / 60:.1f} CPU minutes, {cost['peak_bytes'] / 1e9:.1f} GB"
     return [*lines, "", f"Training: {spent}."]

@@ -26,24 +26,24 @@ QUESTIONS_ABOUT = (
 def write_reading(out: Path, data: Path, articles: Path, prose: Path) -> dict[str, Path]:
     """Write every file of rows and return where, by name: the same from the same sources."""
     rng = Random(0)
-    told = [one for one in json.loads(articles.read_text()).values() if len(one["extract"]) > 120]
-    rng.shuffle(told)
+    articles_read = [article for article in json.loads(articles.read_text()).values() if len(article["extract"]) > 120]
+    rng.shuffle(articles_read)
     problems, science = read_rows(data / "gsm8k/train.jsonl"), read_rows(data / "arc_easy/train.jsonl")
     common = read_rows(data / "csqa/train.jsonl")
     for some in (problems, common):
         rng.shuffle(some)
-    solved, asked = problems[:1500], problems[1500:2320]
+    solved, problems_read = problems[:1500], problems[1500:2320]
     chosen_from, wondered = common[:3600], common[3600:3880]
-    questions = [one["question"] for one in (*asked, *rng.sample(science, 180), *wondered)]
-    questions += [instruction(one) for one in read_rows(data / "self_instruct/seed_tasks.jsonl")]
-    questions += [rng.choice(QUESTIONS_ABOUT).format(one["title"]) for one in rng.sample(told, 450)]
+    questions = [example["question"] for example in (*problems_read, *rng.sample(science, 180), *wondered)]
+    questions += [instruction(row) for row in read_rows(data / "self_instruct/seed_tasks.jsonl")]
+    questions += [rng.choice(QUESTIONS_ABOUT).format(article["title"]) for article in rng.sample(articles_read, 450)]
     rng.shuffle(questions)
     rows = {
-        "articles": texts(article_rows(told)),
+        "articles": texts(article_rows(articles_read)),
         "prose": texts(brown_rows(prose, rng)),
         "wiki": texts(articles_of((data / "wikitext2/valid.txt").read_text())),
-        "asked": [{"question": one, "answer": "-"} for one in questions],
-        "solutions": [{"question": one["question"], "answer": one["answer"]} for one in solved],
+        "asked": [{"question": question, "answer": "-"} for question in questions],
+        "solutions": [{"question": row["question"], "answer": row["answer"]} for row in solved],
         "choices": texts(choice_rows([*science, *chosen_from], rng)),
     }
     out.mkdir(parents=True, exist_ok=True)
@@ -67,8 +67,8 @@ def as_wikitext(title: str, extract: str) -> str:
     return f" = {title} = \n \n {re.sub(' +', ' ', apart).strip()} \n"
 
 
-def article_rows(told: list[dict[str, str]]) -> list[str]:
-    ready = [as_wikitext(one["title"], one["extract"]) for one in told]
+def article_rows(articles: list[dict[str, str]]) -> list[str]:
+    ready = [as_wikitext(article["title"], article["extract"]) for article in articles]
     return [" \n".join(ready[start : start + ARTICLES_A_ROW]) for start in range(0, len(ready), ARTICLES_A_ROW)]
 
 
@@ -97,15 +97,15 @@ def as_printed(text: str) -> str:
 
 def choice_rows(rows: list[dict[str, Any]], rng: Random) -> list[str]:
     """Return each question twice, with its right choice and with a wrong one: what the original finds of both is learned."""
-    told = []
+    texts = []
     for row in rows:
         wrong = [choice for index, choice in enumerate(row["choices"]) if index != row["answer"]]
-        told += [
+        texts += [
             f"Question: {row['question']}\nAnswer: {choice}"
             for choice in (row["choices"][row["answer"]], rng.choice(wrong))
         ]
-    rng.shuffle(told)
-    return told
+    rng.shuffle(texts)
+    return texts
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -113,4 +113,4 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def texts(some: Iterable[str]) -> list[dict[str, str]]:
-    return [{"text": one} for one in some]
+    return [{"text": text} for text in some]

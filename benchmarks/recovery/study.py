@@ -1,4 +1,4 @@
-"""What is left of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
+"""Retention of a model after blocks are removed, arm by arm: one command, resumable, a table and a plot.
 
 python benchmarks/recovery/study.py MODEL DATA_FOLDER [--sizes 6,2,4,8,10] [--seeds 0,1,2] [--steps 48] [--rows 300] [--asked 150]
     [--text-tokens 12288] [--precision auto] [--arms A,B] [--models-at-once N] [--out FOLDER]
@@ -39,14 +39,14 @@ COLUMNS = {
     "retention": ("arc_easy", "csqa", "facts"),
 }
 # Between the names of two arms whose difference is told.
-LESS = " less "
+MINUS = " minus "
 # data set, measure, and what the axis says
 PLOTTED = (
     ("wikitext_test", "perplexity_ratio", "WikiText perplexity / original's"),
     ("own_answers", "kl_nats", "KL to the original on its own answers, nats a token"),
 )
 COLORS = plt.get_cmap("tab20")
-# Of one arm less another's, on the same texts and questions.
+# Difference of two arms, on the same texts and questions.
 DIFFERENCES = {
     "kl_nats": COLUMNS["kl_nats"],
     "agreement": COLUMNS["agreement"],
@@ -55,10 +55,10 @@ DIFFERENCES = {
 }
 # What an arm cost and what it costs to run; empty where that was not measured.
 COSTS = {
-    "exact match gsm8k_test": lambda arm: told(arm, "answers", "accuracy", "{:.3f}"),
-    "decode ms a token": lambda arm: told(arm, "cost", "decode_seconds_per_token", "{:.1f}", 1e3),
-    "training, CPU minutes": lambda arm: told(arm, "training", "cpu_seconds", "{:.1f}", 1 / 60),
-    "training, peak GB": lambda arm: told(arm, "training", "peak_bytes", "{:.2f}", 1e-9),
+    "exact match gsm8k_test": lambda arm: cell(arm, "answers", "accuracy", "{:.3f}"),
+    "decode ms a token": lambda arm: cell(arm, "cost", "decode_seconds_per_token", "{:.1f}", 1e3),
+    "training, CPU minutes": lambda arm: cell(arm, "training", "cpu_seconds", "{:.1f}", 1 / 60),
+    "training, peak GB": lambda arm: cell(arm, "training", "peak_bytes", "{:.2f}", 1e-9),
 }
 
 
@@ -69,7 +69,7 @@ def main(
     seeds: Annotated[str, typer.Option(help="The first is every size's; the others are run at 6 blocks.")] = "0,1,2",
     steps: int = 48,
     rows: int = 300,
-    asked: int = 150,
+    num_questions: int = 150,
     text_tokens: int = 12288,
     precision: Annotated[str, typer.Option(help="Of training and measuring: auto, float32 or bfloat16.")] = "auto",
     arms: Annotated[str, typer.Option(help="Arms to run; all when empty.")] = "",
@@ -83,7 +83,7 @@ def main(
     if unknown := set(chosen) - set(ARMS):
         raise typer.BadParameter(f"unknown arms {', '.join(sorted(unknown))}; known: {', '.join(ARMS)}")
     results: dict[tuple[int, int], dict[str, Any]] = {}
-    told = instruction_rows(
+    instructions = instruction_rows(
         data / "self_instruct/user_oriented_instructions.jsonl", out.resolve() / "instructions.jsonl"
     )
     first, *others = numbers(seeds, "--seeds")
@@ -92,7 +92,7 @@ def main(
     counts = {
         "steps": steps,
         "rows": rows,
-        "asked": asked,
+        "asked": num_questions,
         "text_tokens": text_tokens,
         "models_at_once": models_at_once,
     }
@@ -106,7 +106,14 @@ def main(
     for size, seed in runs:
         differing = [arm for arm in chosen if seed == first or arm not in UNTRAINED]
         made = recipe(
-            model, data.resolve(), told, num_removed=size, seed=seed, precision=precision, arms=differing, **counts
+            model,
+            data.resolve(),
+            instructions,
+            num_removed=size,
+            seed=seed,
+            precision=precision,
+            arms=differing,
+            **counts,
         )
         path = out / f"{made['name']}.yaml"
         path.write_text(yaml.safe_dump(made, sort_keys=False))
@@ -131,12 +138,14 @@ def attar(*arguments: str, is_read: bool = False) -> str:
     return done.stdout or ""
 
 
-def numbers(told: str, option: str) -> list[int]:
+def numbers(part_of_arm: str, option: str) -> list[int]:
     """Return the numbers of an option that is a list."""
     try:
-        return [int(part) for part in told.split(",")]
+        return [int(part) for part in part_of_arm.split(",")]
     except ValueError:
-        raise typer.BadParameter(f"{option} is {told!r}; accepted: whole numbers with commas between them") from None
+        raise typer.BadParameter(
+            f"{option} is {part_of_arm!r}; accepted: whole numbers with commas between them"
+        ) from None
 
 
 def instruction_rows(source: Path, target: Path) -> Path:
@@ -151,20 +160,20 @@ def instruction_rows(source: Path, target: Path) -> Path:
 
 def arms_of(run: dict[str, Any]) -> dict[str, Any]:
     """Return what was measured of each arm and between two of them, and what its training cost: of a merge, that of its students."""
-    found: dict[str, Any] = {"original": {}}
-    for name in [one for one in COMPARED if one in run["nodes"]]:
-        found |= comparison(run, name)
-    for arm in [one for one in found if LESS not in one]:
+    arms: dict[str, Any] = {"original": {}}
+    for name in [arm for arm in COMPARED if arm in run["nodes"]]:
+        arms |= comparison(run, name)
+    for arm in [name for name in arms if MINUS not in name]:
         for part in [part for part in ("cost", "answers") if f"{arm}_{part}" in run["nodes"]]:
-            found[arm][part] = shown(run, f"{arm}_{part}")["artifact"]["facts"]
-        learners = [f"{one}_adapter" for one in STUDENTS.get(arm, (arm,))]
+            arms[arm][part] = shown(run, f"{arm}_{part}")["artifact"]["facts"]
+        learners = [f"{arm_read}_adapter" for arm_read in STUDENTS.get(arm, (arm,))]
         spent = [shown(run, name)["manifest"] for name in learners if name in run["nodes"]]
-        if all(one.get("cpu_seconds") for one in spent) and spent:
-            found[arm]["training"] = {
-                "cpu_seconds": sum(one["cpu_seconds"] for one in spent),
-                "peak_bytes": max(one["peak_bytes"] for one in spent),
+        if all(cost.get("cpu_seconds") for cost in spent) and spent:
+            arms[arm]["training"] = {
+                "cpu_seconds": sum(cost["cpu_seconds"] for cost in spent),
+                "peak_bytes": max(cost["peak_bytes"] for cost in spent),
             }
-    return found
+    return arms
 
 
 def comparison(run: dict[str, Any], name: str) -> dict[str, Any]:
@@ -180,12 +189,12 @@ def shown(run: dict[str, Any], name: str) -> dict[str, Any]:
 def write(results: dict[tuple[int, int], dict[str, Any]], out: Path) -> list[str]:
     """Write a table a size, with 95% intervals, one of what lies between two arms, and the plot over sizes; return the tables' lines."""
     lines = []
-    for (size, seed), found in results.items():
-        lines += table(f"{size} blocks removed, seed {seed}", found, COLUMNS, COSTS)
-        lines += table(f"{size} blocks removed, seed {seed}, differences", found, DIFFERENCES)
-    seeded = [found for (size, _), found in results.items() if size == SEEDED_SIZE]
+    for (size, seed), result in results.items():
+        lines += table(f"{size} blocks removed, seed {seed}", result, COLUMNS, COSTS)
+        lines += table(f"{size} blocks removed, seed {seed}, differences", result, DIFFERENCES)
+    seeded = [result for (size, _), result in results.items() if size == SEEDED_SIZE]
     if len(seeded) > 1:
-        together = {arm: over_seeds([found[arm] for found in seeded]) for arm in seeded[-1]}
+        together = {arm: over_seeds([result[arm] for result in seeded]) for arm in seeded[-1]}
         title = f"{SEEDED_SIZE} blocks removed, mean over {len(seeded)} seeds [smallest, largest]"
         lines += table(title, together, COLUMNS)
         lines += table(f"{title}, differences", together, DIFFERENCES)
@@ -199,7 +208,7 @@ def plot(results: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:
     """Draw each arm over the sizes, what trains nothing dashed. The last blocks removed is off the chart, or nothing else could be told apart."""
     size_of_all, seed = next(iter(results))
     sizes = sorted({size for size, _ in results})
-    arms = [one for one in results[size_of_all, seed] if one in ARMS]
+    arms = [result for result in results[size_of_all, seed] if result in ARMS]
     figure, axes = plt.subplots(1, 2, figsize=(11, 5.6), layout="constrained")
     for axis, (data, measure, label) in zip(axes, PLOTTED, strict=True):
         shown_values: list[float] = []
@@ -214,8 +223,8 @@ def plot(results: dict[tuple[int, int], dict[str, Any]], path: Path) -> None:
         if shown_values:
             axis.set_ylim(0.85 * min(shown_values), 1.15 * max(shown_values))
         axis.yaxis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
-        for one in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
-            one(FuncFormatter(lambda value, _: f"{value:g}"))
+        for set_formatter in (axis.yaxis.set_major_formatter, axis.yaxis.set_minor_formatter):
+            set_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
@@ -227,7 +236,7 @@ def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
     for columns in (COLUMNS, DIFFERENCES):
         for measure, names in columns.items():
             for name in names:
-                values = [one[name][measure]["value"] for one in seeds if measure in one.get(name, {})]
+                values = [seed[name][measure]["value"] for seed in seeds if measure in seed.get(name, {})]
                 if values:
                     estimate = {"value": sum(values) / len(values), "low": min(values), "high": max(values)}
                     together.setdefault(name, {})[measure] = estimate
@@ -236,7 +245,7 @@ def over_seeds(seeds: list[dict[str, Any]]) -> dict[str, Any]:
 
 def table(
     title: str,
-    found: dict[str, Any],
+    arms: dict[str, Any],
     columns: dict[str, tuple[str, ...]],
     costs: dict[str, Callable[[dict[str, Any]], str]] | None = None,
 ) -> list[str]:
@@ -245,7 +254,7 @@ def table(
     The original is what all are measured against: it has costs alone.
     """
     cells = [(measure, name) for measure, names in columns.items() for name in names]
-    rows = {arm: one for arm, one in found.items() if (LESS in arm) == (columns is DIFFERENCES)}
+    rows = {arm: figures for arm, figures in arms.items() if (MINUS in arm) == (columns is DIFFERENCES)}
     if not costs:
         rows.pop("original", None)
     if not rows:
@@ -253,14 +262,14 @@ def table(
     names = [f"{measure} {name}" for measure, name in cells] + list(costs or {})
     lines = [f"\n{title}\n", "| arm | " + " | ".join(names) + " |", "|---" * (len(names) + 1) + "|"]
     for arm, measured in rows.items():
-        told_of = [interval(measured[name][measure]) if name in measured else "" for measure, name in cells] + [
+        described_in = [interval(measured[name][measure]) if name in measured else "" for measure, name in cells] + [
             of(measured) for of in (costs or {}).values()
         ]
-        lines.append(f"| {arm} | " + " | ".join(told_of) + " |")
+        lines.append(f"| {arm} | " + " | ".join(described_in) + " |")
     return lines
 
 
-def told(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:
+def cell(arm: dict[str, Any], part: str, name: str, form: str, factor: float = 1.0) -> str:
     value = arm.get(part, {}).get(name)
     return "" if value is None else form.format(value * factor)
 

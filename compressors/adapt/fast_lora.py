@@ -1,4 +1,4 @@
-"""The low-rank update as one operation with its own gradient: fewer passes over the activations, and none of them kept twice.
+"""The low-rank update as one operation with its own gradient. Fewer passes over the activations, and none of them kept twice.
 
 PEFT's layer casts its input to float32 and back and keeps what each of its small products needs. Here a layer keeps its input (one
 tensor for q, k and v) and a state of rank columns. Weights, names and files stay PEFT's.

@@ -63,7 +63,7 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
     block = decoder_blocks(model)[0]
-    found = sorted({name.split(".")[-1] for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)})
-    if not found:
+    names = sorted({name.split(".")[-1] for name, m in block.named_modules() if isinstance(m, nn.Linear | Conv1D)})
+    if not names:
         raise ValueError("the model has no linear layer to adapt")
-    return found
+    return names

@@ -42,7 +42,7 @@ class LastBlocks:
 
 
 def final_norms(model: PreTrainedModel) -> list[nn.Module]:
-    """Return what stands between the last block and the head, found as the children beside the blocks that have their shape."""
+    """Return the modules between the last block and the head. They are the blocks' siblings with a norm's shape."""
     blocks = decoder_blocks(model)
     parent = next(m for m in model.modules() if any(child is blocks for child in m.children()))
     return [child for child in parent.children() if "norm" in type(child).__name__.lower()]

@@ -22,7 +22,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Decision:
-    """The verdict, the candidate it is about, and the share of candidates in [0, 1] that ended and pass the verifier."""
+    """A verdict with its candidate. `pass_share`: candidates that ended and pass the verifier, in [0, 1]."""
 
     verdict: Verdict
     chosen_index: int
@@ -49,7 +49,7 @@ class BestOf:
 
 @dataclass(frozen=True)
 class Majority:
-    """The answer that most finished rewrites came to, by its likeliest rewrite; the row falls back when that answer is wrong.
+    """The answer that most finished rewrites came to, by its likeliest rewrite. The row falls back when that answer is wrong.
 
     Stricter than `BestOf`: a right answer that the model rarely gives is not its own. Rewrites without a value (an open question,
     no number) do not vote; where none votes it is `BestOf`. Self-consistency: https://arxiv.org/abs/2203.11171
@@ -58,7 +58,7 @@ class Majority:
     def __call__(
         self, candidates: Sequence[Candidate], verdicts: Sequence[Verdict], values: Sequence[Value | None]
     ) -> int:
-        voters = [i for i, one in enumerate(candidates) if one.is_finished and values[i] is not None]
+        voters = [i for i, candidate in enumerate(candidates) if candidate.is_finished and values[i] is not None]
         if not voters:
             return _best(range(len(candidates)), candidates, verdicts)
         votes = Counter(values[i] for i in voters)
@@ -85,10 +85,13 @@ def decide(
     pass_rate = (candidates that ended by themselves and pass the verifier) / (candidates)
     """
     verdicts = [
-        keep_or_fall_back(one.text, reference, choices, verifier, banned, one.is_finished) for one in candidates
+        keep_or_fall_back(candidate.text, reference, choices, verifier, banned, candidate.is_finished)
+        for candidate in candidates
     ]
-    values = [verifier.value(one.text, choices) for one in candidates]
-    num_passed = sum(one.is_finished and verifier(one.text, reference, choices) is None for one in candidates)
+    values = [verifier.value(candidate.text, choices) for candidate in candidates]
+    num_passed = sum(
+        candidate.is_finished and verifier(candidate.text, reference, choices) is None for candidate in candidates
+    )
     index = chooser(candidates, verdicts, values)
     return Decision(verdicts[index], index, num_passed / len(candidates))
 

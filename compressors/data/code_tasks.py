@@ -69,18 +69,20 @@ class Solved:
 
 def concepts_prompt(snippet: str, shots: Sequence[Shot]) -> str:
     """Return the question for the ideas behind a snippet, as one line."""
-    told = [f"Snippet:\n{shot.snippet}\nConcepts: {shot.concepts}" for shot in shots]
-    return "\n\n".join(["Name the programming concepts in the last snippet.", *told, f"Snippet:\n{snippet}\nConcepts:"])
+    examples = [f"Snippet:\n{shot.snippet}\nConcepts: {shot.concepts}" for shot in shots]
+    return "\n\n".join(
+        ["Name the programming concepts in the last snippet.", *examples, f"Snippet:\n{snippet}\nConcepts:"]
+    )
 
 
 def instruction_prompt(concepts: str, category: str, difficulty: str, shots: Sequence[Shot]) -> str:
     """Return the question for a task about some ideas."""
-    told = [
+    examples = [
         f"Concepts: {shot.concepts}\nKind: {shot.category}, {shot.difficulty}\nTask: {shot.instruction}"
         for shot in shots
     ]
-    asked = f"Concepts: {concepts}\nKind: {category}, {difficulty}\nTask:"
-    return "\n\n".join(["Write one self-contained Python task about the concepts.", *told, asked])
+    request = f"Concepts: {concepts}\nKind: {category}, {difficulty}\nTask:"
+    return "\n\n".join(["Write one self-contained Python task about the concepts.", *examples, request])
 
 
 def response_prompt(instruction: str) -> str:

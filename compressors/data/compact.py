@@ -84,11 +84,11 @@ def _pack_bits(values: Int[Tensor, "T K"], num_bits: int) -> UInt8[Tensor, "T H"
     per_byte = 8 // num_bits
     padded = torch.nn.functional.pad(values, (0, -values.shape[1] % per_byte))
     groups = padded.reshape(len(values), -1, per_byte)
-    places = torch.arange(per_byte, device=values.device) * num_bits
-    return (groups << places).sum(dim=-1).to(torch.uint8)
+    shifts = torch.arange(per_byte, device=values.device) * num_bits
+    return (groups << shifts).sum(dim=-1).to(torch.uint8)
 
 
 def _unpack_bits(packed: UInt8[Tensor, "T H"], num_bits: int, num_values: int) -> Int[Tensor, "T K"]:
-    places = torch.arange(8 // num_bits, device=packed.device, dtype=torch.int32) * num_bits
-    values = (packed.int()[:, :, None] >> places) & ((1 << num_bits) - 1)
+    shifts = torch.arange(8 // num_bits, device=packed.device, dtype=torch.int32) * num_bits
+    values = (packed.int()[:, :, None] >> shifts) & ((1 << num_bits) - 1)
     return values.reshape(len(packed), -1)[:, :num_values]

@@ -44,15 +44,15 @@ def find_overlaps(
     """
     runs, whole = _index(questions, ngram_words, min_ngram_words)
     sizes = sorted({num_words for num_words, _ in runs}, reverse=True)
-    asked = [words(question) for question, _ in pairs]
+    question_words = [words(question) for question, _ in pairs]
     shared = []
-    for own, (_, rest) in zip(asked, pairs, strict=True):
+    for own, (_, rest) in zip(question_words, pairs, strict=True):
         sequence = [*own, *words(rest)]
         hits = ((size, run) for size in sizes for run in ngrams(sequence, size) if (size, run) in runs)
         shared.append(list(dict.fromkeys(hits)))
     num_rows = Counter(run for hits in shared for run in hits)
     overlaps = {}
-    for index, (own, hits) in enumerate(zip(asked, shared, strict=True)):
+    for index, (own, hits) in enumerate(zip(question_words, shared, strict=True)):
         same = whole.get(" ".join(own)) if own else None
         rare = next((hit for hit in hits if num_rows[hit] <= max_ngram_rows), None)
         if same is not None:
@@ -67,12 +67,12 @@ def _index(
 ) -> tuple[dict[tuple[int, str], TaskQuestion], dict[str, TaskQuestion]]:
     runs: dict[tuple[int, str], TaskQuestion] = {}
     whole: dict[str, TaskQuestion] = {}
-    for one in questions:
-        question = words(one.question)
-        whole.setdefault(" ".join(question), one)
-        for sequence in (question, [*question, *words(one.answer)]):
+    for row in questions:
+        question = words(row.question)
+        whole.setdefault(" ".join(question), row)
+        for sequence in (question, [*question, *words(row.answer)]):
             num_words = min(ngram_words, len(sequence))
             if num_words >= min_ngram_words:
                 for run in ngrams(sequence, num_words):
-                    runs.setdefault((num_words, run), one)
+                    runs.setdefault((num_words, run), row)
     return runs, whole

@@ -15,22 +15,22 @@ from attar.compressors.data.ngrams import ngrams, words
 
 
 def text_features(texts: Sequence[str], num_features: int = 1024) -> Float[Tensor, "N F"]:
-    """Return a unit vector a text: its words and word pairs, weighted by log(1 + N / texts that hold one), hashed with a sign.
+    """Return a unit vector a text. Its words and word pairs, weighted by log(1 + N / texts that hold one), hashed with a sign.
 
     Feature hashing: https://arxiv.org/abs/0902.2206. The hash is CRC-32, the same in every process.
     """
     counts = [Counter([*words(text), *ngrams(words(text), 2)]) for text in texts]
-    num_holders = Counter(term for one in counts for term in one)
-    places: list[int] = []
+    num_holders = Counter(term for term_counts in counts for term in term_counts)
+    columns: list[int] = []
     weights: list[float] = []
-    for index, one in enumerate(counts):
-        for term, count in one.items():
+    for index, term_counts in enumerate(counts):
+        for term, count in term_counts.items():
             code = zlib.crc32(term.encode())
             weight = (1 + math.log(count)) * math.log1p(len(texts) / num_holders[term])
-            places.append(index * num_features + (code >> 1) % num_features)
+            columns.append(index * num_features + (code >> 1) % num_features)
             weights.append(weight if code & 1 else -weight)
     features = torch.zeros(len(texts) * num_features)
-    features.index_add_(0, torch.tensor(places, dtype=torch.long), torch.tensor(weights))
+    features.index_add_(0, torch.tensor(columns, dtype=torch.long), torch.tensor(weights))
     features = features.view(len(texts), num_features)
     return torch.nn.functional.normalize(features, dim=-1)
 
@@ -54,7 +54,7 @@ def farthest_first(
     takes_copies: bool = True,
     tolerance: float = 0.0,
 ) -> list[int]:
-    """Return the indices of at most `num_chosen` items, in the order chosen: `first`, then always the one farthest from all chosen.
+    """Return the indices of at most `num_chosen` items, in the order chosen. `first`, then always the one farthest from all chosen.
 
     `distances`: of all items from one. Ties, within the tolerance, go to the lower index. Without `takes_copies` it ends where all that
     are left lie on one that is chosen.

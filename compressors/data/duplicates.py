@@ -1,4 +1,4 @@
-"""Exact and near duplicates: shared runs of words find the pairs, in large data MinHash does; their exact Jaccard similarity decides."""
+"""Exact and near duplicates: shared runs of words find the pairs, in large data MinHash does. Their exact Jaccard similarity decides."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_COMPARED = 2_000
 
 @dataclass(frozen=True)
 class Duplicate:
-    """Which earlier text this one repeats, and how closely: Jaccard similarity in (0, 1], 1 when equal but for case and spaces."""
+    """Which earlier text this one repeats, and how closely. Jaccard similarity in (0, 1], 1 when equal but for case and spaces."""
 
     of: int
     similarity: float
@@ -37,17 +37,17 @@ def find_duplicates(
     at 1.0 only equal texts are. Near duplicates of more than `max_compared` texts by MinHash with `num_hashes` permutations:
     https://doi.org/10.1109/SEQUEN.1997.666900
     """
-    found: dict[int, Duplicate] = {}
+    duplicates: dict[int, Duplicate] = {}
     first: dict[str, int] = {}
     for index, text in enumerate(texts):
         original = first.setdefault(" ".join(text.casefold().split()), index)
         if original != index:
-            found[index] = Duplicate(original, 1.0, is_exact=True)
+            duplicates[index] = Duplicate(original, 1.0, is_exact=True)
     if threshold < 1.0:
         pairs = _SharedRuns() if len(first) <= max_compared else _Hashes(threshold, num_hashes)
-        found |= _near(texts, sorted(first.values()), threshold, shingle_words, pairs)
+        duplicates |= _near(texts, sorted(first.values()), threshold, shingle_words, pairs)
     # an exact copy of a near duplicate repeats what that one repeats
-    return {index: _followed(one, found) for index, one in sorted(found.items())}
+    return {index: _followed(duplicate, duplicates) for index, duplicate in sorted(duplicates.items())}
 
 
 def shingles(text: str, num_words: int) -> set[str]:
@@ -118,20 +118,20 @@ class _Hashes:
 def _near(
     texts: Sequence[str], indices: Sequence[int], threshold: float, shingle_words: int, pairs: _Pairs
 ) -> dict[int, Duplicate]:
-    kept: dict[int, set[str]] = {}
-    found: dict[int, Duplicate] = {}
+    duplicates: dict[int, set[str]] = {}
+    by_index: dict[int, Duplicate] = {}
     for index in indices:
         own = shingles(texts[index], shingle_words)
         # the closest, then the earliest
-        similar = max(((jaccard(own, kept[other]), -other) for other in pairs.like(own)), default=(0.0, 0))
+        similar = max(((jaccard(own, duplicates[other]), -other) for other in pairs.like(own)), default=(0.0, 0))
         # words leave out punctuation: texts without any word are no evidence
         if similar[0] >= threshold and own != {""}:
-            found[index] = Duplicate(-similar[1], similar[0], is_exact=False)
+            by_index[index] = Duplicate(-similar[1], similar[0], is_exact=False)
         else:
             pairs.add(index, own)
-            kept[index] = own
-    return found
+            duplicates[index] = own
+    return by_index
 
 
-def _followed(one: Duplicate, found: dict[int, Duplicate]) -> Duplicate:
-    return found.get(one.of, one)
+def _followed(duplicate: Duplicate, duplicates: dict[int, Duplicate]) -> Duplicate:
+    return duplicates.get(duplicate.of, duplicate)

@@ -25,7 +25,7 @@ class Length:
 
 @dataclass(frozen=True)
 class Repetition:
-    """Distinct runs of three words / runs of three words at least this, in [0, 1]: below it a text is in a loop."""
+    """Distinct runs of three words / runs of three words, at least this. In [0, 1]; below it a text is in a loop."""
 
     least: float
 

@@ -1,4 +1,4 @@
-"""A model as a judge: it gives an answer a grade from 0 to 9, read off the probabilities of the ten digits.
+"""A model as a judge. It gives an answer a grade from 0 to 9, read off the probabilities of the ten digits.
 
 https://arxiv.org/abs/2409.00935. The wording is ours.
 """
@@ -27,13 +27,13 @@ def judge_question(question: str, answer: str, template: str = JUDGE_TEMPLATE) -
 
 def digit_ids(tokenizer: Any) -> list[int]:
     """Return the token of each digit from 0 to 9. Raises ValueError when one is not a single token of its own."""
-    found = [tokenizer(str(grade), add_special_tokens=False).input_ids for grade in range(NUM_GRADES)]
-    wrong = [str(grade) for grade, ids in enumerate(found) if len(ids) != 1]
-    if wrong or len({ids[0] for ids in found}) < NUM_GRADES:
+    token_ids = [tokenizer(str(grade), add_special_tokens=False).input_ids for grade in range(NUM_GRADES)]
+    wrong = [str(grade) for grade, ids in enumerate(token_ids) if len(ids) != 1]
+    if wrong or len({ids[0] for ids in token_ids}) < NUM_GRADES:
         raise ValueError(
             f"a judge grades by one token, but the tokenizer has none for {', '.join(wrong) or 'each digit'}"
         )
-    return [ids[0] for ids in found]
+    return [ids[0] for ids in token_ids]
 
 
 def expected_grade(logits: Float[Tensor, "N V"], digits: Sequence[int]) -> Float[Tensor, "N"]:
@@ -45,7 +45,7 @@ def expected_grade(logits: Float[Tensor, "N V"], digits: Sequence[int]) -> Float
 def selective_accuracy(
     scores: Sequence[float], is_right: Sequence[bool], keep_fractions: Sequence[float]
 ) -> list[float]:
-    """Return the share of right answers among the best-scored part of them, for each part in (0, 1]; ties go to the earlier row."""
+    """Return the share of right answers among the best-scored part, for each part. Parts are in (0, 1]; ties go to the earlier row."""
     order = sorted(range(len(scores)), key=lambda index: (-scores[index], index))
     ranked = [is_right[index] for index in order]
     counts = [max(1, round(fraction * len(ranked))) for fraction in keep_fractions]

@@ -9,7 +9,7 @@ from typing import Literal
 from attar.compressors.data.verifiers.catalogue import BannedPhrases, Verifier
 
 REWRITTEN = "rewritten"
-KEPT = "kept: "
+KEPT_PREFIX = "kept: "
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ def keep_or_fall_back(
     A row is never dropped, so the data set keeps its size and its questions. https://arxiv.org/abs/2410.09982
     """
     if not is_finished:
-        return Verdict(reference, "reference", f"{KEPT}unfinished (cut at the length limit)")
+        return Verdict(reference, "reference", f"{KEPT_PREFIX}unfinished (cut at the length limit)")
     reason = banned(rewrite, reference, choices) or verifier(rewrite, reference, choices)
     if reason is not None:
-        return Verdict(reference, "reference", KEPT + reason)
+        return Verdict(reference, "reference", KEPT_PREFIX + reason)
     return Verdict(rewrite.strip(), "rewrite", REWRITTEN)
 
 

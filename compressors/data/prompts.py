@@ -10,7 +10,7 @@ PROBE = "ANSWER7Q"
 
 
 def encoded(tokenizer: Any, text: str) -> list[int]:
-    """Return the tokens of a text with what the tokenizer puts first (BOS) there once, also where the text begins with it itself.
+    """Return the tokens of a text with exactly one BOS in front. The text may begin with it itself.
 
     What a tokenizer puts behind a text (EOS) is left out: the text goes on.
     """

@@ -1,4 +1,4 @@
-"""How the original model is asked to rewrite an answer, by task family: the reference is in view, the answer must stand on its own.
+"""How the original model is asked to rewrite an answer, by task family. The reference is in view, the answer must stand on its own.
 
 One shape for all, after https://arxiv.org/abs/2410.09982 and https://arxiv.org/abs/2402.13669: question, reference answer, what to do.
 The wordings are ours. Each calls the reference "Reference Answer", so that one list of banned phrases catches who speaks of it.
@@ -57,6 +57,6 @@ def rewrite_question(question: str, answer: str, choices: Sequence[str], templat
 
 
 def filled(template: str, **values: str) -> str:
-    """Return a template with {name} replaced by its value, in one pass: a text that speaks of {answer} itself stays as it is."""
-    places = "|".join(map(re.escape, values))
-    return re.sub(r"\{(" + places + r")\}", lambda match: values[match[1]], template)
+    """Return a template with {name} replaced by its value, in one pass. A text that speaks of {answer} itself stays as it is."""
+    fields = "|".join(map(re.escape, values))
+    return re.sub(r"\{(" + fields + r")\}", lambda match: values[match[1]], template)

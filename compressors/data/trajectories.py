@@ -1,4 +1,4 @@
-"""Choose among many answers: those that are the teacher's own sentence by sentence, or those that differ most from each other."""
+"""Choose among many answers. Those that are the teacher's own sentence by sentence, or those that differ most from each other."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def sentence_ends(text: str) -> list[int]:
 
 
 def token_ends(pieces: Sequence[str], ends: Sequence[int]) -> list[int]:
-    """Return one past the last token of each sentence: a token belongs to the sentence that its first character beside white space is in.
+    """Return one past the last token of each sentence. A token belongs to the sentence that its first character beside white space is in.
 
     `pieces`: the text of each token; together they are the text. A sentence without a token of its own is left out.
     """
@@ -42,7 +42,7 @@ def token_ends(pieces: Sequence[str], ends: Sequence[int]) -> list[int]:
 
 
 def farthest_texts(texts: Sequence[str], num_kept: int) -> list[int]:
-    """Return the indices of at most `num_kept` texts, in the order chosen: the shortest, then always the one farthest from all chosen.
+    """Return the indices of at most `num_kept` texts, in the order chosen. The shortest, then always the one farthest from all chosen.
 
     Distance is Levenshtein's divided by the longer length, in [0, 1]; equal texts are never both kept; ties go to the lower index.
     https://arxiv.org/abs/2508.09883 names the distance, the greedy order is ours.

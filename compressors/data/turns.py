@@ -1,4 +1,4 @@
-"""Turns of a conversation as the chat template writes them: what is read before an assistant's turn, and the turn itself."""
+"""Turns of a conversation as the chat template writes them. What is read before an assistant's turn, and the turn itself."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def conversation_prompt(tokenizer: Any, messages: Sequence[Message], tools: Sequ
 
 
 def reply_tokens(tokenizer: Any, messages: Sequence[Message], reply: Message, tools: Sequence[Any]) -> list[int]:
-    """Return the tokens of an assistant's turn behind `messages`, as the chat template writes it, with the token that ends it.
+    """Return the tokens of an assistant's turn behind `messages`. The chat template writes it, with the token that ends it.
 
     Where the template marks what an assistant says ({% generation %}), that is taken. Raises ValueError when the template writes the
     turns before it otherwise than they are read when the assistant is asked: no mask would be right.

@@ -61,7 +61,7 @@ def train_adapters(
 
 @torch.no_grad()
 def error_ratio(adapters: DenoiserAdapters, states: GuidedStates) -> float:
-    """Return E ||adapters - guided||^2 / E ||conditional - guided||^2: 1 is no better than no guidance, 0 is guidance itself."""
+    """Return E ||adapters - guided||^2 / E ||conditional - guided||^2. 1 is no better than no guidance, 0 is guidance itself."""
     predicted = adapters(states.states, states.timesteps, states.classes, states.scales)
     error = (predicted - states.guided).square().mean(dtype=torch.float64)
     return float(error / (states.conditional - states.guided).square().mean(dtype=torch.float64))

@@ -55,7 +55,7 @@ class DiffusionTransformer(nn.Module):
 
 
 class ModulatedBlock(nn.Module):
-    """x + g_1 attention(m_1(norm x)), then x + g_2 mlp(m_2(norm x)); shift, scale and gate g come from the condition, zero at first."""
+    """A transformer block modulated by its condition. x + g_1 attention(m_1(norm x)), then x + g_2 mlp(m_2(norm x)); g and m begin at 0."""
 
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()

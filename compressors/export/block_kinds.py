@@ -1,4 +1,4 @@
-"""Which blocks of a model compute the same but for the numbers of their weights: one of them can stand for all in a trace."""
+"""Which blocks of a model compute the same but for the numbers of their weights. One of them can stand for all in a trace."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PLAIN = (int, float, str, bool, tuple, list, dict, type(None))
 
 
 def block_kinds(model: PreTrainedModel) -> list[int]:
-    """Return for each block the index of the first block that is like it in all but the numbers of its weights."""
+    """Return for each block the index of the first of its kind. Blocks of a kind differ in their weights' numbers alone."""
     blocks = decoder_blocks(model)
     lists = per_block_settings(model.config, len(blocks)).values()
     firsts: dict[Any, int] = {}
@@ -29,7 +29,7 @@ def block_kinds(model: PreTrainedModel) -> list[int]:
 
 
 def representatives(kinds: Sequence[int]) -> list[int]:
-    """Return the blocks to trace, in order: the first two of each kind, one to repeat and one to check it against."""
+    """Return the blocks to trace, in order. The first two of each kind, one to repeat and one to check it against."""
     return [index for index, kind in enumerate(kinds) if list(kinds[:index]).count(kind) < 2]
 
 

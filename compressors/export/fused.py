@@ -1,4 +1,4 @@
-"""While a model is traced, let its attention, rotary embedding and RMS norms be one ONNX node each, whatever the family.
+"""Trace attention, rotary embedding and RMS norms of any family as one ONNX node each.
 
 transformers calls all three through few doors: the attention interface, `apply_rotary_pos_emb` of the family's module, and norm
 modules. What stands behind a door is replaced only if it computes what the node does, on random numbers; else it is traced as written.

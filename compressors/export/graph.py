@@ -31,7 +31,7 @@ OPSETS = (20, 23)
 
 
 class CachedForward(nn.Module):
-    """A causal model whose cache goes in and out as a flat list of tensors, which is what a graph can hold.
+    """A causal model with its cache as a flat list of tensors. A graph can hold nothing else.
 
     In: input_ids, attention_mask (cache and input), position_ids, then key and value of every block. Out: logits and the grown cache.
     """

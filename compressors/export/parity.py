@@ -21,8 +21,8 @@ NUM_TOGETHER = 8
 
 
 @dataclass(frozen=True)
-class Said:
-    """What a model says to one prompt: the logits of its last tokens, those of its end in a padded batch, and the greedy continuation.
+class DecodedPrompt:
+    """What a model says to one prompt. The logits of its last tokens, those of its end in a padded batch, and the greedy continuation.
 
     The logits lie in a file, float32: some 13 MB a prompt, which would stay in memory beside the second model.
     """
@@ -35,7 +35,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Parity:
-    """Differences of logits over real tokens, and the share of greedy tokens that agree before the first difference of each prompt."""
+    """Agreement of two models. Differences of logits over real tokens; the share of greedy tokens before each prompt's first difference."""
 
     max_logit_difference: float
     mean_logit_difference: float
@@ -51,8 +51,8 @@ def listen_to(
     *,
     num_new_tokens: int,
     on_prompt: Callable[[int], None] = lambda count: None,
-) -> list[Said]:
-    """Record what the exported graph says, as it is used: each prompt alone, all in a batch padded on the left, and decoded over a cache.
+) -> list[DecodedPrompt]:
+    """Record what the exported graph says, as it is used. Each prompt alone, all in a batch padded on the left, and decoded over a cache.
 
     Recorded, with the logits in `folder`, so that two models need not be in memory at once.
     """
@@ -63,34 +63,34 @@ def listen_to(
     for file, prompt in zip(files, prompts, strict=True):
         np.save(file, _logits(runner, prompt)[-NUM_KEPT_LOGITS:].numpy())
     written = _continuations(runner, prompts, num_new_tokens, on_prompt)
-    return [Said(*one) for one in zip(prompts, files, ends[:, -1].float().cpu(), written, strict=True)]
+    return [DecodedPrompt(*parts) for parts in zip(prompts, files, ends[:, -1].float().cpu(), written, strict=True)]
 
 
 def measure_parity(
-    said: Sequence[Said], original: CausalRunner, *, on_prompt: Callable[[int], None] = lambda count: None
+    answers: Sequence[DecodedPrompt], original: CausalRunner, *, on_prompt: Callable[[int], None] = lambda count: None
 ) -> Parity:
-    """Let the original read what was recorded, each text in one pass, and compare: it would have written a text as far as it agrees.
+    """Let the original read what was recorded, each text in one pass, and compare. It would have written a text as far as it agrees.
 
     Agreement counts the tokens before the first one that differs: after it the texts are two different texts. Differences are
     absolute, over the prompt's last tokens.
     """
-    num_new_tokens = len(said[0].token_ids)
+    num_new_tokens = len(answers[0].token_ids)
     largest, total, num_logits, agreed = 0.0, 0.0, 0, 0
-    for one in said:
-        own = _logits(original, [*one.prompt, *one.token_ids[:-1]]).numpy()
-        would_write = own[len(one.prompt) - 1 :].argmax(axis=-1).tolist()
-        difference = own[: len(one.prompt)][-NUM_KEPT_LOGITS:]
-        of_end = np.abs(difference[-1] - one.padded_end.numpy())
+    for answer in answers:
+        own = _logits(original, [*answer.prompt, *answer.token_ids[:-1]]).numpy()
+        would_write = own[len(answer.prompt) - 1 :].argmax(axis=-1).tolist()
+        difference = own[: len(answer.prompt)][-NUM_KEPT_LOGITS:]
+        of_end = np.abs(difference[-1] - answer.padded_end.numpy())
         # in place, since a vocabulary of numbers for each token is much; np.max, since Python's max passes over NaN
-        np.abs(np.subtract(difference, np.load(one.logits_file), out=difference), out=difference)
+        np.abs(np.subtract(difference, np.load(answer.logits_file), out=difference), out=difference)
         largest = float(np.max([largest, difference.max(), of_end.max()]))
         total, num_logits = total + float(difference.sum(dtype=np.float64)), num_logits + difference.size
-        pairs = zip(would_write, one.token_ids, strict=True)
+        pairs = zip(would_write, answer.token_ids, strict=True)
         agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), num_new_tokens)
         on_prompt(1)
     if not np.isfinite(largest):
         largest = float("inf")
-    return Parity(largest, total / num_logits, agreed / (len(said) * num_new_tokens), len(said), num_new_tokens)
+    return Parity(largest, total / num_logits, agreed / (len(answers) * num_new_tokens), len(answers), num_new_tokens)
 
 
 def _logits(runner: CausalRunner, text: Sequence[int]) -> Float[Tensor, "T V"]:

@@ -1,4 +1,4 @@
-"""Rotary embedding as one ONNX node over tables of all positions, for the families whose function turns halves against each other."""
+"""Rotary embedding as one ONNX node over tables of all positions. Families whose function turns halves against each other have it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def fuse_rotary(model: PreTrainedModel, positions: Callable[[], Tensor | None], stack: ExitStack) -> None:
-    """Let the model hand tables of all positions around instead of rows of some, and its family's function be one node.
+    """Trace the family's rotary function as one node. The model hands on tables of all positions instead of rows of some.
 
     `positions` gives the position of each token once the trace is on. Raises ValueError for tables that depend on the text's length.
     """

@@ -1,4 +1,4 @@
-"""Run an exported graph under the same interface as a torch model, over a cache that is allocated once and written in place."""
+"""Run an exported graph under a torch model's interface. Its cache is allocated once and written in place."""
 
 from __future__ import annotations
 
@@ -73,9 +73,9 @@ class OnnxRunner:
         num_blocks = len(tensors) // 2
         names = zip(cache_names(num_blocks, PAST), cache_names(num_blocks, PRESENT), strict=True)
         for (past, present), tensor in zip(names, tensors, strict=True):
-            place = ("cpu", 0, np.float32, list(tensor.shape), tensor.ctypes.data)
-            binding.bind_input(past, *place)
-            binding.bind_output(present, *place)
+            target = ("cpu", 0, np.float32, list(tensor.shape), tensor.ctypes.data)
+            binding.bind_input(past, *target)
+            binding.bind_output(present, *target)
         return binding
 
     def run(
@@ -123,7 +123,7 @@ class OnnxCache:
         return OnnxCache(self._runner, 0, self.capacity, [tensor[rows] for tensor in self.tensors])
 
     def run(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
-        """Feed new tokens to all rows and return their logits; their keys and values are written behind those of the row."""
+        """Feed new tokens to all rows and return their logits. Their keys and values are written behind those of the row."""
         if self._binding is None:
             self._binding = self._runner.bind(self.tensors)
         return self._runner.run(self._binding, input_ids, attention_mask)

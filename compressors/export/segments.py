@@ -1,4 +1,4 @@
-"""The nodes of each block in a traced graph: found, freed of what other parts share, joined by one state, compared with each other."""
+"""The nodes of each block in a traced graph. Found, freed of what other parts share, joined by one state, compared with each other."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class Segment:
     nodes: list[ir.Node]
 
     @staticmethod
-    def of(graph: ir.Graph, prefix: str, place: int) -> Segment:
-        scope = f"{prefix}.{place}"
+    def of(graph: ir.Graph, prefix: str, index: int) -> Segment:
+        scope = f"{prefix}.{index}"
         nodes = [node for node in graph if scope in node.metadata_props.get(SCOPES, "").replace("'", '"').split('"')]
         if not nodes or any(
             attribute.type == ir.AttributeType.GRAPH for node in nodes for attribute in node.attributes.values()
@@ -76,15 +76,15 @@ def _is_free(node: ir.Node, known: dict[ir.Node, bool]) -> bool:
 
 
 def joints(graph: ir.Graph, segments: Sequence[Segment], partner: int) -> list[ir.Value]:
-    """Return the state in front of each block and the one behind the last; it must be all that a block hands on.
+    """Return the state in front of each block and the one behind the last. It must be all that a block hands on.
 
     `partner`: a later block of the first one's kind; 0 when there is none, and what stands for the first state is not asked for.
     """
-    home = {node: place for place, segment in enumerate(segments) for node in segment.nodes}
+    home = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
     states: list[ir.Value] = []
-    for place, segment in enumerate(segments):
+    for index, segment in enumerate(segments):
         outputs = [output for node in segment.nodes for output in node.outputs]
-        handed = [one for one in outputs if any(home.get(user) != place for user in one.consumers())]
+        handed = [output for output in outputs if any(home.get(user) != index for user in output.consumers())]
         if len(handed) != 1:
             raise NotRepeatedError(f"{segment.scope} hands on {len(handed)} values, one state was expected")
         states += handed
@@ -112,14 +112,14 @@ def check_same(first: Segment, second: Segment, states: Sequence[ir.Value], befo
     same: dict[ir.Value, ir.Value] = {states[before]: states[after]}
     if len(first.nodes) != len(second.nodes):
         raise NotRepeatedError(f"{second.scope}: {len(second.nodes)} nodes, {len(first.nodes)} in {first.scope}")
-    for mine, theirs in zip(first.nodes, second.nodes, strict=True):
-        is_same = (mine.op_type, mine.domain, len(mine.inputs)) == (theirs.op_type, theirs.domain, len(theirs.inputs))
-        if not is_same or not _equal_attributes(mine, theirs):
-            raise NotRepeatedError(f"{theirs.name} is not what {mine.name} is")
-        for a, b in zip(mine.inputs, theirs.inputs, strict=True):
+    for node, twin in zip(first.nodes, second.nodes, strict=True):
+        is_same = (node.op_type, node.domain, len(node.inputs)) == (twin.op_type, twin.domain, len(twin.inputs))
+        if not is_same or not _equal_attributes(node, twin):
+            raise NotRepeatedError(f"{twin.name} is not what {node.name} is")
+        for a, b in zip(node.inputs, twin.inputs, strict=True):
             if not _corresponds(a, b, same, (first.scope, second.scope), (before, after)):
-                raise NotRepeatedError(f"{theirs.name} reads something else than {mine.name}")
-        same |= dict(zip(mine.outputs, theirs.outputs, strict=True))
+                raise NotRepeatedError(f"{twin.name} reads something else than {node.name}")
+        same |= dict(zip(node.outputs, twin.outputs, strict=True))
 
 
 def _corresponds(
@@ -127,7 +127,7 @@ def _corresponds(
     b: ir.Value | None,
     same: Mapping[ir.Value, ir.Value],
     scopes: tuple[str, str],
-    places: tuple[int, int],
+    locations: tuple[int, int],
 ) -> bool:
     if a is None or b is None or a is b:
         return a is b
@@ -135,15 +135,16 @@ def _corresponds(
         return same[a] is b
     turned = str(a.name).replace(f"{scopes[0]}.", f"{scopes[1]}.", 1)
     return (
-        b.name in (turned, str(a.name).replace(f"{PAST}.{places[0]}.", f"{PAST}.{places[1]}.", 1)) and a.name != b.name
+        b.name in (turned, str(a.name).replace(f"{PAST}.{locations[0]}.", f"{PAST}.{locations[1]}.", 1))
+        and a.name != b.name
     )
 
 
-def _equal_attributes(mine: ir.Node, theirs: ir.Node) -> bool:
-    if mine.attributes.keys() != theirs.attributes.keys():
+def _equal_attributes(node: ir.Node, twin: ir.Node) -> bool:
+    if node.attributes.keys() != twin.attributes.keys():
         return False
-    for name, attribute in mine.attributes.items():
-        a, b = attribute.value, theirs.attributes[name].value
+    for name, attribute in node.attributes.items():
+        a, b = attribute.value, twin.attributes[name].value
         is_tensor = attribute.type == ir.AttributeType.TENSOR
         if not (np.array_equal(a.numpy(), b.numpy()) and a.dtype == b.dtype if is_tensor else a == b):
             return False

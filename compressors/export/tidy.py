@@ -1,4 +1,4 @@
-"""Take out of a traced graph what only the trace needed: shapes computed at run time, turns that undo each other, weights turned at run time."""
+"""Take out of a traced graph what only the trace needed. Shapes computed at run time, turns that undo each other, weights turned at run time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trace a few blocks of a model and repeat their nodes for all others of their kind: a trace costs seconds a block, a repetition nothing."""
+"""Trace a few blocks of a model and repeat their nodes for all others of their kind. A trace costs seconds a block, a repetition nothing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence[int], traced: Sequence[int]) -> None:
-    """Turn the graph of the blocks `traced` of a model, whose list of blocks is called `prefix` in it, into the graph of all, in place.
+    """Turn the graph of a model's blocks `traced` into the graph of all, in place. `prefix` names its list of blocks.
 
     What belongs to a block is known by the scopes of its nodes, a weight by its name. Raises NotRepeatedError, and leaves the graph
     unusable, unless the two traced blocks of a kind are the same nodes on other weights, joined to the rest by one state.
     """
-    segments = [Segment.of(graph, prefix, place) for place in range(len(traced))]
+    segments = [Segment.of(graph, prefix, offset) for offset in range(len(traced))]
     hoist(graph, segments)
-    partner = next((place for place in range(1, len(traced)) if kinds[traced[place]] == kinds[0]), 0)
+    partner = next((offset for offset in range(1, len(traced)) if kinds[traced[offset]] == kinds[0]), 0)
     states = joints(graph, segments, partner)
     patterns = _patterns(segments, states, [kinds[index] for index in traced])
     inside = {node for segment in segments for node in segment.nodes}
@@ -35,17 +35,17 @@ def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence
     last, state, made = None, states[0], {}
     for index, kind in enumerate(kinds):
         if index in traced:
-            place = traced.index(index)
-            if state is not states[place]:
-                _reread(segments[place].nodes, states[place], state)
-            last, state = segments[place].nodes[-1], states[place + 1]
+            offset = traced.index(index)
+            if state is not states[offset]:
+                _reread(segments[offset].nodes, states[offset], state)
+            last, state = segments[offset].nodes[-1], states[offset + 1]
             continue
-        place = patterns[kind]
-        copy = _Copy(graph, f"{prefix}.{traced[place]}", f"{prefix}.{index}", blocks[index], states[place], state)
-        nodes = copy.nodes(segments[place].nodes, traced[place], index)
+        offset = patterns[kind]
+        copy = _Copy(graph, f"{prefix}.{traced[offset]}", f"{prefix}.{index}", blocks[index], states[offset], state)
+        nodes = copy.nodes(segments[offset].nodes, traced[offset], index)
         assert last is not None, "the first block is always traced"
         graph.insert_after(last, nodes)
-        last, state = nodes[-1], copy.values[states[place + 1]]
+        last, state = nodes[-1], copy.values[states[offset + 1]]
         made |= copy.ports
     if state is not states[-1]:
         _reread(around, states[-1], state)
@@ -54,26 +54,26 @@ def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence
 
 def _patterns(segments: Sequence[Segment], states: Sequence[ir.Value], kinds: Sequence[int]) -> dict[int, int]:
     """Return the place to repeat for each kind: the second of it, since what comes before that one is a block too."""
-    found: dict[int, int] = {}
-    for place, kind in enumerate(kinds):
-        if kind in found:
-            check_same(segments[found[kind]], segments[place], states, found[kind], place)
-        found[kind] = place
-    return found
+    patterns: dict[int, int] = {}
+    for index, kind in enumerate(kinds):
+        if kind in patterns:
+            check_same(segments[patterns[kind]], segments[index], states, patterns[kind], index)
+        patterns[kind] = index
+    return patterns
 
 
 def _rename(graph: ir.Graph, prefix: str, segments: Sequence[Segment], traced: Sequence[int]) -> None:
     """Give weights and caches of the traced blocks the numbers of their blocks; from the last on, so that no name is taken yet."""
-    for place in reversed(range(len(segments))):
-        index = traced[place]
-        if place == index:
+    for offset in reversed(range(len(segments))):
+        index = traced[offset]
+        if offset == index:
             continue
-        for name in [name for name in graph.initializers if name.startswith(f"{prefix}.{place}.")]:
-            graph.initializers[name].name = name.replace(f"{prefix}.{place}.", f"{prefix}.{index}.", 1)
+        for name in [name for name in graph.initializers if name.startswith(f"{prefix}.{offset}.")]:
+            graph.initializers[name].name = name.replace(f"{prefix}.{offset}.", f"{prefix}.{index}.", 1)
         for value in (*graph.inputs, *graph.outputs):
             for ports in (PAST, PRESENT):
-                if str(value.name).startswith(f"{ports}.{place}."):
-                    value.name = str(value.name).replace(f"{ports}.{place}.", f"{ports}.{index}.", 1)
+                if str(value.name).startswith(f"{ports}.{offset}."):
+                    value.name = str(value.name).replace(f"{ports}.{offset}.", f"{ports}.{index}.", 1)
 
 
 def _reread(nodes: Sequence[ir.Node], old: ir.Value, new: ir.Value) -> None:

@@ -1,4 +1,4 @@
-"""Adapters on a frozen causal model: hung onto its attention by hooks, so that the model's own tensors and names stay what they were."""
+"""Adapters on a frozen causal model. Hung onto its attention by hooks, so that the model's own tensors and names stay what they were."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class GuidanceAdapters(nn.Module):
         self._prepared = None if scale is None else self.prepared(scale)
 
     def prepared(self, scale: Scale) -> list[tuple[Tensor, ...]]:
-        """Return what each block needs at these scales, clamped to what was trained; without a batch dim for a plain number.
+        """Return what each block needs at these scales, clamped to what was trained. Without a batch dim for a plain number.
 
         While learning in float32; else in the base's dtype, since decoding waits for memory.
         """
@@ -66,11 +66,11 @@ class GuidanceAdapters(nn.Module):
         clamped = self.scales.clamp(torch.atleast_1d(given))
         features, gain = self.encoder(clamped), self.scales.gain(clamped)
         dtype = torch.float32 if torch.is_grad_enabled() else self._base_dtype
-        found = []
+        weights = []
         for block in self.blocks:
             parts = (part.to(dtype) for part in block.prepare(features, gain))  # type: ignore[operator]
-            found.append(tuple(part if isinstance(scale, Tensor) else part[0] for part in parts))
-        return found
+            weights.append(tuple(part if isinstance(scale, Tensor) else part[0] for part in parts))
+        return weights
 
     @contextmanager
     def at(self, scale: Scale | None) -> Iterator[None]:
@@ -111,10 +111,10 @@ def attention_modules(model: PreTrainedModel) -> Sequence[nn.Module]:
     """Return the attention of each block. Raises ValueError for a family that gives it another name."""
     modules = []
     for block in decoder_blocks(model):
-        found = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
-        if not found:
+        attention = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
+        if not attention:
             raise ValueError(f"{type(model).__name__}: no attention of a known name in its blocks; cannot be guided")
-        modules.append(found[0])
+        modules.append(attention[0])
     return modules
 
 

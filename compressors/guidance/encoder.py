@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class ScaleEncoder(nn.Module):
-    """LayerNorm(MLP(cos(2 pi (f x + p)))) with fixed f ~ N(0, 1), p ~ U(0, 1) and an MLP r -> 4r -> r. https://arxiv.org/abs/2503.07274
+    """Encode a scale by random Fourier features. LayerNorm(MLP(cos(2 pi (f x + p)))), fixed f ~ N(0, 1), p ~ U(0, 1), MLP r -> 4r -> r. https://arxiv.org/abs/2503.07274
 
     The scale goes in as it is: multiplied by 1000, as the released code does, frequencies of N(0, 1) make a hash of it, and a scale
     between two trained ones means nothing.

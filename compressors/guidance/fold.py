@@ -1,4 +1,4 @@
-"""Fold an offset adapter at a fixed scale into the base: a vector added to the attention's output is a bias of its last matrix."""
+"""Fold an offset adapter at a fixed scale into the base. A vector added to the attention's output is a bias of its last matrix."""
 
 from __future__ import annotations
 
@@ -49,9 +49,9 @@ def exit_matrix(attention: nn.Module) -> nn.Linear | Conv1D:
     from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
     for name in ATTENTION_EXITS:
-        found = getattr(attention, name, None)
-        if isinstance(found, nn.Linear | Conv1D):
-            return found
+        matrix = getattr(attention, name, None)
+        if isinstance(matrix, nn.Linear | Conv1D):
+            return matrix
     raise ValueError(f"{type(attention).__name__}: no output matrix of a known name; offsets cannot be folded")
 
 

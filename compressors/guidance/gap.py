@@ -1,4 +1,4 @@
-"""How far one pass is from two: KL of the adapters' distribution, and of the plain base's, to the guided one."""
+"""How far one pass is from two. KL of the adapters' distribution, and of the plain base's, to the guided one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class GuidedText:
 
 @dataclass(frozen=True)
 class Gap:
-    """Nats a token, lower is closer: of one pass with adapters and of the plain base, each to the two-pass distribution.
+    """Nats a token, lower is closer. Of one pass with adapters and of the plain base, each to the two-pass distribution.
 
     `kl_*`: KL(that || two passes). `reverse_*`: KL(two passes || that), which training lowers. Where guidance changes nothing (every
     scale is 1) there is no gap to close: the ratio is 0 if one pass leaves none either, else infinite.
@@ -44,7 +44,7 @@ class Gap:
 
     @property
     def ratio(self) -> float:
-        """KL(one pass || two passes) / KL(plain || two passes): 1 is no better than no guidance, 0 is guidance itself."""
+        """KL(one pass || two passes) / KL(plain || two passes). 1 is no better than no guidance, 0 is guidance itself."""
         return _share(self.kl_one_pass, self.kl_plain)
 
     @property
@@ -82,8 +82,8 @@ def measure_gap(
         sums += torch.tensor([_kl_sum(first, second) for first, second in pairs], dtype=torch.float64)
         num_tokens += len(answer)
         on_text(1)
-    one, plain_kl, reverse_one, reverse_plain = (sums / num_tokens).tolist()
-    return Gap(one, plain_kl, reverse_one, reverse_plain, num_tokens)
+    kl_one_pass, plain_kl, reverse_one, reverse_plain = (sums / num_tokens).tolist()
+    return Gap(kl_one_pass, plain_kl, reverse_one, reverse_plain, num_tokens)
 
 
 def answer_logits(model: PreTrainedModel, prompt_ids: Sequence[int], answer_ids: Sequence[int]) -> Float[Tensor, "T V"]:

@@ -1,4 +1,4 @@
-"""A guided model as one ONNX graph: `guidance_scale` is an input, one number a row, and there is one KV cache."""
+"""A guided model as one ONNX graph. `guidance_scale` is an input, one number a row, and there is one KV cache."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLAIN_INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
 class GuidedForward(nn.Module):
-    """A causal model with adapters attached, its cache a flat list of tensors: key and value of every block in, the grown ones out."""
+    """A causal model with adapters attached, its cache a flat list of tensors. Key and value of every block in, the grown ones out."""
 
     def __init__(self, model: PreTrainedModel, adapters: GuidanceAdapters) -> None:
         super().__init__()

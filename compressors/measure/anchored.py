@@ -1,4 +1,4 @@
-"""Decode by two models at once: near the risky one, inside a KL ball around the safe one, with a budget that is banked over the text.
+"""Decode by two models at once. Near the risky one, inside a KL ball around the safe one, with a budget that is banked over the text.
 
 At step t (from 0) q_t = argmin KL(q || risky) with KL(q || safe) <= k_t, k_t = max(0, (t + 1) k - debt - sum_{s<t} KL(q_s || safe)).
 By the chain rule KL(q(y) || safe(y)) <= k T for texts of T tokens. It bounds the distribution that is drawn from: a greedy choice is
@@ -28,7 +28,7 @@ LOG_ZERO = -1e4
 
 @dataclass(frozen=True, kw_only=True)
 class AnchorBudget:
-    """k nats a token, of which the prompt may have used some: the mean of the positive part of its `num_debt_tokens` largest log-ratios."""
+    """k nats a token, of which the prompt may have used some. The mean of the positive part of its `num_debt_tokens` largest log-ratios."""
 
     nats_per_token: float = 0.15
     num_debt_tokens: int = 5
@@ -79,8 +79,8 @@ class AnchoredSlots:
             self.num_tokens[row], self.spent_nats[row], self._debts[row] = 0, 0, debt
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Float[Tensor, "B V"]:
-        said = [slots.step(tokens, lengths) for slots in (self._safe, self._risky)]
-        safe, risky = (warped(logits, self._runner.sampling) for logits in said)
+        both_logits = [slots.step(tokens, lengths) for slots in (self._safe, self._risky)]
+        safe, risky = (warped(logits, self._runner.sampling) for logits in both_logits)
         num_rows = len(tokens)
         earned = (self.num_tokens[:num_rows] + 1.0) * self._runner.budget.nats_per_token
         left = (earned - self._debts[:num_rows] - self.spent_nats[:num_rows]).clamp(min=0.0).to(safe.device)
@@ -92,8 +92,8 @@ class AnchoredSlots:
     def move(self, source: int, target: int) -> None:
         self._safe.move(source, target)
         self._risky.move(source, target)
-        for kept in (self.num_tokens, self.spent_nats, self._debts):
-            kept[target] = kept[source]
+        for values in (self.num_tokens, self.spent_nats, self._debts):
+            values[target] = values[source]
 
 
 def warped(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B V"]:
@@ -111,20 +111,22 @@ def warped(logits: Float[Tensor, "B V"], sampling: Sampling) -> Float[Tensor, "B
 def prompt_debts(
     safe: CausalRunner, risky: CausalRunner, prompts: Sequence[Sequence[int]], num_tokens: int, batch_size: int = 8
 ) -> list[float]:
-    """Return for each prompt the mean of the positive part of its largest log risky - log safe, over `num_tokens` tokens, in nats."""
+    """Return each prompt's debt in nats. It is the mean positive part of its largest log risky - log safe over `num_tokens` tokens."""
     debts = [0.0] * len(prompts)
     if not num_tokens:
         return debts
     whole = [index for index, prompt in enumerate(prompts) if len(prompt) > 1]
     pairs = [(prompts[index][:1], prompts[index][1:]) for index in whole]
-    for places, input_ids, mask in scoring_batches(pairs, batch_size, safe.device):
-        said = [
+    for locations, input_ids, mask in scoring_batches(pairs, batch_size, safe.device):
+        both_logits = [
             runner.forward(input_ids.to(runner.device), mask.to(runner.device), None, last_only=False)[0]
             for runner in (safe, risky)
         ]
-        for row, (index, columns) in enumerate(places):
+        for row, (index, columns) in enumerate(locations):
             ids = torch.tensor(list(pairs[index][1]))[:, None]
-            own = [logits[row, columns].float().log_softmax(dim=-1).cpu().gather(-1, ids)[:, 0] for logits in said]
+            own = [
+                logits[row, columns].float().log_softmax(dim=-1).cpu().gather(-1, ids)[:, 0] for logits in both_logits
+            ]
             ratios = (own[1] - own[0]).clamp(min=0.0)
             debts[whole[index]] = float(ratios.topk(min(num_tokens, len(ratios))).values.mean())
     return debts

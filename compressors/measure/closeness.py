@@ -1,4 +1,4 @@
-"""How close a student stays to its original on given text: divergence, agreement and loss, token by token, with intervals over texts."""
+"""How close a student stays to its original on given text. Divergence, agreement and loss, token by token, with intervals over texts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKENS_PER_CHUNK = 64
 
 @dataclass(frozen=True)
 class TextCloseness:
-    """Sums over the continuation of one text: KL(original || student) and losses in nats, tokens on which both are greedily alike."""
+    """Sums over the continuation of one text. KL(original || student) and losses in nats, tokens on which both are greedily alike."""
 
     kl_nats: float
     loss_nats: float
@@ -53,17 +53,19 @@ def closeness_of_each(
     batch_size: int,
     on_scored: Callable[[int], None] = lambda count: None,
 ) -> list[list[TextCloseness]]:
-    """Compare several students with one original, whose logits are computed once a batch; return a list a student, in the order of the pairs."""
-    found: list[dict[int, TextCloseness]] = [{} for _ in students]
-    for places, ids, mask in scoring_batches(pairs, batch_size, original.device):
+    """Compare several students with one original, whose logits are computed once a batch. Return a list a student, in the order of the pairs."""
+    closenesses: list[dict[int, TextCloseness]] = [{} for _ in students]
+    for locations, ids, mask in scoring_batches(pairs, batch_size, original.device):
         logits, _ = original.forward(ids, mask, None, last_only=False)
-        theirs = [_Reference.of(logits[row, tokens], pairs[index][1]) for row, (index, tokens) in enumerate(places)]
-        for student, mine in zip(students, found, strict=True):
+        references = [
+            _Reference.of(logits[row, tokens], pairs[index][1]) for row, (index, tokens) in enumerate(locations)
+        ]
+        for student, closeness in zip(students, closenesses, strict=True):
             logits, _ = student.forward(ids, mask, None, last_only=False)
-            for row, (index, tokens) in enumerate(places):
-                mine[index] = theirs[row].compare(logits[row, tokens])
-        on_scored(len(places))
-    return [[mine[index] for index in range(len(pairs))] for mine in found]
+            for row, (index, tokens) in enumerate(locations):
+                closeness[index] = references[row].compare(logits[row, tokens])
+        on_scored(len(locations))
+    return [[closeness[index] for index in range(len(pairs))] for closeness in closenesses]
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
 
 @dataclass(frozen=True)
 class Sums:
-    """One student on one data set: measure -> its sum over each text, and what all of them are divided by."""
+    """One student on one data set. Measure -> its sum over each text, and what all of them are divided by."""
 
     of_texts: Mapping[str, Sequence[float]]
     counts: Sequence[float]
@@ -107,10 +109,10 @@ class Sums:
         """Return each measure over all texts: sum / count, with its interval."""
         return {measure: ratio_of_sums(values, self.counts) for measure, values in self.of_texts.items()}
 
-    def less(self, other: Sums) -> dict[str, Estimate]:
+    def minus(self, other: Sums) -> dict[str, Estimate]:
         """Return what another measured on the same texts taken from this, text by text."""
         apart = {
-            measure: [mine - theirs for mine, theirs in zip(values, other.of_texts[measure], strict=True)]
+            measure: [value - other_value for value, other_value in zip(values, other.of_texts[measure], strict=True)]
             for measure, values in self.of_texts.items()
         }
         return Sums(apart, self.counts).estimates()

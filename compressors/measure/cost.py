@@ -100,7 +100,7 @@ def measure_in_turns(
     num_rounds: int = 3,
     on_round: Callable[[], None] = lambda: None,
 ) -> list[Latency]:
-    """Time prefill and decode on random tokens; in each round every model has its turn, and what the machine does meanwhile meets all.
+    """Time prefill and decode on random tokens. In each round every model has its turn, and what the machine does meanwhile meets all.
 
     The first round warms up and is not counted.
     """

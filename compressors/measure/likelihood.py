@@ -39,12 +39,12 @@ def continuation_likelihoods(
     Pairs are batched by length, longest first, so that padding is small and the largest batch comes first.
     """
     results: dict[int, Likelihood] = {}
-    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+    for locations, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
         logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
-        for row, (index, tokens) in enumerate(places):
+        for row, (index, tokens) in enumerate(locations):
             scores = logits[row, tokens].float()
             results[index] = _likelihood(scores, torch.tensor(list(pairs[index][1]), device=scores.device))
-        on_scored(len(places))
+        on_scored(len(locations))
     return [results[index] for index in range(len(pairs))]
 
 
@@ -58,13 +58,13 @@ def top_candidates(
 ) -> list[tuple[Int[Tensor, "T K"], Float[Tensor, "T K"]]]:
     """Return the most probable tokens at each place of each continuation, and their log-probabilities in nats, on the CPU."""
     results: dict[int, tuple[Tensor, Tensor]] = {}
-    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+    for locations, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
         logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
-        for row, (index, tokens) in enumerate(places):
+        for row, (index, tokens) in enumerate(locations):
             logprobs = logits[row, tokens].float().log_softmax(dim=-1)
             values, ids = logprobs.topk(min(num_candidates, logprobs.shape[-1]), dim=-1)
             results[index] = ids.cpu(), values.cpu()
-        on_scored(len(places))
+        on_scored(len(locations))
     return [results[index] for index in range(len(pairs))]
 
 
@@ -77,10 +77,10 @@ def scoring_batches(
         chunk = order[start : start + batch_size]
         input_ids, attention_mask = pad_right([[*pairs[index][0], *pairs[index][1]][:-1] for index in chunk], device)
         firsts = [len(pairs[index][0]) - 1 for index in chunk]
-        places = [
+        locations = [
             (index, slice(first, first + len(pairs[index][1]))) for index, first in zip(chunk, firsts, strict=True)
         ]
-        yield places, input_ids, attention_mask
+        yield locations, input_ids, attention_mask
 
 
 # Tokens whose loss is kept as one number: an interval of the perplexity comes from drawing such pieces anew.
@@ -102,14 +102,14 @@ def piece_losses(
     if not pairs:
         raise ValueError("the text has too few tokens for a perplexity")
     losses: dict[int, list[Piece]] = {}
-    for places, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+    for locations, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
         logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
-        for row, (index, tokens) in enumerate(places):
+        for row, (index, tokens) in enumerate(locations):
             logprobs = logits[row, tokens].float().log_softmax(dim=-1)
             targets = torch.tensor(list(pairs[index][1]), device=logprobs.device)
             nats = refuse_nan(-logprobs.gather(-1, targets[:, None])[:, 0].double())
             losses[index] = [(float(part.sum()), len(part)) for part in nats.split(PIECE_TOKENS)]
-        on_scored(len(places))
+        on_scored(len(locations))
     return [piece for index in range(len(pairs)) for piece in losses[index]]
 
 

@@ -1,4 +1,4 @@
-"""How far a share is known from a number of questions, and a ratio of two shares from the same questions: 95% intervals."""
+"""95% intervals of a share of questions. Ratios of two shares are over the same questions."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ def mean_share(tasks: Sequence[Sequence[float]]) -> Estimate:
     shares = [share(right) for right in tasks]
     if not shares:
         return Estimate(math.nan, math.nan, math.nan)
-    count, value = len(shares), sum(one.value for one in shares) / len(shares)
-    below = math.sqrt(sum((one.value - one.low) ** 2 for one in shares)) / count
-    above = math.sqrt(sum((one.high - one.value) ** 2 for one in shares)) / count
+    count, value = len(shares), sum(share.value for share in shares) / len(shares)
+    below = math.sqrt(sum((share.value - share.low) ** 2 for share in shares)) / count
+    above = math.sqrt(sum((share.high - share.value) ** 2 for share in shares)) / count
     return Estimate(value, max(0.0, value - below), min(1.0, value + above))
 
 

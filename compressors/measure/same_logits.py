@@ -1,4 +1,4 @@
-"""Whether two models give the same logits, and one model the same with a KV cache as without: on a few short prompts."""
+"""Whether two models give the same logits, and one model the same with a KV cache as without. On a few short prompts."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ def probe_logits(model: PreTrainedModel) -> Float[Tensor, "B T V"]:
     return model(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False).logits.float().cpu()
 
 
-def difference(one: Tensor, other: Tensor) -> float:
-    """Return the largest difference as a share of the largest logit; infinite where shapes differ or a number is not finite."""
-    if one.shape != other.shape:
+def difference(first: Tensor, other: Tensor) -> float:
+    """Return the largest difference as a share of the largest logit. Infinite where shapes differ or a number is not finite."""
+    if first.shape != other.shape:
         return float("inf")
-    scale = float(one.abs().max().clamp(min=1e-6))
-    share = float((one - other).abs().max()) / scale
+    scale = float(first.abs().max().clamp(min=1e-6))
+    share = float((first - other).abs().max()) / scale
     return share if math.isfinite(share) else float("inf")
 
 
 @torch.no_grad()
 def cache_difference(model: PreTrainedModel) -> float:
-    """Decode greedily with and without a cache and return the largest difference of the logits, as a share of the largest.
+    """Return how far decoding with a cache is from decoding without. The largest difference as a share of the largest logit.
 
     A prompt is compared up to the first token that differs: behind it the two read different texts.
     """
@@ -53,9 +53,9 @@ def cache_difference(model: PreTrainedModel) -> float:
     worst = 0.0
     for row in range(len(ids)):
         for step in range(NUM_DECODED_TOKENS):
-            one, other = without[step][row], with_cache[step][row]
-            worst = max(worst, difference(one, other))
-            if one.argmax() != other.argmax():
+            first, other = without[step][row], with_cache[step][row]
+            worst = max(worst, difference(first, other))
+            if first.argmax() != other.argmax():
                 break
     return worst
 
@@ -65,7 +65,7 @@ def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -
 
     # the model's own config may end a text or bend the logits; it is put back
     own, model.generation_config = model.generation_config, GenerationConfig()
-    asked = GenerationConfig(
+    generation = GenerationConfig(
         max_new_tokens=NUM_DECODED_TOKENS,
         do_sample=False,
         use_cache=is_cached,
@@ -74,7 +74,7 @@ def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -
         return_dict_in_generate=True,
     )
     try:
-        steps = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=asked).logits  # type: ignore[union-attr, operator]
+        steps = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=generation).logits  # type: ignore[union-attr, operator]
     finally:
         model.generation_config = own
     return [step.float().cpu() for step in steps]

@@ -1,4 +1,4 @@
-"""Speculative decoding: a small model drafts, the original verifies several tokens in one pass and keeps what it would have said itself.
+"""Speculative decoding. A small model drafts; the original verifies several tokens in one pass and keeps those it would have drawn.
 
 https://arxiv.org/abs/2211.17192, in transformers' assisted generation: https://huggingface.co/blog/assisted-generation
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Difference:
-    """Where an assisted text left the original's: prompt and token, and by how much the original preferred its own token, in nats."""
+    """Where an assisted text left the original's. Prompt and token, and by how much the original preferred its own token, in nats."""
 
     prompt_index: int
     token_index: int
@@ -82,7 +82,7 @@ def measure_speculation(
     _generate(original, None, prompts[0], 0, max_new_tokens, stop_ids)
     for length in draft_lengths[:1]:
         _generate(original, draft, prompts[0], length, max_new_tokens, stop_ids)
-    found = []
+    runs = []
     for length in draft_lengths:
         pairs = []
         for index, prompt in enumerate(prompts):
@@ -92,8 +92,8 @@ def measure_speculation(
                 texts[side is draft] = _generate(original, side, prompt, length, max_new_tokens, stop_ids)
                 on_text()
             pairs.append((texts[False], texts[True]))
-        found.append(_summary(original, prompts, pairs, length))
-    return found
+        runs.append(_summary(original, prompts, pairs, length))
+    return runs
 
 
 def _summary(

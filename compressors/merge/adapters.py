@@ -1,4 +1,4 @@
-"""Merge low-rank adapters of one base into one adapter, and say how far the result is from the sum of their updates."""
+"""Merge low-rank adapters of one base into one adapter. Its distance from the sum of their updates is measured."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ class AdapterMerge(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Concat:
-    """sum w_i B_i A_i exactly, as [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...]: the rank is the sum of the ranks."""
+    """The exact sum of the updates; its rank is the sum of the ranks. sum w_i B_i A_i = [w_1 B_1, w_2 B_2, ...] [A_1; A_2; ...]."""
 
     def __call__(self, updates: Sequence[Factors], weights: Sequence[float]) -> Factors:
-        ups = [weight * one.up for one, weight in zip(updates, weights, strict=True)]
-        return Factors(torch.cat([one.down for one in updates]), torch.cat(ups, dim=1))
+        ups = [weight * update.up for update, weight in zip(updates, weights, strict=True)]
+        return Factors(torch.cat([update.down for update in updates]), torch.cat(ups, dim=1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Svd:
-    """The closest update of `rank` to sum w_i B_i A_i in the Frobenius norm (Eckart-Young), exact only if the sum has no higher rank.
+    """The closest update of `rank` to sum w_i B_i A_i in the Frobenius norm (Eckart-Young). Exact only if the sum has no higher rank.
 
     Found from QR of the concatenated factors and an SVD as small as the sum of the ranks, never of the matrix. `rank` 0: the
     largest of the adapters' ranks.
@@ -53,7 +53,7 @@ class Svd:
 
     def __call__(self, updates: Sequence[Factors], weights: Sequence[float]) -> Factors:
         exact = Concat()(updates, weights)
-        rank = self.rank or max(len(one.down) for one in updates)
+        rank = self.rank or max(len(update.down) for update in updates)
         left, left_core = torch.linalg.qr(exact.up.double())
         right, right_core = torch.linalg.qr(exact.down.double().T)
         u, values, vh = torch.linalg.svd(left_core @ right_core.T, full_matrices=False)
@@ -74,14 +74,15 @@ class LinearFactors:
     """
 
     def __call__(self, updates: Sequence[Factors], weights: Sequence[float]) -> Factors:
-        if len({one.down.shape for one in updates}) > 1:
-            ranks = ", ".join(str(len(one.down)) for one in updates)
+        if len({update.down.shape for update in updates}) > 1:
+            ranks = ", ".join(str(len(update.down)) for update in updates)
             raise ValueError(f"ranks {ranks}: method 'linear' adds factors of one rank; use concat or svd")
         roots = [math.sqrt(abs(weight)) for weight in weights]
         down = sum(
-            math.copysign(root, weight) * one.down for one, root, weight in zip(updates, roots, weights, strict=True)
+            math.copysign(root, weight) * update.down
+            for update, root, weight in zip(updates, roots, weights, strict=True)
         )
-        up = sum(root * one.up for one, root in zip(updates, roots, strict=True))
+        up = sum(root * update.up for update, root in zip(updates, roots, strict=True))
         return Factors(down, up)  # type: ignore[arg-type]
 
 
@@ -137,12 +138,12 @@ def _update(target: str, pair: Pair | None, known: Pair, scale: float, rank: int
 
 def _same_rank(merged: Mapping[str, Factors]) -> dict[str, Factors]:
     """Return the factors filled up with zeros to the largest rank: an adapter has one."""
-    rank = max(len(one.down) for one in merged.values())
+    rank = max(len(update.down) for update in merged.values())
     filled = {}
-    for target, one in merged.items():
-        missing = rank - len(one.down)
-        down = torch.cat([one.down, one.down.new_zeros(missing, one.down.shape[1])])
-        filled[target] = Factors(down, torch.cat([one.up, one.up.new_zeros(len(one.up), missing)], dim=1))
+    for target, update in merged.items():
+        missing = rank - len(update.down)
+        down = torch.cat([update.down, update.down.new_zeros(missing, update.down.shape[1])])
+        filled[target] = Factors(down, torch.cat([update.up, update.up.new_zeros(len(update.up), missing)], dim=1))
     return filled
 
 

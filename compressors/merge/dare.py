@@ -1,4 +1,4 @@
-"""Drop what models learned at random and scale up the rest before merging it, by coins that depend on name and seed alone."""
+"""Drop updates at random and scale up the rest before merging (DARE). The coins depend on name and seed alone."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class DareLinear:
         return Merged(self._chunks(group), "dare_linear")
 
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
-        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
-        weights = normalized(weights, group.place) if self.normalize else weights
+        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.location)
+        weights = normalized(weights, group.location) if self.normalize else weights
         made_up = rescaling(group, self.density, self.seed, self.rescale)
         factors = [scale * weight * factor for weight, factor in zip(weights, made_up, strict=True)]
-        for kept, origin in drawn(group, self.density, self.seed):
-            yield combine(list(kept), factors).add_(origin)
+        for mask, origin in drawn(group, self.density, self.seed):
+            yield combine(list(mask), factors).add_(origin)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,10 +84,10 @@ class DareTies:
         return Merged(self._chunks(group), "dare_ties")
 
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
-        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
+        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.location)
         factors = torch.tensor(rescaling(group, self.density, self.seed, self.rescale))[:, None]
-        for kept, origin in drawn(group, self.density, self.seed):
-            yield agreed_sum(kept * factors, weights, self.normalize).mul_(scale).add_(origin)
+        for mask, origin in drawn(group, self.density, self.seed):
+            yield agreed_sum(mask * factors, weights, self.normalize).mul_(scale).add_(origin)
 
 
 def _check(method: DareLinear | DareTies) -> None:

@@ -16,7 +16,7 @@ MAGNITUDE = ".lora_magnitude_vector"
 def fold_adapter(
     base: Mapping[str, Tensor], adapter: Mapping[str, Tensor], *, scale: float, is_transposed: bool = False
 ) -> dict[str, Tensor]:
-    """Return the base weights with W + scale * B A wherever the adapter has a pair (A, B), under DoRA with its rows rescaled.
+    """Return the base weights with W + scale * B A wherever the adapter has a pair. DoRA also rescales the rows.
 
     DoRA: W' = m * (W + scale * B A) / ||W + scale * B A||, norm and m one number an output row (https://arxiv.org/abs/2402.09353).
     Computed in float32 and rounded once to the base's dtype; never into quantized weights, which ruins them

@@ -1,4 +1,4 @@
-"""The tensors of one name in all models to be merged, read in chunks, so that a merge needs no second copy of anything."""
+"""The tensors of one name in all models of a merge. They are read in chunks, so that nothing is copied twice."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.merge.setting import Place
+from attar.compressors.merge.setting import TensorLocation
 
 # Elements in float32 worked on at a time: with a few models, what fits into a core's cache.
 CHUNK_ELEMENTS = 1 << 17
@@ -24,7 +24,7 @@ class MergeError(ValueError):
 class TensorGroup:
     """One name's tensor in every model, and in their common base where the method reads one; all of one shape."""
 
-    place: Place
+    location: TensorLocation
     models: tuple[Tensor, ...]
     base: Tensor | None = None
 
@@ -36,7 +36,7 @@ class TensorGroup:
             yield rows
 
     def deltas(self) -> Iterator[tuple[Float[Tensor, "M C"], Float[Tensor, "C"]]]:
-        """Yield (models less base, base) in order, in float32. Raises MergeError for a number that is not finite."""
+        """Yield (models minus base, base) in order, in float32. Raises MergeError for a number that is not finite."""
         for parts in self.parts(with_base=True):
             origin = parts[-1].float()
             rows = torch.stack([part.float() - origin for part in parts[:-1]])
@@ -52,14 +52,14 @@ class TensorGroup:
             yield [tensor[start : start + CHUNK_ELEMENTS] for tensor in flat]
 
     def check_finite(self, made: Tensor, parts: Sequence[Tensor]) -> None:
-        """Raise MergeError naming the model whose part holds NaN or infinity; `made` is of them all, so that it would not be finite."""
+        """Raise MergeError naming the model whose part holds NaN or infinity. `made` is of them all, so that it would not be finite."""
         # a sum is one quick pass: not finite whenever one number is not, and rarely when it overflows
         if bool(made.sum().isfinite()):
             return
         for index, part in enumerate(parts):
             if not bool(part.isfinite().all()):
                 who = f"student {index + 1}" if index < len(self.models) else "base"
-                raise MergeError(f"{self.place.name} of {who} holds a number that is not finite (NaN or infinity)")
+                raise MergeError(f"{self.location.name} of {who} holds a number that is not finite (NaN or infinity)")
 
     @property
     def num_elements(self) -> int:

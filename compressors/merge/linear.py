@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from attar.compressors.merge.group import Merged, TensorGroup, combined, combined_deltas
-from attar.compressors.merge.setting import Place, Setting, check_setting, check_settings, resolve
+from attar.compressors.merge.setting import Setting, TensorLocation, check_setting, check_settings, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Linear:
     def __call__(self, group: TensorGroup) -> Merged:
         """Return the mean. Raises ValueError when the weights to divide by sum to zero."""
         weights = model_weights(self.weights, group)
-        return Merged(combined(group, normalized(weights, group.place) if self.normalize else weights), "linear")
+        return Merged(combined(group, normalized(weights, group.location) if self.normalize else weights), "linear")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +61,19 @@ class TaskArithmetic:
 
     def __call__(self, group: TensorGroup) -> Merged:
         """Return the sum. Raises ValueError when the weights to divide by sum to zero."""
-        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
-        weights = normalized(weights, group.place) if self.normalize else weights
+        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.location)
+        weights = normalized(weights, group.location) if self.normalize else weights
         return Merged(combined_deltas(group, [scale * weight for weight in weights]), "task_arithmetic")
 
 
 def model_weights(settings: Sequence[Setting], group: TensorGroup) -> list[float]:
     """Return the weight of each model at the group's place, 1 where none are given."""
-    return [resolve(setting, group.place) for setting in settings] or [1.0] * len(group.models)
+    return [resolve(setting, group.location) for setting in settings] or [1.0] * len(group.models)
 
 
-def normalized(weights: Sequence[float], place: Place) -> list[float]:
+def normalized(weights: Sequence[float], location: TensorLocation) -> list[float]:
     """Return the weights divided by their sum. Raises ValueError when it is zero."""
     total = sum(weights)
     if abs(total) < 1e-8:
-        raise ValueError(f"weights sum to {total:g} at {place.name}: they cannot be normalized")
+        raise ValueError(f"weights sum to {total:g} at {location.name}: they cannot be normalized")
     return [weight / total for weight in weights]

@@ -1,4 +1,4 @@
-"""Means of several models that know geometry: the point a stock of fine-tunings points to, and the mean on the sphere."""
+"""Means of several models that know geometry. The point a stock of fine-tunings points to, and the mean on the sphere."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.compressors.merge.group import Merged, TensorGroup, combined, combine
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStock:
-    """b + t (mean(x_i) - b), t = N c / (1 + (N - 1) c), c the mean cosine between the changes x_i - b. https://arxiv.org/abs/2403.19522
+    """Model Stock. b + t (mean(x_i) - b), t = N c / (1 + (N - 1) c), c the mean cosine between the changes x_i - b. https://arxiv.org/abs/2403.19522
 
     One t a tensor. Where 1 + (N - 1) c is zero (changes that cancel) the base stays.
     """
@@ -34,7 +34,7 @@ class ModelStock:
         norms = inner.diagonal().sqrt()
         pairs = list(combinations(range(num_models), 2))
         cosines = [float(inner[a, b] / (norms[a] * norms[b]).clamp(min=1e-6)) for a, b in pairs]
-        cosine = sum(max(-1.0, min(1.0, one)) for one in cosines) / len(cosines)
+        cosine = sum(max(-1.0, min(1.0, cosine)) for cosine in cosines) / len(cosines)
         divisor = 1.0 + (num_models - 1) * cosine
         t = num_models * cosine / divisor if abs(divisor) >= 1e-6 else 0.0
         return Merged(combined_deltas(group, [t / num_models] * num_models), "model_stock")

@@ -10,7 +10,7 @@ from attar.compressors.merge.dare import DareLinear, DareTies
 from attar.compressors.merge.group import MergeMethod, TensorGroup
 from attar.compressors.merge.linear import Linear, TaskArithmetic
 from attar.compressors.merge.means import Karcher, ModelStock
-from attar.compressors.merge.setting import filters, places
+from attar.compressors.merge.setting import filters, locations
 from attar.compressors.merge.slerp import Slerp
 from attar.compressors.merge.ties import Ties
 
@@ -40,9 +40,11 @@ def check_num_models(name: str, method: MergeMethod, num_models: int) -> None:
 def check_filters(method: MergeMethod, names: Sequence[str]) -> None:
     """Raise ValueError for a rule whose filter fits no tensor: a mistyped one would silently leave all to the next."""
     settings = [getattr(method, name) for name in ("t", "density", "scale") if hasattr(method, name)]
-    for one in (part for setting in (*settings, *getattr(method, "weights", ())) for part in filters(setting)):
-        if not any(one in name for name in names):
-            raise ValueError(f"filter {one!r} fits no tensor; there are names such as {', '.join(list(names)[:3])}")
+    for name_part in (part for setting in (*settings, *getattr(method, "weights", ())) for part in filters(setting)):
+        if not any(name_part in name for name in names):
+            raise ValueError(
+                f"filter {name_part!r} fits no tensor; there are names such as {', '.join(list(names)[:3])}"
+            )
 
 
 def merge_states(
@@ -53,10 +55,10 @@ def merge_states(
     Raises ValueError when two differ in the shape of a tensor.
     """
     merged, branches = {}, {}
-    for place in places(list(models[0])):
-        tensors = tuple(model[place.name] for model in models)
+    for location in locations(list(models[0])):
+        tensors = tuple(model[location.name] for model in models)
         if len({tensor.shape for tensor in tensors}) > 1:
-            raise ValueError(f"{place.name}: {' and '.join(str(tuple(t.shape)) for t in tensors)} cannot be merged")
-        result = method(TensorGroup(place, tensors, base[place.name] if base is not None else None))
-        merged[place.name], branches[place.name] = result.tensor(tensors[0]), result.branch
+            raise ValueError(f"{location.name}: {' and '.join(str(tuple(t.shape)) for t in tensors)} cannot be merged")
+        result = method(TensorGroup(location, tensors, base[location.name] if base is not None else None))
+        merged[location.name], branches[location.name] = result.tensor(tensors[0]), result.branch
     return merged, branches

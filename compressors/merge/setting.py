@@ -1,4 +1,4 @@
-"""A parameter of a merge that may differ by block and by kind of tensor: a number, anchors along the blocks, or rules by name."""
+"""A parameter of a merge that may differ by block and by kind of tensor. A number, anchors along the blocks, or rules by name."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RULE_FIELDS = {"filter", "value"}
 
 
 @dataclass(frozen=True)
-class Place:
+class TensorLocation:
     """Where a tensor sits: its name, and its block's position in [0, 1] from the first block to the last.
 
     What is in no block (embedding, final norm, head) has position 0, as in mergekit: the first anchor is theirs.
@@ -26,21 +26,21 @@ class Place:
     block_fraction: float = 0.0
 
 
-def places(names: Sequence[str]) -> list[Place]:
+def locations(names: Sequence[str]) -> list[TensorLocation]:
     """Return the place of every tensor of one model. A single block has position 1."""
-    indices = {name: int(found[1]) for name in names if (found := BLOCK_INDEX.search(name))}
+    indices = {name: int(match[1]) for name in names if (match := BLOCK_INDEX.search(name))}
     last = max(indices.values(), default=0)
-    return [Place(name, (indices[name] / last if last else 1.0) if name in indices else 0.0) for name in names]
+    return [TensorLocation(name, (indices[name] / last if last else 1.0) if name in indices else 0.0) for name in names]
 
 
-def resolve(setting: Setting, place: Place) -> float:
+def resolve(setting: Setting, location: TensorLocation) -> float:
     """Return the setting's value at a place."""
     if not isinstance(setting, Sequence):
         return float(setting)
     if isinstance(setting[0], Mapping):
-        rule = next(rule for rule in setting if rule.get("filter", "") in place.name)
-        return resolve(rule["value"], place)
-    position = place.block_fraction * (len(setting) - 1)
+        rule = next(rule for rule in setting if rule.get("filter", "") in location.name)
+        return resolve(rule["value"], location)
+    position = location.block_fraction * (len(setting) - 1)
     first = int(position)
     second, share = min(first + 1, len(setting) - 1), position - first
     return (1.0 - share) * float(setting[first]) + share * float(setting[second])
@@ -77,7 +77,7 @@ def _has_rules(setting: Any) -> bool:
     return (
         isinstance(setting, Sequence)
         and not isinstance(setting, str)
-        and any(isinstance(one, Mapping) for one in setting)
+        and any(isinstance(part, Mapping) for part in setting)
     )
 
 

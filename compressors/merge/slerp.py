@@ -46,7 +46,7 @@ class Slerp:
         if first.dtype == second.dtype and torch.equal(first, second):
             return Merged(combined(group, (1.0, 0.0)), "equal")
         inner = gram(group, of_deltas=self.needs_base)
-        t, norms = resolve(self.t, group.place), sqrt(float(inner[0, 0] * inner[1, 1]))
+        t, norms = resolve(self.t, group.location), sqrt(float(inner[0, 0] * inner[1, 1]))
         cosine = max(-1.0, min(1.0, float(inner[0, 1]) / norms)) if norms > 0 else 1.0
         if abs(cosine) > self.lerp_above:
             return Merged(read(group, (1.0 - t, t)), "lerp")

@@ -43,6 +43,6 @@ class Ties:
         return Merged(self._chunks(group), "ties")
 
     def _chunks(self, group: TensorGroup) -> Iterator[Float[Tensor, "C"]]:
-        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.place)
-        for kept, origin in largest(group, self.density):
-            yield agreed_sum(kept, weights, self.normalize).mul_(scale).add_(origin)
+        weights, scale = model_weights(self.weights, group), resolve(self.scale, group.location)
+        for trimmed, origin in largest(group, self.density):
+            yield agreed_sum(trimmed, weights, self.normalize).mul_(scale).add_(origin)

@@ -1,4 +1,4 @@
-"""Keep the largest numbers of a tensor that is read in chunks: the exact cut from two passes that count, without sorting."""
+"""Keep the largest numbers of a tensor that is read in chunks. The exact cut from two passes that count, without sorting."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def magnitude_cuts(rows: Sequence[Iterator[Float[Tensor, "M C"]]], num_kept: Seq
     for chunk in rows[0]:
         for count, bits in zip(counts, _bits(chunk), strict=True):
             count.add_(torch.bincount(bits >> LOW_BITS, minlength=NUM_BINS))
-    bins = [_last_within(count, kept) for count, kept in zip(counts, num_kept, strict=True)]
+    bins = [_last_within(count, num_kept_values) for count, num_kept_values in zip(counts, num_kept, strict=True)]
     low_counts = torch.zeros(len(num_kept), NUM_LOW, dtype=torch.long)
     for chunk in rows[1]:
         for count, bits, (chosen, _) in zip(low_counts, _bits(chunk), bins, strict=True):
@@ -51,7 +51,7 @@ class Trimmer:
         self._cuts = cuts
         self._num_ties_left = [cut.num_ties for cut in cuts]
 
-    def kept(self, chunk: Float[Tensor, "M C"]) -> Bool[Tensor, "M C"]:
+    def mask(self, chunk: Float[Tensor, "M C"]) -> Bool[Tensor, "M C"]:
         """Return True where a number stays."""
         masks = []
         for index, (bits, cut) in enumerate(zip(_bits(chunk), self._cuts, strict=True)):
@@ -69,6 +69,6 @@ def _bits(chunk: Float[Tensor, "M C"]) -> Tensor:
 def _last_within(counts: Tensor, num_kept: int) -> tuple[int, int]:
     """Return the highest bin down to which `num_kept` numbers lie, and how many of that bin are among them."""
     from_top = counts.flip(0).cumsum(dim=0)
-    place = int(torch.searchsorted(from_top, num_kept))
-    above = int(from_top[place - 1]) if place else 0
-    return len(counts) - 1 - place, num_kept - above
+    index = int(torch.searchsorted(from_top, num_kept))
+    above = int(from_top[index - 1]) if index else 0
+    return len(counts) - 1 - index, num_kept - above

@@ -22,7 +22,7 @@ def is_adapted(model: Any) -> TypeGuard[PeftModel]:
 
 
 def mixed_precision(model: nn.Module) -> torch.autocast:
-    """Return the context in which a model of bf16 weights with float32 ones among them, which are trained, multiplies in bf16."""
+    """Return the context in which a model multiplies in bf16. Its weights are bf16, those that are trained float32."""
     dtypes = {parameter.dtype for parameter in model.parameters()}
     device = next(model.parameters()).device
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=torch.bfloat16 in dtypes)
@@ -34,7 +34,7 @@ def plain_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
 
 def first_trained_block(model: PreTrainedModel) -> int:
-    """Return the index of the first block that is trained; 0 when the input embedding is, the number of blocks when none is."""
+    """Return the index of the first block that is trained. 0 when the input embedding is, the number of blocks when none is."""
     if any(p.requires_grad for p in model.get_input_embeddings().parameters()):
         return 0
     blocks = decoder_blocks(model)

@@ -25,14 +25,14 @@ def decoder_blocks(model: PreTrainedModel) -> nn.ModuleList:
     num_blocks = getattr(model.config, "num_hidden_layers", None)
     if not isinstance(num_blocks, int):
         raise ValueError(f"{type(model).__name__}: its config has no num_hidden_layers; not a plain decoder")
-    found = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_blocks]
+    lists = [m for m in model.modules() if isinstance(m, nn.ModuleList) and len(m) == num_blocks]
     if num_blocks == 1:  # one block: tell it from other one-element lists by what it contains
-        found = [m for m in found if any("attn" in name or "attention" in name for name, _ in m.named_modules())]
-    if len(found) != 1:
+        lists = [m for m in lists if any("attn" in name or "attention" in name for name, _ in m.named_modules())]
+    if len(lists) != 1:
         raise ValueError(
-            f"{type(model).__name__}: {len(found)} lists of {num_blocks} blocks found, one expected; not a plain decoder"
+            f"{type(model).__name__}: {len(lists)} lists of {num_blocks} blocks found, one expected; not a plain decoder"
         )
-    return found[0]
+    return lists[0]
 
 
 def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
@@ -46,33 +46,33 @@ def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
     check_removal(len(blocks), removed)
     if getattr(model.config, "scale_attn_by_inverse_layer_idx", False):
         raise ValueError("scale_attn_by_inverse_layer_idx: a block's attention depends on its index; it cannot move")
-    kept = [index for index in range(len(blocks)) if index not in set(removed)]
-    cut_config(model.config, len(blocks), kept)
+    kept_indices = [index for index in range(len(blocks)) if index not in set(removed)]
+    cut_config(model.config, len(blocks), kept_indices)
     for _, module, dim in block_tables(model):
-        _cut_table(module, dim, len(blocks), kept)
-    for new_index, old_index in enumerate(kept):
+        _cut_table(module, dim, len(blocks), kept_indices)
+    for new_index, old_index in enumerate(kept_indices):
         _renumber(blocks[old_index], new_index - old_index)
-    kept_blocks = [blocks[index] for index in kept]
-    del blocks[len(kept) :]
+    kept_blocks = [blocks[index] for index in kept_indices]
+    del blocks[len(kept_indices) :]
     for index, block in enumerate(kept_blocks):
         blocks[index] = block
 
 
 @contextmanager
-def only_blocks(model: PreTrainedModel, kept: Sequence[int]) -> Iterator[None]:
-    """Inside, the model has the blocks with these indices alone, in their order, as `remove_blocks` leaves it; afterwards it is whole."""
+def only_blocks(model: PreTrainedModel, kept_blocks: Sequence[int]) -> Iterator[None]:
+    """Inside, the model has the blocks with these indices alone, in their order, as `remove_blocks` leaves it. Afterwards it is whole."""
     blocks, config = decoder_blocks(model), model.config
     everything, settings = list(blocks), dict(vars(config))
     weights = [(module, module.weight) for _, module, _ in block_tables(model)]
     try:
-        remove_blocks(model, sorted(set(range(len(everything))) - set(kept)))
+        remove_blocks(model, sorted(set(range(len(everything))) - set(kept_blocks)))
         yield
     finally:
         vars(config).update(settings)
         for module, weight in weights:
             _set_table(module, weight)
         if len(blocks) < len(everything):  # not where the removal was refused
-            for new_index, old_index in enumerate(sorted(kept)):
+            for new_index, old_index in enumerate(sorted(kept_blocks)):
                 _renumber(everything[old_index], old_index - new_index)
         for index, block in enumerate(everything):
             if index < len(blocks):
@@ -107,9 +107,9 @@ def _renumber(block: nn.Module, shift: int) -> None:
                 setattr(module, name, vars(module)[name] + shift)
 
 
-def _cut_table(module: Any, dim: int, num_blocks: int, kept: Sequence[int]) -> None:
+def _cut_table(module: Any, dim: int, num_blocks: int, kept_blocks: Sequence[int]) -> None:
     pieces = module.weight.detach().chunk(num_blocks, dim=dim)
-    weight = torch.cat([pieces[index] for index in kept], dim=dim)
+    weight = torch.cat([pieces[index] for index in kept_blocks], dim=dim)
     _set_table(module, nn.Parameter(weight, requires_grad=module.weight.requires_grad))
 
 

@@ -68,22 +68,22 @@ def handing_on(model: PreTrainedModel, removed: Iterable[int]) -> Iterator[None]
 
 @contextmanager
 def stopped(module: nn.Module, *, is_before: bool = False) -> Iterator[list[Tensor]]:
-    """End a model's run right behind a module (`is_before`: in front of it), keeping what it gave (received): the rest need not run."""
-    kept: list[Tensor] = []
+    """End a model's run right behind a module (`is_before`: in front of it), keeping what it gave (received). The rest need not run."""
+    outputs: list[Tensor] = []
 
     def receive(module: nn.Module, args: tuple, kwargs: dict) -> None:
-        kept.append(args[0] if args else kwargs["hidden_states"])
+        outputs.append(args[0] if args else kwargs["hidden_states"])
         raise _EnoughError
 
     def give(module: nn.Module, args: tuple, output: Tensor | tuple) -> None:
-        kept.append(output[0] if isinstance(output, tuple) else output)
+        outputs.append(output[0] if isinstance(output, tuple) else output)
         raise _EnoughError
 
     hook = (
         module.register_forward_pre_hook(receive, with_kwargs=True) if is_before else module.register_forward_hook(give)
     )
     try:
-        yield kept
+        yield outputs
     except _EnoughError:
         pass
     finally:

@@ -1,4 +1,4 @@
-"""Say in a config that blocks are gone: lists, lists of indices, counts and per-block entries are rewritten for those that stay."""
+"""Say in a config that blocks are gone. Lists, lists of indices, counts and per-block entries are rewritten for those that stay."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ def per_block_settings(config: Any, num_blocks: int) -> dict[str, list[Any] | tu
     }
 
 
-def cut_config(config: Any, num_blocks: int, kept: Sequence[int]) -> None:
-    """Rewrite a config in place for the blocks `kept`, ascending. What a formula derives from the index is left as it is.
+def cut_config(config: Any, num_blocks: int, kept_blocks: Sequence[int]) -> None:
+    """Rewrite a config in place for the blocks `kept_blocks`, ascending. What a formula derives from the index is left as it is.
 
     Raises ValueError when a kept block reads what a removed one made for it.
     """
-    _refuse_lost_sources(config, num_blocks, kept)
+    _refuse_lost_sources(config, num_blocks, kept_blocks)
     _spell_out_steps(config, num_blocks)
-    rewritten = _counts(config, num_blocks, kept)
+    rewritten = _counts(config, num_blocks, kept_blocks)
     rewritten |= {
-        name: [value[index] for index in kept] for name, value in per_block_settings(config, num_blocks).items()
+        name: [value[index] for index in kept_blocks] for name, value in per_block_settings(config, num_blocks).items()
     }
     rewritten |= {
-        name: [new + first for new, old in enumerate(kept) if old + first in getattr(config, name)]
+        name: [new + first for new, old in enumerate(kept_blocks) if old + first in getattr(config, name)]
         for name, first in INDEX_LISTS.items()
         if isinstance(getattr(config, name, None), list | tuple)
     }
@@ -61,11 +61,11 @@ def cut_config(config: Any, num_blocks: int, kept: Sequence[int]) -> None:
             setattr(config, name, value)
     if isinstance(getattr(config, "scale_depth", None), int | float):
         # MiniCPM adds scale_depth / sqrt(number of blocks) of each part
-        config.scale_depth *= math.sqrt(len(kept) / num_blocks)
+        config.scale_depth *= math.sqrt(len(kept_blocks) / num_blocks)
     overrides = _overrides(config)
-    config.num_hidden_layers = len(kept)
+    config.num_hidden_layers = len(kept_blocks)
     if overrides:
-        config.per_layer_config = {new: overrides[old] for new, old in enumerate(kept) if old in overrides}
+        config.per_layer_config = {new: overrides[old] for new, old in enumerate(kept_blocks) if old in overrides}
 
 
 def _is_of_the_model(name: str) -> bool:
@@ -85,18 +85,18 @@ def _spell_out_steps(config: Any, num_blocks: int) -> None:
     config.decoder_sparse_step = 1
 
 
-def _counts(config: Any, num_blocks: int, kept: Sequence[int]) -> dict[str, Any]:
+def _counts(config: Any, num_blocks: int, kept_blocks: Sequence[int]) -> dict[str, Any]:
     values = {name: getattr(config, name, None) for name in (*COUNTS_FROM_FIRST, *COUNTS_FROM_LAST, *LAST_INDICES)}
     counts: dict[str, Any] = {}
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if name in COUNTS_FROM_FIRST:
-            counts[name] = sum(index < value for index in kept)
+            counts[name] = sum(index < value for index in kept_blocks)
         elif name in COUNTS_FROM_LAST:
-            counts[name] = sum(index >= num_blocks - value for index in kept)
+            counts[name] = sum(index >= num_blocks - value for index in kept_blocks)
         elif value >= 0:
-            counts[name] = sum(index <= value for index in kept) - 1
+            counts[name] = sum(index <= value for index in kept_blocks) - 1
     return counts
 
 
@@ -107,9 +107,9 @@ def _overrides(config: Any) -> dict[int, dict[str, Any]]:
     return {int(index): values for index, values in config.to_dict()["per_layer_config"].items()}
 
 
-def _refuse_lost_sources(config: Any, num_blocks: int, kept: Sequence[int]) -> None:
+def _refuse_lost_sources(config: Any, num_blocks: int, kept_blocks: Sequence[int]) -> None:
     for reader, source in _sources(config, num_blocks).items():
-        if reader in kept and source not in kept:
+        if reader in kept_blocks and source not in kept_blocks:
             raise ValueError(
                 f"block {reader} reads what block {source} made for it; without {source}, {reader} cannot stay"
             )

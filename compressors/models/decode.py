@@ -140,7 +140,7 @@ class _Scores:
 
     @classmethod
     def of(cls, logits: Float[Tensor, "B V"], chosen: Int[Tensor, "B"], num_recorded: int) -> _Scores:
-        """Normalise without writing a vocabulary of log-probabilities: a logit less the log of the sum of exponentials."""
+        """Normalise without writing a vocabulary of log-probabilities: a logit minus the log of the sum of exponentials."""
         logits = logits.float()
         log_total = logits.logsumexp(dim=-1, keepdim=True)
         own = (logits.gather(-1, chosen[:, None]) - log_total).squeeze(-1).tolist()

@@ -1,4 +1,4 @@
-"""The two matrices through which a decoder block adds to the residual stream, by the names that model families give them."""
+"""The two matrices through which a block adds to the residual stream. Families name them differently."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def attention_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the last attention matrix of a block. Raises ValueError for families in which a patch cannot be folded."""
     block = decoder_blocks(model)[block_index]
     parts = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
-    found = [getattr(part, name) for part in parts for name in ATTENTION_EXITS if hasattr(part, name)]
-    return _only(found, model, "last attention matrix")
+    exits = [getattr(part, name) for part in parts for name in ATTENTION_EXITS if hasattr(part, name)]
+    return _only(exits, model, "last attention matrix")
 
 
 def by_input(matrix: Matrix) -> Tensor:
@@ -45,9 +45,9 @@ def by_input(matrix: Matrix) -> Tensor:
     return matrix.weight.T if isinstance(matrix, nn.Linear) else matrix.weight
 
 
-def _only(found: list[nn.Module], model: PreTrainedModel, what: str) -> Matrix:
+def _only(modules: list[nn.Module], model: PreTrainedModel, what: str) -> Matrix:
     from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
-    if len(found) != 1 or not isinstance(found[0], nn.Linear | Conv1D):
+    if len(modules) != 1 or not isinstance(modules[0], nn.Linear | Conv1D):
         raise ValueError(f"{type(model).__name__}: no single {what} found; a patch cannot be folded")
-    return found[0]
+    return modules[0]

@@ -1,4 +1,4 @@
-"""The output head by itself: logits of chosen hidden states, so that no B x T x V tensor ever exists."""
+"""The output head by itself. Logits of chosen hidden states, so that no B x T x V tensor ever exists."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ENTRIES_AT_ONCE = 8192
 
 @dataclass(frozen=True)
 class Entries:
-    """K entries of the vocabulary, ascending; `shift`: log of how many entries each stands for, to be added to its logit."""
+    """K entries of the vocabulary, ascending. `shift`: log of how many entries each stands for, to be added to its logit."""
 
     ids: Int[Tensor, "K"]
     shift: Float[Tensor, "K"]
 
-    def places(self, ids: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
+    def indices_of(self, ids: Int[Tensor, "N"]) -> Int[Tensor, "N"]:
         """Return where these are among the entries, all of which hold them."""
         return torch.searchsorted(self.ids, ids)
 
 
 @dataclass(frozen=True)
 class OutputHead:
-    """logits = softcap(scale * (h W' + b)) + shift: all that the families do between the last hidden state and the logits.
+    """logits = softcap(scale * (h W' + b)) + shift. All that the families do between the last hidden state and the logits.
 
     `shift` is of a head over part of the vocabulary; see `over`.
     """
@@ -50,7 +50,7 @@ class OutputHead:
     def logits(
         self, hidden: Float[Tensor, "N D"], weight: Tensor | None = None, bias: Tensor | None = None
     ) -> Float[Tensor, "N V"]:
-        """Return float32 logits; `weight` and `bias` stand in for the head's own, where a gradient is to be taken in them.
+        """Return float32 logits. `weight` and `bias` stand in for the head's own where a gradient is taken in them.
 
         float32 from the product on: in bf16, logits near 20 are 0.125 apart, and every loss loses its third digit.
         """
@@ -116,7 +116,7 @@ def output_head(model: PreTrainedModel) -> OutputHead:
 
 @torch.no_grad()
 def check_head(model: PreTrainedModel, head: OutputHead) -> None:
-    """Raise ValueError unless the head on the last hidden states gives the model's own logits: some family may do more in between."""
+    """Raise ValueError unless the head on the last hidden states gives the model's own logits. Some family may do more in between."""
     ids = torch.arange(8, device=model.device)[None] % model.config.vocab_size
     expected = model(input_ids=ids, use_cache=False).logits[0].float()
     hidden = model.base_model(input_ids=ids, use_cache=False).last_hidden_state[0]

@@ -1,4 +1,4 @@
-"""Attention as whole matrix products, for a CPU that multiplies bfloat16 matrices: torch's fused kernel reaches a fraction of their speed there."""
+"""Attention as whole matrix products, for a CPU that multiplies bfloat16 matrices. torch's fused kernel reaches a fraction of their speed there."""
 
 from __future__ import annotations
 
@@ -68,33 +68,33 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float, spans: list[Span]) -> Tensor:
-        parts, kept = [], []
+        parts, saved = [], []
         for first, last, left, right, hidden in spans:
-            asked = _by_group(query[:, :, first:last], key.shape[1])
-            scores = torch.matmul(asked, key[:, :, left:right].transpose(2, 3)).mul_(scale)
+            queries = _by_group(query[:, :, first:last], key.shape[1])
+            scores = torch.matmul(queries, key[:, :, left:right].transpose(2, 3)).mul_(scale)
             rows = scores.unflatten(2, (-1, last - first))
             # the lowest number, not -inf: padding that sees nothing would be no number, and its gradient reach the keys
             rows.masked_fill_(hidden[:, :, None], torch.finfo(rows.dtype).min)
             shares = scores.softmax(dim=-1)
             parts.append(_by_head(torch.matmul(shares, value[:, :, left:right]), last - first))
-            kept.append(shares)
-        ctx.save_for_backward(query, key, value, *kept)
+            saved.append(shares)
+        ctx.save_for_backward(query, key, value, *saved)
         ctx.scale, ctx.spans = scale, spans
         return torch.cat(parts, dim=2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, *kept = ctx.saved_tensors
+        query, key, value, *saved = ctx.saved_tensors
         of_query, of_key, of_value = [], torch.zeros_like(key), torch.zeros_like(value)
-        for (first, last, left, right, _), shares in zip(ctx.spans, kept, strict=True):
+        for (first, last, left, right, _), shares in zip(ctx.spans, saved, strict=True):
             given = _by_group(outer[:, :, first:last], key.shape[1])
             of_value[:, :, left:right] += torch.matmul(shares.transpose(2, 3), given)
             of_shares = torch.matmul(given, value[:, :, left:right].transpose(2, 3))
             slopes = torch._softmax_backward_data(of_shares, shares, -1, shares.dtype).mul_(ctx.scale)
             of_query.append(_by_head(torch.matmul(slopes, key[:, :, left:right]), last - first))
-            asked = _by_group(query[:, :, first:last], key.shape[1])
-            of_key[:, :, left:right] += torch.matmul(slopes.transpose(2, 3), asked)
+            queries = _by_group(query[:, :, first:last], key.shape[1])
+            of_key[:, :, left:right] += torch.matmul(slopes.transpose(2, 3), queries)
         return torch.cat(of_query, dim=2), of_key, of_value, None, None
 
 

@@ -61,7 +61,7 @@ def uniform_numbers(seed: int, num_tokens: int) -> Float[Tensor, "T"]:
 
 @dataclass(frozen=True)
 class Generation:
-    """New tokens of one prompt, the stop token included where one was drawn; how likely they were, and their recorded candidates.
+    """New tokens of one prompt, the stop token included where one was drawn. How likely they were, and their recorded candidates.
 
     `logprob_nats` is the sum over the tokens at temperature 1, None where it was not asked for, `token_logprobs` what it is the sum of.
     """

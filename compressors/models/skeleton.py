@@ -1,4 +1,4 @@
-"""Ask, before anything is computed, whether a family's config can say which blocks are left: build that model without memory and look."""
+"""Ask, before anything is computed, whether a family's config can say which blocks are left. Build that model without memory and look."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ def check_cut(model: PreTrainedModel, removed: Sequence[int]) -> None:
     """Raise ValueError unless a model built from the cut config has the kept blocks: their kinds, their settings, their sizes."""
     blocks = decoder_blocks(model)
     check_removal(len(blocks), removed)
-    kept = [index for index in range(len(blocks)) if index not in set(removed)]
+    kept_blocks = [index for index in range(len(blocks)) if index not in set(removed)]
     config = copy.deepcopy(model.config)
     family = type(model).__name__
     try:
-        cut_config(config, len(blocks), kept)
+        cut_config(config, len(blocks), kept_blocks)
         with torch.device("meta"):
             skeleton = type(model)(as_read(config))
-        told = decoder_blocks(skeleton)
+        skeleton_blocks = decoder_blocks(skeleton)
     except Exception as error:  # a config class may raise anything
-        raise ValueError(f"{family}: its config cannot say that {_said(removed)}: {_line(error)}") from error
-    for new, old in enumerate(kept):
-        difference = _difference(blocks[old], told[new])
+        raise ValueError(f"{family}: its config cannot say that {_named(removed)}: {_line(error)}") from error
+    for new, old in enumerate(kept_blocks):
+        difference = _difference(blocks[old], skeleton_blocks[new])
         if difference:
             raise ValueError(
-                f"{family}: its config cannot say that {_said(removed)}: block {old} would come back as block {new}, "
+                f"{family}: its config cannot say that {_named(removed)}: block {old} would come back as block {new}, "
                 f"where {difference}{_formulas(model.config)}"
             )
-    _check_rest(model, skeleton, kept, f"{family}: its config cannot say that {_said(removed)}")
+    _check_rest(model, skeleton, kept_blocks, f"{family}: its config cannot say that {_named(removed)}")
 
 
 def as_read(config: PretrainedConfig) -> PretrainedConfig:
@@ -58,21 +58,21 @@ def _number(value: dict[str, Any]) -> Any:
     return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 
-def _difference(block: nn.Module, told: nn.Module) -> str:
+def _difference(block: nn.Module, skeleton_block: nn.Module) -> str:
     """Return the first thing in which two blocks differ other than their numbers, empty when there is none."""
-    modules, others = dict(block.named_modules()), dict(told.named_modules())
+    modules, others = dict(block.named_modules()), dict(skeleton_block.named_modules())
     for name in [*modules, *others]:
         where = name or "the block"
-        one, other = modules.get(name), others.get(name)
-        if one is None or other is None:
-            return f"{where} is {_name(other)}, not {_name(one)}"
-        if type(one) is not type(other):
-            return f"{where} is {_name(other)}, not {_name(one)}"
-        settings, told_settings = _settings(one), _settings(other)
+        module, other = modules.get(name), others.get(name)
+        if module is None or other is None:
+            return f"{where} is {_name(other)}, not {_name(module)}"
+        if type(module) is not type(other):
+            return f"{where} is {_name(other)}, not {_name(module)}"
+        settings, told_settings = _settings(module), _settings(other)
         for key in settings:
             if key in told_settings and not _is_same(settings[key], told_settings[key]):
                 return f"{name + '.' if name else ''}{key} is {told_settings[key]}, not {settings[key]}"
-    shapes, told_shapes = _shapes(block), _shapes(told)
+    shapes, told_shapes = _shapes(block), _shapes(skeleton_block)
     for name in [*shapes, *told_shapes]:
         if shapes.get(name) != told_shapes.get(name):
             return f"{name} is {told_shapes.get(name)}, not {shapes.get(name)}"
@@ -85,18 +85,18 @@ def _is_same(value: Any, other: Any) -> bool:
     return type(value) is type(other) and value == other
 
 
-def _check_rest(model: PreTrainedModel, skeleton: PreTrainedModel, kept: Sequence[int], refusal: str) -> None:
+def _check_rest(model: PreTrainedModel, skeleton: PreTrainedModel, kept_blocks: Sequence[int], refusal: str) -> None:
     """Compare what lies outside the blocks; tables with a piece a block shrink with them."""
     num_blocks = len(decoder_blocks(model))
     pieces = {f"{name}.weight": dim for name, _, dim in block_tables(model)}
-    shapes, told = _outside(model), _outside(skeleton)
+    shapes, skeleton_outside = _outside(model), _outside(skeleton)
     for name in pieces.keys() & shapes.keys():
         size = list(shapes[name])
-        size[pieces[name]] = size[pieces[name]] // num_blocks * len(kept)
+        size[pieces[name]] = size[pieces[name]] // num_blocks * len(kept_blocks)
         shapes[name] = tuple(size)
-    for name in [*shapes, *told]:
-        if shapes.get(name) != told.get(name):
-            raise ValueError(f"{refusal}: {name} would be {told.get(name)}, not {shapes.get(name)}")
+    for name in [*shapes, *skeleton_outside]:
+        if shapes.get(name) != skeleton_outside.get(name):
+            raise ValueError(f"{refusal}: {name} would be {skeleton_outside.get(name)}, not {shapes.get(name)}")
 
 
 def _outside(model: PreTrainedModel) -> dict[str, tuple[int, ...]]:
@@ -125,7 +125,7 @@ def _name(module: nn.Module | None) -> str:
     return "nothing" if module is None else type(module).__name__
 
 
-def _said(removed: Sequence[int]) -> str:
+def _named(removed: Sequence[int]) -> str:
     several = len(removed) > 1
     return f"block{'s' if several else ''} {', '.join(map(str, removed))} {'are' if several else 'is'} gone"
 

@@ -1,4 +1,4 @@
-"""What a KV cache with a slot a row can do: a finished row's slot is given to the next prompt, and nothing is copied to grow.
+"""What a KV cache with a slot a row can do. A finished row's slot is given to the next prompt, and nothing is copied to grow.
 
 Rows end at a common column and begin wherever their length says, which is left padding:
 
@@ -41,7 +41,7 @@ class Slots(Protocol):
 
 
 def prefill_chunks(rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[list[tuple[int, Sequence[int]]]]:
-    """Return (row, prompt) pairs in groups that one forward pass takes; prompts of one token need none and are left out."""
+    """Return (row, prompt) pairs in groups that one forward pass takes. Prompts of one token need none and are left out."""
     pairs = [(row, prompt) for row, prompt in zip(rows, prompts, strict=True) if len(prompt) > 1]
     if not pairs:
         return []

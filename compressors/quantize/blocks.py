@@ -1,4 +1,4 @@
-"""Weights as small integers in blocks along the input channels: a scale a block, and where it is not symmetric a zero point."""
+"""Weights as small integers in blocks along the input channels. A scale a block, and where it is not symmetric a zero point."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class BlockWeights:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """The integers of a block: how many bits, and whether zero lies in their middle or where the block's values want it."""
+    """The integers of a block. How many bits, and whether zero lies in their middle or where the block's values want it."""
 
     bits: int
     is_symmetric: bool

@@ -145,7 +145,7 @@ def powers_of(inputs: Tensor) -> Float[Tensor, "K"]:
 
 
 def output_error(weight: Float[Tensor, "N K"], rounded: Float[Tensor, "N K"], inputs: Tensor | None) -> float:
-    """Return E|(w - q) x|^2 / E|w x|^2, the share of the output's energy that is lost; by powers as if channels were independent."""
+    """Return E|(w - q) x|^2 / E|w x|^2, the share of the output's energy that is lost. By powers as if channels were independent."""
     if inputs is None or inputs.ndim == 1:
         power = torch.ones(weight.shape[1]) if inputs is None else inputs
         return float(((weight - rounded).square() @ power).sum() / (weight.square() @ power).sum().clamp(min=1e-30))

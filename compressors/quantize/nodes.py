@@ -51,7 +51,7 @@ class Product:
 
 def products(graph: ir.Graph) -> list[Product]:
     """Return the products of the graph in order: MatMul or Gemm with a stored matrix. Raises ValueError when there is none."""
-    found = []
+    matches = []
     for node in graph:
         if node.op_type not in ("MatMul", "Gemm") or len(node.inputs) < 2 or node.inputs[1] is None:
             continue
@@ -67,10 +67,10 @@ def products(graph: ir.Graph) -> list[Product]:
         if matrix is None or matrix.const_value is None or matrix.shape is None or len(matrix.shape) != 2:
             continue
         lookups = [user for user, _ in matrix.uses() if user.op_type == "Gather"]
-        found.append(Product(_plain_name(matrix), node, matrix, is_transposed, lookups[0] if lookups else None))
-    if not found:
+        matches.append(Product(_plain_name(matrix), node, matrix, is_transposed, lookups[0] if lookups else None))
+    if not matches:
         raise ValueError("the graph has no product with a stored matrix; is it quantized already?")
-    return found
+    return matches
 
 
 @dataclass(frozen=True)
@@ -99,13 +99,13 @@ def read_stored(stored: ir.Value) -> np.ndarray:
 
 def embeddings(graph: ir.Graph) -> list[Embedding]:
     """Return the lookups of token ids."""
-    found = []
+    matrices = []
     for node in graph:
         if node.op_type == "Gather" and node.inputs[0] is not None and node.inputs[1] is not None:
             stored = node.inputs[0]
             if node.inputs[1].name == "input_ids" and stored.const_value is not None:
-                found.append(Embedding(_plain_name(stored), node, stored))
-    return found
+                matrices.append(Embedding(_plain_name(stored), node, stored))
+    return matrices
 
 
 def block_size_for(num_channels: int, wanted: int) -> int:
@@ -140,7 +140,7 @@ def integer_product(
 
 
 def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
-    """Return nodes that quantize the activations as they come, one scale for all of them, and multiply in 8 bits by output channel.
+    """Return nodes that quantize activations as they come. One scale for all; products in 8 bits by output channel.
 
     The codes have seven bits. On processors with AVX2 or AVX-512 and no VNNI onnxruntime adds two products of an activation (to 255) and
     a code in 16 bits and cuts what does not fit in silence: two of 255 x 127 are 64,770, of 255 x 64 they are 32,640, and 32,767 is the most.
@@ -171,7 +171,7 @@ def integer_lookup(
     return [rows, node], node.outputs[0]
 
 
-def put_in_place(old: ir.Node, nodes: list[ir.Node], result: ir.Value, graph: ir.Graph) -> None:
+def replace_node(old: ir.Node, nodes: list[ir.Node], result: ir.Value, graph: ir.Graph) -> None:
     """Let the new nodes do what `old` did."""
     result.shape, result.type = old.outputs[0].shape, old.outputs[0].type
     graph.insert_before(old, nodes)
@@ -189,7 +189,7 @@ def finished(model: ir.Model) -> ir.Model:
 
 
 def set_float_inputs(graph: ir.Graph) -> None:
-    """Let integer products read what they are given unrounded: slow, and to the digits of float32 the numbers that the codes stand for."""
+    """Let integer products read what they are given unrounded. Slow, and to the digits of float32 the numbers that the codes stand for."""
     for node in graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
@@ -223,10 +223,10 @@ def _twofold(source: ir.Value, block_size: int, name: str, graph: ir.Graph) -> t
     scaled = ir.node("Div", [blocks.outputs[0], step.outputs[0]])
     whole = ir.node("Round", [scaled.outputs[0]])
     back = ir.node("Mul", [whole.outputs[0], step.outputs[0]])
-    kept = ir.node("Reshape", [back.outputs[0], stored["rows"]])
-    left = ir.node("Sub", [source, kept.outputs[0]])
-    both = ir.node("Concat", [kept.outputs[0], left.outputs[0]], {"axis": len(kept_axes) - 1})
-    return [blocks, size, largest, above, step, scaled, whole, back, kept, left, both], both.outputs[0]
+    reshaped = ir.node("Reshape", [back.outputs[0], stored["rows"]])
+    left = ir.node("Sub", [source, reshaped.outputs[0]])
+    both = ir.node("Concat", [reshaped.outputs[0], left.outputs[0]], {"axis": len(kept_axes) - 1})
+    return [blocks, size, largest, above, step, scaled, whole, back, reshaped, left, both], both.outputs[0]
 
 
 def _with_bias(product: Product, node: ir.Node) -> tuple[list[ir.Node], ir.Value]:
@@ -246,7 +246,7 @@ def store_tensor(name: str, tensor: Tensor, graph: ir.Graph) -> ir.Value:
     """Return the graph's stored tensor of that name, registered now if it is not there."""
     if name in graph.initializers:
         return graph.initializers[name]
-    kept = ir.tensor(tensor.contiguous().numpy(), name=name)
-    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)  # type: ignore[arg-type]
+    stored = ir.tensor(tensor.contiguous().numpy(), name=name)
+    value = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(stored.dtype), const_value=stored)  # type: ignore[arg-type]
     graph.register_initializer(value)
     return value

@@ -1,4 +1,4 @@
-"""Join products that read the same input, such as q, k and v: one call of the kernel instead of three, whose threads then meet once."""
+"""Join products that read the same input, such as q, k and v. One call of the kernel instead of three, whose threads then meet once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KERNEL = "MatMulNBits"
 
 
 def join_parallel(graph: ir.Graph) -> int:
-    """Put one integer product and a split in place of each group that shares input, bits and block size; return how many groups.
+    """Put one integer product and a split in place of each group that shares input, bits and block size. Return how many groups.
 
     The result is the same, number for number: each output channel has its own codes, scales and zero points, and they only move.
     """
@@ -37,7 +37,7 @@ def _is_its_own(value: ir.Value) -> bool:
 def _join(graph: ir.Graph, group: list[ir.Node]) -> None:
     first = group[0]
     sizes = [node.attributes.get_int("N") for node in group]
-    tensors = [_stacked(graph, [node.inputs[place] for node in group]) for place in range(1, len(first.inputs))]
+    tensors = [_stacked(graph, [node.inputs[index] for node in group]) for index in range(1, len(first.inputs))]
     attributes = {name: attribute.value for name, attribute in first.attributes.items()} | {"N": sum(sizes)}  # type: ignore[arg-type]
     product = ir.node(KERNEL, [first.inputs[0], *tensors], attributes, domain=first.domain)
     stored = store_tensor(f"{tensors[0].name}.sizes", torch.tensor(sizes), graph)

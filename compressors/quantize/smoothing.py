@@ -1,4 +1,4 @@
-"""Move scale from inputs that are uneven over channels into the weights, so that both round well; the float graph computes the same."""
+"""Move scale from inputs that are uneven over channels into the weights, so that both round well. The float graph computes the same."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ LARGEST_SCALE = 100.0
 
 
 def smooth(
-    graph: ir.Graph, found: Sequence[Product], powers: Mapping[str, Float[Tensor, "K"]], strength: float
+    graph: ir.Graph, matrices: Sequence[Product], powers: Mapping[str, Float[Tensor, "K"]], strength: float
 ) -> dict[str, Float[Tensor, "K"]]:
-    """Divide inputs by s and multiply weights by it, s = rms(x)^strength / rms(w)^(1 - strength) a channel, geometric mean 1.
+    """Divide inputs by s and multiply weights by it. s = rms(x)^strength / rms(w)^(1 - strength) a channel, geometric mean 1.
 
     `powers` is E[x^2] of each product's input, by product. The division goes into the gain of the norm before the products, or into
     the rows of the product that a gate multiplies. Products that stand behind neither stay. Returns s by product.
@@ -28,9 +28,9 @@ def smooth(
     """
     scales: dict[str, Tensor] = {}
     sources: dict[ir.Value, list[Product]] = {}
-    for product in found:
+    for product in matrices:
         sources.setdefault(product.node.inputs[0], []).append(product)  # type: ignore[arg-type]
-    by_output = {product.node.outputs[0]: product for product in found}
+    by_output = {product.node.outputs[0]: product for product in matrices}
     for source, readers in sources.items():
         node = source.producer()
         if node is None or len(source.uses()) != len(readers):
@@ -106,7 +106,7 @@ def _divide(graph: ir.Graph, node: ir.Node, gain: ir.Value, scale: Float[Tensor,
 
 
 def _register(graph: ir.Graph, name: str, array: np.ndarray) -> ir.Value:
-    kept = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
-    value = ir.Value(name=name, shape=kept.shape, type=ir.TensorType(kept.dtype), const_value=kept)  # type: ignore[arg-type]
+    stored = ir.tensor(np.ascontiguousarray(array, np.float32), name=name)
+    value = ir.Value(name=name, shape=stored.shape, type=ir.TensorType(stored.dtype), const_value=stored)  # type: ignore[arg-type]
     graph.register_initializer(value)
     return value

@@ -1,4 +1,4 @@
-"""One graph in which each product can be switched between float32 and integers: what a node costs is measured on the real kernels."""
+"""One graph in which each product can be switched between float32 and integers. What a node costs is measured on the real kernels."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ class Choice:
 
 
 def add_switches(graph: ir.Graph, choices: Sequence[Choice]) -> None:
-    """Make each choice an `If` on its place in a new input, a vector of booleans: true runs the integer nodes."""
+    """Make each choice an `If` on its place in a new input, a vector of booleans. True runs the integer nodes."""
     switches = ir.Value(name=SWITCHES, shape=ir.Shape([len(choices)]), type=ir.TensorType(ir.DataType.BOOL))
     graph.inputs.append(switches)
     for index, choice in enumerate(choices):
-        place = ir.node("Constant", [], {"value": ir.tensor(np.array(index))})
-        condition = ir.node("Gather", [switches, place.outputs[0]])
+        index_value = ir.node("Constant", [], {"value": ir.tensor(np.array(index))})
+        condition = ir.node("Gather", [switches, index_value.outputs[0]])
         old = choice.node
-        kept = ir.node(old.op_type, list(old.inputs), dict(old.attributes), domain=old.domain)
-        kept.outputs[0].name = f"{choice.name}.float"
+        float_node = ir.node(old.op_type, list(old.inputs), dict(old.attributes), domain=old.domain)
+        float_node.outputs[0].name = f"{choice.name}.float"
         for number, node in enumerate(choice.nodes):  # a branch may not use a name that the graph around it has
-            for place_index, value in enumerate(node.outputs):
-                value.name = f"{choice.name}.{number}.{place_index}"
+            for switch_index, value in enumerate(node.outputs):
+                value.name = f"{choice.name}.{number}.{switch_index}"
         choice.result.name = f"{choice.name}.integers"
         branch = ir.node(
             "If",
             [condition.outputs[0]],
             {
                 "then_branch": ir.Graph([], [choice.result], nodes=choice.nodes, name=f"{choice.name}.then"),
-                "else_branch": ir.Graph([], [kept.outputs[0]], nodes=[kept], name=f"{choice.name}.else"),
+                "else_branch": ir.Graph([], [float_node.outputs[0]], nodes=[float_node], name=f"{choice.name}.else"),
             },
         )
         output = branch.outputs[0]
         output.shape, output.type, name = old.outputs[0].shape, old.outputs[0].type, old.outputs[0].name
-        graph.insert_before(old, [place, condition, branch])
+        graph.insert_before(old, [index_value, condition, branch])
         ir.convenience.replace_all_uses_with(old.outputs[0], output, replace_graph_outputs=True)
         graph.remove(old, safe=True)
         output.name = name
@@ -74,15 +74,15 @@ def keep_worst(
     max_loss: float,
     max_kept: int,
 ) -> tuple[list[str], float]:
-    """Return the fewest of the costliest nodes to keep in float so that the loss is within `max_loss`, and the loss with them kept.
+    """Return the fewest nodes to keep in float so that the loss is within `max_loss`, and that loss. The costliest go first.
 
     Bisected, since keeping more never adds much; at most `max_kept`, whose loss may still be above the limit.
     """
     order = sorted(names, key=lambda name: -costs[name])
 
     def loss_with(num_kept: int) -> float:
-        kept = set(order[:num_kept])
-        return loss_of([name not in kept for name in names])
+        kept_names = set(order[:num_kept])
+        return loss_of([name not in kept_names for name in names])
 
     low, high = 0, min(max_kept, len(order))
     loss = loss_with(high)

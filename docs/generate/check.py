@@ -29,18 +29,18 @@ PATH = re.compile(r"[\w.-]+(?:/[\w.-]+)*(?:/|\.(?:py|md|yaml|yml|json|toml|sh|tx
 def mistakes() -> list[str]:
     """Return what is wrong with the pages, a line each."""
     written, generated = written_pages(), generated_pages()
-    found = [line for path, text in written.items() for line in check_page(path, text)]
+    lines = [line for path, text in written.items() for line in check_page(path, text)]
     pages = (
         generated | generated_pictures() | {path: text for path, text in written.items() if not path.startswith("../")}
     )
-    found += [line for path, text in {**generated, **written}.items() for line in check_links(path, text, pages)]
+    lines += [line for path, text in {**generated, **written}.items() for line in check_links(path, text, pages)]
     index = written["index.md"]
-    found += [
+    lines += [
         f"docs/{path}: no page links to it from docs/index.md"
         for path in written
         if not path.startswith("../") and path != "index.md" and f"({path})" not in index
     ]
-    return found
+    return lines
 
 
 def check_page(path: str, text: str) -> Iterator[str]:

@@ -30,8 +30,8 @@ def commands() -> Mapping[str, Any]:
 def options() -> dict[str, set[str]]:
     """Return the options of each command as they are typed; those of `attar` itself under an empty name."""
     root = typer.main.get_command(app)
-    found = {name: _opts(command) | {"--help"} for name, command in commands().items()}
-    return {"": _opts(root) | {"--help", "--install-completion", "--show-completion"}, **found}
+    by_command = {name: _opts(command) | {"--help"} for name, command in commands().items()}
+    return {"": _opts(root) | {"--help", "--install-completion", "--show-completion"}, **by_command}
 
 
 def command_pages() -> list[tuple[str, str]]:

@@ -135,6 +135,6 @@ def _arms() -> set[str]:
 
 
 def _sources() -> list[str]:
-    kept = (".py", ".sh", ".yaml", "Makefile", "Dockerfile")
-    paths = [path for path in tracked_files() if path.endswith(kept) and not path.startswith(("docs/", "tests/"))]
+    suffixes = (".py", ".sh", ".yaml", "Makefile", "Dockerfile")
+    paths = [path for path in tracked_files() if path.endswith(suffixes) and not path.startswith(("docs/", "tests/"))]
     return [(ROOT / path).read_text(errors="ignore") for path in paths if (ROOT / path).is_file()]

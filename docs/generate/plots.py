@@ -62,14 +62,14 @@ def recovery_plot() -> str:
 
 def points(arm: str, column: str) -> list[tuple[int, float, float, float]]:
     """Return (blocks removed, value, low, high) of an arm, by size."""
-    found = []
+    rows = []
     for table in read_results()[RECOVERY]["tables"]:
         size = re.match(r"(\d+) blocks removed, seed 0$", table["title"])
         row = next((row for row in table["rows"] if row[0] == arm), None)
         if size and row:
             value, low, high = re.findall(r"[-\d.]+", row[table["columns"].index(column)])
-            found.append((int(size[1]), float(value), float(low), float(high)))
-    return sorted(found)
+            rows.append((int(size[1]), float(value), float(low), float(high)))
+    return sorted(rows)
 
 
 def _draw(axes: Axes, measured: list[tuple[int, float, float, float]], index: int, arm: str, line: str) -> None:

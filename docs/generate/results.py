@@ -39,8 +39,8 @@ COMMENT = re.compile(r"<!-- results: ([^:>]+): ([^:>]+): ([^:>]+): ([^>]+?) -->"
 
 def read_results() -> dict[str, dict[str, Any]]:
     """Return the results that have tables, by name."""
-    found = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {name: result for name, result in found.items() if result.get("tables")}
+    by_name = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+    return {name: result for name, result in by_name.items() if result.get("tables")}
 
 
 def result_pages() -> Iterator[tuple[str, str]]:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from attar.pipelines.cli.look import JsonOption, RunArgument
+from attar.pipelines.cli.show import JsonOption, RunArgument
 from attar.pipelines.cli.tables import print_json, print_table
 
 out = Console(soft_wrap=True)
@@ -40,7 +40,7 @@ def init(
     given = {"model": model, "questions": questions, "num_blocks": num_blocks, "name": name}
     answers: dict[str, Any] = {field: value for field, value in given.items() if value}
     if sys.stdin.isatty() and not as_json:
-        answers |= _asked(answers)
+        answers |= _answers_of(answers)
     answers |= {"num_rows": rows, "heal": heal, "rewrite_data": rewrite and heal != "none", "export_onnx": onnx}
     form = filled_form(answers)
     text = starter_text(form, str(path))
@@ -53,7 +53,7 @@ def init(
     out.print(f"attar plan {path}   what it costs\nattar run {path}    run it", markup=False, highlight=False)
 
 
-def _asked(answers: dict[str, Any]) -> dict[str, Any]:
+def _answers_of(answers: dict[str, Any]) -> dict[str, Any]:
     """Ask for what was not given; Enter takes the form's default."""
     from attar.pipelines.deployments.form import CompressForm
 

@@ -43,7 +43,7 @@ def plan_total(plan: Iterable[PlannedNode]) -> str:
 
 
 def with_prefix(value: float, unit: str = "") -> str:
-    """Return a number to three digits with its prefix, such as 1.23 T; a dash for 0, which is not known."""
+    """Return a number to three digits with its prefix, such as 1.23 T. A dash for 0, which is not known."""
     if not value:
         return UNKNOWN
     scale, prefix = next(((scale, prefix) for scale, prefix in PREFIXES if value >= 0.9995 * scale), (1.0, ""))

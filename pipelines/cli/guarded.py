@@ -18,7 +18,7 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 
 @contextmanager
 def refusals(debug: bool) -> Iterator[None]:
-    """Print what is raised and exit: with 2 for a user's mistake, with 1 where the error says so or the fault is not the user's."""
+    """Print what is raised and exit. With 2 for a user's mistake, with 1 where the error says so or the fault is not the user's."""
     try:
         yield
     except (typer.Exit, typer.Abort, typer.BadParameter):

@@ -82,7 +82,7 @@ def list_stages() -> list[dict[str, Any]]:
 
 def list_methods() -> list[dict[str, Any]]:
     """Return every method of every catalogue, and the methods of the literature that are made of them."""
-    plugs = [
+    components = [
         {"catalogue": catalogue, "method": name, "what": DIFFERENCES.get(name) or _first_line(method)}
         for catalogue, table in CATALOGUES.items()
         for name, method in table.items()
@@ -95,7 +95,7 @@ def list_methods() -> list[dict[str, Any]]:
         }
         for name, recipe in method_recipes().items()
     ]
-    return [*plugs, *presets]
+    return [*components, *presets]
 
 
 def list_recipes() -> list[dict[str, Any]]:
@@ -129,8 +129,8 @@ def list_artifacts() -> list[dict[str, Any]]:
                 "facts": ", ".join(f"{name}={_short(value)}" for name, value in list(artifact.facts.items())[:4]),
             }
         )
-    for place, reason in damaged.items():
-        row = {"key": place.name[:12], "kind": "damaged", "stage": place.parent.name, "MB": "-", "created": "-"}
+    for folder, reason in damaged.items():
+        row = {"key": folder.name[:12], "kind": "damaged", "stage": folder.parent.name, "MB": "-", "created": "-"}
         rows.append({**row, "facts": reason})
     return rows
 
@@ -166,8 +166,8 @@ def lineage_tree(lineage: Ancestor) -> Tree:
 
 
 def _grow(tree: Tree, ancestor: Ancestor) -> None:
-    for one in ancestor.inputs:
-        _grow(tree.add(_label(one)), one)
+    for parent in ancestor.inputs:
+        _grow(tree.add(_label(parent)), parent)
 
 
 def _label(ancestor: Ancestor) -> str:

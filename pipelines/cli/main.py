@@ -13,9 +13,9 @@ from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
-from attar.pipelines.cli.look import LOOK_COMMANDS, RunArgument
 from attar.pipelines.cli.operate_commands import COMMANDS
 from attar.pipelines.cli.pool_commands import POOL_COMMANDS
+from attar.pipelines.cli.show import SHOW_COMMANDS, RunArgument
 from attar.pipelines.cli.tables import print_json as _print_json
 from attar.pipelines.cli.tables import print_table as _print_table
 
@@ -106,7 +106,7 @@ def plan(
         _, planned, _ = _plan(recipe, overrides, from_node, until_node)
     planned = with_seconds(planned, attar_home())
     if as_json:
-        _print_json([one.as_dict() for one in planned])
+        _print_json([entry.as_dict() for entry in planned])
         return
     _print_table(plan_rows(planned))
     out.print(plan_total(planned), style="dim", highlight=False)
@@ -173,13 +173,16 @@ def gc(
         _print_json(removed)
         return
     _print_table(
-        [{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed]
+        [
+            {"stage": artifact["stage"], "key": artifact["key"][:12], "MB": f"{artifact['num_bytes'] / 1e6:,.1f}"}
+            for artifact in removed
+        ]
     )
-    total = sum(one["num_bytes"] for one in removed) / 1e6
+    total = sum(artifact["num_bytes"] for artifact in removed) / 1e6
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
-for command_name, command in LOOK_COMMANDS.items():
+for command_name, command in SHOW_COMMANDS.items():
     app.command(command_name)(guarded(command))
 for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))

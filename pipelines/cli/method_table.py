@@ -7,7 +7,7 @@ from typing import cast
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import Recipe, load_recipe
 from attar.stages.finetune.config import FinetuneConfig
-from attar.stages.finetune.objective_spec import ObjectiveSpec, Plug, listed, spec_of, split_plug
+from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, listed, spec_of, split_component
 
 FOLDER = "methods/"
 # What every recipe has, and says nothing of a method.
@@ -22,7 +22,7 @@ def method_recipes() -> dict[str, Recipe]:
 
 
 def composition(recipe: Recipe) -> str:
-    """Return what a recipe is made of: its own stages, then objectives, parties, context and rollout of the training."""
+    """Return what a recipe is made of: its own stages, then objectives, teacher sources, context and rollout of the training."""
     stages = dict.fromkeys(node.stage.name for node in recipe.nodes.values())
     parts = [", ".join(f"`{name}`" for name in stages if name not in PLAIN_STAGES)]
     assert recipe.nodes[OWN_NODE].stage.name == "finetune", "a method trains"
@@ -53,21 +53,21 @@ def _objective(name: str, entry: float | ObjectiveSpec) -> str:
     spec = spec_of(entry)
     if spec is None:
         return name
-    said = split_plug(spec.divergence)[0]
+    text = split_component(spec.divergence)[0]
     if spec.target != "identity":
-        said += f" toward {_target(spec.target)}"
+        text += f" toward {_target(spec.target)}"
     weights = [*listed(spec.token_weight), *([spec.sample_weight] if spec.sample_weight else [])]
     if weights:
-        said += f" by {', '.join(split_plug(one)[0] for one in weights)}"
+        text += f" by {', '.join(split_component(weight)[0] for weight in weights)}"
     if spec.route != "all":
-        said += f" ({spec.route})"
+        text += f" ({spec.route})"
     if spec.reduction != "token":
-        said += f", mean of each {spec.reduction} first"
-    changes = [split_plug(one)[0] for one in listed(spec.schedule)]
-    return f"{said} with {', '.join(changes)}" if changes else said
+        text += f", mean of each {spec.reduction} first"
+    changes = [split_component(component)[0] for component in listed(spec.schedule)]
+    return f"{text} with {', '.join(changes)}" if changes else text
 
 
-def _target(plug: Plug) -> str:
-    name, params = split_plug(plug)
-    parties = [str(params[key]) for key in ("of", "first", "second") if key in params]
-    return f"{name}({', '.join(parties)})" if parties else name
+def _target(component: Component) -> str:
+    name, params = split_component(component)
+    sources = [str(params[key]) for key in ("of", "first", "second") if key in params]
+    return f"{name}({', '.join(sources)})" if sources else name

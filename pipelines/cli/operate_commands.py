@@ -111,7 +111,7 @@ def doctor(as_json: JsonOption = False) -> None:
         colours = {"ok": "green", "note": "yellow", "bad": "red"}
         for finding in findings:
             verdict = Text(finding.verdict, style=colours[finding.verdict])
-            table.add_row(verdict, *map(Text, (finding.check, finding.found, finding.mend)))
+            table.add_row(verdict, *map(Text, (finding.check, finding.observed, finding.mend)))
         Console(width=None if out.is_terminal else 200).print(table)
     if any(finding.verdict == "bad" for finding in findings):
         raise typer.Exit(1)

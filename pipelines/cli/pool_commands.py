@@ -1,4 +1,4 @@
-"""`attar pool` and `attar worker`: where stages run that do not run beside their recipe, such as containers with a GPU."""
+"""`attar pool` and `attar worker`. Where stages run that do not run beside their recipe, such as containers with a GPU."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def pool(
                 raise ValueError(f"pool {name!r}: lower-case letters, digits, - and _; not {IN_PROCESS}, not {POOL}")
         for name in names:
             deployment = make_pool(name, pool_type, image, gpus, at_once or None)
-            told = f"pool {name} ({pool_type}), deployment {deployment}; start a worker: attar worker {name}"
-            out.print(told, highlight=False)
+            next_step = f"pool {name} ({pool_type}), deployment {deployment}; start a worker: attar worker {name}"
+            out.print(next_step, highlight=False)
     except ValueError as error:
         err.print(f"attar: {error}", style="red", markup=False, highlight=False)
         raise typer.Exit(2) from error

@@ -1,4 +1,4 @@
-"""The JSON Schema of recipes: nodes told apart by `stage`, each with its config's fields, ranges and descriptions, and its inputs.
+"""The JSON Schema of recipes. Nodes told apart by `stage`, each with its config's fields, ranges and descriptions, and its inputs.
 
 `python -m attar.pipelines.cli.recipe_schema` writes the shipped file anew.
 """
@@ -123,8 +123,8 @@ def _slot(slot: InputSlot) -> dict[str, Any]:
     several = {"type": "array", "items": NODE_NAME, "minItems": int(slot.is_required)}
     if not slot.is_many:
         several["maxItems"] = 1
-    told = f"{'Nodes' if slot.is_many else 'The node'} whose {kinds} it takes{'' if slot.is_required else '; may be left out'}."
-    return {"description": told, "anyOf": [NODE_NAME, several]}
+    description = f"{'Nodes' if slot.is_many else 'The node'} whose {kinds} it takes{'' if slot.is_required else '; may be left out'}."
+    return {"description": description, "anyOf": [NODE_NAME, several]}
 
 
 def _card() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Runs of this home: what each came to, how one stands node by node, and where what it said is written."""
+"""Runs of this home. What each came to, how one stands node by node, and where what it said is written."""
 
 from __future__ import annotations
 

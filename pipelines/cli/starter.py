@@ -1,4 +1,4 @@
-"""A recipe of one's own as commented YAML: the nodes of the `compress` form, each stage and field with its meaning beside it."""
+"""A recipe of one's own as commented YAML. The nodes of the `compress` form, each stage and field with its meaning beside it."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def print_json(value: Any) -> None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], note: str = "", console: Console | None = None) -> None:
-    """Print rows of one form; where they are too wide even with their texts wrapped, each row as a block of lines.
+    """Print rows of one form. Where they are too wide even with their texts wrapped, each row as a block of lines.
 
     Values may be rich's Text. `note` explains marks and words of the table, below it.
     """

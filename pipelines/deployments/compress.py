@@ -1,4 +1,4 @@
-"""Deployments `compress`, from a form, and `recipe`, by a recipe's name: one run, its nodes as tasks of the flow run itself."""
+"""Deployments `compress`, from a form, and `recipe`, by a recipe's name. One run, its nodes as tasks of the flow run itself."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def _add_rules(schema: dict[str, Any]) -> None:
             },
             "then": {
                 "properties": then,
-                "required": [name for name, one in then.items() if not _obeys(defaults[name], one)],
+                "required": [name for name, rule in then.items() if not _obeys(defaults[name], rule)],
             },
         }
         for when, then, why in RULES

@@ -1,4 +1,4 @@
-"""Import me first in a flow that runs stages: their imports, in the fork server, then run beside those of the flow, which take as long."""
+"""Import me first in a flow that runs stages. Their imports, in the fork server, then run beside those of the flow, which take as long."""
 
 import os
 

@@ -24,12 +24,15 @@ def gc(
         dry_run: Delete nothing.
     """
     removed = collect_garbage(enter_workplace(), keep_runs=keep_runs, is_dry_run=dry_run)
-    rows = [{"stage": one["stage"], "key": one["key"][:12], "MB": f"{one['num_bytes'] / 1e6:,.1f}"} for one in removed]
+    rows = [
+        {"stage": artifact["stage"], "key": artifact["key"][:12], "MB": f"{artifact['num_bytes'] / 1e6:,.1f}"}
+        for artifact in removed
+    ]
     if rows:
         create_table_artifact(rows, key="gc", description="Would go" if dry_run else "Gone")
-    num_unfinished = sum(one["stage"] == UNFINISHED for one in removed)
+    num_unfinished = sum(artifact["stage"] == UNFINISHED for artifact in removed)
     return {
         "num_artifacts": len(removed) - num_unfinished,
         "num_work_folders": num_unfinished,
-        "num_bytes": float(sum(one["num_bytes"] for one in removed)),
+        "num_bytes": float(sum(artifact["num_bytes"] for artifact in removed)),
     }

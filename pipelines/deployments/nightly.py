@@ -1,4 +1,4 @@
-"""Deployment `nightly`: run recipes on the newest base and data, skip what has not changed, compare with the champion, raise events."""
+"""Deployment `nightly`: run recipes on the newest base and data. Skip what has not changed, compare with the champion, raise events."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def nightly(
         max_quality_loss: Share of the champion's accuracy (or perplexity) that a candidate may lose without an alert.
     """
     home = enter_workplace()
-    rows = [_one(name, home, max_quality_loss) for name in recipes]
+    rows = [_night(name, home, max_quality_loss) for name in recipes]
     create_table_artifact(rows, key="nightly", description="What this night brought")
     failed = [f"{row['recipe']}: {row['why']}" for row in rows if row["outcome"] == "failed"]
     if failed:
@@ -59,7 +59,7 @@ def newest_recipe(name: str) -> Recipe:
     return build_recipe(document, str(document.get("name", name)))
 
 
-def _one(name: str, home: Path, max_quality_loss: float) -> dict[str, Any]:
+def _night(name: str, home: Path, max_quality_loss: float) -> dict[str, Any]:
     row: dict[str, Any] = {"recipe": name, "outcome": "failed", "version": "", "champion": "", "why": ""}
     try:
         row |= _run(name, home, max_quality_loss)

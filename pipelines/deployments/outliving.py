@@ -18,7 +18,7 @@ DRAIN_SECONDS = 1.0
 
 
 def outlive_reader() -> None:
-    """Send standard output and error through a pipe of our own to where they went, as long as somebody reads there. Once a process."""
+    """Send standard output and error through a pipe of our own. It goes where they went, as long as somebody reads there. Once a process."""
     for descriptor in (1, 2):
         if stat.S_ISFIFO(os.fstat(descriptor).st_mode):
             _relay(descriptor)

@@ -1,4 +1,4 @@
-"""What a sweep varies, and what it looks for: fields of a recipe with their values or ranges, and three goals."""
+"""What a sweep varies, and what it looks for. Fields of a recipe with their values or ranges, and three goals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Dimension(BaseModel):
     scale: Literal["linear", "log", "integer"] = Field("linear", description="How the range is drawn from.")
 
     @model_validator(mode="after")
-    def _one_kind(self) -> Dimension:
+    def _has_one_kind(self) -> Dimension:
         if not self.values and not self.low < self.high:
             raise ValueError(f"{self.field}: give values, or low below high")
         if not self.values and self.scale == "log" and self.low <= 0:

@@ -1,4 +1,4 @@
-"""Deployment `stage`: one stage by name, on whatever machine or container the work pool gives it; artifact handles in and out."""
+"""Deployment `stage`: one stage by name, on whatever machine or container the work pool gives it. Artifact handles in and out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Deployment `sweep`: search over fields of a recipe, by grid or Bayesian, for what no other trial beats in quality, size and speed."""
+"""Deployment `sweep`: search over fields of a recipe, by grid or Bayesian. For what no other trial beats in quality, size and speed."""
 
 from __future__ import annotations
 
@@ -54,20 +54,20 @@ def sweep(
     """
     home = enter_workplace()
     study = _study(
-        home, [recipe, node, search, quality, seed, [one.model_dump() for one in space]], search, space, seed, quality
+        home, [recipe, node, search, quality, seed, [axis.model_dump() for axis in space]], search, space, seed, quality
     )
     _recipe(recipe, node, {})  # refused here rather than in the first trial
 
     def objective(trial: optuna.Trial) -> tuple[float, float, float]:
-        return _trial(trial, home, recipe, node, {one.field: one.suggest(trial) for one in space}, quality)
+        return _trial(trial, home, recipe, node, {axis.field: axis.suggest(trial) for axis in space}, quality)
 
     # a finished trial is one that has numbers: a combination that cannot work does not end the search
-    remaining = num_trials - len([one for one in study.trials if one.state.is_finished()])
+    remaining = num_trials - len([axis for axis in study.trials if axis.state.is_finished()])
     if remaining > 0:
         study.optimize(objective, n_trials=remaining, catch=(ValueError, TrialFailed))
     rows = pareto_rows(study, quality)
     if not rows:
-        return Failed(message="; ".join(sorted({str(one.user_attrs.get("why", "")) for one in study.trials})))
+        return Failed(message="; ".join(sorted({str(axis.user_attrs.get("why", "")) for axis in study.trials})))
     create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
     return Completed(message=f"{len(rows)} trials, {sum(row['best'] != '' for row in rows)} on the front", data=rows)
 
@@ -77,7 +77,7 @@ class TrialFailed(RuntimeError):
 
 
 def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
-    """Return one row a finished trial, those on the Pareto front first and marked: no other trial is as good in all and better in one."""
+    """Return one row a finished trial, those on the Pareto front first and marked. No other trial is as good in all and better in one."""
     front = {trial.number for trial in study.best_trials}
     rows = []
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
@@ -139,7 +139,7 @@ def _recipe(recipe: str, node: str, fields: dict[str, Any]) -> Recipe:
 
 
 def _measured(record: RunRecord, store: Store, node: str) -> Facts:
-    failed = [f"{name}: {one.cause}" for name, one in record.nodes.items() if one.state == "Failed"]
+    failed = [f"{name}: {node.cause}" for name, node in record.nodes.items() if node.state == "Failed"]
     if failed:
         raise TrialFailed("; ".join(failed))
     return store.load("evaluate", record.nodes[node].key).facts

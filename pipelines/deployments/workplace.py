@@ -15,7 +15,7 @@ from attar.stages.runtime.reaper import watch_over_this_process
 
 
 def enter_workplace() -> Path:
-    """Go to the folder that `attar up` was called in, as relative paths of a form are meant from there; return ATTAR_HOME."""
+    """Go to the folder that `attar up` was called in, as relative paths of a form are meant from there. Return ATTAR_HOME."""
     outlive_reader()
     home = attar_home()
     os.environ["ATTAR_HOME"] = str(home)  # absolute before the working directory changes
@@ -24,7 +24,7 @@ def enter_workplace() -> Path:
         os.chdir(workspace)
     configure_process()
     configure_prefect(home)
-    more = [Path(one) for one in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if one]
+    more = [Path(part) for part in os.environ.get("ATTAR_READABLE", "").split(os.pathsep) if part]
     prefect_home = [Path(os.environ["PREFECT_HOME"])] if os.environ.get("PREFECT_HOME") else []
     # whoever reaches the server names paths; the worker reads with its own rights
     confine([Path.cwd(), *more], home, also_private=prefect_home)

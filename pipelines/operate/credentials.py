@@ -1,4 +1,4 @@
-"""Passwords of the servers of one home: drawn once, in a file that its owner alone reads, handed on in environments and nowhere else."""
+"""Passwords of the servers of one home. Drawn once, in a file that its owner alone reads, handed on in environments and nowhere else."""
 
 from __future__ import annotations
 

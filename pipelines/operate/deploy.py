@@ -31,11 +31,11 @@ def apply(prefect_file: Path, heavy_at_once: int) -> list[str]:
         _make_pool(client, heavy_at_once)
         deploy_all(prefect_file)
         wanted = {entry["name"] for entry in read_deployments(prefect_file)}
-        found = [one for one in _all_deployments(client) if one["name"] in wanted]
-        for deployment in found:
+        deployments = [deployment for deployment in _all_deployments(client) if deployment["name"] in wanted]
+        for deployment in deployments:
             close_schema(client, deployment)
         close_zombies(client)
-    return sorted(one["name"] for one in found)
+    return sorted(deployment["name"] for deployment in deployments)
 
 
 def _make_pool(client: SyncPrefectClient, heavy_at_once: int) -> None:

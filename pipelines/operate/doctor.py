@@ -1,4 +1,4 @@
-"""`attar doctor`: look at everything a run stands on, and say of each thing that is wrong how to mend it."""
+"""`attar doctor`: check everything a run stands on. Each thing that is wrong comes with how to mend it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Finding:
 
     check: str
     verdict: Verdict
-    found: str
+    observed: str
     mend: str = ""
 
     def as_dict(self) -> dict[str, str]:
@@ -66,11 +66,11 @@ def _versions(home: Path) -> Iterator[Finding]:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        found = installed_version(requirement.name)
-        if not found or not requirement.specifier.contains(found, prereleases=True):
+        installed = installed_version(requirement.name)
+        if not installed or not requirement.specifier.contains(installed, prereleases=True):
             wrong += 1
             fits = f"pip install '{requirement.name}{requirement.specifier}'"
-            yield Finding(f"package {requirement.name}", "bad", found or "not installed", fits)
+            yield Finding(f"package {requirement.name}", "bad", installed or "not installed", fits)
     if not wrong:
         yield Finding("packages", "ok", "every version fits")
 
@@ -132,10 +132,10 @@ def _allocator() -> Iterator[Finding]:
     if not LOADED_LIBRARIES.exists():
         return
     loaded = LOADED_LIBRARIES.read_text()
-    found = next((name for name in FAST_ALLOCATORS if name in loaded), "")
+    loaded_allocator = next((name for name in FAST_ALLOCATORS if name in loaded), "")
     mend = "apt-get install libtcmalloc-minimal4, and LD_PRELOAD=libtcmalloc_minimal.so.4 before the command"
-    if found:
-        yield Finding("allocator", "ok", found)
+    if loaded_allocator:
+        yield Finding("allocator", "ok", loaded_allocator)
     else:
         yield Finding(
             "allocator", "note", "the system's own: long trainings on the processor take a quarter longer", mend
@@ -154,13 +154,18 @@ def _sandbox(home: Path) -> Iterator[Finding]:
 
 
 def _permissions(home: Path) -> Iterator[Finding]:
-    place = existing(home)
-    if not os.access(place, os.W_OK | os.X_OK):
-        yield Finding("permissions", "bad", f"{place} is not writable", f"chown it to you, or set ATTAR_HOME: {place}")
+    existing_folder = existing(home)
+    if not os.access(existing_folder, os.W_OK | os.X_OK):
+        yield Finding(
+            "permissions",
+            "bad",
+            f"{existing_folder} is not writable",
+            f"chown it to you, or set ATTAR_HOME: {existing_folder}",
+        )
     elif home.exists() and stat.S_IMODE(home.stat().st_mode) & stat.S_IWOTH:
         yield Finding("permissions", "bad", f"anyone may write into {home}", f"chmod o-w {home}")
     else:
-        yield Finding("permissions", "ok", f"{place} is yours to write")
+        yield Finding("permissions", "ok", f"{existing_folder} is yours to write")
     devices = {folder.stat().st_dev for folder in (home / "store", home / "work") if folder.exists()}
     if len(devices) > 1:
         mend = "put both on one file system: an artifact appears by a rename"
@@ -214,7 +219,7 @@ def _registry(home: Path) -> Iterator[Finding]:
 
 
 def _runs(home: Path) -> Iterator[Finding]:
-    dead = [one.id for one in open_runs(home) if ProcessMark(one.pid, one.pid_created).process is None]
+    dead = [record.id for record in open_runs(home) if ProcessMark(record.pid, record.pid_created).process is None]
     if dead:
         yield Finding("runs", "note", f"{len(dead)} died without a word: {dead[-1]}", "the next run closes them")
 
@@ -222,8 +227,8 @@ def _runs(home: Path) -> Iterator[Finding]:
 def _servers(home: Path) -> Iterator[Finding]:
     site = running_site(home)
     api_url = os.environ.get("PREFECT_API_URL") or (site.api_url if site else "")
-    for check, verdict, found, mend in server_findings(api_url):
-        yield Finding(check, verdict, found, mend)  # type: ignore[arg-type]
+    for check, verdict, finding, mend in server_findings(api_url):
+        yield Finding(check, verdict, finding, mend)  # type: ignore[arg-type]
 
 
 CHECKS: tuple[Callable[[Path], Iterator[Finding]], ...] = (

@@ -31,7 +31,7 @@ def is_healthy(url: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """True when a server is there: it says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
+    """True when a server is there. It says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=TIMEOUT_SECONDS):

@@ -1,4 +1,4 @@
-"""What a work pool lets a run say about its own process or container: names and labels, never the program, its rights or its folders."""
+"""What a work pool lets a run say about its own process or container. Names and labels, never the program, its rights or its folders."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def _closed(template: dict[str, Any]) -> dict[str, Any]:
 def _filled(value: Any, values: dict[str, Any]) -> Any:
     """Replace placeholders by values; a key whose placeholder has none goes."""
     if isinstance(value, dict):
-        filled = {name: _filled(one, values) for name, one in value.items()}
-        return {name: one for name, one in filled.items() if one is not None}
+        filled = {name: _filled(part, values) for name, part in value.items()}
+        return {name: item for name, item in filled.items() if item is not None}
     if isinstance(value, list):
-        return [_filled(one, values) for one in value]
+        return [_filled(part, values) for part in value]
     match = PLACEHOLDER.fullmatch(value) if isinstance(value, str) else None
     return values[match["name"]] if match and match["name"] in values else value

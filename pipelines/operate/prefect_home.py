@@ -1,5 +1,4 @@
-"""Prefect's settings for a run: the API that PREFECT_API_URL names, else the server that `attar up` started for this home, else a
-short-lived one whose database lies under ATTAR_HOME.
+"""Prefect's settings for a run. PREFECT_API_URL's API, else the server of `attar up`, else a short-lived one under ATTAR_HOME.
 
 Prefect reads its settings when it is imported, so this runs before.
 """
@@ -66,7 +65,7 @@ def configure_prefect(home: Path) -> None:
 
 
 def await_prefect(home: Path, say: Callable[[str], None]) -> None:
-    """Wait for the server that PREFECT_API_URL names, where it is away: Prefect's client gives up when its first request is refused.
+    """Wait for the server that PREFECT_API_URL names, where it is away. Prefect's client gives up when its first request is refused.
 
     Raises ValueError, in one line, when it does not come back.
     """

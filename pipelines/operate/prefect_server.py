@@ -1,4 +1,4 @@
-"""Prefect's command line with two mends for its server on SQLite, which can refuse every request or fall silent for a minute.
+"""Prefect's command line with two mends for its server on SQLite. It can refuse every request or fall silent for a minute.
 
 python -m attar.pipelines.operate.prefect_server server start --port 4200
 
@@ -65,7 +65,7 @@ def _write_from_the_start(connection: Any, _cursor: Any, statement: str, paramet
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop that a server runs on, any; what counts is that this file is imported before the first connection is made."""
+    """Return the loop that a server runs on, any. What counts is that this file is imported before the first connection is made."""
     return asyncio.new_event_loop()
 
 

@@ -28,9 +28,9 @@ def end_tree(processes: Sequence[psutil.Process], *, grace_seconds: float) -> No
     _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
     for process in alive:
         # what it started in the meantime goes with it
-        for one in (process, *_children(process)):
+        for member in (process, *_children(process)):
             try:
-                one.kill()
+                member.kill()
             except psutil.NoSuchProcess:
                 continue
     psutil.wait_procs(alive, timeout=5.0)

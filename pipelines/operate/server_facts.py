@@ -27,16 +27,16 @@ def server_findings(api_url: str) -> Iterator[Row]:
         return
     yield "prefect", "ok", f"answers at {api_url}", ""
     yield from _pool_findings(pools)
-    names = sorted(one["name"] for one in deployments if one.get("work_pool_name") == POOL)
+    names = sorted(deployment["name"] for deployment in deployments if deployment.get("work_pool_name") == POOL)
     if not names:
         yield "deployments", "bad", "none", "attar down, then attar up: it applies prefect.yaml"
         return
-    paused = [one["name"] for one in deployments if one.get("paused")]
+    paused = [deployment["name"] for deployment in deployments if deployment.get("paused")]
     yield "deployments", "note" if paused else "ok", ", ".join(names), f"paused: {', '.join(paused)}" if paused else ""
 
 
 def _pool_findings(pools: list[dict[str, Any]]) -> Iterator[Row]:
-    pool = next((one for one in pools if one["name"] == POOL), None)
+    pool = next((pool for pool in pools if pool["name"] == POOL), None)
     if pool is None:
         yield "work pool", "bad", f"no pool {POOL!r}", "attar up makes it"
     elif pool.get("is_paused"):
@@ -69,12 +69,12 @@ def _headers(api_url: str) -> dict[str, str]:
         headers["Authorization"] = f"Basic {b64encode(secret.encode()).decode()}"
     client = f"attar-{os.getpid()}"
     try:
-        told = _opened(urllib.request.Request(f"{api_url.rstrip('/')}/csrf-token?client={client}", headers=headers))
+        response = _opened(urllib.request.Request(f"{api_url.rstrip('/')}/csrf-token?client={client}", headers=headers))
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
             raise
         return headers  # a server that asks for no token says so
-    return headers | {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": json.loads(told)["token"]}
+    return headers | {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": json.loads(response)["token"]}
 
 
 def _opened(request: urllib.request.Request) -> bytes:

@@ -1,4 +1,4 @@
-"""What runs here: a small JSON file with process ids and their start times, so that an id given to someone else is never taken for ours."""
+"""What runs here, in a small JSON file. Process ids with their start times: an id given to someone else is never taken for ours."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class ProcessMark:
     def process(self) -> psutil.Process | None:
         """The process if it still runs, else None."""
         try:
-            found = psutil.Process(self.pid)
+            process = psutil.Process(self.pid)
             is_same = is_same_process(self.pid, self.created)
-            return found if is_same and found.status() != psutil.STATUS_ZOMBIE else None
+            return process if is_same and process.status() != psutil.STATUS_ZOMBIE else None
         except psutil.NoSuchProcess:
             return None
 
@@ -96,7 +96,7 @@ def running_site(home: Path) -> Site | None:
 
 
 def adopt_servers(home: Path) -> None:
-    """Let this process and all it starts talk to the servers that run for this home, where the user has not named others.
+    """Let this process and all it starts talk to this home's servers. Where the user has named others, these stay.
 
     Called before anything is planned: where a version is registered belongs to the key of the stage that registers it.
     """

@@ -1,4 +1,4 @@
-"""Keep the services of one machine alive: start in order, ask for their health, restart with backoff, stop every process they left.
+"""Keep the services of one machine alive. Start in order, ask for their health, restart with backoff, stop every process they left.
 
 python -m attar.pipelines.operate.supervisor SITE_AS_JSON
 """
@@ -45,10 +45,10 @@ class Keeper:
         self.child: subprocess.Popen[bytes] | None = None
         self._log_path = log_folder / f"{service.name}.log"
         self._num_failures = self._num_missed = 0
-        self._started = self._asked = self._healthy_since = 0.0
+        self._started = self._asked_at = self._healthy_since = 0.0
         self._start_at = 0.0
 
-    def look(self, is_ready: bool) -> bool:
+    def check(self, is_ready: bool) -> bool:
         """Do what is due now; True when the state has changed. `is_ready`: what it waits for is healthy."""
         before = (self.state.state, self.state.process)
         now = time.monotonic()
@@ -57,7 +57,7 @@ class Keeper:
                 self._start(now)
         elif self.child.poll() is not None:
             self._fall(f"ended with exit code {self.child.returncode}", now)
-        elif now - self._asked >= (2 * LOOP_SECONDS if self.state.state == "starting" else HEALTH_SECONDS):
+        elif now - self._asked_at >= (2 * LOOP_SECONDS if self.state.state == "starting" else HEALTH_SECONDS):
             self._ask(now)
         return before != (self.state.state, self.state.process)
 
@@ -73,12 +73,12 @@ class Keeper:
                 cwd=self._log_path.parent,
                 start_new_session=True,  # Ctrl-C in the terminal of `attar up` is not meant for it
             )
-        self._started, self._asked, self._num_missed = now, now, 0
+        self._started, self._asked_at, self._num_missed = now, now, 0
         self.state.process, self.state.state, self.state.reason = mark_of(self.child.pid), "starting", ""
         logger.info("%s started as process %d", self.service.name, self.child.pid)
 
     def _ask(self, now: float) -> None:
-        self._asked = now
+        self._asked_at = now
         if is_healthy(self.service.health_url):
             if self.state.state != "healthy":
                 self.state.state, self._healthy_since = "healthy", now
@@ -128,7 +128,7 @@ def supervise(site: Site) -> None:
     state.save()
     while not stopping.wait(LOOP_SECONDS):
         changed = [
-            keeper.look(not keeper.service.after or state.services[keeper.service.after].state == "healthy")
+            keeper.check(not keeper.service.after or state.services[keeper.service.after].state == "healthy")
             for keeper in keepers.values()
         ]
         if any(changed):
@@ -145,7 +145,7 @@ def _stop(state: SiteState, keepers: dict[str, Keeper]) -> None:
         keeper.state.state, keeper.state.process = "stopped", None
         logger.info("%s stopped", keeper.service.name)
         state.save()
-    end_tree([one for left in owned_by(os.getpid()) for one in tree_of(left)], grace_seconds=5.0)
+    end_tree([process for left in owned_by(os.getpid()) for process in tree_of(left)], grace_seconds=5.0)
 
 
 def _rotate(path: Path) -> None:

@@ -87,14 +87,14 @@ def bring_down(home: Path) -> list[str]:
     supervisor = state.supervisor.process
     stopped = [name for name, service in state.services.items() if service.process and service.process.process]
     # noted before the supervisor goes: afterwards nobody could tell whose children they are
-    marked = [one for pid in owned_by(state.supervisor.pid) for one in tree_of(pid)] if supervisor else []
+    marked = [process for pid in owned_by(state.supervisor.pid) for process in tree_of(pid)] if supervisor else []
     if supervisor is not None:
         end_tree([supervisor], grace_seconds=STOP_SECONDS)
     for service in state.services.values():
         process = service.process.process if service.process else None
         if process is not None:  # the supervisor was killed before: its services are still there
             end_tree(tree_of(process.pid), grace_seconds=10.0)
-    end_tree([one for one in marked if one.is_running()], grace_seconds=5.0)
+    end_tree([process for process in marked if process.is_running()], grace_seconds=5.0)
     end_orphans()
     state_path(home).unlink(missing_ok=True)
     return stopped
@@ -112,7 +112,7 @@ def read_deployments(prefect_file: Path) -> list[dict[str, Any]]:
     if (
         not entries
         or not isinstance(entries, list)
-        or not all(isinstance(one, dict) and "name" in one for one in entries)
+        or not all(isinstance(entry, dict) and "name" in entry for entry in entries)
     ):
         raise ValueError(f"prefect-file {prefect_file}: a list `deployments`, each with a name, is expected")
     return entries
@@ -160,15 +160,15 @@ def _wait(site: Site, names: tuple[str, ...], say: Callable[[str], None], timeou
 
     Raises ServicesFailed when the supervisor ends, a service keeps falling, or time is up.
     """
-    started, told = time.monotonic(), set[str]()
+    started, states_shown = time.monotonic(), set[str]()
     deadline = started + timeout_seconds
     state: SiteState | None = None
     while time.monotonic() < deadline:
         state = read_state(site.home)
         if state is not None:
             for name in names:
-                if state.services[name].state == "healthy" and name not in told:
-                    told.add(name)
+                if state.services[name].state == "healthy" and name not in states_shown:
+                    states_shown.add(name)
                     say(f"{name} answers after {time.monotonic() - started:.0f} s (port {site.ports[name]})")
             if all(state.services[name].state == "healthy" for name in names):
                 return

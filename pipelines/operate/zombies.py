@@ -1,4 +1,4 @@
-"""The automations that close runs whose process is gone: without them a run whose worker was killed with it stays Running for ever.
+"""The automations that close runs whose process is gone. Without them a run whose worker was killed with it stays Running for ever.
 
 Every run of Attar sends heartbeats (PREFECT_FLOWS_HEARTBEAT_FREQUENCY, set by `configure_prefect`) and carries the tag `attar`: other
 people's runs on the same server may beat more seldom. After one beat, another event of the run is expected within the time; whichever:
@@ -40,11 +40,11 @@ def close_zombies(client: SyncPrefectClient, silence_seconds: int = SILENCE_SECO
         ),
     )
     for automation in ours:
-        found = client.read_automations_by_name(automation.name)
-        for one in found[1:]:
-            client.delete_automation(one.id)
-        if found:
-            client.update_automation(found[0].id, automation)
+        automations = client.read_automations_by_name(automation.name)
+        for duplicate_automation in automations[1:]:
+            client.delete_automation(duplicate_automation.id)
+        if automations:
+            client.update_automation(automations[0].id, automation)
         else:
             client.create_automation(automation)
 

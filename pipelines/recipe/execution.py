@@ -1,4 +1,4 @@
-"""Where a node runs: in a process of this machine, or as a flow run of its own on a work pool, such as one of GPU containers."""
+"""Where a node runs. In a process of this machine, or as a flow run of its own on a work pool, such as one of GPU containers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def stage_pools(given: Any, stages: Collection[str]) -> dict[str, str]:
 
 
 def node_pool(name: str, spec: Mapping[str, Any], by_stage: Mapping[str, str]) -> str:
-    """Return the pool of a node: what it says itself, else what the recipe says of its stage, else in this machine's processes."""
+    """Return the pool of a node. What it says itself, else what the recipe says of its stage, else in this machine's processes."""
     if "execution" in spec:
         return _checked(spec["execution"], f"node {name!r}, execution")
     return by_stage.get(str(spec.get("stage")), IN_PROCESS)

@@ -16,11 +16,11 @@ Path = tuple[str | int, ...]
 
 
 def explanations(error: ValidationError, given: dict[str, Any], config_type: type[BaseModel]) -> list[str]:
-    """Return a line for each field that is wrong, beginning with `config.` and its path; of a union's complaints the first."""
+    """Return a line for each field that is wrong, beginning with `config.` and its path. Of a union's complaints the first."""
     lines: dict[Path, str] = {}
     for complaint in error.errors(include_url=False):
         path = _path_in(given, complaint)
-        if any(path[: len(told)] == told or told[: len(path)] == path for told in lines if told and path):
+        if any(path[: len(line)] == line or line[: len(path)] == path for line in lines if line and path):
             continue
         if path not in lines and len(lines) < MAX_LINES:
             lines[path] = _line(complaint, path, config_type, given)

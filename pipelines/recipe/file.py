@@ -1,4 +1,4 @@
-"""A recipe's file: shipped or by path, plain YAML without tags that make objects, no larger than a person would write."""
+"""A recipe's file, shipped or by path. Plain YAML without tags that make objects, no larger than a person would write."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recipes whose configs are in the flat form of earlier versions: read for one version, with one line that shows the new form."""
+"""Recipes whose configs are in the flat form of earlier versions. Read for one version, with one line that shows the new form."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_NAMES, MAX_SHOWN = 3, 300
 
 
 def flat_fields(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return, for each node of a recipe's YAML content with a config in the flat form, what of it the new form spells otherwise."""
+    """Return, for each node with a config in the flat form, what the new form spells otherwise. Of a recipe's YAML content."""
     nodes = document.get("nodes")
     flat = {}
     for name, spec in nodes.items() if isinstance(nodes, dict) else ():

@@ -1,4 +1,4 @@
-"""What a recipe says about the method of the literature that it is: where it stands, what of it is our own guess, what holds it."""
+"""What a recipe says about the method of the literature that it is. Where it stands, what of it is our own guess, what holds it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attar.pipelines.recipe.mistakes import shown
 
 @dataclass(frozen=True)
 class MethodCard:
-    """The method's name, its paper's address, what no source says and we chose, and the tests that would fail were it wrong."""
+    """The method's name and its paper's address. What no source says and we chose, and the tests that would fail were it wrong."""
 
     title: str
     paper: str

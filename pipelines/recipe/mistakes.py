@@ -72,7 +72,7 @@ def shown(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line that a terminal can show whatever is in it, the middle of a long one left out."""
+    """Return a text on one line that any terminal can show. The middle of a long text is left out."""
     line = " ".join(_cut(text, 4 * MAX_LINE_LENGTH).split())
     return _cut("".join(char if char.isprintable() else "?" for char in line), MAX_LINE_LENGTH)
 

@@ -1,4 +1,4 @@
-"""What a recipe's content may be made of: text, numbers that can be written down, lists and mappings, as few and as flat as people write."""
+"""What a recipe's content may be made of. Text, numbers that can be written down, lists and mappings, as few and as flat as people write."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class PlannedNode:
 
     @property
     def flops_per_token(self) -> float:
-        """FLOPs to decode one token with the model that the node makes or measures; 0: it does not, or it is not known."""
+        """FLOPs to decode one token with the model that the node makes or measures. 0: it does not, or it is not known."""
         counted = self.forecast.facts.get("flops_per_token")
         return float(counted) if counted else flops_of_token(self.forecast.facts)
 
@@ -95,17 +95,18 @@ def _forecast(node: Node, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
 
 
 def with_seconds(plan: Iterable[PlannedNode], home: Path) -> list[PlannedNode]:
-    """Return the plan with the time of each node, as far as this machine has done work of its kind and size before."""
+    """Return the plan with each node's time. It is known where this machine has done work of its kind and size before."""
     nodes = list(plan)
-    works = [(one.node.stage.name, one.forecast.num_flops, one.forecast.disk_bytes) for one in nodes]
+    works = [(node.node.stage.name, node.forecast.num_flops, node.forecast.disk_bytes) for node in nodes]
     times = forecast_seconds(home, works)
     return [
-        replace(one, seconds=0.0 if one.state == "hit" else seconds) for one, seconds in zip(nodes, times, strict=True)
+        replace(node, seconds=0.0 if node.state == "hit" else seconds)
+        for node, seconds in zip(nodes, times, strict=True)
     ]
 
 
 def lack_of_disk(plan: Iterable[PlannedNode], home: Path) -> str:
-    """Return one line where what is to be built takes more of the disk than is free, as far as its sizes are known; else nothing."""
+    """Return one line where the plan takes more of the disk than is free; else nothing. As far as its sizes are known."""
     num_bytes = sum(planned.forecast.disk_bytes for planned in plan if planned.state != "hit")
     free = free_bytes(home)
     if num_bytes <= free:

@@ -13,6 +13,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
 from attar.pipelines.recipe.flat_form import flat_fields, renew_node
+from attar.pipelines.recipe.former_names import current_node
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
@@ -27,7 +28,7 @@ MAX_NODES = 1000
 
 @dataclass(frozen=True, repr=False)
 class Recipe:
-    """Nodes in an order in which each comes after those it needs; `card` of a recipe that is a method of the literature.
+    """Nodes in an order in which each comes after those it needs. `card` of a recipe that is a method of the literature.
 
     Made by `load_recipe` from YAML, or by `Recipe.build` from the same content in Python.
     """
@@ -94,7 +95,7 @@ class Recipe:
 
     def until(self, name: str) -> Recipe:
         """Return the part that `name` needs, itself included."""
-        self._check_node(name, "--until")
+        name = self._checked_node(name, "--until")
         needed, pending = set(), [name]
         while pending:
             current = pending.pop()
@@ -106,16 +107,18 @@ class Recipe:
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
-        self._check_node(name, "--from")
-        found = {name}
+        name = self._checked_node(name, "--from")
+        names = {name}
         for node in self.nodes.values():
-            if node.upstream & found:
-                found.add(node.name)
-        return found
+            if node.upstream & names:
+                names.add(node.name)
+        return names
 
-    def _check_node(self, name: str, option: str) -> None:
+    def _checked_node(self, name: str, option: str) -> str:
+        name = current_node(name, self.nodes)
         if name not in self.nodes:
             raise RecipeError(f"{option} {shown(name)}: the recipe has no such node.{did_you_mean(name, self.nodes)}")
+        return name
 
 
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -166,19 +169,20 @@ def override(document: dict[str, Any], target: str, value: Any, where: str) -> N
         raise RecipeError(f"{where}: the form is node.config.field=value, node.inputs.slot=node or node.execution=pool")
     if not isinstance(nodes, dict):
         raise RecipeError(f"{where}: `nodes` of the recipe is {shown(nodes)}; accepted: node names with a stage each")
+    parts[0] = current_node(parts[0], nodes)
     if parts[0] not in nodes:
         raise RecipeError(
             f"{where}: the recipe has no node {shown(parts[0])}.{did_you_mean(parts[0], map(str, nodes))}"
         )
-    place = nodes[parts[0]]
-    if not isinstance(place, dict):
-        raise RecipeError(f"{where}: node {shown(parts[0])} is {shown(place)}; accepted: a mapping with a stage")
-    renew_node(place)
+    node = nodes[parts[0]]
+    if not isinstance(node, dict):
+        raise RecipeError(f"{where}: node {shown(parts[0])} is {shown(node)}; accepted: a mapping with a stage")
+    renew_node(node)
     for part in parts[1:-1]:
-        if not isinstance(place.get(part), dict):
-            place[part] = {}
-        place = place[part]
-    place[parts[-1]] = value
+        if not isinstance(node.get(part), dict):
+            node[part] = {}
+        node = node[part]
+    node[parts[-1]] = value
 
 
 def _override(document: dict[str, Any], text: str) -> None:

@@ -51,8 +51,8 @@ def heat_map(scores: Mapping[tuple[int, int], float], removed: Sequence[int], me
         axes.set(xlabel="first block of the window", ylabel="blocks in the window")
         _count(axes.xaxis, axes.yaxis)
         if removed and list(removed) == list(range(removed[0], removed[-1] + 1)):
-            place = (removed[0] - 0.5, len(removed) - 0.5)
-            axes.add_patch(Rectangle(place, 1, 1, fill=False, edgecolor=ACCENT, linewidth=2.5))
+            center = (removed[0] - 0.5, len(removed) - 0.5)
+            axes.add_patch(Rectangle(center, 1, 1, fill=False, edgecolor=ACCENT, linewidth=2.5))
             axes.annotate(
                 f"removed: {removed[0]} to {removed[-1]}",
                 (removed[0] + 0.4, len(removed) + 0.4),  # inside: what points out of the axes is not drawn
@@ -93,10 +93,10 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
         height = 0.8 / max(1, len(retention))
         for index, (model, values) in enumerate(retention.items()):
             known = [(row, values[task]) for row, task in enumerate(tasks) if task in values]
-            places = [row + (index - (len(retention) - 1) / 2) * height for row, _ in known]
+            heights = [row + (index - (len(retention) - 1) / 2) * height for row, _ in known]
             shares = [100.0 * ratio.value for _, ratio in known]
-            axes.barh(places, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
-            for at, (_, ratio) in zip(places, known, strict=True):
+            axes.barh(heights, shares, height * 0.9, label=model, color=plt.get_cmap("tab10")(index))
+            for at, (_, ratio) in zip(heights, known, strict=True):
                 end = 100 * max(ratio.value, ratio.high or 0.0)
                 axes.annotate(f"{ratio.value:.0%}", (end, at), xytext=(4, 0), textcoords="offset points", va="center")
                 if ratio.low is not None and ratio.high is not None:

@@ -1,4 +1,4 @@
-"""The tables of a run: every evaluated model beside the first one, what each retains by task, and what each is worth as a draft."""
+"""The tables of a run. Every evaluated model beside the first one, what each retains by task, and what each is worth as a draft."""
 
 from __future__ import annotations
 
@@ -51,24 +51,24 @@ def evaluations(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
     baseline = next((n.inputs["baseline"][0] for n in record.nodes.values() if n.inputs.get("baseline")), None)
     names = [name for name, node in record.nodes.items() if node.stage == "evaluate"]
     names.sort(key=lambda name: name != baseline)
-    found = {}
+    by_node = {}
     for name in names:
         artifact = stored_artifact(record, store, name)
         if artifact is not None:
             content = json.loads((artifact.path / "evaluation.json").read_text())
-            found[record.nodes[name].inputs["model"][0]] = {**content, "facts": artifact.facts}
-    return found
+            by_node[record.nodes[name].inputs["model"][0]] = {**content, "facts": artifact.facts}
+    return by_node
 
 
 def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
-    """Return one row a model with its numbers as text, each with its interval, and in brackets the ratio to the first's.
+    """Return one row a model with its numbers as text. Each has its interval and in brackets the ratio to the first's.
 
     Of times the ends are quartiles; a ratio of two times that says more of the machine than of the models is told as that.
     """
     rows: list[dict[str, str]] = []
-    found = evaluations(record, store)
-    baseline = next(iter(found.values()), {})
-    for model, evaluation in found.items():
+    by_node = evaluations(record, store)
+    baseline = next(iter(by_node.values()), {})
+    for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
         for column in COLUMNS:
@@ -80,11 +80,11 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 def warnings(record: RunRecord, store: Store) -> list[str]:
     """Return a line for each time that nothing can be read from."""
-    found = evaluations(record, store)
-    baseline = next(iter(found.values()), {})
+    by_node = evaluations(record, store)
+    baseline = next(iter(by_node.values()), {})
     return [
         f"{model}: {name.removesuffix('_per_token').replace('_', ' ')}: {ratio.undecided}; no ratio is told"
-        for model, evaluation in list(found.items())[1:]
+        for model, evaluation in list(by_node.items())[1:]
         for name, ratio in paired_ratios(evaluation, baseline).items()
         if ratio.undecided
     ]
@@ -116,31 +116,31 @@ def _figure(column: Column, facts: Facts) -> str:
 
 def retained_shares(record: RunRecord, store: Store) -> dict[str, dict[str, Ratio]]:
     """Return accuracy divided by the first model's, by model and task, for every other model, torch and ONNX alike."""
-    found = evaluations(record, store)
-    if len(found) < 2:
+    by_node = evaluations(record, store)
+    if len(by_node) < 2:
         return {}
-    first, *others = found
-    baseline = {task: value for task, value in found[first]["tasks"].items() if value}
+    first, *others = by_node
+    baseline = {task: value for task, value in by_node[first]["tasks"].items() if value}
     return {
         model: {
-            task: accuracy_ratio(found[model], found[first], task) or Ratio(found[model]["tasks"][task] / value)
+            task: accuracy_ratio(by_node[model], by_node[first], task) or Ratio(by_node[model]["tasks"][task] / value)
             for task, value in baseline.items()
-            if task in found[model]["tasks"]
+            if task in by_node[model]["tasks"]
         }
         for model in others
     }
 
 
 def retention_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
-    """Return one row a task with the share of the first model's accuracy that each other keeps: a graph next to the model it came from."""
-    shares, found = retained_shares(record, store), evaluations(record, store)
+    """Return one row a task with the share of the first model's accuracy that each other keeps. A graph next to the model it came from."""
+    shares, by_node = retained_shares(record, store), evaluations(record, store)
     tasks = list(dict.fromkeys(task for some in shares.values() for task in some))
     rows = []
     for task in tasks:
         ratio = next(some[task] for some in shares.values() if task in some)
         row = {"task": task, "asked": ratio.measured_on}
         for model, some in shares.items():
-            row[f"{model} ({_form(found[model])})"] = _share(some[task]) if task in some else ""
+            row[f"{model} ({_form(by_node[model])})"] = _share(some[task]) if task in some else ""
         rows.append(row)
     return rows
 

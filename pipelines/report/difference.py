@@ -21,7 +21,7 @@ ABSENT = "-"
 
 @dataclass(frozen=True)
 class FigureDifference:
-    """One figure of one model in two runs: both values, and second / first with its 95% interval where one can be told."""
+    """One figure of one model in two runs. Both values, and second / first with its 95% interval where one can be told."""
 
     model: str
     figure: str
@@ -48,7 +48,7 @@ class FigureDifference:
 
 
 def run_difference(first: Recorded, second: Recorded) -> dict[str, list[dict[str, Any]]]:
-    """Return what differs: {fields, artifacts, figures}, each a list of plain rows; a figure that is the same is left out."""
+    """Return what differs: {fields, artifacts, figures}, each a list of plain rows. A figure that is the same is left out."""
     figures = [figure.as_dict() for figure in figure_differences(first, second) if figure.first != figure.second]
     return {
         "fields": list(_fields(first[0], second[0])),
@@ -90,7 +90,7 @@ def _fields(first: RunRecord, second: RunRecord) -> Iterator[dict[str, Any]]:
     """Yield what the recipes say differently: nodes that one run alone has, then stages, inputs and config fields."""
     for name in dict.fromkeys([*first.nodes, *second.nodes]):
         old, new = first.nodes.get(name), second.nodes.get(name)
-        before, after = _said(old), _said(new)
+        before, after = _figures_of(old), _figures_of(new)
         if not (old and new):  # the stage tells of a whole node
             yield {"node": name, "field": "stage", "first": before.get("stage"), "second": after.get("stage")}
             continue
@@ -99,7 +99,7 @@ def _fields(first: RunRecord, second: RunRecord) -> Iterator[dict[str, Any]]:
                 yield {"node": name, "field": field, "first": before.get(field), "second": after.get(field)}
 
 
-def _said(node: NodeRecord | None) -> dict[str, Any]:
+def _figures_of(node: NodeRecord | None) -> dict[str, Any]:
     """Return what the recipe says of a node, by dotted name."""
     if node is None:
         return {}

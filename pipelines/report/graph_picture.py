@@ -13,30 +13,30 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y = 148, 44, 46, 18
 
 def lineage_svg(nodes: Mapping[str, NodeRecord]) -> str:
     """Return the graph of a run: each node with its stage and key, colored by state."""
-    places = _places(nodes)
-    width = max(x for x, _ in places.values()) + BOX_WIDTH + 8
-    height = max(y for _, y in places.values()) + BOX_HEIGHT + 8
+    boxes = _boxes(nodes)
+    width = max(x for x, _ in boxes.values()) + BOX_WIDTH + 8
+    height = max(y for _, y in boxes.values()) + BOX_HEIGHT + 8
     parts = [f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img">']
     for name, node in nodes.items():
-        for source in (source for names in node.inputs.values() for source in names if source in places):
-            parts.append(_edge(places[source], places[name]))
+        for source in (source for names in node.inputs.values() for source in names if source in boxes):
+            parts.append(_edge(boxes[source], boxes[name]))
     for name, node in nodes.items():
-        parts.append(_box(places[name], name, node))
+        parts.append(_box(boxes[name], name, node))
     return "".join([*parts, "</svg>"])
 
 
-def _places(nodes: Mapping[str, NodeRecord]) -> dict[str, tuple[int, int]]:
+def _boxes(nodes: Mapping[str, NodeRecord]) -> dict[str, tuple[int, int]]:
     depth: dict[str, int] = {}
     for name, node in nodes.items():  # records keep the recipe's order: inputs come first
         depth[name] = 1 + max((depth.get(source, 0) for names in node.inputs.values() for source in names), default=0)
     rows: dict[int, int] = {}
-    places = {}
+    boxes = {}
     for name in nodes:
         column = depth[name] - 1
         row = rows.get(column, 0)
         rows[column] = row + 1
-        places[name] = (4 + column * (BOX_WIDTH + GAP_X), 4 + row * (BOX_HEIGHT + GAP_Y))
-    return places
+        boxes[name] = (4 + column * (BOX_WIDTH + GAP_X), 4 + row * (BOX_HEIGHT + GAP_Y))
+    return boxes
 
 
 def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
@@ -48,8 +48,8 @@ def _edge(source: tuple[int, int], target: tuple[int, int]) -> str:
     )
 
 
-def _box(place: tuple[int, int], name: str, node: NodeRecord) -> str:
-    x, y = place
+def _box(corner: tuple[int, int], name: str, node: NodeRecord) -> str:
+    x, y = corner
     color = COLORS.get(node.state, "#7c8a99")
     detail = f"{node.stage} {node.key[:8]}"
     return (

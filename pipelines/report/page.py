@@ -96,9 +96,9 @@ def _retention(record: RunRecord, store: Store) -> str:
 
 def _samples(record: RunRecord, store: Store) -> list[dict[str, Any]]:
     """Return questions with the answer of every model."""
-    found = evaluations(record, store)
+    by_node = evaluations(record, store)
     questions: dict[str, dict[str, Any]] = {}
-    for model, evaluation in found.items():
+    for model, evaluation in by_node.items():
         for sample in evaluation["samples"]:
             entry = questions.setdefault(sample["question"], {**sample, "answers": {}})
             entry["answers"][model] = sample["answer"]
@@ -116,9 +116,9 @@ def _releases(record: RunRecord, store: Store) -> dict[str, Any]:
 
 
 def _contents(record: RunRecord, store: Store, stage: str, file: str) -> dict[str, Any]:
-    found = {}
+    contents = {}
     for name, node in record.nodes.items():
         artifact = stored_artifact(record, store, name)
         if node.stage == stage and artifact is not None:
-            found[name] = json.loads((artifact.path / file).read_text())
-    return found
+            contents[name] = json.loads((artifact.path / file).read_text())
+    return contents

@@ -1,4 +1,4 @@
-"""What a person sees while a recipe runs: a bar a node on a terminal, plain lines with times in a log."""
+"""What a person sees while a recipe runs. A bar a node on a terminal, plain lines with times in a log."""
 
 from __future__ import annotations
 

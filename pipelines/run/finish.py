@@ -47,7 +47,7 @@ def finish_run(record: RunRecord, home: Path, tracker: Tracker) -> None:
 
 
 def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[str, Any]]:
-    """Return the gate of a register node as a table: its thresholds, then what is left of each task with a 95% interval."""
+    """Return the gate of a register node as a table. Its thresholds, then the retention of each task with a 95% interval."""
     release = json.loads((store.load(node.stage, node.key).path / "release.json").read_text())
     rows = [
         {
@@ -67,15 +67,17 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
 
 
 def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> list[dict[str, Any]]:
-    found = [stored_artifact(record, store, one) for one in (name, baseline)]
-    contents = [json.loads((one.path / "evaluation.json").read_text()) for one in found if one is not None]
+    artifacts = [stored_artifact(record, store, node_name) for node_name in (name, baseline)]
+    contents = [
+        json.loads((artifact.path / "evaluation.json").read_text()) for artifact in artifacts if artifact is not None
+    ]
     if len(contents) < 2:
         return []
     return [
         {
             "of": record.nodes[name].inputs["model"][0],
             "check": f"{row.task}: share of the original's accuracy",
-            "measured": _left(
+            "measured": _ratio_text(
                 accuracy_ratio(contents[0], contents[1], row.task) or Ratio(row.value, row.low, row.high)
             ),
             "on": f"{row.num_rows} questions",
@@ -87,7 +89,7 @@ def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> lis
     ]
 
 
-def _left(ratio: Ratio) -> str:
+def _ratio_text(ratio: Ratio) -> str:
     return f"{ratio.value:.3f} {known(ratio.low, ratio.high)}".rstrip()
 
 
@@ -106,7 +108,7 @@ def _tell_prefect(record: RunRecord, store: Store, report: Path | None, tracker:
             rows = gate_rows(record, store, node)
             if rows:
                 name = node.config["name"]
-                create_table_artifact(rows, key="gate", description=f"Gate of {name}, and what is left of each task")
+                create_table_artifact(rows, key="gate", description=f"Gate of {name}, and the retention of each task")
 
 
 def _tell_of_release(record: RunRecord, store: Store, node: NodeRecord) -> None:
@@ -125,4 +127,4 @@ def _tell_of_release(record: RunRecord, store: Store, node: NodeRecord) -> None:
 
 
 def _name(record: RunRecord, node: NodeRecord) -> str:
-    return next(name for name, one in record.nodes.items() if one is node)
+    return next(name for name, other in record.nodes.items() if other is node)

@@ -81,7 +81,7 @@ def run_recipe(
 
 
 def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console) -> tuple[RunRecord, State]:
-    """Run a planned recipe inside the flow that calls, one of its tasks a node; return the record and the state to end in.
+    """Run a planned recipe inside the flow that calls, one of its tasks a node. Return the record and the state to end in.
 
     The flow needs a task runner with a thread for each node: a node that waits holds one.
     """
@@ -138,7 +138,9 @@ def _run_nodes(run: Run) -> State:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
     marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
-    chosen = {one.name: one.config.model_dump(mode="json", exclude_defaults=True) for one in run.recipe.nodes.values()}
+    chosen = {
+        node.name: node.config.model_dump(mode="json", exclude_defaults=True) for node in run.recipe.nodes.values()
+    }
     run.tracker.start(run_id, tags={**marks, "attar.prefect_flow_run": run.record.prefect_flow_run_id}, config=chosen)
     run.record.mlflow_run_id = run.tracker.run_id
     run.record.save()

@@ -1,4 +1,4 @@
-"""One stage a GPU: a slot of the global concurrency limit gpu:<host>, and the number of a card that nobody else holds."""
+"""One stage a GPU. A slot of the global concurrency limit gpu:<host>, and the number of a card that nobody else holds."""
 
 from __future__ import annotations
 

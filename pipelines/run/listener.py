@@ -1,4 +1,4 @@
-"""What a stage says while it works, passed on: to whoever shows it, to MLflow and, now and then, to Prefect's progress artifact."""
+"""What a stage says while it works, passed on. To whoever shows it, to MLflow and, now and then, to Prefect's progress artifact."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Listener:
     def __init__(self, node: str, tracker: Tracker, show: Callable[[Event], None]) -> None:
         self._node, self._tracker, self._show = node, tracker, show
         self._artifact: UUID | None = None
-        self._told_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
+        self._updated_at = time.monotonic()  # a stage that ends within seconds needs no progress artifact
         self._lock = threading.Lock()
         self._hear = hearing(metric=self._log_metric, progress=self._show_progress)
 
@@ -49,9 +49,9 @@ class Listener:
 
     def _tell_prefect(self, percent: float, label: str, *, is_last: bool = False) -> None:
         now = time.monotonic()
-        if now - self._told_at < PROGRESS_SECONDS and not is_last:
+        if now - self._updated_at < PROGRESS_SECONDS and not is_last:
             return
-        self._told_at = now
+        self._updated_at = now
         try:
             if self._artifact is None:
                 self._artifact = create_progress_artifact(percent, description=f"{self._node}: {label}")  # type: ignore[assignment]

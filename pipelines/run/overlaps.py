@@ -1,4 +1,4 @@
-"""Data sets of one recipe that hold the same rows: what is measured on one would have been learned from the other."""
+"""Data sets of one recipe that hold the same rows. What is measured on one would have been learned from the other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attar.stages.artifacts.dataset.rows import content_key, read_rows
 
 @dataclass
 class Overlaps:
-    """What the recipe's sources hold so far, by content: a file under another name or a generator's neighbouring seed is seen too."""
+    """What the recipe's sources hold so far, by content. A file under another name or a generator's neighbouring seed is seen too."""
 
     _contents: dict[str, frozenset[bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -1,4 +1,4 @@
-"""Run a node as a flow run of its own on a work pool: asked for once, waited for through restarts of the server, its end looked at.
+"""Run a node as a flow run of its own on a work pool. Asked for once, waited for through restarts of the server, its end looked at.
 
 Only names travel: the stage, its config and the keys of its inputs. The artifact lies in the store that both sides mount.
 """
@@ -55,13 +55,13 @@ class PoolCall:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for the same work of the same parent: asked for again after a retry, the server answers with the run that is there."""
+        """The same for the same work of the same parent. Asked for again after a retry, the server answers with the run that is there."""
         return f"{self.parent}-{self.node}-{self.key}-{self.life}"
 
     def parameters(self, store: Store) -> dict[str, Any]:
         """Return what the deployment `stage` is called with: plain JSON, names and keys only."""
         inputs = {
-            slot: [{"stage": store.manifest(one)["stage"], "key": one.key} for one in artifacts]
+            slot: [{"stage": store.manifest(artifact)["stage"], "key": artifact.key} for artifact in artifacts]
             for slot, artifacts in by_slot(self.order.inputs).items()
         }
         return {

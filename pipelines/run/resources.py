@@ -1,4 +1,4 @@
-"""Which nodes may run at the same time: heavy ones share the cores and the memory, light ones run beside them."""
+"""Which nodes may run at the same time. Heavy ones share the cores and the memory, light ones run beside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ends that are nobody's fault: Ctrl-C and SIGTERM stop a run at once, and runs that died without a word are closed by the next one."""
+"""Ends that are nobody's fault. Ctrl-C and SIGTERM stop a run at once, and runs that died without a word are closed by the next one."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stop_on_signals(record: RunRecord, console: RunConsole) -> None:
 
 
 def close_dead_runs(home: Path, tracker: Tracker) -> None:
-    """Mark runs whose process is gone as crashed, in their record, in Prefect and in MLflow, where they would run for ever."""
+    """Mark runs whose process is gone as crashed. In their record, in Prefect and in MLflow, where they would run for ever."""
     for record in open_runs(home):
         if ProcessMark(record.pid, record.pid_created).process is not None:
             continue

@@ -28,7 +28,7 @@ class _Bounds:
 
 
 def confine(folders: Iterable[Path], home: Path, also_private: Iterable[Path] = ()) -> str:
-    """From now on let this process, and those it starts, open paths of requests under these folders only; return the variable's value.
+    """From now on let this process, and those it starts, open paths of requests under these folders only. Return the variable's value.
 
     Of `home`, whether it lies in one of the folders or not, artifacts and models alone may be named; of `also_private` nothing.
     """
@@ -36,7 +36,7 @@ def confine(folders: Iterable[Path], home: Path, also_private: Iterable[Path] = 
     given = [folder.resolve() for folder in folders]
     bounds = {
         "folders": [str(folder) for folder in given if folder != home] + [str(home / name) for name in OPEN_IN_HOME],
-        "private": [str(folder) for folder in (home, *(one.resolve() for one in also_private))],
+        "private": [str(folder) for folder in (home, *(folder.resolve() for folder in also_private))],
     }
     os.environ[VARIABLE] = json.dumps(bounds)
     return os.environ[VARIABLE]

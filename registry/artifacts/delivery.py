@@ -1,4 +1,4 @@
-"""An artifact as a folder of one's own: copied out of the store with its manifest, and taken back when it is given again."""
+"""An artifact as a folder of one's own. Copied out of the store with its manifest, and taken back when it is given again."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from attar.registry.artifacts.manifest import (
     CorruptArtifactError,
     check_files,
     handle,
+    printable,
     read_manifest,
-    told,
 )
 from attar.registry.artifacts.store import Store
 
@@ -49,7 +49,7 @@ def check_output(folder: Path) -> None:
 
 
 def delivered(store: Store, folder: Path) -> Artifact | None:
-    """Return the artifact that a folder is: a store's own, or one that was delivered and is brought into `store`; None for another folder.
+    """Return the artifact that a folder is: a store's own, or one that was delivered and is brought into `store`. None for another folder.
 
     Raises CorruptArtifactError, a ValueError, when a delivered file differs from what its manifest says.
     """
@@ -69,24 +69,24 @@ def delivered(store: Store, folder: Path) -> Artifact | None:
 
 def _taken_back(store: Store, folder: Path, aside: Path) -> Artifact:
     stage, key = _stage_and_key(folder / DELIVERY)
-    place = aside / stage / key
-    (place / CONTENT).mkdir(parents=True)
-    shutil.copy2(folder / DELIVERY, place / MANIFEST)
-    manifest = read_manifest(place)
+    home = aside / stage / key
+    (home / CONTENT).mkdir(parents=True)
+    shutil.copy2(folder / DELIVERY, home / MANIFEST)
+    manifest = read_manifest(home)
     actual = {name: entry for name, entry in folder_digests(folder).items() if name != DELIVERY}
     for name in sorted(manifest["files"].keys() | actual.keys()):
         if manifest["files"].get(name) != actual.get(name):
-            raise CorruptArtifactError(f"{told(name)} has changed since it was written")
+            raise CorruptArtifactError(f"{printable(name)} has changed since it was written")
     if store.holds(stage, key):
         return store.load(stage, key)
-    os.rmdir(place / CONTENT)
-    shutil.copytree(folder, place / CONTENT, symlinks=True, ignore=shutil.ignore_patterns(DELIVERY))
-    check_files(place, manifest)
+    os.rmdir(home / CONTENT)
+    shutil.copytree(folder, home / CONTENT, symlinks=True, ignore=shutil.ignore_patterns(DELIVERY))
+    check_files(home, manifest)
     destination = store.root / "store" / stage / key
     destination.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(destination):  # damaged, or the store would hold it
         store.discard(destination)
-    os.rename(place, destination)
+    os.rename(home, destination)
     return store.load(stage, key)
 
 

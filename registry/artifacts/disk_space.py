@@ -1,4 +1,4 @@
-"""An artifact that does not fit on the disk: asked before it is built, told in one line, and its half-written output gone."""
+"""An artifact that does not fit on the disk. Asked before it is built, told in one line, and its half-written output gone."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def check_space(root: Path, num_bytes: int) -> None:
 
 
 def full_error(stage: str, root: Path, num_bytes: int, *, has_begun: bool) -> DiskFullError:
-    """Return the error that tells what was needed and what is free; 0 bytes: how much is needed is not known."""
+    """Return the error that tells what was needed and what is free. 0 bytes: how much is needed is not known."""
     free = free_bytes(root)
     needed = f"about {num_bytes / 1e6:,.0f} MB were needed" if num_bytes else "how much is needed is not known"
-    kept = "; the same command goes on from what is done" if has_begun else ""
-    message = f"no space for the {stage} artifact under {root}: {needed}, {free / 1e6:,.0f} MB are free{kept}"
+    hint = "; the same command goes on from what is done" if has_begun else ""
+    message = f"no space for the {stage} artifact under {root}: {needed}, {free / 1e6:,.0f} MB are free{hint}"
     return DiskFullError(errno.ENOSPC, message)
 
 

@@ -1,4 +1,4 @@
-"""What is known of an artifact beside its content: the facts of each kind with their types, and how stored ones are read."""
+"""What is known of an artifact beside its content. The facts of each kind with their types, and how stored ones are read."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ModelFacts(TypedDict, total=False):
 
 
 class AdapterFacts(TypedDict, total=False):
-    """Of an adapter: what was trained on which base, and the parts of the data that its kept state was chosen on."""
+    """An adapter's facts. What was trained on which base, and the parts of the data that its best weights were chosen on."""
 
     method: str
     rank: int
@@ -65,7 +65,7 @@ FACTS_BY_KIND: dict[str, type] = {
 
 
 def read_facts(kind: str, stored: Mapping[str, Any]) -> Facts:
-    """Return the facts of a manifest with the types of their kind: JSON has no tuples, and earlier versions joined them into text."""
+    """Return the facts of a manifest with the types of their kind. JSON has no tuples, and earlier versions joined them into text."""
     return {name: _read(name, value, _types(kind).get(name)) for name, value in stored.items()}
 
 

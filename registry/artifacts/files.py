@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and a disk that is full: how it shows itself, and how to find out before it kills."""
+"""Files that are whole or not there, and a disk that is full. How it shows itself, and how to find out before it kills."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class NoSpaceError(OSError):
 
 @contextmanager
 def whole_file(path: Path, suffix: str = "part") -> Iterator[Path]:
-    """Give a place beside `path` to write to: it becomes `path` in one step when the block ends, and goes when the block fails.
+    """Give a place beside `path` to write to. It becomes `path` in one step when the block ends, and goes when the block fails.
 
     What a killed process has left there the next one writes over; where several may write at once, each wants a `suffix` of its own.
     """
@@ -43,16 +43,16 @@ def whole_file(path: Path, suffix: str = "part") -> Iterator[Path]:
 
 
 def write_synced(path: Path, text: str) -> None:
-    """Write a text file so that after a crash, the machine's too, it is the old one or the new one, never a part."""
+    """Write a text file whole or not at all. After a crash, the machine's too, it is the old or the new."""
     with whole_file(path, str(os.getpid())) as temporary, temporary.open("w") as stream:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def folder_bytes(place: Path) -> int:
+def folder_bytes(folder: Path) -> int:
     """Return the size of a file, or of all files under a folder; links count for themselves."""
-    paths = [place, *place.rglob("*")] if place.is_dir() and not place.is_symlink() else [place]
+    paths = [folder, *folder.rglob("*")] if folder.is_dir() and not folder.is_symlink() else [folder]
     return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
 
 
@@ -70,14 +70,14 @@ def delete(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def free_bytes(place: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Return the free bytes of the disk that a file or folder lies on, or would."""
-    return shutil.disk_usage(existing(place)).free
+    return shutil.disk_usage(existing(folder)).free
 
 
-def existing(place: Path) -> Path:
+def existing(folder: Path) -> Path:
     """Return the path, or its nearest parent that exists."""
-    return place if place.exists() else existing(place.parent)
+    return folder if folder.exists() else existing(folder.parent)
 
 
 def reserve(path: Path, num_bytes: int) -> None:
@@ -96,20 +96,20 @@ def reserve(path: Path, num_bytes: int) -> None:
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Say whether an error, or what it was raised from or over, is the kernel's refusal of space (disk, quota, size of a file)."""
-    return any(_is_refusal(one) for one in _chain(error))
+    """Say whether an error is the kernel's refusal of space. So is one raised from or over it; disk, quota or size of a file."""
+    return any(_is_refusal(cause) for cause in _chain(error))
 
 
-def num_bytes_asked(error: BaseException) -> int:
+def num_bytes_requested(error: BaseException) -> int:
     """Return how many bytes were asked for where `reserve` was refused; 0: not known."""
-    return next((one.num_bytes for one in _chain(error) if isinstance(one, NoSpaceError)), 0)
+    return next((cause.num_bytes for cause in _chain(error) if isinstance(cause, NoSpaceError)), 0)
 
 
 def _is_refusal(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in NO_SPACE or SHORT_WRITE.fullmatch(str(error)) is not None
-    said = OS_ERROR.search(str(error))
-    return said is not None and int(said[1]) in NO_SPACE
+    match = OS_ERROR.search(str(error))
+    return match is not None and int(match[1]) in NO_SPACE
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

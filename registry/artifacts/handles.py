@@ -16,7 +16,7 @@ TRIALS = "trials"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A folder on disk with a kind, a key (how it was made), a fingerprint (what is in it) and a few facts.
+    """A folder on disk with a kind, a key, a fingerprint and facts. Key: how it was made; fingerprint: what is in it.
 
     A stage returns an unsealed handle (`ModelArtifact.at(folder, num_blocks=24)`); the store seals it with key and fingerprint.
     """
@@ -88,13 +88,13 @@ class EvaluationArtifact(Artifact):
 
 
 class ComparisonArtifact(Artifact):
-    """`comparison.json`: what is left of the original in a student, with intervals. Facts: the estimates by measure and data set."""
+    """`comparison.json`: a student's retention of the original, with intervals. Facts: the estimates by measure and data set."""
 
     kind = "comparison"
 
 
 class FittedArtifact(Artifact):
-    """`fitted.json`: a number that was fitted on held-out rows, for a later stage to take in place of one of its config. Facts: value."""
+    """`fitted.json`: a number that was fitted on held-out rows. A later stage takes it in place of one of its config. Facts: value."""
 
     kind = "fitted"
 

@@ -12,7 +12,7 @@ from attar.registry.artifacts.store import Store
 
 @dataclass(frozen=True)
 class Ancestor:
-    """One artifact in a lineage: its slot in the child (`via`), how it was made, what is known of it, and its own inputs."""
+    """One artifact in a lineage. Its slot in the child (`via`), how it was made, what is known of it, and its own inputs."""
 
     via: str
     stage: str
@@ -59,10 +59,10 @@ def trace(store: Store, artifact: Artifact, via: str = "", below: frozenset[str]
 
 def in_order(lineage: Ancestor) -> list[Ancestor]:
     """Return an artifact and all that it was made from, each once, whatever is used before its user."""
-    found: dict[str, Ancestor] = {}
-    for one in lineage.inputs:
-        found |= {ancestor.key: ancestor for ancestor in in_order(one)}
-    return [*found.values(), lineage]
+    ancestors: dict[str, Ancestor] = {}
+    for parent in lineage.inputs:
+        ancestors |= {ancestor.key: ancestor for ancestor in in_order(parent)}
+    return [*ancestors.values(), lineage]
 
 
 def needed_keys(store: Store, roots: Iterable[Artifact]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The manifest of a stored artifact: what it must say, the digest that seals it, and every way in which it can be damaged."""
+"""The manifest of a stored artifact. What it must say, the digest that seals it, and every way in which it can be damaged."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def sealed(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {**plain, SEAL: digest(plain)}
 
 
-def read_manifest(place: Path) -> dict[str, Any]:
+def read_manifest(artifact_folder: Path) -> dict[str, Any]:
     """Return the manifest of the artifact that lies at `store/<stage>/<key>`. Raises CorruptArtifactError for whatever is wrong with it."""
-    for folder in (place, place / CONTENT):
+    for folder in (artifact_folder, artifact_folder / CONTENT):
         if not stat.S_ISDIR(_mode(folder, f"{folder.name}")):
             raise CorruptArtifactError(f"{folder.name} is no folder")
-    path = place / MANIFEST
+    path = artifact_folder / MANIFEST
     if not stat.S_ISREG(_mode(path, MANIFEST)):
         raise CorruptArtifactError(f"{MANIFEST} is no regular file")
     if path.stat().st_size > MAX_BYTES:
@@ -60,34 +60,36 @@ def read_manifest(place: Path) -> dict[str, Any]:
         raise CorruptArtifactError(f"{MANIFEST} cannot be read: {type(error).__name__}") from error
     _check_entries(manifest)
     _check_values(manifest)
-    if (manifest["stage"], manifest["key"]) != (place.parent.name, place.name):
-        raise CorruptArtifactError(f"{MANIFEST} is that of {told(manifest['stage'][:40])} {told(manifest['key'][:12])}")
+    if (manifest["stage"], manifest["key"]) != (artifact_folder.parent.name, artifact_folder.name):
+        raise CorruptArtifactError(
+            f"{MANIFEST} is that of {printable(manifest['stage'][:40])} {printable(manifest['key'][:12])}"
+        )
     return manifest
 
 
-def check_files(place: Path, manifest: Mapping[str, Any]) -> None:
+def check_files(folder: Path, manifest: Mapping[str, Any]) -> None:
     """Look, without reading a byte, whether the files are there with their sizes, and are files. Raises CorruptArtifactError."""
-    present = _walk(place / CONTENT)
+    present = _walk(folder / CONTENT)
     for name in sorted(manifest["files"].keys() | present.keys()):
         if name not in present:
-            raise CorruptArtifactError(f"{told(name)} is missing")
+            raise CorruptArtifactError(f"{printable(name)} is missing")
         if not stat.S_ISREG(present[name].st_mode):
-            raise CorruptArtifactError(f"{told(name)} is no regular file")
+            raise CorruptArtifactError(f"{printable(name)} is no regular file")
         if name not in manifest["files"]:
-            raise CorruptArtifactError(f"{told(name)} does not belong there")
+            raise CorruptArtifactError(f"{printable(name)} does not belong there")
         if manifest["files"][name]["bytes"] != present[name].st_size:
-            raise CorruptArtifactError(f"{told(name)} has another size than when it was sealed")
+            raise CorruptArtifactError(f"{printable(name)} has another size than when it was sealed")
 
 
-def told(name: str) -> str:
+def printable(name: str) -> str:
     """Return the name of a file for a message, whatever bytes it is made of."""
     return "".join(char if char.isprintable() else "?" for char in name[-200:])
 
 
-def handle(place: Path, manifest: Mapping[str, Any]) -> Artifact:
-    """Return the artifact of a manifest that has been read from `place`."""
+def handle(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
+    """Return the artifact of a manifest that has been read from `folder`."""
     return KINDS[manifest["kind"]](
-        path=place / CONTENT,
+        path=folder / CONTENT,
         facts=read_facts(manifest["kind"], manifest["facts"]),
         key=manifest["key"],
         fingerprint=manifest["fingerprint"],
@@ -111,7 +113,7 @@ def _check_entries(manifest: Any) -> None:
 def _check_values(manifest: Mapping[str, Any]) -> None:
     """Check what a seal of ours vouches for; artifacts of earlier versions have none."""
     if manifest["kind"] not in KINDS:
-        raise CorruptArtifactError(f"{MANIFEST} is of an unknown kind {told(manifest['kind'][:40])!r}")
+        raise CorruptArtifactError(f"{MANIFEST} is of an unknown kind {printable(manifest['kind'][:40])!r}")
     if not all(map(is_fact, manifest["facts"].values())):
         raise CorruptArtifactError(f"{MANIFEST} has facts that are no facts")
     for entry in manifest["files"].values():

@@ -1,4 +1,4 @@
-"""When a process began, told so that a clock set back or forth does not change the answer: a live run must not pass for a dead one."""
+"""When a process began, told so that a clock set back or forth does not change the answer. A live run must not pass for a dead one."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def start_of(pid: int) -> float:
 
 
 def is_same_process(pid: int, began: float) -> bool:
-    """True when the process with this id is the one that began then, and not a later one that was given the same id."""
+    """True when the process with this id began then. A later process may have the same id."""
     try:
         if abs(start_of(pid) - began) < SAME_SECONDS:
             return True

@@ -23,7 +23,7 @@ NEAR = 10.0
 
 @dataclass(frozen=True)
 class Observation:
-    """One finished node: what was forecast of it (FLOPs, and bytes it leaves on disk; 0: not known), and the seconds it took."""
+    """One finished node with its forecast and the seconds it took. Forecast: FLOPs, and bytes that stay on disk; 0: not known."""
 
     machine: str
     num_flops: float
@@ -56,7 +56,7 @@ def learn_rate(home: Path, stage: str, num_flops: float, num_bytes: float, secon
 
 
 def forecast_seconds(home: Path, works: list[tuple[str, float, float]]) -> list[float | None]:
-    """Return the seconds that each (stage, FLOPs, bytes) would take on this machine; None: nothing of its kind and size was seen here."""
+    """Return the seconds that each (stage, FLOPs, bytes) would take on this machine. None: nothing of its kind and size was seen here."""
     known = _read(home)
     return [_seconds(known.get(stage, []), num_flops, num_bytes) for stage, num_flops, num_bytes in works]
 

@@ -13,7 +13,7 @@ from attar.registry.artifacts.handles import Artifact
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """Which work fills a place in the store: the stage, its version, its config and the keys and fingerprints of its inputs."""
+    """Which work fills a place in the store. The stage, its version, its config and the keys and fingerprints of its inputs."""
 
     stage: str
     version: int
@@ -26,7 +26,7 @@ class Slot:
 def manifest_of(
     slot: Slot, draft: Artifact, key: str, files: dict[str, dict[str, Any]], cost: dict[str, float]
 ) -> dict[str, Any]:
-    """Return what the manifest of a built artifact says before it is sealed; `files` are its files' digests and sizes in bytes."""
+    """Return what the manifest of a built artifact says before it is sealed. `files` are its files' digests and sizes in bytes."""
     return {
         "kind": draft.kind,
         "key": key,

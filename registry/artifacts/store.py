@@ -20,7 +20,7 @@ from attar.registry.artifacts.files import (
     is_disk_full,
     key_lock,
     make_way,
-    num_bytes_asked,
+    num_bytes_requested,
     write_synced,
 )
 from attar.registry.artifacts.fingerprint import folder_digests
@@ -31,9 +31,9 @@ from attar.registry.artifacts.manifest import (
     CorruptArtifactError,
     check_files,
     handle,
+    printable,
     read_manifest,
     sealed,
-    told,
 )
 from attar.registry.artifacts.slot import Slot, manifest_of
 
@@ -84,16 +84,16 @@ class Store:
         `build` writes to `workdir/content` and may keep scratch files elsewhere in `workdir`. A file lock makes a second process wait, then reuse.
         Raises DiskFullError when the build does not fit, after removing its half-written output.
         """
-        found = None if is_forced else self._whole(slot, kind, key)
-        if found is not None:
-            return Outcome(found, is_hit=True)
+        artifact = None if is_forced else self._whole(slot, kind, key)
+        if artifact is not None:
+            return Outcome(artifact, is_hit=True)
         lock = key_lock(self.root, key)
         if Path(lock.lock_file).exists() and not _try_acquire(lock):
             on_wait()
         with lock:
-            found = None if is_forced else self._whole(slot, kind, key, is_ours=True)
-            if found is not None:
-                return Outcome(found, is_hit=True)
+            artifact = None if is_forced else self._whole(slot, kind, key, is_ours=True)
+            if artifact is not None:
+                return Outcome(artifact, is_hit=True)
             return Outcome(self._build(slot, kind, key, build), is_hit=False)
 
     def find(self, key_prefix: str) -> Artifact:
@@ -103,12 +103,12 @@ class Store:
         matches = [a for a in whole if a.key.startswith(key_prefix) or a.fingerprint.startswith(key_prefix)]
         if len({a.key for a in matches}) == 1 and key_prefix:
             return matches[0]
-        for place, reason in damaged.items():
-            if key_prefix and not matches and place.name.startswith(key_prefix):
+        for folder, reason in damaged.items():
+            if key_prefix and not matches and folder.name.startswith(key_prefix):
                 raise CorruptArtifactError(
-                    f"{place.parent.name} artifact {place.name[:12]} is damaged ({reason}); a run that needs it builds it again"
+                    f"{folder.parent.name} artifact {folder.name[:12]} is damaged ({reason}); a run that needs it builds it again"
                 )
-        if not matches and not any(self._places()):
+        if not matches and not any(self._folders()):
             raise ValueError(
                 f"artifact {key_prefix!r}: nothing is stored under {self.root} yet; `attar run tiny` fills it"
             )
@@ -118,7 +118,7 @@ class Store:
 
     def artifacts(self) -> Iterator[Artifact]:
         """Yield every artifact whose manifest is whole, newest first."""
-        manifests = [path for place in self._places() if os.path.lexists(path := place / MANIFEST)]
+        manifests = [path for folder in self._folders() if os.path.lexists(path := folder / MANIFEST)]
         for path in sorted(manifests, key=lambda p: p.lstat().st_mtime, reverse=True):
             try:
                 yield handle(path.parent, read_manifest(path.parent))
@@ -126,13 +126,13 @@ class Store:
                 continue
 
     def damaged(self) -> list[tuple[Path, str]]:
-        """Return each place in the store that holds no whole artifact, as far as looking tells, and what is wrong there."""
+        """Return each folder of the store that holds no whole artifact, and what is wrong there."""
         damaged = []
-        for place in self._places():
+        for folder in self._folders():
             try:
-                check_files(place, read_manifest(place))
+                check_files(folder, read_manifest(folder))
             except (CorruptArtifactError, OSError) as error:
-                damaged.append((place, str(error)))
+                damaged.append((folder, str(error)))
         return damaged
 
     def manifest(self, artifact: Artifact) -> dict[str, Any]:
@@ -141,17 +141,17 @@ class Store:
 
     def holds(self, stage: str, key: str) -> bool:
         """True when an artifact lies there, its files in their sizes. They are not read: use it to plan, never to trust."""
-        place = self._place(stage, key)
+        folder = self._folder(stage, key)
         try:
-            check_files(place, read_manifest(place))
+            check_files(folder, read_manifest(folder))
         except (CorruptArtifactError, OSError):
             return False
         return True
 
     def load(self, stage: str, key: str) -> Artifact:
         """Return the handle of a stored artifact without verifying its content. Raises CorruptArtifactError."""
-        place = self._place(stage, key)
-        return handle(place, read_manifest(place))
+        folder = self._folder(stage, key)
+        return handle(folder, read_manifest(folder))
 
     def verify(self, artifact: Artifact) -> None:
         """Recompute every digest. Raises CorruptArtifactError naming the first file that differs."""
@@ -160,35 +160,35 @@ class Store:
         expected, actual = manifest["files"], folder_digests(artifact.path)
         for name in sorted(expected.keys() | actual.keys()):
             if expected.get(name) != actual.get(name):
-                raise CorruptArtifactError(f"{told(name)} has changed since it was sealed")
+                raise CorruptArtifactError(f"{printable(name)} has changed since it was sealed")
 
     def remove(self, artifact: Artifact) -> int:
         """Delete an artifact and return the bytes freed. Renamed away first, so that it is whole or absent."""
-        place = artifact.path.parent
-        num_bytes = folder_bytes(place)
-        self.discard(place)
+        folder = artifact.path.parent
+        num_bytes = folder_bytes(folder)
+        self.discard(folder)
         return num_bytes
 
-    def discard(self, place: Path) -> None:
+    def discard(self, folder: Path) -> None:
         """Delete what lies at a place of the store, whatever it is. Renamed away first."""
-        trash = self.root / "work" / f"discarded-{place.name}-{os.getpid()}"
+        trash = self.root / "work" / f"discarded-{folder.name}-{os.getpid()}"
         trash.parent.mkdir(parents=True, exist_ok=True)
         delete(trash)
-        os.rename(place, trash)
+        os.rename(folder, trash)
         delete(trash)
 
-    def _places(self) -> list[Path]:
+    def _folders(self) -> list[Path]:
         """Return every place where an artifact lies or should."""
         folders = [folder for folder in sorted((self.root / "store").glob("*")) if folder.is_dir()]
-        return [place for folder in folders for place in sorted(folder.iterdir())]
+        return [artifact_folder for folder in folders for artifact_folder in sorted(folder.iterdir())]
 
-    def _place(self, stage: str, key: str) -> Path:
+    def _folder(self, stage: str, key: str) -> Path:
         return self.root / "store" / stage / key
 
     def _whole(self, slot: Slot, kind: type[A], key: str, *, is_ours: bool = False) -> A | None:
         """Return the artifact if it is there, whole and of its kind. Where the lock `is_ours`, what is damaged is told and goes."""
-        place = self._place(slot.stage, key)
-        if not os.path.lexists(place):
+        folder = self._folder(slot.stage, key)
+        if not os.path.lexists(folder):
             return None
         try:
             artifact = self.load(slot.stage, key)
@@ -196,9 +196,9 @@ class Store:
             if artifact.kind != kind.kind:
                 raise CorruptArtifactError(f"{MANIFEST} is that of a {artifact.kind}, not of a {kind.kind}")
         except (CorruptArtifactError, OSError) as error:
-            if is_ours and os.path.lexists(place):
+            if is_ours and os.path.lexists(folder):
                 logger.warning("stored %s artifact %s is damaged (%s): building it again", slot.stage, key[:12], error)
-                self.discard(place)
+                self.discard(folder)
             return None
         return cast(A, artifact)
 
@@ -220,21 +220,21 @@ class Store:
             aside.mkdir()
             os.rename(draft.path, aside / CONTENT)
             self._seal(slot, draft, aside, key, cost.so_far())
-            place = self._place(slot.stage, key)
-            for folder in (place.parents[1], place.parent):
+            home = self._folder(slot.stage, key)
+            for folder in (home.parents[1], home.parent):
                 make_way(folder)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            if os.path.lexists(place):  # forced: the old one goes only now that the new one is whole
-                self.discard(place)
-            os.rename(aside, place)
+            home.parent.mkdir(parents=True, exist_ok=True)
+            if os.path.lexists(home):  # forced: the old one goes only now that the new one is whole
+                self.discard(home)
+            os.rename(aside, home)
         except Exception as error:
             drop_output(workdir, (CONTENT, "sealed"), WORK)
             if is_disk_full(error):
-                num_bytes = num_bytes_asked(error) or slot.expected_bytes
+                num_bytes = num_bytes_requested(error) or slot.expected_bytes
                 raise full_error(slot.stage, self.root, num_bytes, has_begun=workdir.exists()) from error
             raise
         shutil.rmtree(workdir, ignore_errors=True)
-        return replace(handle(place, read_manifest(place)))  # type: ignore[return-value]
+        return replace(handle(home, read_manifest(home)))  # type: ignore[return-value]
 
     def _seal(self, slot: Slot, draft: Artifact, aside: Path, key: str, cost: dict[str, float]) -> None:
         manifest = manifest_of(slot, draft, key, folder_digests(aside / CONTENT), cost)

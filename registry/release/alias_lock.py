@@ -1,4 +1,4 @@
-"""One at a time moves the aliases of a registered model: to read who is champion and to write who is next are two requests to MLflow."""
+"""One at a time moves the aliases of a registered model. To read who is champion and to write who is next are two requests to MLflow."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ def write_checksums(folder: Path) -> str:
 
 
 def verify_checksums(folder: Path, digest: str) -> None:
-    """Raise DamagedModelError naming the first file that is missing, changed or not in the list, or when the list is not `digest`."""
+    """Raise DamagedModelError naming the first file that is missing, changed or not in the list. Also when the list is not `digest`."""
     listing = folder / CHECKSUMS
     if not listing.is_file() or hashlib.sha256(listing.read_bytes()).hexdigest() != digest:
         raise DamagedModelError(f"{CHECKSUMS} is not the list that was registered")

@@ -36,19 +36,19 @@ def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dic
     """
     store = Store(home)
     recent = _recent_keys(home, keep_runs)
-    kept = registered_keys() | recent
+    needed = registered_keys() | recent
     damaged = dict(store.damaged())
     artifacts = [artifact for artifact in store.artifacts() if artifact.path.parent not in damaged]
-    kept |= needed_keys(store, [artifact for artifact in artifacts if artifact.key in kept])
-    for place, reason in damaged.items():
-        if place.name in kept - recent:
+    needed |= needed_keys(store, [artifact for artifact in artifacts if artifact.key in needed])
+    for folder, reason in damaged.items():
+        if folder.name in needed - recent:
             raise DamagedLineageError(
-                f"{place.parent.name} artifact {place.name[:12]} is needed, but damaged ({reason}): nothing is deleted before"
-                f" the run that made it has mended it; to give it up, delete {place}"
+                f"{folder.parent.name} artifact {folder.name[:12]} is needed, but damaged ({reason}): nothing is deleted before"
+                f" the run that made it has mended it; to give it up, delete {folder}"
             )
-    removed = _broken(store, [place for place in damaged if place.name not in recent], is_dry_run)
+    removed = _broken(store, [folder for folder in damaged if folder.name not in recent], is_dry_run)
     for artifact in artifacts:
-        if artifact.key not in kept:
+        if artifact.key not in needed:
             manifest = store.manifest(artifact)
             removed.append({"stage": manifest["stage"], "key": artifact.key, "num_bytes": manifest["num_bytes"]})
             if not is_dry_run:
@@ -56,15 +56,15 @@ def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dic
     return removed + _abandoned_work(home, is_dry_run)
 
 
-def _broken(store: Store, places: Iterable[Path], is_dry_run: bool) -> list[dict[str, Any]]:
+def _broken(store: Store, folders: Iterable[Path], is_dry_run: bool) -> list[dict[str, Any]]:
     """Delete what is no whole artifact, unless a process is mending it."""
     removed = []
-    for place in places:
-        with suppress(Timeout), key_lock(store.root, place.name).acquire(timeout=0):
-            if not store.holds(place.parent.name, place.name):
-                removed.append({"stage": DAMAGED, "key": place.name, "num_bytes": folder_bytes(place)})
+    for folder in folders:
+        with suppress(Timeout), key_lock(store.root, folder.name).acquire(timeout=0):
+            if not store.holds(folder.parent.name, folder.name):
+                removed.append({"stage": DAMAGED, "key": folder.name, "num_bytes": folder_bytes(folder)})
                 if not is_dry_run:
-                    store.discard(place)
+                    store.discard(folder)
     return removed
 
 

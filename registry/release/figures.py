@@ -1,4 +1,4 @@
-"""The names that figures go by, and a figure as text: never without its interval and what it was measured on, where they are known."""
+"""The names that figures go by, and a figure as text. Never without its interval and what it was measured on, where they are known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ QUESTIONS, TEXT_TOKENS = "num_questions", "num_text_tokens"
 
 
 def is_figure(name: str) -> bool:
-    """Say whether a number is a figure of its own, not the end of an interval nor a count of what was measured."""
+    """Say whether a number is a figure of its own. Ends of intervals and counts are none."""
     last = name.rpartition("/")[2]
     return not last.endswith((LOW, HIGH)) and not last.startswith((QUESTIONS, TEXT_TOKENS))
 

@@ -37,7 +37,7 @@ class Check:
 
     @property
     def decisive(self) -> float:
-        """The number that is held against the limit: the worse end of the interval where there is one, else what was measured."""
+        """The number that is held against the limit. The worse end of the interval where there is one, else what was measured."""
         end = self.high if self.is_lower_better else self.low
         return self.measured if end is None or self.measured != self.measured else end
 

@@ -182,8 +182,8 @@ def _interval(tags: Mapping[str, str], name: str) -> str:
 
 
 def _version_of_key(client: MlflowClient, name: str, key: str) -> ModelVersion | None:
-    found = client.search_model_versions(f"name='{name}' and tag.`{KEY_TAG}`='{key}'")
-    return found[0] if found else None
+    versions = client.search_model_versions(f"name='{name}' and tag.`{KEY_TAG}`='{key}'")
+    return versions[0] if versions else None
 
 
 def _alias_version(client: MlflowClient, name: str, alias: str) -> str:

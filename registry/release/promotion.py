@@ -1,4 +1,4 @@
-"""Who is champion: judge a candidate against the champion, promote it, turn it down, or go back to the former champion."""
+"""Judge a candidate against the champion and promote it or turn it down. Or go back to the former champion."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def _roll_back(name: str, reason: str) -> tuple[Version, Version]:
 
 
 def link_version(name: str, number: str, links: Mapping[str, str], store: Store) -> None:
-    """Tag a version with the run that made it and with its base model and data, where it does not say so already."""
+    """Tag a version with the run that made it, its base model and its data. Tags that are there stay."""
     client = open_client(attar_home())
     try:
         known = dict(client.get_model_version(name, number).tags)
@@ -114,13 +114,15 @@ def link_version(name: str, number: str, links: Mapping[str, str], store: Store)
 
 def _quality_reasons(candidate: Version, champion: Version, max_loss: float) -> list[str]:
     for metric, is_lower_better in QUALITY:
-        mine, theirs = candidate.metrics.get(MODEL + metric), champion.metrics.get(MODEL + metric)
-        if mine is None or theirs is None:
+        new, old = candidate.metrics.get(MODEL + metric), champion.metrics.get(MODEL + metric)
+        if new is None or old is None:
             continue
-        share = (theirs / mine if mine else 0.0) if is_lower_better else (mine / theirs if theirs else 1.0)
+        share = (old / new if new else 0.0) if is_lower_better else (new / old if old else 1.0)
         if not share >= 1.0 - max_loss:  # not a number is worse, too
-            told, other = (with_interval(version.metrics, MODEL + metric) for version in (candidate, champion))
-            return [f"{metric} {told}, the champion (version {champion.number}) has {other}"]
+            with_intervals, other = (
+                with_interval(version.metrics, MODEL + metric) for version in (candidate, champion)
+            )
+            return [f"{metric} {with_intervals}, the champion (version {champion.number}) has {other}"]
         return []
     return [f"neither accuracy nor perplexity was measured for both {candidate} and version {champion.number}"]
 

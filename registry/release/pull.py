@@ -91,12 +91,12 @@ def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
-        names = ", ".join(sorted(one.name for one in client.search_registered_models(max_results=20))) or "none"
+        names = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20))) or "none"
         raise ValueError(f"{reference}: no model of that name is registered; there are: {names}") from error
     wanted = number or registered.aliases.get(alias or CHAMPION)
-    versions = {str(one.version): one for one in client.search_model_versions(f"name='{name}'")}
+    versions = {str(version.version): version for version in client.search_model_versions(f"name='{name}'")}
     if str(wanted) not in versions:
-        aliases = ", ".join(f"{one} ({held})" for one, held in sorted(registered.aliases.items())) or "none"
+        aliases = ", ".join(f"{alias} ({held})" for alias, held in sorted(registered.aliases.items())) or "none"
         numbers = ", ".join(sorted(versions, key=int)) or "none"
         who = f"version {number}" if number else f"alias {alias or CHAMPION}"
         raise ValueError(f"{reference}: no {who}; aliases: {aliases}; versions: {numbers}")

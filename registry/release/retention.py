@@ -1,4 +1,4 @@
-"""What is left of a model's accuracy, task by task, with the uncertainty that few questions leave."""
+"""Retention of a model's accuracy, task by task, with the uncertainty that few questions leave."""
 
 from __future__ import annotations
 

@@ -82,36 +82,36 @@ def compare_versions(first: Version, second: Version) -> list[dict[str, Any]]:
     """Return rows of {what, first, second, ratio}: numbers with second / first, then the settings and inputs that differ."""
     rows = [_row("version", f"{first.number} {_marks(first)}".strip(), f"{second.number} {_marks(second)}".strip())]
     for metric in sorted(first.metrics.keys() | second.metrics.keys()):
-        mine, theirs = first.metrics.get(metric), second.metrics.get(metric)
+        before, after = first.metrics.get(metric), second.metrics.get(metric)
         rows.append(
-            _row(metric, mine, theirs, theirs / mine if mine and theirs is not None and is_figure(metric) else None)
+            _row(metric, before, after, after / before if before and after is not None and is_figure(metric) else None)
         )
     for tag in sorted(first.tags.keys() | second.tags.keys()):
         if first.tags.get(tag) != second.tags.get(tag):
             rows.append(_row(tag, first.tags.get(tag), second.tags.get(tag)))
-    mine_made, theirs_made = (dict(_settings(version)) for version in (first, second))
-    for setting in sorted(mine_made.keys() | theirs_made.keys()):
-        if mine_made.get(setting) != theirs_made.get(setting):
-            rows.append(_row(setting, mine_made.get(setting), theirs_made.get(setting)))
+    before_made, after_made = (dict(_settings(version)) for version in (first, second))
+    for setting in sorted(before_made.keys() | after_made.keys()):
+        if before_made.get(setting) != after_made.get(setting):
+            rows.append(_row(setting, before_made.get(setting), after_made.get(setting)))
     return rows
 
 
 def origin(store: Store, model_key: str) -> dict[str, str]:
-    """Return what a stored model was made from: the sources of its base model and of its data, as they stand in the recipe."""
+    """Return what a stored model was made from. The sources of its base model and of its data, as they stand in the recipe."""
     sources: dict[str, set[str]] = {"parent": set(), "data": set()}
     for _, ancestor in _ancestors(_lineage(store, model_key)):
         if ancestor.stage in ("ingest_model", "ingest_data"):
             kind = "parent" if ancestor.stage == "ingest_model" else "data"
             sources[kind].add(f"{ancestor.config.get('source', '?')} ({ancestor.fingerprint[:12]})")
-    return {kind: ", ".join(sorted(found)) for kind, found in sources.items() if found}
+    return {kind: ", ".join(sorted(source)) for kind, source in sources.items() if source}
 
 
-def _version(client: MlflowClient, found: Any) -> Version:
-    model = client.get_logged_model(str(found.source).removeprefix("models:/"))
+def _version(client: MlflowClient, version: Any) -> Version:
+    model = client.get_logged_model(str(version.source).removeprefix("models:/"))
     metrics = {metric.key: float(metric.value) for metric in model.metrics or ()}
-    aliases = client.get_registered_model(found.name).aliases
-    held = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(found.version)))
-    return Version(found.name, str(found.version), held, dict(found.tags), metrics)
+    aliases = client.get_registered_model(version.name).aliases
+    held = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)))
+    return Version(version.name, str(version.version), held, dict(version.tags), metrics)
 
 
 def _settings(version: Version) -> Iterator[tuple[str, str]]:
@@ -139,9 +139,9 @@ def _ancestors(top: Ancestor | None) -> Iterator[tuple[str, Ancestor]]:
             continue
         seen.add(ancestor.key)
         yield path, ancestor
-        for index, one in enumerate(ancestor.inputs):
-            is_several = sum(other.via == one.via for other in ancestor.inputs) > 1
-            pending.append((f"{path} < {one.stage}{f' {index}' if is_several else ''}", one))
+        for index, parent in enumerate(ancestor.inputs):
+            is_several = sum(other.via == parent.via for other in ancestor.inputs) > 1
+            pending.append((f"{path} < {parent.stage}{f' {index}' if is_several else ''}", parent))
 
 
 def _marks(version: Version) -> str:

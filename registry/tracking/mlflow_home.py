@@ -46,19 +46,19 @@ def global_tracking_uri(uri: str) -> Iterator[None]:
 
 def experiment_id(client: MlflowClient, home: Path, name: str = EXPERIMENT) -> str:
     """Return the id of an experiment, made when missing; artifacts of a local one lie under the home folder."""
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        if found.lifecycle_stage != "active":
-            client.restore_experiment(found.experiment_id)
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        if experiment.lifecycle_stage != "active":
+            client.restore_experiment(experiment.experiment_id)
         for tag, value in EXPERIMENT_TAGS.items():
-            if tag not in found.tags:
-                client.set_experiment_tag(found.experiment_id, tag, value)
-        return found.experiment_id
+            if tag not in experiment.tags:
+                client.set_experiment_tag(experiment.experiment_id, tag, value)
+        return experiment.experiment_id
     location = None if os.environ.get("MLFLOW_TRACKING_URI") else (home / "mlartifacts").as_uri()
     try:
         return client.create_experiment(name, artifact_location=location, tags=EXPERIMENT_TAGS)
     except MlflowException:  # another run made it in the meantime
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return found.experiment_id
+        return experiment.experiment_id

@@ -107,7 +107,7 @@ class RunRecord:
 
 
 def new_run_folder(home: Path, recipe: str) -> Path:
-    """Return a folder name for a new run; names sort by time, and behind every run that is there, should the clock have been set back."""
+    """Return a folder name for a new run. Names sort by time, and behind every run that is there, should the clock have been set back."""
     return home / "runs" / f"{_stamp(home, datetime.now(UTC))}-{recipe}-{secrets.token_hex(2)}"
 
 

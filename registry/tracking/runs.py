@@ -85,9 +85,9 @@ class Tracker:
         if run_id:
             self._client = open_client(self._home)
             names = self._client.get_run(run_id).data.metrics
-            told = [point for name in names for point in self._client.get_metric_history(run_id, name)]
+            points = [point for name in names for point in self._client.get_metric_history(run_id, name)]
             self._logged[node] = {
-                (point.key, point.step): point for point in sorted(told, key=lambda one: one.timestamp)
+                (point.key, point.step): point for point in sorted(points, key=lambda point: point.timestamp)
             }
             self._children[node] = run_id
 
@@ -171,7 +171,7 @@ class Tracker:
         self._client.set_terminated(self.run_id, status)
 
     def page_of(self, artifact: str) -> str:
-        """Return the address of MLflow's page for an artifact of the parent run; empty where MLflow is no server or has no run."""
+        """Return the address of MLflow's page for an artifact of the parent run. Empty where MLflow is no server or has no run."""
         if not self.run_id or not self._client.tracking_uri.startswith("http"):
             return ""
         server = self._client.tracking_uri.rstrip("/")
@@ -185,9 +185,9 @@ class Tracker:
         client = open_client(self._home)
         run = client.get_run(run_id)
         children = client.search_runs([run.info.experiment_id], f"tags.`{MLFLOW_PARENT_RUN_ID}` = '{run_id}'")
-        for one in (run, *children):
-            if one.info.status == "RUNNING":
-                client.set_terminated(one.info.run_id, "KILLED")
+        for member in (run, *children):
+            if member.info.status == "RUNNING":
+                client.set_terminated(member.info.run_id, "KILLED")
 
     @_guarded
     def _log_tables(self, run_id: str, artifact: Artifact) -> None:

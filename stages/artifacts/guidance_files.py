@@ -62,7 +62,7 @@ def attach_guidance(model: PreTrainedModel, adapter: AdapterArtifact, base: Mode
 
 
 def proven_scales(adapters: GuidanceAdapters) -> list[float]:
-    """Return the scales that an exported graph is compared at: the base itself, and both ends and the middle of the trained range."""
+    """Return the scales that an exported graph is compared at. The base itself, and both ends and the middle of the trained range."""
     low, high = adapters.scales.low, adapters.scales.high
     return sorted({1.0, low, 0.5 * (low + high), high})
 

@@ -1,4 +1,4 @@
-"""Write an ONNX folder that others can read: graph and external data, and the files that optimum, transformers.js and onnxruntime-genai want."""
+"""Write an ONNX folder that others can read. Graph and external data, and the files that optimum, transformers.js and onnxruntime-genai want."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ ALIGNMENT_BYTES = 4096
 
 
 def write_graph(graph: ir.Model, folder: Path) -> None:
-    """Write the graph and, tensor by tensor, its weights: never more than one of them in memory, and no 2 GB limit."""
+    """Write the graph and, tensor by tensor, its weights. Never more than one of them in memory, and no 2 GB limit."""
     import onnx_ir as ir  # in an extra
 
     counter = bar("writing weights", 0, "tensors")
@@ -70,7 +70,7 @@ def write_graph(graph: ir.Model, folder: Path) -> None:
 
 
 def read_structure(folder: Path) -> ir.Model:
-    """Read a graph whose weights stay references into the folder's file: for a session that runs a part of it on them."""
+    """Read a graph whose weights stay references into the folder's file. For a session that runs a part of it on them."""
     import onnx_ir as ir  # in an extra
 
     return ir.load(folder / GRAPH)

@@ -14,7 +14,7 @@ from attar.compressors.models.sampling import Generation, Sampling
 
 @dataclass(frozen=True)
 class Prompt:
-    """What is asked: as text for a server, which has a chat template of its own, and as tokens; and the seed of its answer."""
+    """One prompt with the seed of its answer. As text for a server, which has a chat template of its own, and as tokens."""
 
     text: str
     token_ids: list[int]

@@ -1,4 +1,4 @@
-"""How much work a stage will have, in FLOPs and rows, from its config and the facts of its inputs: what `attar plan` makes minutes of."""
+"""Forecast a stage's work, in FLOPs and rows, from its config and its inputs' facts. `attar plan` makes minutes of it."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def num_rows_of(data: Sequence[Facts]) -> float:
     return sum(counts) if all(counts) else 0.0
 
 
-def asked_of(tasks: Sequence[Facts], max_rows: int) -> float:
-    """Return the rows that are asked, at most `max_rows` of each data set where it is not 0; 0 as soon as those of one are not known."""
+def num_questions_of(tasks: Sequence[Facts], max_rows: int) -> float:
+    """Return the number of questions, at most `max_rows` of each data set where it is not 0. 0 as soon as those of one are not known."""
     counts = [float(facts.get("num_rows", 0)) for facts in tasks]
     return sum(min(count, max_rows or count) for count in counts) if all(counts) else 0.0
 
 
 def rows_alike(data: Facts) -> Facts:
-    """Return the fact of how many rows data has, for what is made of it row by row; nothing where that is not known."""
+    """Return the fact of how many rows data has, for what is made of it row by row. Nothing where that is not known."""
     return {"num_rows": data["num_rows"]} if data.get("num_rows") else {}
 
 

@@ -36,7 +36,7 @@ class CompareConfig(StageConfig):
     """Of several models, in the order of the input `model`: what their results and facts go by. One model needs none."""
 
     against: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """By those names, a model: the others it is set against. Of each its measures less the other's are told, in pairs of texts."""
+    """By those names, a model: the others it is set against. The differences of its measures to theirs are measured in pairs of texts."""
 
     models_at_once: int = Field(default=0, ge=0)
     """Students in memory beside the original; 0: all. The original reads everything once for each so many; the results are the same."""

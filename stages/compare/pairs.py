@@ -26,7 +26,7 @@ def own_answers(config: CompareConfig, original: TorchRunner, rows: Sequence[Row
     for start in range(0, len(prompts), 4 * config.batch_size):
         part = prompts[start : start + 4 * config.batch_size]
         written = decode(original, part, max_new_tokens=config.max_new_tokens, stop_ids=stop_ids)
-        pairs += [(prompt, one.token_ids) for prompt, one in zip(part, written, strict=True)]
+        pairs += [(prompt, answer.token_ids) for prompt, answer in zip(part, written, strict=True)]
         counter.advance(len(part))
     return pairs
 

@@ -1,4 +1,4 @@
-"""Stage `compare`: what is left of the original in its students, measured in pairs on the same text and questions."""
+"""Stage `compare`: retention of the original in its students, measured in pairs on the same text and questions."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import ComparisonArtifact, Facts
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
-from attar.stages.artifacts.dataset.measured_data import asked_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
 from attar.stages.artifacts.dataset.right_answers import right_choices
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW, asked_of, comparison_flops
+from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW, comparison_flops, num_questions_of
 from attar.stages.compare.config import CompareConfig, CompareInputs
 from attar.stages.compare.pairs import gold, own_answers, windows
 from attar.stages.contract import Forecast, check_vocabulary, stage
@@ -58,7 +58,7 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
 def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> float:
     """Return the tokens that every model reads, about; 0 where a part of them is not known."""
     tasks, texts = inputs.get("tasks", ()), inputs.get("texts", ())
-    num_rows = asked_of(tasks, config.max_rows)
+    num_rows = num_questions_of(tasks, config.max_rows)
     if (tasks and not num_rows) or (texts and not config.max_text_tokens):
         return 0.0
     own = config.num_own_answers * config.max_new_tokens
@@ -69,7 +69,7 @@ def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
-    Retention is student accuracy / original accuracy; above chance, both less what guessing gives. Several students share what the
+    Retention is student accuracy / original accuracy; above chance, both minus what guessing gives. Several students share what the
     original computes, and `against` tells by how much one differs from another: on the same texts that is known far closer than either
     measure is. Raises ValueError without data, or where the models have no names of their own.
     """
@@ -80,7 +80,7 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     data_names = unique_names((*inputs.texts, *inputs.tasks), "data")
     texts = {name: windows(config, data, tokenizer) for name, data in zip(data_names, inputs.texts, strict=False)}
     tasks = zip(data_names[len(texts) :], inputs.tasks, strict=True)
-    rows = {name: asked_rows(data, config.max_rows) for name, data in tasks}
+    rows = {name: question_rows(data, config.max_rows) for name, data in tasks}
     if not all(rows.values()):
         raise ValueError(f"task {next(name for name in rows if not rows[name])}: no row has a question")
     questions = [row for some in rows.values() for row in some][: config.num_own_answers]
@@ -95,13 +95,13 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
         measure.students.clear()  # before the next are in memory
         measure.students |= {i: TorchRunner(load_model(inputs.model[i].path, dtype, device)) for i in group}
         measure.all(read)
-    named = dict(zip(config.names or ("",), measure.found, strict=True)) | measure.differences()
-    results = named if config.names else measure.found[0]
+    named = dict(zip(config.names or ("",), measure.results, strict=True)) | measure.differences()
+    results = named if config.names else measure.results[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
     facts = {
         f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
-        for model, found in named.items()
-        for name, some in found.items()
+        for model, figures in named.items()
+        for name, some in figures.items()
         for measured, entry in some.items()
         for end, suffix in (("value", ""), ("low", LOW), ("high", HIGH))
         if math.isfinite(entry[end]) or not suffix
@@ -112,13 +112,13 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
 
 
 class _Measure:
-    """Students beside their original; `found` holds, a student, data set -> measure -> estimate, `sums` what those are made of."""
+    """Students beside their original; `results` holds, a student, data set -> measure -> estimate, `sums` what those are made of."""
 
     def __init__(self, config: CompareConfig, original: TorchRunner, num_students: int, tokenizer: Any) -> None:
         self.config, self.original, self.tokenizer = config, original, tokenizer
         self.names = config.names or ("",)
         self.students: dict[int, TorchRunner] = {}  # those in memory, by their place in the input
-        self.found: list[dict[str, dict[str, Any]]] = [{} for _ in range(num_students)]
+        self.results: list[dict[str, dict[str, Any]]] = [{} for _ in range(num_students)]
         self.sums: list[dict[str, list[Sums]]] = [{} for _ in range(num_students)]
         self._chosen: dict[str, list[float]] = {}  # by data set, which choices the original got right
 
@@ -137,15 +137,15 @@ class _Measure:
         for student, texts in zip(self.students, scored, strict=True):
             sums = Sums(
                 {
-                    "kl_nats": [one.kl_nats for one in texts],
-                    "agreement": [one.num_agreeing for one in texts],
-                    "loss_nats": [one.loss_nats for one in texts],
+                    "kl_nats": [text.kl_nats for text in texts],
+                    "agreement": [text.num_agreeing for text in texts],
+                    "loss_nats": [text.loss_nats for text in texts],
                 },
-                [one.num_tokens for one in texts],
+                [text.num_tokens for text in texts],
             )
             self.sums[student].setdefault(name, []).append(sums)
             summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
-            kl, rise = _told(summary["kl_nats"]), _told(summary["perplexity_ratio"])
+            kl, rise = _with_interval(summary["kl_nats"]), _with_interval(summary["perplexity_ratio"])
             measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"
             self._keep(student, name, summary, measured_on, f"KL {kl} nats a token, perplexity x{rise}")
 
@@ -156,19 +156,19 @@ class _Measure:
         """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
         if name not in self._chosen:
             self._chosen[name] = self._right(self.original, rows, name)
-        theirs = self._chosen[name]
+        original_right = self._chosen[name]
         chance = [1.0 / len(row.choices) for row in rows]
         ones = [1.0] * len(rows)
         for student, runner in self.students.items():
-            mine = self._right(runner, rows, name)
-            self.sums[student].setdefault(name, []).append(Sums({"accuracy": mine}, ones))
+            student_right = self._right(runner, rows, name)
+            self.sums[student].setdefault(name, []).append(Sums({"accuracy": student_right}, ones))
             summary = {
-                "accuracy": ratio_of_sums(mine, ones),
-                "original_accuracy": ratio_of_sums(theirs, ones),
-                "retention": ratio_of_sums(mine, theirs),
+                "accuracy": ratio_of_sums(student_right, ones),
+                "original_accuracy": ratio_of_sums(original_right, ones),
+                "retention": ratio_of_sums(student_right, original_right),
                 "retention_above_chance": ratio_of_sums(
-                    [a - c for a, c in zip(mine, chance, strict=True)],
-                    [b - c for b, c in zip(theirs, chance, strict=True)],
+                    [a - c for a, c in zip(student_right, chance, strict=True)],
+                    [b - c for b, c in zip(original_right, chance, strict=True)],
                 ),
             }
             accuracy, reference, left = (
@@ -176,36 +176,38 @@ class _Measure:
                 summary["original_accuracy"].value,
                 summary["retention"],
             )
-            told = f"{accuracy:.1%} right, original {reference:.1%}, retention {_told(left)}"
-            self._keep(student, name, summary, f"{len(rows)} question{'s' * (len(rows) != 1)}", told)
+            summary_line = f"{accuracy:.1%} right, original {reference:.1%}, retention {_with_interval(left)}"
+            self._keep(student, name, summary, f"{len(rows)} question{'s' * (len(rows) != 1)}", summary_line)
 
     def differences(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Return, `A less B`, data set -> measure -> estimate of the one's less the other's."""
-        place = {name: index for index, name in enumerate(self.names)}
+        """Return, by `A minus B`, data set -> measure -> estimate of the difference."""
+        index_of = {name: index for index, name in enumerate(self.names)}
         return {
             f"{name} less {other}": {
                 data: {
                     measure: asdict(estimate)
-                    for mine, theirs in zip(some, self.sums[place[other]][data], strict=True)
-                    for measure, estimate in mine.less(theirs).items()
+                    for sums, other_sums in zip(some, self.sums[index_of[other]][data], strict=True)
+                    for measure, estimate in sums.minus(other_sums).items()
                 }
-                for data, some in self.sums[place[name]].items()
+                for data, some in self.sums[index_of[name]].items()
             }
             for name, others in self.config.against.items()
             for other in others
         }
 
-    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], measured_on: str, told: str) -> None:
+    def _keep(self, student: int, name: str, summary: Mapping[str, Estimate], measured_on: str, line: str) -> None:
         entries = {key: {**asdict(entry), "measured_on": measured_on} for key, entry in summary.items()}
-        self.found[student].setdefault(name, {}).update(entries)
-        note(f"{' on '.join(part for part in (self.names[student], name) if part)} ({measured_on}): {told}")
+        self.results[student].setdefault(name, {}).update(entries)
+        note(f"{' on '.join(part for part in (self.names[student], name) if part)} ({measured_on}): {line}")
 
 
-def _told(estimate: Estimate) -> str:
+def _with_interval(estimate: Estimate) -> str:
     """Return an estimate as text; of a single text, or question, there is no interval."""
     return f"{estimate.value:.3f} {known(estimate.low, estimate.high) if math.isfinite(estimate.low) else ''}".rstrip()
 
 
 def _perplexity_ratio(texts: Sequence[TextCloseness]) -> Estimate:
-    rise = ratio_of_sums([one.loss_nats - one.original_loss_nats for one in texts], [one.num_tokens for one in texts])
+    rise = ratio_of_sums(
+        [text.loss_nats - text.original_loss_nats for text in texts], [text.num_tokens for text in texts]
+    )
     return Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))

@@ -92,7 +92,7 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
-    """The model, data sets with checkable questions, text for the perplexity, and the original that the model is to draft for.
+    """The model, data sets with checkable questions, and text for the perplexity. `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
     where there are any.

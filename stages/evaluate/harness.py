@@ -45,7 +45,7 @@ class RunnerLM(TemplateLM):
         return self.tokenizer.name_or_path
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
-        """Return the tokens of a text with what the tokenizer puts first, once; lm-eval says False for what stands behind a context."""
+        """Return the tokens of a text with what the tokenizer puts first, once. lm-eval says False for what stands behind a context."""
         if add_special_tokens is False:
             return self.tokenizer(string, add_special_tokens=False).input_ids
         return encoded(self.tokenizer, string)
@@ -57,12 +57,14 @@ class RunnerLM(TemplateLM):
         counter = bar("scoring choices", len(requests), "texts")
         pairs = [(context, continuation) for _, context, continuation in requests]
         scored = continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size, on_scored=counter.advance)
-        return [(one.logprob_nats, one.is_greedy) for one in scored]
+        return [(score.logprob_nats, score.is_greedy) for score in scored]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:
         texts = [self.tok_encode(request.args[0], add_special_tokens=False) for request in requests]
         pairs = [([self.prefix_token_id], text) for text in texts]
-        return [one.logprob_nats for one in continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size)]
+        return [
+            score.logprob_nats for score in continuation_likelihoods(self.runner, pairs, batch_size=self.batch_size)
+        ]
 
     def generate_until(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[str]:
         counter = bar("generating answers", len(requests), "texts")

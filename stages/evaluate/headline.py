@@ -1,4 +1,4 @@
-"""The numbers of an evaluation that gates and tables compare, each with what it was measured on and how far it is known."""
+"""The numbers of an evaluation that gates and tables compare. Each has what it was measured on and its interval."""
 
 from __future__ import annotations
 

@@ -25,57 +25,70 @@ def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
 
 def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
-    found = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
-    found |= {name: _time_ratio(name, candidate, baseline) for name in TIMES}
-    return {name: ratio for name, ratio in found.items() if ratio is not None}
+    ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
+    ratios |= {name: _time_ratio(name, candidate, baseline) for name in TIMES}
+    return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
 def accuracy_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any], task: str = "") -> Ratio | None:
-    """Return the share of the baseline's accuracy that is left, over all tasks or in one; None where the questions are not known."""
+    """Return the retention of the baseline's accuracy, over all tasks or in one; None where the questions are not known."""
     names = [task] if task else list(baseline.get("tasks", {}))
-    mine, theirs = candidate.get("right", {}), baseline.get("right", {})
-    if not names or not all(mine.get(name) and theirs.get(name) for name in names):
+    candidate_right, baseline_right = candidate.get("right", {}), baseline.get("right", {})
+    if not names or not all(candidate_right.get(name) and baseline_right.get(name) for name in names):
         return None
-    asked = (candidate.get("asked", {}), baseline.get("asked", {}))
-    is_paired = all(len(mine[name]) == len(theirs[name]) and asked[0].get(name) == asked[1].get(name) for name in names)
-    pairs = [(mine[name], theirs[name]) for name in names]
+    questions = (candidate.get("asked", {}), baseline.get("asked", {}))
+    is_paired = all(
+        len(candidate_right[name]) == len(baseline_right[name]) and questions[0].get(name) == questions[1].get(name)
+        for name in names
+    )
+    pairs = [(candidate_right[name], baseline_right[name]) for name in names]
     estimate = paired_retention(pairs) if is_paired else _apart(pairs)
-    return _ratio(estimate, f"{sum(len(theirs[name]) for name in names)} questions")
+    return _ratio(estimate, f"{sum(len(baseline_right[name]) for name in names)} questions")
 
 
 def _apart(pairs: list[tuple[list[float], list[float]]]) -> Estimate:
     """Return the ratio of two means over different questions: each end is what the ends of both shares give."""
-    shares = [(share(mine), share(theirs)) for mine, theirs in pairs]
+    shares = [(share(first), share(second)) for first, second in pairs]
     above, below = ([sum(getattr(pair[i], end) for pair in shares) for end in ("value", "low", "high")] for i in (0, 1))
     value = above[0] / below[0] if below[0] else math.nan
     return Estimate(value, above[1] / below[2], above[2] / below[1] if below[1] else math.inf)
 
 
 def _perplexity_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
-    mine, theirs = candidate.get("text_pieces") or [], baseline.get("text_pieces") or []
-    counts = [count for _, count in theirs]
-    if not counts or candidate.get("text") != baseline.get("text") or counts != [count for _, count in mine]:
+    candidate_pieces, baseline_pieces = candidate.get("text_pieces") or [], baseline.get("text_pieces") or []
+    counts = [count for _, count in baseline_pieces]
+    if (
+        not counts
+        or candidate.get("text") != baseline.get("text")
+        or counts != [count for _, count in candidate_pieces]
+    ):
         return None
-    rise = ratio_of_sums([a - b for (a, _), (b, _) in zip(mine, theirs, strict=True)], counts)
+    rise = ratio_of_sums([a - b for (a, _), (b, _) in zip(candidate_pieces, baseline_pieces, strict=True)], counts)
     estimate = Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))
     return _ratio(estimate, f"{sum(counts)} tokens")
 
 
 def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
-    mine, theirs = candidate.get("latency", {}), baseline.get("latency", {})
-    beside = mine.get("beside", {})
+    times, baseline_times = candidate.get("latency", {}), baseline.get("latency", {})
+    beside = times.get("beside", {})
     is_in_turns = bool(beside) and beside["model_fingerprint"] == baseline.get("model_fingerprint")
-    theirs = beside if is_in_turns else theirs
-    if name + LOW not in mine or name + LOW not in theirs:
+    baseline_times = beside if is_in_turns else baseline_times
+    if name + LOW not in times or name + LOW not in baseline_times:
         return None
-    value, conditions = mine[name] / theirs[name], ("machine", "num_threads", "num_prompt_tokens")
+    value, conditions = times[name] / baseline_times[name], ("machine", "num_threads", "num_prompt_tokens")
     why = ""
-    if not is_in_turns and any(mine.get(key) != theirs.get(key) for key in conditions):
+    if not is_in_turns and any(times.get(key) != baseline_times.get(key) for key in conditions):
         why = "timed under other conditions than the original"
     elif _is_one_shape(candidate, baseline) and not 1 - MAX_APART <= value <= 1 / (1 - MAX_APART):
         why = "two models of one shape, and more than a third apart: the machine was busy"
-    how = f"{mine['num_rounds']} rounds, {'in turns' if is_in_turns else 'apart'}"
-    return Ratio(value, mine[name + LOW] / theirs[name + HIGH], mine[name + HIGH] / theirs[name + LOW], how, why)
+    how = f"{times['num_rounds']} rounds, {'in turns' if is_in_turns else 'apart'}"
+    return Ratio(
+        value,
+        times[name + LOW] / baseline_times[name + HIGH],
+        times[name + HIGH] / baseline_times[name + LOW],
+        how,
+        why,
+    )
 
 
 def _is_one_shape(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:

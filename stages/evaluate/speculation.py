@@ -50,7 +50,7 @@ def speculation(
     counter = bar("drafting for the original", 2 * len(chosen) * len(config.draft_lengths), "texts")
     has_generation_config = (original.path / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(original.path) if has_generation_config else None
-    found = measure_speculation(
+    runs = measure_speculation(
         target,
         draft,
         [row_prompt(tokenizer, row) for row in chosen],
@@ -59,10 +59,10 @@ def speculation(
         stop_ids=stop_token_ids(tokenizer, generation_config),
         on_text=counter.advance,
     )
-    for one in found:
-        if one.differences and draft.dtype == torch.float32:
-            raise ValueError(_unfaithful(one))
-    entries = [_entry(one, draft.dtype) for one in found]
+    for run in runs:
+        if run.differences and draft.dtype == torch.float32:
+            raise ValueError(_unfaithful(run))
+    entries = [_entry(run, draft.dtype) for run in runs]
     best = best_draft(entries)
     verdict = "a gain" if best["draft_gain"] > 1 else "no gain on this machine"
     note(
@@ -83,16 +83,16 @@ def best_draft(entries: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     }
 
 
-def _entry(found: Speculation, dtype: torch.dtype) -> dict[str, Any]:
-    numbers = {name: getattr(found, name) for name in ("acceptance_fraction", "tokens_per_step", "gain")}
-    texts = {"num_different_texts": len(found.differences), "dtype": str(dtype).removeprefix("torch.")}
-    return {**dataclasses.asdict(found), **numbers, **texts}
+def _entry(run: Speculation, dtype: torch.dtype) -> dict[str, Any]:
+    numbers = {name: getattr(run, name) for name in ("acceptance_fraction", "tokens_per_step", "gain")}
+    texts = {"num_different_texts": len(run.differences), "dtype": str(dtype).removeprefix("torch.")}
+    return {**dataclasses.asdict(run), **numbers, **texts}
 
 
-def _unfaithful(found: Speculation) -> str:
-    first = found.differences[0]
+def _unfaithful(run: Speculation) -> str:
+    first = run.differences[0]
     return (
-        f"drafting {found.draft_length} tokens changed {len(found.differences)} of {found.num_prompts} texts: question "
+        f"drafting {run.draft_length} tokens changed {len(run.differences)} of {run.num_prompts} texts: question "
         f"{first.prompt_index} first differs at token {first.token_index}, where the original prefers its own by "
         f"{first.margin_nats:.2g} nats; assisted text must be the original's own"
     )

@@ -14,14 +14,14 @@ from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_los
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.stages.artifacts.dataset.measured_data import asked_rows, in_turn, plain_text, unique_names
+from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, asked_of
+from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.headline import headline_metrics
@@ -43,7 +43,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
-    num_rows = asked_of(inputs.get("tasks", ()), config.max_rows)
+    num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"flops_per_token": counted} if counted else {}
     return Forecast(
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     has_generation_config = (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
     names = unique_names(inputs.tasks, "task")
-    rows = {name: asked_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
+    rows = {name: question_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "num_blocks": inputs.model.facts["num_blocks"],
@@ -189,14 +189,14 @@ def _named_tasks(
 
 def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
-    found: dict[str, list[Row]] = {}
+    counts: dict[str, list[Row]] = {}
     for name, some in rows.items():
         choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
         is_mixed = bool(choice and generative)
         for chosen, kind in ((choice, "_choice"), (generative, "_open")):
             if chosen:
-                found[name + (kind if is_mixed else "")] = chosen
-    return found
+                counts[name + (kind if is_mixed else "")] = chosen
+    return counts
 
 
 def _accuracy(scores: Mapping[str, Any]) -> float:

@@ -1,4 +1,4 @@
-"""How long a model takes, with its spread and the conditions; where another is given, both in turns, so that a ratio means something."""
+"""How long a model takes, with its spread and the conditions. Where another is given, both in turns, so that a ratio means something."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ScaleParity:
-    """At one scale: the largest difference of a prompt's logits, and the share of greedy tokens before the first that differs."""
+    """Parity at one scale. The largest difference of a prompt's logits; the share of greedy tokens before the first that differs."""
 
     scale: float
     max_logit_difference: float
@@ -56,12 +56,12 @@ def export_guided(config: ExportConfig, inputs: ExportInputs, guidance: AdapterA
     del program
     copy_companions(inputs.model.path, content)
     graph = GuidedGraph(open_session(content, is_guided=True))
-    found = []
+    parities = []
     for scale in proven_scales(adapters):
         with adapters.at(scale):
-            found.append(prove_scale(config, inputs, model, graph, scale))
-    (content / "parity.json").write_text(json.dumps([asdict(one) for one in found], indent=1))
-    agreement = min(one.token_agreement for one in found)
+            parities.append(prove_scale(config, inputs, model, graph, scale))
+    (content / "parity.json").write_text(json.dumps([asdict(parity) for parity in parities], indent=1))
+    agreement = min(parity.token_agreement for parity in parities)
     return OnnxArtifact.at(content, **exported(inputs.model.facts), is_guided=True, token_agreement=agreement)
 
 

@@ -1,4 +1,4 @@
-"""Stage `export`: a plain model as one ONNX graph with a KV cache, accepted only when it writes the same text."""
+"""Stage `export`: a plain model as one ONNX graph with a KV cache. Accepted only when it writes the same text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from attar.compressors.export.parity import Parity, Said, listen_to, measure_parity
+from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to, measure_parity
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import Facts, OnnxArtifact
@@ -50,9 +50,9 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     _write(config, inputs, content)
     copy_companions(inputs.model.path, content)
     give_back()  # the torch model: with the session's own weights it would be twice the memory
-    said = _listen(config, content, prompts, workdir / "said")
+    answers = _listen(config, content, prompts, workdir / "said")
     give_back()  # the session's, before the torch model comes again
-    parity = _prove(config, said, TorchRunner(load_model(inputs.model.path, torch.float32)))
+    parity = _prove(config, answers, TorchRunner(load_model(inputs.model.path, torch.float32)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
     facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}
     return OnnxArtifact.at(content, **facts)
@@ -76,15 +76,15 @@ def _write(config: ExportConfig, inputs: ExportInputs, content: Path) -> None:
     write_graph(graph, content)
 
 
-def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path) -> list[Said]:
+def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path) -> list[DecodedPrompt]:
     counter = bar("writing with the graph", len(prompts), "prompts")
     graph = OnnxRunner(open_session(content, is_frugal=True))
     return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
 
 
-def _prove(config: ExportConfig, said: list[Said], original: TorchRunner) -> Parity:
-    counter = bar("comparing with torch", len(said), "prompts")
-    parity = measure_parity(said, original, on_prompt=counter.advance)
+def _prove(config: ExportConfig, answers: list[DecodedPrompt], original: TorchRunner) -> Parity:
+    counter = bar("comparing with torch", len(answers), "prompts")
+    parity = measure_parity(answers, original, on_prompt=counter.advance)
     for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
         metric(name, getattr(parity, name))
     summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"

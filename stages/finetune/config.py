@@ -92,7 +92,7 @@ class FinetuneConfig(StageConfig):
     """What of the student learns: {kind: lora, rank: 16} (or rslora, dora), {kind: full}, {kind: last_blocks, num_blocks: 2}."""
 
     objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
-    """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of plugs."""
+    """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of components."""
 
     teacher: Teacher = AutoTeacher()
     """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, or {kind: self, rule: {kind: ema, decay: 0.999}}."""
@@ -192,7 +192,7 @@ class FinetuneConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneInputs:
-    """The student, the rows it learns from, a teacher that runs along where the rows carry no recorded one, an anchor beside it,
+    """The student, its rows, and models that run along. A teacher where the rows carry no recorded one, an anchor beside it,
 
     and a number that an earlier stage fitted.
     """

@@ -36,13 +36,13 @@ def check_sample(objectives: Mapping[str, Objective], *, has_rollout: bool) -> N
     """Raise ValueError when an objective reads more than sums over the vocabulary, which a part of it would change."""
     if has_rollout:
         raise ValueError("vocabulary_sample is for given answers; accepted with a rollout: 0")
-    for name, one in objectives.items():
-        if one.requires.vocabulary == "densities":
+    for name, objective in objectives.items():
+        if objective.requires.vocabulary == "densities":
             raise ValueError(
                 f"objectives.{name} reads the probability of single entries, which vocabulary_sample does not estimate: it would be "
                 "another loss; accepted: 0, or forward_kl, whose gradient a cross-entropy has"
             )
-        if one.requires.vocabulary == "whole":
+        if objective.requires.vocabulary == "whole":
             raise ValueError(
                 f"objectives.{name} reads more than sums over the vocabulary, which vocabulary_sample cannot estimate; accepted: 0"
             )
@@ -88,7 +88,7 @@ def check_rollout(
 
 
 def check_groups(name: str, objective: Objective, policy: RolloutPolicy | None) -> None:
-    """Raise ValueError when an objective compares the answers to a prompt, and there is one of each, or all are the same.
+    """Raise ValueError when an objective compares answers to a prompt that has one, or equal ones.
 
     An advantage among one is zero, and the pass rate of one answer 0 or 1: such a training has no gradient and says nothing.
     """
@@ -96,8 +96,8 @@ def check_groups(name: str, objective: Objective, policy: RolloutPolicy | None) 
     if not (facts & {"groups", "rewards"} or ("pass_rates" in facts and policy is not None)):
         return
     if policy is None or policy.num_samples < 2:
-        told = "accepted: a rollout with" if policy is None else f"num_samples is {policy.num_samples}; accepted:"
-        raise ValueError(f"objective {name!r} compares the answers to a prompt; {told} num_samples of 2 or more")
+        accepted = "accepted: a rollout with" if policy is None else f"num_samples is {policy.num_samples}; accepted:"
+        raise ValueError(f"objective {name!r} compares the answers to a prompt; {accepted} num_samples of 2 or more")
     if policy.temperature == 0.0:
         raise ValueError(
             f"objective {name!r} compares the answers to a prompt, which are all the same at temperature 0; accepted: above 0"
@@ -106,7 +106,7 @@ def check_groups(name: str, objective: Objective, policy: RolloutPolicy | None) 
 
 def check_record(objectives: Mapping[str, Objective], data: tuple[Facts, ...], context: ContextBuilder) -> None:
     """Raise ValueError when recorded candidates do not do: none are there, too few, or a context would have changed them."""
-    if all(one.get("num_recorded") == 0 for one in data):
+    if all(dataset.get("num_recorded") == 0 for dataset in data):
         names = [name for name, objective in objectives.items() if "teacher" in objective.requires.sources]
         raise ValueError(
             f"objectives.{names[0]}: no data set has a recorded teacher; set num_recorded in self_data, or give the input `teacher`"
@@ -114,8 +114,8 @@ def check_record(objectives: Mapping[str, Objective], data: tuple[Facts, ...], c
     if context.needs:
         raise ValueError("teacher_context is for a live teacher; what was recorded was said without it")
     for name, objective in objectives.items():
-        for one in data:
-            recorded, vocab = one.get("num_recorded"), one.get("vocab_size")
+        for dataset in data:
+            recorded, vocab = dataset.get("num_recorded"), dataset.get("vocab_size")
             is_short = recorded is not None and vocab is not None and 0 < int(recorded) < int(vocab)
             if is_short and objective.requires.is_whole and "teacher" in objective.requires.sources:
                 raise ValueError(

@@ -1,4 +1,4 @@
-"""Stage `fit_share`: how much of the labels a target of labels and teacher should hold, in closed form from rows set apart for choices."""
+"""Stage `fit_share`: the share of labels in a target of labels and teacher. In closed form, from rows set apart for choices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class FitShareConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class FitShareInputs:
-    """The student fitted to the labels alone, the one fitted to the teacher alone, and rows of which those for choices are read."""
+    """Students fitted to the labels alone and to the teacher alone. `data`: rows of which those for choices are read."""
 
     on_labels: ModelArtifact
     on_teacher: ModelArtifact
@@ -69,18 +69,18 @@ def fit_share(config: FitShareConfig, inputs: FitShareInputs, workdir: Path) -> 
     if fitted_on == "heldout":
         note(shared_rows_note(str(inputs.data.facts.get("name", "the data set")), "fit the share"))
     tokenizer = load_tokenizer(inputs.on_labels.path)
-    first, second = (open_runner(one, config.precision) for one in (inputs.on_labels, inputs.on_teacher))
+    first, second = (open_runner(model, config.precision) for model in (inputs.on_labels, inputs.on_teacher))
     pairs = [exact_tokens(tokenizer, row) for row in rows]
     counter = bar("comparing students", len(rows), "rows")
     numerator = denominator = 0.0
     with torch.inference_mode():
-        for places, ids, mask in scoring_batches(pairs, config.batch_size, first.device):
-            said = [runner.forward(ids, mask, None, last_only=False)[0] for runner in (first, second)]
-            for row, (index, columns) in enumerate(places):
-                a, b = (logits[row, columns].double().softmax(dim=-1) for logits in said)
+        for locations, ids, mask in scoring_batches(pairs, config.batch_size, first.device):
+            both_logits = [runner.forward(ids, mask, None, last_only=False)[0] for runner in (first, second)]
+            for row, (index, columns) in enumerate(locations):
+                a, b = (logits[row, columns].double().softmax(dim=-1) for logits in both_logits)
                 part = share_sums(a, b, torch.tensor(pairs[index][1], device=a.device))
                 numerator, denominator = numerator + part[0], denominator + part[1]
-            counter.advance(len(places))
+            counter.advance(len(locations))
     share = best_share(numerator, denominator)
     metric("share", share)
     note(f"labels get {share:.3f} of the target (unclipped {numerator / denominator if denominator else 1.0:.3f})")

@@ -16,7 +16,7 @@ from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row
 
-# Enough to order two states of one training, few enough for a look every some steps.
+# Enough to order two states of one training, few enough for an evaluation every some steps.
 MAX_ROWS = 64
 BATCH_ROWS = 16
 
@@ -43,7 +43,7 @@ def _is_choice_right(runner: TorchRunner, tokenizer: Any, row: Row) -> bool:
     prompt = row_prompt(tokenizer, row)
     pairs = [(prompt, tokenizer(choice, add_special_tokens=False).input_ids) for choice in row.choices]
     scores = continuation_likelihoods(runner, pairs, batch_size=len(pairs))
-    means = [one.logprob_nats / max(one.num_tokens, 1) for one in scores]
+    means = [score.logprob_nats / max(score.num_tokens, 1) for score in scores]
     return means.index(max(means)) == row.answer_index
 
 

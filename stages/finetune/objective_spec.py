@@ -1,4 +1,4 @@
-"""How a recipe spells an objective: plugs by name with their parameters, refused when the recipe loads if they are unknown or cannot work."""
+"""Objectives in a recipe: components by name with their parameters, refused when the recipe loads."""
 
 from __future__ import annotations
 
@@ -28,30 +28,30 @@ from attar.stages.runtime.method_field import build_named
 T = TypeVar("T")
 KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
-Plug = str | dict[str, dict[str, Any]]
+Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
 _FILLS_MASKS = "needs a student that fills masks and sees both sides, such as LLaDA or Dream; a causal model predicts the next token alone"
 NOT_CAUSAL = dict.fromkeys(("mask_predict", "masked_entropy", "dparallel", "bang"), _FILLS_MASKS)
 
 
 class ObjectiveSpec(BaseModel):
-    """One objective made of plugs; see compressors/distill/losses/composite.py."""
+    """One objective made of components; see compressors/distill/losses/composite.py."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    divergence: Plug
+    divergence: Component
     """How far the student is from its target, per token."""
 
     weight: float = Field(default=1.0, ge=0)
     """What the objective counts in the sum of all."""
 
-    target: Plug = "identity"
+    target: Component = "identity"
     """What the student is to become: made of teacher, past, anchor and labels. Default: what the teacher says."""
 
-    token_weight: Plug | list[Plug] = []
+    token_weight: Component | list[Component] = []
     """How much each token counts; several multiply."""
 
-    sample_weight: Plug | None = None
+    sample_weight: Component | None = None
     """How much each sequence counts."""
 
     route: Route = "all"
@@ -61,12 +61,12 @@ class ObjectiveSpec(BaseModel):
     """What the loss is a mean of. token: of all tokens of the step, so that a long answer weighs more; sequence: of each answer first
     (1/|y| in papers), then of the answers."""
 
-    schedule: Plug | list[Plug] = []
+    schedule: Component | list[Component] = []
     """How it changes while training goes on."""
 
     def objective(self) -> Objective:
-        """Return the objective. Raises ValueError for an unknown plug, a wrong parameter, or plugs that do not fit."""
-        name, params = split_plug(self.divergence)
+        """Return the objective. Raises ValueError for an unknown component, a wrong parameter, or components that do not fit."""
+        name, params = split_component(self.divergence)
         if name in NOT_CAUSAL:
             raise ValueError(f"divergence {name!r} {NOT_CAUSAL[name]}")
         if name in LISTWISE:
@@ -85,7 +85,7 @@ class ObjectiveSpec(BaseModel):
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
-            token_weights=tuple(built(TOKEN_WEIGHTS, one, "token_weight") for one in listed(self.token_weight)),
+            token_weights=tuple(built(TOKEN_WEIGHTS, axis, "token_weight") for axis in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
             route=self.route,
             reduction=self.reduction,
@@ -93,16 +93,16 @@ class ObjectiveSpec(BaseModel):
 
     def schedules(self) -> tuple[CoefficientSchedule, ...]:
         """Return what changes it. Raises ValueError for a schedule of something that is not there."""
-        found = tuple(_schedule(one) for one in listed(self.schedule))
+        schedules = tuple(_schedule(component) for component in listed(self.schedule))
         objective = self.objective()
-        for change in found:
+        for change in schedules:
             for step in (0, 9):  # the first and the last of a training
                 _, weight = change.at(
                     objective, self.weight, Clock(step, 10, step, 10)
                 )  # refuses what it cannot become
                 if weight < 0:
                     raise ValueError(f"schedule: the weight becomes {weight}; accepted: 0 or more")
-        return found
+        return schedules
 
     def _listwise(self, divergence: Any) -> ListwiseDistil:
         target = Identity(of="anchor") if self.target == "identity" else built(TARGETS, self.target, "target")
@@ -115,35 +115,35 @@ class ObjectiveSpec(BaseModel):
             raise ValueError(f"{reason}; {unused[0]} has nothing to act on")
 
 
-def built(table: Mapping[str, type[T]], plug: Plug, what: str) -> T:
-    """Return what a plug names. Raises ValueError that says which part of the objective is wrong."""
-    return build_named(table, *split_plug(plug), what)
+def built(table: Mapping[str, type[T]], component: Component, what: str) -> T:
+    """Return the component that a recipe names. Raises ValueError that says which part of the objective is wrong."""
+    return build_named(table, *split_component(component), what)
 
 
-def split_plug(plug: Plug) -> tuple[str, dict[str, Any]]:
+def split_component(component: Component) -> tuple[str, dict[str, Any]]:
     """Return (name, parameters)."""
-    if isinstance(plug, str):
-        return plug, {}
-    if len(plug) != 1:
-        raise ValueError(f"{plug!r}: accepted: a name, or one name with its parameters")
-    ((name, params),) = plug.items()
+    if isinstance(component, str):
+        return component, {}
+    if len(component) != 1:
+        raise ValueError(f"{component!r}: accepted: a name, or one name with its parameters")
+    ((name, params),) = component.items()
     return name, params
 
 
-def listed(plugs: Plug | list[Plug]) -> list[Plug]:
-    """Return one plug or several as a list."""
-    return plugs if isinstance(plugs, list) else [plugs]
+def listed(components: Component | list[Component]) -> list[Component]:
+    """Return one component or several as a list."""
+    return components if isinstance(components, list) else [components]
 
 
 def read_objective(name: str, entry: Any) -> Any:
-    """Return an entry of a recipe with its mapping read, refused in one line: a union's errors would name every form it could have."""
+    """Return an entry of a recipe with its mapping read, refused in one line. A union's errors would name every form it could have."""
     if not isinstance(entry, dict):
         return entry
     try:
         return ObjectiveSpec.model_validate(entry)
     except ValidationError as error:
         # a misspelt field says more than the one that is missing by it
-        first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
         field = ".".join(map(str, first["loc"]))
         if first["type"] == "extra_forbidden":
             known = did_you_mean(field, ObjectiveSpec.model_fields)
@@ -154,7 +154,7 @@ def read_objective(name: str, entry: Any) -> Any:
 
 
 def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
-    """Return the objective of one entry of a config: a plain one by its name, or one made of plugs."""
+    """Return the objective of one entry of a config: a plain one by its name, or one made of components."""
     if isinstance(entry, ObjectiveSpec):
         return entry.objective()
     if name in NOT_CAUSAL:
@@ -193,8 +193,8 @@ def spec_of(entry: float | ObjectiveSpec) -> ObjectiveSpec | None:
     return entry if isinstance(entry, ObjectiveSpec) else None
 
 
-def _schedule(plug: Plug) -> CoefficientSchedule:
-    name, params = split_plug(plug)
+def _schedule(component: Component) -> CoefficientSchedule:
+    name, params = split_component(component)
     if name == "switch_divergence" and "to" in params:
         params = {**params, "to": built(DIVERGENCES, params["to"], "divergence")}
     return built(COEFFICIENT_SCHEDULES, {name: params}, "schedule")

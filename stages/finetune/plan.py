@@ -1,4 +1,4 @@
-"""The plan of one training, resolved once from the config and from what the node is given; what runs takes its parts."""
+"""The plan of one training, resolved once from the config and from what the node is given. What runs takes its parts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a training lasts, how fast it moves, what it is judged by and in what parts it is computed: what every training has."""
+"""Schedule, evaluation and micro-batches, which every training has. How long it lasts, how fast it moves, what it is judged by."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ from attar.compressors.distill.examples.packing import batches
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.weights.sample_weights import teacher_score
 from attar.compressors.distill.teachers.outputs import DistributionOutputs
-from attar.compressors.distill.teachers.parties import Party, StudentItself
 from attar.compressors.distill.teachers.sources import Live
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import StudentItself, TeacherSource
 from attar.stages.finetune.training_rows import TrainingRows
 from attar.stages.runtime.progress import bar
 
@@ -30,12 +30,12 @@ def with_scores(
     objectives: Iterable[Objective],
     tokenizer: Any,
     student: Student,
-    teacher: Party | None,
+    teacher: TeacherSource | None,
     *,
     tokens_per_batch: int,
     is_packed: bool,
 ) -> TrainingRows:
-    """Put `score` beside each example where an objective weighs by it, under the teacher and the student before its first step.
+    """Put `score` beside each example where an objective weighs by it. Teacher and student score before the first step.
 
     Raises ValueError without a live teacher.
     """
@@ -49,13 +49,13 @@ def with_scores(
     scored = list(every)
     order = range(len(every))
     for batch in batches(every, tokens_per_batch=tokens_per_batch, order=order, is_packed=is_packed):
-        said = [own_logprobs(one.speak(student, batch), batch.next_ids) for one in (teacher, before)]
-        for place, (index, _, _) in enumerate(batch.places):
-            tokens = batch.sequences == place
+        logprobs = [own_logprobs(source.speak(student, batch), batch.next_ids) for source in (teacher, before)]
+        for row, (index, _, _) in enumerate(batch.locations):
+            tokens = batch.sequences == row
             ends = sentence_ends(tokenizer, every[index].answer_ids)
-            score = teacher_score(said[0][tokens], said[1][tokens], ends)
+            score = teacher_score(logprobs[0][tokens], logprobs[1][tokens], ends)
             scored[index] = replace(every[index], facts=replace(every[index].facts, score=score))
-        counter.advance(len(batch.places))
+        counter.advance(len(batch.locations))
     return replace(rows, train=scored[: len(rows.train)], heldout=scored[len(rows.train) :])
 
 
@@ -70,7 +70,7 @@ def own_logprobs(outputs: DistributionOutputs, next_ids: Tensor) -> Tensor:
 
 
 def sentence_ends(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
-    """Return one past the last token of each sentence of an answer: the one place where sentences are cut; its last token always ends one.
+    """Return one past the last token of each sentence of an answer: the one place where sentences are cut. Its last token always ends one.
 
     A token's text is what it adds to the text of those before it: alone, a token of many tokenizers loses the space in front of it.
     """
@@ -79,7 +79,7 @@ def sentence_ends(tokenizer: Any, answer_ids: Sequence[int]) -> list[int]:
 
 
 def token_pieces(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Return what each token adds to the text: read behind those since the last whole character but one, so that long answers stay cheap."""
+    """Return what each token adds to the text. Read behind those since the last whole character but one, so that long answers stay cheap."""
 
     def text(start: int, end: int) -> str:
         return tokenizer.decode(ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,4 +1,4 @@
-"""Stage `finetune`: heal a pruned student on rows or text, with or without a teacher; resumable to the same weights bit for bit."""
+"""Stage `finetune`: heal a pruned student on rows or text, with or without a teacher. Resumable to the same weights bit for bit."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
-from attar.compressors.distill.teachers.parties import KeptStates, Party
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
@@ -28,7 +28,7 @@ from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of
-from attar.stages.finetune.teaching import build_parties, build_rollouts, with_hints
+from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
 from attar.stages.finetune.training_work import training_flops
@@ -56,7 +56,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
-    for who, other in [(who, one) for who, several in others for one in several]:
+    for who, other in [(who, entry) for who, several in others for entry in several]:
         check_vocabulary(model, other, who)
     if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
@@ -103,8 +103,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     base, student = _student(plan, inputs.model)
     is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
-    parties = build_parties(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
-    teacher = parties.get("teacher")
+    teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
+    teacher = teacher_sources.get("teacher")
     rows = with_scores(
         rows, objectives.values(), tokenizer, student, teacher, tokens_per_batch=limit, is_packed=is_packed
     )
@@ -115,7 +115,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
         rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
-        parties["teacher"] = KeptStates(teacher.own_model.head)
+        teacher_sources["teacher"] = RecordedStates(teacher.own_model.head)
     sample = _sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
@@ -124,7 +124,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         plan.reduction,
         CausalText(is_packed, sample),
         Accelerator(cpu=plan.device.type == "cpu"),
-        parties=parties,
+        teacher_sources=teacher_sources,
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
@@ -146,7 +146,7 @@ def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> Trainin
 
 
 def _rollouts(
-    plan: TrainingPlan, rows: TrainingRows, tokenizer: Any, base: PreTrainedModel, teacher: Party | None
+    plan: TrainingPlan, rows: TrainingRows, tokenizer: Any, base: PreTrainedModel, teacher: TeacherSource | None
 ) -> Rollouts | None:
     """Return what writes each step's answers, or None when the data does."""
     if plan.rollout is None:

@@ -1,4 +1,4 @@
-"""Who teaches: another model, what is recorded in the data, or the student itself by a rule; what it reads that the student does not."""
+"""Who teaches: another model, what is recorded in the data, or the student itself by a rule. What it reads that the student does not."""
 
 from __future__ import annotations
 

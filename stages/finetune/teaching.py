@@ -1,4 +1,4 @@
-"""The people of a training: who teaches, what the teacher is told about each row, and who writes and judges new answers."""
+"""Teacher sources, privileged context and rollouts of a training, from its config and rows."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from attar.compressors.distill.loop.drawing import Rollouts, Verdict, other_side
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder, ContextParts, Wording
-from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
@@ -30,23 +30,23 @@ from attar.stages.finetune.training_rows import TrainingRows
 ROLLOUT_ROWS = 32
 
 
-def build_parties(
+def build_teacher_sources(
     sources: Mapping[ViewName, Source], student: Student, folder: Path, dtype: torch.dtype, device: torch.device
-) -> dict[ViewName, Party]:
+) -> dict[ViewName, TeacherSource]:
     """Return who speaks beside the student, whose model lies in `folder`. Raises ValueError when another model's vocabulary is not its."""
-    parties: dict[ViewName, Party] = {}
+    teacher_sources: dict[ViewName, TeacherSource] = {}
     for name, source in sources.items():
         is_hinted = name == "teacher"
         if source.rule is not None:
-            parties[name] = StudentItself(source.rule, is_hinted).begin(student)
+            teacher_sources[name] = StudentItself(source.rule, is_hinted).begin(student)
         elif source.model is not None:
             other = Student(load_model(source.model.path, dtype, device).requires_grad_(False)).eval()
             num_own, num_other = student.head.weight.shape[0], other.head.weight.shape[0]
             if num_own != num_other:
                 raise ValueError(f"vocabulary mismatch: model {num_own}, {name} {num_other} tokens")
             refuse_other_tokens(folder, source.model.path, name)
-            parties[name] = OtherModel(other, is_hinted)
-    return parties
+            teacher_sources[name] = OtherModel(other, is_hinted)
+    return teacher_sources
 
 
 def with_hints(
@@ -59,27 +59,28 @@ def with_hints(
     """
     if context is None:
         return rows
-    told = Telling(context, rows, tokenizer)
+    privileged = PrivilegedContext(context, rows, tokenizer)
     if not context.is_known_before:
         pairs = zip(rows.heldout, rows.heldout_questions, strict=True)
-        return replace(rows, heldout=[replace(one, hinted_ids=told.right(one, row)) for one, row in pairs])
+        return replace(rows, heldout=[replace(pair, hinted_ids=privileged.right(pair, row)) for pair, row in pairs])
     train = [
-        replace(one, hinted_ids=told.before(one, row)) for one, row in zip(rows.train, rows.questions, strict=True)
+        replace(example, hinted_ids=privileged.before(example, row))
+        for example, row in zip(rows.train, rows.questions, strict=True)
     ]
     heldout = [
-        replace(one, hinted_ids=told.before(one, row))
-        for one, row in zip(rows.heldout, rows.heldout_questions, strict=True)
+        replace(example, hinted_ids=privileged.before(example, row))
+        for example, row in zip(rows.heldout, rows.heldout_questions, strict=True)
     ]
-    if all(one.hinted_ids is None for one in train):
+    if all(example.hinted_ids is None for example in train):
         raise ValueError(f"teacher.context {context} has nothing to tell about any row")
     rows = replace(rows, train=train, heldout=heldout)
     return with_other_sides(rows) if has_both_sides else rows
 
 
 def with_other_sides(rows: TrainingRows) -> TrainingRows:
-    """Return the rows with every hinted example a second time: behind its hint, and the plain prompt as what the other side reads."""
-    train = [index for index, one in enumerate(rows.train) if one.hinted_ids is not None]
-    heldout = [index for index, one in enumerate(rows.heldout) if one.hinted_ids is not None]
+    """Return the rows with every hinted example a second time. Behind its hint, and the plain prompt as what the other side reads."""
+    train = [index for index, example in enumerate(rows.train) if example.hinted_ids is not None]
+    heldout = [index for index, example in enumerate(rows.heldout) if example.hinted_ids is not None]
     return replace(
         rows,
         train=[*rows.train, *(other_side(rows.train[index]) for index in train)],
@@ -97,7 +98,7 @@ def build_rollouts(
     tokenizer: Any,
     stops: Sequence[int],
     context: ContextBuilder | None,
-    teacher: Party | None,
+    teacher: TeacherSource | None,
     *,
     objectives: Iterable[Objective],
     seed: int,
@@ -111,7 +112,7 @@ def build_rollouts(
         raise ValueError(
             f"a policy loss needs a verifier, but rows {', '.join(unjudged[:4])} have none; set `verifier` in ingest_data"
         )
-    told = Telling(context or NO_CONTEXT, rows, tokenizer)
+    privileged = PrivilegedContext(context or NO_CONTEXT, rows, tokenizer)
     by_name = {example.name: row for example, row in zip(rows.train, rows.questions, strict=True) if row is not None}
 
     def judge(example: Example, answer: Sequence[int], is_finished: bool) -> Verdict:
@@ -124,13 +125,13 @@ def build_rollouts(
     def hint(
         example: Example, answer: Sequence[int], verdict: Verdict, sibling: Sequence[int] | None
     ) -> list[int] | None:
-        return told.after(example, by_name[example.name], answer, verdict.is_correct, sibling)
+        return privileged.after(example, by_name[example.name], answer, verdict.is_correct, sibling)
 
     return Rollouts(policy, judge, hint, stops, seed, teacher, ROLLOUT_ROWS)
 
 
-class Telling:
-    """What a context says about rows, in the tokenizer's words."""
+class PrivilegedContext:
+    """Privileged context of rows: what the teacher reads beside the prompt, in the tokenizer's tokens."""
 
     def __init__(self, context: ContextBuilder, rows: TrainingRows, tokenizer: Any) -> None:
         self.context = context
@@ -143,11 +144,11 @@ class Telling:
         self.shown = [(row.question, row.answer) for row in rows.questions[:16] if row is not None]
 
     def before(self, example: Example, row: Row | None) -> list[int] | None:
-        """Return what can be told about a row whatever the answer."""
+        """Return the teacher's prompt for a row, whatever the answer."""
         return None if row is None else self.context(self._parts(example, row, example.answer_ids), self.wording)
 
     def right(self, example: Example, row: Row | None) -> list[int] | None:
-        """Return what is told of a row's own answer, which is right."""
+        """Return the teacher's prompt for a row's own answer, which is right."""
         if row is None:
             return None
         return self.context(replace(self._parts(example, row, example.answer_ids), is_correct=True), self.wording)
@@ -155,7 +156,7 @@ class Telling:
     def after(
         self, example: Example, row: Row, answer: Sequence[int], is_correct: bool, sibling: Sequence[int] | None
     ) -> list[int] | None:
-        """Return what can be told once an answer is judged."""
+        """Return the teacher's prompt once an answer is judged."""
         if self.context.is_known_before:
             return None if example.hinted_ids is None else list(example.hinted_ids)
         parts = replace(self._parts(example, row, answer), is_correct=is_correct, sibling_ids=sibling)

@@ -1,4 +1,4 @@
-"""The rows of one or several data sets as training examples, their teacher beside them, in the order training takes them."""
+"""The rows of data sets as training examples, with their teacher. In the order that training takes them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from attar.compressors.distill.examples.chunks import Chunks
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.objective import Objective
-from attar.compressors.distill.teachers.parties import Party, run_once
 from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.distill.teachers.teacher_sources import TeacherSource, run_once
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split, piece_split, read_rows
@@ -39,9 +39,9 @@ class LearnedTokens:
 
 @dataclass(frozen=True)
 class TrainingRows:
-    """Examples to learn and to look at; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from.
+    """Examples to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from.
 
-    What is looked at (`heldout`) are a data set's rows for choices; where it has none, its held-out rows: `looked_at` says which.
+    What is evaluated (`heldout`) are a data set's rows for choices; where it has none, its held-out rows: `evaluated_parts` says which.
     """
 
     train: list[Example]
@@ -52,7 +52,7 @@ class TrainingRows:
     # the row of each example where it is a question, None for text
     questions: list[Row | None]
     heldout_questions: list[Row | None]
-    looked_at: list[Split] = field(default_factory=list)
+    evaluated_parts: list[Split] = field(default_factory=list)
 
     @staticmethod
     def read(
@@ -61,7 +61,7 @@ class TrainingRows:
         """Read every data set once. Raises ValueError when nothing is left to train on."""
         rows, learned = TrainingRows([], [], [], [], [], [], []), LearnedTokens(learn, max_tokens)
         for source, data in enumerate(datasets):
-            _read_one(learned, data, source, tokenizer, rows, TeacherRecord(data.path) if reads_record else None)
+            _read_dataset(learned, data, source, tokenizer, rows, TeacherRecord(data.path) if reads_record else None)
         if not rows.train:
             raise ValueError("the data has no training rows")
         return rows
@@ -77,13 +77,13 @@ class TrainingRows:
         if stop_on == "quality" and not any(is_checkable(row) for row in self.heldout_rows):
             raise ValueError("heldout.stop_on is 'quality', but no held-out row has choices or a verifier; use 'loss'")
 
-    def look(self, part: Split, pairs: Sequence[tuple[Row, Example]]) -> None:
-        """Add examples to look at, each with its row."""
+    def add_heldout(self, part: Split, pairs: Sequence[tuple[Row, Example]]) -> None:
+        """Add examples to evaluate, each with its row."""
         self.heldout.extend(example for _, example in pairs)
         self.heldout_questions.extend(row if row.question else None for row, _ in pairs)
         self.heldout_rows.extend({row.id: row for row, _ in pairs if row.split != "train"}.values())
         if pairs:
-            self.looked_at.append(part)
+            self.evaluated_parts.append(part)
 
 
 @dataclass(frozen=True)
@@ -104,24 +104,24 @@ class Mixture:
         if not self.shares:
             return torch.randperm(len(self.examples), generator=generator).tolist()
         chosen = [index for source in range(len(self.shares)) for index in self._slice(source, epoch)]
-        return [chosen[place] for place in torch.randperm(len(chosen), generator=generator).tolist()]
+        return [chosen[index] for index in torch.randperm(len(chosen), generator=generator).tolist()]
 
     def _slice(self, source: int, epoch: int) -> list[int]:
-        members = [index for index, one in enumerate(self.sources) if one == source]
+        members = [index for index, other_source in enumerate(self.sources) if other_source == source]
         count = self._num_taken(source, len(members))
         taken = []
-        for place in range(epoch * count, (epoch + 1) * count):
-            cycle, position = divmod(place, len(members))
+        for slot in range(epoch * count, (epoch + 1) * count):
+            cycle, position = divmod(slot, len(members))
             shuffled = torch.Generator().manual_seed(self.seed * 1_000_003 + 7919 * (source + 1) + cycle)
-            if position == 0 or place == epoch * count:
+            if position == 0 or slot == epoch * count:
                 order = torch.randperm(len(members), generator=shuffled).tolist()
             taken.append(members[order[position]])
         return taken
 
     def _num_taken(self, source: int, num_members: int) -> int:
         tokens = [0] * len(self.shares)
-        for index, one in enumerate(self.sources):
-            tokens[one] += self.examples[index].num_tokens
+        for index, name in enumerate(self.sources):
+            tokens[name] += self.examples[index].num_tokens
         if not all(tokens):
             raise ValueError(f"data {tokens.index(0) + 1} of {len(tokens)} has no training rows, but a share")
         epoch_tokens = min(count / share for count, share in zip(tokens, self.shares, strict=True))
@@ -131,7 +131,7 @@ class Mixture:
 def with_prefix(
     rows: TrainingRows, used: Set[int], student: Student, workdir: Path, tokens_per_batch: int, is_packed: bool
 ) -> TrainingRows:
-    """Run the frozen blocks before the first trained one once over the examples that training reaches, and keep what they made of each."""
+    """Run the frozen blocks once over the examples that training reaches. Their states are kept for every example."""
     if student.first_block == 0:
         return rows
 
@@ -139,8 +139,8 @@ def with_prefix(
         num_tokens = sum(example.num_tokens for example in examples)
         note(f"the first {student.first_block} blocks are frozen: run once over {num_tokens:,} tokens")
         counter = bar("recording the frozen blocks", num_tokens, "tokens")
-        found = record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
-        return file.write(found, num_tokens, counter)
+        states = record_prefix(student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
+        return file.write(states, num_tokens, counter)
 
     file = StatesFile(workdir / PREFIX_FILE, student.model.dtype)
     return _with_states(rows, used, "prefix", file, run)
@@ -149,19 +149,19 @@ def with_prefix(
 def with_teacher_states(
     rows: TrainingRows,
     used: Set[int],
-    teacher: Party,
+    teacher: TeacherSource,
     student: Student,
     workdir: Path,
     tokens_per_batch: int,
     is_packed: bool,
 ) -> TrainingRows:
-    """Run the teacher, a model of its own, once over the examples that training reaches, and keep its last hidden state at every learned token."""
+    """Run a teacher model once over the examples that training reaches. Its last hidden state at every learned token is recorded."""
 
     def run(examples: Sequence[Example]) -> Iterator[tuple[int, Tensor]]:
         num_tokens = sum(len(example.answer_ids) for example in examples)
         counter = bar("running the teacher", num_tokens, "tokens")
-        found = run_once(teacher, student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
-        return file.write(found, num_tokens, counter)
+        states = run_once(teacher, student, examples, tokens_per_batch=tokens_per_batch, is_packed=is_packed)
+        return file.write(states, num_tokens, counter)
 
     assert teacher.own_model is not None, "only a model of its own is run once"
     file = StatesFile(workdir / TEACHER_FILE, teacher.own_model.model.dtype)
@@ -179,13 +179,13 @@ def _with_states(
 
     They are those in `file` where an interrupted run had finished it, else what `run` yields.
     """
-    places = [*sorted(used), *range(len(rows.train), len(rows.train) + len(rows.heldout))]
+    indices = [*sorted(used), *range(len(rows.train), len(rows.train) + len(rows.heldout))]
     every = [*rows.train, *rows.heldout]
-    found = file.read(len(places))
-    if found is not None:
-        note(f"continuing: {name.replace('_', ' ')} of {len(places):,} examples was written before")
-    for index, states in found or run([every[place] for place in places]):
-        every[places[index]] = replace(every[places[index]], **{name: states})
+    stored = file.read(len(indices))
+    if stored is not None:
+        note(f"continuing: {name.replace('_', ' ')} of {len(indices):,} examples was written before")
+    for index, states in stored or run([every[index] for index in indices]):
+        every[indices[index]] = replace(every[indices[index]], **{name: states})
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
@@ -194,7 +194,7 @@ def is_checkable(row: Row) -> bool:
     return bool(row.choices) or (bool(row.question) and row.verifier != "none")
 
 
-def _read_one(
+def _read_dataset(
     learned: LearnedTokens,
     data: DatasetArtifact,
     source: int,
@@ -202,21 +202,21 @@ def _read_one(
     into: TrainingRows,
     teacher: TeacherRecord | None,
 ) -> None:
-    looks: dict[Split, list[tuple[Row, Example]]] = {"choose": [], "heldout": []}
+    evaluations: dict[Split, list[tuple[Row, Example]]] = {"choose": [], "heldout": []}
     for row in read_rows(data.path / "rows.jsonl"):
         examples = [example for example in _row_examples(learned, row, tokenizer, teacher) if example.answer_ids]
         for piece, example in enumerate(examples):
             split = piece_split(row.split, piece)
             if split != "train":
-                looks[split].append((row, example))
+                evaluations[split].append((row, example))
                 continue
             into.train.append(example)
             into.questions.append(row if row.question else None)
             into.sources.append(source)
             into.ids.append(row.id)
-    part: Split = "choose" if looks["choose"] else "heldout"
-    into.look(part, looks[part])
-    if part == "heldout" and looks[part]:
+    part: Split = "choose" if evaluations["choose"] else "heldout"
+    into.add_heldout(part, evaluations[part])
+    if part == "heldout" and evaluations[part]:
         note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
 
 

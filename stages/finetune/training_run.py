@@ -1,4 +1,4 @@
-"""One training from first step to best weights: checkpoints, looks at the held-out rows, early stop, and what is kept."""
+"""One training from first step to best weights: checkpoints, held-out evaluation, early stop, and the best weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from attar.compressors.distill.loop.heldout import look_at
+from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import set_weights, trained_weights
@@ -27,16 +27,16 @@ from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
 CHECKPOINT = "checkpoint.pt"
 WEIGHTS_FILE = "weights.safetensors"
-# Longest answer that a look by quality waits for.
+# Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
 
 
-# What looks are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
+# What evaluations are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
 MEASURE = "heldout_measure_nats"
 
 
 class TrainingRun:
-    """Training with checkpoints, looks at the held-out rows, early stop and the best weights so far."""
+    """Training with checkpoints, held-out evaluation, early stop and the best weights so far."""
 
     def __init__(
         self,
@@ -63,9 +63,9 @@ class TrainingRun:
         return self.trainer.accelerator.unwrap_model(self.trainer.student)
 
     def resume(self) -> None:
-        """Continue from the checkpoint of an interrupted run, or look at the held-out rows before the first step."""
+        """Continue from the checkpoint of an interrupted run, or evaluate the held-out rows before the first step."""
         if not self.checkpoint.exists():
-            self._look(0)
+            self._evaluate(0)
             return
         saved = torch.load(self.checkpoint, weights_only=True)
         self.trainer.restore(saved["trainer"])
@@ -90,9 +90,9 @@ class TrainingRun:
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
             self._save_checkpoint()  # the step never reached the weights: they are the last good ones
-            kept = f"the weights of step {self.trainer.step} are kept in {self.checkpoint}"
+            where_kept = f"the weights of step {self.trainer.step} are kept in {self.checkpoint}"
             raise ValueError(
-                f"{error} (rows {rows}); {kept}; lower learning_rate or set precision to float32"
+                f"{error} (rows {rows}); {where_kept}; lower learning_rate or set precision to float32"
             ) from error
 
     def _tell_measure(self) -> None:
@@ -107,14 +107,14 @@ class TrainingRun:
                 )
         elif not is_plain(self.trainer):
             note(
-                f"the objective changes while it is learned: looks are compared by {MEASURE}, its last form toward what does not move"
+                f"the objective changes while it is learned: evaluations are compared by {MEASURE}, its last form toward what does not move"
             )
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)
         is_last = record.step == self.trainer.num_steps
         if record.step % self.heldout.every == 0 or is_last:
-            self._look(record.step)
+            self._evaluate(record.step)
         every = self.checkpoints.every
         is_due = time.monotonic() - self._saved_at >= 60.0 * self.checkpoints.minutes
         if is_due or is_last or self._is_over() or (every and record.step % every == 0):
@@ -131,19 +131,19 @@ class TrainingRun:
         for name, value in record.facts.items():
             self._record(Metric(name, value, record.step))
 
-    def _look(self, step: int) -> None:
+    def _evaluate(self, step: int) -> None:
         """Judge the weights of now (their running mean where one is kept) on the held-out rows."""
         average, own = self.trainer.average, {}
         if average is not None:
             own = trained_weights(self.student)
             set_weights(self.student, average.weights)
-        look = look_at(self.trainer, self.rows.heldout)
-        self._refuse_no_numbers(look.losses, step)
-        for name, loss in look.losses.items():
+        evaluation = evaluate_heldout(self.trainer, self.rows.heldout)
+        self._refuse_no_numbers(evaluation.losses, step)
+        for name, loss in evaluation.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        if look.measure is not None and not is_plain(self.trainer):
-            self._record(Metric(MEASURE, look.measure, step))
-        score = [] if look.measure is None else [look.measure]
+        if evaluation.measure is not None and not is_plain(self.trainer):
+            self._record(Metric(MEASURE, evaluation.measure, step))
+        score = [] if evaluation.measure is None else [evaluation.measure]
         if self.heldout.stop_on == "quality":
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
@@ -183,10 +183,11 @@ class TrainingRun:
 
 
 def is_plain(trainer: Trainer) -> bool:
-    """Say whether looks are compared by the very objectives that are learned, with their weights."""
+    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
     measure, learned = trainer.measure, trainer.reduction
     return measure is None or (
-        not learned.schedules and all(learned.objectives[name] == one for name, one in measure.objectives.items())
+        not learned.schedules
+        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
     )
 
 
@@ -203,15 +204,15 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, 
     metric("best_step", run.best["step"])
     if run.trainer.step and not run.best["step"]:
         note(
-            "warning: training never beat its start: no look was better than the one before the first step, so that nothing learned is "
+            "warning: training never beat its start: no evaluation was better than the one before the first step, so that nothing learned is "
             f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
         )
     is_by_quality = run.heldout.stop_on == "quality"
     # which part of the data the kept state was chosen on: figures of that part flatter it
-    facts: Facts = {"chosen_on": tuple(dict.fromkeys(run.rows.looked_at))}
+    facts: Facts = {"chosen_on": tuple(dict.fromkeys(run.rows.evaluated_parts))}
     if is_by_quality:
         facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
-    nats = run.best["score"][int(is_by_quality) :]  # of a look that found no loss: none
+    nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
     return AdapterArtifact.at(
         content,

@@ -1,4 +1,4 @@
-"""How much work a training will have, in FLOPs, from its schedule and the facts of its inputs: what `attar plan` makes minutes of."""
+"""Forecast a training's work, in FLOPs, from its schedule and its inputs' facts. `attar plan` makes minutes of it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def training_flops(
     is_frozen: bool = True,
     is_rolled_out: bool = False,
 ) -> float:
-    """Return the FLOPs of a training with its looks at held-out rows; 0: not known.
+    """Return the FLOPs of a training with its evaluations of held-out rows; 0: not known.
 
     A step reads its tokens forward and backward; the gradients of the weights themselves, a third of it, fall away where they are
     frozen. Models that run along (`live`) read them too, and what is rolled out is written first. Every `eval_every` steps the held-out
@@ -35,7 +35,7 @@ def training_flops(
         limit = float(schedule.max_steps * schedule.tokens_per_step)
         num_tokens = min(num_tokens, limit) if num_rows else limit
     num_steps = -(-num_tokens // schedule.tokens_per_step)
-    num_looks = 1.0 + num_steps // eval_every
+    num_evaluations = 1.0 + num_steps // eval_every
     passes = 2.0 if is_frozen else 3.0
     trained = num_tokens * (num_parameters * (passes + is_rolled_out) + num_live)
-    return FORWARD * (trained + num_looks * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))
+    return FORWARD * (trained + num_evaluations * num_heldout * TOKENS_PER_ROW * (num_parameters + num_live))

@@ -87,7 +87,7 @@ class GuideConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class GuideInputs:
-    """The frozen base, and guided rows; the model whose two passes are the teacher where that is not the base (a pruned one).
+    """The frozen base, and guided rows. The model whose two passes are the teacher where that is not the base (a pruned one).
 
     `weak`: the unguided branch, where the rows were drawn with one. `second`: a checkpoint that the adapters must also work on.
     """

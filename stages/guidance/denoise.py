@@ -123,13 +123,13 @@ def denoise(config: DenoiseConfig, inputs: NoInputs, workdir: Path) -> Compariso
         _report(config, seed, result)
     content = workdir / "content"
     content.mkdir(exist_ok=True)
-    found = {name: _spread([one[name] for one in map(asdict, results)]) for name in asdict(results[0])}
+    spreads = {name: _spread([result[name] for result in map(asdict, results)]) for name in asdict(results[0])}
     by_seed = {f"seed {seed}": asdict(result) for seed, result in zip(config.seeds, results, strict=True)}
-    (content / RESULT).write_text(json.dumps({"denoiser": found, "seeds": by_seed}, indent=1))
+    (content / RESULT).write_text(json.dumps({"denoiser": spreads, "seeds": by_seed}, indent=1))
     for seed in config.seeds:
         for path in sorted((workdir / f"seed-{seed}").glob("*.safetensors")):
             (content / f"seed-{seed}-{path.name}").write_bytes(path.read_bytes())
-    return ComparisonArtifact.at(content, **{name: entry["value"] for name, entry in found.items()})
+    return ComparisonArtifact.at(content, **{name: entry["value"] for name, entry in spreads.items()})
 
 
 def _report(config: DenoiseConfig, seed: int, result: StudyResult) -> None:

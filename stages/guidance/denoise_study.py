@@ -1,4 +1,4 @@
-"""One seed of the study: a denoiser, adapters trained on guided rollouts and on noised data, and how near each comes to two passes."""
+"""One seed of the study. A denoiser, adapters trained on guided rollouts and on noised data, and how near each comes to two passes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from attar.stages.runtime.progress import bar, metric, note
 # Share of the scale range, in its middle, that training states keep out of
 UNSEEN_FRACTION = 0.1
 # Scale at which whole samples are compared, as a place in the range
-SAMPLE_PLACE = 0.6
+SAMPLE_POSITION = 0.6
 RESULT = "result.json"
 
 
@@ -108,8 +108,8 @@ def _measure(study: Study, seed: int, folder: Path) -> StudyResult:
     heldout = _rollouts(study, base, diffusion, study.num_heldout_rollouts, _generator(seed, 1), is_unseen=False)
     unseen = _rollouts(study, base, diffusion, study.num_heldout_rollouts, _generator(seed, 2), is_unseen=True)
     ratios: dict[str, tuple[float, float]] = {}
-    for place, source in enumerate(("guided", "noised")):
-        generator = _generator(seed, 3 + place)
+    for index, source in enumerate(("guided", "noised")):
+        generator = _generator(seed, 3 + index)
         if source == "guided":
             states = _rollouts(study, base, diffusion, study.num_rollouts, generator, is_unseen=False)
             states = states.chosen(torch.randperm(len(states), generator=generator)[: study.num_states])
@@ -160,7 +160,7 @@ def _samples(
     """Return (squared error of finished images to guided ones, over that of unguided ones; calls of the base one sample took)."""
     noise = torch.randn(study.num_heldout_rollouts, 64, generator=generator)
     classes = torch.arange(len(noise)) % NUM_CLASSES
-    scales = torch.full((len(noise),), study.min_scale + SAMPLE_PLACE * (study.max_scale - study.min_scale))
+    scales = torch.full((len(noise),), study.min_scale + SAMPLE_POSITION * (study.max_scale - study.min_scale))
     calls = 0
 
     def count(*args: object) -> None:

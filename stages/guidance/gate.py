@@ -1,4 +1,4 @@
-"""The gate of `guide`: one pass must be close to two, on held-out questions, at scales never trained on, on a second checkpoint."""
+"""The gate of `guide`. One pass must be close to two, on held-out questions, at scales never trained on, on a second checkpoint."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class GateReport:
     @property
     def bases(self) -> dict[str, float]:
         """The models that the adapters work on, with the ratio measured there."""
-        found = {self.base: self.gaps["seen"].ratio}
+        ratios = {self.base: self.gaps["seen"].ratio}
         if self.second:
-            found[self.second] = self.gaps["second"].ratio
-        return found
+            ratios[self.second] = self.gaps["second"].ratio
+        return ratios
 
     @property
     def facts(self) -> Facts:
@@ -105,7 +105,7 @@ def _gap(config: GuideConfig, name: str, rows: Sequence[Row], parts: Parts) -> G
     if gap.kl_plain == 0.0:
         raise ValueError(
             f"guide_data: guidance changes nothing on {NAMES[name]}, so there is no gap to close (their scales: "
-            f"{min(one.scale for one in texts):g} to {max(one.scale for one in texts):g}; 1 is no guidance); accepted: a max_scale other than 1"
+            f"{min(text.scale for text in texts):g} to {max(text.scale for text in texts):g}; 1 is no guidance); accepted: a max_scale other than 1"
         )
     for measure, value in {**asdict(gap), "kl_ratio": gap.ratio, "reverse_ratio": gap.reverse_ratio}.items():
         metric(f"{name}_{measure}", value)

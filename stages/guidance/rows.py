@@ -16,7 +16,7 @@ from attar.stages.runtime.progress import note
 
 @dataclass(frozen=True)
 class GuidedRows:
-    """Examples to learn and to look at, and the range of their scales."""
+    """Examples to learn and to evaluate, and the range of their scales."""
 
     rows: TrainingRows
     low: float
@@ -32,19 +32,19 @@ def read_guided(config: GuideConfig, inputs: GuideInputs) -> GuidedRows:
                 f"the data was drawn from model {str(data.facts.get('guided_model'))[:12]}, not from {teacher.fingerprint[:12]}; "
                 "give the model it was drawn from as the input teacher"
             )
-    found = TrainingRows([], [], [], [], [], [], [])
+    rows = TrainingRows([], [], [], [], [], [], [])
     for source, data in enumerate(inputs.data):
-        _read_one(config, data, source, found)
-    if not found.train:
+        _read_dataset(config, data, source, rows)
+    if not rows.train:
         raise ValueError("the data has no training rows")
-    if not found.heldout_rows:
+    if not rows.heldout_rows:
         raise ValueError("the data has no held-out rows, which the gate is measured on; raise heldout_fraction")
     facts = [data.facts for data in inputs.data]
-    low, high = min(float(one["min_scale"]) for one in facts), max(float(one["max_scale"]) for one in facts)
-    return GuidedRows(found, low, high)
+    low, high = min(float(fact["min_scale"]) for fact in facts), max(float(fact["max_scale"]) for fact in facts)
+    return GuidedRows(rows, low, high)
 
 
-def _read_one(config: GuideConfig, data: DatasetArtifact, source: int, into: TrainingRows) -> None:
+def _read_dataset(config: GuideConfig, data: DatasetArtifact, source: int, into: TrainingRows) -> None:
     teacher = TeacherRecord(data.path)
     rows = read_rows(data.path / "rows.jsonl")
     part = choosing_part(rows)

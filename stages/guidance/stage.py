@@ -38,24 +38,24 @@ def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     for name in ("teacher", "weak", "second"):
         for other in inputs.get(name, ()):
             check_vocabulary(model, other, name)
-    for one in data:
-        if one and "num_rows" in one and "max_scale" not in one:
+    for dataset in data:
+        if dataset and "num_rows" in dataset and "max_scale" not in dataset:
             raise ValueError("the data carries no guidance scales; make it with guide_data")
-        if "unguided" in one and (one["unguided"] == "weak_model") != bool(weak):
+        if "unguided" in dataset and (dataset["unguided"] == "weak_model") != bool(weak):
             raise ValueError(
-                f"the data was drawn with unguided {one['unguided']!r}; give the input weak just where that is 'weak_model'"
+                f"the data was drawn with unguided {dataset['unguided']!r}; give the input weak just where that is 'weak_model'"
             )
-        if config.adapter == "lora" and one.get("min_scale") != one.get("max_scale"):
+        if config.adapter == "lora" and dataset.get("min_scale") != dataset.get("max_scale"):
             raise ValueError(
-                f"adapter lora learns one fixed scale; the data has {one['min_scale']} to {one['max_scale']}"
+                f"adapter lora learns one fixed scale; the data has {dataset['min_scale']} to {dataset['max_scale']}"
             )
     second = inputs.get("second", ())
     if config.adapter == "lora" and second:
         raise ValueError("a lora is folded into its own base; the input second is for cross and offset adapters")
-    for one in second:
+    for beside in second:
         for name in ("num_blocks", "hidden_size"):
-            if name in one and name in model and one[name] != model[name]:
-                raise ValueError(f"{name} mismatch: model {model[name]}, second {one[name]}")
+            if name in beside and name in model and beside[name] != model[name]:
+                raise ValueError(f"{name} mismatch: model {model[name]}, second {beside[name]}")
     facts: Facts = {"method": config.adapter}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]

@@ -1,4 +1,4 @@
-"""What an archive may do while it is unpacked: members stay inside, match their recorded digest, and fit their stated size."""
+"""What an archive may do while it is unpacked. Members stay inside, match their recorded digest, and fit their stated size."""
 
 from __future__ import annotations
 

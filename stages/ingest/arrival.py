@@ -1,4 +1,4 @@
-"""What is found in a model as it comes in, and told: what was left out, which dtype was chosen, what its tokenizer and template cannot do."""
+"""Notes on a model as it comes in. What was left out, which dtype was chosen, what its tokenizer and template cannot do."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ DATA_SCHEMES = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
 
 
 def model_source(text: str) -> str:
-    """Return a source line for a model: a line as it is, a path of a folder or a .gguf file with its scheme."""
+    """Return a source line for a model. A line as it is, a path of a folder or a .gguf file with its scheme."""
     if text.partition(":")[0] in MODEL_FORMS:
         return text
     if text.endswith(".gguf"):
@@ -22,6 +22,6 @@ def model_source(text: str) -> str:
 
 
 def data_source(text: str) -> str:
-    """Return a source line for a data set: a line as it is, a path of a .jsonl, .parquet or .txt file with its scheme."""
+    """Return a source line for a data set. A line as it is, a path of a .jsonl, .parquet or .txt file with its scheme."""
     scheme = DATA_SCHEMES.get(Path(text).suffix)
     return text if text.partition(":")[0] in DATA_FORMS or scheme is None else f"{scheme}:{text}"

@@ -1,4 +1,4 @@
-"""What a tokenizer's chat template takes: found by rendering it, so that a user hears of it before prompts are made of it."""
+"""What a tokenizer's chat template takes. Found by rendering it, so that a user hears of it before prompts are made of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MAX_REASON_CHARS = 160
 
 
 def chat_traits(tokenizer: Any) -> tuple[Facts, list[str]]:
-    """Return (facts, lines for people) of what a tokenizer's chat template does not do; nothing where it writes any plain chat.
+    """Return (facts, lines for people) of what a tokenizer's chat template does not do. Nothing where it writes any plain chat.
 
     `chat_template` is none, parts (it shows content given as parts alone), no_default or raises; `chat_system` is left_out or raises;
     `num_chat_templates` counts them where there is more than one.

@@ -148,15 +148,15 @@ def _outside(config: IngestDataConfig) -> str:
 
 @stage("ingest_data", version=3, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
-    """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations.
+    """Bring a data set in as checkable questions and answers, or as the turns of conversations.
 
     Raises ValueError, naming file and row, for a row that lacks a named column, holds no text where text is wanted, or an answer that
     names no choice or is ambiguous; and when nothing is left.
     """
     typed = typed_rows(_records(config), _columns(config))
     if not typed.rows:
-        raise ValueError(f"{config.source} gave no rows{_left_out(typed)}")
-    if left_out := _left_out(typed):
+        raise ValueError(f"{config.source} gave no rows{_skipped(typed)}")
+    if left_out := _skipped(typed):
         note(f"warning: {config.source}{left_out}")
     if typed.unread:
         note(f"keys of turns that are not read: {', '.join(sorted(typed.unread))}"[:200])
@@ -198,7 +198,7 @@ def _columns(config: IngestDataConfig) -> Columns:
     )
 
 
-def _left_out(typed: TypedRows) -> str:
+def _skipped(typed: TypedRows) -> str:
     """Say how many rows were left out, and why."""
     reasons = (
         (typed.num_blank_texts, "blank text rows left out"),

@@ -23,7 +23,7 @@ LONE = re.compile(
 
 
 def hub_cure(source: str, *, is_model: bool) -> str:
-    """Return the end of a refusal that tells how to write a hub's name that was copied from elsewhere; empty for what is none."""
+    """Return the end of a refusal that tells how to write a hub's name that was copied from elsewhere. Empty for what is none."""
     text = source[:MAX_LENGTH].strip().partition("?")[0].partition("#")[0]
     lone = LONE.fullmatch(text)
     if lone:

@@ -1,4 +1,4 @@
-"""Which choice an answer names: its text, its label, a letter, or its number, decided by what a whole file says."""
+"""Which choice an answer names. Its text, its label, a letter, or its number, decided by what a whole file says."""
 
 from __future__ import annotations
 
@@ -74,10 +74,10 @@ def answer_indices(rows: Sequence[Labelled], form: AnswerForm) -> list[int]:
     if form == "auto" and readings and all("label" in reading for reading in readings):
         return [reading["label"] for reading in readings]
     base = _base(rows, readings, form)
-    kept = [_kept(reading, form, base) for reading in readings]
-    whole = {name for name in ("label", "text", "letter", "digit") if all(name in reading for reading in kept)}
+    answers = [_allowed(reading, form, base) for reading in readings]
+    whole = {name for name in ("label", "text", "letter", "digit") if all(name in reading for reading in answers)}
     indices = []
-    for row, reading in zip(rows, kept, strict=True):
+    for row, reading in zip(rows, answers, strict=True):
         if not reading:
             raise ValueError(f"{row.where} {_shown(row)}")
         if len({*reading.values()}) > 1 and len(whole) != 1:
@@ -179,16 +179,16 @@ def _base(rows: Sequence[Labelled], readings: Sequence[Mapping[str, int]], form:
     return "zero"
 
 
-def _kept(reading: Mapping[str, int], form: AnswerForm, base: str) -> dict[str, int]:
+def _allowed(reading: Mapping[str, int], form: AnswerForm, base: str) -> dict[str, int]:
     """Return the ways that the form allows, the count as `digit`."""
-    kept = {name: reading[name] for name in ("label", "text", "letter") if name in reading}
+    float_nodes = {name: reading[name] for name in ("label", "text", "letter") if name in reading}
     if form == "text":
-        return {name: index for name, index in kept.items() if name == "text"}
+        return {name: index for name, index in float_nodes.items() if name == "text"}
     if base in reading:
-        kept["digit"] = reading[base]
-    if form in ("index", "number") and "digit" in kept:
-        return {"digit": kept["digit"]}
-    return kept
+        float_nodes["digit"] = reading[base]
+    if form in ("index", "number") and "digit" in float_nodes:
+        return {"digit": float_nodes["digit"]}
+    return float_nodes
 
 
 def _shown(row: Labelled) -> str:

@@ -42,7 +42,7 @@ OPENING_CHARS = 1500
 
 
 def source_license(source: ModelSource, scratch: Path) -> str:
-    """Return the licence id that came with a fetched model, such as `apache-2.0`; empty where nothing says, `other` where it is none known."""
+    """Return the licence id that came with a fetched model, such as `apache-2.0`. Empty where nothing says, `other` where it is none known."""
     if source.scheme in ("gguf", "wheel"):
         return _license_id(
             _header_license(source.path if source.scheme == "gguf" else scratch / source.parts["member"])
@@ -53,7 +53,7 @@ def source_license(source: ModelSource, scratch: Path) -> str:
 
 
 def folder_license(folder: Path) -> str:
-    """Return the licence id that a model folder names, the card before the config before the licence's own text; empty: none."""
+    """Return the licence id that a model folder names, the card before the config before the licence's own text. Empty: none."""
     return _card_license(folder / CARD) or _config_license(folder / "config.json") or _text_license(folder)
 
 
@@ -67,8 +67,8 @@ def _card_license(card: Path) -> str:
         front = metadata_load(card) or {}
     except Exception:  # noqa: BLE001 - a card is prose that anybody may have written
         return ""
-    said = _license_id(front.get("license"))
-    return (_license_id(front.get("license_name")) or said) if said == OTHER else said
+    license_id = _license_id(front.get("license"))
+    return (_license_id(front.get("license_name")) or license_id) if license_id == OTHER else license_id
 
 
 def _config_license(config: Path) -> str:
@@ -77,23 +77,23 @@ def _config_license(config: Path) -> str:
 
 def _text_license(folder: Path) -> str:
     """Know the licence by how its text begins."""
-    found = [path for path in sorted(folder.glob("*")) if path.is_file() and path.stem.upper() in LICENSE_FILES]
-    if not found:
+    paths = [path for path in sorted(folder.glob("*")) if path.is_file() and path.stem.upper() in LICENSE_FILES]
+    if not paths:
         return ""
-    text = found[0].read_text(errors="replace")
-    if said := SPDX.search(text):
-        return _license_id(said[1])
+    text = paths[0].read_text(errors="replace")
+    if match := SPDX.search(text):
+        return _license_id(match[1])
     opening = " ".join(text.lower().split())[:OPENING_CHARS]
     return next((name for name, phrases in OPENINGS if all(phrase in opening for phrase in phrases)), OTHER)
 
 
-def _license_id(said: Any) -> str:
+def _license_id(value: Any) -> str:
     """Return what was said as an id: it goes into the front matter of cards, where a line of somebody else's has no place."""
-    if isinstance(said, list) and len(said) == 1:
-        [said] = said
-    if not isinstance(said, str) or said.strip().lower() in ("", "unknown"):
+    if isinstance(value, list) and len(value) == 1:
+        [value] = value
+    if not isinstance(value, str) or value.strip().lower() in ("", "unknown"):
         return ""
-    return re.sub(r"[^\w.+-]+", "-", said.strip().lower()).strip("-")[:MAX_ID_CHARS]
+    return re.sub(r"[^\w.+-]+", "-", value.strip().lower()).strip("-")[:MAX_ID_CHARS]
 
 
 def _header_license(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""Turn a source that moves (a branch on the hub, an alias in the registry) into the one that it names now, so that news is noticed."""
+"""Pin a source that moves to what it names now, so that news is noticed. A branch on the hub moves, and an alias in the registry."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where rows come from: files of lines, tables, text, the hub and generated tasks, each record with the words that tell where it stands."""
+"""Read records from files of lines, tables, text, the hub and generated tasks. Each record says where it stands."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_parquet(path: Path, source: str) -> Iterator[Record]:
 
 
 def read_text(path: Path, source: str, words_a_row: int) -> Iterator[Record]:
-    """Yield a text whole, or in rows of so many words or a few more, cut at the ends of lines."""
+    """Yield a text whole, or in rows of so many words. Rows are cut at the ends of lines, a few words later."""
     try:
         text = path.read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:

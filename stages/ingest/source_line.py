@@ -84,7 +84,7 @@ def parse_source(text: str) -> ModelSource:
 
 @dataclass(frozen=True)
 class FetchedModel:
-    """A model in the dtype it is stored in, its tokenizer, and the plain folder that both came from where there is one."""
+    """A model in its stored dtype with its tokenizer. `folder`: the plain folder that both came from, where there is one."""
 
     model: transformers.PreTrainedModel
     tokenizer: Any
@@ -102,7 +102,7 @@ def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_name
 
 
 def source_digest(source: ModelSource) -> str:
-    """Return a digest of local content, so that a changed file is a different source; empty for sources that are pinned by name."""
+    """Return a digest of local content, so that a changed file is a different source. Empty for sources that are pinned by name."""
     if source.scheme == "gguf":
         return file_digest(source.path)
     if source.scheme == "folder":

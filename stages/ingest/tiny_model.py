@@ -54,7 +54,7 @@ def random_model(
 
 
 def random_facts(family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0) -> dict[str, Any]:
-    """Return the facts of a random Llama by arithmetic, so that a plan need not import its classes; of other families nothing."""
+    """Return the facts of a random Llama by arithmetic; of other families nothing. A plan then need not import its classes."""
     if family != "llama" or num_blocks < 1 or hidden_size < 8 or hidden_size % 8:
         return {}
     square = hidden_size * hidden_size
@@ -105,7 +105,7 @@ def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: An
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token a byte and three special ones: it needs no training data and splits any text."""
+    """Return a tokenizer with one token a byte and three special ones. It needs no training data and splits any text."""
     from transformers import PreTrainedTokenizerFast  # a second that a plan need not wait for
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

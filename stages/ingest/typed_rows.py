@@ -1,4 +1,4 @@
-"""Records of any source as rows of one known shape; what is wrong is refused by file and row, what is blank is counted."""
+"""Records of any source as rows of one known shape. What is wrong is refused by file and row, what is blank is counted."""
 
 from __future__ import annotations
 
@@ -116,13 +116,13 @@ def _chat_rows(record: Mapping[str, Any], column: str, columns: Columns, name: s
     turns, tools, unread = turns_of(record, column)
     made.unread |= unread
     verifier = _verifier(record, columns)
-    kept = [turn for turn in turns if turn.is_last or columns.assistant_turns == "every"]
+    learned_turns = [turn for turn in turns if turn.is_last or columns.assistant_turns == "every"]
     rows = []
-    for index, turn in enumerate(kept):
+    for index, turn in enumerate(learned_turns):
         is_plain = len(turn.messages) == 1 and not tools
         rows.append(
             Row(
-                id=name if len(kept) == 1 else f"{name}.{index:03d}",
+                id=name if len(learned_turns) == 1 else f"{name}.{index:03d}",
                 question=turn.question,
                 answer=turn.answer,
                 verifier=verifier if turn.is_last and not turn.reply else "none",

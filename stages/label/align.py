@@ -69,7 +69,7 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
         note(
             f"warning: {len(answered) - len(rows)} answers call tools and are left out: two templates write a call in different words"
         )
-    teacher, student = (load_tokenizer(one.path) for one in (inputs.teacher, inputs.student))
+    teacher, student = (load_tokenizer(model.path) for model in (inputs.teacher, inputs.student))
     for who, tokenizer in (("teacher", teacher), ("student", student)):
         if not tokenizer.is_fast:
             raise ValueError(
@@ -79,8 +79,8 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
 
     def scored(shard: Sequence[Row]) -> list[Row]:
         pairs = [(row_prompt(teacher, row), row_answer(teacher, row)) for row in shard]
-        said = token_logprobs(runner, pairs, config.batch_size)
-        return [_aligned(row, student, teacher, one.tolist()) for row, one in zip(shard, said, strict=True)]
+        logprobs = token_logprobs(runner, pairs, config.batch_size)
+        return [_aligned(row, student, teacher, values.tolist()) for row, values in zip(shard, logprobs, strict=True)]
 
     aligned = by_shard(workdir, "aligning", rows, scored)
     num_chunks = sum(len(row.chunk_ends) for row in aligned)
@@ -105,8 +105,8 @@ def _aligned(row: Row, student: Any, teacher: Any, nats: Sequence[float]) -> Row
     return row.with_changes(
         prompt_ids=row_prompt(student, row),
         answer_ids=row_answer(student, row),
-        chunk_ends=[mine for mine, _ in pairs],
-        chunk_nats=chunk_sums(nats, [theirs for _, theirs in pairs]),
+        chunk_ends=[student_piece for student_piece, _ in pairs],
+        chunk_nats=chunk_sums(nats, [teacher_piece for _, teacher_piece in pairs]),
         recorded_in="",
     )
 

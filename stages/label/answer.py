@@ -1,4 +1,4 @@
-"""Stage `answer`: a model answers questions from the question alone, several times if asked, each answer checked and a row of its own."""
+"""Stage `answer`: a model answers questions from the question alone. Several times where wanted; each answer is checked and a row of its own."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         if config.temperature == 0.0:
             raise ValueError("temperature is 0, but an anchor bounds what is drawn; accepted: above 0")
     num_answers = float(data.get("num_rows", 0)) * config.num_samples
-    num_parameters = sum(float(one.get("num_parameters", 0)) for one in (model, anchor) if one)
+    num_parameters = sum(float(facts.get("num_parameters", 0)) for facts in (model, anchor) if facts)
     facts: Facts = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     num_flops = 2.0 * num_parameters * num_answers * config.max_new_tokens
     return Forecast(
@@ -101,13 +101,13 @@ class _Writer:
             is_scored=True,
             on_finished=counter.advance,
         )
-        found = []
+        answered = []
         for index, row in enumerate(rows):
             its = slice(index * num_samples, (index + 1) * num_samples)
-            found += self._judged(row, written[its])
+            answered += self._judged(row, written[its])
         if self.anchor is not None and self.config.temperature == 1.0 and self.config.top_p == 1.0:
             self._report_distance(prompts, written)
-        return found
+        return answered
 
     def _prompt(self, row: Row, sample: int) -> Prompt:
         ids = row_prompt(self.tokenizer, row)
@@ -115,12 +115,16 @@ class _Writer:
 
     def _judged(self, row: Row, written: Sequence[Generation]) -> list[Row]:
         reference, verifier = row.reference or row.answer, build(ANSWER_CHECKS, row.verifier)
-        texts = [self.tokenizer.decode(one.token_ids, skip_special_tokens=True).strip() for one in written]
+        texts = [self.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip() for answer in written]
         passes = [
-            one.is_finished and bool(text) and verifier(text, reference, row.choices) is None
-            for text, one in zip(texts, written, strict=True)
+            answer.is_finished and bool(text) and verifier(text, reference, row.choices) is None
+            for text, answer in zip(texts, written, strict=True)
         ]
-        is_kept = {"all": [True] * len(texts), "finished": [one.is_finished for one in written], "passing": passes}
+        is_kept = {
+            "all": [True] * len(texts),
+            "finished": [answer.is_finished for answer in written],
+            "passing": passes,
+        }
         pass_rate = sum(passes) / len(passes)
         return [
             row.with_changes(
@@ -141,11 +145,13 @@ class _Writer:
     def _report_distance(self, prompts: Sequence[Prompt], written: Sequence[Generation]) -> None:
         """Tell the mean of log q - log anchor over the drawn texts: an unbiased estimate of KL(q || anchor), in nats a token."""
         assert self.anchor is not None, "asked for with an anchor"
-        pairs = [(prompt.token_ids, one.token_ids) for prompt, one in zip(prompts, written, strict=True)]
+        pairs = [(prompt.token_ids, answer.token_ids) for prompt, answer in zip(prompts, written, strict=True)]
         with torch.inference_mode():
             scored = continuation_likelihoods(self.anchor, pairs, batch_size=self.config.batch_size)
-        ratio = sum((one.logprob_nats or 0.0) - safe.logprob_nats for one, safe in zip(written, scored, strict=True))
-        metric("kl_to_anchor_nats", ratio / max(1, sum(one.num_tokens for one in scored)))
+        ratio = sum(
+            (answer.logprob_nats or 0.0) - safe.logprob_nats for answer, safe in zip(written, scored, strict=True)
+        )
+        metric("kl_to_anchor_nats", ratio / max(1, sum(score.num_tokens for score in scored)))
 
 
 def _finish(config: AnswerConfig, inputs: AnswerInputs, content: Path, rows: list[Row]) -> DatasetArtifact:

@@ -73,9 +73,9 @@ def _forecast(config: ChooseAnswersConfig, inputs: Mapping[str, tuple[Facts, ...
         raise ValueError("by is 'edit_distance': no model is asked; leave teacher and student out")
     if models:
         check_vocabulary(models[0], models[1], "student")
-    kept = ("num_rows", "num_recorded", "vocab_size")
-    facts: Facts = {key: inputs["data"][0][key] for key in kept if key in inputs["data"][0]}
-    num_parameters = sum(float(one.get("num_parameters", 0)) for one in models)
+    unchanged_facts = ("num_rows", "num_recorded", "vocab_size")
+    facts: Facts = {key: inputs["data"][0][key] for key in unchanged_facts if key in inputs["data"][0]}
+    num_parameters = sum(float(model.get("num_parameters", 0)) for model in models)
     num_rows = float(inputs["data"][0].get("num_rows", 0))
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)
 
@@ -93,21 +93,21 @@ def choose_answers(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, wor
     if config.by == "teacher_sentences":
         scored = _scored(config, inputs, train, workdir)
         order = sorted(scored, key=lambda row: (-(row.score or 0.0), row.id))
-        kept = {row.id: row for row in order[: max(1, round(config.keep_fraction * len(order)))]}
+        chosen = {row.id: row for row in order[: max(1, round(config.keep_fraction * len(order)))]}
         metric("mean_score", sum(row.score or 0.0 for row in scored) / len(scored))
-        metric("mean_score_kept", sum(row.score or 0.0 for row in kept.values()) / len(kept))
+        metric("mean_score_kept", sum(row.score or 0.0 for row in chosen.values()) / len(chosen))
         reason = "less the teacher's own"
     else:
-        kept = {row.id: row for row in _farthest(train, config.num_kept)}
+        chosen = {row.id: row for row in _farthest(train, config.num_kept)}
         reason = "too like another answer"
-    return _finish(inputs, workdir / "content", rows, kept, reason)
+    return _finish(inputs, workdir / "content", rows, chosen, reason)
 
 
 def _farthest(rows: Sequence[Row], num_kept: int) -> list[Row]:
     by_question: dict[str, list[Row]] = {}
     for row in rows:
         by_question.setdefault(row.question, []).append(row)
-    return [some[i] for some in by_question.values() for i in farthest_texts([one.answer for one in some], num_kept)]
+    return [some[i] for some in by_question.values() for i in farthest_texts([text.answer for text in some], num_kept)]
 
 
 def _scored(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, rows: Sequence[Row], workdir: Path) -> list[Row]:
@@ -117,12 +117,12 @@ def _scored(config: ChooseAnswersConfig, inputs: ChooseAnswersInputs, rows: Sequ
 
     def scored(shard: Sequence[Row]) -> list[Row]:
         pairs = [exact_tokens(tokenizer, row) for row in shard]
-        said = [token_logprobs(runner, pairs, config.batch_size) for runner in runners]
-        found = []
-        for row, (_, answer), teacher, student in zip(shard, pairs, *said, strict=True):
+        logprobs = [token_logprobs(runner, pairs, config.batch_size) for runner in runners]
+        rows = []
+        for row, (_, answer), teacher, student in zip(shard, pairs, *logprobs, strict=True):
             ends = sentence_ends(tokenizer, answer)
-            found.append(row.with_changes(score=teacher_score(teacher, student, ends, config.delta_nats)))
-        return found
+            rows.append(row.with_changes(score=teacher_score(teacher, student, ends, config.delta_nats)))
+        return rows
 
     return by_shard(workdir, "comparing likelihoods", rows, scored)
 
@@ -132,20 +132,20 @@ def token_logprobs(
     runner: CausalRunner, pairs: Sequence[tuple[list[int], list[int]]], batch_size: int
 ) -> list[Float[Tensor, "T"]]:
     """Return the log-probability of every token of each continuation in nats, on the CPU."""
-    found: dict[int, Tensor] = {}
-    for places, input_ids, mask in scoring_batches(pairs, batch_size, runner.device):
+    logprobs: dict[int, Tensor] = {}
+    for locations, input_ids, mask in scoring_batches(pairs, batch_size, runner.device):
         logits, _ = runner.forward(input_ids, mask, None, last_only=False)
-        for row, (index, columns) in enumerate(places):
+        for row, (index, columns) in enumerate(locations):
             ids = torch.tensor(pairs[index][1], device=logits.device)[:, None]
-            found[index] = logits[row, columns].float().log_softmax(dim=-1).gather(-1, ids)[:, 0].cpu()
-    return [found[index] for index in range(len(pairs))]
+            logprobs[index] = logits[row, columns].float().log_softmax(dim=-1).gather(-1, ids)[:, 0].cpu()
+    return [logprobs[index] for index in range(len(pairs))]
 
 
 def _finish(
-    inputs: ChooseAnswersInputs, content: Path, rows: list[Row], kept: Mapping[str, Row], reason: str
+    inputs: ChooseAnswersInputs, content: Path, rows: list[Row], replacements: Mapping[str, Row], reason: str
 ) -> DatasetArtifact:
-    chosen = [kept.get(row.id, row) for row in rows if row.split != "train" or row.id in kept]
-    dropped = [Dropped(row, reason) for row in rows if row.split == "train" and row.id not in kept]
+    chosen = [replacements.get(row.id, row) for row in rows if row.split != "train" or row.id in replacements]
+    dropped = [Dropped(row, reason) for row in rows if row.split == "train" and row.id not in replacements]
     write_rows(content / "rows.jsonl", chosen)
     carry_candidates(inputs.data.path, content, chosen)
     note(f"kept {len(chosen)} of {len(rows)} rows; {len(dropped)} {reason}")

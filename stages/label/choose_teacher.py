@@ -53,9 +53,9 @@ def choose_teacher(config: ChooseTeacherConfig, inputs: ChooseTeacherInputs, wor
         f"teacher {best + 1} of {len(scores)}: its student answers {scores[best]:.3f} right, the others {sorted(scores)[:-1]}"
     )
     counts = [int(trial.facts.get("num_quality_rows", 0)) for trial in inputs.trials]
-    told = chance(scores, best, counts)
-    if told:
-        note(told)
+    doubt = chance(scores, best, counts)
+    if doubt:
+        note(doubt)
     chosen, content = inputs.data[best], workdir / "content"
     shutil.copytree(chosen.path, content, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORDS_FOLDER))
     write_card(content, read_rows(content / "rows.jsonl"), name=str(chosen.facts.get("name", "chosen")))
@@ -63,7 +63,7 @@ def choose_teacher(config: ChooseTeacherConfig, inputs: ChooseTeacherInputs, wor
 
 
 def chance(scores: Sequence[float], best: int, counts: Sequence[int]) -> str:
-    """Return a line where the best two differ by less than two standard errors of a difference of shares, else nothing."""
+    """Return a warning where the best two may differ by chance. Chance: less than two standard errors of a difference of shares."""
     others = [index for index in range(len(scores)) if index != best]
     if not others or not min(counts):
         return ""

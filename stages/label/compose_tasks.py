@@ -102,21 +102,21 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
         raise ValueError("the data set has no snippets: give rows with text, or with answers that are code")
     required_guard()  # before hours of writing what may not be run here
     composer = _Composer(config, inputs.model, {row.id: number for number, row in enumerate(seeds)})
-    found = by_shard(workdir, "composing tasks", seeds, composer.composed, NUM_TOGETHER)
-    if not any(row.split == "train" for row in found):
+    rows = by_shard(workdir, "composing tasks", seeds, composer.composed, NUM_TOGETHER)
+    if not any(row.split == "train" for row in rows):
         raise ValueError(
             "no response of a training snippet passes its own tests; raise num_samples or take a stronger model"
         )
-    metric("passed_fraction", len(found) / len(seeds))
-    note(f"{len(found)} of {len(seeds)} tasks have a response that passes its own tests")
+    metric("passed_fraction", len(rows) / len(seeds))
+    note(f"{len(rows)} of {len(seeds)} tasks have a response that passes its own tests")
     content = workdir / "content"
-    write_rows(content / "rows.jsonl", found)
+    write_rows(content / "rows.jsonl", rows)
     name = str(inputs.data.facts.get("name", "composed"))
-    write_card(content, found, name=name)
-    num_heldout = sum(row.split == "heldout" for row in found)
+    write_card(content, rows, name=name)
+    num_heldout = sum(row.split == "heldout" for row in rows)
     vocab_size = inputs.model.facts["vocab_size"]
     return DatasetArtifact.at(
-        content, name=name, num_rows=len(found), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
+        content, name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
     )
 
 
@@ -139,36 +139,36 @@ class _Composer:
     def instructions(self, seeds: Sequence[Row]) -> list[str]:
         """Return one instruction a snippet."""
         short = max(8, self.config.max_new_tokens // 4)
-        asked = [concepts_prompt(row.text or row.answer, self._shots(row)) for row in seeds]
-        concepts = [_line(text) for text in self._write(seeds, asked, "concepts", short)]
-        asked = [
-            instruction_prompt(told, *property_of(self.config.seed, self.numbers[row.id]), self._shots(row))
-            for row, told in zip(seeds, concepts, strict=True)
+        prompts = [concepts_prompt(row.text or row.answer, self._shots(row)) for row in seeds]
+        concepts = [_line(text) for text in self._write(seeds, prompts, "concepts", short)]
+        prompts = [
+            instruction_prompt(concepts_text, *property_of(self.config.seed, self.numbers[row.id]), self._shots(row))
+            for row, concepts_text in zip(seeds, concepts, strict=True)
         ]
-        return [_line(text) for text in self._write(seeds, asked, "instructions", short)]
+        return [_line(text) for text in self._write(seeds, prompts, "instructions", short)]
 
     def answered(self, seeds: Sequence[Row], instructions: Sequence[str]) -> list[Row]:
         """Return a row for every instruction of which a response passes."""
         num_samples = self.config.num_samples
-        asked = [response_prompt(one) for one in instructions for _ in range(num_samples)]
+        prompts = [response_prompt(instruction) for instruction in instructions for _ in range(num_samples)]
         rows = [row for row in seeds for _ in range(num_samples)]
-        written = self._write(rows, asked, "responses", self.config.max_new_tokens)
-        found = []
+        written = self._write(rows, prompts, "responses", self.config.max_new_tokens)
+        composed = []
         for index, (row, instruction) in enumerate(zip(seeds, instructions, strict=True)):
             responses = written[index * num_samples : (index + 1) * num_samples]
             passing = passing_responses(responses, self.limits) if instruction else []
             if passing:
                 text, part = random.Random(row_seed(self.config.seed, row.id, -1)).choice(passing)
-                found.append(_composed(row, instruction, text, part, len(passing) / len(set(responses))))
-        return found
+                composed.append(_composed(row, instruction, text, part, len(passing) / len(set(responses))))
+        return composed
 
     def _shots(self, row: Row) -> list[Shot]:
         return random.Random(row_seed(self.config.seed, row.id, 0)).sample(SHOTS, self.config.num_shots)
 
-    def _write(self, rows: Sequence[Row], asked: Sequence[str], label: str, max_new_tokens: int) -> list[str]:
+    def _write(self, rows: Sequence[Row], prompt_texts: Sequence[str], label: str, max_new_tokens: int) -> list[str]:
         drawn: Counter[str] = Counter()
         prompts = []
-        for row, text in zip(rows, asked, strict=True):
+        for row, text in zip(rows, prompt_texts, strict=True):
             seed = row_seed(self.config.seed, f"{row.id}/{label}", drawn[row.id])
             prompts.append(Prompt(text, chat_prompt(self.tokenizer, text), seed))
             drawn[row.id] += 1
@@ -179,8 +179,8 @@ class _Composer:
         )
         # what was cut at the limit is no answer
         return [
-            self.tokenizer.decode(one.token_ids, skip_special_tokens=True).strip() if one.is_finished else ""
-            for one in written
+            self.tokenizer.decode(answer.token_ids, skip_special_tokens=True).strip() if answer.is_finished else ""
+            for answer in written
         ]
 
 

@@ -1,4 +1,4 @@
-"""Stage `curate`: leave out rows that repeat others, hold evaluation questions, loop, or are too long, too easy or too hard."""
+"""Stage `curate`: leave out rows that repeat others, hold evaluation questions or loop. Too long, too easy or too hard ones go as well."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> Dataset
     rows = read_rows(inputs.data.path / "rows.jsonl")
     tokenizer = load_tokenizer(inputs.model.path) if inputs.model else None
     curation, length, duplicates = Curation(rows), config.length, config.duplicates
-    curation.keep_lengths(length.min_characters, length.max_characters, "characters", lambda row: len(_told(row)))
+    curation.keep_lengths(length.min_characters, length.max_characters, "characters", lambda row: len(_row_text(row)))
     if length.min_tokens or length.max_tokens:
         curation.keep_lengths(length.min_tokens, length.max_tokens, "tokens", lambda row: _num_tokens(row, tokenizer))
     curation.keep_varied(config.min_distinct_fraction)
@@ -70,7 +70,7 @@ def curate(config: CurateConfig, inputs: CurateInputs, workdir: Path) -> Dataset
     return _finish(config, inputs, workdir / "content", curation)
 
 
-def _told(row: Row) -> str:
+def _row_text(row: Row) -> str:
     return row.answer or row.text
 
 
@@ -79,7 +79,7 @@ def _num_tokens(row: Row, tokenizer: Any) -> int:
         return len(row.answer_ids)
     if tokenizer is None:
         raise ValueError(f"row {row.id} has no tokens to count: give the input model, or use characters")
-    return len(tokenizer(_told(row), add_special_tokens=False).input_ids)
+    return len(tokenizer(_row_text(row), add_special_tokens=False).input_ids)
 
 
 def _finish(config: CurateConfig, inputs: CurateInputs, content: Path, curation: Curation) -> DatasetArtifact:

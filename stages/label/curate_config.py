@@ -137,7 +137,7 @@ class CurateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class CurateInputs:
-    """The rows; the tasks and plain texts for evaluation that they may not hold; the original model, for lengths in tokens and losses."""
+    """The rows, and the tasks and texts for evaluation that they may not hold. `original`: for lengths in tokens and losses."""
 
     data: DatasetArtifact
     tasks: tuple[DatasetArtifact, ...] = ()

@@ -1,4 +1,4 @@
-"""Stage `grade`: make training data for a judge out of answers with a gold reference, graded by the model itself and by likeness."""
+"""Stage `grade`: training data for a judge out of answers with a gold reference. The model itself grades them, and likeness."""
 
 from __future__ import annotations
 
@@ -66,18 +66,18 @@ def grade(config: GradeConfig, inputs: GradeInputs, workdir: Path) -> DatasetArt
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question and row.reference]
     if not rows:
         raise ValueError("no row has an answer beside its reference; put the stage `answer` before")
-    asked = [judge_question(row.question, row.answer) for row in rows]
+    prompts = [judge_question(row.question, row.answer) for row in rows]
     grader = Grader(inputs.model, config.batch_size, config.precision)
-    texts = dict(zip((row.id for row in rows), asked, strict=True))
+    texts = dict(zip((row.id for row in rows), prompts, strict=True))
     own = grader.scored(
         workdir, rows, lambda row: filled(REFERENCE_TEMPLATE, question=texts[row.id], hint=row.reference)
     )
     alike = _likeness(rows)
     grades = [
-        round(BEST * (config.self_weight * (mine.score or 0.0) + (1.0 - config.self_weight) * likeness))
-        for mine, likeness in zip(own, alike, strict=True)
+        round(BEST * (config.self_weight * (grade_of_own.score or 0.0) + (1.0 - config.self_weight) * likeness))
+        for grade_of_own, likeness in zip(own, alike, strict=True)
     ]
-    made = _judge_rows(inputs, rows, asked, grades)
+    made = _judge_rows(inputs, rows, prompts, grades)
     metric("mean_grade", sum(grades) / len(grades))
     note(f"grades from {min(grades)} to {max(grades)} for {len(grades)} answers")
     content = workdir / "content"
@@ -98,7 +98,7 @@ def _likeness(rows: Sequence[Row]) -> list[float]:
     return (answers * references).sum(dim=-1).clamp(min=0.0, max=1.0).tolist()
 
 
-def _judge_rows(inputs: GradeInputs, rows: Sequence[Row], asked: Sequence[str], grades: Sequence[int]) -> list[Row]:
+def _judge_rows(inputs: GradeInputs, rows: Sequence[Row], prompts: Sequence[str], grades: Sequence[int]) -> list[Row]:
     tokenizer = load_tokenizer(inputs.model.path)
     digits = digit_ids(tokenizer)
     return [
@@ -113,5 +113,5 @@ def _judge_rows(inputs: GradeInputs, rows: Sequence[Row], asked: Sequence[str], 
             prompt_ids=chat_prompt(tokenizer, text),
             answer_ids=[digits[value]],  # the digit alone: what ends a turn is not judged
         )
-        for row, text, value in zip(rows, asked, grades, strict=True)
+        for row, text, value in zip(rows, prompts, grades, strict=True)
     ]

@@ -74,22 +74,22 @@ def judge(config: JudgeConfig, inputs: JudgeInputs, workdir: Path) -> DatasetArt
         raise ValueError("the data set has no answers to judge")
     grader = Grader(inputs.model, config.batch_size, config.precision)
     scored = grader.scored(workdir, rows, lambda row: judge_question(row.question, row.answer))
-    kept = _kept(config, scored)
-    if not any(row.split == "train" for row in kept):
+    chosen_ids = _chosen_ids(config, scored)
+    if not any(row.split == "train" for row in chosen_ids):
         raise ValueError(
             f"no training row scores {config.min_score} or more; the best has {max(row.score or 0.0 for row in scored):.2f}"
         )
     _report(scored)
-    ids = {row.id for row in kept}
+    ids = {row.id for row in chosen_ids}
     dropped = [Dropped(row, f"judged low (score {row.score:.2f})") for row in scored if row.id not in ids]
     content, facts = workdir / "content", inputs.data.facts
-    write_rows(content / "rows.jsonl", kept)
-    carry_candidates(inputs.data.path, content, kept)
+    write_rows(content / "rows.jsonl", chosen_ids)
+    carry_candidates(inputs.data.path, content, chosen_ids)
     name = str(facts.get("name", "judged"))
-    write_card(content, kept, name=name, dropped=dropped)
+    write_card(content, chosen_ids, name=name, dropped=dropped)
     made: Facts = {key: facts[key] for key in ("num_recorded", "vocab_size") if key in facts}
-    num_heldout = sum(row.split == "heldout" for row in kept)
-    return DatasetArtifact.at(content, name=name, num_rows=len(kept), num_heldout=num_heldout, **made)
+    num_heldout = sum(row.split == "heldout" for row in chosen_ids)
+    return DatasetArtifact.at(content, name=name, num_rows=len(chosen_ids), num_heldout=num_heldout, **made)
 
 
 class Grader:
@@ -99,11 +99,11 @@ class Grader:
         self.tokenizer, self.runner = load_tokenizer(model.path), open_runner(model, precision)
         self.digits, self.batch_size = digit_ids(self.tokenizer), batch_size
 
-    def scored(self, workdir: Path, rows: Sequence[Row], asked: Callable[[Row], str]) -> list[Row]:
-        """Return the rows with their score: the grade that is expected for what is `asked` about each, divided by 9."""
+    def scored(self, workdir: Path, rows: Sequence[Row], prompt_of: Callable[[Row], str]) -> list[Row]:
+        """Return the rows with their score: the grade that is expected for what `prompt_of` says of each, divided by 9."""
 
         def work(shard: Sequence[Row]) -> list[Row]:
-            grades = self._grades([chat_prompt(self.tokenizer, asked(row)) for row in shard])
+            grades = self._grades([chat_prompt(self.tokenizer, prompt_of(row)) for row in shard])
             return [row.with_changes(score=grade / (NUM_GRADES - 1)) for row, grade in zip(shard, grades, strict=True)]
 
         return by_shard(workdir, "judging", rows, work)
@@ -117,17 +117,17 @@ class Grader:
             ids, mask = pad_right([prompts[index] for index in chunk], self.runner.device)
             logits, _ = self.runner.forward(ids, mask, None, last_only=False)
             last = mask.sum(dim=-1) - 1
-            found = expected_grade(logits[torch.arange(len(chunk), device=logits.device), last], self.digits)
-            for index, value in zip(chunk, found.tolist(), strict=True):
+            expected = expected_grade(logits[torch.arange(len(chunk), device=logits.device), last], self.digits)
+            for index, value in zip(chunk, expected.tolist(), strict=True):
                 grades[index] = value
         return grades
 
 
-def _kept(config: JudgeConfig, rows: Sequence[Row]) -> list[Row]:
+def _chosen_ids(config: JudgeConfig, rows: Sequence[Row]) -> list[Row]:
     best: dict[str, list[str]] = {}
     for row in sorted(rows, key=lambda row: (-(row.score or 0.0), row.id)):
         best.setdefault(row.question, []).append(row.id)
-    chosen = {one for ids in best.values() for one in (ids[: config.keep_best] if config.keep_best else ids)}
+    chosen = {token_id for ids in best.values() for token_id in (ids[: config.keep_best] if config.keep_best else ids)}
     return [
         row for row in rows if row.split != "train" or (row.id in chosen and (row.score or 0.0) >= config.min_score)
     ]
@@ -139,7 +139,7 @@ def _report(rows: Sequence[Row]) -> None:
     if not checked:
         note(f"judged {len(rows)} answers; none has a verifier to hold the judge against")
         return
-    is_right = [build(ANSWER_CHECKS, one.verifier)(one.answer, one.reference, one.choices) is None for one in checked]
+    is_right = [build(ANSWER_CHECKS, row.verifier)(row.answer, row.reference, row.choices) is None for row in checked]
     accuracies = selective_accuracy([row.score or 0.0 for row in checked], is_right, KEPT_FRACTIONS)
     for fraction, accuracy in zip(KEPT_FRACTIONS, accuracies, strict=True):
         metric(f"accuracy_of_best_{round(100 * fraction)}", accuracy)

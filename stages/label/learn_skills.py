@@ -25,7 +25,7 @@ from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.progress import metric, note
 
-PLACES = ("{question}", "{right}", "{wrong}")
+FIELDS = ("{question}", "{right}", "{wrong}")
 NOTHING = "(none)"
 
 
@@ -49,10 +49,10 @@ class LearnSkillsConfig(StageConfig):
 
     @field_validator("template")
     @classmethod
-    def _has_places(cls, value: str) -> str:
-        for place in PLACES:
-            if place not in value:
-                raise ValueError(f"template has no {place}")
+    def _has_fields(cls, value: str) -> str:
+        for field in FIELDS:
+            if field not in value:
+                raise ValueError(f"template has no {field}")
         return value
 
 
@@ -82,10 +82,10 @@ def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: 
     """
     rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question]
     tried: dict[str, list[Row]] = {}
-    for one in read_rows(inputs.attempts.path / "rows.jsonl"):
-        tried.setdefault(one.question, []).append(one)
-    asked = [row for row in rows if row.verifier != "none" and row.question in tried]
-    if not asked:
+    for attempt in read_rows(inputs.attempts.path / "rows.jsonl"):
+        tried.setdefault(attempt.question, []).append(attempt)
+    questions = [row for row in rows if row.verifier != "none" and row.question in tried]
+    if not questions:
         raise ValueError(
             "no question has a judged attempt; give attempts of the same data set, with keep: all, and a verifier"
         )
@@ -95,17 +95,17 @@ def learn_skills(config: LearnSkillsConfig, inputs: LearnSkillsInputs, workdir: 
     )
 
     def skilled(shard: Sequence[Row]) -> list[Row]:
-        texts = [_told(config.template, row, tried[row.question]) for row in shard]
+        texts = [_skill_prompt(config.template, row, tried[row.question]) for row in shard]
         written = sampler.sample(
             [Prompt(text, chat_prompt(tokenizer, text), 0) for text in texts],
             max_new_tokens=config.max_new_tokens,
             sampling=GREEDY,
         )
-        said = [tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in written]
-        return [row.with_changes(skill=" ".join(text.split())) for row, text in zip(shard, said, strict=True)]
+        skills = [tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in written]
+        return [row.with_changes(skill=" ".join(text.split())) for row, text in zip(shard, skills, strict=True)]
 
-    found = {row.id: row for row in by_shard(workdir, "learning from attempts", asked, skilled)}
-    rows = [found.get(row.id, row) for row in rows]
+    skilled_rows = {row.id: row for row in by_shard(workdir, "learning from attempts", questions, skilled)}
+    rows = [skilled_rows.get(row.id, row) for row in rows]
     return _finish(inputs, workdir / "content", rows)
 
 
@@ -120,9 +120,12 @@ def _finish(inputs: LearnSkillsInputs, content: Path, rows: list[Row]) -> Datase
     return DatasetArtifact.at(content, name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0)
 
 
-def _told(template: str, row: Row, attempts: Sequence[Row]) -> str:
+def _skill_prompt(template: str, row: Row, attempts: Sequence[Row]) -> str:
     verifier = build(ANSWER_CHECKS, row.verifier)
-    judged = [(one.answer, verifier(one.answer, row.reference or row.answer, row.choices) is None) for one in attempts]
+    judged = [
+        (attempt.answer, verifier(attempt.answer, row.reference or row.answer, row.choices) is None)
+        for attempt in attempts
+    ]
     right = next((text for text, passes in judged if passes), NOTHING)
     wrong = next((text for text, passes in judged if not passes), NOTHING)
     return filled(template, question=row.question, right=right, wrong=wrong)

@@ -73,7 +73,7 @@ def _forecast(config: RecordConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 
 @stage("record", version=2, forecast=_forecast)
 def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> DatasetArtifact:
-    """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory.
+    """Score every row once with the teacher and record its most likely next tokens. Distillation then needs no teacher in memory.
 
     Questions keep their answers; text becomes rows of `max_tokens`. Shards already written by an interrupted run are kept.
     Raises ValueError when there is nothing to read.

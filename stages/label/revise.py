@@ -97,21 +97,21 @@ def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> Dataset
             else "no questions"
         )
     writer = _Reviser(config, inputs.model)
-    found = by_shard(workdir, "answering and revising", rows, writer.tuples)
-    if not any(row.split == "train" for row in found):
+    rows_by_id = by_shard(workdir, "answering and revising", rows, writer.tuples)
+    if not any(row.split == "train" for row in rows_by_id):
         raise ValueError(
             "no revision of a training row is right; raise num_samples or max_new_tokens, or take a stronger model"
         )
-    metric("revised_fraction", len(found) / (2 * len(rows) * config.num_samples))
-    note(f"{len(found) // 2} revisions are right, of {len(rows) * config.num_samples} answers")
+    metric("revised_fraction", len(rows_by_id) / (2 * len(rows) * config.num_samples))
+    note(f"{len(rows_by_id) // 2} revisions are right, of {len(rows) * config.num_samples} answers")
     content = workdir / "content"
-    write_rows(content / "rows.jsonl", found)
+    write_rows(content / "rows.jsonl", rows_by_id)
     name = str(inputs.data.facts.get("name", "revised"))
-    write_card(content, found, name=name)
-    num_heldout = sum(row.split == "heldout" for row in found)
+    write_card(content, rows_by_id, name=name)
+    num_heldout = sum(row.split == "heldout" for row in rows_by_id)
     vocab_size = inputs.model.facts["vocab_size"]
     return DatasetArtifact.at(
-        content, name=name, num_rows=len(found), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
+        content, name=name, num_rows=len(rows_by_id), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
     )
 
 
@@ -123,7 +123,7 @@ class _Reviser:
         self.tokenizer: Any = load_tokenizer(model.path)
         stops = stop_ids_of(self.tokenizer, model.path)
         self.sampler = RunnerSampler(open_runner(model, config.precision), stops, config.batch_size)
-        self.told = OwnAnswer(right_phrase=config.right_phrase, wrong_phrase=config.wrong_phrase)
+        self.verdict_context = OwnAnswer(right_phrase=config.right_phrase, wrong_phrase=config.wrong_phrase)
         self.wording = Wording(
             render=lambda question: chat_prompt(self.tokenizer, question),
             encode=lambda text: self.tokenizer(text, add_special_tokens=False).input_ids,
@@ -137,22 +137,22 @@ class _Reviser:
         samples = [sample for _ in questions for sample in range(self.config.num_samples)]
         prompts = [row_prompt(self.tokenizer, row) for row in rows]
         first = self._write(rows, prompts, [2 * sample for sample in samples])
-        chosen = [i for i, one in enumerate(first) if self.config.revise_right or not self._is_right(rows[i], one)]
+        chosen = [i for i, text in enumerate(first) if self.config.revise_right or not self._is_right(rows[i], text)]
         behind = {i: self._behind(rows[i], prompts[i], first[i]) for i in chosen}
         second = self._write([rows[i] for i in chosen], list(behind.values()), [2 * samples[i] + 1 for i in chosen])
-        found = []
+        pairs = []
         for i, revision in zip(chosen, second, strict=True):
             if self._is_right(rows[i], revision):
-                found += self._pair(rows[i], samples[i], prompts[i], behind[i], revision)
-        return found
+                pairs += self._pair(rows[i], samples[i], prompts[i], behind[i], revision)
+        return pairs
 
     def _write(self, rows: Sequence[Row], prompts: Sequence[list[int]], draws: Sequence[int]) -> list[Generation]:
-        asked = [
+        requests = [
             Prompt("", ids, row_seed(self.config.seed, row.id, draw))
             for row, ids, draw in zip(rows, prompts, draws, strict=True)
         ]
         return self.sampler.sample(
-            asked,
+            requests,
             max_new_tokens=self.config.max_new_tokens,
             sampling=Sampling(temperature=self.config.temperature, top_p=self.config.top_p),
         )
@@ -165,7 +165,7 @@ class _Reviser:
     def _behind(self, row: Row, prompt: list[int], first: Generation) -> list[int]:
         is_right = self._is_right(row, first)
         parts = ContextParts(question=row.question, prompt_ids=prompt, answer_ids=first.token_ids, is_correct=is_right)
-        ids = self.told(parts, self.wording)
+        ids = self.verdict_context(parts, self.wording)
         assert ids is not None, "a verdict is there"
         return ids
 

@@ -69,10 +69,10 @@ def _forecast(config: MergeAdaptersConfig, inputs: Mapping[str, tuple[Facts, ...
         raise ValueError(f"adapters: takes 2 or more, not {len(adapters)}")
     if config.weights and len(config.weights) != len(adapters):
         raise ValueError(f"weights has {len(config.weights)} entries for {len(adapters)} adapters")
-    for one in adapters:
-        if one.get("method") in NOT_MERGED:
+    for adapter in adapters:
+        if adapter.get("method") in NOT_MERGED:
             raise ValueError(
-                f"adapters: one of method {one['method']!r} {NOT_MERGED[str(one['method'])]}; merge the models"
+                f"adapters: one of method {adapter['method']!r} {NOT_MERGED[str(adapter['method'])]}; merge the models"
             )
     facts: Facts = {"method": "lora"}
     if "vocab_size" in adapters[0]:
@@ -89,15 +89,15 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
     first = inputs.adapters[0]
     for adapter in inputs.adapters:
         check_learned(adapter)
-    _forecast(config, {"adapters": tuple(one.facts for one in inputs.adapters)})
+    _forecast(config, {"adapters": tuple(adapter.facts for adapter in inputs.adapters)})
     for other in inputs.adapters[1:]:
         if other.facts["base_fingerprint"] != first.facts["base_fingerprint"]:
-            bases = [str(one.facts["base_fingerprint"])[:12] for one in (first, other)]
+            bases = [str(adapter.facts["base_fingerprint"])[:12] for adapter in (first, other)]
             raise ValueError(f"the adapters were trained on models {' and '.join(bases)}: they cannot be merged")
     weights = config.weights or [1.0 / len(inputs.adapters)] * len(inputs.adapters)
     adapters = [
-        (adapter_pairs(load_file(one.path / WEIGHTS)), adapter_scale(one.path))
-        for one in track(inputs.adapters, "reading adapters", "adapters")
+        (adapter_pairs(load_file(adapter.path / WEIGHTS)), adapter_scale(adapter.path))
+        for adapter in track(inputs.adapters, "reading adapters", "adapters")
     ]
     merged, errors = merged_updates(config.build(), adapters, weights)
     worst = max(errors, key=errors.__getitem__)
@@ -106,7 +106,7 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
     if config.max_error and errors[worst] > config.max_error:
         accepted = f"accepted: max_error {config.max_error:g}"
         raise ValueError(f"{worst}: the result misses {errors[worst]:.3g} of the weighted sum; {accepted}")
-    rank = _write(merged, [one.path for one in inputs.adapters], workdir / "content")
+    rank = _write(merged, [adapter.path for adapter in inputs.adapters], workdir / "content")
     return AdapterArtifact.at(
         workdir / "content",
         method="lora",
@@ -121,14 +121,17 @@ def _write(merged: Mapping[str, Factors], sources: list[Path], content: Path) ->
     """Write a PEFT folder and return its rank. The scale lies in the factors, so that alpha equals rank."""
     rank = len(next(iter(merged.values())).down)
     tensors = {}
-    for target, one in merged.items():
+    for target, update in merged.items():
         stem = f"{PREFIX}{target.removesuffix('.weight')}"
-        tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = one.down.contiguous(), one.up.contiguous()
+        tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = (
+            update.down.contiguous(),
+            update.up.contiguous(),
+        )
     save_file(tensors, content / WEIGHTS, metadata={"format": "pt"})
     configs = [json.loads((source / "adapter_config.json").read_text()) for source in sources]
     config = configs[0] | {"r": rank, "lora_alpha": rank, "use_rslora": False}
-    places = [{name: one.get(name) for name in ("target_modules", "layers_to_transform")} for one in configs]
-    if any(_sorted(place) != _sorted(places[0]) for place in places):  # say where it sits, matrix by matrix
+    targets = [{name: config.get(name) for name in ("target_modules", "layers_to_transform")} for config in configs]
+    if any(_sorted(target) != _sorted(targets[0]) for target in targets):  # say where it sits, matrix by matrix
         config |= {
             "target_modules": [target.removesuffix(".weight") for target in merged],
             "layers_to_transform": None,
@@ -137,5 +140,5 @@ def _write(merged: Mapping[str, Factors], sources: list[Path], content: Path) ->
     return rank
 
 
-def _sorted(place: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: sorted(value) if isinstance(value, list) else value for name, value in place.items()}
+def _sorted(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: sorted(value) if isinstance(value, list) else value for name, value in section.items()}

@@ -1,4 +1,4 @@
-"""Prove that a folded adapter is the adapter: the same logits, and other ones than the base's, on a probe of tokens."""
+"""Prove that a folded adapter is the adapter. The same logits, and other ones than the base's, on a probe of tokens."""
 
 from __future__ import annotations
 

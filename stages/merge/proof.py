@@ -1,4 +1,4 @@
-"""Prove what a merge wrote: the files hold the merged tensors to the bit, and the model that others load from them holds these."""
+"""Prove what a merge wrote. The files hold the merged tensors to the bit, and the model that others load from them holds these."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ROOM = 1.25
 
 
 def prove_merged(folder: Path, digests: Mapping[str, int]) -> None:
-    """Compare the written tensors with `digests`, those of the tensors in memory; load the folder as anyone would, where memory has room.
+    """Compare the written tensors with `digests`, those of the tensors in memory. Load the folder as anyone would, where memory has room.
 
     Raises ValueError in one line that names the tensor, or says that the model does not load or decode.
     """

@@ -25,15 +25,15 @@ from attar.stages.runtime.progress import bar, metric, note
 
 
 def dev_rows(config: SearchConfig, data: Sequence[DatasetArtifact]) -> list[Row]:
-    """Return the rows that trials are judged by: questions set apart for choices, or of the training part where there are none, of data
+    """Return the rows that trials are judged by. Questions set apart for choices, or of the training part where there are none, of data
 
     sets that hold out others for evaluation.
 
     Raises ValueError for a data set without a held-out part (an evaluation reads all of its rows) or without fitting rows.
     """
-    found: list[Row] = []
-    for one in data:
-        name, rows = one.facts.get("name", "dev"), read_rows(one.path / "rows.jsonl")
+    chosen: list[Row] = []
+    for dataset in data:
+        name, rows = dataset.facts.get("name", "dev"), read_rows(dataset.path / "rows.jsonl")
         if not split_rows(rows, "heldout"):
             raise ValueError(f"dev: {name} holds no rows out, so an evaluation reads all of them; set heldout_fraction")
         evaluated = {row.question for row in split_rows(rows, "heldout")}
@@ -44,8 +44,8 @@ def dev_rows(config: SearchConfig, data: Sequence[DatasetArtifact]) -> list[Row]
         if not fitting:
             what = "checkable question" if config.measure == "accuracy" else "question"
             raise ValueError(f"dev: {name} has no {what} in its training part")
-        found += fitting[: config.max_rows]
-    return found
+        chosen += fitting[: config.max_rows]
+    return chosen
 
 
 class Search:
@@ -88,7 +88,7 @@ class Search:
             return share_right(runner, self.rows, tokenizer, self.config.max_new_tokens)
         pairs = [_pair(tokenizer, row, self.config.max_tokens) for row in self.rows]
         scored = continuation_likelihoods(runner, pairs, batch_size=self.config.batch_size)
-        return -sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored)
+        return -sum(score.logprob_nats for score in scored) / sum(score.num_tokens for score in scored)
 
     def _recorded(self) -> list[float]:
         return json.loads(self.record.read_text()) if self.record.exists() else []

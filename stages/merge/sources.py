@@ -1,4 +1,4 @@
-"""What a merge reads, tensor by tensor: model folders, and adapters or trained weights folded into their base on the way."""
+"""What a merge reads, tensor by tensor. Model folders, and adapters or trained weights folded into their base on the way."""
 
 from __future__ import annotations
 
@@ -87,10 +87,10 @@ class FolderSource:
 
     @cached_property
     def _infos(self) -> dict[str, TensorInfo]:
-        found = tensor_infos(self.folder)
+        infos = tensor_infos(self.folder)
         tied = getattr(self.skeleton, "_tied_weights_keys", None) or {}
         is_tied = bool(getattr(self.config, "tie_word_embeddings", False))
-        return {name: info for name, info in found.items() if not (is_tied and name in tied)}
+        return {name: info for name, info in infos.items() if not (is_tied and name in tied)}
 
     def read(self, name: str) -> Tensor:
         return read_tensor(name, self.infos[name])

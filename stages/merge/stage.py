@@ -70,8 +70,8 @@ def _check_inputs(config: MergeConfig, inputs: Mapping[str, tuple[Any, ...]]) ->
     if bool(config.search) != ("dev" in inputs):
         given, missing = ("search", "the input `dev`") if config.search else ("the input `dev`", "search")
         raise ValueError(f"search: {given} is given without {missing}")
-    for one in inputs.get("dev", ()):
-        if isinstance(one, dict) and one.get("num_heldout") == 0:
+    for parent in inputs.get("dev", ()):
+        if isinstance(parent, dict) and parent.get("num_heldout") == 0:
             raise ValueError(
                 "dev: a data set holds no rows out, so an evaluation reads all of them; set heldout_fraction"
             )
@@ -89,7 +89,7 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
     """
     _check_inputs(config, _given(inputs))
-    check_guidance_fold(config.method, config.guidance_scale, [one.facts for one in inputs.students])
+    check_guidance_fold(config.method, config.guidance_scale, [student.facts for student in inputs.students])
     student = inputs.students[0]
     if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
@@ -160,8 +160,8 @@ def _facts(order: MergeOrder) -> Facts:
 def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
-        several(one.facts, "removed_blocks")
-        for one in parts
-        if one is not None and one.is_whole_model and "removed_blocks" in one.facts
+        several(part.facts, "removed_blocks")
+        for part in parts
+        if part is not None and part.is_whole_model and "removed_blocks" in part.facts
     }
     return {"removed_blocks": cuts.pop()} if len(cuts) == 1 else {}

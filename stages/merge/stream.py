@@ -1,4 +1,4 @@
-"""Merge models tensor by tensor into a folder: what is read is one tensor of each model, what is written is a chunk."""
+"""Merge models tensor by tensor into a folder. What is read is one tensor of each model, what is written is a chunk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from attar.compressors.merge.group import Merged, MergeMethod, TensorGroup
 from attar.compressors.merge.methods import check_filters
-from attar.compressors.merge.setting import Place, places
+from attar.compressors.merge.setting import TensorLocation, locations
 from attar.registry.artifacts.files import write_synced
 from attar.stages.artifacts.model.tensor_files import TensorInfo, plan_shards, shard_names, write_index, write_shard
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
@@ -42,7 +42,7 @@ class Passthrough:
 
 @dataclass(frozen=True)
 class MergeOrder:
-    """One merge: the method, the students, their base where there is one, the dtype (None: the first model's) and the shards' size."""
+    """One merge: method, students and base. `dtype` None: the first model's; the shards' size."""
 
     method: MergeMethod
     students: tuple[Source, ...]
@@ -64,7 +64,7 @@ class MergeOrder:
         return replace(info, dtype=self.dtype) if is_cast else info  # type: ignore[arg-type]
 
     def check(self) -> None:
-        """Raise ValueError in one line when the models do not fit together, or a rule of the method fits none of their tensors."""
+        """Raise ValueError when the models do not fit together. Also when a rule of the method fits none of their tensors."""
         who = "base" if self.base else "student 1"
         for index, student in enumerate(self.students):
             check_alike(self.template, student, (who, f"student {index + 1}"))
@@ -87,7 +87,7 @@ def write_merged(order: MergeOrder, folder: Path, scratch: Path) -> Written:
     order.check()
     infos = order.infos()
     shards = plan_shards(infos, order.max_shard_bytes)
-    by_name = {place.name: place for place in places(list(infos))}
+    by_name = {location.name: location for location in locations(list(infos))}
     counter = bar("merging", len(infos), "tensors")
     written = Written()
     scratch.mkdir(parents=True, exist_ok=True)
@@ -121,19 +121,19 @@ def write_merged(order: MergeOrder, folder: Path, scratch: Path) -> Written:
     return written
 
 
-def _merged_chunks(order: MergeOrder, place: Place, branches: Counter[str]) -> Iterator[Tensor]:
+def _merged_chunks(order: MergeOrder, location: TensorLocation, branches: Counter[str]) -> Iterator[Tensor]:
     """Yield the elements of one merged tensor while they are written; the tensors they come from go with the last."""
-    tensors = tuple(student.read(place.name) for student in order.students)
+    tensors = tuple(student.read(location.name) for student in order.students)
     if not tensors[0].is_floating_point():
         if not all(torch.equal(tensors[0], other) for other in tensors[1:]):
             raise ValueError(
-                f"{place.name} holds whole numbers that differ between the students: they cannot be merged"
+                f"{location.name} holds whole numbers that differ between the students: they cannot be merged"
             )
         branches["copied"] += 1
         yield tensors[0]
         return
-    base = order.base.read(place.name) if order.base and order.method.needs_base else None
-    merged = order.method(TensorGroup(place, tensors, base))
+    base = order.base.read(location.name) if order.base and order.method.needs_base else None
+    merged = order.method(TensorGroup(location, tensors, base))
     branches[merged.branch] += 1
     yield from merged.chunks
 

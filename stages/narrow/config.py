@@ -65,7 +65,7 @@ class LinearPatch(StageConfig):
 
 
 class RefitPatch(StageConfig):
-    """After the linear patch the last two matrices of every block are fitted anew, each on what the narrower blocks before it now give."""
+    """After the linear patch fit the last two matrices of every block anew. Each on what the narrower blocks before it now give."""
 
     kind: Literal["refit"]
     """After the linear patch, the last two matrices of every block."""

@@ -35,40 +35,40 @@ class Passes:
     batch_size: int
 
     def choose(self, score: WidthScore, num_kept: Mapping[Units, int]) -> dict[Units, list[Tensor]]:
-        """Score the units of every block, all kinds in one pass, and return the indices of those that stay, one tensor a block."""
+        """Return the indices of the units that stay, one tensor a block. All kinds are scored in one pass."""
         scan = WidthScan(score, [part for what in num_kept for part in _parts(self.model, what)])
         if score.source != "weights":
             run_through(self.model, self.samples, self.batch_size, scan.update, "scoring width")
         scores = iter(scan.scores())
-        kept: dict[Units, list[Tensor]] = {}
+        kept_units: dict[Units, list[Tensor]] = {}
         for what, count in num_kept.items():
-            kept[what] = []
+            kept_units[what] = []
             for block_index in range(self.model.config.num_hidden_layers):
-                found = next(scores)
-                if not torch.isfinite(found).all():
+                scores_of_block = next(scores)
+                if not torch.isfinite(scores_of_block).all():
                     raise ValueError(f"block {block_index}: a score of its {what} is not a finite number")
-                kept[what].append(highest(found, count))
-                share = float(found[kept[what][-1]].sum() / found.sum().clamp(min=1e-30))
+                kept_units[what].append(highest(scores_of_block, count))
+                share = float(scores_of_block[kept_units[what][-1]].sum() / scores_of_block.sum().clamp(min=1e-30))
                 metric(f"kept_{what}_score_fraction", share, step=block_index)
-        return kept
+        return kept_units
 
-    def patch(self, target: PreTrainedModel, kept: Mapping[Units, Sequence[Tensor]], ridge: float) -> None:
+    def patch(self, target: PreTrainedModel, kept_units: Mapping[Units, Sequence[Tensor]], ridge: float) -> None:
         """Fit on this model, fold into `target`, the same model perhaps in another dtype.
 
         One pass over the samples, more where the normal equations of all blocks would take more than MAX_GRAM_BYTES.
         """
         waiting = [
-            (what, block_index, *pair, kept[what][block_index])
-            for what in kept
+            (what, block_index, *pair, kept_units[what][block_index])
+            for what in kept_units
             for block_index, pair in enumerate(zip(_parts(self.model, what), _parts(target, what), strict=True))
         ]
         while waiting:
             num_bytes, now = 0.0, waiting[:1]
-            for one in waiting[1:]:
-                num_bytes += 4.0 * num_inputs(one[2].exit) ** 2
+            for entry in waiting[1:]:
+                num_bytes += 4.0 * num_inputs(entry[2].exit) ** 2
                 if num_bytes > MAX_GRAM_BYTES:
                     break
-                now.append(one)
+                now.append(entry)
             waiting = waiting[len(now) :]
             fit = Refit([source for _, _, source, _, _ in now])
             run_through(self.model, self.samples, self.batch_size, fit.update, "fitting the patch")
@@ -76,10 +76,10 @@ class Passes:
                 metric(f"{what}_patch_residual_fraction", fit.fold(index, part, units, ridge), step=block_index)
 
 
-def record_kept(content: Path, kept: Mapping[Units, Sequence[Tensor]]) -> None:
+def record_kept(content: Path, kept_units: Mapping[Units, Sequence[Tensor]]) -> None:
     """Write which units stayed, a list a block: the weights no longer tell."""
     (content / RECORDS_FOLDER).mkdir()
-    units = {what: [one.tolist() for one in blocks] for what, blocks in kept.items()}
+    units = {what: [block.tolist() for block in blocks] for what, blocks in kept_units.items()}
     (content / RECORDS_FOLDER / "kept_units.json").write_text(json.dumps(units))
 
 

@@ -56,14 +56,14 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 
 @stage("narrow", version=4, forecast=_forecast)
 def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelArtifact:
-    """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family, which is tried.
+    """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried.
 
     Raises ValueError when a plain config of the family cannot say the new sizes, the budget cannot be reached, or the proof fails.
     """
     device = pick_device()
-    result, kept, expected = _narrowed(config, inputs, device)
+    result, kept_units, expected = _narrowed(config, inputs, device)
     artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
-    record_kept(workdir / "content", kept)
+    record_kept(workdir / "content", kept_units)
     del result
     prove_written(artifact.path, expected, "narrow", device)
     return artifact
@@ -88,11 +88,11 @@ def _narrowed(
             inputs.model.path, inputs.data, config.calibration.num_samples, config.calibration.max_tokens
         )
     passes = Passes(model, samples, config.calibration.batch_size)
-    kept = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
+    kept_units = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
     result = load_model(inputs.model.path, "auto", device)  # the passes may have run in another dtype
     if config.patch.kind != "none":
-        passes.patch(result, kept, config.patch.ridge)
-    expected = _cut(result, kept)
+        passes.patch(result, kept_units, config.patch.ridge)
+    expected = _cut(result, kept_units)
     if config.patch.kind == "refit":
         every = tuple(range(cost.num_blocks))
         matches, ridge = Matches(every, every), config.patch.refit_ridge
@@ -102,12 +102,12 @@ def _narrowed(
         f"kept in each block: {num_channels} of {cost.num_channels} channels"
         + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
     )
-    return result, kept, expected
+    return result, kept_units, expected
 
 
-def _cut(result: PreTrainedModel, kept: Mapping[Units, list[Tensor]]) -> Tensor:
+def _cut(result: PreTrainedModel, kept_units: Mapping[Units, list[Tensor]]) -> Tensor:
     """Narrow in place and return the logits; they must be the whole model's with the other units silent."""
-    units = {"channels": kept.get("channels"), "groups": kept.get("groups")}
+    units = {"channels": kept_units.get("channels"), "groups": kept_units.get("groups")}
     with silenced(result, **units):
         whole = kept_logits(result, "narrow")
     cut_width(result, **units)

@@ -41,8 +41,8 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     return choose_window(scores, savings, protected)
 
 
-def asked_blocks(config: PruneConfig, num_blocks: int) -> int:
-    """Return how many of so many blocks go by the config's own words; 0 where it depends on what they cost."""
+def requested_blocks(config: PruneConfig, num_blocks: int) -> int:
+    """Return how many of so many blocks go by the config's own words. 0 where it depends on what they cost."""
     if config.keep_fraction.keys() == {"blocks"}:
         return max(1, num_blocks - math.floor(config.keep_fraction["blocks"] * num_blocks + 1e-9))
     return config.num_blocks
@@ -62,7 +62,7 @@ def check_choice(config: PruneConfig, model: Facts, scan: Facts | None) -> None:
         raise ValueError("keep_fraction.latency needs a scan with measure_latency: true")
     sizes = [*several(scan, "sizes")]
     needs_size = config.metric in PATCH_METRICS or config.metric in REMOVAL_METRICS
-    count = asked_blocks(config, int(num_blocks)) if num_blocks is not None else config.num_blocks
+    count = requested_blocks(config, int(num_blocks)) if num_blocks is not None else config.num_blocks
     if config.choice == "window" and count and needs_size and count not in sizes:
         raise ValueError(
             f"metric {config.metric} was not computed for windows of {count} blocks; the scan's sizes: {sizes}"
@@ -76,14 +76,14 @@ def _check_blocks(config: PruneConfig, num_blocks: int) -> None:
     protected = protected_blocks(num_blocks, config.protect_first, config.protect_last)
     if config.blocks:
         check_removal(num_blocks, config.blocks)
-        kept = sorted(protected.intersection(config.blocks))
-        if kept:
-            raise ValueError(f"blocks names {kept}, which protect_first or protect_last protects")
+        is_protected = sorted(protected.intersection(config.blocks))
+        if is_protected:
+            raise ValueError(f"blocks names {is_protected}, which protect_first or protect_last protects")
     elif config.num_blocks >= num_blocks:
         raise ValueError(
             f"num_blocks is {config.num_blocks}, but the model has {num_blocks}; accepted: 1 to {num_blocks - 1}"
         )
-    elif asked_blocks(config, num_blocks):
+    elif requested_blocks(config, num_blocks):
         check_can_be_met(_savings(config, num_blocks, {}), protected)
 
 

@@ -51,7 +51,7 @@ class LinearPatch(StageConfig):
 
 
 class RefitPatch(StageConfig):
-    """The last two matrices of every block from the first cut on, fitted on `data`, each on what the ones before it now give."""
+    """Fit the last two matrices of every block from the first cut on. On `data`, each on what the blocks before it now give."""
 
     kind: Literal["refit"]
     """The last two matrices of every block from the first cut on."""
@@ -77,7 +77,7 @@ FITTED = ("linear", "refit")
 
 
 class PruneConfig(StageConfig):
-    """Which blocks go: the best under a metric, as many as asked or as a budget takes, or a list of indices; and what repairs the cut."""
+    """Which blocks go, and what repairs the cut. The best under a metric, as many as wanted or as a budget takes, or a list."""
 
     num_blocks: int = Field(default=0, ge=0)
     """How many adjacent blocks to remove: the window that scores lowest goes. 0 with `blocks`."""
@@ -123,14 +123,14 @@ class PruneConfig(StageConfig):
         return value
 
     @model_validator(mode="after")
-    def _one_way(self) -> PruneConfig:
+    def _has_one_way(self) -> PruneConfig:
         _check_fields(self)
         return self
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneInputs:
-    """The model, its scan where a window is to be chosen, and calibration rows where the cut is to be patched."""
+    """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch."""
 
     model: ModelArtifact
     scan: ScanArtifact | None = None

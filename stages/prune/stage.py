@@ -17,7 +17,7 @@ from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes, without_blocks
 from attar.stages.contract import Forecast, stage
-from attar.stages.prune.block_choice import asked_blocks, check_choice, chosen_blocks
+from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import LinearPatch, NoPatch, PruneConfig, PruneInputs, RefitPatch
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -44,7 +44,9 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         )
     model = inputs["model"][0]
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
-    num_removed = len(config.blocks) or (asked_blocks(config, int(model["num_blocks"])) if "num_blocks" in model else 0)
+    num_removed = len(config.blocks) or (
+        requested_blocks(config, int(model["num_blocks"])) if "num_blocks" in model else 0
+    )
     if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
         num_removed = blocks_over(model, config.keep_fraction["parameters"])
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
@@ -58,7 +60,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
 
 @stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
-    """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written.
+    """Remove decoder blocks. The result loads and decodes like any other model of its family, which is tried on what was written.
 
     Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
     """

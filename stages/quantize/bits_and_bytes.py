@@ -1,4 +1,4 @@
-"""Stage `quantize_torch`: a plain model with its matrices in 8 bits or NF4 by bitsandbytes, within limits measured on held-out text."""
+"""Stage `quantize_torch`: a plain model with its matrices in 8 bits or NF4 by bitsandbytes. Within limits measured on held-out text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Second moments of what each product of an ONNX graph is multiplied with, read off the running graph, a few products at a time."""
+"""Second moments of the inputs of an ONNX graph's products. They are read off the running graph, a few products at a time."""
 
 from __future__ import annotations
 
@@ -68,25 +68,25 @@ class _Input:
 def _watched(graph: ir.Graph, *, is_diagonal: bool) -> dict[str, _Input]:
     from attar.compressors.quantize.nodes import products  # its library is in an extra
 
-    found: dict[str, _Input] = {}
+    inputs_by_name: dict[str, _Input] = {}
     for product in products(graph):
         width = product.shape[1]
         shape = (width,) if is_diagonal else (width, width)
-        one = found.setdefault(str(product.node.inputs[0].name), _Input(shape, 4 * math.prod(shape), []))  # type: ignore[union-attr]
-        one.num_bytes += product.num_bytes
-        one.products.append(product.name)
-    return found
+        watched = inputs_by_name.setdefault(str(product.node.inputs[0].name), _Input(shape, 4 * math.prod(shape), []))  # type: ignore[union-attr]
+        watched.num_bytes += product.num_bytes
+        watched.products.append(product.name)
+    return inputs_by_name
 
 
 def _groups(inputs: dict[str, _Input]) -> list[list[str]]:
     groups: list[list[str]] = []
     held = MAX_BYTES
-    for name, one in inputs.items():
-        if held + one.num_bytes > MAX_BYTES:
+    for name, entry in inputs.items():
+        if held + entry.num_bytes > MAX_BYTES:
             groups.append([])
             held = 0
         groups[-1].append(name)
-        held += one.num_bytes
+        held += entry.num_bytes
     return groups
 
 
@@ -110,7 +110,7 @@ def _read_later(graph: ir.Graph, groups: Sequence[Sequence[str]]) -> list[list[s
             node = value.producer()
             if node is not None and value.name not in made:
                 made |= {str(output.name): index for output in node.outputs}
-                waiting += [one for one in node.inputs if one is not None]
+                waiting += [parent for parent in node.inputs if parent is not None]
     return [[name for name, last in last_read.items() if made[name] <= index < last] for index in range(len(groups))]
 
 

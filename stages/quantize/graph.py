@@ -1,4 +1,4 @@
-"""Build the quantized graph: smooth, choose integers for each product, switch nodes to find which cost most, put the rest in place."""
+"""Build the quantized graph. Smooth, choose integers for each product, switch nodes to find which cost most, put the rest in place."""
 
 from __future__ import annotations
 
@@ -48,34 +48,34 @@ class QuantizedGraph:
         self._scales: dict[str, Tensor] = {}
         self._choose_integers()
 
-    def place(self, kept: Sequence[str]) -> Any:
-        """Return the graph with integers in all products but `kept`, which stay in float, or in 8 bits where the others have 4."""
+    def with_floats(self, float_nodes: Sequence[str]) -> Any:
+        """Return the graph with integers in all products but `float_nodes`. These stay in float, or in 8 bits where the others have 4."""
         from attar.compressors.quantize import nodes, parallel  # their library is in an extra
 
         model, products = self._smoothed()
         for product in products:
-            if product.name in kept and not self._has_more_bits(product):
+            if product.name in float_nodes and not self._has_more_bits(product):
                 continue
-            weights = self._eight_bits(product) if product.name in kept else self.integers[product.name]
-            nodes.put_in_place(product.node, *self._nodes(product, weights, model.graph), model.graph)
+            weights = self._eight_bits(product) if product.name in float_nodes else self.integers[product.name]
+            nodes.replace_node(product.node, *self._nodes(product, weights, model.graph), model.graph)
             if product.lookup is not None:
                 looked_up = nodes.integer_lookup(product.lookup, product.name, weights, model.graph)
-                nodes.put_in_place(product.lookup, *looked_up, model.graph)
+                nodes.replace_node(product.lookup, *looked_up, model.graph)
         for table in nodes.embeddings(model.graph):  # of its own; a tied one is in place by now
             looked_up = nodes.integer_lookup(table.node, table.name, self._table(table), model.graph)
-            nodes.put_in_place(table.node, *looked_up, model.graph)
+            nodes.replace_node(table.node, *looked_up, model.graph)
         parallel.join_parallel(model.graph)
         return nodes.finished(model)
 
-    def dequantized(self, kept: Sequence[str]) -> Any:
+    def dequantized(self, float_nodes: Sequence[str]) -> Any:
         """Return the float graph with the numbers in it that the integers stand for: what `place(kept)` must compute."""
         from attar.compressors.quantize import nodes  # their library is in an extra
 
         model, products = self._smoothed()
         for product in products:
-            if product.name in kept and not self._has_more_bits(product):
+            if product.name in float_nodes and not self._has_more_bits(product):
                 continue
-            weights = self._eight_bits(product) if product.name in kept else self.integers[product.name]
+            weights = self._eight_bits(product) if product.name in float_nodes else self.integers[product.name]
             matrix = weights.dequantized()
             nodes.store_again(product.stored, matrix.T if product.is_transposed else matrix)
         tied = {id(product.stored) for product in products}
@@ -101,8 +101,10 @@ class QuantizedGraph:
             self._choose_integers()
         model, products = self._smoothed()
         choices = [
-            switchboard.Choice(one.name, one.node, *self._nodes(one, self.integers[one.name], model.graph))
-            for one in products
+            switchboard.Choice(
+                product.name, product.node, *self._nodes(product, self.integers[product.name], model.graph)
+            )
+            for product in products
         ]
         switchboard.add_switches(model.graph, choices)
         write_graph(nodes.finished(model), scratch)
@@ -133,10 +135,12 @@ class QuantizedGraph:
         from attar.compressors.quantize.smoothing import smooth
 
         model = read_graph(self.folder)
-        found = products(model.graph)
+        matrices = products(model.graph)
         if self.config.smooth:
-            self._scales = smooth(model.graph, found, self._powers, self.config.smooth)
-        return model, [one for one in found if not any(one.name.endswith(end) for end in self.config.exclude)]
+            self._scales = smooth(model.graph, matrices, self._powers, self.config.smooth)
+        return model, [
+            matrix for matrix in matrices if not any(matrix.name.endswith(end) for end in self.config.exclude)
+        ]
 
     def _choose_integers(self) -> None:
         method = build(WEIGHT_METHODS, self.config.method, self.config.params)

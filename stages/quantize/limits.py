@@ -1,4 +1,4 @@
-"""What a quantized model may lose, measured against the model it came from on held-out text; past a limit the stage fails."""
+"""What a quantized model may lose, measured against the model it came from on held-out text. Past a limit the stage fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.compressors.measure.cost import measure_latency
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import CausalRunner
 from attar.registry.artifacts.handles import DatasetArtifact
-from attar.stages.artifacts.dataset.measured_data import asked_rows, plain_text
+from attar.stages.artifacts.dataset.measured_data import plain_text, question_rows
 from attar.stages.artifacts.dataset.prompts import row_prompt, row_reference
 from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.quantize.recorded_runner import RecordedRunner
@@ -70,7 +70,8 @@ def heldout_pairs(
     """Return held-out questions with their answers, and windows of the text, as (context, continuation)."""
     tokenizer = load_tokenizer(folder)
     pairs: list[Pair] = [
-        (row_prompt(tokenizer, row), row_reference(tokenizer, row)[:max_tokens]) for row in asked_rows(data, max_rows)
+        (row_prompt(tokenizer, row), row_reference(tokenizer, row)[:max_tokens])
+        for row in question_rows(data, max_rows)
     ]
     if text is not None:
         windows = text_windows(tokenizer, plain_text(text), max_tokens)[: max_rows or None]
@@ -102,12 +103,12 @@ def measure_quality(quantized: CausalRunner, original: Original, *, size_fractio
     pairs = original.pairs
     counter = bar("measuring the loss", len(pairs), "texts")
     texts = closeness(quantized, original.recorded, pairs, batch_size=1, on_scored=counter.advance)
-    num_tokens = sum(one.num_tokens for one in texts)
+    num_tokens = sum(text.num_tokens for text in texts)
     quality = Quality(
-        kl_nats=sum(one.kl_nats for one in texts) / num_tokens,
-        agreement=sum(one.num_agreeing for one in texts) / num_tokens,
-        perplexity=math.exp(sum(one.loss_nats for one in texts) / num_tokens),
-        original_perplexity=math.exp(sum(one.original_loss_nats for one in texts) / num_tokens),
+        kl_nats=sum(text.kl_nats for text in texts) / num_tokens,
+        agreement=sum(text.num_agreeing for text in texts) / num_tokens,
+        perplexity=math.exp(sum(text.loss_nats for text in texts) / num_tokens),
+        original_perplexity=math.exp(sum(text.original_loss_nats for text in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
         decode_seconds_per_token=_decode_seconds(quantized, original.vocab_size, "quantized"),

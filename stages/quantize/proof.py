@@ -1,4 +1,4 @@
-"""Prove that a quantized graph, as onnxruntime reads it from its folder, computes with the numbers that its integers stand for."""
+"""Prove that a quantized graph computes with the numbers its integers stand for. onnxruntime reads it from its folder."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from attar.stages.quantize.graph import QuantizedGraph
 from attar.stages.runtime.progress import metric, note
 
 
-def prove_graph(quantized: QuantizedGraph, kept: Sequence[str], content: Path, scratch: Path, vocab_size: int) -> None:
+def prove_graph(
+    quantized: QuantizedGraph, float_nodes: Sequence[str], content: Path, scratch: Path, vocab_size: int
+) -> None:
     """Compare the written graph with the float graph that holds the rounded numbers, one after the other in memory.
 
     The products' own rounding of what they read is switched off for it, so that float32's tolerance holds. Raises ValueError otherwise.
@@ -26,7 +28,7 @@ def prove_graph(quantized: QuantizedGraph, kept: Sequence[str], content: Path, s
     from attar.compressors.quantize.nodes import set_float_inputs  # its library is in an extra
 
     scratch.mkdir(exist_ok=True)
-    write_graph(quantized.dequantized(kept), scratch)
+    write_graph(quantized.dequantized(float_nodes), scratch)
     expected = _logits(open_session(scratch, is_frugal=True), vocab_size)
     shutil.rmtree(scratch)
     graph = read_graph(content)

@@ -17,7 +17,7 @@ from attar.compressors.models.slots import Slots
 
 
 class RecordedRunner:
-    """A `CausalRunner` that was asked for the logits of some pairs, one a batch, and answers the same questions in the same order.
+    """A `CausalRunner` that replays recorded logits. Of some pairs, one a batch, in the same order.
 
     float32 on disk in `folder`: 4 bytes a token and entry of the vocabulary.
     """
@@ -32,12 +32,12 @@ class RecordedRunner:
         on_text: Callable[[int], None] = lambda count: None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._num_said = folder, 0
-        self._asked: list[Tensor] = []
+        self._folder, self._num_read = folder, 0
+        self._inputs: list[Tensor] = []
         for index, (_, ids, mask) in enumerate(scoring_batches(pairs, 1, runner.device)):
             logits, _ = runner.forward(ids, mask, None, last_only=False)
             np.save(folder / f"{index}.npy", logits.float().cpu().numpy())
-            self._asked.append(ids.cpu())
+            self._inputs.append(ids.cpu())
             on_text(1)
 
     @property
@@ -48,9 +48,9 @@ class RecordedRunner:
         self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"], cache: Any, last_only: bool
     ) -> tuple[Float[Tensor, "B T V"], Any]:
         """Return what was said to the next text; see CausalRunner.forward."""
-        index = self._num_said % len(self._asked)
-        assert torch.equal(self._asked[index], input_ids.cpu()), "asked in the order of the recording"
-        self._num_said += 1
+        index = self._num_read % len(self._inputs)
+        assert torch.equal(self._inputs[index], input_ids.cpu()), "asked in the order of the recording"
+        self._num_read += 1
         return torch.from_numpy(np.load(self._folder / f"{index}.npy")), None
 
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:

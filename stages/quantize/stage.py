@@ -1,4 +1,4 @@
-"""Stage `quantize`: the weights of an exported graph in 8 or 4 bits, accepted only within limits measured on held-out text."""
+"""Stage `quantize`: the weights of an exported graph in 8 or 4 bits. Accepted only within limits measured on held-out text."""
 
 from __future__ import annotations
 
@@ -60,13 +60,13 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     )
     give_back()
     quantized = QuantizedGraph(config, source, samples)
-    kept = _kept(config, quantized, workdir) if config.max_kept else []
-    write_graph(quantized.place(kept), content)
+    float_nodes = _float_nodes(config, quantized, workdir) if config.max_kept else []
+    write_graph(quantized.with_floats(float_nodes), content)
     if (
         config.weights.kind == "weights"
     ):  # dynamic products round what they read by nature: their loss is measured, below
         vocab_size = int(inputs.model.facts["vocab_size"])
-        prove_graph(quantized, kept, content, workdir / "dequantized", vocab_size)
+        prove_graph(quantized, float_nodes, content, workdir / "dequantized", vocab_size)
     quantized.forget()
     copy_companions(source, content)
     runner = OnnxRunner(open_session(content, is_frugal=True))
@@ -74,13 +74,13 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     if broken := broken_limits(config.limits, quality):
         if not config.max_kept:  # only now is it worth a pass a product
             _ranked(config, quantized, workdir)
-        worst = ", ".join(f"{one.name} {one.kl_nats:.2g}" for one in quantized.worst()[:3])
+        worst = ", ".join(f"{block.name} {block.kl_nats:.2g}" for block in quantized.worst()[:3])
         raise ValueError(
             f"the quantized model loses too much: {'; '.join(broken)}; costliest alone, KL in nats: {worst}"
         )
     quantized.write_table(content / TABLE)
-    (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": kept}, indent=1))
-    facts: Facts = {**exported(inputs.model.facts, _label(config)), **quality.facts(), "num_kept": len(kept)}
+    (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": float_nodes}, indent=1))
+    facts: Facts = {**exported(inputs.model.facts, _label(config)), **quality.facts(), "num_kept": len(float_nodes)}
     facts["weight_bytes"] = float((content / DATA).stat().st_size)
     return OnnxArtifact.at(content, **facts)
 
@@ -91,14 +91,14 @@ def _ranked(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) ->
     return quantized.rank(scratch, config.measured.num_rank_tokens)
 
 
-def _kept(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) -> list[str]:
+def _float_nodes(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) -> list[str]:
     switches = _ranked(config, quantized, workdir)
     costs = {name: error.kl_nats for name, error in quantized.errors.items()}
     target = config.target_kl_nats or config.limits.max_kl_nats / 2
-    kept = switches.keep(costs, max_loss=target, max_kept=config.max_kept)
-    metric("num_kept_nodes", len(kept))
-    note(f"kept {'in 8 bits' if config.weights.bits == 4 else 'in float32'}: {', '.join(kept) or 'none'}")
-    return kept
+    float_nodes = switches.keep(costs, max_loss=target, max_kept=config.max_kept)
+    metric("num_kept_nodes", len(float_nodes))
+    note(f"kept {'in 8 bits' if config.weights.bits == 4 else 'in float32'}: {', '.join(float_nodes) or 'none'}")
+    return float_nodes
 
 
 def _label(config: QuantizeConfig) -> str:

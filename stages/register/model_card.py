@@ -1,4 +1,4 @@
-"""The model card of a registered version: what was done, on what, with what result, and what it is not good for."""
+"""The model card of a registered version. What was done, on what, with what result, and what it is not good for."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def write_card(release: Release) -> str:
 
 
 def _blocks(release: Release) -> str:
-    base, now = next((one.facts for one in release.bases), {}), release.model.facts
+    base, now = next((base.facts for base in release.bases), {}), release.model.facts
     sizes = f"{now.get('num_blocks', '?')} decoder blocks, {float(now.get('num_parameters', 0)):,.0f} parameters"
     if not base or base.get("num_parameters") == now.get("num_parameters"):
         return f"A causal language model of {sizes}."
@@ -125,8 +125,8 @@ def _figures(release: Release) -> list[str]:
     for measure in known:
         if any(measure in some for some in release.figures.values()):
             lines.append(f"| {measure} | {' | '.join(_figure(some, measure) for some in release.figures.values())} |")
-    told = "In brackets 95% intervals (accuracy: Wilson's; perplexity: pieces of the text drawn anew) and, of times, quartiles."
-    return ["", *lines, "", told]
+    legend = "In brackets 95% intervals (accuracy: Wilson's; perplexity: pieces of the text drawn anew) and, of times, quartiles."
+    return ["", *lines, "", legend]
 
 
 def _figure(figures: Mapping[str, float], measure: str) -> str:
@@ -146,8 +146,8 @@ def _gate(release: Release) -> list[str]:
         limit = f"{'at most' if check['is_lower_better'] else 'at least'} {check['limit']:.4g}"
         verdict = f"{check['verdict']}: {check['undecided']}" if check["undecided"] else check["verdict"]
         measured = f"{check['measured']:.4g} {check['known']}".rstrip()
-        told = (check["of"], check["name"], measured, check["measured_on"], limit, check["laxness"], verdict)
-        lines.append(f"| {' | '.join(told)} |")
+        cells = (check["of"], check["name"], measured, check["measured_on"], limit, check["laxness"], verdict)
+        lines.append(f"| {' | '.join(cells)} |")
     return lines if release.checks else ["", "None was asked for."]
 
 
@@ -178,11 +178,11 @@ def _limits(release: Release) -> list[str]:
 
 
 def _license(release: Release) -> list[str]:
-    sources = ", ".join(f"`{one.config.get('source', '?')}`" for one in release.bases) or "not recorded"
-    said = "its source does not say; ask whoever made it" if release.license == "unknown" else release.license
-    return [f"Base: {sources}. Its licence: {said}. This version is a derived work of it."]
+    sources = ", ".join(f"`{base.config.get('source', '?')}`" for base in release.bases) or "not recorded"
+    source_line = "its source does not say; ask whoever made it" if release.license == "unknown" else release.license
+    return [f"Base: {sources}. Its licence: {source_line}. This version is a derived work of it."]
 
 
 def _lineage(lineage: Ancestor, depth: int = 0) -> list[str]:
     line = f"{'  ' * depth}{lineage.via + ': ' if lineage.via else ''}{lineage.stage} {lineage.key[:12]}"
-    return [line, *(below for one in lineage.inputs for below in _lineage(one, depth + 1))]
+    return [line, *(below for parent in lineage.inputs for below in _lineage(parent, depth + 1))]

@@ -1,4 +1,4 @@
-"""What a registered version says of itself, gathered once: how it was made, from what data, with what figures and verdict."""
+"""What a registered version says of itself, gathered once. How it was made, from what data, with what figures and verdict."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Release:
         readers: str = "transformers",
         scores: Callable[[Sequence[Ancestor]], Mapping[str, float]] = lambda ancestors: {},
     ) -> Release:
-        """Return the release of a model and its evaluation by their lineages; `scores` reads those of the scans among the ancestors."""
+        """Return the release of a model and its evaluation by their lineages. `scores` reads those of the scans among the ancestors."""
         ancestors = tuple(in_order(model))
         return Release(
             name=name,

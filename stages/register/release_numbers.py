@@ -1,4 +1,4 @@
-"""The figures of a release by stable names: version tags that a table can sort by, and the columns of its card."""
+"""The figures of a release by stable names. Version tags that a table can sort by, and the columns of its card."""
 
 from __future__ import annotations
 
@@ -79,9 +79,9 @@ def plain(value: float) -> str:
 
 def scan_scores(store: Store, ancestors: Iterable[Ancestor]) -> dict[str, float]:
     """Return the score of the removed window under each metric that scored it; the largest where several cuts were made."""
-    found: dict[str, float] = {}
+    scores: dict[str, float] = {}
     for cut in ancestors:
-        scan = next((one for one in cut.inputs if one.via == "scan" and one.is_present), None)
+        scan = next((parent for parent in cut.inputs if parent.via == "scan" and parent.is_present), None)
         if cut.stage != "prune" or scan is None:
             continue
         removed = [int(index) for index in several(cut.facts, "removed_blocks")]
@@ -89,8 +89,8 @@ def scan_scores(store: Store, ancestors: Iterable[Ancestor]) -> dict[str, float]
         for metric in scored_metrics(table):
             score = read_scores(table, metric).get((removed[0], len(removed))) if _is_window(removed) else None
             if score is not None:
-                found[metric] = max(score, found.get(metric, score))
-    return found
+                scores[metric] = max(score, scores.get(metric, score))
+    return scores
 
 
 def _is_window(removed: list[int]) -> bool:

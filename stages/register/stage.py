@@ -130,7 +130,7 @@ def _failed(checks: list[dict[str, Any]]) -> str:
 def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
     """Return the graphs by their folder in the version: `onnx` holds float32 weights, `onnx-int8` and the like say what they hold."""
     graphs: dict[str, OnnxArtifact] = {}
-    for graph in sorted(inputs.onnx, key=lambda one: _quantization(one) != "none"):  # MLmodel lists the first
+    for graph in sorted(inputs.onnx, key=lambda onnx: _quantization(onnx) != "none"):  # MLmodel lists the first
         kind = _quantization(graph)
         form = "-".join(["onnx", *(word for word in kind.split() if word not in ("none", "weights"))])
         if form in graphs:
@@ -146,27 +146,27 @@ def _quantization(graph: OnnxArtifact) -> str:
 def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
     """Return the evaluations by form. Raises ValueError for one that measured something that is not registered here."""
     _check_measured("evaluation", inputs.evaluation, inputs.model)
-    found = {"model": inputs.evaluation}
+    evaluations = {"model": inputs.evaluation}
     by_fingerprint = {graph.fingerprint: name for name, graph in _graphs(inputs).items()}
     for evaluation in inputs.onnx_evaluation:
         form = by_fingerprint.get(str(evaluation.facts["model_fingerprint"]))
         if form is None:
             raise ValueError("onnx_evaluation: it measured none of the graphs given as onnx")
-        found[form] = evaluation
-    return found
+        evaluations[form] = evaluation
+    return evaluations
 
 
 def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) -> None:
-    said = str(evaluation.facts["model_fingerprint"])
-    if said != model.fingerprint:
+    fingerprint = str(evaluation.facts["model_fingerprint"])
+    if fingerprint != model.fingerprint:
         raise ValueError(
-            f"{slot}: it measured model {said[:12]}, not {model.fingerprint[:12]} that is to be registered"
+            f"{slot}: it measured model {fingerprint[:12]}, not {model.fingerprint[:12]} that is to be registered"
         )
 
 
 def _ratios(inputs: RegisterInputs, evaluations: Mapping[str, EvaluationArtifact]) -> dict[str, dict[str, Ratio]]:
     original = evaluation_of(inputs.baseline)
-    return {form: paired_ratios(evaluation_of(one), original) for form, one in evaluations.items()}
+    return {form: paired_ratios(evaluation_of(evaluation), original) for form, evaluation in evaluations.items()}
 
 
 def _verdict(
@@ -223,4 +223,4 @@ def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], has_passed
 
 def _work_key(config: RegisterConfig, inputs: RegisterInputs) -> str:
     artifacts = [inputs.model, inputs.evaluation, inputs.baseline, *inputs.onnx, *inputs.onnx_evaluation]
-    return digest([config.model_dump(mode="json"), [one.fingerprint for one in artifacts]])
+    return digest([config.model_dump(mode="json"), [artifact.fingerprint for artifact in artifacts]])

@@ -1,4 +1,4 @@
-"""Call a function on what others wrote, where it may take only so much time and memory: in a process that is ended when it does.
+"""Call a function on what others wrote, where it may take only so much time and memory. In a process that is ended when it does.
 
 A regular expression or a JSON schema from a data set can keep Python busy for hours, and no thread or signal handler stops it. The process
 is started once and answers calls in well under a millisecond; the next call after one that was ended starts another.

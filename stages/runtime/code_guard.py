@@ -1,4 +1,4 @@
-"""Which guard this system gives a model's code: tried out, not looked up, before the first line of such code runs."""
+"""Which guard this system gives a model's code. Tried out, not looked up, before the first line of such code runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def possible_guards() -> Iterator[Guard]:
 
 
 def holds(guard: Guard) -> bool:
-    """True when a program of ours that tries to write outside its folder, to open sockets and to fork can do none of it here."""
+    """True when a guard holds here. A program of ours tries to write outside its folder, to open sockets and to fork."""
     if sys.platform != "linux":
         return False
     outside = Path(tempfile.mkdtemp(prefix="attar-guard-"))

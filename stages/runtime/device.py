@@ -45,7 +45,7 @@ def pick_dtype(precision: Precision = "auto", device: torch.device | None = None
 
 @cache
 def bf16_gain() -> float:
-    """Return how many times as fast this CPU multiplies bfloat16 matrices as float32 ones, with the threads of now: measured once."""
+    """Return how many times as fast this CPU multiplies bfloat16 matrices as float32 ones, with the threads of now. Measured once."""
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
         left, right = torch.ones(256, 1024, dtype=dtype), torch.ones(1024, 1024, dtype=dtype)

@@ -1,4 +1,4 @@
-"""Give freed memory back to the system: what lies between small things that stay would else be kept for the process."""
+"""Give freed memory back to the system. What lies between small things that stay would else be kept for the process."""
 
 from __future__ import annotations
 

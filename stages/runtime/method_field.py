@@ -1,4 +1,4 @@
-"""A field of a config that names a method of a table with its parameters, `{kind: ema, decay: 0.99}`, read into that method once."""
+"""A config's field that names a method of a table, read into that method once. With its parameters: `{kind: ema, decay: 0.99}`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class MethodField:
-    """Annotates a field whose value is a method of `table`; a method is a frozen dataclass, its kind the name in the table.
+    """Annotates a field whose value is a method of `table`. A method is a frozen dataclass, its kind the name in the table.
 
     The field holds the method itself, so that nothing parses it again. `what` names the field in a refusal.
     """

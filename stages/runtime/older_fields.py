@@ -1,4 +1,4 @@
-"""The flat form of configs, read for one version: which nested field each old field is now, and what a recipe of it is told."""
+"""The flat form of configs, read for one version. Which nested field each old field is now, and what a recipe of it is told."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def named_kind(value: Any) -> Any:
 
 
 def kind_of(value: Any) -> Any:
-    """Return the mapping of a method that was spelt by its name, or by its name with its parameters: `{gate: {limit: 2}}`."""
+    """Return the mapping of a method that was spelt by its name, or by its name with its parameters. `{gate: {limit: 2}}`."""
     if isinstance(value, str):
         return {"kind": value}
     if isinstance(value, Mapping) and isinstance(value.get(value.get("kind")), Mapping):  # set within the flat spelling
@@ -51,7 +51,7 @@ def kind_of(value: Any) -> Any:
 
 
 def renewed(model: type[BaseModel], given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return a config in the form of today, and of it what was in the flat form; a flat field wins over the nested one."""
+    """Return a config in the form of today, and of it what was in the flat form. A flat field wins over the nested one."""
     content: dict[str, Any] = {}
     flat: dict[str, Any] = {}
     moves: list[tuple[Moved, Any]] = []
@@ -102,7 +102,7 @@ def member_of(model: type[BaseModel], name: str, value: Any) -> type[BaseModel] 
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if kind is None and field is not None:  # a kind that is left out is that of the default
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
-    return next((one for one in members if kind in get_args(one.model_fields["kind"].annotation)), None)
+    return next((member for member in members if kind in get_args(member.model_fields["kind"].annotation)), None)
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:

@@ -33,14 +33,14 @@ def end_orphans() -> int:
 
 def owned_by(pid: int) -> list[int]:
     """Return the processes that were started under an owner, directly or not, itself left out."""
-    found = []
+    pids = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(OWNER) == str(pid) and process.pid != pid:
-                found.append(process.pid)
+                pids.append(process.pid)
         except psutil.Error:  # gone already, or not ours to look at
             continue
-    return found
+    return pids
 
 
 def _is_alive(owner: int, child: psutil.Process) -> bool:

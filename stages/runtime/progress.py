@@ -1,4 +1,4 @@
-"""How a stage tells what it is doing: progress, metrics and notes, to whoever listens (a terminal, Prefect, MLflow, a log)."""
+"""How a stage tells what it is doing. Progress, metrics and notes, to whoever listens (a terminal, Prefect, MLflow, a log)."""
 
 from __future__ import annotations
 

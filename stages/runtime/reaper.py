@@ -1,4 +1,4 @@
-"""Outlive a flow's process by a moment: once it is gone, however it went, end every process that it or its stages have started.
+"""Outlive a flow's process by a moment. Once it is gone, however it went, end every process that it or its stages have started.
 
 A stage may start processes in sessions of their own (torchrun, accelerate launch, an inference server). A signal to the flow's process
 group does not reach those; this watcher, in a session of its own too, finds them by the mark they have inherited.

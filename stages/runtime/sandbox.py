@@ -1,4 +1,4 @@
-"""Run a model's code against tests in a process of its own, where it can do little harm and cannot pass by leaving early.
+"""Run a model's code against tests in a process of its own. It can do little harm there and cannot pass by leaving early.
 
 The process writes nothing outside its folder, reaches no socket, starts no other process and is bounded in time, memory, files and
 output; where the system cannot give that, code does not run unless ATTAR_UNGUARDED_CODE says so. It passes only if it writes a token
@@ -49,7 +49,7 @@ class PassesTests:
 
 
 def code_of(text: str) -> str:
-    """Return the code of an answer: its fenced blocks one after the other, or where there is none the whole text."""
+    """Return the code of an answer. Its fenced blocks one after the other, or where there is none the whole text."""
     blocks = FENCE.findall(text)
     return "\n".join(blocks) if blocks else text
 

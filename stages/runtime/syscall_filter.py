@@ -1,4 +1,4 @@
-"""A filter of system calls (seccomp) for code that is tested: no sockets, no processes, no signals to others, nothing outside its files.
+"""A filter of system calls (seccomp) for code that is tested. No sockets, no processes, no signals to others, nothing outside its files.
 
 It holds for every later program of the process and cannot be taken off. https://docs.kernel.org/userspace-api/seccomp_filter.html
 This module and its neighbour `write_guard` are read by the process that runs the code: nothing but the standard library.

@@ -1,4 +1,4 @@
-"""The process that runs a model's code and then its tests: it gives up what it does not need, and only then reads a line of them.
+"""The process that runs a model's code and then its tests. It gives up what it does not need, and only then reads a line of them.
 
 It waits as the first process of its namespace, which does not hear signals, and works in a child. The token and the pipe live in the
 frame of `run` alone; the tests run in the answer's namespace.
@@ -23,7 +23,7 @@ from attar.stages.runtime.write_guard import (
 
 
 def run(parts: str, num_processes: int, pipe: int, limits: list[str]) -> None:
-    """Run answer.py and tests.py of the working folder behind the guards that `parts` names, then write the token to the pipe."""
+    """Run answer.py and tests.py of the working folder behind guards. `parts` names them; then the token goes to the pipe."""
     child = os.fork()
     if child:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

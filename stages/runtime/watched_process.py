@@ -1,4 +1,4 @@
-"""Run a program with its tests in a folder of its own, watch what it uses while it runs, and leave nothing of it behind."""
+"""Run a program with its tests in a folder of its own. What it uses is watched, and nothing of it stays behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PROGRAM = (
     "import sys; sys.path.insert(0, sys.argv[1]); from attar.stages.runtime.tested_code import run; del sys.path[0]; "
     "run(sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), sys.argv[5:])"
 )
-LOOK_SECONDS = 0.02
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ def _watch(process: subprocess.Popen[bytes], folder: Path, limits: Limits) -> st
         if left <= 0:
             return f"more than {limits.wall_seconds:g} seconds"
         try:
-            process.wait(min(LOOK_SECONDS, left))
+            process.wait(min(POLL_SECONDS, left))
         except subprocess.TimeoutExpired:
             excess = _folder_excess(folder, limits) or _tree_excess(process, limits)
             if excess is not None:

@@ -1,4 +1,4 @@
-"""Keep a process from writing outside one folder: by Landlock, or by a mount namespace in which all else is read-only.
+"""Keep a process from writing outside one folder. By Landlock, or by a mount namespace in which all else is read-only.
 
 Landlock: https://docs.kernel.org/userspace-api/landlock.html. It needs no rights and no namespace; containers allow it.
 Nothing but the standard library: the process that runs tested code reads this module.
@@ -45,9 +45,9 @@ def lock_writes(folder: Path) -> None:
     ruleset = _checked(LIBC.syscall(CREATE_RULESET, attributes, len(attributes), 0))
     in_device = handled & (WRITE_FILE | RIGHTS[3])
     for path, allowed in ((folder, handled & ~NOT_IN_FOLDER), (Path(os.devnull), in_device)):
-        place = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        _checked(LIBC.syscall(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", allowed, place), 0))
-        os.close(place)
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        _checked(LIBC.syscall(ADD_RULE, ruleset, PATH_BENEATH, struct.pack("=Qi", allowed, descriptor), 0))
+        os.close(descriptor)
     _checked(LIBC.prctl(38, 1, 0, 0, 0))  # no new privileges: asked for by what follows
     _checked(LIBC.syscall(RESTRICT_SELF, ruleset, 0))
     os.close(ruleset)

@@ -55,12 +55,12 @@ class ScanRun:
 
     def greedy_orders(self) -> dict[str, list[Removal]]:
         """Return the greedy order of each metric that has one."""
-        asked = self._asked(REMOVAL_METRICS)
+        metrics = self._metrics_of(REMOVAL_METRICS)
         protected = protected_blocks(self.num_blocks, self.config.greedy.protect_first, self.config.greedy.protect_last)
         num_free = self.num_blocks - len(protected)
         num_steps = min(self.config.greedy.num_steps, num_free if protected else num_free - 1)
         orders = {}
-        for name, metric in asked.items():
+        for name, metric in metrics.items():
             if num_steps:
                 total = len(self._loss_batches) * sum(range(num_free - num_steps + 1, num_free + 1))
                 counter = bar(f"greedy order by {name}", total, "runs")
@@ -89,7 +89,7 @@ class ScanRun:
         return costs
 
     def _cosine(self) -> dict[str, Scores]:
-        totals = WindowScan(self._asked(COSINE_METRICS))
+        totals = WindowScan(self._metrics_of(COSINE_METRICS))
         if totals.metrics:
             counter = bar("scanning", self.num_tokens, "tokens")
             for batch in self._batches(self.samples):
@@ -101,16 +101,16 @@ class ScanRun:
     def _control(self) -> dict[str, Scores]:
         return {
             name: window_table(metric(self.num_blocks, torch.Generator().manual_seed(self.config.seed)))
-            for name, metric in self._asked(CONTROL_METRICS).items()
+            for name, metric in self._metrics_of(CONTROL_METRICS).items()
         }
 
     def _of_blocks(self) -> dict[str, Scores]:
         """Score single blocks; a window's score is the sum of its blocks'."""
         of_blocks = {
             name: [metric(block.parameters()) for block in decoder_blocks(self.model)]
-            for name, metric in self._asked(WEIGHT_METRICS).items()
+            for name, metric in self._metrics_of(WEIGHT_METRICS).items()
         }
-        gradient_metrics = self._asked(GRADIENT_METRICS)
+        gradient_metrics = self._metrics_of(GRADIENT_METRICS)
         if gradient_metrics:
             counter = bar("gradients", len(self._loss_batches), "batches")
             of_blocks |= gradient_scores(self.model, self._loss_batches, gradient_metrics, on_batch=counter.advance)
@@ -122,7 +122,7 @@ class ScanRun:
 
     def _patch(self) -> dict[str, Scores]:
         tables = {}
-        for name in self._asked(PATCH_METRICS):
+        for name in self._metrics_of(PATCH_METRICS):
             metric = build(PATCH_METRICS, name, {"is_weighted": self.config.patch_weight == "norm"})
             fit = metric.start(self.num_blocks, self.config.sizes)
             counter = bar("fitting patches", self.num_tokens, "tokens")
@@ -136,14 +136,14 @@ class ScanRun:
         sizes = self.config.sizes
         windows = [(first, size) for size in sizes for first in range(self.num_blocks - size + 1)]
         tables = {}
-        for name, metric in self._asked(REMOVAL_METRICS).items() if windows else ():
+        for name, metric in self._metrics_of(REMOVAL_METRICS).items() if windows else ():
             counter = bar(f"windows by {name}", len(windows) * len(self._loss_batches), "runs")
             removed = [frozenset(range(first, first + size)) for first, size in windows]
             scores = removal_scores(self.model, self._loss_batches, metric, removed, on_run=counter.advance)
             tables[name] = dict(zip(windows, scores, strict=True))
         return tables
 
-    def _asked(self, table: Mapping[str, type]) -> dict:
+    def _metrics_of(self, table: Mapping[str, type]) -> dict:
         return {name: build(table, name) for name in self.config.metrics if name in table}
 
     def _batches(self, samples: Sequence[Sample]) -> Iterator[Batch]:

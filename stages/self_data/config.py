@@ -32,7 +32,7 @@ class PromptConfig(StageConfig):
 
     @field_validator("template")
     @classmethod
-    def _has_places(cls, value: str) -> str:
+    def _has_fields(cls, value: str) -> str:
         if value:
             rewrite_question("", "", (), value)
         return value

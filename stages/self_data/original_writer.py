@@ -63,8 +63,8 @@ class OriginalWriter:
         A turn that calls tools keeps its answer, and with `turns: last` so do all turns but the last of a conversation.
         """
         config, num_samples = self.config, self.config.drawing.num_samples
-        asked = [row for row in rows if self._reason_to_keep(row) is None]
-        prompts = [self._prompt(row, sample) for row in asked for sample in range(num_samples)]
+        questions = [row for row in rows if self._reason_to_keep(row) is None]
+        prompts = [self._prompt(row, sample) for row in questions for sample in range(num_samples)]
         generations = self.sampler.sample(
             prompts,
             max_new_tokens=config.drawing.max_new_tokens,
@@ -75,7 +75,7 @@ class OriginalWriter:
         )
         recorded: Recorded = {}
         decided = {}
-        for index, row in enumerate(asked):
+        for index, row in enumerate(questions):
             its = slice(index * num_samples, (index + 1) * num_samples)
             decided[row.id] = self._decide(row, prompts[its], generations[its], recorded, shard_index)
         return [decided.get(row.id) or self._keep(row, recorded, shard_index) for row in rows], recorded
@@ -113,9 +113,13 @@ class OriginalWriter:
     def _prompt(self, row: Row, sample_index: int) -> Prompt:
         style = style_of(row.choices, row.verifier) if self.config.prompt.style == AUTO else self.config.prompt.style
         template = self.config.prompt.template or STYLES[style]
-        asked = with_last_question(row, lambda question: rewrite_question(question, row.answer, row.choices, template))
+        row_asked = with_last_question(
+            row, lambda question: rewrite_question(question, row.answer, row.choices, template)
+        )
         seed = row_seed(self.config.drawing.seed, row.id, sample_index)
-        return Prompt(asked.question, row_prompt(self.tokenizer, asked), seed, asked.messages, asked.tools)
+        return Prompt(
+            row_asked.question, row_prompt(self.tokenizer, row_asked), seed, row_asked.messages, row_asked.tools
+        )
 
     def _decide(
         self,
@@ -125,11 +129,11 @@ class OriginalWriter:
         recorded: Recorded,
         shard_index: int,
     ) -> Row:
-        texts = [self.tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in generations]
+        texts = [self.tokenizer.decode(generation.token_ids, skip_special_tokens=True) for generation in generations]
         decision = decide(
             [
-                Candidate(text, one.is_finished, one.mean_logprob_nats)
-                for text, one in zip(texts, generations, strict=True)
+                Candidate(text, generation.is_finished, generation.mean_logprob_nats)
+                for text, generation in zip(texts, generations, strict=True)
             ],
             row.answer,
             row.choices,

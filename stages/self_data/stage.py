@@ -107,16 +107,16 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
 
 def _report(rows: list[Row]) -> int:
     """Say how many rewrites were kept and why the others were not; return how many."""
-    asked = [row for row in rows if row.question]
-    num_kept = sum(row.source == "rewrite" for row in asked)
-    metric("kept_fraction", num_kept / len(asked))
-    metric("pass_rate", sum(row.pass_rate or 0.0 for row in asked) / len(asked))
-    reasons = Counter(reason_kind(row.reason) for row in asked if row.source == "reference").most_common(4)
+    questions = [row for row in rows if row.question]
+    num_kept = sum(row.source == "rewrite" for row in questions)
+    metric("kept_fraction", num_kept / len(questions))
+    metric("pass_rate", sum(row.pass_rate or 0.0 for row in questions) / len(questions))
+    reasons = Counter(reason_kind(row.reason) for row in questions if row.source == "reference").most_common(4)
     why = "".join(f"; {count} {reason}" for reason, count in reasons)
     if num_kept:
-        note(f"kept {num_kept} of {len(asked)} rewrites{why}")
+        note(f"kept {num_kept} of {len(questions)} rewrites{why}")
     else:
-        note(f"warning: no rewrite was accepted, all {len(asked)} rows keep their reference answers{why}")
+        note(f"warning: no rewrite was accepted, all {len(questions)} rows keep their reference answers{why}")
     return num_kept
 
 

@@ -107,7 +107,7 @@ class Walk:
         if owner is not None and owner.name in self.settings:
             tracked["self"] = (module, owner.name)
         if owner is not None:
-            tracked |= self._kept(module, owner)
+            tracked |= self._held(module, owner)
         for target, value in _assignments(node):
             if (held := tracked.get(ast.unparse(value)) or self._made(module, value)) is not None:
                 tracked[ast.unparse(target)] = held
@@ -117,7 +117,7 @@ class Walk:
         held = {arg.arg: self._class_of(module, arg.annotation) for arg in [*node.args.args, *node.args.kwonlyargs]}
         return {name: known for name, known in held.items() if known is not None}
 
-    def _kept(self, module: str, owner: ast.ClassDef) -> dict[str, Held]:
+    def _held(self, module: str, owner: ast.ClassDef) -> dict[str, Held]:
         """Return the attributes of `self` in which a constructor keeps settings."""
         init = next((n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         given = self._parameters(module, init) if init else {}

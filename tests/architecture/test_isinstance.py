@@ -123,8 +123,8 @@ def test_no_type_of_ours_is_told_apart_outside_its_file() -> None:
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in VARIABLES}))
 def test_every_exception_is_still_there(path: str) -> None:
-    asked = {ast.unparse(against) for _, against in questions(ast.parse((ROOT / path).read_text()))}
-    assert {text for other, text in VARIABLES if other == path} <= asked
+    questions_asked = {ast.unparse(against) for _, against in questions(ast.parse((ROOT / path).read_text()))}
+    assert {text for other, text in VARIABLES if other == path} <= questions_asked
 
 
 def test_the_count_sees_each_way_of_asking() -> None:

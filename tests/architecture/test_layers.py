@@ -25,13 +25,13 @@ def name(path: Path) -> str:
 
 
 def imported(path: Path) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module.removeprefix("attar.").partition(".")[0])
-    return found
+            names.add(node.module.removeprefix("attar.").partition(".")[0])
+    return names
 
 
 def test_import_layers_hold() -> None:
@@ -150,8 +150,11 @@ def test_every_range_admits_its_pin() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     pins = dict(line.split("==") for line in (ROOT / "docker/constraints.txt").read_text().splitlines() if "==" in line)
     pins = {canonicalize_name(package): version for package, version in pins.items() if "#" not in package}
-    wanted = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
-    requirements = [Requirement(one) for one in wanted if not one.startswith("attar[")]
+    wanted = [
+        *project["dependencies"],
+        *(line for extra in project["optional-dependencies"].values() for line in extra),
+    ]
+    requirements = [Requirement(line) for line in wanted if not line.startswith("attar[")]
     outside = [
         f"{requirement} but {pins[canonicalize_name(requirement.name)]}"
         for requirement in requirements
@@ -160,4 +163,4 @@ def test_every_range_admits_its_pin() -> None:
     ]
     assert not outside
     gpu_only = {"onnxruntime-gpu", "bitsandbytes"}
-    assert {canonicalize_name(one.name) for one in requirements} - gpu_only <= pins.keys()
+    assert {canonicalize_name(requirement.name) for requirement in requirements} - gpu_only <= pins.keys()

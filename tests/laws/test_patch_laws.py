@@ -94,5 +94,5 @@ def test_a_patch_of_a_scaled_family_is_exact_where_it_can_be() -> None:
     for pruned in (cut, patched):
         remove_blocks(pruned, range(2, 4))
     with torch.no_grad():
-        expected, plain, repaired = (one(input_ids=IDS).logits for one in (model, cut, patched))
+        expected, plain, repaired = (run(input_ids=IDS).logits for run in (model, cut, patched))
     assert (repaired - expected).abs().max() < 0.02 * (plain - expected).abs().max()

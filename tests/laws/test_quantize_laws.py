@@ -96,8 +96,8 @@ def textbook(weight: torch.Tensor, moments: torch.Tensor, grid: Grid, damping: f
     inverse = torch.linalg.inv(hessian)
     importance = moments.diagonal().reshape(-1, BLOCK)
     for column in range(weight.shape[1]):
-        index, place = divmod(column, BLOCK)
-        if place == 0:
+        index, offset = divmod(column, BLOCK)
+        if offset == 0:
             block = left[:, column : column + BLOCK].float()[:, None]
             scale, zero = (part[:, 0] for part in best_range(block, importance[index : index + 1], grid))
         values = left[:, column]

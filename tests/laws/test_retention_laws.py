@@ -77,9 +77,9 @@ def test_a_check_is_named_by_its_metric_and_says_which_side_was_not_measured() -
     assert [check.name for check in checks] == ["accuracy_ratio", "perplexity_ratio"]
     for side in ("candidate", "baseline"):
         sides = {"candidate": numbers, "baseline": numbers, side: {"perplexity": 20.0}}
-        with pytest.raises(ValueError) as told:
+        with pytest.raises(ValueError) as raised:
             run_gate({"min_accuracy_retention": 0.9}, sides["candidate"], sides["baseline"])
         assert (
-            str(told.value)
+            str(raised.value)
             == f"gate.min_accuracy_retention needs accuracy, which the {side}'s evaluation did not measure"
         )

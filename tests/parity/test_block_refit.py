@@ -36,7 +36,7 @@ def refitted(family: str, removed: list[int], batches: list, ridge: float = 1e-9
 def test_on_few_tokens_any_refitted_cut_is_the_original(family: str, removed: list[int]) -> None:
     model, cut, student, fits = refitted(family, removed, [(IDS, ALL)])
     with torch.no_grad():
-        expected, plain, repaired = (one(input_ids=IDS).logits for one in (model, cut, student))
+        expected, plain, repaired = (run(input_ids=IDS).logits for run in (model, cut, student))
     error, without = (repaired - expected).norm(), (plain - expected).norm()
     assert error < 0.02 * without, f"{error:.3g} left of {without:.3g}"
     first = next(index for index, block in enumerate(decoder_blocks(student)) if _differs(block, cut, index))
@@ -46,7 +46,7 @@ def test_on_few_tokens_any_refitted_cut_is_the_original(family: str, removed: li
 
 def _differs(block: torch.nn.Module, other: torch.nn.Module, index: int) -> bool:
     pairs = zip(block.parameters(), decoder_blocks(other)[index].parameters(), strict=True)
-    return any(not torch.equal(mine, theirs) for mine, theirs in pairs)
+    return any(not torch.equal(first, second) for first, second in pairs)
 
 
 def test_matches_say_whose_work_a_kept_block_takes_over() -> None:
@@ -102,8 +102,8 @@ def test_padding_and_the_size_of_batches_change_nothing() -> None:
     together = refitted("qwen2", [2], [(ids, torch.ones_like(ids))], ridge=0.1)[2]
     padded, mask = torch.nn.functional.pad(ids[2:], (0, 9)), torch.nn.functional.pad(torch.ones_like(ids[2:]), (0, 9))
     apart = refitted("qwen2", [2], [(ids[:2], torch.ones_like(ids[:2])), (padded, mask)], ridge=0.1)[2]
-    for mine, other in zip(together.parameters(), apart.parameters(), strict=True):
-        torch.testing.assert_close(mine, other, atol=2e-4, rtol=1e-3)
+    for actual, other in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(actual, other, atol=2e-4, rtol=1e-3)
 
 
 def test_the_result_in_another_dtype_gets_the_updates_unrounded() -> None:
@@ -114,10 +114,10 @@ def test_the_result_in_another_dtype_gets_the_updates_unrounded() -> None:
     matches = Matches.of_removed(6, [2, 3])
     list(refit_blocks(model.to(torch.bfloat16), student, [(IDS, ALL)], matches, ridge=0.1, first=1, result=result))
     for index in (1, 2, 3):
-        mine, theirs = feed_forward_exit(result, index).weight, feed_forward_exit(student, index).weight
-        assert mine.dtype == torch.float32
-        torch.testing.assert_close(mine.to(torch.bfloat16), theirs, atol=2e-3, rtol=1e-2)
-        assert not torch.equal(mine, theirs.float())
+        actual, reference = feed_forward_exit(result, index).weight, feed_forward_exit(student, index).weight
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual.to(torch.bfloat16), reference, atol=2e-3, rtol=1e-2)
+        assert not torch.equal(actual, reference.float())
 
 
 def test_a_token_of_massive_activation_does_not_outweigh_the_others() -> None:

@@ -25,9 +25,9 @@ def test_a_question_read_once_gives_the_likelihoods_of_one_read_for_each_choice(
     runner = TorchRunner(model)
     pairs = [(context, choice) for context, choices in QUESTIONS for choice in choices]
     with torch.inference_mode():
-        expected = [one.logprob_nats for one in continuation_likelihoods(runner, pairs, batch_size=1)]
+        expected = [values.logprob_nats for values in continuation_likelihoods(runner, pairs, batch_size=1)]
     counted: list[int] = []
-    found = choice_likelihoods(runner, QUESTIONS, batch_size=batch_size, on_scored=counted.append)
-    assert [len(one) for one in found] == [3, 2, 2, 4] and sum(counted) == 4
+    likelihoods = choice_likelihoods(runner, QUESTIONS, batch_size=batch_size, on_scored=counted.append)
+    assert [len(values) for values in likelihoods] == [3, 2, 2, 4] and sum(counted) == 4
     # float32, sums in another order
-    assert [value for one in found for value in one] == pytest.approx(expected, abs=1e-4)
+    assert [value for values in likelihoods for value in values] == pytest.approx(expected, abs=1e-4)

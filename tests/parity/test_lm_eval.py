@@ -36,24 +36,24 @@ ROWS = [
 def both(model: ModelArtifact) -> tuple[RunnerLM, HFLM]:
     loaded, tokenizer = load_model(model.path, "float32"), load_tokenizer(model.path)
     ours = RunnerLM(TorchRunner(loaded), tokenizer, None, batch_size=3)
-    theirs = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=2, add_bos_token=False)
-    return ours, theirs
+    peer = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=2, add_bos_token=False)
+    return ours, peer
 
 
 def test_likelihoods_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
     pairs = [(f"Question: {row.question}\nAnswer:", f" {choice}") for row in ROWS for choice in row.choices]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
-    ours, theirs = (one.loglikelihood(requests, disable_tqdm=True) for one in both)
-    for mine, reference in zip(ours, theirs, strict=True):
-        assert mine[0] == pytest.approx(reference[0], abs=1e-3)
-        assert mine[1] == reference[1]
+    ours, peer_scores = (runner.loglikelihood(requests, disable_tqdm=True) for runner in both)
+    for own_score, reference in zip(ours, peer_scores, strict=True):
+        assert own_score[0] == pytest.approx(reference[0], abs=1e-3)
+        assert own_score[1] == reference[1]
 
 
 def test_generated_texts_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
     options = {"until": ["."], "max_gen_toks": 16, "do_sample": False}
     requests = [Instance("generate_until", {}, (row.question, options), index) for index, row in enumerate(ROWS)]
-    ours, theirs = (one.generate_until(requests, disable_tqdm=True) for one in both)
-    assert ours == theirs
+    ours, peer_texts = (runner.generate_until(requests, disable_tqdm=True) for runner in both)
+    assert ours == peer_texts
 
 
 def test_choices_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) -> None:
@@ -72,7 +72,7 @@ def test_choices_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) ->
         "doc_to_target": "answer_index",
         "metric_list": [{"metric": "acc"}, {"metric": "acc_norm"}],
     }
-    right = [run_tasks(one, [config])["order"][RIGHT] for one in both]  # type: ignore[arg-type]
+    right = [run_tasks(runner, [config])["order"][RIGHT] for runner in both]  # type: ignore[arg-type]
     assert right[0] == right[1]
     runner, tokenizer = both[0].runner, both[0].tokenizer
     assert right_choices(runner, ROWS, tokenizer, batch_size=2, name="order") == right[0]  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_written_answers_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, H
         "process_results": checked,
         "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
     }
-    right = [run_tasks(one, [config])["open"][RIGHT] for one in both]  # type: ignore[arg-type]
+    right = [run_tasks(runner, [config])["open"][RIGHT] for runner in both]  # type: ignore[arg-type]
     assert right[0] == right[1] == right_answers(rows, tokenizer, written_answers(runner, rows, tokenizer, **options))
     assert 0 < sum(right[0]) < len(rows)
 

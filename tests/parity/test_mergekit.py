@@ -135,12 +135,12 @@ def test_equals_mergekit(case: str, folders: list[Path], tmp_path: Path, monkeyp
         config["base_model"] = str(students[0] if name == "slerp" else base)
     options = MergeOptions(quiet=True, copy_tokenizer=False, write_model_card=False)
     run_merge(MergeConfiguration.model_validate(config), str(tmp_path / "theirs"), options)
-    ours, theirs = (load_file(tmp_path / who / "model.safetensors") for who in ("ours", "theirs"))
-    assert ours.keys() == theirs.keys() and ("lm_head.weight" in ours) == ("untied" in str(base))
+    ours, reference = (load_file(tmp_path / who / "model.safetensors") for who in ("ours", "theirs"))
+    assert ours.keys() == reference.keys() and ("lm_head.weight" in ours) == ("untied" in str(base))
     plain = load_file(base / "model.safetensors")
     for tensor_name, tensor in ours.items():
         torch.testing.assert_close(
-            tensor, theirs[tensor_name], atol=TOLERANCE, rtol=0, msg=lambda m, n=tensor_name: f"{n}: {m}"
+            tensor, reference[tensor_name], atol=TOLERANCE, rtol=0, msg=lambda m, n=tensor_name: f"{n}: {m}"
         )
         assert not torch.equal(tensor, plain[tensor_name]), "a merge that leaves the base would prove nothing"
 

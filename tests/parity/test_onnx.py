@@ -77,19 +77,19 @@ def test_sliding_windows_hide_what_torch_hides(family: str, tmp_path: Path) -> N
 
 def test_an_older_operator_set_says_the_same(tmp_path: Path) -> None:
     model, _ = random_model("llama", num_blocks=2)
-    said = listen_to(export(model, tmp_path, opset=20), PROMPTS, tmp_path / "said", num_new_tokens=16)
-    assert measure_parity(said, TorchRunner(model)).token_agreement == 1.0
-    [version] = [one.version for one in onnx.load(tmp_path / "model.onnx").opset_import if not one.domain]
+    answers = listen_to(export(model, tmp_path, opset=20), PROMPTS, tmp_path / "said", num_new_tokens=16)
+    assert measure_parity(answers, TorchRunner(model)).token_agreement == 1.0
+    [version] = [opset.version for opset in onnx.load(tmp_path / "model.onnx").opset_import if not opset.domain]
     assert version == 20
 
 
 def test_agreement_is_what_two_texts_share(runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path) -> None:
     """A text that leaves the original's at its sixth token agrees in five of eight, whatever comes behind."""
     torch_runner, runner = runners
-    [one] = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
+    [answer] = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
     own = decode(torch_runner, PROMPTS[:1], max_new_tokens=8, stop_ids=())[0].token_ids
-    assert list(one.token_ids) == own
-    other = dataclasses.replace(one, token_ids=[*own[:5], own[5] + 1, *own[6:]])
+    assert list(answer.token_ids) == own
+    other = dataclasses.replace(answer, token_ids=[*own[:5], own[5] + 1, *own[6:]])
     assert measure_parity([other], torch_runner).token_agreement == 5 / 8
 
 
@@ -97,11 +97,11 @@ def test_a_logit_that_is_no_number_is_an_infinite_difference(
     runners: tuple[TorchRunner, OnnxRunner], tmp_path: Path
 ) -> None:
     torch_runner, runner = runners
-    said = listen_to(runner, PROMPTS[:2], tmp_path / "said", num_new_tokens=2)
-    logits = np.load(said[0].logits_file)
+    answers = listen_to(runner, PROMPTS[:2], tmp_path / "said", num_new_tokens=2)
+    logits = np.load(answers[0].logits_file)
     logits[0, 0] = np.nan
-    np.save(said[0].logits_file, logits)
-    assert measure_parity(said, torch_runner).max_logit_difference == float("inf")
+    np.save(answers[0].logits_file, logits)
+    assert measure_parity(answers, torch_runner).max_logit_difference == float("inf")
 
 
 def test_rows_run_in_groups_say_what_they_say_together(
@@ -114,8 +114,8 @@ def test_rows_run_in_groups_say_what_they_say_together(
     apart, its_cache = runner.forward(ids, mask, None, last_only=True)
     assert apart.shape == together.shape == (3, 1, together.shape[-1])
     torch.testing.assert_close(apart, together)
-    for one, other in zip(its_cache.tensors, cache.tensors, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-5)
+    for tensor, other in zip(its_cache.tensors, cache.tensors, strict=True):
+        np.testing.assert_allclose(tensor, other, atol=1e-5)
 
 
 def test_left_padded_batch_equals_each_prompt_alone(runners: tuple[TorchRunner, OnnxRunner]) -> None:
@@ -132,8 +132,8 @@ def test_padding_in_front_stays_hidden_over_many_steps(runners: tuple[TorchRunne
     caches: list[Any] = [None, None]
     for _ in range(20):
         logits = []
-        for index, one in enumerate((torch_runner, runner)):
-            answer, caches[index] = one.forward(ids, mask, caches[index], last_only=True)
+        for index, some_runner in enumerate((torch_runner, runner)):
+            answer, caches[index] = some_runner.forward(ids, mask, caches[index], last_only=True)
             logits.append(answer)
         torch.testing.assert_close(logits[1], logits[0], atol=1e-3, rtol=0)
         ids, mask = logits[0][:, -1].argmax(-1, keepdim=True), torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
@@ -143,9 +143,9 @@ def test_several_tokens_behind_a_past(runners: tuple[TorchRunner, OnnxRunner]) -
     ids, mask = pad_left([list(range(3, 12)), list(range(30, 36))], torch.device("cpu"))
     more, longer = torch.arange(40, 48).reshape(2, 4), torch.cat([mask, mask.new_ones(2, 4)], dim=1)
     answers = []
-    for one in runners:
-        _, cache = one.forward(ids, mask, None, last_only=True)
-        answers.append(one.forward(more, longer, cache, last_only=False)[0])
+    for runner in runners:
+        _, cache = runner.forward(ids, mask, None, last_only=True)
+        answers.append(runner.forward(more, longer, cache, last_only=False)[0])
     torch.testing.assert_close(answers[1], answers[0], atol=1e-3, rtol=0)
 
 
@@ -159,21 +159,21 @@ def test_refilled_batches_write_what_torch_writes(runners: tuple[TorchRunner, On
         expected = decode(torch_runner, prompts, batch_size=14, sampling=sampling, **options)
         for batch_size in (1, 3):
             written = decode(runner, prompts, batch_size=batch_size, sampling=sampling, **options)
-            assert [one.token_ids for one in written] == [one.token_ids for one in expected]
-            for ours, theirs in zip(written, expected, strict=True):
-                torch.testing.assert_close(ours.top_logprobs, theirs.top_logprobs, atol=1e-3, rtol=0)
+            assert [answer.token_ids for answer in written] == [answer.token_ids for answer in expected]
+            for ours, reference in zip(written, expected, strict=True):
+                torch.testing.assert_close(ours.top_logprobs, reference.top_logprobs, atol=1e-3, rtol=0)
 
 
 def test_the_cache_is_written_in_place(runners: tuple[TorchRunner, OnnxRunner]) -> None:
     runner = runners[1]
     cache = OnnxCache(runner, 2, 16)
-    places = [tensor.ctypes.data for tensor in cache.tensors]
+    addresses = [tensor.ctypes.data for tensor in cache.tensors]
     ids = torch.full((2, 3), 7)
     _, cache = runner.forward(ids, torch.ones_like(ids), cache, last_only=True)
     before = [tensor.copy() for tensor in cache.tensors]
     _, cache = runner.forward(ids[:, :1], torch.ones(2, 4, dtype=torch.long), cache, last_only=True)
-    for place, old, new in zip(places, before, cache.tensors, strict=True):
-        assert new.ctypes.data == place and new.shape[2] == 16
+    for address, old, new in zip(addresses, before, cache.tensors, strict=True):
+        assert new.ctypes.data == address and new.shape[2] == 16
         np.testing.assert_array_equal(new[:, :, :3], old[:, :, :3])
         assert np.abs(new[:, :, 3]).min() > 0 and not new[:, :, 4:].any()
 
@@ -183,8 +183,8 @@ def test_a_wrong_graph_is_noticed(runners: tuple[TorchRunner, OnnxRunner], tmp_p
     with torch.no_grad():
         torch_runner.model.get_output_embeddings().weight.mul_(-1.0)
     try:
-        said = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
-        assert measure_parity(said, torch_runner).token_agreement < 1.0
+        answers = listen_to(runner, PROMPTS[:1], tmp_path / "said", num_new_tokens=8)
+        assert measure_parity(answers, torch_runner).token_agreement < 1.0
     finally:
         with torch.no_grad():
             torch_runner.model.get_output_embeddings().weight.mul_(-1.0)
@@ -237,4 +237,4 @@ def test_weights_lie_outside_and_tied_ones_once(tmp_path: Path) -> None:
     assert (tmp_path / "model.onnx_data").stat().st_size < weights + tables + 40 * 4096  # a page's rest a tensor
     assert (tmp_path / "model.onnx").stat().st_size < 60_000
     inline = onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.initializer
-    assert all(one.data_location == onnx.TensorProto.EXTERNAL for one in inline if np.prod(one.dims) * 4 > 256)
+    assert all(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in inline if np.prod(tensor.dims) * 4 > 256)

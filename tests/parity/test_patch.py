@@ -37,7 +37,7 @@ def test_on_few_tokens_the_patched_cut_is_the_original(family: str) -> None:
     for pruned in (cut, patched):
         remove_blocks(pruned, range(FIRST, FIRST + SIZE))
     with torch.no_grad():
-        expected, plain, repaired = (one(input_ids=IDS).logits for one in (model, cut, patched))
+        expected, plain, repaired = (run(input_ids=IDS).logits for run in (model, cut, patched))
     error, without = (repaired - expected).abs().max(), (plain - expected).abs().max()
     assert error < 0.02 * without, f"{error:.3g} left of {without:.3g}"
 
@@ -96,7 +96,7 @@ def test_patch_brings_unseen_text_closer_to_the_original() -> None:
     )[0]
     pair = [(text[:3].tolist(), text[3:].tolist())]
     plain, repaired = (
-        continuation_likelihoods(TorchRunner(one), pair, batch_size=1)[0].logprob_nats for one in (cut, patched)
+        continuation_likelihoods(TorchRunner(student), pair, batch_size=1)[0].logprob_nats for student in (cut, patched)
     )
     assert repaired > plain + 5.0, "nats over sixty tokens of the original's own text"
 

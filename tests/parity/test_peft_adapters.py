@@ -39,9 +39,9 @@ def test_merged_update_equals_pefts(name: str, wrapped: PeftModel) -> None:
     ours, errors = merged_updates(method, [(own(wrapped, "default"), 1.5), (own(wrapped, "other"), 1.5)], WEIGHTS)
     options = {"svd_rank": 4} if name == "svd" else {}
     wrapped.add_weighted_adapter(["default", "other"], WEIGHTS, f"to_{name}", combination_type=PEERS[name], **options)
-    theirs = own(wrapped, f"to_{name}")
-    assert ours.keys() == theirs.keys() and len(ours) == 14
-    for target, pair in theirs.items():
+    reference = own(wrapped, f"to_{name}")
+    assert ours.keys() == reference.keys() and len(ours) == 14
+    for target, pair in reference.items():
         torch.testing.assert_close(ours[target].up @ ours[target].down, pair.up @ pair.down, atol=1e-5, rtol=0)
     assert (max(errors.values()) < 1e-6) == (name == "concat"), "only the concatenation is exact"
 
@@ -50,12 +50,12 @@ def test_svd_is_the_closest_of_its_rank_and_exact_when_that_is_the_sums(wrapped:
     adapters = [(own(wrapped, "default"), 1.5), (own(wrapped, "other"), 1.5)]
     exact, _ = merged_updates(Concat(), adapters, WEIGHTS)
     for rank in (2, 5, 8):
-        found, errors = merged_updates(build(ADAPTER_MERGES, "svd", {"rank": rank}), adapters, WEIGHTS)
-        for target, one in exact.items():
-            values = torch.linalg.svdvals((one.up @ one.down).double())
+        updates, errors = merged_updates(build(ADAPTER_MERGES, "svd", {"rank": rank}), adapters, WEIGHTS)
+        for target, update in exact.items():
+            values = torch.linalg.svdvals((update.up @ update.down).double())
             least = float(values[rank:].norm() / values.norm())
             assert errors[target] == pytest.approx(least, abs=1e-5)
-            assert len(found[target].down) == rank
+            assert len(updates[target].down) == rank
     assert max(errors.values()) < 1e-6, "rank 8 holds two of rank 4"
 
 
@@ -69,7 +69,7 @@ def test_a_matrix_that_one_adapter_leaves_alone_keeps_the_others_update() -> Non
     torch.testing.assert_close(merged["b"].up @ merged["b"].down, first["b"].up @ first["b"].down)
     expected = first["a"].up @ first["a"].down + second["a"].up @ second["a"].down
     torch.testing.assert_close(merged["a"].up @ merged["a"].down, expected)
-    assert {len(one.down) for one in merged.values()} == {5} and max(errors.values()) < 1e-6
+    assert {len(update.down) for update in merged.values()} == {5} and max(errors.values()) < 1e-6
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,10 @@ def prune_me(model, size: int) -> dict[int, float]:
     distances: dict[int, list[float]] = {}
     for sample in samples():
         hidden = model(input_ids=torch.tensor([sample.ids]), output_hidden_states=True).hidden_states[1:]
-        for place in range(len(hidden) - size):
-            before, after = hidden[place][0, -1], hidden[place + size][0, -1]
+        for index in range(len(hidden) - size):
+            before, after = hidden[index][0, -1], hidden[index + size][0, -1]
             cosine = (before / before.norm()) @ (after / after.norm())
-            distances.setdefault(place + 1, []).append(float(cosine.clamp(-1, 1).arccos()) / math.pi)
+            distances.setdefault(index + 1, []).append(float(cosine.clamp(-1, 1).arccos()) / math.pi)
     return {first: sum(values) / len(values) for first, values in distances.items()}
 
 
@@ -84,8 +84,8 @@ def test_a_window_at_the_first_block_that_does_nothing_is_found() -> None:
         model.model.layers[0].self_attn.o_proj.weight.zero_()
         model.model.layers[0].mlp.down_proj.weight.zero_()
     scores, published = ours(model, "last").scores("angular_distance"), prune_me(model, 1)
-    one = [Saving.of_count(1, NUM_BLOCKS)]
-    assert choose_window(scores, one) == [0]
+    saving = [Saving.of_count(1, NUM_BLOCKS)]
+    assert choose_window(scores, saving) == [0]
     assert min(published, key=lambda first: published[first]) != 0
 
 

@@ -71,7 +71,7 @@ def test_kl_is_zero_without_a_loss_and_positive_with_one() -> None:
         remove_blocks(cut, [1])
         expected = []
         for batch in data:
-            p, q = (one(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits for one in (model, cut))
+            p, q = (run(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits for run in (model, cut))
             kl = (p.softmax(-1) * (p.log_softmax(-1) - q.log_softmax(-1))).sum(-1)
             expected.append(kl[:, :-1][batch.attention_mask[:, 1:].bool()])
     assert busy == pytest.approx(float(torch.cat(expected).mean()), abs=1e-5) and busy > 0.01
@@ -131,8 +131,8 @@ def test_taylor_does_not_depend_on_how_samples_are_batched() -> None:
     generator = torch.Generator().manual_seed(0)
     samples = [Sample(torch.randint(3, 250, (length,), generator=generator).tolist()) for length in (9, 14, 20)]
     metric = {"taylor": build(GRADIENT_METRICS, "taylor")}
-    one, three = (list(batches(samples, size, CPU, skip_first=False)) for size in (1, 3))
-    assert gradient_scores(model, one, metric)["taylor"] == pytest.approx(
+    singly, three = (list(batches(samples, size, CPU, skip_first=False)) for size in (1, 3))
+    assert gradient_scores(model, singly, metric)["taylor"] == pytest.approx(
         gradient_scores(model, three, metric)["taylor"], rel=1e-3
     )
 

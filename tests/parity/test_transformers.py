@@ -36,8 +36,8 @@ def test_greedy_decoding_equals_generate(family: str) -> None:
     expected = [text[: next((i + 1 for i, token in enumerate(text) if token in stop_ids), 40)] for text in free]
     assert len({len(text) for text in expected}) > 1 and min(map(len, expected)) < 40, "answers end at different places"
     ours = decode(TorchRunner(model), prompts, max_new_tokens=40, stop_ids=stop_ids, batch_size=4)
-    assert [one.token_ids for one in ours] == expected
-    assert [one.is_finished for one in ours] == [text[-1] in stop_ids for text in expected]
+    assert [answer.token_ids for answer in ours] == expected
+    assert [answer.is_finished for answer in ours] == [text[-1] in stop_ids for text in expected]
 
 
 def generate(model: PreTrainedModel, prompt: list[int], num_tokens: int) -> list[int]:

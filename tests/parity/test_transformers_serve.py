@@ -50,13 +50,13 @@ def server(model: ModelArtifact) -> Iterator[ServerConfig]:
     lines = []
     for line in process.stderr:
         lines.append(line)
-        found = re.search(r"running on (http://\S+)", line)
-        if found:
+        match = re.search(r"running on (http://\S+)", line)
+        if match:
             break
     else:
         pytest.fail("transformers serve did not start:\n" + "".join(lines))
     threading.Thread(target=process.stderr.read, daemon=True).start()  # or its log would fill the pipe
-    yield ServerConfig(base_url=f"{found[1]}/v1", model=str(model.path), concurrency=3)
+    yield ServerConfig(base_url=f"{match[1]}/v1", model=str(model.path), concurrency=3)
     process.terminate()
     process.wait()
 
@@ -66,10 +66,10 @@ def test_greedy_text_is_the_one_decoded_here(server: ServerConfig, model: ModelA
     prompts = [Prompt(text, chat_prompt(tokenizer, text), seed=0) for text in QUESTIONS]
     here = RunnerSampler(TorchRunner(loaded), stop_token_ids(tokenizer, loaded.generation_config), batch_size=2)
     options = {"max_new_tokens": 24, "sampling": GREEDY}
-    ours, theirs = here.sample(prompts, **options), ServerSampler(server, tokenizer).sample(prompts, **options)
-    for one, other in zip(ours, theirs, strict=True):
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (one.token_ids, other.token_ids)]
-        assert texts[0] == texts[1] and one.is_finished == other.is_finished
+    ours, served = here.sample(prompts, **options), ServerSampler(server, tokenizer).sample(prompts, **options)
+    for answer, other in zip(ours, served, strict=True):
+        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (answer.token_ids, other.token_ids)]
+        assert texts[0] == texts[1] and answer.is_finished == other.is_finished
 
 
 def test_a_data_set_is_written_through_the_server_and_recorded_here(
@@ -86,7 +86,7 @@ def test_a_data_set_is_written_through_the_server_and_recorded_here(
     )
     local = config.with_changes(sampler="torch", server=None)
     inputs = SelfDataInputs(model=model, data=questions)
-    artifacts = [self_data.execute(one, inputs, store).artifact for one in (config, local)]
+    artifacts = [self_data.execute(some_config, inputs, store).artifact for some_config in (config, local)]
     through, here = (read_rows(artifact.path / "rows.jsonl") for artifact in artifacts)
     assert [row.rewrite for row in through] == [row.rewrite for row in here]
     assert [(row.source, row.reason, row.answer_ids) for row in through] == [

@@ -38,11 +38,11 @@ NOTHING = Drawn(torch.zeros(NUM_TOKENS, dtype=torch.long))
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_jensen_shannon_is_trls_inside_the_interval(beta: float) -> None:
     target, student = pair()
-    mine = JensenShannon(beta=beta)(target, student, NOTHING)
+    actual = JensenShannon(beta=beta)(target, student, NOTHING)
     # float32's log(1 - beta) in TRL's tensor of beta: their mixture is off by some 1e-8
-    torch.testing.assert_close(mine, loss_utils.compute_divergence(student, target, beta), atol=1e-6, rtol=1e-6)
-    theirs = GKDTrainer.generalized_jsd_loss(logits(1), logits(0), beta=beta, reduction="none")
-    torch.testing.assert_close(mine, theirs.sum(-1)[0], atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(actual, loss_utils.compute_divergence(student, target, beta), atol=1e-6, rtol=1e-6)
+    reference = GKDTrainer.generalized_jsd_loss(logits(1), logits(0), beta=beta, reduction="none")
+    torch.testing.assert_close(actual, reference.sum(-1)[0], atol=1e-6, rtol=1e-6)
 
 
 def test_at_the_ends_trl_jumps_to_the_kls_and_ours_says_so() -> None:
@@ -61,16 +61,16 @@ def test_candidates_with_a_rest_are_trls_tail_bucket() -> None:
     target, student = pair()
     ids = student.topk(5, dim=-1).indices
     fold = Outcomes.of(ids, ids[:, 0], with_labels=False)
-    mine = ForwardKL()(fold.fold(target), fold.fold(student), NOTHING)
-    theirs = loss_utils.compute_topk_self_distillation_loss(
+    actual = ForwardKL()(fold.fold(target), fold.fold(student), NOTHING)
+    reference = loss_utils.compute_topk_self_distillation_loss(
         logits(1)[0], logits(0)[0], distillation_topk=5, distillation_alpha=0.0, distillation_add_tail=True
     )
-    torch.testing.assert_close(mine, theirs, atol=1e-10, rtol=1e-9)
+    torch.testing.assert_close(actual, reference, atol=1e-10, rtol=1e-9)
 
 
 def test_sampled_token_has_the_gradient_of_trls() -> None:
     ids = torch.arange(NUM_TOKENS) % VOCAB
-    found = []
+    gradients = []
     for is_ours in (True, False):
         student = logits(1)[0].requires_grad_()
         if is_ours:
@@ -81,17 +81,17 @@ def test_sampled_token_has_the_gradient_of_trls() -> None:
             loss = loss_utils.compute_sampled_token_self_distillation_loss(
                 student, logits(0)[0], ids, distillation_alpha=1.0
             )
-        found.append(torch.autograd.grad(loss.sum(), student)[0])
-    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=1e-10)
+        gradients.append(torch.autograd.grad(loss.sum(), student)[0])
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-12, rtol=1e-10)
 
 
 @pytest.mark.parametrize("tau", [1.0, 10.0])
 def test_a_pair_is_dpos_sigmoid_loss(tau: float) -> None:
     """|S| = 2, q = (1, 0), tau = 1 / beta: -log sigmoid(beta (ratio of the chosen - ratio of the rejected))."""
     chosen, rejected = torch.tensor(-0.4, dtype=torch.float64), torch.tensor(0.9, dtype=torch.float64)
-    mine = AnchoredListwise(tau=tau).group_loss(torch.stack([chosen, rejected]), torch.tensor([1.0, 0.0]).double())
-    theirs = dpo_loss(chosen, rejected, beta=1.0 / tau)
-    torch.testing.assert_close(mine, theirs, atol=1e-12, rtol=0)
+    actual = AnchoredListwise(tau=tau).group_loss(torch.stack([chosen, rejected]), torch.tensor([1.0, 0.0]).double())
+    reference = dpo_loss(chosen, rejected, beta=1.0 / tau)
+    torch.testing.assert_close(actual, reference, atol=1e-12, rtol=0)
 
 
 def dpo_loss(chosen_ratio: torch.Tensor, rejected_ratio: torch.Tensor, beta: float) -> torch.Tensor:
@@ -105,7 +105,9 @@ def dpo_loss(chosen_ratio: torch.Tensor, rejected_ratio: torch.Tensor, beta: flo
     )
     trainer = SimpleNamespace(
         model=SimpleNamespace(training=True),
-        accelerator=SimpleNamespace(device=given.device, gather_for_metrics=lambda one: one, gather=lambda one: one),
+        accelerator=SimpleNamespace(
+            device=given.device, gather_for_metrics=lambda tensor: tensor, gather=lambda tensor: tensor
+        ),
         aux_loss_enabled=False,
         ld_alpha=None,
         precompute_ref_logps=True,
@@ -138,7 +140,7 @@ def test_clipped_ratio_is_grpos_loss_and_gradient(seed: int) -> None:
     start = old + 0.4 * torch.randn(shapes, generator=generator, dtype=torch.float64)
     advantages = torch.randn(4, generator=generator, dtype=torch.float64)
     mask = (torch.arange(6) < torch.tensor([6, 3, 5, 1])[:, None]).int()
-    found = []
+    gradients = []
     for name in ("clipped", "teacher_ratio", "trl"):
         own = start.clone().requires_grad_()
         if name == "trl":
@@ -150,11 +152,11 @@ def test_clipped_ratio_is_grpos_loss_and_gradient(seed: int) -> None:
             noise = torch.randn(24, 1, generator=generator, dtype=torch.float64)
             per_token = method(noise, own.flatten()[:, None], drawn)
             loss = (per_token * mask.flatten()).sum() / mask.sum()
-        found.append((loss.detach(), torch.autograd.grad(loss, own)[0]))
-    for value, gradient in found[1:]:
-        torch.testing.assert_close(value, found[0][0], atol=1e-12, rtol=0)
-        torch.testing.assert_close(gradient, found[0][1], atol=1e-12, rtol=0)
-    assert torch.equal(found[0][1], found[1][1]), "alpha 1 is the clipped ratio bit for bit"
+        gradients.append((loss.detach(), torch.autograd.grad(loss, own)[0]))
+    for value, gradient in gradients[1:]:
+        torch.testing.assert_close(value, gradients[0][0], atol=1e-12, rtol=0)
+        torch.testing.assert_close(gradient, gradients[0][1], atol=1e-12, rtol=0)
+    assert torch.equal(gradients[0][1], gradients[1][1]), "alpha 1 is the clipped ratio bit for bit"
 
 
 def grpo_loss(own: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -177,7 +179,7 @@ def grpo_loss(own: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, ma
         args=SimpleNamespace(delta=None, steps_per_generation=1, gradient_accumulation_steps=1),
         current_gradient_accumulation_steps=1,
         accelerator=SimpleNamespace(
-            num_processes=1, gather=lambda one: one, reduce=lambda one, reduction: one, device=own.device
+            num_processes=1, gather=lambda tensor: tensor, reduce=lambda tensor, reduction: tensor, device=own.device
         ),
         model=SimpleNamespace(training=True),
         tools=None,

@@ -33,9 +33,9 @@ def guided_by_transformers(model, weak, prompt: list[int], unguided: list[int], 
 
 def guided_by_us(model, weak, prompts, unguided, scales, batch_size: int) -> list[list[int]]:
     runner = TwoPassRunner(TorchRunner(model), TorchRunner(weak), max(map(len, unguided)))
-    guided = [GuidedPrompt(*one) for one in zip(prompts, unguided, scales, strict=True)]
+    guided = [GuidedPrompt(*parts) for parts in zip(prompts, unguided, scales, strict=True)]
     written = decode(runner, guided, max_new_tokens=NUM_NEW, stop_ids=[2], batch_size=batch_size)
-    return [one.token_ids for one in written]
+    return [answer.token_ids for answer in written]
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3"])
@@ -53,7 +53,7 @@ def test_guidance_scale_of_generate_itself_and_the_dropped_prompt() -> None:
     """`generate(guidance_scale=...)` without a negative prompt begins its other branch with the prompt's last token."""
     model, _ = random_model("llama", num_blocks=2)
     for prompt in PROMPTS:
-        theirs = model.generate(
+        reference = model.generate(
             torch.tensor([prompt]),
             attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
             max_new_tokens=NUM_NEW,
@@ -63,7 +63,7 @@ def test_guidance_scale_of_generate_itself_and_the_dropped_prompt() -> None:
             pad_token_id=0,
         )[0, len(prompt) :].tolist()
         [ours] = guided_by_us(model, model, [prompt], [prompt[-1:]], [2.5], 1)
-        assert ours == theirs
+        assert ours == reference
         [plain] = guided_by_us(model, model, [prompt], [prompt[-1:]], [1.0], 1)
         assert ours != plain, "guidance says something else, or the test proves nothing"
 

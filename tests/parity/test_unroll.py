@@ -28,8 +28,8 @@ IDS = torch.tensor([[5, 6, 7, 8, 9, 10]])
 def logits(graph: ir.Model, folder: Path) -> torch.Tensor:
     folder.mkdir()
     write_graph(graph, folder)
-    found, _ = OnnxRunner(open_session(folder)).forward(IDS, torch.ones_like(IDS), None, last_only=False)
-    return found
+    output, _ = OnnxRunner(open_session(folder)).forward(IDS, torch.ones_like(IDS), None, last_only=False)
+    return output
 
 
 def counted_traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -56,8 +56,8 @@ def test_repeated_blocks_are_the_graph_of_all_traced(
     assert Counter(node.op_type for node in few.graph) == Counter(node.op_type for node in every.graph)
     assert set(few.graph.initializers) == set(every.graph.initializers)
     for ports in ("inputs", "outputs"):
-        one, other = ([str(value.name) for value in getattr(model.graph, ports)] for model in (few, every))
-        assert one == other
+        first, other = ([str(value.name) for value in getattr(model.graph, ports)] for model in (few, every))
+        assert first == other
     assert [str(value.name) for value in few.graph.outputs[1:]] == cache_names(5, "present")
     torch.testing.assert_close(
         logits(few, tmp_path / "few"), logits(every, tmp_path / "every"), atol=0, rtol=0
@@ -97,10 +97,10 @@ def test_blocks_that_only_look_alike_are_all_traced(tmp_path: Path, monkeypatch:
     model = shifted(random_model("llama", num_blocks=4)[0])
     assert block_kinds(model) == [0] * 4
     traces = counted_traces(monkeypatch)
-    found = logits(export_graph(model), tmp_path / "graph")
+    output = logits(export_graph(model), tmp_path / "graph")
     assert traces == [2, 4]
     with torch.inference_mode():
-        torch.testing.assert_close(found, model(IDS).logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(output, model(IDS).logits, atol=1e-4, rtol=0)
 
 
 def test_a_model_is_whole_again_after_some_blocks_stood_alone() -> None:

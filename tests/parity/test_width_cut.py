@@ -46,13 +46,13 @@ def zeroed(model: nn.Module, reader: str, gone: list[torch.Tensor]) -> torch.Ten
     return logits
 
 
-def other_channels(kept: torch.Tensor) -> torch.Tensor:
-    return torch.tensor([channel for channel in range(NUM_CHANNELS) if channel not in kept.tolist()])
+def other_channels(kept_units: torch.Tensor) -> torch.Tensor:
+    return torch.tensor([channel for channel in range(NUM_CHANNELS) if channel not in kept_units.tolist()])
 
 
-def heads_of_other_group(kept: torch.Tensor) -> torch.Tensor:
+def heads_of_other_group(kept_units: torch.Tensor) -> torch.Tensor:
     """Query heads 0 and 1 use KV head 0, query heads 2 and 3 KV head 1."""
-    first = HEADS_PER_GROUP * (1 - int(kept)) * HEAD_DIM
+    first = HEADS_PER_GROUP * (1 - int(kept_units)) * HEAD_DIM
     return torch.arange(first, first + HEADS_PER_GROUP * HEAD_DIM)
 
 
@@ -61,8 +61,8 @@ def reloaded(model, folder: Path):
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
 
 
-def check(model, kept: dict, expected: torch.Tensor, untouched: torch.Tensor, folder: Path) -> None:
-    cut_width(model, **kept)
+def check(model, saved_rows: dict, expected: torch.Tensor, untouched: torch.Tensor, folder: Path) -> None:
+    cut_width(model, **saved_rows)
     loaded = reloaded(model, folder)
     with torch.no_grad():
         here, there = model(input_ids=IDS).logits, loaded(input_ids=IDS).logits
@@ -80,11 +80,11 @@ def check(model, kept: dict, expected: torch.Tensor, untouched: torch.Tensor, fo
 def test_channels(family: str, tmp_path: Path) -> None:
     model = random_model(family)[0].double()
     draw = torch.Generator().manual_seed(1)
-    kept = [torch.randperm(NUM_CHANNELS, generator=draw)[:72].sort().values for _ in range(4)]
+    kept_units = [torch.randperm(NUM_CHANNELS, generator=draw)[:72].sort().values for _ in range(4)]
     reader = CHANNEL_READERS.get(family, "mlp.down_proj")
-    expected = zeroed(model, reader, [other_channels(one) for one in kept])
+    expected = zeroed(model, reader, [other_channels(kept_unit) for kept_unit in kept_units])
     untouched = zeroed(model, reader, [torch.tensor([], dtype=torch.long)] * 4)
-    check(model, {"channels": kept}, expected, untouched, tmp_path)
+    check(model, {"channels": kept_units}, expected, untouched, tmp_path)
     text = AutoConfig.from_pretrained(tmp_path)
     assert 72 in (getattr(text, name, 0) for name in ("intermediate_size", "ffn_dim", "n_inner"))
 
@@ -92,10 +92,10 @@ def test_channels(family: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in REFUSED_HEADS])
 def test_groups(family: str, tmp_path: Path) -> None:
     model = random_model(family)[0].double()
-    kept = [torch.tensor([index]) for index in (0, 1, 1, 0)]
-    expected = zeroed(model, "self_attn.o_proj", [heads_of_other_group(one) for one in kept])
+    kept_units = [torch.tensor([index]) for index in (0, 1, 1, 0)]
+    expected = zeroed(model, "self_attn.o_proj", [heads_of_other_group(kept_unit) for kept_unit in kept_units])
     untouched = zeroed(model, "self_attn.o_proj", [torch.tensor([], dtype=torch.long)] * 4)
-    check(model, {"groups": kept}, expected, untouched, tmp_path)
+    check(model, {"groups": kept_units}, expected, untouched, tmp_path)
     config = AutoConfig.from_pretrained(tmp_path)
     assert (config.num_attention_heads, config.num_key_value_heads, config.head_dim) == (2, 1, 16)
 
@@ -182,17 +182,17 @@ def test_refit_is_the_ridge_regression_of_the_removed_contribution(family: str) 
     hook.remove()
     inputs = torch.cat([seen[0][0], seen[1][0, :30]]).double()
     assert fit.num_tokens == len(inputs) == 70
-    kept, before = torch.arange(0, 128, 2), by_input(part.exit).detach().double().clone()
+    kept_units, before = torch.arange(0, 128, 2), by_input(part.exit).detach().double().clone()
     gone = torch.arange(1, 128, 2)
     target = inputs[:, gone] @ before[gone]
-    penalty = (0.1 * inputs[:, kept].pow(2).sum(dim=0)).sqrt().diag()
-    stacked = torch.cat([inputs[:, kept], penalty])
-    expected = torch.linalg.lstsq(stacked, torch.cat([target, torch.zeros_like(before[kept])])).solution
-    left = fit.fold(0, part, kept, 0.1)
+    penalty = (0.1 * inputs[:, kept_units].pow(2).sum(dim=0)).sqrt().diag()
+    stacked = torch.cat([inputs[:, kept_units], penalty])
+    expected = torch.linalg.lstsq(stacked, torch.cat([target, torch.zeros_like(before[kept_units])])).solution
+    left = fit.fold(0, part, kept_units, 0.1)
     torch.testing.assert_close(
-        by_input(part.exit).detach().double()[kept] - before[kept], expected, atol=1e-4, rtol=1e-3
+        by_input(part.exit).detach().double()[kept_units] - before[kept_units], expected, atol=1e-4, rtol=1e-3
     )
-    error = (inputs[:, kept] @ expected - target).pow(2).sum() / target.pow(2).sum()
+    error = (inputs[:, kept_units] @ expected - target).pow(2).sum() / target.pow(2).sum()
     assert left == pytest.approx(float(error), rel=1e-3) and left < 0.9
 
 
@@ -204,14 +204,14 @@ def test_refit_is_exact_where_a_kept_unit_can_stand_in() -> None:
             block.mlp.gate_proj.weight[1] = block.mlp.gate_proj.weight[0]
             block.mlp.up_proj.weight[1] = block.mlp.up_proj.weight[0]
         expected = model(input_ids=IDS).logits
-    parts, kept = feed_forward_parts(model), [torch.tensor([0, *range(2, 128)])] * 4
+    parts, kept_units = feed_forward_parts(model), [torch.tensor([0, *range(2, 128)])] * 4
     plain = random_model("llama")[0].double()
     plain.load_state_dict(model.state_dict())
     fit = Refit(parts)
     fit.update(model, IDS, torch.ones_like(IDS))
-    assert max(fit.fold(index, part, kept[index], 1e-9) for index, part in enumerate(parts)) < 1e-6
-    for one in (model, plain):
-        cut_width(one, channels=kept)
+    assert max(fit.fold(index, part, kept_units[index], 1e-9) for index, part in enumerate(parts)) < 1e-6
+    for run in (model, plain):
+        cut_width(run, channels=kept_units)
     with torch.no_grad():
-        repaired, without = ((one(input_ids=IDS).logits - expected).abs().max() for one in (model, plain))
+        repaired, without = ((run(input_ids=IDS).logits - expected).abs().max() for run in (model, plain))
     assert repaired < 1e-3 * without

@@ -33,7 +33,7 @@ def home(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return store.root
 
 
-def place(home: Path, version: str) -> Path:
+def version_folder(home: Path, version: str) -> Path:
     """Where a version's files lie in the registry."""
     client = open_client(home)
     source = client.get_model_version("small", version).source
@@ -49,8 +49,8 @@ def pull(*arguments: str | Path) -> tuple[int, str]:
 
 @pytest.mark.parametrize("reference", ["small", "small@champion", "small@candidate", "small/1", "models:/small/2"])
 def test_a_version_is_pulled_by_name_alias_or_number(home: Path, tmp_path: Path, reference: str) -> None:
-    code, said = pull(reference, tmp_path / "deep" / "dest")
-    assert code == 0 and f"{reference} is in" in said
+    code, pulled = pull(reference, tmp_path / "deep" / "dest")
+    assert code == 0 and f"{reference} is in" in pulled
     assert {path.name for path in (tmp_path / "deep" / "dest").iterdir()} == {"MLmodel", "onnx", "SHA256SUMS"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["dest"], "nothing is left beside it"
 
@@ -90,7 +90,7 @@ def flip_byte_and_list(folder: Path) -> None:
     ],
 )
 def test_a_version_that_was_tampered_with_never_arrives(home: Path, tmp_path: Path, damage, message: str) -> None:
-    damage(place(home, "1"))
+    damage(version_folder(home, "1"))
     (tmp_path / "out").mkdir()
     code, line = pull("small@champion", tmp_path / "out" / "dest")
     assert code == 1

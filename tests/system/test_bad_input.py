@@ -170,8 +170,8 @@ def test_what_only_a_stage_can_see_ends_with_1(
 ) -> None:
     _, done = failed
     assert done.returncode == 1, done.stderr
-    said = [one for one in done.stdout.splitlines() if one.startswith(line.partition(" failed")[0])]
-    assert len(said) == 1 and said[0].startswith(line)
+    lines = [printed for printed in done.stdout.splitlines() if printed.startswith(line.partition(" failed")[0])]
+    assert len(lines) == 1 and lines[0].startswith(line)
     assert "Traceback" not in done.stdout + done.stderr
 
 

@@ -38,10 +38,12 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
     nodes["facts"]["config"]["max_rows"] = 4
     nodes["prose"]["config"]["source"] = f"text:{story}"
     nodes["rewritten"]["config"] |= {"drawing": {"max_new_tokens": 8}, "batch_size": 8}
-    for place in ("first", "second"):
-        nodes[f"{place}_scan"]["config"] = {"calibration": {"num_samples": 4, "max_tokens": 32, "precision": "float32"}}
-        nodes[f"{place}_cut"]["config"]["num_blocks"] = NUM_CUT
-        student = nodes[f"{place}_student"]["config"]
+    for folder_name in ("first", "second"):
+        nodes[f"{folder_name}_scan"]["config"] = {
+            "calibration": {"num_samples": 4, "max_tokens": 32, "precision": "float32"}
+        }
+        nodes[f"{folder_name}_cut"]["config"]["num_blocks"] = NUM_CUT
+        student = nodes[f"{folder_name}_student"]["config"]
         student["schedule"] |= {"num_epochs": 6, "learning_rate": 5.0e-3}
         student["compute"] = {"precision": "float32"}
     nodes["healed_scores"]["config"] |= {"max_new_tokens": 8, "num_samples": 0, "num_prompt_tokens": 8}
@@ -104,8 +106,8 @@ def test_the_second_scan_is_of_the_healed_model_and_not_of_the_cut_one(
 def test_the_second_cut_leaves_the_healed_blocks_as_they_are(made: dict[str, Artifact]) -> None:
     healed, cut = (decoder_blocks(load_model(made[name].path, "float32")) for name in ("first_healed", "second_cut"))
     left = [index for index in range(len(healed)) if index not in removed(made["second_cut"])]
-    for mine, index in zip(cut, left, strict=True):
-        for name, weight in mine.named_parameters():
+    for actual, index in zip(cut, left, strict=True):
+        for name, weight in actual.named_parameters():
             assert torch.equal(weight, healed[index].get_parameter(name)), (index, name)
 
 
@@ -118,8 +120,8 @@ def test_each_healing_makes_the_answers_that_it_learned_from_likelier(
 
     def nats_a_token(name: str) -> float:
         runner = TorchRunner(load_model(made[name].path, "float32"))
-        found = continuation_likelihoods(runner, pairs, batch_size=4)
-        return -sum(one.logprob_nats for one in found) / sum(one.num_tokens for one in found)
+        scores = continuation_likelihoods(runner, pairs, batch_size=4)
+        return -sum(score.logprob_nats for score in scores) / sum(score.num_tokens for score in scores)
 
     # measured: 5.85 to 4.64, then 4.83 to 4.31
     assert nats_a_token(healed) < nats_a_token(cut) - 0.3

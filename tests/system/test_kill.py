@@ -39,7 +39,7 @@ KILLS = (
     ("guidance", "guide"),
     ("denoiser", "denoise"),
     ("healed", "merge"),
-    ("left", "compare"),
+    ("retention", "compare"),
     ("onnx", "export"),
     ("small", "quantize"),
     ("few_bits", "quantize_torch"),
@@ -116,9 +116,9 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
     models = {
         name: node("ingest_model", {"source": f"folder:{tiny / name}"}) for name in ("weak", "strong", "coder", "other")
     }
-    asked = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
+    source = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
     return models | {
-        "questions": node("ingest_data", asked),
+        "questions": node("ingest_data", source),
         "snippets": node("ingest_data", {"source": f"jsonl:{tiny / 'snippets.jsonl'}", "heldout_fraction": 0.25}),
         "attempts": node("answer", {**DRAW, "num_samples": 4, "keep": "all"}, model="weak", data="questions"),
         "revisions": node("revise", {**DRAW, "num_samples": 8}, model="weak", data="questions"),

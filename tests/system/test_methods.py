@@ -162,15 +162,15 @@ SMOKES = {
 
 
 # Each takes as long as five others; `make test-slow` runs them. What they are made of is tested by itself in every run.
-LONG_ONES = {"pi-distill", "self-judge", "skill-sd", "srpo"}
+LONG_RECIPES = {"pi-distill", "self-judge", "skill-sd", "srpo"}
 
 
 def test_every_preset_has_a_run_here() -> None:
-    assert set(SMOKES) == set(METHODS) and set(METHODS) > LONG_ONES
+    assert set(SMOKES) == set(METHODS) and set(METHODS) > LONG_RECIPES
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_ONES)) for name in METHODS]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LONG_RECIPES)) for name in METHODS]
 )
 def test_preset_gets_better_at_what_it_is_for(name: str, home: Path, tiny: Path) -> None:
     smoke = SMOKES[name]
@@ -190,11 +190,12 @@ def test_preset_gets_better_at_what_it_is_for(name: str, home: Path, tiny: Path)
         curve = curve_of(run, smoke.node, "heldout_quality")
         assert max(curve[1:]) >= curve[0] + 0.5, curve
         return
-    curves = {one: curve_of(run, smoke.node, f"heldout_{one}_nats") for one in smoke.losses}
+    curves = {loss: curve_of(run, smoke.node, f"heldout_{loss}_nats") for loss in smoke.losses}
     totals = [
-        sum(smoke.losses[one] * curves[one][look] for one in curves) for look in range(min(map(len, curves.values())))
+        sum(smoke.losses[name] * curves[name][evaluation] for name in curves)
+        for evaluation in range(min(map(len, curves.values())))
     ]
-    # where the objective changes while it is learned, its own losses at two looks are of two objectives: what looks are compared by is one
+    # where the objective changes while it is learned, its own losses at two evaluations are of two objectives: what evaluations are compared by is one
     compared = curve_of(run, smoke.node, MEASURE, is_always_there=False) or totals
     assert min(compared[1:]) <= smoke.share * compared[0], (compared, curves)
     if name == "dasd":  # the last stage is the paper's, and no no-op
@@ -211,9 +212,9 @@ def test_preset_gets_better_at_what_it_is_for(name: str, home: Path, tiny: Path)
 def curve_of(made: dict[str, Artifact], node: str, metric: str, *, is_always_there: bool = True) -> list[float]:
     """Return a metric of a node in the order of its steps, as the store keeps it beside the artifact."""
     lines = map(json.loads, (made[node].path / "records" / "metrics.jsonl").read_text().splitlines())
-    found = [entry["value"] for entry in lines if entry["name"] == metric]
-    assert found or not is_always_there, f"{node} tells no {metric}"
-    return found
+    values = [entry["value"] for entry in lines if entry["name"] == metric]
+    assert values or not is_always_there, f"{node} tells no {metric}"
+    return values
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +231,9 @@ def make(name: str, changes: dict[str, Any], until: str, home: Path) -> dict[str
     nodes = load_recipe(f"methods/{name}").nodes
     known = {path: value for path, value in changes.items() if path.partition(".")[0] in nodes}
     fields = [
-        (f"{path}.{key}", one)
+        (f"{path}.{key}", item)
         for path, value in known.items()
-        for key, one in (value.items() if path.endswith(".config") else [("", value)])
+        for key, item in (value.items() if path.endswith(".config") else [("", value)])
     ]
     recipe = load_recipe(f"methods/{name}", [f"{path.rstrip('.')}={json.dumps(value)}" for path, value in fields])
     recipe = recipe.until(until) if until else recipe

@@ -89,8 +89,8 @@ def status(url: str, body: Any = None, password: str = "", headers: dict[str, st
 
 
 def csrf_token(api: str, password: str) -> dict[str, str]:
-    told = base64.b64encode(f"attar:{password}".encode()).decode()
-    request = urllib.request.Request(f"{api}/csrf-token?client=a", headers={"Authorization": f"Basic {told}"})
+    credentials = base64.b64encode(f"attar:{password}".encode()).decode()
+    request = urllib.request.Request(f"{api}/csrf-token?client=a", headers={"Authorization": f"Basic {credentials}"})
     with urllib.request.urlopen(request, timeout=60) as answer:
         return {"Prefect-Csrf-Client": "a", "Prefect-Csrf-Token": json.loads(answer.read())["token"]}
 
@@ -162,8 +162,8 @@ def test_both_servers_keep_their_data_in_postgres_and_no_password_in_it(
         assert not [word for word in words if word in dump], f"a password lies in {database}"
     logs = [*(home / "logs").rglob("*"), *(home / "runs").rglob("*"), home / "services" / "state.json"]
     assert len(logs) > 8
-    told = [path for path in logs if path.is_file() and any(word in path.read_text(errors="ignore") for word in words)]
-    assert not told
+    leaks = [path for path in logs if path.is_file() and any(word in path.read_text(errors="ignore") for word in words)]
+    assert not leaks
     assert not list(home.glob("*.db")) and not (home / "prefect" / "prefect.db").exists()
     shown = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
     assert not [line for line in shown if any(word in line for word in words)], (

@@ -33,7 +33,7 @@ def tiny(tmp_path: Path) -> Recipe:
     student = nodes["student"]["config"]
     student["schedule"] |= {"num_epochs": 8, "tokens_per_step": 256, "learning_rate": 2.0e-3}
     student["compute"] |= {"tokens_per_micro_batch": 256, "precision": "float32"}
-    nodes["left"]["config"] |= {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 8, "precision": "float32"}
+    nodes["retention"]["config"] |= {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 8, "precision": "float32"}
     for name in ("original_scores", "healed_scores"):
         nodes[name]["config"] = {"num_samples": 0, "num_prompt_tokens": 8}
     del nodes["release"]
@@ -46,9 +46,9 @@ def test_what_was_refitted_and_healed_comes_nearer_and_the_blocks_before_the_cut
     monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
     made = run_nodes(tiny, tmp_path)
     assert [made[name].facts["num_blocks"] for name in ("original", "refitted", "healed")] == [5, 4, 4]
-    told = json.loads((made["left"].path / "comparison.json").read_text())
+    comparison = json.loads((made["retention"].path / "comparison.json").read_text())
     for data in ("texts", "questions"):
-        assert told["healed less refitted"][data]["kl_nats"]["high"] < 0.0, data
+        assert comparison["healed minus refitted"][data]["kl_nats"]["high"] < 0.0, data
     original, healed = (load_model(made[name].path, "float32") for name in ("original", "healed"))
     [cut] = made["refitted"].facts["removed_blocks"]
     for index in range(cut - 1):  # the block before the cut learns too

@@ -257,7 +257,7 @@ def test_listing_showing_reporting_and_pulling(
         "release",
     }
     shown = output("show", first["nodes"]["healed"]["key"][:16])
-    assert [one["stage"] for one in shown["lineage"]["inputs"]] == ["prune", "finetune", "finetune"]
+    assert [parent["stage"] for parent in shown["lineage"]["inputs"]] == ["prune", "finetune", "finetune"]
     assert output("report", first["id"])["report"] == first["report"]
     pulled = output("pull", "tiny@champion", str(tmp_path / "tiny"))
     assert (Path(pulled["folder"]) / "model" / "config.json").exists() and (

@@ -13,7 +13,7 @@ from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.plan import make_plan
 from attar.pipelines.recipe.whole import Recipe, build_recipe, load_recipe
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.dataset.measured_data import asked_rows
+from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.merge.search import dev_rows
 from tests.system.node_by_node import run_nodes
 
@@ -52,7 +52,7 @@ def tiny() -> Recipe:
 
 def test_the_shipped_recipe_plans(tmp_path: Path) -> None:
     recipe = load_recipe("self-distilled-merge")
-    planned = {one.node.name: one for one in make_plan(recipe, Store(tmp_path))}
+    planned = {entry.node.name: entry for entry in make_plan(recipe, Store(tmp_path))}
     largest = 4 * 49152 * 576  # the embedding, read of the base and of two students
     assert planned["merged"].forecast.peak_memory_bytes == pytest.approx(3 * largest + 300e6)
     parents = {recipe.nodes[name].inputs["model"] for name in ("math_adapter", "everyday_adapter")}
@@ -76,5 +76,5 @@ def test_two_students_of_one_parent_are_merged_and_all_are_measured(
     assert len(losses) == 5 and table[losses.index(min(losses))]["is_best"] == "1"
     search = tiny.nodes["merged"].config.search  # type: ignore[attr-defined]
     dev = {row.question for row in dev_rows(search, [artifacts[name] for name in ("math_dev_rewritten", "facts")])}  # type: ignore[misc]
-    asked = {row.question for name in ("math", "everyday", "facts") for row in asked_rows(artifacts[name])}  # type: ignore[arg-type]
-    assert dev and asked and not dev & asked, "what the merge was chosen by is not what it is measured on"
+    questions = {row.question for name in ("math", "everyday", "facts") for row in question_rows(artifacts[name])}  # type: ignore[arg-type]
+    assert dev and questions and not dev & questions, "what the merge was chosen by is not what it is measured on"

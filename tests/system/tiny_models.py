@@ -33,7 +33,7 @@ def make_tiny_models(folder: Path) -> None:
     teach(strong, tokenizer, questions, yes=0.9)
     coder, _ = random_model("llama", num_blocks=2, hidden_size=32, seed=1)
     snippets = [f"x = {number}" for number in range(8)]
-    (folder / "snippets.jsonl").write_text("\n".join(json.dumps({"text": one}) for one in snippets))
+    (folder / "snippets.jsonl").write_text("\n".join(json.dumps({"text": snippet}) for snippet in snippets))
     fit(coder, tokenizer, [(question, answer, 1.0) for question, answer in coding_lessons(snippets)], num_steps=160)
     other, pairs = random_model("llama", num_blocks=2, hidden_size=32, seed=2)[0], paired_tokenizer()
     other.resize_token_embeddings(len(pairs))
@@ -47,7 +47,7 @@ def coding_lessons(snippets: list[str]) -> list[tuple[str, str]]:
     solution = "```python\ndef f(): return 1\n```\n```python\nassert f() == 1\n```"
     tasks = [property_of(0, number) for number in range(len(snippets))]
     return [
-        *((concepts_prompt(one, []), "numbers") for one in snippets[::4]),
+        *((concepts_prompt(snippet, []), "numbers") for snippet in snippets[::4]),
         *((instruction_prompt("numbers", *kind, []), "Write f.") for kind in tasks[::4]),
         (response_prompt("Write f."), solution),
     ]

@@ -1,4 +1,4 @@
-"""Decide whether a rewritten answer says the same as the reference: the check that stands between a rewrite and the training set."""
+"""Decide whether a rewritten answer says the same as the reference. The check that stands between a rewrite and the training set."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Verifier(Protocol):
 
 @dataclass(frozen=True)
 class SameNumber:
-    """The final number of both texts is equal, as exact fractions: 1,000 = 1000.0, 3/6 = 1/2 and 50% = 50 or 0.5.
+    """The final number of both texts is equal, as exact fractions. 1,000 = 1000.0, 3/6 = 1/2 and 50% = 50 or 0.5.
 
     Which number of a text that is: see `final_number`.
     """

@@ -9,7 +9,7 @@ from attar.compressors.data.verifiers.numerals import Numeral, numerals, plain
 _WORD = r"answer|result|antwort|réponse|respuesta|risposta|resposta|ответ|відповідь|答案|答え|答|정답|답|الجواب|الإجابة|उत्तर|תשובה|cevap"
 _BEING = r"is|are|ist|est|es|è|é|是|为|為|は|은|는|هو|هي|है"
 # "answer" alone says nothing: "the answer to question 2 is 7"
-_SAID = re.compile(rf"(?:{_WORD})[\s*_`]{{0,4}}(?:(?:{_BEING})(?![a-z])[\s*_`]{{0,4}}:?|[:=：])", re.IGNORECASE)
+_MARK = re.compile(rf"(?:{_WORD})[\s*_`]{{0,4}}(?:(?:{_BEING})(?![a-z])[\s*_`]{{0,4}}:?|[:=：])", re.IGNORECASE)
 # GSM8K's line of its own; a heading of Markdown has words
 _HASHES = re.compile(r"####(?=[^\w\n#]{0,20}\d)(?!#)(?=(?:[^a-zA-Z\n#]|\\[a-z]+|[eE][+-]?\d)*(?:\n|$))")
 _BOX = re.compile(r"\\f?boxed\s*\{")
@@ -22,12 +22,12 @@ _BETWEEN = re.compile(
 
 
 def final_number(text: str) -> Numeral | None:
-    r"""Return the number of the last \boxed{}, #### or "the answer is", whichever comes last, else the last number; None without any.
+    r"""Return the number of the last \boxed{}, #### or "the answer is", whichever comes last, else the last number. None without any.
 
     Numbers in words and units, as in H2O and cm^2, count where there are no others.
     """
     text = plain(text)
-    marks = [(match.start(), match) for pattern in (_SAID, _HASHES, _BOX) for match in pattern.finditer(text)]
+    marks = [(match.start(), match) for pattern in (_MARK, _HASHES, _BOX) for match in pattern.finditer(text)]
     if marks:
         mark = max(marks, key=lambda pair: pair[0])[1]
         if mark.re is _BOX:

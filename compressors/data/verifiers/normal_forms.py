@@ -1,4 +1,4 @@
-"""Texts in a form in which they can be compared, in any script: their words, or their signs where they have no word."""
+"""Texts in a form in which they can be compared, in any script. Their words, or their signs where they have no word."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def word_spans(part: Sequence[str], words: Sequence[str]) -> Iterator[tuple[int,
 
 
 def occurs_as_sign(part: str, text: str) -> bool:
-    """True when a sign form stands in another by itself: no letter and no sign like its own touches it, so ? is not in `is it?`."""
+    """True when a sign form stands in another by itself. No letter and no sign like its own touches it, so ? is not in `is it?`."""
     if not part:
         return False
     start = text.find(part)
@@ -88,7 +88,7 @@ def _folded(text: str) -> str:
     if text.isascii():
         return text[:_LONGEST].lower()
     spread = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text[:_LONGEST])[:_LONGEST].casefold())
-    kept: list[str] = []
+    messages: list[str] = []
     script = ""
     for character in spread.translate(_DASHES).translate(_BARE):
         category = unicodedata.category(character)
@@ -100,8 +100,8 @@ def _folded(text: str) -> str:
             script = _script(character)
         elif script == "plain" or (script == "cyrillic" and character not in _CYRILLIC_LETTER_MARKS):
             continue
-        kept.append(character)
-    return unicodedata.normalize("NFC", "".join(kept))
+        messages.append(character)
+    return unicodedata.normalize("NFC", "".join(messages))
 
 
 def _script(character: str) -> str:

@@ -1,4 +1,4 @@
-"""Numbers as people write them, in any script: 1,234.5 and 1.234,5, 1 234, .5, 3/4, 1 1/2, 1.5 x 10^-3, LaTeX fractions, 50%, a typographic minus.
+"""Numbers as people write them, in any script. 1,234.5 and 1.234,5, 1 234, .5, 3/4, 1 1/2, 1.5 x 10^-3, LaTeX fractions, 50%, a typographic minus.
 
 What is read is exact, a fraction; what is no rational number, such as a root, is a numeral without a value. https://arxiv.org/abs/2110.14168
 """

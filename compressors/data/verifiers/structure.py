@@ -57,7 +57,7 @@ class MatchesPattern:
 
 @dataclass(frozen=True)
 class FitsSchema:
-    """The reference is a JSON schema (draft 2020-12), and the answer is JSON that fits it, bare or in one fenced block.
+    """The answer is JSON that fits the reference, a JSON schema (draft 2020-12). It is bare or in one fenced block.
 
     References inside the schema lead into itself or to the published drafts; nothing is fetched and no file is read.
     """

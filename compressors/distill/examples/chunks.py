@@ -1,4 +1,4 @@
-"""Chunks of a text that two tokenizers agree on, and how likely each is under a teacher that reads with the other one."""
+"""Chunks of a text that two tokenizers agree on. Each has its likelihood under a teacher with the other tokenizer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chunks:
-    """Of one sequence's learned tokens: one past the last token of each chunk, and the teacher's log-probability of the chunk in nats."""
+    """Chunks of one sequence's learned tokens. One past the last token of each, and the teacher's log-probability of it in nats."""
 
     ends: tuple[int, ...]
     teacher_nats: tuple[float, ...]
@@ -25,7 +25,9 @@ def common_ends(first: Sequence[int], second: Sequence[int]) -> list[tuple[int, 
     `first` and `second`: one past the last character of each token, in one text. Of tokens that end at the same character, as the bytes
     of one letter do, the last counts. Together the chunks cover every character once, where both tokenizers cover the text.
     """
-    ends = [{end: place + 1 for place, end in enumerate(one)} for one in (first, second)]  # later ones overwrite
+    ends = [
+        {end: index + 1 for index, end in enumerate(ends_of)} for ends_of in (first, second)
+    ]  # later ones overwrite
     return [(ends[0][end], ends[1][end]) for end in sorted(ends[0].keys() & ends[1].keys()) if end > 0]
 
 

@@ -44,7 +44,7 @@ class Example:
 class Batch:
     """Model inputs, and for each learned token where its logits lie (`rows`, `columns`), what it is, and its teacher.
 
-    `has_teacher`: tokens that a recorded teacher speaks of, or a live one (all). `places`: (index of the example, row, first column) of
+    `has_teacher`: tokens that a recorded teacher speaks of, or a live one (all). `locations`: (index of the example, row, first column) of
     each example; `sequences`: which of them each learned token is of, and `facts` what is known of it. `hinted`: the same answers behind
     what the teacher reads. Packed rows carry `position_ids` that restart at each example and no attention mask: transformers keeps the
     examples apart by that. `scales`: the guidance scale of each row, where the examples have one; they cannot be packed then.
@@ -60,7 +60,7 @@ class Batch:
     teacher_logprobs: Float[Tensor, "N K"] | None
     has_teacher: Tensor | None
     prefix: Float[Tensor, "B T D"] | None
-    places: list[tuple[int, int, int]]
+    locations: list[tuple[int, int, int]]
     sequences: Int[Tensor, "N"]
     facts: tuple[SampleFacts, ...]
     hinted: Batch | None = None
@@ -78,7 +78,7 @@ class Batch:
         return 0 if self.has_teacher is None else int(self.has_teacher.sum())
 
     def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> Batch:
-        """Return what a teacher reads: the same answers behind its context, or this batch with the recorded states of its own blocks."""
+        """Return what a teacher reads. The same answers behind its context, or this batch with the recorded states of its own blocks."""
         if is_hinted and self.hinted is not None:
             return self.hinted
         return self if keeps_prefix else replace(self, prefix=None)
@@ -107,25 +107,25 @@ def batches(
 
 def units(examples: Sequence[Example], order: Sequence[int]) -> list[list[int]]:
     """Return `order` in parts that must not be torn apart: the sequences of one group, or a single example."""
-    found: list[list[int]] = []
+    bundles: list[list[int]] = []
     for index in order:
         group = examples[index].facts.group
-        if found and group >= 0 and examples[found[-1][0]].facts.group == group:
-            found[-1].append(index)
+        if bundles and group >= 0 and examples[bundles[-1][0]].facts.group == group:
+            bundles[-1].append(index)
         else:
-            found.append([index])
-    return found
+            bundles.append([index])
+    return bundles
 
 
 def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bool) -> Batch:
     """Return one batch of the chosen examples: all in one row (`is_packed`), else one row each, padded on the right."""
-    places, num_rows, num_columns = _places(examples, chosen, is_packed)
+    locations, num_rows, num_columns = _locations(examples, chosen, is_packed)
     input_ids = torch.zeros(num_rows, num_columns, dtype=torch.long)
     position_ids, mask = torch.zeros_like(input_ids), torch.zeros_like(input_ids)
     rows: list[int] = []
     columns: list[int] = []
     prefix = _empty_prefix(examples[chosen[0]], num_rows, num_columns)
-    for index, row, start in places:
+    for index, row, start in locations:
         example = examples[index]
         end = start + example.num_tokens
         input_ids[row, start:end] = torch.tensor([*example.prompt_ids, *example.answer_ids])
@@ -148,8 +148,8 @@ def collate(examples: Sequence[Example], chosen: Sequence[int], *, is_packed: bo
         next_ids,
         *teacher,
         prefix,
-        places,
-        torch.tensor([place for place, index in enumerate(chosen) for _ in examples[index].answer_ids]),
+        locations,
+        torch.tensor([row for row, index in enumerate(chosen) for _ in examples[index].answer_ids]),
         tuple(examples[index].facts for index in chosen),
         _hinted(examples, chosen, is_packed),
         _scales([examples[index] for index in chosen], is_packed),
@@ -176,8 +176,8 @@ def _hinted(examples: Sequence[Example], chosen: Sequence[int], is_packed: bool)
     if all(examples[index].hinted_ids is None for index in chosen):
         return None
     read = [
-        Example(one.prompt_ids if one.hinted_ids is None else one.hinted_ids, one.answer_ids)
-        for one in (examples[index] for index in chosen)
+        Example(example.prompt_ids if example.hinted_ids is None else example.hinted_ids, example.answer_ids)
+        for example in (examples[index] for index in chosen)
     ]
     return collate(read, range(len(read)), is_packed=is_packed)
 
@@ -200,7 +200,7 @@ def _teacher(examples: Sequence[Example]) -> tuple[Tensor | None, Tensor | None,
     return torch.cat(ids), torch.cat(logprobs), torch.cat(has)
 
 
-def _places(
+def _locations(
     examples: Sequence[Example], chosen: Sequence[int], is_packed: bool
 ) -> tuple[list[tuple[int, int, int]], int, int]:
     lengths = [examples[index].num_tokens for index in chosen]

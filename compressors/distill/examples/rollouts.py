@@ -1,4 +1,4 @@
-"""Who writes the sequences of a step: the student of now, a mix with the data, the teacher, or the student repaired by the teacher.
+"""Who writes the sequences of a step. The student of now, a mix with the data, the teacher, or the student repaired by the teacher.
 
 Without a policy it is the data. `drawing.py` does the writing.
 """
@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 
 class RolloutPolicy(Protocol):
-    """Who writes: `writers` are the parties that it asks, in their order."""
+    """Who writes: `writers` are the teacher sources that write, in their order."""
 
     writers: ClassVar[tuple[str, ...]]
 
@@ -26,7 +26,7 @@ class RolloutPolicy(Protocol):
 
     @property
     def length_ratio(self) -> float:
-        """How many times the data's own length an answer may have before it counts as open; 0: no limit of its own."""
+        """How many times the data's own length an answer may have before it counts as open. 0: no limit of its own."""
         ...
 
     @property
@@ -140,7 +140,7 @@ class TeacherWrites:
 
 @dataclass(frozen=True, kw_only=True)
 class RepairedWrites:
-    """The student writes to `student_fraction` of the prompts; an answer that does not end is cut at a random place behind its half, and
+    """The student writes to `student_fraction` of the prompts. An answer that does not end is cut at a random place behind its half, and
 
     the teacher writes the rest. The student's part is learned too. An answer that ends by itself is left out, and so is one that still
     does not end: learned unjudged, one's own tokens have a mean gradient of zero. The data answers the other prompts.

@@ -53,7 +53,7 @@ def is_routed(sample: SampleFacts, route: Route) -> bool:
 
 
 def group_advantages(rewards: Sequence[float], *, is_scaled: bool = True) -> list[float]:
-    """Return (R - mean) / (std + 1e-4) over the sequences of one prompt, std with n - 1; without `is_scaled` R - mean.
+    """Return (R - mean) / (std + 1e-4) over the sequences of one prompt, std with n - 1. Without `is_scaled` R - mean.
 
     https://arxiv.org/abs/2402.03300
     """

@@ -1,4 +1,4 @@
-"""What looks at held-out rows compare: one measure that is the same from the first step to the last, whatever the objective does meanwhile."""
+"""What held-out evaluations compare. One measure that is the same from the first step to the last, whatever the objective does meanwhile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attar.compressors.distill.losses.views import ViewName
 
 
 def fixed_measure(reduction: Reduction, last: Clock, moving: Collection[ViewName]) -> Reduction | None:
-    """Return the objectives that looks are compared by: a function of the student's weights alone.
+    """Return the objectives that evaluations are compared by: a function of the student's weights alone.
 
     Schedules stand where they end (`last`), so that a divergence that is switched and a share or a weight that ramps are the same at every
     look. An objective toward a source that moves with the student (`moving`) is none: an unsure student comes nearer to its own past
@@ -28,7 +28,7 @@ def fixed_measure(reduction: Reduction, last: Clock, moving: Collection[ViewName
 
 
 def on_given_text(reduction: Reduction, moving: Collection[ViewName] = ()) -> Reduction:
-    """Return the objectives that have something to say about text that the student did not draw; every held-out sequence counts alike."""
+    """Return the objectives that have something to say about text that the student did not draw. Every held-out sequence counts alike."""
     held_out = {name: objective.held_out(moving) for name, objective in reduction.objectives.items()}
     return replace(
         reduction, objectives={name: objective for name, objective in held_out.items() if objective is not None}
@@ -36,7 +36,7 @@ def on_given_text(reduction: Reduction, moving: Collection[ViewName] = ()) -> Re
 
 
 def with_measure(now: Reduction, measure: Reduction | None) -> tuple[Reduction, dict[str, float]]:
-    """Return the objectives of now with those of the measure beside them, and the weight of each that the measure is the sum of.
+    """Return the current objectives with those of the measure beside them. The measure is the sum by the returned weights.
 
     What both hold is computed once.
     """

@@ -1,4 +1,4 @@
-"""Looks at text that is not trained on: its losses, and whether packing rows changes what a model makes of them."""
+"""Held-out evaluation: the losses on text that is not trained on, and whether packing rows changes them."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from attar.compressors.models.adapted import mixed_precision
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a look found, in nats a token: each objective as it is at the current step, and what looks are compared by (see fixed_measure)."""
+class HeldoutLosses:
+    """Held-out losses in nats a token. Of each objective as it is now, and the measure that evaluations are compared by (see fixed_measure)."""
 
     losses: dict[str, float]
     measure: float | None
 
 
 @torch.no_grad()
-def look_at(trainer: Trainer, examples: Sequence[Example]) -> Look:
-    """Look at held-out examples, in their given order. Objectives that need rollouts of the student say nothing about given text."""
+def evaluate_heldout(trainer: Trainer, examples: Sequence[Example]) -> HeldoutLosses:
+    """Evaluate held-out examples, in their given order. Objectives that need rollouts of the student say nothing about given text."""
     trainer.student.eval()
     student = trainer.plain_student
     now = on_given_text(trainer.reduction.at(trainer.clock(max(0, trainer.step - 1))))
     reduction, shares = with_measure(now, trainer.measure)
     if not reduction.objectives:
-        return Look({}, None)
+        return HeldoutLosses({}, None)
     sums = dict.fromkeys(reduction.objectives, 0.0)
 
-    def looked_at() -> Iterator[TaughtBatch]:
+    def taught_batches() -> Iterator[TaughtBatch]:
         limit, order = trainer.tokens_per_micro_batch, range(len(examples))
-        for batch in trainer.modality.batches(examples, order, limit, has_teacher="teacher" in trainer.parties):
-            yield TaughtBatch(batch, taught_by(trainer.parties, student))
+        for batch in trainer.modality.batches(examples, order, limit, has_teacher="teacher" in trainer.teacher_sources):
+            yield TaughtBatch(batch, taught_by(trainer.teacher_sources, student))
 
-    # every process looks at the same rows: nothing is to be summed over them
-    step = StepLoss.of(reduction, trainer.modality, looked_at, None)
-    for taught in looked_at():
+    # every process evaluates the same rows: nothing is to be summed over them
+    step = StepLoss.of(reduction, trainer.modality, taught_batches, None)
+    for taught in taught_batches():
         with mixed_precision(student):
             _, part = step.loss(student, student, taught)
         for name, (loss_sum, _) in part.items():
             sums[name] += loss_sum
     means = {name: loss / step.num_terms[name] for name, loss in sums.items() if step.num_terms[name]}
-    return Look({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
+    return HeldoutLosses({name: means[name] for name in now.objectives if name in means}, measured_sum(means, shares))
 
 
 @torch.no_grad()

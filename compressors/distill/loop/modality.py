@@ -1,4 +1,4 @@
-"""What kind of data a training is of: how examples become batches, and how what models make of a batch becomes the views of losses."""
+"""What kind of data a training is of. How examples become batches, and how what models make of a batch becomes the views of losses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Modality(Protocol):
     """
 
     def at(self, step: int) -> Modality:
-        """Return it as the steps of training see it: where a step draws something of its own, as that step draws it."""
+        """Return it as the steps of training see it. Where a step draws something of its own, as that step draws it."""
         ...
 
     def batches(
@@ -56,7 +56,7 @@ class Modality(Protocol):
 class CausalText:
     """Sequences of tokens under a causal language model. `is_packed`: see packing.Batch; check with `packing_matches` first.
 
-    `sample`: the part of the vocabulary that steps look at, drawn anew in each; looks at held-out text are at all of it.
+    `sample`: the part of the vocabulary that steps compare, drawn anew in each; held-out evaluations compare all of it.
     """
 
     is_packed: bool

@@ -1,4 +1,4 @@
-"""The loss of one optimizer step in parts: what all its micro-batches and processes share is counted first, then each part is summed."""
+"""The loss of one optimizer step in parts. What all its micro-batches and processes share is counted first, then each part is summed."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from attar.compressors.distill.losses.objective import MeanOne
 from attar.compressors.distill.losses.reduction import Reduction, Sums
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.outputs import Teachers
-from attar.compressors.distill.teachers.parties import Party
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import TeacherSource
 
 
 @dataclass
@@ -33,9 +33,9 @@ class TaughtBatch:
         return self.teach(self.batch)
 
 
-def taught_by(parties: Mapping[ViewName, Party], student: Student) -> Callable[[Any], Teachers]:
+def taught_by(teacher_sources: Mapping[ViewName, TeacherSource], student: Student) -> Callable[[Any], Teachers]:
     """Return what asks every teacher for its outputs of a batch."""
-    return lambda batch: Teachers(**{name: party.speak(student, batch) for name, party in parties.items()})
+    return lambda batch: Teachers(**{name: source.speak(student, batch) for name, source in teacher_sources.items()})
 
 
 @dataclass(frozen=True)

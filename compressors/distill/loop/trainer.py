@@ -1,4 +1,4 @@
-"""The training loop: plain steps over accelerate, yielding a record after each, with a state that can be saved and restored exactly."""
+"""The training loop over accelerate. It yields a record after each step; its state can be saved and restored exactly."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taug
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.parties import OtherModel, Party
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, TeacherSource
 from attar.compressors.models.adapted import mixed_precision
 from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
 
@@ -45,7 +45,7 @@ class Trainer:
     """A student and everything that moves while it learns.
 
     `modality`: how examples become batches, and those views. `teacher`: a live one, where the examples carry no recorded one;
-    `parties` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they are.
+    `teacher_sources` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they are.
     `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
     """
 
@@ -58,14 +58,14 @@ class Trainer:
     teacher: Student | None = None
     average: WeightAverage | None = None
     step: int = 0
-    parties: dict[ViewName, Party] = field(default_factory=dict)
+    teacher_sources: dict[ViewName, TeacherSource] = field(default_factory=dict)
     rollouts: Rollouts | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
-            self.parties = {**self.parties, "teacher": OtherModel(self.teacher)}
+            self.teacher_sources = {**self.teacher_sources, "teacher": OtherModel(self.teacher)}
         self.student.reads = projections_read(self.reduction.objectives.values())
-        teacher = self.parties.get("teacher")
+        teacher = self.teacher_sources.get("teacher")
         if teacher is not None and teacher.own_model is not None:
             teacher.own_model.reads = self.student.reads
         trainable = [p for p in self.student.parameters() if p.requires_grad]
@@ -77,8 +77,8 @@ class Trainer:
 
     @cached_property
     def measure(self) -> Reduction | None:
-        """What looks at held-out text are compared by: the same at every step; None where nothing is."""
-        moving: list[ViewName] = [name for name, party in self.parties.items() if party.moves]
+        """What held-out evaluations are compared by: the same at every step; None where nothing is."""
+        moving: list[ViewName] = [name for name, source in self.teacher_sources.items() if source.moves]
         return fixed_measure(self.reduction, self.clock(max(0, self.num_steps - 1)), moving)
 
     @property
@@ -114,7 +114,7 @@ class Trainer:
             "step": self.step,
             "weights": trained_weights(self.plain_student),
             "average": None if self.average is None else self.average.weights,
-            "parties": {name: party.weights for name, party in self.parties.items()},
+            "teacher_sources": {name: source.weights for name, source in self.teacher_sources.items()},
             "tokens_per_micro_batch": self.tokens_per_micro_batch,
             "optimizer": self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
@@ -126,8 +126,8 @@ class Trainer:
         set_weights(self.plain_student, state["weights"])
         if self.average is not None:
             self.average.weights = state["average"]
-        for name, party in self.parties.items():
-            party.weights = state["parties"][name]
+        for name, source in self.teacher_sources.items():
+            source.weights = (state.get("teacher_sources") or state["parties"])[name]
         self.tokens_per_micro_batch = state["tokens_per_micro_batch"]
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
@@ -142,8 +142,8 @@ class Trainer:
     def _optimize(self, chosen: Sequence[int], epoch: int) -> StepRecord:
         """Take one step over the chosen examples, in smaller micro-batches where memory does not suffice: the step stays the same."""
         clock = self.clock(self.step)
-        for party in self.parties.values():
-            party.advance(self.plain_student, clock)
+        for source in self.teacher_sources.values():
+            source.advance(self.plain_student, clock)
         share = _Share.of(self.examples, chosen, self.accelerator)
         examples, order = self.examples, share.order
         if self.rollouts is not None:
@@ -183,7 +183,7 @@ class Trainer:
     def _accumulate(self, micro_batches: Sequence[Any], clock: Clock, is_idle: bool) -> dict[str, float]:
         self.student.train()
         student, reduction = self.plain_student, self.reduction.at(clock)
-        taught = [TaughtBatch(batch, taught_by(self.parties, student)) for batch in micro_batches]
+        taught = [TaughtBatch(batch, taught_by(self.teacher_sources, student)) for batch in micro_batches]
         modality = self.modality.at(clock.step)
         step = StepLoss.of(reduction, modality, lambda: taught, self.accelerator, is_counted=not is_idle)
         sums = dict.fromkeys(reduction.objectives, 0.0)
@@ -200,7 +200,7 @@ class Trainer:
         return step.means(sums, self.accelerator)
 
     def _micro_batches(self, examples: Sequence[Any], order: Sequence[int]) -> list[Any]:
-        has_teacher = "teacher" in self.parties
+        has_teacher = "teacher" in self.teacher_sources
         return list(self.modality.batches(examples, order, self.tokens_per_micro_batch, has_teacher=has_teacher))
 
 
@@ -216,8 +216,8 @@ class _Share:
         if accelerator.num_processes == 1:
             return _Share(list(chosen), False)
         parts = units(examples, chosen)
-        mine = parts[accelerator.process_index :: accelerator.num_processes]
-        return _Share([index for unit in (mine or parts[:1]) for index in unit], not mine)
+        own_parts = parts[accelerator.process_index :: accelerator.num_processes]
+        return _Share([index for unit in (own_parts or parts[:1]) for index in unit], not own_parts)
 
 
 class NotFiniteError(ValueError):

@@ -1,4 +1,4 @@
-"""The objective over chunks: its slope in the chunk's sum is taken first, so that the reduction may cut between a chunk's tokens."""
+"""The objective over chunks. Its slope in the chunk's sum is taken first, so that the reduction may cut between a chunk's tokens."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class ChunkwiseDistil:
             if chunks is not None and chunks.ends:
                 ends = torch.tensor(chunks.ends, device=own.device)
                 index = torch.bucketize(torch.arange(chunks.ends[-1], device=own.device), ends, right=True)
-                place = slice(start, start + chunks.ends[-1])
-                sums = torch.zeros(len(ends), dtype=own.dtype, device=own.device).index_add(0, index, own[place])
+                span = slice(start, start + chunks.ends[-1])
+                sums = torch.zeros(len(ends), dtype=own.dtype, device=own.device).index_add(0, index, own[span])
                 with torch.enable_grad():
                     sums = sums.detach().requires_grad_()
                     losses = self.divergence(torch.tensor(chunks.teacher_nats, device=own.device), sums)
                     (slope,) = torch.autograd.grad(losses.sum(), sums)
-                slopes[place] = slope.to(own.dtype)[index]
+                slopes[span] = slope.to(own.dtype)[index]
                 values[start + ends - 1] = losses.detach().to(own.dtype)
                 is_last[start + ends - 1] = True
             start += count

@@ -1,9 +1,9 @@
-"""One objective made of plugs: divergence, target, token weights, sample weight, route.
+"""One objective made of components: divergence, target, token weights, sample weight, route.
 
     loss of token t of sequence i  =  s_i * w_it * D(target_it, student_it)
 
 The reduction sums it over the routed tokens and divides once: by the tokens of the step, so that a long answer weighs more, or, as some
-papers have it, after the mean of each sequence by their number. A method of the literature is a choice of plugs.
+papers have it, after the mean of each sequence by their number. A method of the literature is a choice of components.
 """
 
 from __future__ import annotations

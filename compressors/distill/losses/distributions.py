@@ -1,4 +1,4 @@
-"""Distributions over a vocabulary, computed some tokens at a time from hidden states: no logits of a whole batch are ever kept."""
+"""Distributions over a vocabulary, computed some tokens at a time from hidden states. No logits of a whole batch are ever kept."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Distributions:
         if self.sample is None:
             return self
         entries = self.sample.entries(self.targets.next_ids)
-        targets = replace(self.targets, next_ids=entries.places(self.targets.next_ids))
+        targets = replace(self.targets, next_ids=entries.indices_of(self.targets.next_ids))
         return replace(self, head=self.head.over(entries), targets=targets, teachers=self.teachers.over(entries))
 
 

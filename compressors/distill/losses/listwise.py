@@ -61,7 +61,7 @@ class ListwiseDistil:
         ratios = group_sums(stats.own_logprobs - anchor, stats.sequences, len(groups)).requires_grad_()
         values = torch.zeros(len(groups), device=anchor.device)
         for group in dict.fromkeys(groups):
-            members = [index for index, one in enumerate(groups) if one == group]
+            members = [index for index, other_group in enumerate(groups) if other_group == group]
             if group < 0 or len(members) < 2:
                 raise ValueError("a listwise loss compares several sequences of a prompt: set num_samples to 2 or more")
             with torch.enable_grad():

@@ -57,7 +57,7 @@ class SlopeSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Requires:
-    """What an objective needs before it can give terms: asked where a recipe loads, where rows are read, and by the loop.
+    """What an objective needs before it can give terms. Asked where a recipe loads, where rows are read, and by the loop.
 
     `views`: the kind that it reads. `sources`: whose views. `is_whole`: recorded candidates of the teacher with a rest do not do.
     `projections`: of the last block, beside hidden states. `facts`: of the sequences. `statistics`: of a batch's tokens, before

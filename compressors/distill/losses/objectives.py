@@ -1,4 +1,4 @@
-"""The plain objectives, each by its own name; what is composed of plugs is in `composite.py`."""
+"""The plain objectives, each by its own name; what is composed of components is in `composite.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from attar.compressors.distill.losses.views import TokenViews, ViewName
 
 @dataclass(frozen=True)
 class ForwardKL:
-    """KL(teacher || student): exact with a live teacher; with a recorded one over its top K and one bucket for the rest.
+    """KL(teacher || student): exact with a live teacher. With a recorded one over its top K and one bucket for the rest.
 
     sum_k p_k (log p_k - log q_k) + p_rest (log p_rest - log q_rest). Merging the rest into one bucket can only lower the KL
     (log-sum inequality), so this is a lower bound of the full one. https://arxiv.org/abs/1503.02531

@@ -1,4 +1,4 @@
-"""The pass before the losses: what weights and listwise losses must know of the whole batch, chunk by chunk, without gradient."""
+"""The pass before the losses. What weights and listwise losses must know of the whole batch, chunk by chunk, without gradient."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of each token of a batch beyond its distribution: its sequence, how it was drawn and rewarded, how uncertain it is."""
+"""What is known of each token of a batch beyond its distribution. Its sequence, how it was drawn and rewarded, how uncertain it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 @dataclass(frozen=True)
 class ListwiseTerms:
-    """Of N tokens under a loss over groups or chunks: its slope in each one's log-probability, and each loss at one token, marked."""
+    """Terms of a loss over groups or chunks. Its slope in each token's log-probability, and each loss at one marked token."""
 
     slopes: Float[Tensor, "N"]
     values: Float[Tensor, "N"]
@@ -41,7 +41,7 @@ class TokenStats:
     has_recorded: Bool[Tensor, "N"] | None = None
 
     def sequence_shares(self, *, of_recorded: bool) -> Float[Tensor, "N"]:
-        """Return 1 / T for each token of a sequence of T, so that sums over tokens are sums of means; or of those with a recorded teacher."""
+        """Return 1 / T for each token of a sequence of T. Sums over tokens are then sums of means; T may count recorded tokens alone."""
         counted = torch.ones_like(self.sequences)
         if of_recorded and self.has_recorded is not None:
             counted = self.has_recorded.long()
@@ -62,9 +62,9 @@ class TokenStats:
     @property
     def old_logprobs(self) -> Float[Tensor, "N"]:
         """Log-probabilities of the drawn tokens under the policy that drew them. Raises ValueError where they were not kept."""
-        kept = [one.old_logprobs for one in self.samples]
-        if any(one is None for one in kept):
+        logprobs = [sample.old_logprobs for sample in self.samples]
+        if any(logprob is None for logprob in logprobs):
             raise ValueError(
                 "a policy loss needs the log-probabilities that its tokens were drawn with: use a rollout of the student"
             )
-        return torch.cat([one for one in kept if one is not None]).to(self.sequences.device)
+        return torch.cat([logprob for logprob in logprobs if logprob is not None]).to(self.sequences.device)

@@ -1,4 +1,4 @@
-"""What a loss per token is and needs, and the tokens as they were drawn: read where a recipe loads and where losses are computed."""
+"""What a loss per token is and needs, and the tokens as they were drawn. Read where a recipe loads and where losses are computed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What each party says about the same tokens, over the same outcomes: the vocabulary, or what a record keeps of it.
+"""Outputs of each teacher source for the same tokens, over the same outcomes. The vocabulary, or what a record keeps of it.
 
-A recorded teacher names K candidates; everything else is one outcome, the rest. All parties are then read over those K + 1 outcomes,
+A recorded teacher names K candidates; everything else is one outcome, the rest. All sources are then read over those K + 1 outcomes,
 which can only lower an f-divergence (data processing inequality): what comes out is a lower bound, exact at K = V.
 """
 
@@ -24,7 +24,7 @@ LOG_ZERO = -1e4
 class Targets:
     """What each of N tokens should become: the next token, and what others say of it in nats.
 
-    A recorded teacher gives its top K candidates for the tokens it `has_teacher` for; live parties all of `*_full`. `stats` is of the
+    A recorded teacher gives its top K candidates for the tokens it `has_teacher` for; live teacher sources all of `*_full`. `stats` is of the
     whole batch, `tokens` says which of its tokens these are.
     """
 
@@ -39,7 +39,7 @@ class Targets:
     tokens: slice = field(default_factory=lambda: slice(None))
 
     def cut(self, tokens: slice) -> Targets:
-        """Return those of some tokens. Live parties are not kept: the caller computes them for these tokens."""
+        """Return those of some tokens. Outputs of live sources are not kept: the caller computes them for these tokens."""
         parts = (self.next_ids, self.teacher_ids, self.teacher_logprobs, self.has_teacher)
         cut = Targets(*(None if part is None else part[tokens] for part in parts))  # type: ignore[arg-type]
         return replace(cut, stats=self.stats, tokens=tokens)
@@ -55,7 +55,7 @@ class TokenViews:
 
 @dataclass(frozen=True)
 class Views:
-    """Log-probabilities in nats of N tokens over C outcomes, by party; `next_outcomes`: where the next token lies among them."""
+    """Log-probabilities in nats of N tokens over C outcomes, by teacher source; `next_outcomes`: where the next token lies among them."""
 
     student: Float[Tensor, "N C"]
     next_outcomes: Int[Tensor, "N"]
@@ -64,14 +64,14 @@ class Views:
     anchor: Float[Tensor, "N C"] | None = None
 
     def of(self, name: ViewName) -> Float[Tensor, "N C"]:
-        """Return what a party says. `labels`: all mass on the next token. Raises ValueError when the party is not there."""
+        """Return the log-probabilities of one teacher source. `labels`: all mass on the next token. Raises ValueError when it is not there."""
         if name == "labels":
             silent = torch.full_like(self.student, LOG_ZERO, requires_grad=False)
             return silent.scatter_(-1, self.next_outcomes[:, None], 0.0)
-        said = getattr(self, name)
-        if said is None:
+        logprobs = getattr(self, name)
+        if logprobs is None:
             raise ValueError(f"the objective reads {name!r}, but nothing stands behind it in this training")
-        return said
+        return logprobs
 
 
 def views_of(
@@ -97,7 +97,7 @@ def views_of(
             f"needs the teacher's whole distribution, but {ids.shape[-1]} of {logprobs.shape[-1]} tokens are recorded; use a live teacher"
         )
     fold = Outcomes.of(ids.long(), targets.next_ids, with_labels)
-    others = [None if one is None else fold.fold(one) for one in live[1:]]
+    others = [None if logprobs is None else fold.fold(logprobs) for logprobs in live[1:]]
     teacher = fold.fold_recorded(recorded.to(logprobs.dtype), num_others=logprobs.shape[-1] - ids.shape[-1])
     return Views(fold.fold(logprobs), fold.next_outcomes, teacher, *others)
 
@@ -117,16 +117,16 @@ class Outcomes:
         matches = ids == next_ids[:, None]
         is_candidate = matches.any(dim=-1)
         outside = torch.full_like(next_ids, ids.shape[-1])  # the rest, or with labels the outcome of its own
-        found = torch.where(is_candidate, matches.int().argmax(dim=-1), outside)
-        return Outcomes(ids, found, next_ids, ~is_candidate if with_labels else None)
+        columns = torch.where(is_candidate, matches.int().argmax(dim=-1), outside)
+        return Outcomes(ids, columns, next_ids, ~is_candidate if with_labels else None)
 
     def fold(self, logprobs: Float[Tensor, "N V"]) -> Float[Tensor, "N C"]:
         """Return a whole distribution over these outcomes."""
-        kept = logprobs.gather(-1, self.ids)
+        folded = logprobs.gather(-1, self.ids)
         if self.extra is not None:
             own = logprobs.gather(-1, self.next_ids[:, None])
-            kept = torch.cat([kept, own.masked_fill(~self.extra[:, None], LOG_ZERO)], dim=-1)
-        return torch.cat([kept, log_remainder(kept)[:, None]], dim=-1)
+            folded = torch.cat([folded, own.masked_fill(~self.extra[:, None], LOG_ZERO)], dim=-1)
+        return torch.cat([folded, log_remainder(folded)[:, None]], dim=-1)
 
     def fold_recorded(self, recorded: Float[Tensor, "N K"], num_others: int) -> Float[Tensor, "N C"]:
         """Return the recorded teacher over these outcomes."""

@@ -1,4 +1,4 @@
-"""What a teacher reads that the student does not, as token ids: it replaces the prompt, and the same answer follows it.
+"""What a teacher reads that the student does not, as token ids. It replaces the prompt, and the same answer follows it.
 
 The loss positions stay aligned because the answer's ids are the student's own: whatever stands before them, the teacher's
 distribution of the t-th answer token is compared with the student's of the t-th answer token.
@@ -15,7 +15,7 @@ ContextNeed = Literal["reference", "verdict", "sibling", "demonstrations", "skil
 
 @dataclass(frozen=True)
 class Wording:
-    """How text becomes ids: `render` a question as a whole prompt, `encode` a piece of text, `decode` ids; `stop_ids` end an answer."""
+    """How text becomes ids: `render` a question as a whole prompt, `encode` a piece of text, `decode` ids. `stop_ids` end an answer."""
 
     render: Callable[[str], list[int]]
     encode: Callable[[str], list[int]]
@@ -79,7 +79,7 @@ class ReferenceSolution:
         check_template(self.template)
 
     def __call__(self, parts: ContextParts, wording: Wording) -> list[int] | None:
-        return _told(self.template, parts, parts.reference, wording)
+        return _hinted_prompt(self.template, parts, parts.reference, wording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,7 +121,7 @@ class Sibling:
         if not parts.sibling_ids:
             return None
         ids = [token for token in parts.sibling_ids if token not in wording.stop_ids]
-        return _told(self.template, parts, wording.decode(ids), wording)
+        return _hinted_prompt(self.template, parts, wording.decode(ids), wording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,7 +142,7 @@ class Demonstrations:
     def __call__(self, parts: ContextParts, wording: Wording) -> list[int] | None:
         shown = [pair for pair in parts.demonstrations if pair[0] != parts.question][: self.num_shown]
         text = "\n\n".join(f"Question: {question}\nAnswer: {answer}" for question, answer in shown)
-        return _told(self.template, parts, text, wording)
+        return _hinted_prompt(self.template, parts, text, wording)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,7 +159,7 @@ class Skill:
         check_template(self.template)
 
     def __call__(self, parts: ContextParts, wording: Wording) -> list[int] | None:
-        return _told(self.template, parts, parts.skill or self.text, wording)
+        return _hinted_prompt(self.template, parts, parts.skill or self.text, wording)
 
 
 CONTEXTS: dict[str, type[ContextBuilder]] = {
@@ -174,12 +174,12 @@ CONTEXTS: dict[str, type[ContextBuilder]] = {
 
 def check_template(template: str) -> None:
     """Raise ValueError unless both places are there."""
-    for place in ("{question}", "{hint}"):
-        if place not in template:
-            raise ValueError(f"template has no {place}")
+    for field in ("{question}", "{hint}"):
+        if field not in template:
+            raise ValueError(f"template has no {field}")
 
 
-def _told(template: str, parts: ContextParts, hint: str, wording: Wording) -> list[int] | None:
+def _hinted_prompt(template: str, parts: ContextParts, hint: str, wording: Wording) -> list[int] | None:
     if not hint:
         return None
     # not str.format: questions and solutions have braces of their own

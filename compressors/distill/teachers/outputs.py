@@ -1,4 +1,4 @@
-"""What a model makes of a batch, as a teacher's outputs: states by name, and of a language model or classifier its distributions too."""
+"""What a model makes of a batch, as a teacher's outputs. States by name, and of a language model or classifier its distributions too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a teacher that is the student itself follows the student: its weights are kept beside it and move by a rule."""
+"""When a teacher that is the student itself follows the student. Its weights are kept beside it and move by a rule."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from attar.compressors.distill.examples.steps import Clock
 class SelfRule(Protocol):
     """Says which share of the student's weights of now the kept ones take before a step; 1: all, 0: none.
 
-    `keeps`: False when nothing is kept: the party is the student of now (live), or its base without adapters.
+    `keeps`: False when nothing is kept: the source is the student of now (live), or its base without adapters.
     `moves`: its outputs change while the student learns. `is_base`: it is the base, its adapters off.
     """
 

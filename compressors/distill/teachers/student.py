@@ -1,4 +1,4 @@
-"""A causal model as training sees it: hidden states of the learned tokens, with the blocks before the first trained one recorded."""
+"""A causal model as training sees it. Hidden states of the learned tokens, with the blocks before the first trained one recorded."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ class Student(nn.Module):
         return head
 
     def logits(self, batch: Batch) -> Float[Tensor, "N V"]:
-        """Return the logits of the learned tokens, all at once: for a look at few tokens."""
+        """Return the logits of the learned tokens, all at once: for few tokens."""
         with mixed_precision(self.model):
             return self.head.logits(self(batch))
 
@@ -99,9 +99,9 @@ class Student(nn.Module):
 @contextmanager
 def projected(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """Keep what modules of the last block give, by their own names. Raises ValueError where the block has none of that name."""
-    kept: dict[str, Tensor] = {}
-    found = {name.split(".")[-1]: module for name, module in decoder_blocks(model)[-1].named_modules()}
-    missing = [name for name in names if name not in found]
+    projections: dict[str, Tensor] = {}
+    by_name = {name.split(".")[-1]: module for name, module in decoder_blocks(model)[-1].named_modules()}
+    missing = [name for name in names if name not in by_name]
     if missing:
         raise ValueError(
             f"{type(model).__name__}: its blocks have no {', '.join(missing)}; attention_relation cannot read it"
@@ -110,11 +110,11 @@ def projected(model: PreTrainedModel, names: Sequence[str]) -> Iterator[dict[str
     for name in names:
 
         def keep(module: nn.Module, args: object, output: Tensor, name: str = name) -> None:
-            kept[name] = output
+            projections[name] = output
 
-        hooks.append(found[name].register_forward_hook(keep))
+        hooks.append(by_name[name].register_forward_hook(keep))
     try:
-        yield kept
+        yield projections
     finally:
         for hook in hooks:
             hook.remove()
@@ -133,5 +133,5 @@ def record_prefix(
     for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
         with stopped(block, is_before=True) as received:
             student(batch)
-        for index, row, start in batch.places:
+        for index, row, start in batch.locations:
             yield index, received[0][row, start : start + examples[index].num_tokens]

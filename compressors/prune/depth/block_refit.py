@@ -29,14 +29,14 @@ SUM_TOLERANCE = 3e-2
 
 @dataclass(frozen=True)
 class Matches:
-    """For each kept block, the original's block that it was, and the one after which it should leave the same state."""
+    """Blocks of a student and of its original. For each kept block: what it was, and after which block it should give the same state."""
 
     was: tuple[int, ...]
     upto: tuple[int, ...]
 
     @staticmethod
     def of_removed(num_blocks: int, removed: Sequence[int]) -> Matches:
-        """Return them for a model without some blocks: each kept block also does the work of the removed ones behind it."""
+        """Return them for a model without some blocks. Each kept block also does the work of the removed ones behind it."""
         was = tuple(index for index in range(num_blocks) if index not in set(removed))
         return Matches(was, (*(following - 1 for following in was[1:]), num_blocks - 1))
 
@@ -49,7 +49,7 @@ class Matches:
 
 @dataclass(frozen=True)
 class BlockFit:
-    """One refitted block: of the squared error that its last matrix was given, the fraction in [0, 1] that it leaves."""
+    """One refitted block. The fraction in [0, 1] of its last matrix' squared error that remains."""
 
     block_index: int
     residual_fraction: float
@@ -66,7 +66,7 @@ def refit_blocks(
     first: int,
     result: PreTrainedModel | None = None,
 ) -> Iterator[BlockFit]:
-    """Refit the student's blocks from `first` on, in place, each on what the ones before it now give; yield after each.
+    """Refit the student's blocks from `first` on, in place, each on what the ones before it now give. Yield after each.
 
     With a what a block's last attention (then feed-forward) matrix W reads in the student, and e what the state behind it lacks of the
     original's, minimise the sum over tokens of ||a M - e||^2 / |original's state| + ridge * mean(a^2) * ||M||^2 and add M to W. This
@@ -77,34 +77,34 @@ def refit_blocks(
 
     Raises ValueError for families whose blocks are no plain sum of state, attention and feed-forward part.
     """
-    theirs = Walk(original, batches, matches.was[first])
+    walk = Walk(original, batches, matches.was[first])
     # what lies before the first block that changed is the original's
-    ours = Walk(student, batches, first, states=theirs.states if matches.was[first] == first else None)
+    ours = Walk(student, batches, first, states=walk.states if matches.was[first] == first else None)
     result = student if result is None else result
     for index in range(first, len(matches.was)):
         exits = [attention_exit(model, index) for model in (student, result)]
-        targets = theirs.advance()
+        targets = walk.advance()
         equations = Equations()
-        for place, (_, mask) in enumerate(batches):
-            inputs = ours.inputs_of(place, exits[0])
-            lacking = targets[place] - ours.state_after_attention(place, inputs)
-            equations.add(inputs, lacking, targets[place], mask.bool())
+        for i, (_, mask) in enumerate(batches):
+            inputs = ours.inputs_of(i, exits[0])
+            lacking = targets[i] - ours.state_after_attention(i, inputs)
+            equations.add(inputs, lacking, targets[i], mask.bool())
         equations.update(exits, ridge)
-        while theirs.at <= matches.upto[index]:
-            theirs.advance()
+        while walk.at <= matches.upto[index]:
+            walk.advance()
         exits = [feed_forward_exit(model, index) for model in (student, result)]
         equations, passed = Equations(), []
-        for place, (_, mask) in enumerate(batches):
-            inputs, state = ours.through_block(place, exits[0])
+        for i, (_, mask) in enumerate(batches):
+            inputs, state = ours.through_block(i, exits[0])
             passed.append((inputs, state))
-            equations.add(inputs, theirs.states[place] - state, theirs.states[place], mask.bool())
+            equations.add(inputs, walk.states[i] - state, walk.states[i], mask.bool())
         change, residual_fraction = equations.update(exits, ridge)
         ours.move_on([(state.float() + inputs.float() @ change).to(state.dtype) for inputs, state in passed])
         yield BlockFit(index, residual_fraction)
 
 
 class Walk:
-    """Batches on their way through a model: `states` holds what block `at` receives of each, or what the last one gave.
+    """Batches on their way through a model. `states` holds what block `at` receives of each, or what the last one gave.
 
     `states`: what block `at` receives, where that is known.
     """
@@ -122,28 +122,28 @@ class Walk:
         self.scale = float(getattr(model.config, "residual_multiplier", 1.0))
         self.states: list[Tensor] = []
         before = decoder_blocks(model)[at]
-        places = range(len(batches))
-        self.states = list(states or [self._run(place, before, is_before=True) for place in places])
+        indices = range(len(batches))
+        self.states = list(states or [self._run(index, before, is_before=True) for index in indices])
         self.at = at
         _check_is_sum(self)
 
-    def inputs_of(self, place: int, matrix: nn.Module) -> Float[Tensor, "B T I"]:
+    def inputs_of(self, index: int, matrix: nn.Module) -> Float[Tensor, "B T I"]:
         """Return what a matrix of block `at` reads, times what the family scales its output by."""
-        inputs = self._run(place, matrix, is_before=True)
-        return inputs.reshape(*self.batches[place][0].shape, -1) * self.scale  # OPT flattens batch and tokens
+        inputs = self._run(index, matrix, is_before=True)
+        return inputs.reshape(*self.batches[index][0].shape, -1) * self.scale  # OPT flattens batch and tokens
 
-    def state_after_attention(self, place: int, inputs: Tensor | None = None) -> Float[Tensor, "B T D"]:
-        """Return the state between the attention and the feed-forward part of block `at`; `inputs`: of its exit, where they are known."""
+    def state_after_attention(self, index: int, inputs: Tensor | None = None) -> Float[Tensor, "B T D"]:
+        """Return the state between the attention and the feed-forward part of block `at`. `inputs`: of its exit, where they are known."""
         matrix = attention_exit(self.model, self.at)
-        inputs = self.inputs_of(place, matrix) if inputs is None else inputs
-        return self.states[place] + matrix(inputs)
+        inputs = self.inputs_of(index, matrix) if inputs is None else inputs
+        return self.states[index] + matrix(inputs)
 
-    def through_block(self, place: int, matrix: nn.Module) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B T D"]]:
+    def through_block(self, index: int, matrix: nn.Module) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B T D"]]:
         """Return what a matrix of block `at` reads, scaled, and the state behind the block."""
         read: list[Tensor] = []
         hook = matrix.register_forward_pre_hook(lambda module, args: read.append(args[0]))
         try:
-            state = self._run(place, decoder_blocks(self.model)[self.at])
+            state = self._run(index, decoder_blocks(self.model)[self.at])
         finally:
             hook.remove()
         return read[0].reshape(*state.shape[:2], -1) * self.scale, state
@@ -151,7 +151,7 @@ class Walk:
     def advance(self) -> list[Float[Tensor, "B T D"]]:
         """Take every batch through block `at`; return the states between its attention and its feed-forward part."""
         matrix = attention_exit(self.model, self.at)
-        passed = [self.through_block(place, matrix) for place in range(len(self.batches))]
+        passed = [self.through_block(index, matrix) for index in range(len(self.batches))]
         between = [state + matrix(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
         self.move_on([state for _, state in passed])
         return between
@@ -160,13 +160,13 @@ class Walk:
         """Go on behind block `at`, with these states."""
         self.states, self.at = states, self.at + 1
 
-    def _run(self, place: int, until: nn.Module, *, is_before: bool = False) -> Tensor:
-        ids, mask = self.batches[place]
-        state = self.states[place] if self.at else None
+    def _run(self, index: int, until: nn.Module, *, is_before: bool = False) -> Tensor:
+        ids, mask = self.batches[index]
+        state = self.states[index] if self.at else None
         passed_by = partial(without_blocks, self.model, frozenset(), self.at, state, is_tuple=self.is_tuple)
-        with passed_by(), stopped(until, is_before=is_before) as kept:
+        with passed_by(), stopped(until, is_before=is_before) as outputs:
             self.model(input_ids=ids, attention_mask=mask, use_cache=False, **last_logits_only(self.model))
-        return kept[0]
+        return outputs[0]
 
 
 class Equations:
@@ -184,7 +184,7 @@ class Equations:
         target: Float[Tensor, "B T D"],
         keep: Bool[Tensor, "B T"],
     ) -> None:
-        """Add the tokens of one batch: what the matrix reads, what the state behind it lacks, and the state it should be."""
+        """Add the tokens of one batch. What the matrix reads, what the state behind it lacks, and the state it should be."""
         weight = (
             target[keep].float().norm(dim=-1, keepdim=True).clamp(min=1e-12).rsqrt()
         )  # squared along with the error
@@ -195,7 +195,7 @@ class Equations:
         self.total += float(lacking.double().pow(2).sum())
 
     def update(self, matrices: Sequence[Matrix], ridge: float) -> tuple[Float[Tensor, "I D"], float]:
-        """Add the solution to each of the matrices, the same in several dtypes; return it and the fraction of squared error it leaves."""
+        """Add the solution to each of the matrices, the same in several dtypes. Return it and the fraction of squared error it leaves."""
         assert self.gram is not None and self.cross is not None, "add first"
         gram, cross = self.gram.double(), self.cross.double()
         penalty = ridge * gram.diagonal().mean().clamp(min=1e-30)

@@ -43,11 +43,11 @@ def batches(
     for start in range(0, len(samples), batch_size):
         chunk = samples[start : start + batch_size]
         input_ids, attention_mask = pad_right([sample.ids for sample in chunk], device)
-        place = torch.arange(input_ids.shape[1], device=device)[None]
+        positions = torch.arange(input_ids.shape[1], device=device)[None]
         is_real = attention_mask.bool()
         answer_start = torch.tensor([sample.answer_start for sample in chunk], device=device)[:, None]
-        is_answer = is_real & (place >= answer_start)
-        is_last = place == attention_mask.sum(dim=1, keepdim=True) - 1
+        is_answer = is_real & (positions >= answer_start)
+        is_last = positions == attention_mask.sum(dim=1, keepdim=True) - 1
         counted = {"all": is_real, "last": is_last, "answer": is_answer}[tokens]
-        predicted = (is_answer if tokens == "answer" else is_real) & (place > 0)
-        yield Batch(input_ids, attention_mask, counted & (place > 0) if skip_first else counted, predicted)
+        predicted = (is_answer if tokens == "answer" else is_real) & (positions > 0)
+        yield Batch(input_ids, attention_mask, counted & (positions > 0) if skip_first else counted, predicted)

@@ -22,7 +22,7 @@ from attar.compressors.prune.depth.scores.taylor import Taylor, TaylorElementwis
 
 
 class ControlMetric(Protocol):
-    """Scores the window from before block i to before block j without looking at model or data, as entry [i, j]."""
+    """Scores windows without reading model or data. Entry [i, j]: from before block i to before block j."""
 
     def __call__(self, num_blocks: int, generator: torch.Generator) -> Float[Tensor, "L L1"]: ...
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Patch:
-    """The map for one window: `delta` D x D, to be added to the identity, and how much of the window's work it leaves undone.
+    """The map for one window. `delta` D x D, to be added to the identity, and how much of the window's work it leaves undone.
 
     `residual_fraction` in [0, 1]: squared error left, over the squared change that the window makes; lower is better.
     """
@@ -93,7 +93,7 @@ class PatchFit:
         return Patch(first, delta.float(), left / max(self._change[first], 1e-30))
 
     def squared_error(self, first: int, delta: Float[Tensor, "D D"]) -> float:
-        """Return ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>, summed over all tokens, of any map for one window."""
+        """Return the squared error of any map for one window. ||x D - r||^2 = ||r||^2 - 2 <D, x'r> + <D, x'x D>, summed over tokens."""
         delta = delta.double()
         products = float((delta * (self._gram[first] @ delta)).sum()) - 2.0 * float((delta * self._cross[first]).sum())
         return self._change[first] + products

@@ -31,7 +31,7 @@ class RemovalMetric(Protocol):
 
 @dataclass(frozen=True)
 class Removal:
-    """One step of a greedy order: the block that went, and the mean score in nats a token of the model without it and all before."""
+    """One step of a greedy order. The block that went, and the mean score in nats a token of the model without it and all before."""
 
     block: int
     score_nats: float
@@ -68,7 +68,7 @@ def removal_scores(
     gone: Candidate = frozenset(),
     on_run: Callable[[int], None] = lambda count: None,
 ) -> list[float]:
-    """Return the mean score of each set of blocks to leave out, all of which contain `gone`, in nats a token.
+    """Return the mean score of each set of blocks to leave out, in nats a token. All contain `gone`.
 
     What lies before a candidate's first own block is not run again: its state is taken from the run without `gone`.
     """
@@ -77,10 +77,10 @@ def removal_scores(
         original = _logits(model, batch)
         with residual_stream(model) as states, without_blocks(model, gone, is_tuple=is_tuple):
             _logits(model, batch)
-        for place, candidate in enumerate(candidates):
+        for index, candidate in enumerate(candidates):
             resume_at = min(candidate - gone)
             with without_blocks(model, candidate, resume_at, states[resume_at], is_tuple=is_tuple):
-                sums[place] += _summed(metric, batch, original, _logits(model, batch))
+                sums[index] += _summed(metric, batch, original, _logits(model, batch))
             on_run(1)
     num_predicted = sum(int(batch.predicted.sum()) for batch in batches)
     return [total / num_predicted for total in sums]

@@ -1,4 +1,4 @@
-"""Score every window of every size from one forward pass: the Gram matrix of the residual states, reduced as it is made."""
+"""Score every window of every size from one forward pass. The Gram matrix of the residual states, reduced as it is made."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ class WindowScan:
         keep = (attention_mask.bool() if counted is None else counted).flatten()
         rows = [state.flatten(end_dim=1) for state in states]
         if not keep.all():
-            kept = keep.nonzero().squeeze(1).to(rows[0].device)
-            rows = [state.index_select(0, kept) for state in rows]
+            token_indices = keep.nonzero().squeeze(1).to(rows[0].device)
+            rows = [state.index_select(0, token_indices) for state in rows]
         self.add(rows)
 
     def add(self, states: Sequence[Float[Tensor, "N D"]]) -> None:
@@ -97,7 +97,7 @@ def window_table(scores: Float[Tensor, "L L1"]) -> Scores:
 
 @contextmanager
 def residual_stream(model: PreTrainedModel) -> Iterator[list[Float[Tensor, "B T D"]]]:
-    """Collect the L+1 residual states of the next forward: before each block, and after the last but before the final norm.
+    """Collect the L+1 residual states of the next forward. Before each block, and after the last but before the final norm.
 
     `output_hidden_states` gives the last one after the norm, which makes every window that ends at the last block look different.
     """

@@ -1,4 +1,4 @@
-"""Choose the blocks to remove: the best window, or any blocks, so that enough is saved and the protected ones stay."""
+"""Choose the blocks to remove. The best window, or any blocks, so that enough is saved and the protected ones stay."""
 
 from __future__ import annotations
 

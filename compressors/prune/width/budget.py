@@ -1,4 +1,4 @@
-"""How many channels and KV groups stay: what each costs, and how narrow a model must be to fit a number of parameters."""
+"""How many channels and KV groups stay. What each costs, and how narrow a model must be to fit a number of parameters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WidthCost:
-    """What a model's width costs: parameters in all and in the blocks, and of one channel or KV group taken in every block.
+    """What a model's width costs. Parameters in all and in the blocks, and of one channel or KV group taken in every block.
 
     `num_groups` 0: KV groups cannot be removed.
     """

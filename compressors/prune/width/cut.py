@@ -25,24 +25,26 @@ if TYPE_CHECKING:
 
     from attar.compressors.models.exits import Matrix
 
-Kept = Sequence[Int[Tensor, "U"]]
+KeptUnits = Sequence[Int[Tensor, "U"]]
 # Names of the number of channels in configs; a config may carry more than one.
 CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
 
 
 @torch.no_grad()
-def cut_width(model: transformers.PreTrainedModel, *, channels: Kept | None = None, groups: Kept | None = None) -> None:
-    """Keep only the given channels and KV groups, one list of ascending indices a block, the same number in each, in place.
+def cut_width(
+    model: transformers.PreTrainedModel, *, channels: KeptUnits | None = None, groups: KeptUnits | None = None
+) -> None:
+    """Keep only the given channels and KV groups, in place. One list of ascending indices a block, the same number in each.
 
     A model loaded from the result computes what the original computes with the other channels and heads set to zero.
     Raises ValueError when a plain config of the family cannot hold the new sizes.
     """
-    counts = [len(kept[0]) if kept is not None else None for kept in (channels, groups)]
+    counts = [len(kept_units[0]) if kept_units is not None else None for kept_units in (channels, groups)]
     changes = config_changes(model, num_channels=counts[0], num_groups=counts[1])
-    for kept, find in ((channels, feed_forward_parts), (groups, attention_parts)):
-        if kept is not None:
-            for part, units in zip(find(model), kept, strict=True):
-                assert len(units) == len(kept[0]), "every block keeps the same number"
+    for kept_units, find in ((channels, feed_forward_parts), (groups, attention_parts)):
+        if kept_units is not None:
+            for part, units in zip(find(model), kept_units, strict=True):
+                assert len(units) == len(kept_units[0]), "every block keeps the same number"
                 _cut_part(part, units.to(part.exit.weight.device))
     for name, value in changes.items():
         setattr(model.config, name, value)
@@ -52,12 +54,12 @@ def cut_width(model: transformers.PreTrainedModel, *, channels: Kept | None = No
 
 @contextmanager
 def silenced(
-    model: transformers.PreTrainedModel, *, channels: Kept | None = None, groups: Kept | None = None
+    model: transformers.PreTrainedModel, *, channels: KeptUnits | None = None, groups: KeptUnits | None = None
 ) -> Iterator[None]:
-    """Inside, channels and KV groups other than the given ones add nothing: what a cut must leave the model to compute."""
+    """Inside, channels and KV groups other than the given ones add nothing. What a cut must leave the model to compute."""
     hooks = []
-    for kept, find in ((channels, feed_forward_parts), (groups, attention_parts)):
-        for part, units in zip(find(model), kept, strict=True) if kept is not None else ():
+    for kept_units, find in ((channels, feed_forward_parts), (groups, attention_parts)):
+        for part, units in zip(find(model), kept_units, strict=True) if kept_units is not None else ():
             mask = torch.zeros(num_inputs(part.exit), dtype=torch.bool)
             mask[part.exit_columns(units.cpu())] = True
             mask = mask.to(part.exit.weight.device)
@@ -94,10 +96,10 @@ def config_changes(
             tried = transformers.AutoModelForCausalLM.from_config(_changed(config, changes))
     except Exception as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{family}: its config refuses {_said(changes)}: {reason}{_accepted(model)}") from error
+        raise ValueError(f"{family}: its config refuses {_named(changes)}: {reason}{_accepted(model)}") from error
     for find, wanted in ((feed_forward_parts, num_channels), (attention_parts, num_groups)):
         if wanted is not None and not _fits(find(model)[0], find(tried)[0], wanted):
-            raise ValueError(f"{family}: a plain config cannot say {_said(changes)}: the matrices would be larger")
+            raise ValueError(f"{family}: a plain config cannot say {_named(changes)}: the matrices would be larger")
     return changes
 
 
@@ -148,7 +150,7 @@ def _carries(config: PretrainedConfig, name: str) -> bool:
     return name in config.to_dict() or name in type(config).attribute_map
 
 
-def _said(changes: dict[str, int]) -> str:
+def _named(changes: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in changes.items()) or "another number of channels"
 
 

@@ -1,4 +1,4 @@
-"""Where a block can be made narrower: which rows and columns of which matrices belong to one feed-forward channel or KV group."""
+"""Where a block can be made narrower. Which rows and columns of which matrices belong to one feed-forward channel or KV group."""
 
 from __future__ import annotations
 
@@ -110,10 +110,14 @@ def _feed_forward(block: nn.Module, family: str) -> Part:
 
 def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
     refusal = "its heads cannot be removed"
-    found = [part for part in (getattr(block, name, None) for name in ATTENTION_NAMES) if part is not None]
-    modules = dict(found[0].named_children()) if found else {}
+    attentions = [part for part in (getattr(block, name, None) for name in ATTENTION_NAMES) if part is not None]
+    modules = dict(attentions[0].named_children()) if attentions else {}
     exit_name = next((name for name in ATTENTION_EXITS if name in modules), "")
-    if "c_attn" in modules or "query_key_value" in modules or hasattr(found[0] if found else block, "embed_dim"):
+    if (
+        "c_attn" in modules
+        or "query_key_value" in modules
+        or hasattr(attentions[0] if attentions else block, "embed_dim")
+    ):
         raise ValueError(f"{family}: its attention is hidden_size wide whatever the number of heads; {refusal}")
     is_fused = "qkv_proj" in modules
     names = ("qkv_proj",) if is_fused else ("q_proj", "k_proj", "v_proj")
@@ -127,11 +131,11 @@ def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -
             if parameter.numel() != head_dim:
                 raise ValueError(f"{family}: {name} is taken over all heads, which would change it; {refusal}")
             known.add(id(parameter))
-    _refuse_others(found[0], known, f"{family}: attention", refusal)
+    _refuse_others(attentions[0], known, f"{family}: attention", refusal)
     widths = [ratio * head_dim, head_dim, head_dim]
     starts = [0, num_heads * head_dim, (num_heads + num_groups) * head_dim] if is_fused else [0, 0, 0]
     sources = [matrices[0]] * 3 if is_fused else matrices[:3]
-    rows = tuple(Rows(*one) for one in zip(sources, starts, widths, strict=True))
+    rows = tuple(Rows(*part) for part in zip(sources, starts, widths, strict=True))
     return Part(num_groups, rows, matrices[-1], ratio * head_dim)
 
 

@@ -49,25 +49,25 @@ class Refit:
 
     @torch.no_grad()
     def fold(self, index: int, target: Part, units: Int[Tensor, "U"], ridge: float) -> float:
-        """Change the kept rows of the exit matrix of `target`, in place; the removed rows are still there and must be cut.
+        """Change the kept rows of the exit matrix of `target`, in place. The removed rows are still there and must be cut.
 
         `target` is the part of that index, or its copy in another dtype. Its equations are used up.
 
         Returns the squared contribution of the removed units that is left undone, as a fraction in [0, 1]; lower is better.
         """
         gram = self._grams.pop(index).double()
-        kept = target.exit_columns(units.to(gram.device))
+        kept_columns = target.exit_columns(units.to(gram.device))
         is_removed = torch.ones(num_inputs(target.exit), dtype=torch.bool, device=gram.device)
-        is_removed[kept] = False
+        is_removed[kept_columns] = False
         weight = by_input(target.exit)
         lost = gram[:, is_removed] @ weight[is_removed].double()  # a' a_removed W_removed
         total = float((weight[is_removed].double() * lost[is_removed]).sum())
-        own = gram[kept][:, kept]
+        own = gram[kept_columns][:, kept_columns]
         # an input that was never active has no equation: without a floor it would make the matrix singular
         diagonal = own.diagonal()
         penalty = ridge * diagonal.clamp(min=1e-6 * float(diagonal.mean()))
-        update = torch.linalg.solve(own + penalty.diag(), lost[kept])
+        update = torch.linalg.solve(own + penalty.diag(), lost[kept_columns])
         # ||r - a M||^2 = ||r||^2 - 2 <M, a'r> + <M, a'a M>
-        left = total - 2.0 * float((update * lost[kept]).sum()) + float((update * (own @ update)).sum())
-        weight[kept] += update.to(weight.dtype)
+        left = total - 2.0 * float((update * lost[kept_columns]).sum()) + float((update * (own @ update)).sum())
+        weight[kept_columns] += update.to(weight.dtype)
         return left / max(total, 1e-30)

@@ -35,7 +35,7 @@ class Evidence:
 
 
 class WidthScore(Protocol):
-    """Score of each unit in each sample, at least 0, low means removable; the scan takes the L2 mean over samples."""
+    """Score of each unit in each sample, at least 0, low means removable. The scan takes the L2 mean over samples."""
 
     source: ClassVar[Source]
 
@@ -122,7 +122,7 @@ WIDTH_SCORES: dict[str, type[WidthScore]] = {
 
 @dataclass
 class WidthScan:
-    """L2 mean over samples of a score, for each part of a model, summed as calibration text streams by: memory O(units)."""
+    """L2 mean over samples of a score, for each part of a model, summed as calibration text streams by. Memory O(units)."""
 
     score: WidthScore
     parts: Sequence[Part]
@@ -162,7 +162,7 @@ class WidthScan:
 def gate_effects(
     model: PreTrainedModel, parts: Sequence[Part], input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]
 ) -> list[Float[Tensor, "B U"]]:
-    """Return, for each part, the derivative of each sample's mean loss (nats a token) by a gate of 1 on each unit: one backward pass.
+    """Return for each part the loss derivative by a gate on each unit. Per sample, nats a token, from one backward pass.
 
     That is the sum over tokens of activation * gradient, without keeping either.
     """

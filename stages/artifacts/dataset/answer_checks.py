@@ -1,4 +1,4 @@
-"""Every verifier of an answer by name: those of `compressors/data`, and those that need a process of their own to be safe."""
+"""Every verifier of an answer by name. Those of `compressors/data`, and those that need a process of their own to be safe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.stages.runtime.sandbox import PassesTests, is_text
 
 @dataclass(frozen=True)
 class MatchesPattern:
-    """The reference is a regular expression, and the whole of the answer, spaces at its ends aside, matches it within a second."""
+    """The whole answer matches the reference, a regular expression, within a second. Spaces at its ends aside."""
 
     calls: BoundedCalls = field(default=SHARED_CALLS, repr=False)
 
@@ -30,7 +30,7 @@ class MatchesPattern:
 
 @dataclass(frozen=True)
 class FitsSchema:
-    """The reference is a JSON schema (draft 2020-12), and the answer is JSON that fits it, bare or in one fenced block.
+    """The answer is JSON that fits the reference, a JSON schema (draft 2020-12). It is bare or in one fenced block.
 
     A $ref leads into the schema itself: nothing is fetched and no file is read.
     """
@@ -66,7 +66,7 @@ def check_reference(verifier: str, reference: str, choices: Sequence[str]) -> st
 
 
 def refuse_unusable_references(rows: Iterable[Row], source: str) -> None:
-    """Raise ValueError, with the first rows and why, where answers to rows with a verifier could never pass: they would count as wrong."""
+    """Raise ValueError, with the first rows and why, where answers to rows with a verifier could never pass. They would count as wrong."""
     faults = []
     num_checked = 0
     for row in rows:

@@ -43,9 +43,14 @@ def write_card(
     (records / f"{DATA_CARD}.md").write_text(as_markdown(card))
     if dropped:
         with (records / DROPPED).open("w") as stream:
-            for one in dropped:
-                line = {"id": one.row.id, "split": one.row.split, "kind": reason_kind(one.reason), "reason": one.reason}
-                line |= {part: getattr(one.row, part) for part in ("question", "answer", "text")}
+            for drop in dropped:
+                line = {
+                    "id": drop.row.id,
+                    "split": drop.row.split,
+                    "kind": reason_kind(drop.reason),
+                    "reason": drop.reason,
+                }
+                line |= {part: getattr(drop.row, part) for part in ("question", "answer", "text")}
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
@@ -53,19 +58,19 @@ def describe(
     rows: Sequence[Row], *, name: str, dropped: Sequence[Dropped] = (), losses: Losses | None = None
 ) -> dict[str, Any]:
     """Return the card's numbers and examples as plain JSON values."""
-    kept = [(provenance(row), row, row.reason) for row in rows]
-    left_out = [(reason_kind(one.reason), one.row, one.reason) for one in dropped]
+    rows_with_reasons = [(provenance(row), row, row.reason) for row in rows]
+    left_out = [(reason_kind(drop.reason), drop.row, drop.reason) for drop in dropped]
     card: dict[str, Any] = {
         "name": name,
         "num_rows": len(rows),
         "num_train": sum(row.split == "train" for row in rows),
         "num_choose": sum(row.split == "choose" for row in rows),
         "num_heldout": sum(row.split == "heldout" for row in rows),
-        "provenance": dict(Counter(kind for kind, _, _ in kept).most_common()),
+        "provenance": dict(Counter(kind for kind, _, _ in rows_with_reasons).most_common()),
         "dropped": dict(Counter(kind for kind, _, _ in left_out).most_common()),
         "lengths": _lengths(rows),
         "loss_under_original": None if losses is None else asdict(losses),
-        "examples": {"kept": _examples(kept), "dropped": _examples(left_out)},
+        "examples": {"kept": _examples(rows_with_reasons), "dropped": _examples(left_out)},
     }
     rates = [row.pass_rate for row in rows if row.pass_rate is not None]
     if rates:
@@ -74,7 +79,7 @@ def describe(
 
 
 def provenance(row: Row) -> str:
-    """Return where a row's answer comes from: `rewritten`, `kept: wrong answer`, `free text`, or `reference` when none was asked to write it."""
+    """Return where a row's answer comes from. `rewritten`, `kept: wrong answer`, `free text`, or `reference` when none was asked to write it."""
     return reason_kind(row.reason) or ("text" if row.text else "reference")
 
 
@@ -94,15 +99,15 @@ def as_markdown(card: dict[str, Any]) -> str:
         lines += _table("Pass rate", ("mean", *heads), [[f"{value:.2f}" for value in card["pass_rate"].values()]])
     loss = card["loss_under_original"]
     if loss is not None:
-        told = [
+        loss_rows = [
             (kind, "-" if loss[f"{kind}_nats"] is None else f"{loss[f'{kind}_nats']:.3f}", loss[f"num_{kind}"])
             for kind in ("rewritten", "reference")
         ]
-        lines += _table(f"Loss under the original ({loss['source']})", ("answers", "nats/token", "rows"), told)
+        lines += _table(f"Loss under the original ({loss['source']})", ("answers", "nats/token", "rows"), loss_rows)
     for part, kinds in card["examples"].items():
         for kind, examples in kinds.items():
             lines += [f"## Examples {'that stayed' if part == 'kept' else 'left out'}: {kind}", ""]
-            lines += [line for one in examples for line in _example_lines(one)]
+            lines += [line for example in examples for line in _example_lines(example)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -117,13 +122,13 @@ def _lengths(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 def _percentiles(values: Sequence[float]) -> dict[str, float]:
     # an observed value, not a blend of two
-    found = np.percentile(values, PERCENTILES, method="nearest")
-    return {f"p{percent}": value.item() for percent, value in zip(PERCENTILES, found, strict=True)}
+    values_at = np.percentile(values, PERCENTILES, method="nearest")
+    return {f"p{percent}": value.item() for percent, value in zip(PERCENTILES, values_at, strict=True)}
 
 
-def _examples(told: Sequence[tuple[str, Row, str]]) -> dict[str, list[dict[str, str]]]:
+def _examples(rows_with_reasons: Sequence[tuple[str, Row, str]]) -> dict[str, list[dict[str, str]]]:
     examples: dict[str, list[dict[str, str]]] = {}
-    for kind, row, reason in told:
+    for kind, row, reason in rows_with_reasons:
         shown = examples.setdefault(kind, [])
         if len(shown) < NUM_EXAMPLES:
             parts = {"question": row.question, "answer": row.answer, "text": row.text, "rewrite": row.rewrite}

@@ -1,4 +1,4 @@
-"""Cells of a table as text: what is text is taken, what is blank is told apart, all else is refused by its kind."""
+"""Cells of a table as text. What is text is taken, what is blank is told apart, all else is refused by its kind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class BlankCellError(ValueError):
 
 
 def text_cell(value: Any, name: str, *, takes_numbers: bool = False) -> str:
-    """Return a cell's text as it was written, with `takes_numbers` also that of a whole number or a decimal of JSON.
+    """Return a cell's text as it was written. With `takes_numbers` also that of a whole number or a decimal of JSON.
 
     Raises BlankCellError for null, NaN and text without a visible character, ValueError for what is no text.
     """

@@ -38,7 +38,7 @@ class Curation:
     @property
     def counts(self) -> Counter[str]:
         """How many rows were dropped, by kind of reason."""
-        return Counter(reason_kind(one.reason) for one in self.dropped)
+        return Counter(reason_kind(drop.reason) for drop in self.dropped)
 
     def keep_lengths(self, least: int, most: int, unit: str, length_of: Callable[[Row], int]) -> None:
         """Keep rows whose length is within [least, most]; most 0 is no limit."""
@@ -61,17 +61,17 @@ class Curation:
         self._drop({i: why for i, row in enumerate(self.rows) if (why := within(row.pass_rate))})
 
     def keep_unique(self, threshold: float, part: Literal["question", "answer", "both"], shingle_words: int) -> None:
-        """Keep the first of rows that are alike, held-out rows first, then those for choices: no row may repeat one of a part before it."""
+        """Keep the first of rows that are alike, held-out rows first, then those for choices. No row may repeat one of a part before it."""
         order = sorted(range(len(self.rows)), key=lambda i: PARTS.index(self.rows[i].split))
         texts = [_part(self.rows[i], part) for i in order]
-        found = find_duplicates(texts, threshold=threshold, shingle_words=shingle_words)
+        duplicates = find_duplicates(texts, threshold=threshold, shingle_words=shingle_words)
         reasons = {}
-        for index, one in found.items():
-            original = self.rows[order[one.of]].id
-            if one.is_exact:
+        for index, duplicate in duplicates.items():
+            original = self.rows[order[duplicate.of]].id
+            if duplicate.is_exact:
                 reasons[order[index]] = f"duplicate (of {original})"
             else:
-                reasons[order[index]] = f"near duplicate (of {original}, similarity {one.similarity:.2f})"
+                reasons[order[index]] = f"near duplicate (of {original}, similarity {duplicate.similarity:.2f})"
         self._drop(reasons)
 
     def keep_unseen(
@@ -97,11 +97,14 @@ class Curation:
             max_ngram_rows=max_ngram_rows,
         )
         self._drop(
-            {indices[i]: f"overlaps {one.task} (row {one.row_id}: {one.shared!r})" for i, one in overlaps.items()}
+            {
+                indices[i]: f"overlaps {overlap.task} (row {overlap.row_id}: {overlap.shared!r})"
+                for i, overlap in overlaps.items()
+            }
         )
 
     def keep_budget(self, num_rows: int, fraction: float, by: Literal["farthest", "random"]) -> None:
-        """Keep at most `num_rows` (0: all) and that share of the training rows: the farthest apart in words, or any by their ids' hash."""
+        """Keep at most `num_rows` (0: all) and that share of the training rows. The farthest apart in words, or any by their ids' hash."""
         indices = [i for i, row in enumerate(self.rows) if row.split == "train"]
         num_kept = max(1, round(fraction * len(indices)))
         num_kept = min(num_kept, num_rows) if num_rows else num_kept
@@ -110,7 +113,7 @@ class Curation:
         if by == "farthest":
             chosen = set(farthest_points(text_features([_part(self.rows[i], "both") for i in indices]), num_kept))
         else:
-            ranked = sorted(range(len(indices)), key=lambda place: zlib.crc32(self.rows[indices[place]].id.encode()))
+            ranked = sorted(range(len(indices)), key=lambda index: zlib.crc32(self.rows[indices[index]].id.encode()))
             chosen = set(ranked[:num_kept])
         left_out = set(range(len(indices))) - chosen
         self._drop({indices[i]: f"over budget (more than {num_kept} training rows)" for i in left_out})
@@ -118,16 +121,16 @@ class Curation:
     def check(self) -> None:
         """Raise ValueError when there is nothing left to train on, or nothing to hold out, saying which filter took it."""
         left = Counter(row.split for row in self.rows)
-        for split, told in (("train", "training"), ("heldout", "held-out")):
+        for split, part_name in (("train", "training"), ("heldout", "held-out")):
             if left[split]:
                 continue
             if not self._came_with[split]:
                 raise ValueError(
-                    f"the data set has no {told} rows; set heldout_fraction in ingest_data above 0 and below 1"
+                    f"the data set has no {part_name} rows; set heldout_fraction in ingest_data above 0 and below 1"
                 )
-            counts = Counter(reason_kind(one.reason) for one in self.dropped if one.row.split == split)
+            counts = Counter(reason_kind(drop.reason) for drop in self.dropped if drop.row.split == split)
             why = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
-            raise ValueError(f"no {told} rows are left of {self._came_with[split]}: {why}")
+            raise ValueError(f"no {part_name} rows are left of {self._came_with[split]}: {why}")
 
     def _drop(self, reasons: Mapping[int, str]) -> None:
         self.dropped.extend(Dropped(self.rows[index], reasons[index]) for index in sorted(reasons))
@@ -135,8 +138,8 @@ class Curation:
 
 
 def _part(row: Row, part: Literal["question", "answer", "both"]) -> str:
-    told = row.answer or row.text
+    text = row.answer or row.text
     if part == "answer":
-        return told
+        return text
     question = row.question or row.text
-    return question if part == "question" else f"{row.question} {told}".strip()
+    return question if part == "question" else f"{row.question} {text}".strip()

@@ -76,17 +76,17 @@ def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
     """Return messages as readable text, each under its role; a lone user turn is its content."""
     if len(messages) == 1 and messages[0]["role"] == "user":
         return messages[0]["content"]
-    return "\n\n".join(f"{message['role']}: {spoken(message)}" for message in messages)
+    return "\n\n".join(f"{message['role']}: {turn_text(message)}" for message in messages)
 
 
-def spoken(message: Mapping[str, Any]) -> str:
+def turn_text(message: Mapping[str, Any]) -> str:
     """Return what a message says as text: its content, and the tools that it calls as JSON."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in message.get("tool_calls", [])]
     return "\n".join(part for part in (message["content"], *calls) if part)
 
 
 def _turn(before: list[dict[str, Any]], message: dict[str, Any], *, is_last: bool) -> Turn:
-    return Turn(before, spoken(message), message if "tool_calls" in message else {}, is_last)
+    return Turn(before, turn_text(message), message if "tool_calls" in message else {}, is_last)
 
 
 def _list_of(cell: Any, name: str) -> list[Mapping[str, Any]]:
@@ -157,13 +157,13 @@ def _call(call: Any, name: str) -> dict[str, Any]:
             f"{name}: a tool call has no function with a name; accepted: {{function: {{name, arguments}}}}"
         )
     given = function.get("arguments") or {}
-    told = f"{name}: the arguments of {function['name'][:40]!r}"
-    arguments = _json(given, told)
+    where = f"{name}: the arguments of {function['name'][:40]!r}"
+    arguments = _json(given, where)
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"{told} are no mapping; accepted: JSON {{name: value}}")
+        raise ValueError(f"{where} are no mapping; accepted: JSON {{name: value}}")
     # a table of structs fills what a call does not say with null: nobody could tell it from a null that was meant
     if not isinstance(given, str) and None in arguments.values():
-        raise ValueError(f"{told} hold null, which a table puts where nothing was; accepted: arguments as JSON text")
+        raise ValueError(f"{where} hold null, which a table puts where nothing was; accepted: arguments as JSON text")
     made = {"type": "function", "function": {"name": function["name"], "arguments": plain(dict(arguments))}}
     return made if is_blank(call.get("id")) else {"id": text_cell(call["id"], f"{name}: id")} | made
 

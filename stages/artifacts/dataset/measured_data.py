@@ -10,24 +10,24 @@ from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 
 
 def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
-    """Return the data sets' names, numbered where two have the same: what is measured on one must not overwrite the other's."""
+    """Return the data sets' names, numbered where two have the same. What is measured on one must not overwrite the other's."""
     names = [str(data.facts.get("name", f"{default}_{index}")) for index, data in enumerate(datasets)]
     return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
 
 
-def asked_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
+def question_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
     """Return the questions of a task, the held-out ones where there are any; at most `max_rows`, 0: all."""
-    rows = _asked(read_rows(data.path / "rows.jsonl"))
+    rows = _questions(read_rows(data.path / "rows.jsonl"))
     return rows[:max_rows] if max_rows else rows
 
 
 def measured_rows(data: DatasetArtifact) -> list[Row]:
-    """Return all that a model is judged by: the questions and the plain text, of either the held-out rows where there are any."""
+    """Return all that a model is judged by. The questions and the plain text, of either the held-out rows where there are any."""
     rows = read_rows(data.path / "rows.jsonl")
-    return [*_asked(rows), *_unseen(row for row in rows if row.text and not row.question)]
+    return [*_questions(rows), *_unseen(row for row in rows if row.text and not row.question)]
 
 
-def _asked(rows: Sequence[Row]) -> list[Row]:
+def _questions(rows: Sequence[Row]) -> list[Row]:
     return _unseen(row for row in rows if row.question)
 
 

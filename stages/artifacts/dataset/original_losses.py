@@ -1,4 +1,4 @@
-"""How likely a data set's answers are to the original model: of the rewrites and of the references, in nats a token, lower is likelier."""
+"""How likely a data set's answers are to the original model. Of the rewrites and of the references, in nats a token, lower is likelier."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def losses_under_model(
     """
     tokenizer = load_tokenizer(folder)
     runner = TorchRunner(load_model(folder, dtype, device))
-    asked = [row for row in rows if row.question]
-    rewritten = spread([row for row in asked if row.source == "rewrite"], num_rows)
+    questions = [row for row in rows if row.question]
+    rewritten = spread([row for row in questions if row.source == "rewrite"], num_rows)
 
     def mean(pairs: Sequence[tuple[Row, Sequence[int]]]) -> float | None:
         scored = continuation_likelihoods(
@@ -56,10 +56,10 @@ def losses_under_model(
             [(row_prompt(tokenizer, row), answer) for row, answer in pairs],
             batch_size=BATCH_SIZE,
         )
-        num_tokens = sum(one.num_tokens for one in scored)
-        return -sum(one.logprob_nats for one in scored) / num_tokens if num_tokens else None
+        num_tokens = sum(score.num_tokens for score in scored)
+        return -sum(score.logprob_nats for score in scored) / num_tokens if num_tokens else None
 
-    referred = rewritten or spread(asked, num_rows)
+    referred = rewritten or spread(questions, num_rows)
     ours = [(row, row.answer_ids or row_answer(tokenizer, row)) for row in rewritten]
     references = [(row, row_reference(tokenizer, row)) for row in referred]
     source = "the model, on the same questions" if rewritten else "the model"
@@ -93,7 +93,7 @@ def recorded_losses(dataset: Path, rows: Sequence[Row], num_rows: int) -> Losses
 
 
 def spread(rows: Sequence[Row], num_rows: int) -> list[Row]:
-    """Return at most `num_rows` rows, evenly spread over all of them, so that no one kind is favoured by the order."""
+    """Return at most `num_rows` rows, evenly spread over all. No kind is favoured by the order."""
     if len(rows) <= num_rows:
         return list(rows)
     return [rows[index * len(rows) // num_rows] for index in range(num_rows)]

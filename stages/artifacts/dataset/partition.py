@@ -1,4 +1,4 @@
-"""The three parts of a data set: rows to train on, rows that choices are made on, and rows that are reported."""
+"""The three parts of a data set. Rows to train on, rows that choices are made on, and rows that are reported."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def check_fractions(heldout_fraction: float, choose_fraction: float | None) -> N
 
 
 def choosing_part(rows: Sequence[Row]) -> Split:
-    """Return the part that choices are made on: its own where there is one, else the held-out rows, which are reported too."""
+    """Return the part that choices are made on. Its own where there is one, else the held-out rows, which are reported too."""
     return "choose" if split_rows(rows, "choose") else "heldout"
 
 

@@ -1,4 +1,4 @@
-"""What a row becomes in a model's own words: the prompt that it is asked by, and the answer with the token that ends it."""
+"""A row in a model's tokens: its prompt, and its answer with the token that ends it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from attar.stages.artifacts.dataset.rows import Row
 
 
 def row_prompt(tokenizer: Any, row: Row) -> list[int]:
-    """Return the tokens that a row is asked by, in training, evaluation and everywhere else: its conversation, or its question.
+    """Return the prompt of a row, in training, evaluation and everywhere else: its conversation, or its question.
 
     Raises ValueError, naming the row, where the chat template does not take the conversation.
     """
@@ -40,7 +40,7 @@ def choice_context(row: Row) -> str:
 
 
 def with_last_question(row: Row, change: Callable[[str], str]) -> Row:
-    """Return the row with what its user says last put another way; behind a tool's turn that is said once more, at the end."""
+    """Return the row with what its user says last put another way. Behind a tool's turn that is said once more, at the end."""
     if not row.messages:
         return row.with_changes(question=change(row.question))
     index = max(index for index, message in enumerate(row.messages) if message["role"] == "user")
@@ -51,7 +51,7 @@ def with_last_question(row: Row, change: Callable[[str], str]) -> Row:
 
 
 def row_answer(tokenizer: Any, row: Row) -> list[int]:
-    """Return the tokens of a row's answer with the token that ends it; a turn that calls tools as the template writes it."""
+    """Return the tokens of a row's answer with the token that ends it. A turn that calls tools as the template writes it."""
     return _answer(tokenizer, row, row.answer)
 
 

@@ -67,12 +67,12 @@ class Row:
 
 
 def content_key(row: Row) -> bytes:
-    """Return a hash of what a row is about: its question or text, and of a conversation how it begins, so that its turns share it."""
-    told = f"{row.question}{row.text}"
+    """Return a hash of what a row is about. Its question or text, and of a conversation how it begins, so that its turns share it."""
+    content = f"{row.question}{row.text}"
     if row.messages:
         first = next(index for index, message in enumerate(row.messages) if message["role"] == "user")
-        told = json.dumps(row.messages[: first + 1], sort_keys=True)
-    return hashlib.sha256(told.encode()).digest()
+        content = json.dumps(row.messages[: first + 1], sort_keys=True)
+    return hashlib.sha256(content.encode()).digest()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -94,9 +94,9 @@ def split_rows(rows: Iterable[Row], split: Split) -> list[Row]:
 
 
 def piece_split(split: Split, piece: int) -> Split:
-    """Return the split of one piece of a long text: of a training text, one piece in `HELDOUT_PIECE` is for choices or held out, in turn."""
-    turn, place = divmod(piece, HELDOUT_PIECE)
-    if split != "train" or place != HELDOUT_PIECE - 1:
+    """Return the split of one piece of a long text. Of a training text, one piece in `HELDOUT_PIECE` is for choices or held out, in turn."""
+    turn, offset = divmod(piece, HELDOUT_PIECE)
+    if split != "train" or offset != HELDOUT_PIECE - 1:
         return split
     return "heldout" if turn % 2 else "choose"
 

@@ -33,13 +33,13 @@ def mixed_samples(
 ) -> list[list[int]]:
     """Return `training_samples` of several data sets, an equal share of each, the shortest of all first."""
     shares = [num_samples // len(data) + (index < num_samples % len(data)) for index in range(len(data))]
-    found = [
+    samples = [
         ids
-        for one, share in zip(data, shares, strict=True)
+        for dataset, share in zip(data, shares, strict=True)
         if share
-        for ids in training_samples(model_folder, one, share, max_tokens)
+        for ids in training_samples(model_folder, dataset, share, max_tokens)
     ]
-    return sorted(found, key=len)
+    return sorted(samples, key=len)
 
 
 def calibration_samples(

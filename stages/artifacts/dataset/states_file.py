@@ -1,4 +1,4 @@
-"""What a model that never changes made of each example, in one file that is mapped into memory; a run that goes on finds it again."""
+"""What a model that never changes made of each example, in one file that is mapped into memory. A run that goes on finds it again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StatesFile:
     model_dtype: torch.dtype
 
     def read(self, num_examples: int) -> list[tuple[int, Tensor]] | None:
-        """Return (index, states T D) of each example; None where no whole file of so many was written by such a model."""
+        """Return (index, states T D) of each example. None where no whole file of so many was written by such a model."""
         if not (self._contents.exists() and self.path.exists()):
             return None
         contents = json.loads(self._contents.read_text())
@@ -36,22 +36,24 @@ class StatesFile:
         if self.path.stat().st_size != num_tokens * contents["width"] * dtype.itemsize:
             return None  # mapping would fill what is missing with zeros
         stored = self._mapped(num_tokens, contents["width"], dtype)
-        found, offset = [], 0
+        states, offset = [], 0
         for index, count in contents["places"]:
-            found.append((index, stored[offset : offset + count]))
+            states.append((index, stored[offset : offset + count]))
             offset += count
-        return found
+        return states
 
-    def write(self, found: Iterator[tuple[int, Tensor]], num_tokens: int, counter: Bar) -> Iterator[tuple[int, Tensor]]:
+    def write(
+        self, examples_states: Iterator[tuple[int, Tensor]], num_tokens: int, counter: Bar
+    ) -> Iterator[tuple[int, Tensor]]:
         """Yield (index, states T D) again, now from the file; `num_tokens` of all examples. It counts as whole once all are taken.
 
         Raises NoSpaceError before the first where the disk has no room for all.
         """
         self._contents.unlink(missing_ok=True)
         stored: Tensor | None = None
-        places: list[tuple[int, int]] = []
+        offsets: list[tuple[int, int]] = []
         offset = 0
-        for index, states in found:
+        for index, states in examples_states:
             if stored is None:
                 num_bytes = num_tokens * states.shape[-1] * states.dtype.itemsize
                 note(f"{num_bytes / 1e6:,.0f} MB on disk until the training is done: {self.path.name}")
@@ -60,7 +62,7 @@ class StatesFile:
             view = stored[offset : offset + len(states)]
             view.copy_(states)
             offset += len(states)
-            places.append((index, len(states)))
+            offsets.append((index, len(states)))
             counter.advance(len(states))
             yield index, view
         if stored is None:
@@ -71,7 +73,7 @@ class StatesFile:
             "model_dtype": str(self.model_dtype),
             "dtype": str(stored.dtype).removeprefix("torch."),
             "width": stored.shape[-1],
-            "places": places,
+            "places": offsets,
         }
         write_synced(self._contents, json.dumps(contents))
 

@@ -46,12 +46,12 @@ def write_candidates(path: Path, recorded: dict[str, tuple[Tensor, Tensor]]) -> 
     At K = 64: 260 bytes a token for ids below 65,536, 276 below 262,144, plus the offsets. See `compressors/data/compact.py`.
     """
     pieces = list(recorded.values())
-    ids = torch.cat([one_ids.int() for one_ids, _ in pieces])
+    ids = torch.cat([row_ids.int() for row_ids, _ in pieces])
     packed = pack(ids, torch.cat([logprobs.float() for _, logprobs in pieces]), high_bits(_largest(ids)))
     tensors = {"ids_low": packed.low, "logprobs": packed.logprobs, "tail": packed.tail}
     if packed.num_high_bits:
         tensors["ids_high"] = packed.high
-    ends = torch.tensor([len(one_ids) for one_ids, _ in pieces]).cumsum(0).tolist()
+    ends = torch.tensor([len(row_ids) for row_ids, _ in pieces]).cumsum(0).tolist()
     # one key: several are written in an order that changes from process to process, and with it the file's digest
     about = {"form": FORM, "num_high_bits": packed.num_high_bits, "rows": dict(zip(recorded, ends, strict=True))}
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
@@ -70,7 +70,7 @@ def gather_rows(folder: Path, num_shards: int) -> list[Row]:
 
 
 def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
-    """Put the candidates of these rows beside them: linked where the file system can, since a shard never changes; else copied.
+    """Put the candidates of these rows beside them: linked where the file system can, since a shard never changes. Else copied.
 
     `source` keeps its own, so that a stage killed in between can do it again. Raises ValueError when a file is not there.
     """

@@ -1,4 +1,4 @@
-"""Read and write plain Hugging Face folders: the whole model or a refusal, in a form that other readers take as it is."""
+"""Read and write plain Hugging Face folders. The whole model or a refusal, in a form that other readers take as it is."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def _without_inference_packing(model: transformers.PreTrainedModel) -> transform
 def load_base(
     folder: Path, dtype: torch.dtype, device: torch.device, quantized: QuantizedBase
 ) -> transformers.PreTrainedModel:
-    """Load the base that adapters are trained on, as `load_model` does; in 8 bits it computes alike while it is trained and looked at.
+    """Load the base that adapters are trained on, as `load_model` does. In 8 bits it computes alike while it is trained and looked at.
 
     On a CPU bitsandbytes multiplies by the dequantized weights in training mode and rounds the inputs too in evaluation mode, a model
     twice as far from the float base, into which the adapter is merged: held-out losses are those of the weights alone.
@@ -118,7 +118,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
-    """Raise ValueError when `who` gives over one in a hundred of the tokens another id; a few special ones may bear other names."""
+    """Raise ValueError when `who` gives over one in a hundred of the tokens another id. A few special ones may bear other names."""
     refuse_no_tokenizer(other)
     own, others = (load_tokenizer(path).get_vocab() for path in (folder, other))
     differing = sorted(token for token, index in own.items() if others.get(token) != index)

@@ -1,4 +1,4 @@
-"""Load a model's weights, all of them or none: what is missing, unexpected, of another shape or not finite is refused by name."""
+"""Load a model's weights, all of them or none. What is missing, unexpected, of another shape or not finite is refused by name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Say in a delivered folder what transformers 4 reads too: without it, it takes rope base 10000 and says nothing, or refuses the tokenizer."""
+"""Say in a delivered folder what transformers 4 reads too. Without it, it takes rope base 10000 and says nothing, or refuses the tokenizer."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ READ_BY_BOTH = {
 
 
 def write_older_config(folder: Path) -> None:
-    """Add the names that transformers 4 reads to a folder's config.json, where transformers 5 reads the same model from both forms."""
+    """Add the names that transformers 4 reads to a folder's config.json. Only where transformers 5 reads the same model from both forms."""
     path = folder / "config.json"
     config = read_object(path)
     both = config | older_names(config)
@@ -54,7 +54,7 @@ def write_older_config(folder: Path) -> None:
 
 
 def readers_of(folder: Path) -> str:
-    """Return which transformers read a folder rightly: 4.57 and 5 where that was shown of its family, else the one that wrote it and newer."""
+    """Return which transformers read a folder rightly. 4.57 and 5 where that was shown of its family, else the one that wrote it and newer."""
     config = read_object(folder / "config.json")
     names = older_names(config)
     is_said = not config.get("rope_parameters") or (
@@ -66,7 +66,7 @@ def readers_of(folder: Path) -> str:
 
 
 def older_names(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what transformers 4 calls the rotary embedding of a config in the form of 5; empty where it cannot say it."""
+    """Return what transformers 4 calls the rotary embedding of a config in the form of 5. Empty where it cannot say it."""
     rope = config.get("rope_parameters")
     if not isinstance(rope, dict):
         return {}

@@ -1,4 +1,4 @@
-"""Prove that a written model is what was made: it loads whole in plain transformers, speaks as in memory, decodes alike with a cache.
+"""Prove that a written model is what was made. It loads whole in plain transformers, speaks as in memory, decodes alike with a cache.
 
 Costs one load of the written model and about 25 forward passes over 3 texts of 16 to 24 tokens.
 """
@@ -58,7 +58,7 @@ def prove_written(
     device: torch.device,
     tolerances: Mapping[torch.dtype, float] = SAME_KERNELS,
 ) -> None:
-    """Load a written model as anyone would and hold it to `expected`, the logits of the model in memory on the probe.
+    """Load a written model as anyone would and hold it to `expected`. These are the logits in memory on the probe.
 
     Free that model before: then one copy is in memory. Raises ValueError in one line that names the difference.
     """
@@ -71,7 +71,7 @@ def prove_written(
             f"{what}: the written {family} speaks otherwise than the model in memory, {error:.2g} of the largest logit apart"
         )
     cached = check_cache(
-        model, folder, what, device, {one: max(OTHER_ORDER[one], tolerances[one]) for one in OTHER_ORDER}
+        model, folder, what, device, {name: max(OTHER_ORDER[name], tolerances[name]) for name in OTHER_ORDER}
     )
     metric("proof_logit_error", error)
     metric("proof_cache_error", cached)

@@ -1,4 +1,4 @@
-"""Refuse a model folder before anything of it is opened: what could run code, reaches out, is no plain file, or is too large to be one."""
+"""Refuse an unsafe model folder before anything of it is opened. Unsafe: runs code, reaches out, is no plain file, or too large to be one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ MAX_POINTER_BYTES = 1024
 
 
 def refuse_unsafe(folder: Path) -> None:
-    """Raise ValueError naming the first thing in a model folder that could run code, stall its reader, or reach out of it."""
+    """Raise ValueError naming the first unsafe thing in a model folder. Unsafe: runs code, stalls its reader, or reaches out of it."""
     if not (folder / "config.json").exists():
         raise ValueError(f"{folder} is not a model folder: it has no config.json")
     paths = list(islice(folder.rglob("*"), MAX_FILES + 1))
@@ -144,7 +144,7 @@ def _refuse_outsized(folder: Path) -> None:
 
 
 def refuse_other_kinds(folder: Path) -> None:
-    """Raise ValueError unless the folder holds a causal language model with its head: transformers would make one up around an encoder."""
+    """Raise ValueError unless the folder holds a causal language model with its head. transformers would make one up around an encoder."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES  # a second at import
 
     config = read_object(folder / "config.json")

@@ -1,4 +1,4 @@
-"""How large and how costly a stage's output will be, from the facts of its input alone: what `attar plan` tells before anything runs."""
+"""How large and how costly a stage's output will be, from the facts of its input alone. What `attar plan` tells before anything runs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def without_blocks(model: Facts, num_removed: int) -> Facts:
 
 
 def blocks_over(model: Facts, parameter_fraction: float) -> int:
-    """Return how many blocks must go until at most this share of the parameters is left; 0 where it is not known."""
+    """Return how many blocks must go until at most this share of the parameters is left. 0 where it is not known."""
     if not model.keys() >= {"num_blocks", "num_parameters", "num_block_parameters"}:
         return 0
     block = float(model["num_block_parameters"]) / int(model["num_blocks"])
@@ -58,7 +58,7 @@ def blocks_over(model: Facts, parameter_fraction: float) -> int:
 
 
 def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
-    """Return the facts of a model with `num_channels` feed-forward channels and fewer KV groups in each block, from its width facts."""
+    """Return the facts of a model with fewer channels and KV groups in each block. They follow from its width facts."""
     removed = (int(model["num_ffn_channels"]) - num_channels) * int(model["ffn_channel_parameters"])
     removed += num_removed_groups * int(model["kv_group_parameters"])
     facts: Facts = {**_unchanged(model), "num_ffn_channels": num_channels}
@@ -83,7 +83,7 @@ def exported(model: Facts, quantization: str = "none") -> Facts:
 
 
 def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, is_symmetric: bool) -> float:
-    """Return the bytes of a graph's weights in integers with a float32 scale and, unless symmetric, a zero point a block; 0: not known.
+    """Return the bytes of a graph's weights in integers; 0: not known. A block has a float32 scale and, unless symmetric, a zero point.
 
     The width of the attention stands for the model's, which a graph's facts do not hold.
     """
@@ -97,7 +97,7 @@ def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, i
 
 
 def stored_bytes(facts: Facts) -> float:
-    """Return the bytes on disk of the model or graph that has these facts, what lies beside its weights included; 0: not known."""
+    """Return the bytes on disk of the model or graph that has these facts, what lies beside its weights included. 0: not known."""
     if "num_parameters" not in facts:
         return 0.0
     beside = float(facts.get("companion_bytes", 0))
@@ -116,6 +116,6 @@ def flops_of_token(facts: Facts, num_context_tokens: int = CONTEXT_TOKENS) -> fl
 
 
 def _unchanged(model: Facts) -> Facts:
-    kept = ("vocab_size", "hidden_size", "num_blocks", "num_ffn_channels", "num_kv_groups")
-    names = (*kept, "attention_width", "companion_bytes", "dtype", "architecture")
+    unchanged_facts = ("vocab_size", "hidden_size", "num_blocks", "num_ffn_channels", "num_kv_groups")
+    names = (*unchanged_facts, "attention_width", "companion_bytes", "dtype", "architecture")
     return {name: model[name] for name in names if name in model}

@@ -1,4 +1,4 @@
-"""Tensors of a safetensors folder one at a time, and a writer that streams them: memory is never that of a model."""
+"""Tensors of a safetensors folder one at a time, and a writer that streams them. Memory is never that of a model."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_tensor(name: str, info: TensorInfo) -> Tensor:
 
 
 def plan_shards(sizes: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:
-    """Return the names of each shard, in the mapping's order; a tensor above the limit has a shard of its own."""
+    """Return the names of each shard, in the mapping's order. A tensor above the limit has a shard of its own."""
     shards: list[list[str]] = [[]]
     num_bytes = 0
     for name, info in sizes.items():

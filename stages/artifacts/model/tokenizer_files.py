@@ -1,4 +1,4 @@
-"""The files of a tokenizer, whatever its family: which they are, copied whole, and kept to the tokens that the model has rows for."""
+"""The files of a tokenizer, whatever its family. Which they are, copied whole, and kept to the tokens that the model has rows for."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def num_rows(folder: Path) -> int | None:
 
 
 def without_rows(tokenizer: Any) -> dict[int, str]:
-    """Return the tokens, by id, that a tokenizer knows and its model has no row for, such as the image token of Gemma's text models."""
+    """Return by id the tokens that a tokenizer knows and its model has no row for. Gemma's text models have an image token so."""
     return dict(getattr(tokenizer, BEYOND, {}))
 
 
 def keep_to_rows(tokenizer: Any, rows: int | None) -> Any:
-    """Return the tokenizer, refusing by ValueError any text that has a token without a row: its id would point behind the embedding."""
+    """Return the tokenizer, refusing by ValueError any text that has a token without a row. Its id would point behind the embedding."""
     if rows is None or without_rows(tokenizer):
         return tokenizer
     beyond = {index: token for token, index in tokenizer.get_vocab().items() if index >= rows}

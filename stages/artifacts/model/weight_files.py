@@ -1,4 +1,4 @@
-"""Which files of a folder hold a model's weights, read from their headers: all that an index names, whole, and none twice."""
+"""Which files of a folder hold a model's weights, read from their headers. All that an index names, whole, and none twice."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def left_out_files(folder: Path) -> list[str]:
-    """Return the names of what lies beside the weights and is none of them: adapters, and weights in forms of other programs."""
+    """Return the names of what lies beside the weights and is none of them. Adapters, and weights in forms of other programs."""
     taken = {path.name for path in weight_files(folder)}
     beside = {path.name for path in folder.glob("*.safetensors")} - taken
     return sorted(beside | {path.name for path in folder.glob("adapter_config.json")})

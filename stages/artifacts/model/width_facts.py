@@ -1,4 +1,4 @@
-"""What a model's blocks and their width cost, as facts: a stored model's plan can tell the narrowed size before anything runs."""
+"""What a model's blocks and their width cost, as facts. A stored model's plan can tell the narrowed size before anything runs."""
 
 from __future__ import annotations
 

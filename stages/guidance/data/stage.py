@@ -1,4 +1,4 @@
-"""Stage `guide_data`: continuations drawn from the two-pass guided distribution, each under a scale of its own, recorded as they are drawn."""
+"""Stage `guide_data`: continuations drawn from the two-pass guided distribution. Each has a scale of its own and is recorded as it is drawn."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _forecast(config: GuideDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
         raise ValueError(
             f"unguided.kind is {config.branch_kind!r}, but the input weak is {given}; the two belong together"
         )
-    for one in weak:
-        check_vocabulary(model, one, "weak model")
+    for beside in weak:
+        check_vocabulary(model, beside, "weak model")
     facts: Facts = {**recorded_facts(config.num_recorded, model), **_scale_facts(config), **rows_alike(data)}
     num_rows = float(config.max_rows or data.get("num_rows", 0)) * config.drawing.num_samples
     num_parameters = float(model.get("num_parameters", 0))
@@ -79,7 +79,7 @@ def guide_data(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path) 
     if not questions:
         raise ValueError("the data set has no questions to answer, only text")
     writer = _Writer.load(config, inputs)
-    rows = [one for row in questions for one in writer.asked(row)]
+    rows = [example for row in questions for example in writer.copies(row)]
     rows.sort(key=lambda row: (len(row.prompt_ids), row.id))
     shards = [rows[start : start + config.rows_per_shard] for start in range(0, len(rows), config.rows_per_shard)]
     folder = workdir / "shards"
@@ -111,7 +111,7 @@ class _Writer:
         tokenizer = load_tokenizer(inputs.model.path)
         return _Writer(config, tokenizer, config.unguided, conditional, weak or conditional)
 
-    def asked(self, row: Row) -> list[Row]:
+    def copies(self, row: Row) -> list[Row]:
         """Return a question once for each continuation, with both branches' prompts and a scale."""
         config = self.config
         prompt, unguided = self.branch(self.tokenizer, row.question)

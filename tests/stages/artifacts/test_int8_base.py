@@ -24,7 +24,7 @@ def test_a_base_in_8_bits_is_one_model(model: ModelArtifact) -> None:
     plain = load_model(model.path, torch.float32, CPU, "int8")  # as it is delivered: with rounded inputs
     assert not torch.equal(logits(plain, is_training=True), logits(plain, is_training=False))
     expected = logits(load_model(model.path, "float32"), is_training=False)
-    errors = [float((logits(one, is_training=False) - expected).norm()) for one in (base, plain)]
+    errors = [float((logits(some_model, is_training=False) - expected).norm()) for some_model in (base, plain)]
     assert errors[0] < errors[1]
 
 

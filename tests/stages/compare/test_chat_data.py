@@ -102,8 +102,8 @@ def test_a_table_and_share_gpt_give_the_same_rows(store: Store, tmp_path: Path) 
 
 
 def test_a_chat_of_one_question_is_a_question(store: Store, tmp_path: Path) -> None:
-    one = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
-    chat = rows_of(ingested(store, tmp_path, [one], heldout_fraction=0.0))
+    single = {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}
+    chat = rows_of(ingested(store, tmp_path, [single], heldout_fraction=0.0))
     assert chat == rows_of(ingested(store, tmp_path, [{"question": "q", "answer": "a"}], heldout_fraction=0.0))
 
 
@@ -137,14 +137,16 @@ def test_self_data_rewrites_the_last_or_every_turn(
         drawing={"max_new_tokens": 4}, recorded={"num_candidates": 4}, precision="float32", prompt={"turns": turns}
     )
     made = rows_of(self_data.execute(config, SelfDataInputs(model=chat_model, data=data), store).artifact)
-    kept = {row.id: row.reason for row in made if row.reason.startswith("not rewritten")}
+    not_rewritten = {row.id: row.reason for row in made if row.reason.startswith("not rewritten")}
     earlier = {"000000.000": "not rewritten (an earlier turn)"} if turns == "last" else {}
-    assert kept == earlier | {"000001.000": "not rewritten (calls a tool)"}
+    assert not_rewritten == earlier | {"000001.000": "not rewritten (calls a tool)"}
     assert [row.messages for row in made] == [row.messages for row in rows_of(data)] and all(
         row.recorded_in for row in made
     )
-    asked = [row for row in made if row.id not in kept]
-    assert any(row.rewrite for row in asked), "they were written anew, kept or not; a random model may also end at once"
+    rewritten = [row for row in made if row.id not in not_rewritten]
+    assert any(row.rewrite for row in rewritten), (
+        "they were written anew, kept or not; a random model may also end at once"
+    )
 
 
 def test_every_stage_takes_conversations(chat_model: ModelArtifact, store: Store, tmp_path: Path) -> None:

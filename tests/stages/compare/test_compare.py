@@ -47,14 +47,14 @@ def test_students_in_groups_come_to_the_same_numbers_and_no_more_are_in_memory(
         max_new_tokens=6,
         precision="float32",
     )
-    found = []
+    comparisons = []
     for size, num_loaded in ((0, 4), (2, 3), (1, 2)):
         most.clear()
         made = compare.execute(config.with_changes(models_at_once=size), inputs, store).artifact
-        found.append((json.loads(Path(made.path / "comparison.json").read_text()), made.facts))
+        comparisons.append((json.loads(Path(made.path / "comparison.json").read_text()), made.facts))
         assert max(most) == num_loaded, "the original and so many students"
-    assert found[0] == found[1] == found[2]
-    content, facts = found[0]
+    assert comparisons[0] == comparisons[1] == comparisons[2]
+    content, facts = comparisons[0]
     entry = content["second"]["sums"]["kl_nats"]
     assert entry["value"] > 0.01
     # a figure stands with its interval and what it was measured on, in the content and in the facts

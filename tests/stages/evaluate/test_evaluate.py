@@ -169,12 +169,12 @@ print(json.dumps(out))
 def test_a_graph_runs_on_as_many_threads_as_torch_and_says_so(graph: OnnxArtifact) -> None:
 
     before = torch.get_num_threads()
-    told: list[str] = []
+    notes: list[str] = []
     torch.set_num_threads(3)
     try:
-        with listen(lambda event: told.append(event.text) if isinstance(event, Note) else None):
+        with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
             session = open_session(graph.path)
     finally:
         torch.set_num_threads(before)
     assert session.get_session_options().intra_op_num_threads == 3
-    assert told == ["onnxruntime on CPUExecutionProvider, 3 threads"]
+    assert notes == ["onnxruntime on CPUExecutionProvider, 3 threads"]

@@ -50,19 +50,19 @@ def check(stage: Stage, config, given: dict[str, tuple[Facts, ...]], made: Model
 def test_a_chain_of_stages_is_told_from_the_source_alone(store: Store, questions: DatasetArtifact) -> None:
     """Nothing of the chain has run when the plan speaks: each forecast stands on the forecast before it."""
     config, original = ingest(store, "random:llama?num_blocks=6&hidden_size=96&seed=2")
-    told = check(ingest_model, config, {}, original, store)
+    facts_now = check(ingest_model, config, {}, original, store)
     pruned = prune.execute(SHALLOWER, PruneInputs(model=original), store).artifact
-    told = check(prune, SHALLOWER, {"model": (told,)}, pruned, store)
+    facts_now = check(prune, SHALLOWER, {"model": (facts_now,)}, pruned, store)
     thinner = narrow.execute(NARROWER, NarrowInputs(model=pruned), store).artifact
-    told = check(narrow, NARROWER, {"model": (told,)}, thinner, store)
+    facts_now = check(narrow, NARROWER, {"model": (facts_now,)}, thinner, store)
     method = MergeConfig(method="slerp", params={"t": 0.5})
     merged = merge.execute(method, MergeInputs(base=thinner, students=(thinner, thinner)), store).artifact
-    told = check(merge, method, {"base": (told,), "students": (told, told)}, merged, store)
+    facts_now = check(merge, method, {"base": (facts_now,), "students": (facts_now, facts_now)}, merged, store)
     proof = ExportConfig(num_prompts=1, num_new_tokens=4)
     graph = export.execute(proof, ExportInputs(model=merged, data=questions), store).artifact
-    graph_told = check(export, proof, {"model": (told,), "data": ({},)}, graph, store)
+    graph_told = check(export, proof, {"model": (facts_now,), "data": ({},)}, graph, store)
     scores = EvaluateConfig(max_rows=2, max_new_tokens=4, num_samples=0, num_prompt_tokens=48)
-    for facts, artifact in ((told, merged), (graph_told, graph)):
+    for facts, artifact in ((facts_now, merged), (graph_told, graph)):
         inputs = EvaluateInputs(model=artifact, tasks=(questions,))
         counted = json.loads((evaluate.execute(scores, inputs, store).artifact.path / "evaluation.json").read_text())
         forecast = evaluate.forecast(scores, {"model": (facts,), "tasks": ({},)})
@@ -72,12 +72,12 @@ def test_a_chain_of_stages_is_told_from_the_source_alone(store: Store, questions
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_family_is_told_through_prune_and_narrow(store: Store, family: str) -> None:
     config, original = ingest(store, f"random:{family}?num_blocks=5&hidden_size=96")
-    told = check(ingest_model, config, {}, original, store)
+    forecast = check(ingest_model, config, {}, original, store)
     pruned = prune.execute(SHALLOWER, PruneInputs(model=original), store).artifact
-    told = check(prune, SHALLOWER, {"model": (told,)}, pruned, store)
+    forecast = check(prune, SHALLOWER, {"model": (forecast,)}, pruned, store)
     channels = NarrowConfig(size={"ffn_fraction": 0.5}, score="magnitude")
     thinner = narrow.execute(channels, NarrowInputs(model=pruned), store).artifact
-    check(narrow, channels, {"model": (told,)}, thinner, store)
+    check(narrow, channels, {"model": (forecast,)}, thinner, store)
 
 
 def test_a_bfloat16_folder_is_told_at_two_bytes_a_weight(store: Store, tmp_path: Path) -> None:
@@ -85,9 +85,9 @@ def test_a_bfloat16_folder_is_told_at_two_bytes_a_weight(store: Store, tmp_path:
     save_model(model.to(torch.bfloat16), tmp_path / "half")
     tokenizer.save_pretrained(tmp_path / "half")
     config, original = ingest(store, f"folder:{tmp_path / 'half'}")
-    told = check(ingest_model, config, {}, original, store)
+    forecast = check(ingest_model, config, {}, original, store)
     pruned = prune.execute(SHALLOWER, PruneInputs(model=original), store).artifact
-    check(prune, SHALLOWER, {"model": (told,)}, pruned, store)
+    check(prune, SHALLOWER, {"model": (forecast,)}, pruned, store)
 
 
 def test_a_budget_of_parameters_is_told_in_blocks(store: Store) -> None:

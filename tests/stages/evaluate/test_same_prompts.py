@@ -58,7 +58,7 @@ def folder_of(family: str, kind: str, path: Path) -> Path:
     return path
 
 
-def asked_by_evaluate(
+def prompts_of_evaluate(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[list[list[int]], list[tuple[list[int], list[int]]]]:
     """Return the prompts that evaluate has the model continue, and the (context, choice) pairs it scores: watched, not replaced."""
@@ -104,10 +104,10 @@ def test_a_row_is_asked_by_the_same_tokens_everywhere(
     else:
         folder = folder_of(family, kind, tmp_path / "model")
     tokenizer = load_tokenizer(folder)
-    asked = [row_prompt(tokenizer, row) for row in QUESTIONS]
-    solved = [(prompt, row_answer(tokenizer, row)) for prompt, row in zip(asked, QUESTIONS, strict=True)]
-    prompts, pairs = asked_by_evaluate(folder, monkeypatch)
-    assert prompts == asked, "evaluate"
+    row_prompts = [row_prompt(tokenizer, row) for row in QUESTIONS]
+    solved = [(prompt, row_answer(tokenizer, row)) for prompt, row in zip(row_prompts, QUESTIONS, strict=True)]
+    prompts, pairs = prompts_of_evaluate(folder, monkeypatch)
+    assert prompts == row_prompts, "evaluate"
     data = dataset(tmp_path / "questions", QUESTIONS)
     rows = TrainingRows.read((data,), tokenizer, learn="answers", max_tokens=1024, reads_record=False)
     assert [(example.prompt_ids, example.answer_ids) for example in rows.train] == solved, "training"
@@ -176,9 +176,9 @@ def test_perplexity_reads_every_window_behind_its_bos(kind: str, store: Store, t
 def test_an_exported_folder_says_where_the_template_ends_a_turn(kind: str, ends: list[str], tmp_path: Path) -> None:
     folder = folder_of("llama", kind, tmp_path / "model")
     copy_companions(folder, tmp_path)
-    told = json.loads((tmp_path / "genai_config.json").read_text())["model"]["eos_token_id"]
+    stop_ids = json.loads((tmp_path / "genai_config.json").read_text())["model"]["eos_token_id"]
     ids = load_tokenizer(folder).convert_tokens_to_ids(ends)
-    assert told == (ids if len(ids) > 1 else ids[0])
+    assert stop_ids == (ids if len(ids) > 1 else ids[0])
     assert set(stop_ids_of(load_tokenizer(folder), folder)) == {*ids}
 
 

@@ -49,13 +49,15 @@ def run(tmp_path: Path, rows: list[Row], tasks: tuple[DatasetArtifact, ...] = ()
     return curate.run(CurateConfig(**options), inputs, tmp_path / "work").path
 
 
-def kept(content: Path) -> list[str]:
+def ids_in(content: Path) -> list[str]:
     return [row.id for row in read_rows(content / "rows.jsonl")]
 
 
 def dropped(content: Path) -> dict[str, str]:
     path = content / "records" / "dropped.jsonl"
-    return {one["id"]: one["kind"] for one in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    return (
+        {line["id"]: line["kind"] for line in map(json.loads, path.read_text().splitlines())} if path.exists() else {}
+    )
 
 
 def test_each_filter_drops_its_row_and_no_other(tmp_path: Path) -> None:
@@ -75,7 +77,7 @@ def test_each_filter_drops_its_row_and_no_other(tmp_path: Path) -> None:
     task = DatasetArtifact(task.path, {"name": "foxes"}, task.key, task.fingerprint)
     options = {"min_characters": 4, "max_characters": 300, "min_pass_rate": 0.2, "max_pass_rate": 0.9}
     content = run(tmp_path, rows, (task,), **options)
-    assert kept(content) == [row.id for row in rows[:8]]
+    assert ids_in(content) == [row.id for row in rows[:8]]
     assert read_rows(content / "rows.jsonl") == rows[:8]
     assert dropped(content) == {name: reason for name, (reason, _) in bad.items()}
     card = json.loads((content / "records" / "data_card.json").read_text())
@@ -91,7 +93,7 @@ def test_a_training_copy_of_a_heldout_row_goes_wherever_it_stands(tmp_path: Path
     rows = distinct_rows()
     copy = rows[0].with_changes(id="copy", split="train")
     content = run(tmp_path, [copy, *rows])
-    assert kept(content) == [row.id for row in rows] and dropped(content) == {"copy": "duplicate"}
+    assert ids_in(content) == [row.id for row in rows] and dropped(content) == {"copy": "duplicate"}
 
 
 @pytest.mark.parametrize(("part", "expected"), [("question", {"b"}), ("answer", {"a"}), ("both", set())])
@@ -110,16 +112,16 @@ def test_held_out_rows_may_overlap_a_task_unless_told_otherwise(tmp_path: Path) 
     # `evaluate` asks the held-out rows of a task where there are any: the training row of the task is no overlap
     assert dropped(run(tmp_path / "1", rows, (task,))) == {}
     assert dropped(run(tmp_path / "2", rows, (task,), decontaminate="all")) == {rows[0].id: "overlaps animals"}
-    asked = dataset(tmp_path / "asked", [rows[0], rows[5].with_changes(split="heldout")])
-    assert dropped(run(tmp_path / "3", rows, (asked,))) == {rows[5].id: "overlaps animals"}
+    questions = dataset(tmp_path / "asked", [rows[0], rows[5].with_changes(split="heldout")])
+    assert dropped(run(tmp_path / "3", rows, (questions,))) == {rows[5].id: "overlaps animals"}
 
 
 def test_rows_that_share_a_run_with_a_plain_text_for_evaluation_go(tmp_path: Path) -> None:
     rows = [*distinct_rows(), Row(id="000008", text="As told: the snail of kind 5 eats snail food and 35 nuts.")]
     quoted = "It is said that the owl of kind 2 eats owl food and 14 nuts; so they do. " * 3
     text = dataset(tmp_path / "text", [Row(id="000000", text=quoted), Row(id="000001", text=rows[8].text)])
-    found = dropped(run(tmp_path / "1", rows, (text,), ngram_words=8, duplicate_threshold=0.0))
-    assert set(found) == {rows[2].id, rows[5].id, rows[8].id} and set(found.values()) == {"overlaps animals"}
+    drops = dropped(run(tmp_path / "1", rows, (text,), ngram_words=8, duplicate_threshold=0.0))
+    assert set(drops) == {rows[2].id, rows[5].id, rows[8].id} and set(drops.values()) == {"overlaps animals"}
     assert dropped(run(tmp_path / "2", rows, (text,), ngram_words=12, duplicate_threshold=0.0)) == {
         rows[8].id: "overlaps animals"
     }, "eleven of its words are no run of twelve, and a text as short as a run is one itself"
@@ -129,8 +131,8 @@ def test_a_budget_keeps_the_training_rows_farthest_apart_in_their_order(tmp_path
     rows = distinct_rows()
     alike = [rows[7].with_changes(id=f"copy-{index}") for index in range(5)]
     content = run(tmp_path, [*alike, *rows], max_rows=6, duplicate_threshold=0.0)
-    assert [name for name in kept(content) if name.startswith("copy")] == ["copy-0"]
-    assert kept(content) == ["copy-0", *(row.id for row in rows[:7])], "held-out rows are not counted"
+    assert [name for name in ids_in(content) if name.startswith("copy")] == ["copy-0"]
+    assert ids_in(content) == ["copy-0", *(row.id for row in rows[:7])], "held-out rows are not counted"
     assert set(dropped(content).values()) == {"over budget"}
 
 
@@ -138,13 +140,13 @@ def test_a_random_part_is_the_same_part_whoever_else_is_there(tmp_path: Path) ->
     rows = [row.with_changes(id=f"{index:03d}") for index, row in enumerate(distinct_rows() * 4)]
     options = {"keep_fraction": 0.25, "budget_by": "random", "duplicate_threshold": 0.0}
     train = [row.id for row in rows if row.split == "train"]
-    chosen = [name for name in kept(run(tmp_path / "1", rows, **options)) if name in train]
+    chosen = [name for name in ids_in(run(tmp_path / "1", rows, **options)) if name in train]
     assert len(chosen) == round(0.25 * len(train)) and chosen != train[: len(chosen)]
     assert [row.id for row in rows if row.split == "heldout"] == [
-        name for name in kept(run(tmp_path / "2", rows, **options)) if name not in train
+        name for name in ids_in(run(tmp_path / "2", rows, **options)) if name not in train
     ]
     fewer = [row for row in rows if row.id != next(name for name in train if name not in chosen)]
-    again = [name for name in kept(run(tmp_path / "3", fewer, **options)) if name in train]
+    again = [name for name in ids_in(run(tmp_path / "3", fewer, **options)) if name in train]
     assert set(again) <= set(chosen)
 
 
@@ -154,8 +156,11 @@ def test_the_same_rows_give_the_same_content(tmp_path: Path, store: Store, quest
     first = curate.execute(config, inputs, store).artifact
     again = curate.execute(config, inputs, Store(store.root / "other")).artifact
     assert first.fingerprint == again.fingerprint and first.facts == again.facts
-    told = [json.loads(line) for line in (first.path / "records" / "metrics.jsonl").read_text().splitlines()]
-    assert {one["name"]: one["value"] for one in told} == {"num_dropped_over_budget": 2.0, "kept_fraction": 10 / 12}
+    metrics = [json.loads(line) for line in (first.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    assert {metric["name"]: metric["value"] for metric in metrics} == {
+        "num_dropped_over_budget": 2.0,
+        "kept_fraction": 10 / 12,
+    }
     assert first.facts["num_rows"] == 5 + 2 + 3 and first.facts["num_dropped"] == 2
 
 
@@ -171,8 +176,8 @@ def test_the_recorded_teacher_goes_along_and_can_be_learned_from(
     rows = read_rows(curated.path / "rows.jsonl")
     assert len(rows) == 4 + 2 + 3
     for row in rows:
-        for mine, theirs in zip(after.of(row), before.of(row), strict=True):  # type: ignore[arg-type]
-            assert torch.equal(mine, theirs)
+        for actual, reference in zip(after.of(row), before.of(row), strict=True):  # type: ignore[arg-type]
+            assert torch.equal(actual, reference)
     assert (curated.facts["num_recorded"], curated.facts["vocab_size"]) == (16, 259)
     student = FinetuneConfig(
         adapt={"rank": 2}, objectives={"forward_kl": 1.0}, schedule={"num_epochs": 1}, compute={"precision": "float32"}

@@ -1,4 +1,4 @@
-"""finetune on objectives made of plugs: it trains, resumes, and refuses what cannot work when the recipe loads."""
+"""finetune on objectives made of components: it trains, resumes, and refuses what cannot work when the recipe loads."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def other(shared_store: Store) -> ModelArtifact:
         ),
     ],
 )
-def test_objectives_of_plugs_come_down_on_heldout_rows(
+def test_objectives_of_components_come_down_on_heldout_rows(
     name: str,
     config: dict[str, Any],
     store: Store,
@@ -110,7 +110,7 @@ def test_objectives_of_plugs_come_down_on_heldout_rows(
 
 
 def test_past_self_labels_and_a_ramp(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    """PS-KD's plugs: labels mixed with the previous epoch's self, more and more of it."""
+    """PS-KD's components: labels mixed with the previous epoch's self, more and more of it."""
     ramp = {"linear_ramp": {"parameter": "target.share", "start": 1.0, "end": 0.2}}
     target = {"mix": {"share": 1.0, "first": "labels", "second": "past"}}
     config = {
@@ -126,13 +126,13 @@ def test_past_self_labels_and_a_ramp(store: Store, model: ModelArtifact, questio
 def test_answers_weigh_by_how_much_the_teacher_would_say_them(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, other: ModelArtifact
 ) -> None:
-    """DASD's plugs: with the student itself as the teacher no sentence is the teacher's, so nothing is learned."""
-    plugs = {
+    """DASD's components: with the student itself as the teacher no sentence is the teacher's, so nothing is learned."""
+    components = {
         "divergence": "cross_entropy",
         "target": {"identity": {"of": "labels"}},
         "sample_weight": "divergence_aware",
     }
-    config = {"objectives": {"das": plugs, "kl": {"divergence": "forward_kl"}}}
+    config = {"objectives": {"das": components, "kl": {"divergence": "forward_kl"}}}
     _, curves = train(store, model, questions, config, teacher=other)
     _, own = train(store, model, questions, config, teacher=model)
     # later steps drift: Adam divides rounding by its own size
@@ -143,7 +143,7 @@ def test_answers_weigh_by_how_much_the_teacher_would_say_them(
 def test_a_student_teaches_itself_with_a_solution_in_view(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    """OPSD's plugs: the student writes, its base reads the solution and teaches."""
+    """OPSD's components: the student writes, its base reads the solution and teaches."""
     config = {
         "objectives": {"jsd": {"divergence": "jensen_shannon"}},
         "teacher": "base",
@@ -161,7 +161,7 @@ def test_a_student_teaches_itself_with_a_solution_in_view(
 def test_a_policy_is_trained_on_rewards_with_its_wrong_answers_taught(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    """SRPO's plugs: two routes of the same rollouts, one denominator."""
+    """SRPO's components: two routes of the same rollouts, one denominator."""
     config = {
         "objectives": {
             "gain": {"divergence": {"clipped_ratio": {"clip_high": 0.28}}, "route": "correct"},

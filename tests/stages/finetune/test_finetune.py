@@ -103,8 +103,8 @@ def test_sigkill_then_the_same_command_gives_the_same_weights_bit_for_bit(
     assert any(f"continuing at step {step} of" in note for note in notes)
     # of a running mean: what is kept is of a step after the kill, so that it holds what was averaged on both sides of it
     assert int(whole.facts["best_step"]) == int(resumed.facts["best_step"]) > step
-    mine, theirs = weights(whole), weights(resumed)
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    actual, reference = weights(whole), weights(resumed)
+    assert actual.keys() == reference.keys() and all(torch.equal(actual[name], reference[name]) for name in actual)
     assert whole.fingerprint == resumed.fingerprint
     assert curve(whole, "train_next_token_nats") == curve(resumed, "train_next_token_nats")
 
@@ -127,12 +127,12 @@ def test_micro_batches_change_only_rounding(store: Store, model: ModelArtifact, 
     second = train(store, config.with_changes(compute={"tokens_per_micro_batch": 128}), model, data)
     losses = curve(first, "train_next_token_nats"), curve(second, "train_next_token_nats")
     assert len(losses[0]) == len(losses[1]) >= 2
-    for (_, mine), (_, theirs) in zip(*losses, strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-3), "the same rows in the same steps"
+    for (_, actual), (_, reference) in zip(*losses, strict=True):
+        assert actual == pytest.approx(reference, rel=1e-3), "the same rows in the same steps"
 
 
 def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
-    untold, told = FinetuneConfig(), FinetuneConfig(compute={"tokens_per_micro_batch": 64})
+    untold, chosen = FinetuneConfig(), FinetuneConfig(compute={"tokens_per_micro_batch": 64})
     sizes = [
         [
             schedule_of(
@@ -140,7 +140,7 @@ def test_micro_batches_suit_the_device_unless_they_are_told() -> None:
             ).tokens_per_micro_batch
             for name in ("cpu", "cuda")
         ]
-        for config in (untold, told)
+        for config in (untold, chosen)
     ]
     assert sizes == [[512, 4096], [64, 64]]
     with pytest.raises(ValueError, match="8 tokens hold no row; accepted: 0, or 16 and more"):
@@ -157,8 +157,8 @@ def test_gradient_checkpointing_gives_the_same_weights_bit_for_bit(
     names = [path.name for path in whole.path.glob("*.safetensors")]
     assert names and whole.path != again.path
     for name in names:
-        mine, theirs = load_file(whole.path / name), load_file(again.path / name)
-        assert mine and all(torch.equal(value, theirs[key]) for key, value in mine.items())
+        actual, reference = load_file(whole.path / name), load_file(again.path / name)
+        assert actual and all(torch.equal(value, reference[key]) for key, value in actual.items())
 
 
 def test_padded_rows_train_where_packing_would_leak(store: Store, data: DatasetArtifact) -> None:

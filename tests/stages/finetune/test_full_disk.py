@@ -71,18 +71,22 @@ def on_a_full_disk(work: Callable[[], None], limit_bytes: int = LIMIT_BYTES) -> 
 
     child = FORK.Process(target=try_it)
     child.start()
-    is_refusal, said = queue.get(timeout=120)
+    is_refusal, message = queue.get(timeout=120)
     child.join()
-    assert is_refusal, said
-    return said
+    assert is_refusal, message
+    return message
 
 
 @pytest.mark.parametrize("work", [pruned, exported, recorded, trained, taught_by_states])
 def test_whatever_library_writes_a_full_disk_is_one_clear_line(
     model: ModelArtifact, questions: DatasetArtifact, store: Store, work: Callable[..., None]
 ) -> None:
-    said = on_a_full_disk(lambda: work(model, questions, store))
-    assert said.startswith("no space for the ") and f"artifact under {store.root}: " in said and " MB are free" in said
+    message = on_a_full_disk(lambda: work(model, questions, store))
+    assert (
+        message.startswith("no space for the ")
+        and f"artifact under {store.root}: " in message
+        and " MB are free" in message
+    )
     assert not list(store.root.glob("store/*/*")) and not list(store.root.glob("work/*"))
 
 
@@ -99,8 +103,8 @@ def test_a_training_that_finds_the_disk_full_goes_on_from_its_checkpoint(
         saved(run)
 
     monkeypatch.setattr(training_run.TrainingRun, "_save_checkpoint", fills_later)
-    said = on_a_full_disk(lambda: trained(model, questions, store), 10**9)
-    assert said.endswith("; the same command goes on from what is done")
+    message = on_a_full_disk(lambda: trained(model, questions, store), 10**9)
+    assert message.endswith("; the same command goes on from what is done")
     monkeypatch.undo()
     [folder] = store.root.glob("work/*")
     assert {path.name for path in folder.iterdir()} == {CHECKPOINT, "work.json"}, (

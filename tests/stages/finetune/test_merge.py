@@ -55,7 +55,10 @@ def test_slerp_of_two_adapters_lies_between_the_students(store: Store, model: Mo
         config = MergeConfig(method="slerp", params=params)
         return logits(merge.execute(config, MergeInputs(base=model, students=students), store).artifact)
 
-    folds = [merge.execute(MergeConfig(), MergeInputs(base=model, students=(one,)), store).artifact for one in students]
+    folds = [
+        merge.execute(MergeConfig(), MergeInputs(base=model, students=(student,)), store).artifact
+        for student in students
+    ]
     torch.testing.assert_close(merged(t=0.0), logits(folds[0]), atol=1e-4, rtol=0)
     torch.testing.assert_close(merged(t=1.0), logits(folds[1]), atol=1e-4, rtol=0)
     middle = merged(t=0.5, on="deltas")

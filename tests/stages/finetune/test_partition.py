@@ -10,7 +10,7 @@ import pytest
 
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.dataset.measured_data import asked_rows
+from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.artifacts.dataset.partition import parted
 from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
@@ -90,7 +90,7 @@ def test_what_chooses_reads_no_row_that_is_reported(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
     rows = read_rows(questions.path / "rows.jsonl")
-    reported = {row.question for row in asked_rows(questions)}
+    reported = {row.question for row in question_rows(questions)}
     assert questions.facts["num_choose"] == len(split_rows(rows, "choose")) == 2
     assert reported == {row.question for row in split_rows(rows, "heldout")}
     training = TrainingRows.read(
@@ -100,12 +100,12 @@ def test_what_chooses_reads_no_row_that_is_reported(
         max_tokens=TRAINING.rows.max_tokens,
         reads_record=False,
     )
-    looked = {row.question for row in training.heldout_rows}
+    evaluated = {row.question for row in training.heldout_rows}
     learned = {row.question for row in training.questions if row is not None}
-    assert looked == {row.question for row in split_rows(rows, "choose")} and training.looked_at == ["choose"]
+    assert evaluated == {row.question for row in split_rows(rows, "choose")} and training.evaluated_parts == ["choose"]
     judged = {row.question for row in dev_rows(SearchConfig(grid={"t": [0.5]}, measure="loss"), [questions])}
-    assert judged == looked
-    assert not reported & (looked | learned | judged) and not looked & learned
+    assert judged == evaluated
+    assert not reported & (evaluated | learned | judged) and not evaluated & learned
     adapter = finetune.execute(TRAINING, FinetuneInputs(model=model, data=(questions,)), store).artifact
     assert adapter.facts["chosen_on"] == ("choose",)
     fitted = fit_share.execute(
@@ -125,8 +125,8 @@ def test_a_data_set_of_two_parts_works_and_says_what_its_figures_are(
             FitShareConfig(precision="float32"), FitShareInputs(on_labels=model, on_teacher=model, data=old), store
         ).artifact
     assert adapter.facts["chosen_on"] == (fitted.facts["fitted_on"],) == ("heldout",)
-    told = [note for note in notes if "has no rows set apart for choices" in note]
-    assert len(told) == 2 and "decide which state is kept and are what an evaluation reads too" in told[0]
+    warnings = [note for note in notes if "has no rows set apart for choices" in note]
+    assert len(warnings) == 2 and "decide which state is kept and are what an evaluation reads too" in warnings[0]
     dev = {row.question for row in dev_rows(SearchConfig(grid={"t": [0.5]}, measure="loss"), [old])}
     assert dev == {row.question for row in split_rows(read_rows(old.path / "rows.jsonl"), "train")}, "as before"
 

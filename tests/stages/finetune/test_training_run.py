@@ -59,15 +59,15 @@ def curve(adapter: AdapterArtifact, name: str) -> dict[int, float]:
     return {entry["step"]: entry["value"] for entry in map(json.loads, lines) if entry["name"] == name}
 
 
-def is_same(mine: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
-    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+def is_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
 @pytest.mark.parametrize(
     ("planted", "best_step", "num_steps"),
     [
         ({0: 0.25, 2: 0.5, 4: 0.75, 6: 0.5, 8: 0.25}, 4, 8),
-        # of looks equally right the one of lower loss is the better: this one never stops
+        # of evaluations equally right that of lower loss is the better: this one never stops
         (dict.fromkeys(range(0, 13, 2), 0.5), 12, 12),
         ({0: 0.5, 2: 0.25, 4: 0.25}, 0, 4),
     ],
@@ -129,14 +129,14 @@ def test_checkpoints_are_written_at_the_minutes_asked_for_and_at_no_other_step(
     every: int,
     expected: list[int],
 ) -> None:
-    clock, found = Clock(), []
+    clock, steps_written = Clock(), []
     monkeypatch.setattr(training_run, "time", clock)
     run = built(model, questions, tmp_path, checkpoint_minutes=minutes, checkpoint_every=every, eval_every=100)
 
     def note_file() -> None:
         if run.checkpoint.exists():
             step = torch.load(run.checkpoint, weights_only=True)["trainer"]["step"]
-            found.extend([step] if found[-1:] != [step] else [])
+            steps_written.extend([step] if steps_written[-1:] != [step] else [])
 
     def after_a_step(event: object) -> None:
         if isinstance(event, Metric) and event.name == "grad_norm":
@@ -147,7 +147,7 @@ def test_checkpoints_are_written_at_the_minutes_asked_for_and_at_no_other_step(
     with listen(after_a_step):
         run.train()
     note_file()
-    assert found == expected
+    assert steps_written == expected
 
 
 def test_the_weights_that_are_saved_are_the_running_mean(
@@ -194,8 +194,8 @@ def test_an_early_stop_with_nothing_to_judge_by_is_said_and_the_last_step_is_kep
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         adapter = train(store, model, no_heldout, patience=patience)
     assert adapter.facts["best_step"] == adapter.facts["num_steps"] == CONFIG.schedule.max_steps
-    told = [note for note in notes if note.startswith("nothing to judge by, as no held-out row has a loss")]
-    assert [note.partition(": ")[2] for note in told] == (
+    warnings = [note for note in notes if note.startswith("nothing to judge by, as no held-out row has a loss")]
+    assert [note.partition(": ")[2] for note in warnings] == (
         ["patience is 2, but training goes to its last step, whose weights are kept"] if is_told else []
     )
     assert "kept the weights of step 12" in notes, "and no held-out loss, which nobody measured"
@@ -214,7 +214,7 @@ def test_an_early_stop_that_has_held_out_rows_says_nothing_of_it(
 def test_a_second_stage_that_reads_higher_is_not_thrown_away(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    """Jeffreys' divergence is forward KL and more: compared as they are, no look of the second stage beats the last of the first."""
+    """Jeffreys' divergence is forward KL and more: compared as they are, no evaluation of the second stage beats the last of the first."""
     source = IngestModelConfig(source="random:llama?num_blocks=4&hidden_size=64&seed=1")
     teacher = ingest_model.execute(source, NoInputs(), store).artifact
     switch = {"switch_divergence": {"to": "jeffreys", "at_fraction": 0.5}}

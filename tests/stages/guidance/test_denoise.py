@@ -34,9 +34,9 @@ def studied(shared_store: Store) -> ComparisonArtifact:
 
 
 def test_adapters_learn_what_two_passes_say_with_one(studied: ComparisonArtifact) -> None:
-    found = json.loads((studied.path / RESULT).read_text())["seeds"]["seed 0"]
-    assert found["error_ratio"] < 0.9 and found["error_ratio_unseen"] < 0.9
-    assert found["num_calls_a_sample"] == SMALL.states.num_sampler_steps, "one pass a step, not two"
+    study = json.loads((studied.path / RESULT).read_text())["seeds"]["seed 0"]
+    assert study["error_ratio"] < 0.9 and study["error_ratio_unseen"] < 0.9
+    assert study["num_calls_a_sample"] == SMALL.states.num_sampler_steps, "one pass a step, not two"
     weights = load_file(studied.path / "seed-0-adapters-guided.safetensors")
     assert all(name.startswith("blocks.") for name in weights), "the base is no part of the adapters"
 

@@ -82,8 +82,8 @@ def model(home: Path, tmp_path: Path, request: pytest.FixtureRequest) -> str:
 
 
 def aliases(name: str) -> dict[str, str]:
-    found = open_client(attar_home()).get_registered_model(name).aliases
-    return {alias: str(number) for alias, number in found.items()}
+    by_alias = open_client(attar_home()).get_registered_model(name).aliases
+    return {alias: str(number) for alias, number in by_alias.items()}
 
 
 def test_promotion_and_rollback_are_inverse(model: str) -> None:

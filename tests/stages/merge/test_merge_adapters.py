@@ -56,8 +56,8 @@ def test_what_a_lower_rank_loses_is_told_and_can_be_too_much(store: Store, adapt
     inputs = MergeAdaptersInputs(adapters=adapters)
     small = merge_adapters.execute(MergeAdaptersConfig(method="svd", params={"rank": 1}), inputs, store).artifact
     lines = (small.path / "records" / "metrics.jsonl").read_text().splitlines()
-    told = next(entry["value"] for entry in map(json.loads, lines) if entry["name"] == "max_relative_error")
-    assert 0.01 < told == small.facts["max_relative_error"] < 1.0
+    lost_fraction = next(entry["value"] for entry in map(json.loads, lines) if entry["name"] == "max_relative_error")
+    assert 0.01 < lost_fraction == small.facts["max_relative_error"] < 1.0
     config = MergeAdaptersConfig(method="svd", params={"rank": 1}, max_error=0.01)
     with pytest.raises(ValueError, match=r"the result misses 0\.\d+ of the weighted sum; accepted: max_error 0\.01"):
         merge_adapters.execute(config, inputs, store)

@@ -68,15 +68,15 @@ def test_every_method_gives_a_model_that_loads_and_the_same_bytes_twice(
     assert loaded(input_ids=torch.tensor([[5, 6, 7]])).logits.isfinite().all()
     assert made[0].facts == model.facts | {"dtype": "float32"}
     assert load_tokenizer(made[0].path).chat_template == load_tokenizer(model.path).chat_template
-    merged, base = (load_file(one.path / "model.safetensors") for one in (made[0], model))
+    merged, base = (load_file(artifact.path / "model.safetensors") for artifact in (made[0], model))
     assert merged.keys() == base.keys()
-    assert not any(torch.equal(merged[one], base[one]) for one in merged)
+    assert not any(torch.equal(merged[name], base[name]) for name in merged)
 
 
 def test_slerp_tells_how_many_tensors_took_the_straight_line(
     store: Store, model: ModelArtifact, students: tuple
 ) -> None:
-    def told(second: ModelArtifact, **params: object) -> tuple[set[str], dict[str, float]]:
+    def events_of(second: ModelArtifact, **params: object) -> tuple[set[str], dict[str, float]]:
         events: list[Event] = []
         with listen(events.append):
             inputs = MergeInputs(base=model, students=(students[0], second))
@@ -86,9 +86,9 @@ def test_slerp_tells_how_many_tensors_took_the_straight_line(
         return notes, {name: value for name, value in metrics.items() if name.startswith("num_")}
 
     num_tensors = len(load_file(model.path / "model.safetensors"))
-    notes, metrics = told(students[1], lerp_above=0.01)  # two changes of one model: cosine about 0.9
+    notes, metrics = events_of(students[1], lerp_above=0.01)  # two changes of one model: cosine about 0.9
     assert notes == {f"tensors by branch: lerp {num_tensors}"} and metrics == {"num_lerp_tensors": num_tensors}
-    notes, metrics = told(students[1], on="deltas")  # independent changes: nowhere near parallel
+    notes, metrics = events_of(students[1], on="deltas")  # independent changes: nowhere near parallel
     assert notes == {f"tensors by branch: slerp {num_tensors}"} and metrics == {"num_slerp_tensors": num_tensors}
 
 
@@ -97,7 +97,7 @@ def test_every_family_is_merged_by_the_names_of_its_files(family: str, store: St
     base = ingest_model.execute(IngestModelConfig(source=f"random:{family}?num_blocks=2"), NoInputs(), store).artifact
     pair = (perturbed(store, base, 1, tmp_path), perturbed(store, base, 2, tmp_path))
     merged = merge.execute(MergeConfig(method="linear"), MergeInputs(students=pair), store).artifact
-    states = [dict(load_model(one.path, "float32").state_dict()) for one in (merged, *pair)]
+    states = [dict(load_model(artifact.path, "float32").state_dict()) for artifact in (merged, *pair)]
     for name, tensor in states[0].items():
         torch.testing.assert_close(tensor, (states[1][name] + states[2][name]) / 2, msg=f"{family} {name}")
     assert merged.facts == {**base.facts, **merged.facts}
@@ -146,7 +146,7 @@ def test_sums_are_float32_whatever_dtype_is_read_and_written(
     exact = merge.execute(MergeConfig(method="linear"), inputs, store).artifact
     rounded = merge.execute(MergeConfig(method="linear", dtype="bfloat16"), inputs, store).artifact
     assert rounded.facts["dtype"] == "bfloat16" and load_model(rounded.path, "auto").dtype == torch.bfloat16
-    tensors, expected = (load_file(one.path / "model.safetensors") for one in (rounded, exact))
+    tensors, expected = (load_file(artifact.path / "model.safetensors") for artifact in (rounded, exact))
     assert all(torch.equal(tensors[name], expected[name].bfloat16()) for name in tensors)
     again = merge.execute(MergeConfig(method="linear"), MergeInputs(students=(rounded, students[0])), store).artifact
     assert again.facts["dtype"] == "bfloat16", "the first student's"
@@ -172,24 +172,24 @@ class Breaks:
 def test_an_interrupted_merge_goes_on_behind_its_last_whole_shard(
     tmp_path: Path, model: ModelArtifact, students: tuple
 ) -> None:
-    first, second = (FolderSource(one.path) for one in students)
+    first, second = (FolderSource(student.path) for student in students)
     method, base = build(MERGE_METHODS, "slerp", {"on": "deltas"}), FolderSource(model.path)
     write_merged(MergeOrder(method, (first, second), base, None, 100_000), tmp_path / "whole", tmp_path / "s")
     order = MergeOrder(method, (first, Breaks(second, 20)), base, None, 100_000)
     with pytest.raises(KeyboardInterrupt):
         write_merged(order, tmp_path / "again", tmp_path / "scratch")
-    kept = {path: path.stat().st_ino for path in (tmp_path / "scratch").glob("model-*.safetensors")}
-    assert kept and not (tmp_path / "again").exists(), "nothing half-written"
+    inodes = {path: path.stat().st_ino for path in (tmp_path / "scratch").glob("model-*.safetensors")}
+    assert inodes and not (tmp_path / "again").exists(), "nothing half-written"
     order = MergeOrder(method, (first, Breaks(second, 20)), base, None, 100_000)
     with pytest.raises(KeyboardInterrupt):  # 20 more: it has gone on, not begun again
         write_merged(order, tmp_path / "again", tmp_path / "scratch")
-    assert len(list((tmp_path / "scratch").glob("model-*.safetensors"))) > len(kept)
-    assert all(path.stat().st_ino == inode for path, inode in kept.items())
+    assert len(list((tmp_path / "scratch").glob("model-*.safetensors"))) > len(inodes)
+    assert all(path.stat().st_ino == inode for path, inode in inodes.items())
     notes: list[str] = []
     with listen(lambda event: notes.append(str(event))):
         order = MergeOrder(method, (first, second), base, None, 100_000)
         branches = write_merged(order, tmp_path / "again", tmp_path / "scratch")
-    assert sum("is there from an interrupted run" in one for one in notes) > len(kept)
+    assert sum("is there from an interrupted run" in note for note in notes) > len(inodes)
     assert folder_digests(tmp_path / "again") == folder_digests(tmp_path / "whole")
     assert sum(branches.branches.values()) == len(base.infos) and not (tmp_path / "scratch").exists()
 
@@ -233,7 +233,7 @@ def test_memory_is_that_of_a_tensor_not_of_a_model(
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / name))
         generator = torch.Generator().manual_seed(ord(name[0]))
-        state = {key: torch.randn(one.shape, generator=generator) for key, one in skeleton.state_dict().items()}
+        state = {key: torch.randn(tensor.shape, generator=generator) for key, tensor in skeleton.state_dict().items()}
         save_file(state, tmp_path / name / "model.safetensors", metadata={"format": "pt"})
     num_bytes = (tmp_path / "base" / "model.safetensors").stat().st_size
     largest = max(tensor.nbytes for tensor in state.values())

@@ -14,7 +14,7 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.mlflow_home import open_client
 from attar.registry.tracking.runs import Tracker
-from attar.stages.artifacts.dataset.measured_data import asked_rows
+from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
@@ -68,22 +68,22 @@ def test_the_best_trial_is_what_is_merged_and_its_loss_is_the_models(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, students: tuple
 ) -> None:
     inputs = MergeInputs(base=model, students=students, dev=(questions,))
-    found = merge.execute(config(), inputs, store).artifact
-    with (found.path / "records" / "trials.csv").open() as stream:
+    merged = merge.execute(config(), inputs, store).artifact
+    with (merged.path / "records" / "trials.csv").open() as stream:
         table = list(csv.DictReader(stream))
     assert [float(row["scale"]) for row in table] == SCALES
     losses = [float(row["loss"]) for row in table]
     assert [row["is_best"] for row in table] == ["0", "1", "0"], "trained beats untrained, and far too much of it"
     plain = MergeConfig(method="task_arithmetic", params={"weights": [0.5, 0.5], "scale": 1.0})
     expected = merge.execute(plain, MergeInputs(base=model, students=students), store).artifact
-    weights = [(one.path / "model.safetensors").read_bytes() for one in (found, expected)]
+    weights = [(artifact.path / "model.safetensors").read_bytes() for artifact in (merged, expected)]
     assert weights[0] == weights[1]
     assert losses[1] == pytest.approx(mean_loss(expected, questions), abs=1e-4)
     assert losses[0] == pytest.approx(mean_loss(model, questions), abs=1e-4)
-    metrics = [json.loads(line) for line in (found.path / "records" / "metrics.jsonl").read_text().splitlines()]
-    curve = [(one["step"], one["value"]) for one in metrics if one["name"] == "trial_loss_nats"]
+    metrics = [json.loads(line) for line in (merged.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    curve = [(metric["step"], metric["value"]) for metric in metrics if metric["name"] == "trial_loss_nats"]
     assert curve == list(enumerate(losses))
-    assert next(one["value"] for one in metrics if one["name"] == "search_best_trial") == 1
+    assert next(metric["value"] for metric in metrics if metric["name"] == "search_best_trial") == 1
 
 
 def test_the_trials_lie_in_the_nodes_mlflow_run(
@@ -91,14 +91,14 @@ def test_the_trials_lie_in_the_nodes_mlflow_run(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     inputs = MergeInputs(base=model, students=students, dev=(questions,))
-    found = merge.execute(config(max_rows=2), inputs, store).artifact
+    merged = merge.execute(config(max_rows=2), inputs, store).artifact
     tracker = Tracker(store.root)
     tracker.start("merging", tags={}, config={})
     tracker.start_node("merged", config=config().model_dump(), tags={})
-    tracker.end_node("merged", "FINISHED", found)
+    tracker.end_node("merged", "FINISHED", merged)
     client = open_client(store.root)
     run_id = tracker.node_run_id("merged")
-    assert [one.path for one in client.list_artifacts(run_id, "trials")] == ["trials/trials.csv"]
+    assert [artifact.path for artifact in client.list_artifacts(run_id, "trials")] == ["trials/trials.csv"]
     assert client.get_run(run_id).data.params["search.grid.scale"] == str(SCALES)
 
 
@@ -111,12 +111,12 @@ def test_accuracy_can_decide(store: Store, model: ModelArtifact, students: tuple
     (tmp_path / "choices.jsonl").write_text("\n".join(map(json.dumps, rows)))
     source = IngestDataConfig(source=f"jsonl:{tmp_path / 'choices.jsonl'}", heldout_fraction=0.25)
     data = ingest_data.execute(source, NoInputs(), store).artifact
-    found = merge.execute(
+    merged = merge.execute(
         config(measure="accuracy", grid={"scale": [0.0, 1.0]}),
         MergeInputs(base=model, students=students, dev=(data,)),
         store,
     ).artifact
-    with (found.path / "records" / "trials.csv").open() as stream:
+    with (merged.path / "records" / "trials.csv").open() as stream:
         table = list(csv.DictReader(stream))
     scores = [float(row["accuracy"]) for row in table]
     assert all(score * 6 == pytest.approx(round(score * 6)) for score in scores), "six rows decide"
@@ -135,16 +135,16 @@ def test_an_interrupted_search_repeats_no_trial(
     (tmp_path / "trials.json").write_text(json.dumps(scores[:2]))
     with listen(lambda event: notes.append(str(event))):
         merge.run(config(), inputs, tmp_path)
-    assert any("continuing at trial 3 of 3" in one for one in notes)
-    assert sum("label='merging'" in one and "done=0.0" in one for one in notes) == 2, "one trial, and the result"
+    assert any("continuing at trial 3 of 3" in note for note in notes)
+    assert sum("label='merging'" in note and "done=0.0" in note for note in notes) == 2, "one trial, and the result"
     assert (tmp_path / "content" / "records" / "trials.csv").read_text() == table
 
 
 def test_dev_rows_are_never_those_of_an_evaluation(store: Store, questions: DatasetArtifact, tmp_path: Path) -> None:
     search = SearchConfig(grid={"scale": [1.0]})
-    dev, asked = dev_rows(search, [questions]), asked_rows(questions)
-    assert dev and asked
-    assert not {row.question for row in dev} & {row.question for row in asked}
+    dev, questions_measured = dev_rows(search, [questions]), question_rows(questions)
+    assert dev and questions_measured
+    assert not {row.question for row in dev} & {row.question for row in questions_measured}
     rows = [{"question": "What is 1 plus 1?", "answer": "2"}] * 2 + [
         {"question": "What is 2 plus 2?", "answer": "4"}
     ] * 2
@@ -155,7 +155,9 @@ def test_dev_rows_are_never_those_of_an_evaluation(store: Store, questions: Data
         return ingest_data.execute(source, NoInputs(), store).artifact
 
     doubled = ingest(0.25)  # one copy of a question held out, its twin not
-    assert {row.question for row in dev_rows(search, [doubled])}.isdisjoint(row.question for row in asked_rows(doubled))
+    assert {row.question for row in dev_rows(search, [doubled])}.isdisjoint(
+        row.question for row in question_rows(doubled)
+    )
     with pytest.raises(ValueError, match="dev: twice holds no rows out, so an evaluation reads all of them"):
         dev_rows(search, [ingest(0.0)])
     with pytest.raises(ValueError, match="dev: twice has no checkable question"):

@@ -31,17 +31,17 @@ def test_a_step_that_gives_no_number_is_told_with_its_rows_and_the_weights_befor
         heldout={"every": 1000},
         **TRAINING,
     )
-    with pytest.raises(ValueError, match=r"^the gradient of step 2 is nan \(rows ") as told:
+    with pytest.raises(ValueError, match=r"^the gradient of step 2 is nan \(rows ") as raised:
         finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), store)
-    said = re.fullmatch(
-        r".* \(rows (.*)\); the weights of step 1 are kept in (.*); lower learning_rate or .*", str(told.value)
+    match = re.fullmatch(
+        r".* \(rows (.*)\); the weights of step 1 are kept in (.*); lower learning_rate or .*", str(raised.value)
     )
-    assert said is not None
+    assert match is not None
     rows = {json.loads(line)["id"] for line in (questions.path / "rows.jsonl").read_text().splitlines()}
-    assert set(said[1].split(", ")) <= rows
-    kept = torch.load(said[2], weights_only=True)
-    assert kept["trainer"]["step"] == 1 and kept["trainer"]["weights"]
-    assert all(weight.isfinite().all() for weight in kept["trainer"]["weights"].values())
+    assert set(match[1].split(", ")) <= rows
+    checkpoint = torch.load(match[2], weights_only=True)
+    assert checkpoint["trainer"]["step"] == 1 and checkpoint["trainer"]["weights"]
+    assert all(weight.isfinite().all() for weight in checkpoint["trainer"]["weights"].values())
 
 
 def test_a_look_that_gives_no_number_ends_the_training(
@@ -62,8 +62,8 @@ def test_a_teacher_whose_ids_mean_other_tokens_is_refused(
     model: ModelArtifact, questions: DatasetArtifact, store: Store, tmp_path: Path
 ) -> None:
     # a manifest says where it belongs
-    place = tmp_path / "other" / model.path.parents[1].name / model.path.parents[0].name
-    other = shutil.copytree(model.path.parent, place) / "content"
+    folder = tmp_path / "other" / model.path.parents[1].name / model.path.parents[0].name
+    other = shutil.copytree(model.path.parent, folder) / "content"
     tokenizer = json.loads((other / "tokenizer.json").read_text())
     vocabulary = tokenizer["model"]["vocab"]
     names = list(vocabulary)
@@ -89,7 +89,7 @@ def test_a_training_that_never_beats_its_start_says_so_and_is_no_student(
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         stuck = finetune.execute(config, inputs, store).artifact
     assert stuck.facts["best_step"] == 0 and stuck.facts["num_steps"] == 2
-    assert any(note.startswith("warning: training never beat its start: no look was better") for note in notes)
+    assert any(note.startswith("warning: training never beat its start: no evaluation was better") for note in notes)
     moved = finetune.execute(FinetuneConfig(schedule={"learning_rate": 1e-2}, **TRAINING), inputs, store).artifact
     assert moved.facts["best_step"] > 0
     refusal = rf"training of adapter {stuck.fingerprint[:12]} never beat its start \(2 steps\)"

@@ -85,10 +85,10 @@ def test_planted_channel_and_group_go_and_nothing_changes(
     planted = ingest_model.execute(config, NoInputs(), store).artifact
     data = None if score == "magnitude" else questions
     artifact = narrowed({"num_ffn_channels": 127, "num_removed_groups": 1, "score": score}, planted, data, store)
-    kept = json.loads((artifact.path / "records" / "kept_units.json").read_text())
-    assert kept["groups"] == [[1], [0], [1], [0]]
-    assert [set(range(128)) - set(channels) for channels in kept["channels"]] == [{10}, {11}, {12}, {13}]
-    before, after = (load_model(one.path, "float32") for one in (planted, artifact))
+    kept_units = json.loads((artifact.path / "records" / "kept_units.json").read_text())
+    assert kept_units["groups"] == [[1], [0], [1], [0]]
+    assert [set(range(128)) - set(channels) for channels in kept_units["channels"]] == [{10}, {11}, {12}, {13}]
+    before, after = (load_model(some_artifact.path, "float32") for some_artifact in (planted, artifact))
     with torch.no_grad():
         torch.testing.assert_close(after(input_ids=IDS).logits, before(input_ids=IDS).logits, atol=1e-4, rtol=0)
 
@@ -103,7 +103,7 @@ def test_depth_and_width_combine_in_either_order(store: Store, questions: Datase
     width_first = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=thinner), store).artifact
     assert deep_first.facts["num_parameters"] == width_first.facts["num_parameters"]
     assert (deep_first.facts["num_blocks"], deep_first.facts["num_kv_groups"]) == (3, 1)
-    models = [AutoModelForCausalLM.from_pretrained(one.path).eval() for one in (deep_first, width_first)]
+    models = [AutoModelForCausalLM.from_pretrained(artifact.path).eval() for artifact in (deep_first, width_first)]
     with torch.no_grad():
         assert torch.equal(models[0](input_ids=IDS).logits, models[1](input_ids=IDS).logits)
     again = narrowed({"ffn_fraction": 0.5, "score": "taylor", "patch": "linear"}, width_first, questions, store)
@@ -132,7 +132,7 @@ def test_patch_brings_the_narrowed_model_closer_to_the_original(
     assert kl_between(model, patched, sample) < 0.8 * kl_between(model, plain, sample)
     for what in ("channels", "groups"):
         left = metrics(patched, f"{what}_patch_residual_fraction")
-        assert len(left) == 4 and all(0.0 < one < 1.0 for one in left)
+        assert len(left) == 4 and all(0.0 < share < 1.0 for share in left)
     refitted = narrowed(size | {"patch": "refit"}, model, questions, store)
     assert refitted.facts == patched.facts
     assert kl_between(model, refitted, sample) < 0.8 * kl_between(model, patched, sample)

@@ -68,7 +68,7 @@ def test_a_patch_is_fitted_in_the_precision_asked_for_and_the_model_keeps_its_ow
         patched = load_model(prune.execute(config, inputs, store).artifact.path, "auto")
         matrices[precision] = feed_forward_exit(patched, 1).weight
     before = feed_forward_exit(load_model(model.path, "auto"), 1).weight
-    assert {one.dtype for one in matrices.values()} == {before.dtype} == {torch.float32}
+    assert {matrix.dtype for matrix in matrices.values()} == {before.dtype} == {torch.float32}
     apart = (matrices["bfloat16"] - matrices["float32"]).norm()
     assert 0.0 < apart < 0.05 * (matrices["float32"] - before).norm()
 

@@ -103,7 +103,9 @@ def test_a_fit_without_first_tokens_is_worse_for_them_than_no_patch(
     for sample in samples:
         with torch.no_grad(), residual_stream(original) as states, feed_forward_outputs(original, [REMOVED]) as outputs:
             original(input_ids=torch.tensor([sample]))
-        fit.add_states(REMOVED, *(one[0, 1:] for one in (outputs[REMOVED - 1], states[REMOVED], states[REMOVED + 1])))
+        fit.add_states(
+            REMOVED, *(state[0, 1:] for state in (outputs[REMOVED - 1], states[REMOVED], states[REMOVED + 1]))
+        )
     fold_patch(cut, fit.solve(REMOVED, 1e-2))
     remove_blocks(cut, [REMOVED])
     first, other = errors(original, cut, samples)

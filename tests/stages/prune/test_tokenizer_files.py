@@ -138,8 +138,8 @@ def test_what_a_chat_template_does_not_do_is_a_fact_and_a_line(kind: str) -> Non
     template, facts, line = TEMPLATES[kind]
     tokenizer = byte_tokenizer()
     tokenizer.chat_template = template
-    found, lines = chat_traits(tokenizer)
-    assert found == facts and len(lines) == bool(line)
+    traits, lines = chat_traits(tokenizer)
+    assert traits == facts and len(lines) == bool(line)
     if line:
         assert re.search(line, lines[0]) and "\n" not in lines[0]
 

@@ -66,24 +66,26 @@ def test_the_folder_has_what_other_runtimes_look_for(folder: Path) -> None:
 
 
 def test_config_tokenizer_and_chat_template_are_the_models(folder: Path, model: ModelArtifact) -> None:
-    theirs, ours = (AutoTokenizer.from_pretrained(path) for path in (model.path, folder))
-    assert ours.chat_template == theirs.chat_template
-    said = json.loads((folder / "tokenizer_config.json").read_text())
-    assert said["chat_template"] == theirs.chat_template, "where transformers.js looks for it"
-    assert said["tokenizer_class"] == "PreTrainedTokenizerFast", "transformers 4 does not know TokenizersBackend"
+    reference, ours = (AutoTokenizer.from_pretrained(path) for path in (model.path, folder))
+    assert ours.chat_template == reference.chat_template
+    tokenizer_config = json.loads((folder / "tokenizer_config.json").read_text())
+    assert tokenizer_config["chat_template"] == reference.chat_template, "where transformers.js looks for it"
+    assert tokenizer_config["tokenizer_class"] == "PreTrainedTokenizerFast", (
+        "transformers 4 does not know TokenizersBackend"
+    )
     for text in ("What is 1 plus 2?", "naïve ☕"):
-        assert ours(text).input_ids == theirs(text).input_ids
-    assert ours.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False) == theirs.apply_chat_template(
+        assert ours(text).input_ids == reference(text).input_ids
+    assert ours.apply_chat_template(CHAT, add_generation_prompt=True, tokenize=False) == reference.apply_chat_template(
         CHAT, add_generation_prompt=True, tokenize=False
     )
-    expected, found = (AutoConfig.from_pretrained(path).to_dict() for path in (model.path, folder))
+    expected, actual = (AutoConfig.from_pretrained(path).to_dict() for path in (model.path, folder))
     del expected["_name_or_path"]  # where it was read
-    assert {name: found[name] for name in expected} == expected
+    assert {name: actual[name] for name in expected} == expected
 
 
 def test_genai_is_told_the_graphs_own_names_and_sizes(folder: Path) -> None:
-    told = json.loads((folder / "genai_config.json").read_text())["model"]
-    decoder, stored = told["decoder"], graph_of(folder)
+    genai_config = json.loads((folder / "genai_config.json").read_text())["model"]
+    decoder, stored = genai_config["decoder"], graph_of(folder)
     blocks = range(decoder["num_hidden_layers"])
     for side, values in (("inputs", stored.input), ("outputs", stored.output)):
         given = decoder[side].values()
@@ -95,9 +97,9 @@ def test_genai_is_told_the_graphs_own_names_and_sizes(folder: Path) -> None:
     heads, size = (key.type.tensor_type.shape.dim[index].dim_value for index in (1, 3))
     assert (heads, size) == (decoder["num_key_value_heads"], decoder["head_size"])
     [logits] = [value for value in stored.output if value.name == "logits"]
-    assert logits.type.tensor_type.shape.dim[2].dim_value == told["vocab_size"]
+    assert logits.type.tensor_type.shape.dim[2].dim_value == genai_config["vocab_size"]
     config = json.loads((folder / "config.json").read_text())
-    assert told["eos_token_id"] == config["eos_token_id"] and told["context_length"] == 1024
+    assert genai_config["eos_token_id"] == config["eos_token_id"] and genai_config["context_length"] == 1024
     assert decoder["filename"] == "model.onnx" and (folder / decoder["filename"]).exists()
 
 

@@ -72,8 +72,8 @@ def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
 ) -> None:
     config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8)
     before, after = (
-        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), shared_store).artifact.facts
-        for one in (graph, run(shared_store, graph, questions))
+        evaluate.execute(config, EvaluateInputs(model=some_graph, tasks=(questions,)), shared_store).artifact.facts
+        for some_graph in (graph, run(shared_store, graph, questions))
     )
     assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
     assert float(after["disk_bytes"]) < 0.8 * float(before["disk_bytes"])
@@ -101,7 +101,9 @@ def test_no_sum_of_8_bit_products_outgrows_16_bits(
     assert operators["dynamic"] & signed == {"DynamicQuantizeMatMul"} and not operators["weights"] & signed
     folder = str(run(shared_store, graph, questions, kind="dynamic").path)
     codes = [
-        numpy_helper.to_array(one, folder) for one in kinds["dynamic"].graph.initializer if one.name.endswith(".int8")
+        numpy_helper.to_array(tensor, folder)
+        for tensor in kinds["dynamic"].graph.initializer
+        if tensor.name.endswith(".int8")
     ]
     assert codes
     for matrix in codes:  # inputs by outputs: two neighbouring inputs are added
@@ -125,14 +127,14 @@ def test_the_costliest_nodes_are_kept_until_the_target_is_met(
     options = {"bits": 4, "head_bits": 4, "method": "nearest"}
     without = run(shared_store, graph, questions, **options)
     target = kl(without) / 3
-    kept = run(shared_store, graph, questions, **options, max_kept=30, target_kl_nats=target)
-    assert 0 < int(kept.facts["num_kept"]) < 29 and kl(kept) < kl(without)
-    with (kept.path / "nodes.csv").open() as stream:
+    quantized = run(shared_store, graph, questions, **options, max_kept=30, target_kl_nats=target)
+    assert 0 < int(quantized.facts["num_kept"]) < 29 and kl(quantized) < kl(without)
+    with (quantized.path / "nodes.csv").open() as stream:
         rows = list(csv.DictReader(stream))
     assert len(rows) == 4 * 7 + 1
     costs = [float(row["kl_nats"]) for row in rows]
     assert costs == sorted(costs, reverse=True) and costs[-1] >= 0
-    names = json.loads((kept.path / "quality.json").read_text())["kept"]
+    names = json.loads((quantized.path / "quality.json").read_text())["kept"]
     assert names == [row["name"] for row in rows[: len(names)]], "the costliest, none else"
 
 
@@ -151,7 +153,11 @@ def test_a_tied_head_stays_one_tensor(head_bits: int, shared_store: Store, quest
     graph = exported("gemma2", questions, shared_store)
     small = run(shared_store, graph, questions, head_bits=head_bits)
     stored = onnx.load(small.path / "model.onnx", load_external_data=False).graph
-    vocabulary = [one for one in stored.initializer if one.dims and one.dims[0] == 259 and one.name.endswith("codes")]
+    vocabulary = [
+        tensor
+        for tensor in stored.initializer
+        if tensor.dims and tensor.dims[0] == 259 and tensor.name.endswith("codes")
+    ]
     assert len(vocabulary) == 1
     assert {"GatherBlockQuantized", "MatMulNBits"} <= {node.op_type for node in stored.node}
 
@@ -218,12 +224,12 @@ def test_moments_are_those_that_torch_sees(
             model(torch.tensor([sample]))
     for max_bytes, is_diagonal in ((1, False), (1 << 30, False), (1 << 30, True)):  # each input alone, and all at once
         monkeypatch.setattr(calibration_taps, "MAX_BYTES", max_bytes)
-        found = {
+        moments_by_name = {
             name: moments
             for part in input_moments(folder, samples, is_diagonal=is_diagonal)
             for name, moments in part.items()
         }
-        assert found.keys() == seen.keys()
-        for name, moments in found.items():
+        assert moments_by_name.keys() == seen.keys()
+        for name, moments in moments_by_name.items():
             expected = seen[name].diagonal() if is_diagonal else seen[name]
             torch.testing.assert_close(moments, expected, rtol=1e-4, atol=1e-5, msg=name)

@@ -46,8 +46,8 @@ def test_each_method_is_smaller_and_more_bits_lose_less(
 def test_the_evaluations_tasks_run_on_it(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8, precision="float32")
     before, after = (
-        evaluate.execute(config, EvaluateInputs(model=one, tasks=(questions,)), shared_store).artifact.facts
-        for one in (model, run(shared_store, model, questions, "nf4"))
+        evaluate.execute(config, EvaluateInputs(model=some_model, tasks=(questions,)), shared_store).artifact.facts
+        for some_model in (model, run(shared_store, model, questions, "nf4"))
     )
     assert before.keys() == after.keys() >= {"accuracy_sums", "decode_seconds_per_token"}
     assert float(after["disk_bytes"]) < float(before["disk_bytes"])

@@ -74,10 +74,10 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 
 def build(store: Store, original: ModelArtifact, questions: DatasetArtifact) -> dict:
-    found = scan.execute(
+    scanned = scan.execute(
         ScanConfig(calibration={"num_samples": 4, "max_tokens": 32}), ScanInputs(model=original, data=questions), store
     ).artifact
-    model = prune.execute(PruneConfig(num_blocks=1), PruneInputs(model=original, scan=found), store).artifact
+    model = prune.execute(PruneConfig(num_blocks=1), PruneInputs(model=original, scan=scanned), store).artifact
     graph = export.execute(
         ExportConfig(num_prompts=1, num_new_tokens=8), ExportInputs(model=model, data=questions), store
     ).artifact
@@ -85,7 +85,14 @@ def build(store: Store, original: ModelArtifact, questions: DatasetArtifact) -> 
     def scores(which: ModelArtifact | OnnxArtifact, **more) -> EvaluationArtifact:
         return evaluate.execute(SCORES, EvaluateInputs(model=which, tasks=(questions,), **more), store).artifact
 
-    made = {"store": store, "original": original, "model": model, "graph": graph, "questions": questions, "scan": found}
+    made = {
+        "store": store,
+        "original": original,
+        "model": model,
+        "graph": graph,
+        "questions": questions,
+        "scan": scanned,
+    }
     inputs = RegisterInputs(
         model=model,
         evaluation=scores(model, original=original),
@@ -108,9 +115,9 @@ def here(released: dict, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def script(form: str) -> str:
     """A script of the page, word for word."""
-    [found] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", SCRIPTS, re.DOTALL)
-    assert len([line for line in found.splitlines() if line.strip()]) < 15
-    return found
+    [scripts] = re.findall(rf"<!-- form: {form} -->\n```python\n(.*?)```", SCRIPTS, re.DOTALL)
+    assert len([line for line in scripts.splitlines() if line.strip()]) < 15
+    return scripts
 
 
 def run_as_stranger(code: str, folder: Path, environment: dict[str, str], allowed: set[str]) -> str:
@@ -221,7 +228,7 @@ def test_an_evaluation_of_something_else_is_refused(released: dict, here: Store)
         register.execute(config, twice, here)
     with pytest.raises(ValueError, match="onnx_evaluation: 1 of them for 0 inputs onnx"):
         register.forecast(config, {"model": ({},), "onnx_evaluation": ({},)})
-    assert {one.name for one in open_client(here.root).search_registered_models()} == {"small"}
+    assert {model.name for model in open_client(here.root).search_registered_models()} == {"small"}
 
 
 def test_several_graphs_lie_side_by_side_in_one_version(
@@ -260,6 +267,6 @@ def test_several_graphs_lie_side_by_side_in_one_version(
     assert sizes[0] < sizes[1] and float(tags["onnx-int8.decode_seconds_per_token"]) > 0
     code = script("onnx")
     for name in small:
-        told = code.replace("small/onnx/", f"small/{name}/")
-        assert told != code
-        run_as_stranger(told, tmp_path, clean_environment, ONNX_LIBRARIES)
+        code_of_graph = code.replace("small/onnx/", f"small/{name}/")
+        assert code_of_graph != code
+        run_as_stranger(code_of_graph, tmp_path, clean_environment, ONNX_LIBRARIES)

@@ -110,9 +110,9 @@ def test_gc_keeps_what_a_registered_model_needs(store: Store) -> None:
     made = release(store, 1, accuracy=0.75)
     stray = ingest(store, 7)
     needed = {ingest(store, 1).key, made.key}
-    told = collect_garbage(store.root, keep_runs=0, is_dry_run=True)
-    assert stray.key in {one["key"] for one in told} and store.holds("ingest_model", stray.key)
-    removed = {one["key"] for one in collect_garbage(store.root, keep_runs=0, is_dry_run=False)}
+    listed = collect_garbage(store.root, keep_runs=0, is_dry_run=True)
+    assert stray.key in {entry["key"] for entry in listed} and store.holds("ingest_model", stray.key)
+    removed = {entry["key"] for entry in collect_garbage(store.root, keep_runs=0, is_dry_run=False)}
     assert stray.key in removed and not store.holds("ingest_model", stray.key)
     assert not needed & removed - {made.key}
     assert store.holds("ingest_model", ingest(store, 1).key)
@@ -128,7 +128,7 @@ def test_closing_a_dead_run_never_raises(store: Store, caplog: pytest.LogCapture
 
 def test_a_registry_that_does_not_answer_is_told_in_one_line(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     model = ingest(store, 1)
-    mine, theirs = (
+    own_scores, foreign_scores = (
         scores(store, "mine", 0.8, 0.04, model.fingerprint),
         scores(store, "theirs", 0.8, 0.05, "the original"),
     )
@@ -136,6 +136,8 @@ def test_a_registry_that_does_not_answer_is_told_in_one_line(store: Store, monke
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(ValueError, match="^the MLflow registry at http://127.0.0.1:9 does not answer: [^\n]*$"):
         register.execute(
-            RegisterConfig(name="small"), RegisterInputs(model=model, evaluation=mine, baseline=theirs), store
+            RegisterConfig(name="small"),
+            RegisterInputs(model=model, evaluation=own_scores, baseline=foreign_scores),
+            store,
         )
     assert not list((store.root / "store").glob("register/*"))

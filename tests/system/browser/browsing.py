@@ -19,10 +19,10 @@ DESK, PHONE = (1280, 900), (390, 844)
 
 def chromium() -> str:
     """Return the path of the browser. Raises FileNotFoundError that says how to get one."""
-    found = os.environ.get(CHROMIUM) or next(filter(None, map(shutil.which, NAMES)), None)
-    if not found:
+    binary = os.environ.get(CHROMIUM) or next(filter(None, map(shutil.which, NAMES)), None)
+    if not binary:
         raise FileNotFoundError(f"no browser: install chromium (apt install chromium), or name one in {CHROMIUM}")
-    return found
+    return binary
 
 
 @contextmanager
@@ -89,7 +89,7 @@ class PrefectPages:
     def titles(self) -> list[str]:
         """The titles of all fields, in the order in which they stand."""
         labels = self.page.locator("fieldset fieldset label, fieldset label:has(+ p)").all_inner_texts()
-        return [one.removesuffix(" (Optional)") for one in labels]
+        return [label.removesuffix(" (Optional)") for label in labels]
 
     def field(self, title: str) -> Locator:
         """The box of one field: title, description, input, and what is wrong with it."""

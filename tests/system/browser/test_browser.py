@@ -91,10 +91,10 @@ def triggered(desk: Page, up: dict[str, Any], api: Api) -> str:
     prefect.submit()
     desk.get_by_role("button", name="View run").click()
     desk.get_by_role("tab", name="Task Runs").wait_for()
-    found = re.search(r"flow-run/([0-9a-f-]{36})", desk.url)
-    assert found is not None, desk.url
-    api.wait(found[1], "COMPLETED")
-    return found[1]
+    match = re.search(r"flow-run/([0-9a-f-]{36})", desk.url)
+    assert match is not None, desk.url
+    api.wait(match[1], "COMPLETED")
+    return match[1]
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +131,9 @@ def test_a_bad_value_is_refused_in_the_page_and_no_run_is_made(prefect: PrefectP
     prefect.fill("What goes", "width")
     prefect.fill("Width that stays", 1)
     prefect.submit()
-    said = prefect.field("Width that stays").get_by_text("1 is greater than or equal to the maximum of 1")
-    expect(said).to_be_visible()  # a rule across fields: the server's answer, at the field that broke it
-    said.scroll_into_view_if_needed()
+    complaint = prefect.field("Width that stays").get_by_text("1 is greater than or equal to the maximum of 1")
+    expect(complaint).to_be_visible()  # a rule across fields: the server's answer, at the field that broke it
+    complaint.scroll_into_view_if_needed()
     picture(prefect.page, "prefect-form-refused")
     assert prefect.page.url.partition("?")[0].endswith("/run"), "the form is still there, with all that was filled in"
     assert api.ask("flow_runs/count", {"flows": {"name": {"any_": ["compress"]}}}) == before

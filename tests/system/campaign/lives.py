@@ -27,7 +27,7 @@ from attar.stages.catalogue import STAGES
 MARK = "ATTAR_CAMPAIGN_LIFE"
 ORPHAN_SECONDS = 60.0
 # Nothing sets it: looking again at once would take the processor from what is looked at.
-BETWEEN_LOOKS = threading.Event()
+BETWEEN_POLLS = threading.Event()
 # Of `tiny`: what these make holds timings, or was made from such, and so differs from run to run.
 TIMED_STAGES = frozenset({"evaluate", "quantize", "quantize_torch", "register"})
 
@@ -117,10 +117,10 @@ class Life:
         """Wait until every process of this run is gone; return the command lines of those that stay."""
         deadline = time.monotonic() + seconds
         while (left := marked(self.mark)) and time.monotonic() < deadline:
-            BETWEEN_LOOKS.wait(0.2)
+            BETWEEN_POLLS.wait(0.2)
         return left
 
-    def told(self) -> str:
+    def printed(self) -> str:
         """What it wrote for a person."""
         return self.log.read_text(errors="replace")
 

@@ -51,7 +51,7 @@ def attempt(template: Template, seed: int, folder: Path) -> None:
     shutil.copytree(template.home, home)
     for _ in range(random_.choice([1, 1, 2, 4])):
         _damage(home, random_)
-    _look(home)
+    _inspect(home)
     for key in KEYS:
         artifact = _run(Store(home), key)
         sealed = template.artifacts[key]
@@ -64,7 +64,7 @@ def attempt(template: Template, seed: int, folder: Path) -> None:
         Store(home).verify(artifact)
 
 
-def _look(home: Path) -> None:
+def _inspect(home: Path) -> None:
     os.environ["ATTAR_HOME"] = str(home)
     list_artifacts()
     store = Store(home)

@@ -22,8 +22,8 @@ def test_runs_at_once_build_each_artifact_once(count: int, tmp_path: Path, clean
         own = clean_environment | served | {"PYTHONPATH": os.getcwd(), "ATTAR_HOME": str(home)}
         lives = [Life(own, tmp_path) for _ in range(count)]
         for life in lives:
-            assert life.ends_within(1500) and life.process.returncode == 0, life.told()[-3000:]
-            assert "Traceback" not in life.told()
+            assert life.ends_within(1500) and life.process.returncode == 0, life.printed()[-3000:]
+            assert "Traceback" not in life.printed()
             assert not life.orphans()
     results = [life.result() for life in lives]
     assert all(fingerprints(result) == fingerprints(results[0]) for result in results)
@@ -35,13 +35,13 @@ def test_runs_at_once_build_each_artifact_once(count: int, tmp_path: Path, clean
     assert num_versions == 1
 
 
-@pytest.mark.parametrize("place", ["file", "not-ours"])
+@pytest.mark.parametrize("home_path", ["file", "not-ours"])
 def test_a_home_that_cannot_be_written_is_one_line(
-    place: str, tmp_path: Path, clean_environment: dict[str, str]
+    home_path: str, tmp_path: Path, clean_environment: dict[str, str]
 ) -> None:
     write_tiny(tmp_path)
     (tmp_path / "file").write_text("")
-    home = tmp_path / "file" / "home" if place == "file" else Path("/sys/attar")
+    home = tmp_path / "file" / "home" if home_path == "file" else Path("/sys/attar")
     life = Life(clean_environment | {"PYTHONPATH": os.getcwd(), "ATTAR_HOME": str(home)}, tmp_path)
     assert life.ends_within(120) and life.process.returncode == 2
-    assert life.told().count("\n") == 1 and life.told().startswith(f"attar: ATTAR_HOME {home}: ")
+    assert life.printed().count("\n") == 1 and life.printed().startswith(f"attar: ATTAR_HOME {home}: ")

@@ -55,7 +55,7 @@ def undisturbed(environment: dict[str, str], folder: Path) -> tuple[dict[str, st
     while not list(home.glob("work/*/work.json")) and not life.ends_within(0.1):
         pass
     startup_seconds = time.monotonic() - started
-    assert life.ends_within(END_SECONDS) and life.process.returncode == 0, life.told()
+    assert life.ends_within(END_SECONDS) and life.process.returncode == 0, life.printed()
     shutil.rmtree(home)
     return fingerprints(life.result()), startup_seconds
 
@@ -75,22 +75,22 @@ def kill_often(environment: dict[str, str], folder: Path, wanted: dict[str, str]
         way, moment = generator.choice(WAYS), generator.uniform(0.0, max_seconds)
         life = Life(own, folder)
         if not life.ends_within(END_SECONDS if is_last else moment):
-            assert not is_last, f"the run after all kills hangs: {life.told()[-3000:]}"
+            assert not is_last, f"the run after all kills hangs: {life.printed()[-3000:]}"
             kills[life.end(way, generator)] += 1
-            assert life.ends_within(END_SECONDS), f"{way} at {moment:.1f} s: it does not end\n{life.told()[-3000:]}"
+            assert life.ends_within(END_SECONDS), f"{way} at {moment:.1f} s: it does not end\n{life.printed()[-3000:]}"
         faults["orphans"] += [[way, round(moment, 1), left] for left in life.orphans()]
-        if "Traceback" in life.told():
-            faults["tracebacks"].append([way, round(moment, 1), life.told()[-3000:]])
+        if "Traceback" in life.printed():
+            faults["tracebacks"].append([way, round(moment, 1), life.printed()[-3000:]])
         faults["damaged"] += damaged(home)
         if life.process.returncode == 0:
             num_finished += 1
-            num_versions = look_at_the_finished(life, home, wanted, num_finished, faults)
+            num_versions = check_the_finished(life, home, wanted, num_finished, faults)
             shutil.rmtree(home / "store")
         counts = {"num_kills": kills.total(), "kills_by_way": dict(sorted(kills.items())), "num_finished": num_finished}
         counts |= {"num_versions": num_versions, **faults, "moments_seconds": [0.0, round(max_seconds, 1)]}
         report = write_counts(counts, wanted, started)  # after each: what is counted stays counted
         if is_last:
-            assert life.process.returncode == 0, life.told()[-3000:]
+            assert life.process.returncode == 0, life.printed()[-3000:]
             return report
         life.log.unlink()
 
@@ -111,7 +111,7 @@ def write_counts(counts: dict[str, Any], wanted: dict[str, str], started: dateti
     return report
 
 
-def look_at_the_finished(
+def check_the_finished(
     life: Life, home: Path, wanted: dict[str, str], num_finished: int, faults: dict[str, list[Any]]
 ) -> int:
     """Compare a run that came to its end with the undisturbed one, and count what the registry holds; return that."""

@@ -18,7 +18,7 @@ import pytest
 
 from attar.pipelines.operate.health import answers
 from attar.pipelines.operate.service_state import read_state
-from tests.system.campaign.lives import BETWEEN_LOOKS, rows_of
+from tests.system.campaign.lives import BETWEEN_POLLS, rows_of
 from tests.system.operated import Api, Environment, attar, environment_of, free_ports, until, write_recipe
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -74,7 +74,7 @@ def go_away(home: Path, name: str, seconds: float) -> None:
     try:
         for process in (victim, *victim.children(recursive=True)):
             process.kill()
-        BETWEEN_LOOKS.wait(seconds)
+        BETWEEN_POLLS.wait(seconds)
     finally:
         supervisor.send_signal(signal.SIGCONT)
 
@@ -128,21 +128,21 @@ def test_the_command_line_waits_for_a_server_that_is_away(environment: Environme
     away.start()
     until(lambda: not answers(f"{api.url}/health"))
     process = started(environment, "wee.yaml", "--until", "smaller")
-    told, warned = process.communicate(timeout=600)
+    printed, warned = process.communicate(timeout=600)
     away.join()
     assert process.returncode == 0, warned
     assert "does not answer: waiting up to 900 s" in warned and "Traceback" not in warned
-    assert json.loads(told)["prefect_flow_run_id"]
+    assert json.loads(printed)["prefect_flow_run_id"]
 
 
 def test_prefect_gone_in_the_middle_costs_nothing(environment: Environment, home: Path, api: Api) -> None:
     process = started(environment, "wee.yaml", "--from", "original", "--set", "release.config.name=middle")
     until(lambda: list(home.glob("work/*/work.json")))
     go_away(home, "prefect", AWAY_SECONDS)
-    told, warned = process.communicate(timeout=900)
+    printed, warned = process.communicate(timeout=900)
     assert process.returncode == 0, warned
     assert "Traceback" not in warned
-    nodes = json.loads(told)["nodes"].values()
+    nodes = json.loads(printed)["nodes"].values()
     assert {node["state"] for node in nodes} <= {"Completed", "Cached"}
 
 
@@ -152,8 +152,8 @@ def test_mlflow_killed_inside_register_makes_no_second_version(environment: Envi
     process = started(environment, *words)
     until(lambda: [path for path in home.glob("work/*/work.json") if '"register"' in path.read_text()])
     victim = service(home, "mlflow")
-    for one in (victim, *victim.children(recursive=True)):
-        one.kill()
+    for victim_process in (victim, *victim.children(recursive=True)):
+        victim_process.kill()
     _, warned = process.communicate(timeout=900)
     assert "Traceback" not in warned
     service(home, "mlflow")

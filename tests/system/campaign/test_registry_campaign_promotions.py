@@ -55,9 +55,9 @@ def test_eight_promotions_at_once_leave_one_champion_and_a_whole_chain(home: Pat
         for number in numbers
     ]
     gate.touch()
-    told = [process.communicate()[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * NUM, told
-    assert not [text for text in told if "Traceback" in text or "locked" in text]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * NUM, errors
+    assert not [text for text in errors if "Traceback" in text or "locked" in text]
     champion, previous = find_version("one", CHAMPION), find_version("one", PREVIOUS)
     assert champion is not None and previous is not None
     chain = [champion.number]

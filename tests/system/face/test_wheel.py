@@ -94,8 +94,8 @@ def test_tiny_the_servers_and_a_deployment_from_an_empty_folder(empty: tuple[Pat
         assert api.wait(flow_run, "COMPLETED")["state"]["type"] == "COMPLETED"
         runs = json.loads(attar(empty, "list", "runs", "--json"))
         assert [run["state"] for run in runs] == ["done", "done"]
-        told = json.loads(attar(empty, "diff", first["id"], "latest", "--json"))
-        assert [(row["field"], row["second"]) for row in told["fields"]] == [("config.max_rows", 5)]
+        difference = json.loads(attar(empty, "diff", first["id"], "latest", "--json"))
+        assert [(row["field"], row["second"]) for row in difference["fields"]] == [("config.max_rows", 5)]
     finally:
         attar(empty, "down")
 

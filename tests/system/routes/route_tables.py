@@ -80,7 +80,7 @@ def mlflow() -> dict[str, Any]:
 
 def answers(client: TestClient, table: list[tuple[str, str, list[str]]]) -> list[tuple[str, str, int]]:
     """Ask each route with each of its methods, no password given; return (path, method, status)."""
-    told = []
+    status = []
     for kind, path, methods in table:
         if "WebSocket" in kind:
             continue
@@ -88,10 +88,10 @@ def answers(client: TestClient, table: list[tuple[str, str, list[str]]]) -> list
             if method in ("HEAD", "OPTIONS"):  # GET without its body, and what a browser may ask before
                 continue
             body = None if method == "GET" else {}
-            told.append(
+            status.append(
                 (path, method, client.request(method, filled(path), json=body, follow_redirects=False).status_code)
             )
-    return told
+    return status
 
 
 def socket_answer(client: TestClient, path: str) -> str:
@@ -115,18 +115,18 @@ def browser() -> dict[str, Any]:
     from prefect.server.api.server import create_app
 
     client = TestClient(create_app(), raise_server_exceptions=False)
-    told: dict[str, Any] = {}
+    answers: dict[str, Any] = {}
     for origin in sys.argv[2:]:
         asks = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         allowed = "access-control-allow-origin"
-        told[origin] = {
+        answers[origin] = {
             "preflight": client.options("/api/flows/filter", headers=asks).headers.get(allowed, ""),
             "read": client.get("/api/health", headers={"Origin": origin}).headers.get(allowed, ""),
             "change": client.post(
                 "/api/flows/filter", content="{}", headers={"Origin": origin, "Content-Type": "text/plain"}
             ).text,
         }
-    return told
+    return answers
 
 
 if __name__ == "__main__":

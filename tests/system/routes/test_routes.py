@@ -16,7 +16,7 @@ from attar.pipelines.operate.site import Site, is_loopback, services
 REFUSED = (401, 403)
 
 
-def asked(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]:
+def answers_of(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]:
     """Ask a server's routes in a process with the environment that `attar up` gives it."""
     name = "mlflow" if what == "mlflow" else "prefect"
     environment = {service.name: service for service in services(site)}[name].environment
@@ -38,15 +38,15 @@ def asked(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]
     ids=["prefect", "mlflow"],
 )
 def test_every_route_refuses_a_stranger(server: str, more: dict[str, str], least: int, tmp_path: Path) -> None:
-    told = asked(server, Site(home=tmp_path / "home", workspace=tmp_path, is_protected=True), **more)
-    asked_of = [(path, method) for path, method, _ in told["answers"]]
-    assert len(set(asked_of)) >= least, "the table was not read whole"
-    assert not told["missed"], "routes that the server describes and the table lacks"
-    let_in = [(path, method, status) for path, method, status in told["answers"] if status not in REFUSED]
-    assert [entry for entry in let_in if entry[0] not in told["open"]] == []
-    assert {path: answer for path, answer in told["sockets"].items() if answer != "refused"} == {}
+    refusals = answers_of(server, Site(home=tmp_path / "home", workspace=tmp_path, is_protected=True), **more)
+    num_questions_of = [(path, method) for path, method, _ in refusals["answers"]]
+    assert len(set(num_questions_of)) >= least, "the table was not read whole"
+    assert not refusals["missed"], "routes that the server describes and the table lacks"
+    let_in = [(path, method, status) for path, method, status in refusals["answers"] if status not in REFUSED]
+    assert [entry for entry in let_in if entry[0] not in refusals["open"]] == []
+    assert {path: answer for path, answer in refusals["sockets"].items() if answer != "refused"} == {}
     if server == "prefect":
-        assert len(told["sockets"]) >= 3, "events in and out, and logs"
+        assert len(refusals["sockets"]) >= 3, "events in and out, and logs"
 
 
 def test_prefect_answers_pages_of_its_own_origin_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,10 +61,10 @@ def test_prefect_answers_pages_of_its_own_origin_alone(tmp_path: Path, monkeypat
         "http://127.0.0.1:4300.evil.example",
     )
     site = Site(home=tmp_path / "home", workspace=tmp_path, prefect_port=4300)
-    for origin, told in asked("browser", site, *ours, *others).items():
+    for origin, answer in answers_of("browser", site, *ours, *others).items():
         is_ours = origin in ours
-        assert told["preflight"] == told["read"] == (origin if is_ours else ""), origin
-        assert "Missing CSRF token" in told["change"], "from wherever it comes"
+        assert answer["preflight"] == answer["read"] == (origin if is_ours else ""), origin
+        assert "Missing CSRF token" in answer["change"], "from wherever it comes"
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,13 @@ def test_a_run_does_not_differ_from_itself(store: Store, runs: tuple[RunRecord, 
 
 
 def test_what_differs_is_told_and_no_more(store: Store, runs: tuple[RunRecord, RunRecord]) -> None:
-    found = run_difference((runs[0], store), (runs[1], store))
-    assert found["fields"] == [{"node": "smaller", "field": "config.blocks", "first": [1], "second": [2]}]
-    assert [(row["node"], row["what"]) for row in found["artifacts"]] == [
+    difference = run_difference((runs[0], store), (runs[1], store))
+    assert difference["fields"] == [{"node": "smaller", "field": "config.blocks", "first": [1], "second": [2]}]
+    assert [(row["node"], row["what"]) for row in difference["artifacts"]] == [
         ("smaller", "other content"),
         ("scores", "other content"),
     ]
-    [figure] = found["figures"]
+    [figure] = difference["figures"]
     assert (figure["model"], figure["figure"], figure["first"], figure["second"]) == ("smaller", "accuracy", 0.75, 0.5)
     assert figure["ratio"]["value"] == pytest.approx(2 / 3)
     assert figure["ratio"]["low"] < 2 / 3 < figure["ratio"]["high"]

@@ -36,7 +36,7 @@ def test_what_it_writes_loads_plans_and_is_valid(options: list[str], folder: Pat
     assert "attar run mine.yaml" in done.stdout
     plan = attar.plan("mine.yaml")
     assert plan.nodes[0].state == "miss" and {"original", "questions", "release"} <= {
-        one.node.name for one in plan.nodes
+        node.node.name for node in plan.nodes
     }
     schema = json.loads((folder / "recipe.schema.json").read_text())
     assert Draft7Validator(schema).is_valid(read_document("mine.yaml"))

@@ -24,7 +24,7 @@ def test_every_stage_can_be_called_with_its_inputs_and_fields(name: str) -> None
     assert set(parameters) == {*stage.slots, *stage.config_type.model_fields, "config", "output", "store"}
     required = {slot.name for slot in stage.slots.values() if slot.is_required}
     required |= {field for field, about in stage.config_type.model_fields.items() if about.is_required()}
-    assert {name for name, one in parameters.items() if one.default is inspect.Parameter.empty} == required
+    assert {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty} == required
     assert callable(call) and name in dir(attar.stages)
 
 

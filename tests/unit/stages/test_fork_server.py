@@ -38,6 +38,6 @@ def test_an_interrupt_while_the_fork_server_imports_is_quiet() -> None:
     assert process.stdout is not None and process.stdout.readline() == "started\n"
     imports_begun(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    _, told = process.communicate(timeout=120)  # to the end of the fork server, which holds the other end too
+    _, printed = process.communicate(timeout=120)  # to the end of the fork server, which holds the other end too
     assert process.returncode == 130, "the run itself hears it, after as before"
-    assert "Traceback" not in told and "KeyboardInterrupt" not in told
+    assert "Traceback" not in printed and "KeyboardInterrupt" not in printed

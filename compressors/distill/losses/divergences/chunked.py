@@ -29,12 +29,12 @@ class ChunkLikelihood:
 
     @property
     def traits(self) -> Traits:
-        """What it is compared with lies in the data, not with a party."""
+        """What it is compared with lies in the data, not in a teacher source."""
         return Traits(needs_target=False)
 
     def __call__(self, teacher: Float[Tensor, "N"], student: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
         """Return the loss of each chunk."""
-        t, s = (self._log_pair(one.double()) for one in (teacher, student))
+        t, s = (self._log_pair(logprobs.double()) for logprobs in (teacher, student))
         kl = t[0].exp() * (t[0] - s[0]) + t[1].exp() * (t[1] - s[1])
         return self.tau * kl
 

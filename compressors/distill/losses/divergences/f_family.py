@@ -27,7 +27,7 @@ class TotalVariation:
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaDivergence:
-    """(sum T^a S^(1-a) - 1) / (a (a - 1)); continuous in a: KL(T || S) at 1, KL(S || T) at 0, 4 (1 - sum sqrt(T S)) at 1/2.
+    """Alpha divergence. (sum T^a S^(1-a) - 1) / (a (a - 1)), continuous in a; KL(T || S) at 1, KL(S || T) at 0, 4 (1 - sum sqrt(T S)) at 1/2.
 
     https://arxiv.org/abs/2604.00626
     """

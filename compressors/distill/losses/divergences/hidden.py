@@ -57,7 +57,7 @@ class HiddenCosine:
 
 @dataclass(frozen=True, kw_only=True)
 class AttentionRelation:
-    """Mean square difference of X X^T / sqrt(d) for X in queries, keys and values of the last block, over the tokens of a sequence.
+    """Mean square difference of X X^T / sqrt(d) over a sequence's tokens. X: queries, keys and values of the last block.
 
     Each X is cut into `num_relation_heads` parts of width d, whatever the models' own heads, so that widths and head counts may differ.
     A rotation of X changes nothing. Queries and keys are taken before positions are put in. https://arxiv.org/abs/2012.15828
@@ -76,10 +76,10 @@ class AttentionRelation:
     def __call__(self, student: States, teacher: States, sequences: Int[Tensor, "N"]) -> Float[Tensor, "N"]:
         total = torch.zeros(len(sequences), device=sequences.device)
         order, counts = sequences.argsort(stable=True), torch.bincount(sequences).tolist()
-        for place in order.split(counts):
+        for positions in order.split(counts):
             for name in QUERY_KEY_VALUE:
-                gap = self.relation(student[name][place]) - self.relation(teacher[name][place])
-                total = total.index_add(0, place, gap.square().mean(dim=(0, 2)))
+                gap = self.relation(student[name][positions]) - self.relation(teacher[name][positions])
+                total = total.index_add(0, positions, gap.square().mean(dim=(0, 2)))
         return total
 
     def relation(self, states: Float[Tensor, "T D"]) -> Float[Tensor, "H T T"]:

@@ -37,7 +37,7 @@ class ReverseKL:
 
 @dataclass(frozen=True, kw_only=True)
 class Jeffreys:
-    """forward_weight KL(T || S) + reverse_weight KL(S || T); Jeffreys' own has both at 1, both at 1/2 is the "mixed" KL of SD-Zero.
+    """forward_weight KL(T || S) + reverse_weight KL(S || T). Jeffreys' own has both at 1; both at 1/2 is the "mixed" KL of SD-Zero.
 
     https://arxiv.org/abs/2604.12002
     """

@@ -16,7 +16,7 @@ from attar.compressors.distill.losses.traits import Drawn, Traits
 
 @dataclass(frozen=True, kw_only=True)
 class JensenShannon:
-    """b KL(T || M) + (1 - b) KL(S || M) with M = b T + (1 - b) S, at most H(b) nats. https://arxiv.org/abs/2306.13649
+    """Generalized Jensen-Shannon divergence. b KL(T || M) + (1 - b) KL(S || M) with M = b T + (1 - b) S, at most H(b) nats. https://arxiv.org/abs/2306.13649
 
     It vanishes at both ends: JSD_b -> 0 as b -> 0 or 1, while JSD_b / b -> KL(T || S) and JSD_b / (1 - b) -> KL(S || T). With
     `is_normalized` the loss is JSD_b / (b (1 - b)), which is continuous on [0, 1]: forward KL at 0, reverse KL at 1. Published code

@@ -37,7 +37,7 @@ class SquaredError:
 
 @dataclass(frozen=True, kw_only=True)
 class PlackettLuce:
-    """-log of how likely the student ranks its own top k as the target does: sum_j [log sum_{l >= j} e^z(l) - z(j)].
+    """How unlikely the student ranks its own top k as the target does. sum_j [log sum_{l >= j} e^z(l) - z(j)].
 
     z are the student's logits in the target's order, j = 1 the target's favourite. Lowest where the student's logits fall steeply in
     that order; never zero. Released code sums over l <= j, which is lowest for the reversed order. https://arxiv.org/abs/2603.13260

@@ -13,7 +13,7 @@ AIM = 1.0 - 1e-4
 def nearest_in_ball(
     center: Float[Tensor, "N C"], toward: Float[Tensor, "N C"], budgets: Float[Tensor, "N"], *, num_steps: int = 16
 ) -> tuple[Float[Tensor, "N C"], Float[Tensor, "N"]]:
-    """Return q = argmin KL(q || toward) with KL(q || center) <= budget, as log-probabilities, and KL(q || center) in nats.
+    """Return the nearest distribution in a KL ball and its distance in nats. q = argmin KL(q || toward) with KL(q || center) <= budget.
 
     q_t is proportional to center^(1-t) toward^t, and KL(q_t || center) rises in t with slope t Var_q[log toward - log center]: t is found by
     Newton's steps inside a bracket whose lower end stays in the ball. Budget 0 gives the center. https://arxiv.org/abs/2602.07120

@@ -20,7 +20,7 @@ def entropy_of(logprobs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
 
 
 def raised_entropy(entropy: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """Return H + 0.5 sigmoid(2 (H - 1.2)) nats: the raise grows with H, from nearly nothing to half a nat."""
+    """Return H + 0.5 sigmoid(2 (H - 1.2)) nats. The raise grows with H, from nearly nothing to half a nat."""
     return entropy + 0.5 * torch.sigmoid(2.0 * (entropy - 1.2))
 
 

@@ -21,7 +21,7 @@ VIEW_NAMES: tuple[ViewName, ...] = ("teacher", "past", "anchor", "labels")
 class TargetOp(Protocol):
     """Makes log-probabilities (nats) of a target out of views.
 
-    `views`: which parties it reads. `needs_whole`: it multiplies or tempers, which recorded candidates with a rest do not allow.
+    `views`: which teacher sources it reads. `needs_whole`: it multiplies or tempers, which recorded candidates with a rest do not allow.
     """
 
     @property
@@ -35,7 +35,7 @@ class TargetOp(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What one party says."""
+    """The output of one teacher source."""
 
     of: ViewName = "teacher"
 
@@ -54,7 +54,7 @@ class Identity:
 
 @dataclass(frozen=True, kw_only=True)
 class Mix:
-    """share first + (1 - share) second, `share` in [0, 1]: labels or a base teacher that every generation keeps a part of.
+    """Mix of two views. share first + (1 - share) second, `share` in [0, 1]; labels or a base teacher that every generation keeps a part of.
 
     https://arxiv.org/abs/2006.12000, https://arxiv.org/abs/2102.13088, https://arxiv.org/abs/2601.13100
     """
@@ -128,7 +128,7 @@ class Temper:
 
 @dataclass(frozen=True, kw_only=True)
 class EntropyTemper:
-    """Temper each token so that its entropy H rises to H + 0.5 sigmoid(2 (H - 1.2)) nats: hotter where it is already uncertain.
+    """Temper each token so that its entropy H rises to H + 0.5 sigmoid(2 (H - 1.2)) nats. Hotter where it is already uncertain.
 
     The temperature is searched in [lowest, highest] by `num_halvings`; at H <= `sure_nats` it is the lowest (without that rule a nearly
     certain token would get the highest). The entropy is that of the `num_top` likeliest. https://arxiv.org/abs/2602.02244
@@ -155,24 +155,24 @@ class EntropyTemper:
         return (self.of,)
 
     def __call__(self, views: Views) -> Float[Tensor, "N C"]:
-        said = views.of(self.of).detach()
-        return tempered(said, self.temperatures(said)[:, None])
+        logprobs = views.of(self.of).detach()
+        return tempered(logprobs, self.temperatures(logprobs)[:, None])
 
-    def temperatures(self, said: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
+    def temperatures(self, logprobs: Float[Tensor, "N C"]) -> Float[Tensor, "N"]:
         """Return the temperature of each token."""
-        top = said.topk(min(self.num_top, said.shape[-1]), dim=-1).values.log_softmax(dim=-1)
+        top = logprobs.topk(min(self.num_top, logprobs.shape[-1]), dim=-1).values.log_softmax(dim=-1)
         entropy = entropy_of(top)
         wanted = raised_entropy(entropy)
         low, high = torch.full_like(entropy, self.lowest), torch.full_like(entropy, self.highest)
-        found = bisect(
+        heats = bisect(
             lambda heat: entropy_of(tempered(top, heat[:, None])) < wanted, low, high, num_halvings=self.num_halvings
         )
-        return torch.where(entropy <= self.sure_nats, torch.full_like(found, self.lowest), found)
+        return torch.where(entropy <= self.sure_nats, torch.full_like(heats, self.lowest), heats)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KLBall:
-    """The point nearest to `toward` among all q with KL(q || center) <= budget_nats: center^(1-t) toward^t, normalised, t in [0, 1].
+    """The point nearest to `toward` among all q with KL(q || center) <= budget_nats. center^(1-t) toward^t, normalised, t in [0, 1].
 
     Budget 0 is the center, a budget of KL(toward || center) or more is `toward`. https://arxiv.org/abs/2602.07120
     """
@@ -211,10 +211,10 @@ TARGETS: dict[str, type[TargetOp]] = {
 
 
 def check_views(*names: str) -> None:
-    """Raise ValueError for a party that there is not."""
+    """Raise ValueError for an unknown teacher source."""
     for name in names:
         if name not in VIEW_NAMES:
-            raise ValueError(f"no party {name!r}; accepted: {', '.join(VIEW_NAMES)}")
+            raise ValueError(f"no teacher source {name!r}; accepted: {', '.join(VIEW_NAMES)}")
 
 
 def check_share(share: float) -> None:
@@ -226,7 +226,7 @@ def check_share(share: float) -> None:
 def share_sums(
     on_labels: Float[Tensor, "N V"], on_teacher: Float[Tensor, "N V"], label_ids: Int[Tensor, "N"]
 ) -> tuple[float, float]:
-    """Return (<y - b, a - b>, ||a - b||^2) over N held-out tokens: what `best_share` divides, to be added up over batches.
+    """Return (<y - b, a - b>, ||a - b||^2) over N held-out tokens. What `best_share` divides, to be added up over batches.
 
     a and b: probabilities of the student fitted to the labels alone, and of the one fitted to the teacher alone; y: one-hot labels.
     """
@@ -237,7 +237,7 @@ def share_sums(
 
 
 def best_share(numerator: float, denominator: float) -> float:
-    """Return alpha = <y - b, a - b> / ||a - b||^2 within [0, 1]: the least held-out squared error of alpha a + (1 - alpha) b.
+    """Return alpha = <y - b, a - b> / ||a - b||^2 within [0, 1]. The least held-out squared error of alpha a + (1 - alpha) b.
 
     Exact where predictions are affine in alpha, as in kernel ridge regression; two trainings instead of one for each alpha of a grid.
     Students that predict the same leave it open: then 1, the labels. https://arxiv.org/abs/2102.13088

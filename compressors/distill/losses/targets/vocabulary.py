@@ -1,4 +1,4 @@
-"""A loss over part of the vocabulary: entries that are frequent, those that the batch holds, and a draw that stands for all others."""
+"""A loss over part of the vocabulary. Entries that are frequent, those that the batch holds, and a draw that stands for all others."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class VocabularySample:
         return replace(self, generator=torch.Generator().manual_seed(self.seed * 1_000_003 + step))
 
     def entries(self, next_ids: Int[Tensor, "N"]) -> Entries:
-        """Draw the entries of a batch whose tokens these are: always as many, unless its own tokens leave nothing to draw.
+        """Draw the entries of a batch whose tokens these are. Always as many, unless its own tokens leave nothing to draw.
 
         As many, because a CPU's products are planned anew for each shape.
         """

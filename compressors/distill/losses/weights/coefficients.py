@@ -19,7 +19,7 @@ class CoefficientSchedule(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LinearRamp:
-    """start + (end - start) (t + 1) / T in epochs or steps, so that the last one has `end`. https://arxiv.org/abs/2006.12000
+    """Linear ramp over epochs or steps. start + (end - start) (t + 1) / T, so that the last has `end`. https://arxiv.org/abs/2006.12000
 
     `parameter`: `weight`, or a part of the objective and its field, such as target.share or sample_weight.kappa_nats.
     """

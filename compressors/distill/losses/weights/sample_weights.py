@@ -15,7 +15,7 @@ from attar.compressors.distill.losses.token_stats import TokenStats
 
 
 class SampleWeight(Protocol):
-    """Gives each sequence a weight from its facts and the student's mean loss on it (nats a token; empty unless `needs_loss`).
+    """Weighs a sequence by its facts and the student's mean loss on it. In nats a token; empty unless `needs_loss`.
 
     `is_mean_one`: the weights are divided by their mean over the sequences of the step.
     """
@@ -33,7 +33,7 @@ class SampleWeight(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class BetaKernel:
-    """p^alpha (1 - p)^beta of the prompt's pass rate p, highest at alpha / (alpha + beta), divided by its mean over the step.
+    """Weight by the prompt's pass rate p. p^alpha (1 - p)^beta, highest at alpha / (alpha + beta), divided by its mean over the step.
 
     What is always or never solved counts nothing, unless its exponent is 0. https://arxiv.org/abs/2603.11178
     """
@@ -49,7 +49,7 @@ class BetaKernel:
             raise ValueError(f"alpha and beta are {self.alpha} and {self.beta}; accepted: 0 or more")
 
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]:
-        return [self.at(_given("pass_rate", one.pass_rate)) for one in samples]
+        return [self.at(_given("pass_rate", sample.pass_rate)) for sample in samples]
 
     @property
     def reads(self) -> frozenset[Fact]:
@@ -96,7 +96,7 @@ class SelfPaced:
 
 @dataclass(frozen=True, kw_only=True)
 class DivergenceAware:
-    """The share of a sequence's sentences that are the teacher's own, or with `min_score` 1 from that share on and 0 below.
+    """Weight by the share of sentences that are the teacher's own. With `min_score`: 1 from that share on and 0 below.
 
     See `teacher_score`. https://arxiv.org/abs/2601.09088
     """
@@ -111,7 +111,7 @@ class DivergenceAware:
         return frozenset({"scores"})
 
     def __call__(self, samples: Sequence[SampleFacts], losses: Sequence[float]) -> list[float]:
-        scores = [_given("score", one.score) for one in samples]
+        scores = [_given("score", sample.score) for sample in samples]
         return [float(score >= self.min_score) for score in scores] if self.min_score else scores
 
 
@@ -125,7 +125,7 @@ SAMPLE_WEIGHTS: dict[str, type[SampleWeight]] = {
 def teacher_score(
     teacher: Float[Tensor, "T"], student: Float[Tensor, "T"], ends: Sequence[int], delta_nats: float = math.log(2.0)
 ) -> float:
-    """Return the share of sentences that are the teacher's: mean log T(y) - mean log S(y) > delta_nats, in [0, 1].
+    """Return the share of sentences that are the teacher's. Mean log T(y) - mean log S(y) > delta_nats, in [0, 1].
 
     `ends`: one past the last token of each sentence. The mean is the log of the geometric mean, so that length does not matter.
     `student` is the model before distillation. https://arxiv.org/abs/2601.09088; delta_nats is our choice, the paper names none.

@@ -69,8 +69,8 @@ class EntropyWeight:
     ) -> tuple[float, float]:
         """Return the sum over the routed tokens, and how many they are."""
         stats = entropies()
-        kept = stats.of_samples([float(is_routed(sample, route)) for sample in samples])
-        return float((self.raw(stats) * kept).sum()), float(kept.sum())
+        routed = stats.of_samples([float(is_routed(sample, route)) for sample in samples])
+        return float((self.raw(stats) * routed).sum()), float(routed.sum())
 
     def __call__(self, loss: Float[Tensor, "n"], stats: TokenStats, tokens: slice) -> Float[Tensor, "n"]:
         return loss * self.raw(stats)[tokens]
@@ -121,11 +121,11 @@ class Opener:
         """Return 1 for tokens of the opener, else 0."""
         assert stats.student_entropy is not None, "asked for in `needs`"
         mask = torch.zeros_like(stats.student_entropy)
-        for place in sequence_places(stats):
+        for positions in sequence_positions(stats):
             # float64, and held against the running sum's own end: another order of adding may end above it, which is then never reached
-            held = stats.student_entropy[place].double().cumsum(0)
+            held = stats.student_entropy[positions].double().cumsum(0)
             reached = held >= self.entropy_fraction * held[-1]
-            mask[place[: int(reached.int().argmax()) + 1]] = 1.0
+            mask[positions[: int(reached.int().argmax()) + 1]] = 1.0
         return mask
 
 
@@ -154,10 +154,10 @@ class TopEntropy:
         """Return T / ceil(fraction T) for the chosen tokens, else 0."""
         assert stats.student_entropy is not None, "asked for in `needs`"
         mask = torch.zeros_like(stats.student_entropy)
-        for place in sequence_places(stats):
-            num_kept = math.ceil(self.fraction * len(place) - 1e-9)
-            kept = stats.student_entropy[place].topk(num_kept).indices
-            mask[place[kept]] = len(place) / num_kept
+        for positions in sequence_positions(stats):
+            num_kept = math.ceil(self.fraction * len(positions) - 1e-9)
+            top_indices = stats.student_entropy[positions].topk(num_kept).indices
+            mask[positions[top_indices]] = len(positions) / num_kept
         return mask
 
 
@@ -211,11 +211,11 @@ TOKEN_WEIGHTS: dict[str, type[TokenWeight]] = {
 }
 
 
-def sequence_places(stats: TokenStats) -> list[Tensor]:
+def sequence_positions(stats: TokenStats) -> list[Tensor]:
     """Return the positions of each sequence's tokens, sequences without tokens left out."""
     counts = torch.bincount(stats.sequences, minlength=len(stats.samples)).tolist()
     order = stats.sequences.argsort(stable=True)
-    return [place for place in order.split(counts) if len(place)]
+    return [positions for positions in order.split(counts) if len(positions)]
 
 
 def check_fraction(name: str, value: float) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ReverseOrder:
-    """The last blocks go first: the score of a window is the number of blocks that stand behind its last one."""
+    """The last blocks go first. The score of a window is the number of blocks that stand behind its last one."""
 
     def __call__(self, num_blocks: int, generator: torch.Generator) -> Float[Tensor, "L L1"]:
         del generator
@@ -20,7 +20,7 @@ class ReverseOrder:
 
 @dataclass(frozen=True)
 class RandomScore:
-    """A number in [0, 1) drawn for each window, independent of all others: each window of a size is equally likely to go."""
+    """A number in [0, 1) drawn for each window, independent of all others. Each window of a size is equally likely to go."""
 
     def __call__(self, num_blocks: int, generator: torch.Generator) -> Float[Tensor, "L L1"]:
         return torch.rand(num_blocks, num_blocks + 1, dtype=torch.float64, generator=generator)

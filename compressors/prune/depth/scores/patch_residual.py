@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PatchResidual:
-    """mean over tokens of ||h + x D - h'||^2 / ||h'||^2: h, h' the states before and after the window, D the fitted patch.
+    """mean over tokens of ||h + x D - h'||^2 / ||h'||^2. H, h' the states before and after the window, D the fitted patch.
 
     0: the patch does all that the window did; 1: as far off as an empty state. D is the patch as `prune` fits it
     (https://arxiv.org/abs/2505.02819). The error of each token is set in proportion to the state that the following block gets,
@@ -39,7 +39,7 @@ class PatchResidual:
 
 @dataclass
 class PatchResidualFit:
-    """Normal equations of all windows of some sizes from one pass, weighed as the patch does and as the score does. O(D^2) a window."""
+    """Normal equations of all windows of some sizes from one pass. Weighed as the patch weighs, and as the score does. O(D^2) a window."""
 
     ridge: float
     fits: dict[int, _SizeFit]

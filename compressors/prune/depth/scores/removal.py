@@ -24,7 +24,7 @@ class PerplexityIncrease:
 
 @dataclass(frozen=True)
 class KLIncrease:
-    """KL(p || q) = sum_v p[v] * (log p[v] - log q[v]) with p the original and q the pruned model, in nats a token; 0 when equal."""
+    """KL(original || pruned) in nats a token; 0 when equal. KL(p || q) = sum_v p[v] * (log p[v] - log q[v])."""
 
     def __call__(
         self, original: Float[Tensor, "N V"], pruned: Float[Tensor, "N V"], targets: Int[Tensor, "N"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Taylor:
-    """|sum over a block's weights of w * dloss/dw|, in nats a token: the loss change to first order, signs cancelling."""
+    """The loss change to first order when a block's weights vanish. |sum of w * dloss/dw| in nats a token, signs cancelling."""
 
     def __call__(self, weights: Iterable[tuple[Tensor, Tensor]]) -> float:
         return abs(sum(float((weight.double() * gradient.double()).sum()) for weight, gradient in weights))

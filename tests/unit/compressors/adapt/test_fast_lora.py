@@ -37,12 +37,12 @@ def adapted(**options) -> nn.Module:
 
 @pytest.mark.parametrize("is_autocast", [False, True])
 def test_fused_forward_and_gradients_equal_pefts(is_autocast):
-    theirs = adapted()
-    ours = copy.deepcopy(theirs)
+    reference = adapted()
+    ours = copy.deepcopy(reference)
     assert speed_up(ours) == 2
     x = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(2))
     inputs, outputs = [], []
-    for model in (theirs, ours):
+    for model in (reference, ours):
         if is_autocast:
             model.base_model.model.requires_grad_(False).to(torch.bfloat16)
             for name, parameter in model.named_parameters():
@@ -56,13 +56,15 @@ def test_fused_forward_and_gradients_equal_pefts(is_autocast):
     # float32 rounding; in bf16 three digits, and products of two of them
     tolerance = {"rtol": 5e-2, "atol": 3e-2} if is_autocast else {"rtol": 1e-5, "atol": 1e-5}
 
-    def close(mine: torch.Tensor, other: torch.Tensor) -> None:
+    def close(own: torch.Tensor, other: torch.Tensor) -> None:
         scale = other.abs().max()
-        torch.testing.assert_close(mine / scale, other / scale, **tolerance)
+        torch.testing.assert_close(own / scale, other / scale, **tolerance)
 
     close(outputs[1], outputs[0])
     close(inputs[1].grad, inputs[0].grad)
-    gradients = [{name: p.grad for name, p in model.named_parameters() if p.requires_grad} for model in (theirs, ours)]
+    gradients = [
+        {name: p.grad for name, p in model.named_parameters() if p.requires_grad} for model in (reference, ours)
+    ]
     assert gradients[0].keys() == gradients[1].keys() and len(gradients[0]) == 4
     for name, gradient in gradients[0].items():
         close(gradients[1][name], gradient)

@@ -25,8 +25,8 @@ BANNED = Candidate("The reference answer says 42.", True, -0.01)
 
 @pytest.mark.parametrize("chooser", CHOOSERS)
 def test_one_candidate_is_the_plain_rule(chooser: str) -> None:
-    kept = decide_on(chooser, [RIGHT_LIKELY])
-    assert (kept.verdict.source, kept.verdict.answer, kept.pass_rate) == ("rewrite", "So 42 it is.", 1.0)
+    decision = decide_on(chooser, [RIGHT_LIKELY])
+    assert (decision.verdict.source, decision.verdict.answer, decision.pass_rate) == ("rewrite", "So 42 it is.", 1.0)
     fallen = decide_on(chooser, [WRONG])
     assert (fallen.verdict.source, fallen.verdict.answer, fallen.pass_rate) == ("reference", "#### 42", 0.0)
 

@@ -18,13 +18,13 @@ from attar.compressors.data.code_tasks import SHOTS, concepts_prompt, instructio
     ],
 )
 def test_a_response_needs_two_blocks_and_an_assertion(response: str, expected: str | None) -> None:
-    found = solved(response)
-    assert (found.solution if found else None) == expected
+    parts = solved(response)
+    assert (parts.solution if parts else None) == expected
 
 
 def test_kinds_come_in_turn_and_shots_before_what_is_asked() -> None:
     kinds = [property_of(3, number) for number in range(24)]
     assert len(set(kinds[:12])) == 12 and kinds[:12] == kinds[12:] and kinds != [property_of(4, n) for n in range(24)]
-    asked = concepts_prompt("x = {answer}", SHOTS[:2])
-    assert asked.endswith("x = {answer}\nConcepts:") and asked.count("Concepts:") == 3
+    prompt = concepts_prompt("x = {answer}", SHOTS[:2])
+    assert prompt.endswith("x = {answer}\nConcepts:") and prompt.count("Concepts:") == 3
     assert instruction_prompt("lists", "a class", "hard", []).endswith("Kind: a class, hard\nTask:")

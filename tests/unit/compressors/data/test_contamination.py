@@ -11,9 +11,9 @@ TASK = TaskQuestion("trains", "000007", LONG, "it has gone two hundred and forty
 
 
 def overlaps(question: str, answer: str = "", **options: int) -> bool:
-    found = find_overlaps([(question, answer)], [TASK], **options)
-    assert all(one.task == "trains" and one.row_id == "000007" for one in found.values())
-    return bool(found)
+    by_index = find_overlaps([(question, answer)], [TASK], **options)
+    assert all(entry.task == "trains" and entry.row_id == "000007" for entry in by_index.values())
+    return bool(by_index)
 
 
 def run_of(num_words: int, start: int = 2) -> str:

@@ -28,11 +28,11 @@ def texts_with_copies(num_texts: int = 150) -> list[str]:
 
 def all_pairs(texts: list[str], threshold: float) -> set[int]:
     """What greedy deduplication by comparing every pair drops."""
-    kept: list[int] = []
+    pairs: list[int] = []
     for index, text in enumerate(texts):
-        if all(jaccard(shingles(text, 3), shingles(texts[other], 3)) < threshold for other in kept):
-            kept.append(index)
-    return set(range(len(texts))) - set(kept)
+        if all(jaccard(shingles(text, 3), shingles(texts[other], 3)) < threshold for other in pairs):
+            pairs.append(index)
+    return set(range(len(texts))) - set(pairs)
 
 
 @pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
@@ -49,20 +49,20 @@ def test_what_is_dropped_is_what_comparing_every_pair_drops(threshold: float) ->
 def test_the_kept_text_is_an_earlier_one_that_is_no_duplicate_itself() -> None:
     texts = texts_with_copies()
     texts += texts[:20]
-    found = find_duplicates(texts, threshold=0.6)
-    for index, one in found.items():
-        assert one.of < index and one.of not in found
-        own, other = shingles(texts[index], 3), shingles(texts[one.of], 3)
-        assert one.is_exact == (texts[index] == texts[one.of])
-        assert one.similarity >= 0.6
-        if not one.is_exact and texts.index(texts[index]) == index:
-            assert one.similarity == pytest.approx(jaccard(own, other))
-    assert find_duplicates(texts, threshold=0.6) == found
+    duplicates = find_duplicates(texts, threshold=0.6)
+    for index, duplicate in duplicates.items():
+        assert duplicate.of < index and duplicate.of not in duplicates
+        own, other = shingles(texts[index], 3), shingles(texts[duplicate.of], 3)
+        assert duplicate.is_exact == (texts[index] == texts[duplicate.of])
+        assert duplicate.similarity >= 0.6
+        if not duplicate.is_exact and texts.index(texts[index]) == index:
+            assert duplicate.similarity == pytest.approx(jaccard(own, other))
+    assert find_duplicates(texts, threshold=0.6) == duplicates
 
 
 def test_at_threshold_one_only_equal_texts_are_duplicates() -> None:
     texts = ["Red  fox\n", "red fox", "red fox!", "a red fox"]
-    assert {index: one.of for index, one in find_duplicates(texts, threshold=1.0).items()} == {1: 0}
+    assert {index: duplicate.of for index, duplicate in find_duplicates(texts, threshold=1.0).items()} == {1: 0}
 
 
 def test_numbers_and_operators_tell_short_questions_apart() -> None:

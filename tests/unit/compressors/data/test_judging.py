@@ -37,11 +37,11 @@ def test_selective_accuracy_rises_on_planted_scores() -> None:
     """A judge that is mostly right: the fewer of its best are kept, the more of them are right."""
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2]
     is_right = [True, True, True, False, True, False, False, False]
-    found = selective_accuracy(scores, is_right, (0.25, 0.5, 0.75, 1.0))
-    assert found == [1.0, 0.75, 4 / 6, 0.5] and found == sorted(found, reverse=True)
-    assert selective_accuracy([-one for one in scores], is_right, (0.25,)) == [0.0]
+    accuracies = selective_accuracy(scores, is_right, (0.25, 0.5, 0.75, 1.0))
+    assert accuracies == [1.0, 0.75, 4 / 6, 0.5] and accuracies == sorted(accuracies, reverse=True)
+    assert selective_accuracy([-score for score in scores], is_right, (0.25,)) == [0.0]
 
 
 def test_question_and_answer_stand_as_they_are() -> None:
-    asked = judge_question("What is {answer}?", "a {question}")
-    assert "What is {answer}?" in asked and "a {question}" in asked
+    prompt = judge_question("What is {answer}?", "a {question}")
+    assert "What is {answer}?" in prompt and "a {question}" in prompt

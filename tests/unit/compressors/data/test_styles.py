@@ -12,11 +12,11 @@ from attar.stages.ingest.tiny_model import byte_tokenizer
 
 @pytest.mark.parametrize("style", STYLES)
 def test_every_style_shows_the_question_once_and_then_the_reference(style: str) -> None:
-    asked = rewrite_question("Why is it so?", "Because of 42.", ["Because of 42.", "By chance."], STYLES[style])
-    assert asked.count("Why is it so?") == 1
-    assert asked.index("Why is it so?") < asked.index("### Reference Answer:\nBecause of 42.")
-    assert "{" not in asked
-    assert ("B. By chance." in asked) == (style == "multiple_choice")
+    prompt = rewrite_question("Why is it so?", "Because of 42.", ["Because of 42.", "By chance."], STYLES[style])
+    assert prompt.count("Why is it so?") == 1
+    assert prompt.index("Why is it so?") < prompt.index("### Reference Answer:\nBecause of 42.")
+    assert "{" not in prompt
+    assert ("B. By chance." in prompt) == (style == "multiple_choice")
     # the reference has one name in all of them, and a rewrite that speaks of it is caught
     assert BannedPhrases()("As the reference answer says, 42.", "", []) is not None
 

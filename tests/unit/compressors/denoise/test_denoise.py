@@ -47,8 +47,8 @@ def test_the_sampler_finds_the_image_when_the_noise_is_known() -> None:
     assert float(diffusion.alpha_bar[-1]) < 1e-3, "the last timestep is noise"
     start = diffusion.noised(image, last, noise)
     for num_steps in (2, 25):
-        found = sample(lambda *args: noise, diffusion, start, last, last, num_steps)
-        torch.testing.assert_close(found, image, atol=2e-3, rtol=0)
+        sampled = sample(lambda *args: noise, diffusion, start, last, last, num_steps)
+        torch.testing.assert_close(sampled, image, atol=2e-3, rtol=0)
 
 
 def test_two_passes_are_the_formula_and_one_is_the_conditional_pass(base: DiffusionTransformer) -> None:
@@ -94,16 +94,16 @@ def test_scales_beyond_the_trained_ones_are_pulled_in(base: DiffusionTransformer
 
 def test_rollouts_follow_the_guided_sampler(base: DiffusionTransformer) -> None:
     diffusion, classes, scales = Diffusion(), torch.tensor([3, 4]), torch.tensor([1.0, 4.0])
-    found = rollout_states(base, diffusion, classes, scales, 5, torch.Generator().manual_seed(3))
-    assert len(found) == 10 and found.timesteps[::2].tolist() == diffusion.sampling_times(5)
+    states = rollout_states(base, diffusion, classes, scales, 5, torch.Generator().manual_seed(3))
+    assert len(states) == 10 and states.timesteps[::2].tolist() == diffusion.sampling_times(5)
     ends: list[torch.Tensor] = []
 
     def guided(*args: torch.Tensor) -> torch.Tensor:
         ends.append(args[0])
         return two_passes(base, *args)[0]
 
-    sample(guided, diffusion, found.states[:2], classes, scales, 5)
-    torch.testing.assert_close(torch.cat(ends), found.states)
+    sample(guided, diffusion, states.states[:2], classes, scales, 5)
+    torch.testing.assert_close(torch.cat(ends), states.states)
 
 
 def test_the_error_ratio_is_one_without_guidance_and_zero_with_it(base: DiffusionTransformer) -> None:

@@ -63,7 +63,7 @@ def test_sums_are_those_of_whole_vectors_and_add_up() -> None:
     assert numerator == pytest.approx(float(((labels - b) * (a - b)).sum()))
     assert denominator == pytest.approx(float((a - b).square().sum()))
     halves = [share_sums(a[rows], b[rows], ids[rows]) for rows in (slice(0, 2), slice(2, 5))]
-    assert numerator == pytest.approx(sum(one for one, _ in halves))
+    assert numerator == pytest.approx(sum(half for half, _ in halves))
 
 
 def test_share_stays_a_share() -> None:

@@ -72,13 +72,13 @@ def test_the_papers_form_acts_at_one_and_clamps_to_its_own_range() -> None:
     plain = logits(model)
     adapters = made(model, "cross", ScaleRange(low=1.5, high=3.0, is_base_at_one=False))
     adapters.attach(model)
-    found = []
+    outputs = []
     for scale in (1.0, 1.5, 3.0, 8.0):
         with adapters.at(scale):
-            found.append(logits(model))
-    assert not torch.equal(found[0], plain)
-    assert torch.equal(found[0], found[1]) and torch.equal(found[2], found[3])
-    assert not torch.equal(found[1], found[2])
+            outputs.append(logits(model))
+    assert not torch.equal(outputs[0], plain)
+    assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[2], outputs[3])
+    assert not torch.equal(outputs[1], outputs[2])
 
 
 def test_where_one_is_the_base_the_range_reaches_to_one() -> None:

@@ -55,8 +55,8 @@ def every_text(budget: float, risky: Bigram = RISKY) -> tuple[float, list[list[f
         slots.fill([0], [[0]])
         log_q = log_safe = 0.0
         spent = []
-        for place, (last, token) in enumerate(itertools.pairwise([0, *text])):
-            log_q += float(slots.step([last], [place])[0, token])
+        for index, (last, token) in enumerate(itertools.pairwise([0, *text])):
+            log_q += float(slots.step([last], [index])[0, token])
             log_safe += float(SAFE.table[last].log_softmax(-1)[token])
             spent.append(float(slots.spent_nats[0]))
         total += torch.tensor(log_q).exp().item() * (log_q - log_safe)
@@ -71,7 +71,7 @@ def test_the_whole_text_stays_within_its_budget_and_uses_it() -> None:
         spent, paths = every_text(budget)
         assert 0.95 * budget * LENGTH < spent <= budget * LENGTH + 1e-5
         for path in paths:
-            assert all(used <= (place + 1) * budget + 1e-5 for place, used in enumerate(path))
+            assert all(used <= (index + 1) * budget + 1e-5 for index, used in enumerate(path))
 
 
 def test_more_budget_goes_farther_and_the_ends_are_the_two_models() -> None:
@@ -123,9 +123,9 @@ def test_rows_keep_their_own_accounts_while_a_batch_is_refilled() -> None:
         for size in (1, 4, 9)
     ]
     assert (
-        [one.token_ids for one in texts[0]]
-        == [one.token_ids for one in texts[1]]
-        == [one.token_ids for one in texts[2]]
+        [text.token_ids for text in texts[0]]
+        == [text.token_ids for text in texts[1]]
+        == [text.token_ids for text in texts[2]]
     )
 
 
@@ -139,8 +139,8 @@ def test_a_prompt_that_the_risky_model_knows_by_heart_costs() -> None:
 
 def test_heat_and_cut_are_applied_to_both_before_they_are_fused() -> None:
     logits = torch.tensor([[2.0, 1.0, 0.0, -3.0]])
-    kept = warped(logits, Sampling(temperature=0.5, top_p=0.9))
-    torch.testing.assert_close(kept[0, :2].exp(), (logits[0, :2] / 0.5).softmax(-1), atol=1e-6, rtol=1e-6)
-    assert kept[0, 2:].exp().sum() == 0.0
+    warped_logits = warped(logits, Sampling(temperature=0.5, top_p=0.9))
+    torch.testing.assert_close(warped_logits[0, :2].exp(), (logits[0, :2] / 0.5).softmax(-1), atol=1e-6, rtol=1e-6)
+    assert warped_logits[0, 2:].exp().sum() == 0.0
     with pytest.raises(ValueError, match="temperature is 0"):
         AnchoredRunner(safe=SAFE, risky=RISKY, budget=AnchorBudget(), sampling=GREEDY)

@@ -18,31 +18,33 @@ PAIRS = [([5, 6], [7, 8, 9]), ([1], [2]), ([3, 4, 5], [6, 7])]
 
 def test_a_model_is_as_close_to_itself_as_can_be() -> None:
     runner = TorchRunner(random_model("llama")[0])
-    for one, (_, continuation) in zip(closeness(runner, runner, PAIRS, batch_size=2), PAIRS, strict=True):
-        assert one.kl_nats == pytest.approx(0, abs=1e-5) and one.num_agreeing == one.num_tokens == len(continuation)
-        assert one.loss_nats == one.original_loss_nats
+    for text, (_, continuation) in zip(closeness(runner, runner, PAIRS, batch_size=2), PAIRS, strict=True):
+        assert text.kl_nats == pytest.approx(0, abs=1e-5) and text.num_agreeing == text.num_tokens == len(continuation)
+        assert text.loss_nats == text.original_loss_nats
 
 
 def test_divergence_and_losses_equal_those_of_each_text_alone_in_float64() -> None:
     student, original = random_model("llama", seed=1)[0], random_model("llama", seed=2)[0]
-    found = closeness(TorchRunner(student), TorchRunner(original), PAIRS, batch_size=3)
-    for one, (context, continuation) in zip(found, PAIRS, strict=True):
+    figures = closeness(TorchRunner(student), TorchRunner(original), PAIRS, batch_size=3)
+    for text, (context, continuation) in zip(figures, PAIRS, strict=True):
         ids = torch.tensor([[*context, *continuation]])
         with torch.no_grad():
-            mine, theirs = (
+            student_logprobs, original_logprobs = (
                 m(input_ids=ids).logits[0, len(context) - 1 : -1].double().log_softmax(-1) for m in (student, original)
             )
         wanted = torch.tensor(continuation)[:, None]
-        assert one.kl_nats == pytest.approx(float((theirs.exp() * (theirs - mine)).sum()), rel=1e-4)
-        assert one.loss_nats == pytest.approx(-float(mine.gather(-1, wanted).sum()), rel=1e-4)
-        assert one.original_loss_nats == pytest.approx(-float(theirs.gather(-1, wanted).sum()), rel=1e-4)
-        assert one.kl_nats > 0.1, "the direction matters: these models differ"
+        assert text.kl_nats == pytest.approx(
+            float((original_logprobs.exp() * (original_logprobs - student_logprobs)).sum()), rel=1e-4
+        )
+        assert text.loss_nats == pytest.approx(-float(student_logprobs.gather(-1, wanted).sum()), rel=1e-4)
+        assert text.original_loss_nats == pytest.approx(-float(original_logprobs.gather(-1, wanted).sum()), rel=1e-4)
+        assert text.kl_nats > 0.1, "the direction matters: these models differ"
 
 
 def test_students_beside_each_other_are_measured_as_alone() -> None:
     runners = [TorchRunner(random_model("llama", seed=seed)[0]) for seed in (1, 2, 3)]
     together = closeness_of_each([*runners, runners[0]], runners[2], PAIRS, batch_size=2)
-    assert together == [closeness(one, runners[2], PAIRS, batch_size=2) for one in (*runners, runners[0])]
+    assert together == [closeness(runner, runners[2], PAIRS, batch_size=2) for runner in (*runners, runners[0])]
 
 
 def test_interval_of_a_mean_is_the_textbook_one() -> None:

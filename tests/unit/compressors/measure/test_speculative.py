@@ -28,23 +28,23 @@ def measure(draft, lengths=(3,), **options) -> list[Speculation]:
 
 
 def test_the_original_as_its_own_draft_has_every_token_accepted() -> None:
-    [found] = measure(original())
-    assert found.acceptance_fraction == 1.0 and found.differences == ()
+    [run] = measure(original())
+    assert run.acceptance_fraction == 1.0 and run.differences == ()
     # 24 tokens in steps of 3 drafted and 1 of its own
-    assert found.num_tokens == 72 and found.num_steps == 18 and found.tokens_per_step == 4.0
-    assert found.num_drafted == found.num_accepted == 54
+    assert run.num_tokens == 72 and run.num_steps == 18 and run.tokens_per_step == 4.0
+    assert run.num_drafted == run.num_accepted == 54
 
 
 @pytest.mark.parametrize("removed", [(1,), (1, 2), (0, 1, 2)])
 def test_any_draft_leaves_the_text_as_it_was(removed: tuple[int, ...]) -> None:
     """The draft is a stranger here (random weights): few tokens are accepted, and none is wrong."""
-    for found in measure(pruned(*removed), (1, 4)):
-        assert found.differences == () and found.num_tokens == 72
-        assert 0 <= found.num_accepted < found.num_drafted
+    for run in measure(pruned(*removed), (1, 4)):
+        assert run.differences == () and run.num_tokens == 72
+        assert 0 <= run.num_accepted < run.num_drafted
         # each step writes what it accepted and one token more; a text may end inside its last step
-        assert found.num_accepted + found.num_steps - len(PROMPTS) <= 72 <= found.num_accepted + found.num_steps
-        assert 1.0 <= found.tokens_per_step <= found.draft_length + 1
-        assert found.plain_seconds > 0 and found.gain == found.plain_seconds / found.assisted_seconds
+        assert run.num_accepted + run.num_steps - len(PROMPTS) <= 72 <= run.num_accepted + run.num_steps
+        assert 1.0 <= run.tokens_per_step <= run.draft_length + 1
+        assert run.plain_seconds > 0 and run.gain == run.plain_seconds / run.assisted_seconds
 
 
 def test_a_text_that_stops_is_counted_to_its_stop() -> None:
@@ -54,10 +54,8 @@ def test_a_text_that_stops_is_counted_to_its_stop() -> None:
     text = model.generate(torch.tensor([PROMPTS[0]]), max_new_tokens=24, do_sample=False)[0, 4:].tolist()
     stop = text[5]
     end = text.index(stop) + 1
-    [found] = measure_speculation(
-        model, original(), PROMPTS[:1], draft_lengths=(3,), max_new_tokens=24, stop_ids=[stop]
-    )
-    assert found.num_tokens == end and found.differences == () and found.acceptance_fraction == 1.0
+    [run] = measure_speculation(model, original(), PROMPTS[:1], draft_lengths=(3,), max_new_tokens=24, stop_ids=[stop])
+    assert run.num_tokens == end and run.differences == () and run.acceptance_fraction == 1.0
 
 
 def test_a_text_that_differs_is_found_with_its_margin(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,6 +71,6 @@ def test_a_text_that_differs_is_found_with_its_margin(monkeypatch: pytest.Monkey
         return output
 
     monkeypatch.setattr(model, "generate", unfaithful)
-    [found] = measure_speculation(model, draft, PROMPTS, draft_lengths=(2,), max_new_tokens=8, stop_ids=[])
-    assert [one.prompt_index for one in found.differences] == [0, 1, 2]
-    assert all(one.token_index == 0 and one.margin_nats > 0.1 for one in found.differences)
+    [run] = measure_speculation(model, draft, PROMPTS, draft_lengths=(2,), max_new_tokens=8, stop_ids=[])
+    assert [difference.prompt_index for difference in run.differences] == [0, 1, 2]
+    assert all(difference.token_index == 0 and difference.margin_nats > 0.1 for difference in run.differences)

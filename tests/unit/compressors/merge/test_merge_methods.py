@@ -11,7 +11,7 @@ from attar.compressors.catalogue import build
 from attar.compressors.merge import group as group_module
 from attar.compressors.merge.group import MergeError, TensorGroup
 from attar.compressors.merge.methods import MERGE_METHODS, check_filters, check_num_models, merge_states
-from attar.compressors.merge.setting import Place, check_setting, places, resolve
+from attar.compressors.merge.setting import TensorLocation, check_setting, locations, resolve
 from attar.compressors.merge.trim import Trimmer, magnitude_cuts
 
 NAMES = ["embed.weight", "layers.0.mlp.w", "layers.1.mlp.w", "layers.1.self_attn.w", "layers.2.mlp.w", "norm.weight"]
@@ -22,7 +22,7 @@ def tensor(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def merged(name: str, models: list[torch.Tensor], base: torch.Tensor | None = None, **params: object) -> torch.Tensor:
-    group = TensorGroup(Place("layers.0.w"), tuple(models), base)
+    group = TensorGroup(TensorLocation("layers.0.w"), tuple(models), base)
     return build(MERGE_METHODS, name, params)(group).tensor(models[0])
 
 
@@ -76,8 +76,8 @@ def test_trimming_keeps_exactly_the_largest(density: float, monkeypatch: pytest.
     num_kept = int(density * 5000)
     chunks = values.split(512, dim=1)
     trimmer = Trimmer(magnitude_cuts([iter(chunks), iter(chunks)], [num_kept, num_kept]))
-    kept = torch.cat([trimmer.kept(chunk) for chunk in chunks], dim=1)
-    for row, mask in zip(values, kept, strict=True):
+    trimmed = torch.cat([trimmer.mask(chunk) for chunk in chunks], dim=1)
+    for row, mask in zip(values, trimmed, strict=True):
         expected = torch.zeros(5000, dtype=torch.bool)
         expected[row.abs().topk(num_kept).indices] = True
         assert torch.equal(mask, expected)
@@ -88,8 +88,8 @@ def test_of_equal_magnitudes_the_first_are_kept() -> None:
     for num_kept, expected in ((1, [1]), (2, [1, 3]), (3, [0, 1, 3]), (5, [0, 1, 2, 3, 4]), (7, [0, 1, 2, 3, 4, 5, 6])):
         chunks = values.split(3, dim=1)
         trimmer = Trimmer(magnitude_cuts([iter(chunks), iter(chunks)], [num_kept]))
-        kept = torch.cat([trimmer.kept(chunk) for chunk in chunks], dim=1)
-        assert kept[0].nonzero().flatten().tolist() == expected
+        trimmed = torch.cat([trimmer.mask(chunk) for chunk in chunks], dim=1)
+        assert trimmed[0].nonzero().flatten().tolist() == expected
 
 
 def test_ties_by_hand() -> None:
@@ -108,14 +108,16 @@ def test_task_arithmetic_with_a_negative_weight_unlearns() -> None:
 
 def test_dare_drops_its_share_keeps_the_mean_and_depends_on_seed_and_name_alone() -> None:
     base, model = torch.zeros(100_000), torch.ones(100_000)
-    one = merged("dare_linear", [model], base, density=0.3)
-    kept = one != 0
-    assert kept.float().mean() == pytest.approx(0.3, abs=0.01)
-    torch.testing.assert_close(one[kept], torch.full_like(one[kept], 1 / 0.3))
-    assert torch.equal(one, merged("dare_linear", [model], base, density=0.3)), "no state is kept"
-    assert not torch.equal(one, merged("dare_linear", [model], base, density=0.3, seed=1))
-    elsewhere = build(MERGE_METHODS, "dare_linear", {"density": 0.3})(TensorGroup(Place("other"), (model,), base))
-    assert not torch.equal(one, elsewhere.tensor(model))
+    first = merged("dare_linear", [model], base, density=0.3)
+    mask = first != 0
+    assert mask.float().mean() == pytest.approx(0.3, abs=0.01)
+    torch.testing.assert_close(first[mask], torch.full_like(first[mask], 1 / 0.3))
+    assert torch.equal(first, merged("dare_linear", [model], base, density=0.3)), "no state is kept"
+    assert not torch.equal(first, merged("dare_linear", [model], base, density=0.3, seed=1))
+    elsewhere = build(MERGE_METHODS, "dare_linear", {"density": 0.3})(
+        TensorGroup(TensorLocation("other"), (model,), base)
+    )
+    assert not torch.equal(first, elsewhere.tensor(model))
     by_norm = merged("dare_linear", [tensor(1000)], torch.zeros(1000), density=0.3, rescale="norm")
     torch.testing.assert_close(by_norm.abs().sum(), tensor(1000).abs().sum())
     torch.manual_seed(0)
@@ -146,14 +148,14 @@ def test_model_stock_of_orthogonal_and_of_equal_changes() -> None:
 def test_karcher_mean_has_the_least_sum_of_squared_angles() -> None:
     models = [tensor(4, seed=seed) for seed in (1, 2, 3)]
     units = [model / model.norm() for model in models]
-    found = merged("karcher", models, num_iterations=200, tolerance=1e-9)
+    mean = merged("karcher", models, num_iterations=200, tolerance=1e-9)
 
     def spread(point: torch.Tensor) -> float:
         return sum(float((point / point.norm() @ unit).clamp(-1, 1).arccos() ** 2) for unit in units)
 
-    best = spread(found)
-    assert all(spread(found + 0.05 * tensor(4, seed=seed)) > best for seed in range(10, 40))
-    torch.testing.assert_close(found.norm(), sum(model.norm() for model in models) / 3)
+    best = spread(mean)
+    assert all(spread(mean + 0.05 * tensor(4, seed=seed)) > best for seed in range(10, 40))
+    torch.testing.assert_close(mean.norm(), sum(model.norm() for model in models) / 3)
 
 
 def test_karcher_mean_of_two_is_slerp_halfway_for_equal_norms() -> None:
@@ -168,17 +170,19 @@ def test_karcher_mean_of_two_is_slerp_halfway_for_equal_norms() -> None:
 
 
 def test_gradients_run_from_the_first_block_to_the_last_and_rules_go_by_name() -> None:
-    by_name = {place.name: place for place in places(NAMES)}
+    by_name = {location.name: location for location in locations(NAMES)}
     assert [by_name[f"layers.{index}.mlp.w"].block_fraction for index in range(3)] == [0.0, 0.5, 1.0]
     assert resolve([0.0, 1.0, 0.5], by_name["layers.1.mlp.w"]) == 1.0
     assert resolve([0.0, 1.0], by_name["layers.1.mlp.w"]) == 0.5
     assert resolve([0.2, 1.0], by_name["norm.weight"]) == 0.2, "what is in no block has the first anchor"
     rules = [{"filter": "self_attn", "value": [0.0, 1.0]}, {"filter": "layers", "value": 0.3}, {"value": 0.7}]
-    found = [resolve(rules, by_name[name]) for name in NAMES]
-    assert found == [0.7, 0.3, 0.3, 0.5, 0.3, 0.7]
+    resolved = [resolve(rules, by_name[name]) for name in NAMES]
+    assert resolved == [0.7, 0.3, 0.3, 0.5, 0.3, 0.7]
     models = [{name: torch.full((2,), float(side)) for name in NAMES} for side in (0, 1)]
     merged_state, _ = merge_states(build(MERGE_METHODS, "slerp", {"t": rules}), models)
-    assert [round(float(merged_state[name][0]), 6) for name in NAMES] == found, "zeros have no angle: a straight line"
+    assert [round(float(merged_state[name][0]), 6) for name in NAMES] == resolved, (
+        "zeros have no angle: a straight line"
+    )
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def test_a_freed_place_is_given_away_at_once() -> None:
     free = decode(runner(), prompts, max_new_tokens=30, stop_ids=())
     stops = {generation.token_ids[3 + index] for index, generation in enumerate(free)}
     written = decode(watched, prompts, max_new_tokens=30, stop_ids=stops, batch_size=2)
-    lengths = [len(one.token_ids) for one in written]
+    lengths = [len(answer.token_ids) for answer in written]
     assert len(set(lengths)) > 2, "answers of different lengths, or the test shows nothing"
     steps = [rows for rows, new, columns in watched.shapes if columns > new]
     assert sum(steps) <= sum(lengths) + 2 and len(steps) <= sum(lengths) / 2 + max(lengths)
@@ -131,8 +131,8 @@ def test_a_row_draws_the_same_whatever_batch_it_is_in() -> None:
     order = list(range(10))
     random.Random(0).shuffle(order)
     shuffled = decode(runner(), [prompts[i] for i in order], seeds=[seeds[i] for i in order], batch_size=3, **options)
-    for place, index in enumerate(order):
-        assert shuffled[place].token_ids == together[index].token_ids
+    for row, index in enumerate(order):
+        assert shuffled[row].token_ids == together[index].token_ids
     other = decode(runner(), prompts, seeds=[seed + 1 for seed in seeds], batch_size=10, **options)
     assert sum(a.token_ids != b.token_ids for a, b in zip(together, other, strict=True)) >= 8
 

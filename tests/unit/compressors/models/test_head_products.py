@@ -35,13 +35,13 @@ def test_gradients_are_those_of_the_plain_products(dtype: torch.dtype, monkeypat
     monkeypatch.setattr(head_module, "ENTRIES_AT_ONCE", 16)
     given = (tensor(6, 8, seed=3), tensor(40, 8, seed=4), tensor(40, seed=5))
     slopes = tensor(6, 40, seed=6)
-    leaves = [one.to(dtype).requires_grad_() for one in given]
+    leaves = [value.to(dtype).requires_grad_() for value in given]
     (OutputHead(leaves[1], leaves[2]).logits(leaves[0]) * slopes).sum().backward()
-    plain = [one.detach().float().requires_grad_() for one in leaves]
+    plain = [leaf.detach().float().requires_grad_() for leaf in leaves]
     (torch.nn.functional.linear(plain[0], plain[1], plain[2]) * slopes).sum().backward()
-    for mine, reference in zip(leaves, plain, strict=True):
-        assert mine.grad is not None and reference.grad is not None and mine.grad.dtype == dtype
+    for actual, reference in zip(leaves, plain, strict=True):
+        assert actual.grad is not None and reference.grad is not None and actual.grad.dtype == dtype
         # summed in float32 and rounded once, to half a step of bf16
         torch.testing.assert_close(
-            mine.grad.float(), reference.grad, atol=1e-5, rtol=4e-3 if dtype != torch.float32 else 1e-5
+            actual.grad.float(), reference.grad, atol=1e-5, rtol=4e-3 if dtype != torch.float32 else 1e-5
         )

@@ -64,23 +64,23 @@ def learned(how: Any, parts: list[Tensor], mask: Tensor | None, dtype: torch.dty
 def test_values_and_gradients_are_the_fused_kernels(mask: Tensor | None, groups: int) -> None:
     parts = inputs(LONG, groups=groups)
     exact = learned(sdpa_attention_forward, parts, mask, torch.float32)
-    for wanted, found in zip(exact, learned(attention, parts, mask, torch.bfloat16), strict=True):
-        assert (found - wanted).norm() <= ROUNDING * wanted.norm()
+    for wanted, actual in zip(exact, learned(attention, parts, mask, torch.bfloat16), strict=True):
+        assert (actual - wanted).norm() <= ROUNDING * wanted.norm()
 
 
 def test_padded_rows_are_the_fused_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(product_attention, "NUM_QUERIES", 16)
     parts, mask = inputs(70, batch=2), padded(70, 70, 20)
     exact = learned(sdpa_attention_forward, parts, mask, torch.float32, scaling=0.3)
-    for wanted, found in zip(exact, learned(attention, parts, mask, torch.bfloat16, scaling=0.3), strict=True):
-        assert (found - wanted).norm() <= ROUNDING * wanted.norm()
+    for wanted, actual in zip(exact, learned(attention, parts, mask, torch.bfloat16, scaling=0.3), strict=True):
+        assert (actual - wanted).norm() <= ROUNDING * wanted.norm()
 
 
 def test_padding_that_sees_nothing_leaves_every_gradient_a_number() -> None:
     mask = causal(LONG).clone()
     mask[..., : NUM_QUERIES + 10, :] = False  # on the left: a whole span, and a part of the next
-    for found in learned(attention, inputs(LONG), mask, torch.bfloat16):
-        assert found.isfinite().all()
+    for gradient in learned(attention, inputs(LONG), mask, torch.bfloat16):
+        assert gradient.isfinite().all()
 
 
 def test_masks_that_take_turns_are_not_mixed_up() -> None:
@@ -99,8 +99,8 @@ def test_nothing_crosses_packed_rows() -> None:
     first, second = (learned(attention, some, mask, torch.bfloat16) for some in (parts, other))
     assert torch.equal(first[0][:, :140], second[0][:, :140])
     assert not torch.equal(first[0][:, 140:], second[0][:, 140:])
-    for mine, theirs in zip(first[1:], second[1:], strict=True):
-        assert torch.equal(mine[:, :, :140], theirs[:, :, :140])
+    for actual, reference in zip(first[1:], second[1:], strict=True):
+        assert torch.equal(actual[:, :, :140], reference[:, :, :140])
 
 
 @pytest.mark.parametrize(
@@ -120,8 +120,8 @@ def test_what_it_does_not_do_is_left_to_transformers(
     parts = [part.to(dtype) for part in inputs(num_tokens)]
     module = SimpleNamespace(num_key_value_groups=3, is_causal=True)
     wanted, _ = sdpa_attention_forward(module, *parts, None, **options)  # type: ignore[arg-type]
-    found, _ = attention(module, *parts, None, **options)  # type: ignore[arg-type]
-    assert torch.equal(found, wanted)
+    output, _ = attention(module, *parts, None, **options)  # type: ignore[arg-type]
+    assert torch.equal(output, wanted)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -132,11 +132,11 @@ def test_a_student_gives_what_its_model_gives_by_sdpa(family: str, monkeypatch: 
     batch = collate([Example(range(5, 12), range(20, 30)), Example([7], range(40, 47))], [0, 1], is_packed=True)
     student = Student(model)
     assert model.config._attn_implementation == (product_attention.NAME if own == "sdpa" else own)
-    found = student.logits(batch)
+    logits = student.logits(batch)
     model.set_attn_implementation(own)
     wanted = student.logits(batch)
-    assert torch.equal(found, wanted) == (own != "sdpa")  # it was another kernel
-    assert (found - wanted).norm() <= 3 * ROUNDING * wanted.norm()
+    assert torch.equal(logits, wanted) == (own != "sdpa")  # it was another kernel
+    assert (logits - wanted).norm() <= 3 * ROUNDING * wanted.norm()
 
 
 def test_a_model_that_attends_in_its_own_way_is_left_alone() -> None:

@@ -28,7 +28,7 @@ def product(graph: ir.Graph, name: str, source: ir.Value, num_outputs: int, bits
     codes = RANDOM.integers(0, 256, (num_outputs, num_blocks, blob), np.uint8)
     scales = RANDOM.random((num_outputs, num_blocks), np.float32)
     zeros = RANDOM.integers(0, 256, num_outputs * -(-num_blocks * bits // 8), np.uint8)
-    inputs = [stored(graph, f"{name}.{part}", one) for part, one in (("c", codes), ("s", scales), ("z", zeros))]
+    inputs = [stored(graph, f"{name}.{part}", values) for part, values in (("c", codes), ("s", scales), ("z", zeros))]
     attributes = {"K": NUM_CHANNELS, "N": num_outputs, "bits": bits, "block_size": BLOCK, "accuracy_level": 4}
     node = ir.node("MatMulNBits", [source, *inputs], attributes, domain="com.microsoft", name=name)
     node.outputs[0].name = f"{name}.out"
@@ -57,8 +57,8 @@ def test_joined_products_give_the_same_numbers_in_fewer_calls(bits: int) -> None
     assert join_parallel(graph) == 1
     assert Counter(node.op_type for node in graph) == {"MatMulNBits": 2, "Split": 1}
     assert [value.name for value in graph.outputs] == ["q.out", "k.out", "v.out", "other_bits.out"]
-    for one, other in zip(before, run(model, rows), strict=True):
-        assert np.array_equal(one, other) and np.abs(one).max() > 0
+    for expected, other in zip(before, run(model, rows), strict=True):
+        assert np.array_equal(expected, other) and np.abs(expected).max() > 0
     assert join_parallel(graph) == 0, "nothing is left to join"
     assert not [name for name in graph.initializers if name in ("q.c", "k.c", "v.c")], "no tensor is stored twice"
 

@@ -103,7 +103,7 @@ def test_the_fewest_of_the_costliest_are_kept(max_loss: float, expected: int) ->
 
     ranked = rank_nodes(loss, list(costs))
     assert ranked == costs and list(ranked) == ["b", "d", "a", "c", "e"]
-    kept, left = keep_worst(loss, list(costs), ranked, max_loss=max_loss, max_kept=5)
-    assert kept == ["b", "d", "a", "c", "e"][:expected] and left == sum(sorted(costs.values())[: 5 - expected])
-    kept, left = keep_worst(loss, list(costs), ranked, max_loss=0.0, max_kept=2)
-    assert kept == ["b", "d"] and left == 1.75
+    kept_names, left = keep_worst(loss, list(costs), ranked, max_loss=max_loss, max_kept=5)
+    assert kept_names == ["b", "d", "a", "c", "e"][:expected] and left == sum(sorted(costs.values())[: 5 - expected])
+    kept_names, left = keep_worst(loss, list(costs), ranked, max_loss=0.0, max_kept=2)
+    assert kept_names == ["b", "d"] and left == 1.75

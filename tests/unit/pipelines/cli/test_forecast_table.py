@@ -74,25 +74,27 @@ def test_the_plan_has_work_for_trainings_and_rewrites_and_dashes_for_the_rest(tm
     for name in ("tiny", "demo"):
         plan = with_seconds(make_plan(load_recipe(name), Store(tmp_path)), tmp_path)
         work = {
-            one.node.name: one for one in plan if one.node.stage.name in ("finetune", "self_data", "guide", "record")
+            entry.node.name: entry
+            for entry in plan
+            if entry.node.stage.name in ("finetune", "self_data", "guide", "record")
         }
-        assert len(work) >= 2 and all(one.forecast.num_flops > 0 for one in work.values()), name
+        assert len(work) >= 2 and all(entry.forecast.num_flops > 0 for entry in work.values()), name
         rows = {row["node"]: row for row in plan_rows(plan)}
         assert rows["prose"]["FLOPs"] == rows["prose"]["minutes"] == UNKNOWN
         assert "0.00" not in {value for row in rows.values() for value in row.values()}
     # each row for 4 epochs, at 200 tokens; forward and back, two FLOPs a parameter each, over a model without 6 of its 30 blocks
     text = (Path("stages/ingest/shipped") / "everyday.jsonl").read_text()
     num_rows = sum(1 for line in text.splitlines() if line.strip())
-    student = next(one for one in plan if one.node.name == "student")
+    student = next(entry for entry in plan if entry.node.name == "student")
     num_parameters = 134515008 - 106202880 * 6 // 30
     assert student.forecast.num_flops == pytest.approx(4 * num_parameters * 200 * 4 * num_rows, rel=0.01)
 
 
 def test_minutes_come_from_what_this_machine_has_done(tmp_path: Path) -> None:
     plan = make_plan(load_recipe("tiny"), Store(tmp_path))
-    scan = next(one for one in plan if one.node.name == "block_scan")
+    scan = next(entry for entry in plan if entry.node.name == "block_scan")
     assert "not known" in plan_total(with_seconds(plan, tmp_path))
     learn_rate(tmp_path, "scan", scan.forecast.num_flops, 0.0, 90.0)
-    told = with_seconds(plan, tmp_path)
-    assert {row["node"]: row["minutes"] for row in plan_rows(told)}["block_scan"] == "1.50"
-    assert plan_total(told).startswith("About 1.50 minutes for 1 of the 25 nodes to be built")
+    timed = with_seconds(plan, tmp_path)
+    assert {row["node"]: row["minutes"] for row in plan_rows(timed)}["block_scan"] == "1.50"
+    assert plan_total(timed).startswith("About 1.50 minutes for 1 of the 25 nodes to be built")

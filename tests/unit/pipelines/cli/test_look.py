@@ -69,9 +69,9 @@ def test_runs_and_logs_are_listed_and_a_run_tells_its_nodes(record: RunRecord) -
         and '"state": "failed"' in listed.stdout
         and '"nodes": "1/3"' in listed.stdout
     )
-    told = CliRunner().invoke(app, ["status", record.id[:16]])
-    assert told.exit_code == 0 and all(
-        word in told.stdout for word in ("failed", "prune", "Skipped", "no such block", "abababababab")
+    status = CliRunner().invoke(app, ["status", record.id[:16]])
+    assert status.exit_code == 0 and all(
+        word in status.stdout for word in ("failed", "prune", "Skipped", "no such block", "abababababab")
     )
     assert [row["log"] for row in list_logs()] == [f"runs/{record.id}/logs/b.log"]
 
@@ -166,7 +166,7 @@ def test_every_command_takes_debug() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "exit_code", "told"),
+    ("error", "exit_code", "lines"),
     [
         (RecipeError("one", "two"), 2, ["attar: one", "attar: two"]),
         (ValueError("a\n  b"), 2, ["attar: a b"]),
@@ -179,7 +179,7 @@ def test_every_command_takes_debug() -> None:
     ],
 )
 def test_what_a_command_raises_is_lines_and_a_traceback_only_when_asked(
-    error: Exception, exit_code: int, told: list[str], capsys: pytest.CaptureFixture[str]
+    error: Exception, exit_code: int, lines: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     import typer
 
@@ -188,7 +188,7 @@ def test_what_a_command_raises_is_lines_and_a_traceback_only_when_asked(
 
     with pytest.raises(typer.Exit) as left:
         guarded(command)("x")
-    assert (left.value.exit_code, capsys.readouterr().err.splitlines()) == (exit_code, told)
+    assert (left.value.exit_code, capsys.readouterr().err.splitlines()) == (exit_code, lines)
     with pytest.raises(type(error)):
         guarded(command)("x", debug=True)
     with pytest.raises(typer.Exit), refusals(debug=False):

@@ -32,7 +32,7 @@ def test_card_names_a_paper_and_tests_that_exist(name: str) -> None:
         assert function in names, test
 
 
-def test_composition_tells_plugs_parties_and_rollout() -> None:
+def test_composition_names_components_sources_and_rollout() -> None:
     recipe = method_recipes()["methods/srpo"]
     assert composition(recipe) == (
         "clipped_ratio (correct) + reverse_kl by entropy (wrong); teacher ema; teacher context sibling; rollout student"

@@ -51,7 +51,7 @@ def test_the_choices_are_those_of_the_catalogues() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"num_blocks": 999}, "999 is greater than the maximum of 128"),
         ({"num_blocks": -1}, "less than the minimum of 0"),
@@ -63,8 +63,8 @@ def test_the_choices_are_those_of_the_catalogues() -> None:
         ({"num_blocks": "six"}, "is not of type 'integer'"),
     ],
 )
-def test_a_breach_is_seen_by_the_server(wrong: dict[str, Any], said: str) -> None:
-    assert said in "; ".join(refusals(wrong))
+def test_a_breach_is_seen_by_the_server(wrong: dict[str, Any], message: str) -> None:
+    assert message in "; ".join(refusals(wrong))
     with pytest.raises(ValidationError):
         CompressForm.model_validate(wrong)
 
@@ -81,9 +81,9 @@ def test_schema_and_model_agree_on_every_rule(rule: Any) -> None:
         "const": "lora" if limit == "none" else not limit,
     }[keyword]
     for form in ({**when, name: broken}, when):
-        said = complaint(form)
-        assert bool(said) == bool(refusals(form)), form
-        assert not said or any(reason in said for *_, reason in RULES)
+        message = complaint(form)
+        assert bool(message) == bool(refusals(form)), form
+        assert not message or any(reason in message for *_, reason in RULES)
     assert refusals({**when, name: broken}), why
 
 

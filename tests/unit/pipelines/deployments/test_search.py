@@ -19,7 +19,7 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "message"),
     [
         ({"field": "a.config.b"}, "give values, or low below high"),
         ({"field": "a.config.b", "low": 2.0, "high": 1.0}, "give values, or low below high"),
@@ -28,8 +28,8 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
         ({"field": "a.config.b", "valus": [1]}, "Extra inputs are not permitted"),
     ],
 )
-def test_a_space_that_means_nothing_is_refused(wrong: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValidationError, match=said):
+def test_a_space_that_means_nothing_is_refused(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Dimension.model_validate(wrong)
 
 
@@ -66,10 +66,12 @@ def test_guesses_stay_in_their_ranges_and_repeat_with_their_seed() -> None:
     ]
 
     def drawn() -> list[tuple[float, int]]:
-        found: list[tuple[float, int]] = []
+        guesses: list[tuple[float, int]] = []
         study = optuna.create_study(sampler=make_sampler("bayesian", space, 7))
-        study.optimize(lambda trial: found.append(tuple(d.suggest(trial) for d in space)) or found[-1][0], n_trials=12)  # type: ignore[arg-type,func-returns-value]
-        return found
+        study.optimize(
+            lambda trial: guesses.append(tuple(d.suggest(trial) for d in space)) or guesses[-1][0], n_trials=12
+        )  # type: ignore[arg-type,func-returns-value]
+        return guesses
 
     first = drawn()
     assert first == drawn()

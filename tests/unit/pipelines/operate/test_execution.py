@@ -34,8 +34,8 @@ def with_pools(by_stage: Any = None, **nodes: Any) -> dict[str, Any]:
 
 
 def test_a_node_runs_here_unless_it_or_its_stage_says_where() -> None:
-    def pools(**said: Any) -> dict[str, str]:
-        return {name: node.execution for name, node in build_recipe(with_pools(**said)).nodes.items()}
+    def pools(**pool_state: Any) -> dict[str, str]:
+        return {name: node.execution for name, node in build_recipe(with_pools(**pool_state)).nodes.items()}
 
     assert pools() == {"original": IN_PROCESS, "smaller": IN_PROCESS}
     assert pools(by_stage={"prune": "gpu"}) == {"original": IN_PROCESS, "smaller": "gpu"}
@@ -51,7 +51,7 @@ def test_where_it_runs_is_no_part_of_what_is_made() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "message"),
+    ("execution", "message"),
     [
         ({"by_stage": {"prnue": "gpu"}}, "recipe, execution.prnue: unknown stage. Did you mean 'prune'"),
         ({"by_stage": "gpu"}, "recipe, execution = 'gpu': accepted: stage names"),
@@ -60,9 +60,9 @@ def test_where_it_runs_is_no_part_of_what_is_made() -> None:
         ({"smaller": None}, "node 'smaller', execution = None"),
     ],
 )
-def test_a_place_that_cannot_be_is_refused(said: dict[str, Any], message: str) -> None:
+def test_a_place_that_cannot_be_is_refused(execution: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError) as refusal:
-        build_recipe(with_pools(**said))
+        build_recipe(with_pools(**execution))
     assert message in str(refusal.value)
 
 
@@ -73,10 +73,10 @@ def shipped_by_prefect(package: str, kind: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("package", "kind"), [("prefect-docker", "docker"), ("prefect-kubernetes", "kubernetes")])
 def test_templates_have_all_that_the_worker_reads_and_defaults_that_obey_their_schema(package: str, kind: Any) -> None:
-    ours, theirs = job_template(kind, IMAGE, 1), shipped_by_prefect(package, kind)
-    assert theirs["variables"]["properties"].keys() - CLOSED <= ours["variables"]["properties"].keys()
+    ours, shipped = job_template(kind, IMAGE, 1), shipped_by_prefect(package, kind)
+    assert shipped["variables"]["properties"].keys() - CLOSED <= ours["variables"]["properties"].keys()
     # a key without a value is left out: Prefect takes its own default
-    assert theirs["job_configuration"].keys() - {"registry_credentials"} <= ours["job_configuration"].keys()
+    assert shipped["job_configuration"].keys() - {"registry_credentials"} <= ours["job_configuration"].keys()
     Draft202012Validator.check_schema(ours["variables"])
     for name, variable in ours["variables"]["properties"].items():
         if "default" in variable:
@@ -99,7 +99,11 @@ def test_a_run_brings_no_command_environment_image_or_folder_of_its_own(kind: An
 @pytest.mark.parametrize("num_gpus", [0, 2])
 def test_the_kubernetes_job_is_one(num_gpus: int) -> None:
     template = job_template("kubernetes", IMAGE, num_gpus)
-    values = {name: one["default"] for name, one in template["variables"]["properties"].items() if "default" in one}
+    values = {
+        name: variable["default"]
+        for name, variable in template["variables"]["properties"].items()
+        if "default" in variable
+    }
     run = {"name": "stage", "labels": {"a": "b"}}
     manifest = apply_values(template["job_configuration"]["job_manifest"], values | run, remove_notset=True)
     # Prefect's worker writes the environment as a list
@@ -152,7 +156,7 @@ def test_compose_gives_secrets_as_files_and_binds_to_loopback() -> None:
 
 
 def test_compose_runs_our_images_without_privileges() -> None:
-    ours = [one for one in COMPOSE["services"].values() if "ATTAR" in one["image"]]
+    ours = [service for service in COMPOSE["services"].values() if "ATTAR" in service["image"]]
     assert len(ours) == 6
     for service in ours:
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and "privileged" not in service

@@ -109,8 +109,8 @@ def test_what_fails_is_closed_and_what_works_is_not(tmp_path: Path) -> None:
 
 def test_the_command_line_is_prefects_own() -> None:
     command = [sys.executable, "-m", "attar.pipelines.operate.prefect_server", "version"]
-    told = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert "API version" in told.stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "API version" in printed.stdout
 
 
 APP = """
@@ -131,7 +131,7 @@ def test_the_short_lived_server_of_a_run_is_mended_too(tmp_path: Path, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "environ", dict(os.environ) | {"PYTHONPATH": os.getcwd()})
 
-    def told() -> str:
+    def printed_by_server() -> str:
         command = [
             sys.executable,
             "-m",
@@ -146,6 +146,6 @@ def test_the_short_lived_server_of_a_run_is_mended_too(tmp_path: Path, monkeypat
         ]
         return subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False).stdout
 
-    assert "as it comes" in told()
+    assert "as it comes" in printed_by_server()
     configure_prefect(tmp_path / "home")
-    assert "mended" in told()
+    assert "mended" in printed_by_server()

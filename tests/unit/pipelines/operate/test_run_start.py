@@ -58,11 +58,11 @@ def test_a_server_that_comes_late_is_waited_for(late_server: str) -> None:
 def test_a_server_that_does_not_come_is_one_line(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{port}/api")
     monkeypatch.setattr("attar.pipelines.operate.prefect_home.NAMED_SECONDS", 0.1)
-    told: list[str] = []
+    lines: list[str] = []
     with pytest.raises(ValueError, match="does not answer") as refusal:
-        await_prefect(tmp_path, told.append)
-    assert "\n" not in str(refusal.value) and "waiting up to" in told[0]
+        await_prefect(tmp_path, lines.append)
+    assert "\n" not in str(refusal.value) and "waiting up to" in lines[0]
     monkeypatch.delenv("PREFECT_API_URL")
-    await_prefect(tmp_path, told.append)
-    assert len(told) == 1, "a run with a server of its own waits for none"
+    await_prefect(tmp_path, lines.append)
+    assert len(lines) == 1, "a run with a server of its own waits for none"
     assert "PREFECT_API_URL" not in os.environ

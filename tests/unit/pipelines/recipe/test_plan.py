@@ -25,7 +25,7 @@ COUNTED_FLOPS = {
 @pytest.fixture(scope="module")
 def planned(tmp_path_factory: pytest.TempPathFactory) -> dict:
     plan = make_plan(load_recipe("demo"), Store(tmp_path_factory.mktemp("nothing")))
-    return {one.node.name: one.as_dict() for one in plan}
+    return {entry.node.name: entry.as_dict() for entry in plan}
 
 
 @pytest.mark.parametrize("node", MADE_BYTES)
@@ -51,7 +51,7 @@ def test_a_plan_that_does_not_fit_the_disk_says_so(tmp_path: Path, monkeypatch: 
 
 def test_llama_is_cut_to_the_size_of_the_paper(tmp_path: Path) -> None:
     """8.03 billion parameters to 6.72, and 16.3% of the FLOPs of decoding (https://arxiv.org/abs/2410.09982, abstract)."""
-    plan = {one.node.name: one for one in make_plan(load_recipe("llama-3.1-8b"), Store(tmp_path))}
+    plan = {entry.node.name: entry for entry in make_plan(load_recipe("llama-3.1-8b"), Store(tmp_path))}
     before, after = plan["original"], plan["healed"]
     assert float(before.forecast.facts["num_parameters"]) == pytest.approx(8.03e9, abs=5e6)
     assert float(after.forecast.facts["num_parameters"]) == pytest.approx(6.72e9, abs=5e6)

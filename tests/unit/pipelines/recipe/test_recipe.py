@@ -19,10 +19,10 @@ TINY = yaml.safe_load(shipped_recipes()["tiny"].read_text())
 def changed(*path_and_value: object) -> dict:
     document = copy.deepcopy(TINY)
     *path, last, value = path_and_value
-    place = document["nodes"]
+    node = document["nodes"]
     for part in path:
-        place = place[part]
-    place[last] = value
+        node = node[part]
+    node[last] = value
     return document
 
 

@@ -74,7 +74,7 @@ def study(scripts: dict[str, ModuleType], folder: Path) -> Callable[[int, int], 
             seed=seed,
             steps=STEPS,
             rows=ROWS,
-            asked=150,
+            num_questions=150,
             text_tokens=12288,
             arms=chosen,
         )
@@ -86,7 +86,7 @@ def study(scripts: dict[str, ModuleType], folder: Path) -> Callable[[int, int], 
 def planned(document: dict[str, Any], folder: Path) -> Made:
     """Return a recipe and its plan by node."""
     recipe = build_recipe(document)
-    return recipe, {one.node.name: one for one in make_plan(recipe, Store(folder / "home"))}
+    return recipe, {entry.node.name: entry for entry in make_plan(recipe, Store(folder / "home"))}
 
 
 def roots(recipe: Recipe, name: str) -> set[str]:
@@ -95,7 +95,10 @@ def roots(recipe: Recipe, name: str) -> set[str]:
     if node.stage.name == "ingest_data":
         return {name}
     return {
-        root for slot in ("data", "tasks", "texts") for one in node.inputs.get(slot, ()) for root in roots(recipe, one)
+        root
+        for slot in ("data", "tasks", "texts")
+        for parent in node.inputs.get(slot, ())
+        for root in roots(recipe, parent)
     }
 
 
@@ -117,7 +120,7 @@ def test_arms_that_train_have_one_budget_and_nothing_that_is_measured_on(
     learning = set(arms.ARMS) - set(arms.UNTRAINED) - set(arms.MERGES)
     assert {name.removesuffix("_adapter") for name in trained} == learning
     first, *others = (budget(node.config) for node in trained.values())
-    assert all(one == first for one in others)
+    assert all(other == first for other in others)
     assert (first["schedule.max_steps"], first["schedule.tokens_per_step"], first["heldout.patience"]) == (
         STEPS,
         1024,
@@ -183,9 +186,9 @@ def test_every_arm_and_difference_of_the_recorded_study_is_built(
     arms = scripts["arms"]
     result = json.loads((ROOT / "benchmarks" / "results" / "recovery-6.json").read_text())
     nodes = study(arms.SEEDED_SIZE, 0)[0].nodes
-    told = {row[0] for table in result["tables"] for row in table["rows"]}
-    differences = [name.split(" less ") for name in told if " less " in name]
-    assert {name for name in told if " less " not in name} - {"original"} == set(arms.ARMS) <= set(nodes)
+    named = {row[0] for table in result["tables"] for row in table["rows"]}
+    differences = [name.split(" minus ") for name in named if " minus " in name]
+    assert {name for name in named if " minus " not in name} - {"original"} == set(arms.ARMS) <= set(nodes)
     described = dict(line.removeprefix("- ").split(": ", 1) for line in result["lines"] if line.startswith("- "))
     assert described == arms.ARMS
     assert differences

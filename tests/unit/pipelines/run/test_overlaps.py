@@ -52,8 +52,8 @@ def test_generated_sets_of_neighbouring_seeds_share_no_task(store: Store, first:
             for row in read_rows(ingest_data.execute(config, NoInputs(), store).artifact.path / "rows.jsonl")
         ]
 
-    one, other = questions(first), questions(second)
-    assert len({*one} & {*other}) <= 2 and one == questions(first)
+    drawn, other = questions(first), questions(second)
+    assert len({*drawn} & {*other}) <= 2 and drawn == questions(first)
 
 
 def test_seeds_of_sets_lie_far_apart() -> None:

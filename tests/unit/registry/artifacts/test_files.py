@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 from attar.registry.artifacts import files
-from attar.registry.artifacts.files import NoSpaceError, free_bytes, is_disk_full, num_bytes_asked, reserve, whole_file
+from attar.registry.artifacts.files import (
+    NoSpaceError,
+    free_bytes,
+    is_disk_full,
+    num_bytes_requested,
+    reserve,
+    whole_file,
+)
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
 
@@ -17,25 +24,25 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path) -> None:
     path = tmp_path / "weights"
     path.write_text("old")
 
-    def break_off(place: Path) -> None:
-        place.write_text("ne")
+    def break_off(part: Path) -> None:
+        part.write_text("ne")
         assert path.read_text() == "old"
         raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError), whole_file(path) as place:
-        break_off(place)
+    with pytest.raises(ZeroDivisionError), whole_file(path) as part:
+        break_off(part)
     with pytest.raises(FileNotFoundError), whole_file(path):
         pass  # nothing was written
     assert path.read_text() == "old" and [*tmp_path.iterdir()] == [path]
-    with whole_file(path) as place:
-        place.write_text("new")
+    with whole_file(path) as part:
+        part.write_text("new")
     assert path.read_text() == "new" and [*tmp_path.iterdir()] == [path]
 
 
 def test_what_is_reserved_is_the_disks_already(tmp_path: Path) -> None:
     reserve(tmp_path / "states", 5_000_000)
-    found = (tmp_path / "states").stat()
-    assert found.st_size == 5_000_000 <= 512 * found.st_blocks
+    status = (tmp_path / "states").stat()
+    assert status.st_size == 5_000_000 <= 512 * status.st_blocks
 
 
 def test_what_cannot_be_reserved_is_told_with_its_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,9 +50,9 @@ def test_what_cannot_be_reserved_is_told_with_its_size(tmp_path: Path, monkeypat
         raise FULL
 
     monkeypatch.setattr(files.os, "posix_fallocate", refuse)
-    with pytest.raises(NoSpaceError) as told:
+    with pytest.raises(NoSpaceError) as raised:
         reserve(tmp_path / "states", 5_000_000)
-    assert num_bytes_asked(told.value) == 5_000_000 and is_disk_full(told.value) and not [*tmp_path.iterdir()]
+    assert num_bytes_requested(raised.value) == 5_000_000 and is_disk_full(raised.value) and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize(
@@ -61,7 +68,7 @@ def test_what_cannot_be_reserved_is_told_with_its_size(tmp_path: Path, monkeypat
     ],
 )
 def test_each_library_says_it_in_its_own_way(error: Exception, is_full: bool) -> None:
-    assert is_disk_full(error) == is_full and num_bytes_asked(error) == 0
+    assert is_disk_full(error) == is_full and num_bytes_requested(error) == 0
     later = RuntimeError("unexpected pos 131776 vs 131664")  # what torch.save says while it closes its file
     later.__context__ = error
     assert is_disk_full(later) == is_full

@@ -10,7 +10,10 @@ from attar.registry.artifacts.store import Slot, Store
 
 
 def make(store: Store, key: str, *inputs: DatasetArtifact) -> DatasetArtifact:
-    entries = [{"stage": "make", "kind": one.kind, "key": one.key, "fingerprint": one.fingerprint} for one in inputs]
+    entries = [
+        {"stage": "make", "kind": parent.kind, "key": parent.key, "fingerprint": parent.fingerprint}
+        for parent in inputs
+    ]
     slot = Slot(stage="make", version=1, config={"key": key}, inputs={"parts": entries} if entries else {})
 
     def build(workdir: Path) -> DatasetArtifact:
@@ -27,8 +30,8 @@ def test_trace_and_needed_keys_follow_every_input(tmp_path: Path) -> None:
     bread = make(store, "bread", dough, salt)
     make(store, "stone")
     tree = trace(store, bread)
-    assert [one.key for one in tree.inputs] == ["dough", "salt"]
-    assert [one.key for one in tree.inputs[0].inputs] == ["flour", "water"]
+    assert [parent.key for parent in tree.inputs] == ["dough", "salt"]
+    assert [parent.key for parent in tree.inputs[0].inputs] == ["flour", "water"]
     assert needed_keys(store, [bread]) == {"bread", "dough", "salt", "flour", "water"}
 
 

@@ -16,11 +16,14 @@ def evaluation(num_rows: int, **tasks: float) -> dict[str, dict[str, float]]:
 def test_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     """2,000 pairs of experiments with known shares: 95% intervals, standard error 0.5 points; 93 to 97.5 is four of them."""
     generator = random.Random(0)
-    num_rows, mine, theirs, num_held = 200, 0.6, 0.8, 0
+    num_rows, candidate_rate, baseline_rate, num_held = 200, 0.6, 0.8, 0
     for _ in range(2000):
-        drawn = [sum(generator.random() < share for _ in range(num_rows)) / num_rows for share in (mine, theirs)]
+        drawn = [
+            sum(generator.random() < share for _ in range(num_rows)) / num_rows
+            for share in (candidate_rate, baseline_rate)
+        ]
         [row] = retention_rows(evaluation(num_rows, t=drawn[0]), evaluation(num_rows, t=drawn[1]))
-        num_held += row.low <= mine / theirs <= row.high
+        num_held += row.low <= candidate_rate / baseline_rate <= row.high
     assert 0.93 <= num_held / 2000 <= 0.975
 
 

@@ -32,37 +32,37 @@ def build(workdir: Path) -> DatasetArtifact:
 
 
 def rewritten(**changes: Any) -> Callable[[Path], None]:
-    def damage(place: Path) -> None:
-        manifest = json.loads((place / "manifest.json").read_text())
-        (place / "manifest.json").write_text(json.dumps({**manifest, **changes}))
+    def damage(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({**manifest, **changes}))
 
     return damage
 
 
 def unsealed(**changes: Any) -> Callable[[Path], None]:
-    def damage(place: Path) -> None:
-        rewritten(**changes)(place)
-        manifest = json.loads((place / "manifest.json").read_text())
-        (place / "manifest.json").write_text(json.dumps({name: manifest[name] for name in manifest if name != "seal"}))
+    def damage(folder: Path) -> None:
+        rewritten(**changes)(folder)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps({name: manifest[name] for name in manifest if name != "seal"}))
 
     return damage
 
 
 def text(content: str | bytes) -> Callable[[Path], None]:
-    return lambda place: (
-        (place / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode()) and None
+    return lambda folder: (
+        (folder / "manifest.json").write_bytes(content if isinstance(content, bytes) else content.encode()) and None
     )
 
 
 def replaced(name: str, kind: str) -> Callable[[Path], None]:
-    def damage(place: Path) -> None:
-        victim = place / name
-        aside = place.parents[2] / "aside"
+    def damage(folder: Path) -> None:
+        victim = folder / name
+        aside = folder.parents[2] / "aside"
         shutil.move(victim, aside)
         if kind == "link":
             victim.symlink_to(aside)
         elif kind == "dead link":
-            victim.symlink_to(place / "nothing")
+            victim.symlink_to(folder / "nothing")
         elif kind == "pipe":
             os.mkfifo(victim)
         elif kind == "folder":
@@ -74,9 +74,9 @@ def replaced(name: str, kind: str) -> Callable[[Path], None]:
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "manifest gone": lambda place: (place / "manifest.json").unlink(),
+    "manifest gone": lambda folder: (folder / "manifest.json").unlink(),
     "manifest empty": text(""),
-    "manifest cut": lambda place: os.truncate(place / "manifest.json", 40),
+    "manifest cut": lambda folder: os.truncate(folder / "manifest.json", 40),
     "manifest a list": text("[]"),
     "manifest a number": text("3"),
     "manifest no text": text(b"\xff\xfe\x00"),
@@ -101,20 +101,20 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
     "inputs of another form": unsealed(inputs={"model": ["x"]}),
     "size a text": unsealed(num_bytes="many"),
     "created changed": rewritten(created="yesterday"),
-    "content gone": lambda place: shutil.rmtree(place / "content"),
+    "content gone": lambda folder: shutil.rmtree(folder / "content"),
     "content a link": replaced("content", "link"),
     "content a file": replaced("content", "file"),
-    "file gone": lambda place: (place / "content" / "rows.jsonl").unlink(),
-    "file flipped": lambda place: (place / "content" / "rows.jsonl").write_text("preciouS"),
-    "file longer": lambda place: (place / "content" / "rows.jsonl").write_text("precious!"),
+    "file gone": lambda folder: (folder / "content" / "rows.jsonl").unlink(),
+    "file flipped": lambda folder: (folder / "content" / "rows.jsonl").write_text("preciouS"),
+    "file longer": lambda folder: (folder / "content" / "rows.jsonl").write_text("precious!"),
     "file a link to the same": replaced("content/rows.jsonl", "link"),
     "file a dead link": replaced("content/rows.jsonl", "dead link"),
     "file a pipe": replaced("content/rows.jsonl", "pipe"),
     "file a folder": replaced("content/rows.jsonl", "folder"),
     "folder a link to the same": replaced("content/card", "link"),
-    "a file too many": lambda place: (place / "content" / "stray").write_text("?"),
-    "a link too many": lambda place: (place / "content" / "stray").symlink_to("/nowhere"),
-    "a name that is no text": lambda place: Path(os.fsdecode(bytes(place / "content") + b"/\xff")).write_text("?"),
+    "a file too many": lambda folder: (folder / "content" / "stray").write_text("?"),
+    "a link too many": lambda folder: (folder / "content" / "stray").symlink_to("/nowhere"),
+    "a name that is no text": lambda folder: Path(os.fsdecode(bytes(folder / "content") + b"/\xff")).write_text("?"),
     "the place a file": replaced("", "file"),
     "the place a link to the same": replaced("", "link"),
     "the place a dead link": replaced("", "dead link"),

@@ -27,11 +27,11 @@ def test_a_set_clock_makes_no_live_process_dead(seconds: float, monkeypatch: pyt
 
 
 def test_another_process_with_the_same_id_is_another(tmp_path: Path) -> None:
-    mine = start_of(os.getpid())
-    assert ProcessMark(os.getpid(), mine - 0.5).process is None
+    own_start = start_of(os.getpid())
+    assert ProcessMark(os.getpid(), own_start - 0.5).process is None
     child = subprocess.Popen([sys.executable, "-c", "pass"])
     began = start_of(child.pid)
-    assert (began >= mine and not is_same_process(child.pid, mine)) or began == mine
+    assert (began >= own_start and not is_same_process(child.pid, own_start)) or began == own_start
     child.wait()
     assert not is_same_process(child.pid, began) and ProcessMark(child.pid, began).process is None
 

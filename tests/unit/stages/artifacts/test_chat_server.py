@@ -56,8 +56,8 @@ def sampler(base_url: str, **options: Any) -> ServerSampler:
     return ServerSampler(ServerConfig(base_url=base_url, **defaults | options), byte_tokenizer())
 
 
-def sample(one: ServerSampler, **options: Any) -> list:
-    return one.sample(PROMPTS, max_new_tokens=9, sampling=Sampling(temperature=0.7, top_p=0.9), **options)
+def sample(sampler: ServerSampler, **options: Any) -> list:
+    return sampler.sample(PROMPTS, max_new_tokens=9, sampling=Sampling(temperature=0.7, top_p=0.9), **options)
 
 
 def test_a_conversation_is_sent_as_its_turns_with_its_tools() -> None:
@@ -88,11 +88,11 @@ def test_each_prompt_gets_its_own_answer_in_order() -> None:
     with served(answer) as url:
         written = sample(sampler(url), on_finished=finished.append)
     tokenizer = byte_tokenizer()
-    assert [tokenizer.decode(one.token_ids, skip_special_tokens=True) for one in written] == [
+    assert [tokenizer.decode(answer.token_ids, skip_special_tokens=True) for answer in written] == [
         f"QUESTION {index}" for index in range(4)
     ]
-    assert [one.is_finished for one in written] == [True, True, False, True]
-    assert [one.token_ids[-1] == tokenizer.eos_token_id for one in written] == [True, True, False, True]
+    assert [answer.is_finished for answer in written] == [True, True, False, True]
+    assert [answer.token_ids[-1] == tokenizer.eos_token_id for answer in written] == [True, True, False, True]
     assert sum(finished) == 4
     assert {body["seed"] for body in bodies} == {0, 1, 2, 3}, "the seed in the 31 bits that servers take"
     for body in bodies:
@@ -140,10 +140,10 @@ def test_a_server_that_stays_busy_is_named_with_its_last_word() -> None:
 
 
 def test_a_refusal_is_not_repeated() -> None:
-    asked = []
+    requests = []
 
     def answer(body: dict[str, Any], headers: Any) -> Answer:
-        asked.append(1)
+        requests.append(1)
         return 404, {}, "no such\nmodel"
 
     with (
@@ -151,7 +151,7 @@ def test_a_refusal_is_not_repeated() -> None:
         pytest.raises(ValueError, match="refused a request for 'original', status 404: no such model"),
     ):
         sample(sampler(url, concurrency=1))
-    assert len(asked) <= 2, "the next may be under way, no more"
+    assert len(requests) <= 2, "the next may be under way, no more"
 
 
 def test_nobody_there_is_said_in_one_line() -> None:
@@ -210,6 +210,6 @@ def test_log_probabilities_are_asked_for_and_read_where_a_server_gives_them() ->
 
     with served(answer) as url:
         for is_given in (True, False):
-            for one in sample(sampler(url, logprobs=is_given), is_scored=True):
+            for written in sample(sampler(url, logprobs=is_given), is_scored=True):
                 # a mean over the server's tokens, which need not be ours
-                assert one.mean_logprob_nats == (pytest.approx(-2.0) if is_given else None)
+                assert written.mean_logprob_nats == (pytest.approx(-2.0) if is_given else None)

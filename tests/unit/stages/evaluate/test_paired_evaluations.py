@@ -60,14 +60,14 @@ def test_every_figure_has_its_interval_and_what_it_was_measured_on() -> None:
 
 
 def test_the_same_questions_make_pairs_and_others_do_not() -> None:
-    mine = evaluation(tasks={"facts": 0.6}, right={"facts": [1.0] * 60 + [0.0] * 40})
-    paired = accuracy_ratio(mine, evaluation())
-    apart = accuracy_ratio({**mine, "asked": {"facts": "others"}}, evaluation())
+    candidate = evaluation(tasks={"facts": 0.6}, right={"facts": [1.0] * 60 + [0.0] * 40})
+    paired = accuracy_ratio(candidate, evaluation())
+    apart = accuracy_ratio({**candidate, "asked": {"facts": "others"}}, evaluation())
     assert paired is not None and apart is not None and paired.value == apart.value == pytest.approx(0.8)
     assert None not in (paired.low, paired.high, apart.low, apart.high)
     assert apart.low < paired.low < 0.8 < paired.high < apart.high  # type: ignore[operator]
     assert paired.measured_on == "100 questions"
-    old = {name: value for name, value in mine.items() if name not in ("right", "asked", "text_pieces", "latency")}
+    old = {name: value for name, value in candidate.items() if name not in ("right", "asked", "text_pieces", "latency")}
     assert paired_ratios(old, evaluation()) == {}, "an evaluation of an earlier version tells no interval"
 
 

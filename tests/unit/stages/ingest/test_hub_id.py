@@ -92,5 +92,5 @@ def test_a_share_of_the_blocks_is_known_before_anything_runs(share: float, num_l
         "s": {"stage": "scan", "inputs": {"model": "a", "data": "d"}},
         "p": {"stage": "prune", "config": {"keep_fraction": {"blocks": share}}, "inputs": {"model": "a", "scan": "s"}},
     }
-    plan = {one.node.name: one for one in make_plan(build_recipe({"nodes": nodes}), Store(tmp_path))}
+    plan = {entry.node.name: entry for entry in make_plan(build_recipe({"nodes": nodes}), Store(tmp_path))}
     assert plan["p"].facts["num_blocks"] == num_left

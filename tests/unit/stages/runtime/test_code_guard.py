@@ -53,19 +53,19 @@ def test_ordinary_code_runs(guard: Guard, code: str) -> None:
 
 
 def test_nothing_is_written_outside_the_folder(guard: Guard, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    kept.write_text("kept")
-    before = kept.stat()
+    sentinel = tmp_path / "kept"
+    sentinel.write_text("kept")
+    before = sentinel.stat()
     for code in (
-        f"open('{tmp_path}/new', 'w')", f"open('{kept}', 'a')", f"os.remove('{kept}')", f"os.rename('{kept}', 'here')",
-        f"os.link('{kept}', 'here')\nopen('here', 'a')", f"os.symlink('{kept}', 'link')\nopen('link', 'a')", f"os.mkfifo('{tmp_path}/pipe')",
-        f"os.truncate('{kept}', 0)", f"open('../{tmp_path.name}/new', 'w')", "open('/dev/shm/attar-test', 'w')", "os.rmdir('..')",
+        f"open('{tmp_path}/new', 'w')", f"open('{sentinel}', 'a')", f"os.remove('{sentinel}')", f"os.rename('{sentinel}', 'here')",
+        f"os.link('{sentinel}', 'here')\nopen('here', 'a')", f"os.symlink('{sentinel}', 'link')\nopen('link', 'a')", f"os.mkfifo('{tmp_path}/pipe')",
+        f"os.truncate('{sentinel}', 0)", f"open('../{tmp_path.name}/new', 'w')", "open('/dev/shm/attar-test', 'w')", "os.rmdir('..')",
     ):  # fmt: skip
         assert run(guard, refused(code)) is None, code
     # modes and times: the call may say that it did, and does nothing
-    run(guard, f"import os\nos.chmod('{kept}', 0)\nos.utime('{kept}', (0, 0))")
-    after = kept.stat()
-    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and kept.read_text() == "kept"
+    run(guard, f"import os\nos.chmod('{sentinel}', 0)\nos.utime('{sentinel}', (0, 0))")
+    after = sentinel.stat()
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"] and sentinel.read_text() == "kept"
     assert (after.st_mode, after.st_mtime_ns, after.st_nlink) == (before.st_mode, before.st_mtime_ns, 1)
 
 
@@ -139,10 +139,10 @@ def test_without_a_guard_no_code_runs_unless_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ValueError, match="ATTAR_UNGUARDED_CODE=yes"):
         sandbox.run_tests("x = 1", "assert x == 1", LIMITS)
     [finding] = doctor._sandbox(tmp_path)
-    assert finding.verdict == "note" and "is refused" in finding.found and finding.mend
+    assert finding.verdict == "note" and "is refused" in finding.observed and finding.mend
     monkeypatch.setenv(sandbox.VARIABLE, "yes")
     assert sandbox.run_tests("x = 1", "assert x == 1", LIMITS) is None
-    assert "runs unguarded" in next(doctor._sandbox(tmp_path)).found
+    assert "runs unguarded" in next(doctor._sandbox(tmp_path)).observed
 
 
 def test_a_guard_that_does_not_hold_is_not_believed() -> None:

@@ -46,8 +46,8 @@ def test_a_right_answer_passes_bare_and_fenced() -> None:
     ],
 )
 def test_what_does_not_pass_is_said(answer: str, complaint: str) -> None:
-    said = verdict(answer)
-    assert said is not None and said.startswith("wrong answer (") and complaint in said, said
+    objection = verdict(answer)
+    assert objection is not None and objection.startswith("wrong answer (") and complaint in objection, objection
 
 
 def test_a_loop_ends_at_its_cpu_time_and_a_wait_at_its_wall_time() -> None:

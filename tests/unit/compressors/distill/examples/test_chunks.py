@@ -31,7 +31,10 @@ def test_chunks_cover_every_character_once(first: list[str], second: list[str]) 
     pairs = common_ends(ends_of(first), ends_of(second))
     starts = [(0, 0), *pairs]
     texts = [("".join(first[a:b]), "".join(second[c:d])) for (a, c), (b, d) in itertools.pairwise(starts)]
-    assert all(mine == theirs and mine for mine, theirs in texts) and "".join(mine for mine, _ in texts) == TEXT
+    assert (
+        all(student_text == teacher_text and student_text for student_text, teacher_text in texts)
+        and "".join(student_text for student_text, _ in texts) == TEXT
+    )
     # and none could be cut further
     assert len(pairs) == len(set(ends_of(first)) & set(ends_of(second)))
 
@@ -51,15 +54,18 @@ def test_a_model_of_bytes_gives_every_tokenization_the_same_chunks(first: list[s
     nats = byte_nats(TEXT)
     tokens = [chunk_sums(nats, ends_of(pieces)) for pieces in (first, second)]
     pairs = common_ends(ends_of(first), ends_of(second))
-    mine, theirs = chunk_sums(tokens[0], [a for a, _ in pairs]), chunk_sums(tokens[1], [b for _, b in pairs])
-    assert mine == pytest.approx(theirs) and sum(mine) == pytest.approx(sum(nats))
+    student_sums, teacher_sums = (
+        chunk_sums(tokens[0], [a for a, _ in pairs]),
+        chunk_sums(tokens[1], [b for _, b in pairs]),
+    )
+    assert student_sums == pytest.approx(teacher_sums) and sum(student_sums) == pytest.approx(sum(nats))
 
 
 VOCAB = 6
 
 
 def example(index: int, teacher: torch.Tensor | None = None, ends: tuple[int, ...] = (1, 3, 6)) -> Example:
-    ids = [(5 * index + 2 * place) % VOCAB for place in range(6)]
+    ids = [(5 * index + 2 * shift) % VOCAB for shift in range(6)]
     nats = [-1.0, -2.5, -3.0][: len(ends)]
     if teacher is not None:
         own = teacher.log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1).tolist()
@@ -93,13 +99,13 @@ def test_loss_and_gradient_are_those_of_the_plain_formula_wherever_it_is_cut() -
     given = logits(3, 3)
     plain = given.clone().requires_grad_()
     total, count = torch.zeros(()), 0
-    for index, one in enumerate(examples):
-        if one.facts.chunks is None:
+    for index, row in enumerate(examples):
+        if row.facts.chunks is None:
             continue
         rows = plain[6 * index : 6 * index + 6].log_softmax(-1)
-        own = rows.gather(-1, torch.tensor(one.answer_ids)[:, None]).squeeze(-1)
+        own = rows.gather(-1, torch.tensor(row.answer_ids)[:, None]).squeeze(-1)
         for start, end, t in zip(
-            (0, *one.facts.chunks.ends), one.facts.chunks.ends, one.facts.chunks.teacher_nats, strict=False
+            (0, *row.facts.chunks.ends), row.facts.chunks.ends, row.facts.chunks.teacher_nats, strict=False
         ):
             p, q = math.exp(t / 100), (own[start:end].sum() / 100).exp()
             total = total + 100 * (p * (math.log(p) - q.log()) + (1 - p) * (math.log(1 - p) - (1 - q).log()))
@@ -134,8 +140,8 @@ def test_limit_of_large_tau() -> None:
     p, q = (t / 100).exp(), (leaf / 100).exp()
     (paper,) = torch.autograd.grad(-(p * q.log() + (1 - p) * (1 - q).log()).sum(), leaf)
     other = s.clone().requires_grad_()
-    (mine,) = torch.autograd.grad(ChunkLikelihood()(t, other).sum(), other)
-    torch.testing.assert_close(mine, 100 * paper, atol=1e-8, rtol=1e-6)
+    (actual,) = torch.autograd.grad(ChunkLikelihood()(t, other).sum(), other)
+    torch.testing.assert_close(actual, 100 * paper, atol=1e-8, rtol=1e-6)
 
 
 def test_a_certain_student_gets_a_finite_loss() -> None:

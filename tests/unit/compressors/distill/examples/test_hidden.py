@@ -15,9 +15,9 @@ from attar.compressors.distill.losses.divergences.hidden import AttentionRelatio
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.hidden_states import HiddenDistil
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.compressors.distill.teachers.parties import OtherModel, StudentItself
 from attar.compressors.distill.teachers.sources import Base
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself
 from attar.stages.ingest.tiny_model import random_model
 from tests.builders import trainer_of
 
@@ -37,17 +37,17 @@ def test_values_are_their_definitions() -> None:
     np.testing.assert_allclose(HiddenMSE()(student, teacher, SEQUENCES), ((s - t) ** 2).mean(-1), rtol=1e-5)
     cosine = 1 - (s * t).sum(-1) / np.linalg.norm(s, axis=-1) / np.linalg.norm(t, axis=-1)
     np.testing.assert_allclose(HiddenCosine()(student, teacher, SEQUENCES), cosine, rtol=1e-4, atol=1e-6)
-    found = AttentionRelation(num_relation_heads=2)(student, teacher, SEQUENCES)
+    values = AttentionRelation(num_relation_heads=2)(student, teacher, SEQUENCES)
     expected = np.zeros(5)
-    for place in ([0, 1, 2], [3, 4]):
+    for rows in ([0, 1, 2], [3, 4]):
         for name in ("q_proj", "k_proj", "v_proj"):
-            both = [one[name].double().numpy()[place] for one in (student, teacher)]
+            both = [model[name].double().numpy()[rows] for model in (student, teacher)]
             for half in (0, 1):
                 d = both[0].shape[1] // 2
-                parts = [one[:, half * d : (half + 1) * d] for one in both]
+                parts = [runner[:, half * d : (half + 1) * d] for runner in both]
                 gap = parts[0] @ parts[0].T / d**0.5 - parts[1] @ parts[1].T / d**0.5
-                expected[place] += (gap**2).mean(-1) / 2
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+                expected[rows] += (gap**2).mean(-1) / 2
+    np.testing.assert_allclose(values, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize("loss", [HiddenMSE(), HiddenCosine(), AttentionRelation()])
@@ -90,7 +90,7 @@ def trainer(objective: object, teacher: object, tokens_per_micro_batch: int = 10
     steps = Steps(lambda epoch: range(3), EXAMPLES, schedule)
     objectives = {"states": objective, "kl": Distil(divergence=ForwardKL())}
     reduction = Reduction(objectives, {"states": 1.0, "kl": 0.1})  # type: ignore[arg-type]
-    return trainer_of(student, EXAMPLES, steps, reduction, parties={"teacher": teacher})  # type: ignore[dict-item]
+    return trainer_of(student, EXAMPLES, steps, reduction, teacher_sources={"teacher": teacher})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("loss", [HiddenMSE(), HiddenCosine(), AttentionRelation(num_relation_heads=2)])

@@ -65,6 +65,6 @@ def test_recorded_states_lie_where_their_tokens_lie(is_packed: bool) -> None:
     assert batch.prefix is not None
     of_token = torch.where(batch.input_ids == 0, 0.0, torch.where(batch.input_ids <= 3, 1.0, 2.0))
     torch.testing.assert_close(batch.prefix, of_token[..., None].expand_as(batch.prefix))
-    for index, row, start in batch.places:
+    for index, row, start in batch.locations:
         ids = [*examples[index].prompt_ids, *examples[index].answer_ids]
         assert batch.input_ids[row, start : start + len(ids)].tolist() == ids

@@ -5,8 +5,8 @@ from __future__ import annotations
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.distill.examples.rollouts import RepairedWrites, StudentWrites
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.stages.ingest.tiny_model import random_model
 from tests.unit.compressors.distill.teachers.small_training import EXAMPLES, rollouts
 
@@ -22,11 +22,11 @@ def test_a_repair_learns_nothing_that_ends_by_itself_and_the_data_answers_its_sh
     # open is what is longer than 1.5 times the data's own answer, of one to four tokens
     limited = rollouts(RepairedWrites(max_new_tokens=8, num_repair_tokens=400, length_ratio=1.5), teacher=teacher)
     alone = rollouts(StudentWrites(max_new_tokens=8)).examples(student, EXAMPLES, Clock(0, 1, 0, 1))
-    given = {one.name: one for one in EXAMPLES}
-    for one in limited.examples(student, EXAMPLES, Clock(0, 1, 0, 1)):
-        most = int(1.5 * len(given[one.name].answer_ids))
-        own = next(other.answer_ids for other in alone if other.name == one.name)
-        num_same = next((i for i, (a, b) in enumerate(zip(one.answer_ids, own, strict=False)) if a != b), 8)
+    given = {example.name: example for example in EXAMPLES}
+    for example in limited.examples(student, EXAMPLES, Clock(0, 1, 0, 1)):
+        most = int(1.5 * len(given[example.name].answer_ids))
+        own = next(other.answer_ids for other in alone if other.name == example.name)
+        num_same = next((i for i, (a, b) in enumerate(zip(example.answer_ids, own, strict=False)) if a != b), 8)
         assert most // 2 < num_same, "behind the half of what the limit left"
     mixed = rollouts(RepairedWrites(student_fraction=0.0), teacher=teacher)
     assert mixed.examples(student, EXAMPLES, Clock(0, 1, 0, 1)) == EXAMPLES and mixed.facts()["num_repaired"] == 0

@@ -17,8 +17,8 @@ from attar.compressors.distill.examples.steps import Schedule, Steps
 from attar.compressors.distill.loop.trainer import NotFiniteError, Trainer
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
@@ -85,10 +85,10 @@ def test_checkpointed_blocks_give_the_same_gradients_and_keep_less(family: str) 
         rows = [Example(e.prompt_ids, e.answer_ids, prefix=recorded.get(i)) for i, e in enumerate(EXAMPLES)]
         if is_checkpointed:
             student.checkpoint_blocks()
-        kept: dict[int, int] = {}
+        saved: dict[int, int] = {}
 
         def keep(tensor: torch.Tensor) -> torch.Tensor:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
         student.train()
@@ -96,8 +96,8 @@ def test_checkpointed_blocks_give_the_same_gradients_and_keep_less(family: str) 
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             hidden = student(collate(rows, [2, 0, 1], is_packed=False))
         hidden.square().sum().backward()
-        found = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
-        return found, sum(size for place, size in kept.items() if place not in weights)
+        by_name = {name: p.grad for name, p in student.named_parameters() if p.grad is not None}
+        return by_name, sum(size for position, size in saved.items() if position not in weights)
 
     for first_block in (0, 2):
         whole, num_whole = gradients(False, first_block)
@@ -132,9 +132,9 @@ def test_a_teacher_that_begins_otherwise_reads_from_the_start() -> None:
         student = Student(FullWeights()(random_model("llama")[0], first_block)).eval()
         teacher = OtherModel(Student(original.requires_grad_(False)).eval())
         first = teacher.model.first_block
-        found = teacher.follow(student, EXAMPLES[0])
-        assert found == teacher.begins_alike and (found or teacher.model.first_block == first)
-        return found
+        is_alike = teacher.follow(student, EXAMPLES[0])
+        assert is_alike == teacher.begins_alike and (is_alike or teacher.model.first_block == first)
+        return is_alike
 
     def other_weight(model: PreTrainedModel) -> None:
         next(decoder_blocks(model)[1].parameters()).data[0] += 1.0
@@ -210,8 +210,8 @@ def test_a_step_that_does_not_fit_is_taken_in_smaller_parts_and_is_the_same_step
     wide, narrow = weights_after(100), weights_after(5)
     assert wide[0].step == narrow[0].step and narrow[0].tokens_per_micro_batch < 8
     # the same sums in another order, through Adam's division by a small root at the first steps
-    for mine, theirs in zip(narrow[1], wide[1], strict=True):
-        torch.testing.assert_close(mine, theirs, atol=2e-3, rtol=0)
+    for actual, reference in zip(narrow[1], wide[1], strict=True):
+        torch.testing.assert_close(actual, reference, atol=2e-3, rtol=0)
     with pytest.raises(type(lack)) as caught:
         weights_after(2)  # one example alone is too large: nothing to split
     assert caught.value is lack
@@ -265,9 +265,9 @@ def test_a_schedule_reaches_the_examples_of_its_steps_and_no_other() -> None:
     run = trainer(student, schedule)
     taken = {index for step in range(len(run.steps)) for index in run.steps.at(step)[1]}
     assert taken == {0, 1, 2, 3} == run.steps.used()
-    one = Schedule(**{**schedule.__dict__, "max_steps": 1})
-    assert Steps(lambda epoch: range(4), EXAMPLES, one).used() == {0}
-    assert Steps(lambda epoch: [3, 2, 1, 0] if epoch else [0, 1, 2, 3], EXAMPLES, one).used() == {0}
+    short = Schedule(**{**schedule.__dict__, "max_steps": 1})
+    assert Steps(lambda epoch: range(4), EXAMPLES, short).used() == {0}
+    assert Steps(lambda epoch: [3, 2, 1, 0] if epoch else [0, 1, 2, 3], EXAMPLES, short).used() == {0}
 
 
 def test_epochs_of_other_lengths_than_the_first_reach_what_they_take() -> None:

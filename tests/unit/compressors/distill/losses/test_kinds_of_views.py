@@ -9,15 +9,15 @@ import torch
 
 from attar.compressors.denoise.diffusion import Diffusion
 from attar.compressors.distill.examples.steps import Steps
-from attar.compressors.distill.loop.heldout import look_at
+from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import Targets, TokenViews
 from attar.compressors.distill.losses.weights.coefficients import LinearRamp, SwitchDivergence
-from attar.compressors.distill.teachers.parties import OtherModel, StudentItself
 from attar.compressors.distill.teachers.sources import Ema
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself
 from tests.builders import schedule_of, trainer_of
 from tests.unit.compressors.distill.losses.kinds_of_views import (
     KINDS,
@@ -35,20 +35,20 @@ NUM_STEPS = 40
 
 def run_of(kind: str, objective: Any, size: int = NUM_EXAMPLES, *, with_past: bool = False, **more: Any) -> Any:
     student, rows = model(kind, 0, 12), samples(kind)
-    parties: dict[str, Any] = {"teacher": OtherModel(model(kind, 1, 20).requires_grad_(False).eval())}  # type: ignore[arg-type]
+    teacher_sources: dict[str, Any] = {"teacher": OtherModel(model(kind, 1, 20).requires_grad_(False).eval())}  # type: ignore[arg-type]
     if with_past:
-        parties["past"] = StudentItself(Ema(decay=0.5)).begin(student)  # type: ignore[arg-type]
+        teacher_sources["past"] = StudentItself(Ema(decay=0.5)).begin(student)  # type: ignore[arg-type]
     steps = Steps(lambda epoch: range(NUM_EXAMPLES), rows, schedule_of(NUM_STEPS, tokens_per_micro_batch=size))  # type: ignore[arg-type]
     reduction = Reduction({"own": objective}, {"own": 1.0}, **more)
-    return trainer_of(student, rows, steps, reduction, modality=Samples(kind), parties=parties)
+    return trainer_of(student, rows, steps, reduction, modality=Samples(kind), teacher_sources=teacher_sources)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_comes_down_through_the_loop_and_is_measured_by_itself(kind: str) -> None:
     run = run_of(kind, KINDS[kind])
-    before = look_at(run, samples(kind))  # type: ignore[arg-type]
+    before = evaluate_heldout(run, samples(kind))  # type: ignore[arg-type]
     losses = [record.losses["own"] for record in run.run()]
-    after = look_at(run, samples(kind))  # type: ignore[arg-type]
+    after = evaluate_heldout(run, samples(kind))  # type: ignore[arg-type]
     assert len(losses) == NUM_STEPS and losses[-1] < 0.5 * losses[0]
     assert before.measure == pytest.approx(losses[0], rel=1e-5)
     assert after.measure is not None and after.measure < losses[-1]
@@ -63,7 +63,7 @@ def test_the_reduction_masks_and_divides_by_the_terms_of_the_step_however_it_is_
     run = run_of(kind, KINDS[kind])
     (batch,) = run.modality.batches(run.examples, range(NUM_EXAMPLES), NUM_EXAMPLES, has_teacher=True)
     with torch.no_grad():
-        own, other = (side.outputs(batch) for side in (run.plain_student, run.parties["teacher"].model))
+        own, other = (side.outputs(batch) for side in (run.plain_student, run.teacher_sources["teacher"].model))
         if kind == DISTRIBUTIONS:
             targets = Targets(batch.labels, teacher_full=other.logprobs(slice(None)))
             terms = KINDS[kind].terms(TokenViews(own.logprobs(slice(None)), targets))
@@ -89,11 +89,13 @@ def test_the_same_schedules_change_them() -> None:
 
 
 def test_the_same_teachers_teach_them() -> None:
-    """A past self by its rule beside another model; looks at held-out samples do not move with it."""
+    """A past self by its rule beside another model; evaluations on held-out samples do not move with it."""
     run = run_of("features", FeatureDistance(share=0.3), with_past=True)
-    before = look_at(run, run.examples)
-    run.parties["past"].weights = {name: 3.0 * value for name, value in run.parties["past"].weights.items()}
-    after = look_at(run, run.examples)
+    before = evaluate_heldout(run, run.examples)
+    run.teacher_sources["past"].weights = {
+        name: 3.0 * value for name, value in run.teacher_sources["past"].weights.items()
+    }
+    after = evaluate_heldout(run, run.examples)
     assert after.measure == before.measure and after.losses["own"] != pytest.approx(before.losses["own"], rel=1e-3)
     losses = [record.losses["own"] for record in run.run()]
     assert losses[-1] < 0.5 * losses[0]

@@ -52,8 +52,8 @@ def test_chunked_loss_and_gradients_equal_the_plain_ones(tokens_per_chunk: int, 
 
     (plain, plain_gradients), (chunked, chunked_gradients) = losses(False), losses(True)
     torch.testing.assert_close(chunked, plain, atol=1e-5, rtol=1e-5)
-    for mine, theirs in zip(chunked_gradients, plain_gradients, strict=True):
-        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+    for actual, reference in zip(chunked_gradients, plain_gradients, strict=True):
+        torch.testing.assert_close(actual, reference, atol=1e-5, rtol=1e-4)
 
 
 class LargestTensor(TorchDispatchMode):
@@ -63,9 +63,9 @@ class LargestTensor(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for one in result if isinstance(result, tuple | list) else [result]:
-            if isinstance(one, torch.Tensor):
-                self.largest = max(self.largest, one.numel())
+        for tensor in result if isinstance(result, tuple | list) else [result]:
+            if isinstance(tensor, torch.Tensor):
+                self.largest = max(self.largest, tensor.numel())
         return result
 
 

@@ -32,11 +32,11 @@ def example(index: int, length: int, *, is_recorded: bool = False) -> Example:
     facts = SampleFacts(
         group=0, advantage=float(index) - 1.5, old_logprobs=torch.full((length,), -5.5), is_correct=index % 2 == 0
     )
-    found = Example(prompt, answer, facts=facts, name=str(index))
+    made = Example(prompt, answer, facts=facts, name=str(index))
     if not is_recorded:
-        return found
+        return made
     ids = torch.randint(3, 200, (length, 4), generator=generator).sort(dim=-1).values + torch.arange(4)
-    return replace(found, top_ids=ids, top_logprobs=torch.full((length, 4), -2.0))
+    return replace(made, top_ids=ids, top_logprobs=torch.full((length, 4), -2.0))
 
 
 def losses(objective: Distil, examples: list[Example], tokens_per_micro_batch: int = 4096) -> float:
@@ -72,22 +72,22 @@ EXAMPLES = [example(index, length) for index, length in enumerate(LENGTHS)]
 
 def both(objective: Distil, examples: list[Example], **options: int) -> dict[Mean, float]:
     reductions: tuple[Mean, ...] = ("token", "sequence")
-    return {one: losses(replace(objective, reduction=one), examples, **options) for one in reductions}
+    return {reduction: losses(replace(objective, reduction=reduction), examples, **options) for reduction in reductions}
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_it_is_the_mean_over_answers_of_their_own_means(name: str) -> None:
-    alone = [losses(OBJECTIVES[name], [one]) for one in EXAMPLES]
-    found = both(OBJECTIVES[name], EXAMPLES)
+    alone = [losses(OBJECTIVES[name], [example]) for example in EXAMPLES]
+    results = both(OBJECTIVES[name], EXAMPLES)
     by_token = sum(value * length for value, length in zip(alone, LENGTHS, strict=True)) / sum(LENGTHS)
-    assert found["token"] == pytest.approx(by_token, rel=1e-5)
-    assert found["sequence"] == pytest.approx(sum(alone) / len(alone), rel=1e-5)
-    assert found["token"] != pytest.approx(found["sequence"], rel=1e-3), "the answers are of unlike length"
+    assert results["token"] == pytest.approx(by_token, rel=1e-5)
+    assert results["sequence"] == pytest.approx(sum(alone) / len(alone), rel=1e-5)
+    assert results["token"] != pytest.approx(results["sequence"], rel=1e-3), "the answers are of unlike length"
 
 
 def test_answers_of_one_length_have_one_mean() -> None:
-    found = both(TO_LABELS, [example(index, 5) for index in range(4)])
-    assert found["token"] == pytest.approx(found["sequence"], rel=1e-6)
+    results = both(TO_LABELS, [example(index, 5) for index in range(4)])
+    assert results["token"] == pytest.approx(results["sequence"], rel=1e-6)
 
 
 def test_micro_batches_change_no_mean() -> None:
@@ -100,9 +100,9 @@ def test_answers_without_a_recorded_teacher_count_in_neither() -> None:
     recorded = [example(index, length, is_recorded=True) for index, length in enumerate(LENGTHS)]
     mixed = [recorded[0], EXAMPLES[1], recorded[2], EXAMPLES[3]]
     alone = [losses(objective, [recorded[index]]) for index in (0, 2)]
-    found = both(objective, mixed)
-    assert found["sequence"] == pytest.approx(sum(alone) / 2, rel=1e-5)
-    assert found["token"] == pytest.approx((alone[0] * 1 + alone[1] * 7) / 8, rel=1e-5)
+    results = both(objective, mixed)
+    assert results["sequence"] == pytest.approx(sum(alone) / 2, rel=1e-5)
+    assert results["token"] == pytest.approx((alone[0] * 1 + alone[1] * 7) / 8, rel=1e-5)
 
 
 def test_a_recipe_says_it_where_there_are_tokens_to_take_means_of() -> None:

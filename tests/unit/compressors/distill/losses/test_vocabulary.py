@@ -45,13 +45,15 @@ def loss_and_gradient(
     return float(loss.detach()), hidden.grad
 
 
-def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float(torch.nn.functional.cosine_similarity(one.flatten(), other.flatten(), dim=0))
+def cosine(first: torch.Tensor, other: torch.Tensor) -> float:
+    return float(torch.nn.functional.cosine_similarity(first.flatten(), other.flatten(), dim=0))
 
 
 SUMS = [
-    Distil(divergence=one)
-    for one in (build(DIVERGENCES, name) for name in ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation"))
+    Distil(divergence=divergence)
+    for divergence in (
+        build(DIVERGENCES, name) for name in ("forward_kl", "reverse_kl", "jensen_shannon", "total_variation")
+    )
 ]
 
 
@@ -72,7 +74,7 @@ def test_the_mean_over_draws_comes_near_the_whole_loss_and_its_gradient(objectiv
     losses = torch.tensor([loss for loss, _ in drawn])
     assert float(losses.mean()) == pytest.approx(whole, rel=0.02)
     assert float(losses.std()) > 0
-    mean = torch.stack([one for _, one in drawn]).mean(dim=0)
+    mean = torch.stack([draw for _, draw in drawn]).mean(dim=0)
     assert cosine(mean, gradient) > max(0.99, cosine(drawn[0][1], gradient))
 
 
@@ -82,7 +84,7 @@ def test_the_frequent_entries_and_the_batch_are_always_there_and_the_rest_stands
         entries = chosen.at(step).entries(NEXT_IDS)
         assert len(entries.ids) == 100
         assert {7, 3, 11, 250} <= set(entries.ids.tolist())
-        assert entries.ids[entries.places(NEXT_IDS)].tolist() == NEXT_IDS.tolist()
+        assert entries.ids[entries.indices_of(NEXT_IDS)].tolist() == NEXT_IDS.tolist()
         assert float(entries.shift.exp().sum()) == pytest.approx(VOCAB, rel=1e-5)
 
 

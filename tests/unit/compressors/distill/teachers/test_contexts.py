@@ -25,7 +25,7 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: object) -> str:
-    return "".join(chr(one - 10) for one in ids if one != EOS)  # type: ignore[attr-defined]
+    return "".join(chr(token_id - 10) for token_id in ids if token_id != EOS)  # type: ignore[attr-defined]
 
 
 WORDING = Wording(
@@ -44,9 +44,9 @@ PARTS = ContextParts(
 
 
 def test_each_context_tells_its_part_and_no_other() -> None:
-    told = {name: method()(PARTS, WORDING) for name, method in CONTEXTS.items()}
-    assert told["none"] is None
-    texts = {name: decode(ids[1:-1]) for name, ids in told.items() if ids is not None and name != "own_answer"}
+    contexts = {name: method()(PARTS, WORDING) for name, method in CONTEXTS.items()}
+    assert contexts["none"] is None
+    texts = {name: decode(ids[1:-1]) for name, ids in contexts.items() if ids is not None and name != "own_answer"}
     assert "It is {4}." in texts["reference"] and texts["reference"].startswith("2+2? {x}")
     assert "correct solution:\n4\n" in texts["sibling"] and "{4}" not in texts["sibling"]
     assert "Question: 1+1?\nAnswer: 2" in texts["demonstrations"] and "Answer: 4" not in texts["demonstrations"]
@@ -78,10 +78,10 @@ def test_a_bigram_model_makes_no_difference_whatever_stands_before(is_packed: bo
     table = torch.randn(300, 300, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     answers = [[11, 12, 13], [14], [15, 16]]
     # the phrase's last token is the prompt's last, so that the first answer token is aligned too
-    examples = [Example([5, 6, 7], one, hinted_ids=[5, 6, 7, *one, 99, 98, 7]) for one in answers]
+    examples = [Example([5, 6, 7], answer, hinted_ids=[5, 6, 7, *answer, 99, 98, 7]) for answer in answers]
     batch = collate(examples, [2, 0, 1], is_packed=is_packed)
     assert batch.hinted is not None
-    plain, hinted = (table[one.input_ids[one.rows, one.columns]] for one in (batch, batch.hinted))
+    plain, hinted = (table[side.input_ids[side.rows, side.columns]] for side in (batch, batch.hinted))
     assert torch.equal(batch.next_ids, batch.hinted.next_ids) and torch.equal(plain, hinted)
     shifted = table[batch.hinted.input_ids[batch.hinted.rows, batch.hinted.columns + 1]]
     assert not torch.equal(plain, shifted)

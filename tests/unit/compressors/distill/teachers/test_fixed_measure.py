@@ -8,7 +8,7 @@ import torch
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.steps import Schedule, Steps
-from attar.compressors.distill.loop.heldout import look_at
+from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, Jeffreys, ReverseKL
@@ -21,9 +21,9 @@ from attar.compressors.distill.losses.targets.target_ops import Identity, Mix
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.losses.weights.coefficients import LinearRamp, SwitchDivergence
 from attar.compressors.distill.losses.weights.token_weights import EntropyWeight
-from attar.compressors.distill.teachers.parties import OtherModel, Party, StudentItself
 from attar.compressors.distill.teachers.sources import SELF_RULES, Base, Ema, Generation, Live, PreviousEpoch, Start
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.stages.ingest.tiny_model import random_model
 from tests.builders import trainer_of
 
@@ -45,16 +45,19 @@ META = Distil(divergence=ForwardKL(), target=Mix(share=0.3, first="anchor", seco
 
 
 def trainer(
-    objectives: dict[str, Objective], parties: dict[ViewName, Party] | None = None, past: object = None, **more: object
+    objectives: dict[str, Objective],
+    teacher_sources: dict[ViewName, TeacherSource] | None = None,
+    past: object = None,
+    **more: object,
 ) -> Trainer:
     torch.manual_seed(0)
     student = Student(FullWeights()(random_model("llama")[0], 0))
-    parties = dict(parties or {})
+    teacher_sources = dict(teacher_sources or {})
     if past is not None:
-        parties["past"] = StudentItself(past).begin(student)  # type: ignore[arg-type]
+        teacher_sources["past"] = StudentItself(past).begin(student)  # type: ignore[arg-type]
     reduction = Reduction(objectives, dict.fromkeys(objectives, 1.0), **more)  # type: ignore[arg-type]
     steps = Steps(lambda epoch: range(len(EXAMPLES)), EXAMPLES, SCHEDULE)
-    return trainer_of(student, EXAMPLES, steps, reduction, parties=parties)
+    return trainer_of(student, EXAMPLES, steps, reduction, teacher_sources=teacher_sources)
 
 
 def other(seed: int = 1) -> OtherModel:
@@ -72,33 +75,33 @@ CHANGING = {
 def test_the_same_weights_measure_the_same_at_every_step(name: str) -> None:
     objectives = {"own": Distil(divergence=ForwardKL()), "labels": TO_LABELS}
     run = trainer(objectives, {"teacher": other()}, schedules=CHANGING[name])
-    looks = []
+    evaluations = []
     for step in range(run.num_steps + 1):
         run.step = step
-        looks.append(look_at(run, EXAMPLES))
-    assert len({look.measure for look in looks}) == 1, "nothing was learned between the looks"
+        evaluations.append(evaluate_heldout(run, EXAMPLES))
+    assert len({evaluation.measure for evaluation in evaluations}) == 1, "nothing was learned between the evaluations"
     run.step = run.num_steps
-    last = look_at(run, EXAMPLES)
+    last = evaluate_heldout(run, EXAMPLES)
     weight = 2.0 if "weight" in name else 1.0
     assert last.measure == pytest.approx(last.losses["own"] + weight * last.losses["labels"], rel=1e-6), "as it ends"
     if "weight" not in name:
-        assert looks[0].losses["own"] != pytest.approx(last.losses["own"], rel=1e-3), "as it is at the time"
+        assert evaluations[0].losses["own"] != pytest.approx(last.losses["own"], rel=1e-3), "as it is at the time"
 
 
 @pytest.mark.parametrize("rule", [Live(), PreviousEpoch(), Ema(decay=0.5), Generation()])
 @pytest.mark.parametrize("name", ["labels", "anchor", "weight"])
 def test_what_the_past_says_moves_no_measure(name: str, rule: object) -> None:
-    """PS-KD's target is the student's own past: a past that grows unsure, or sure, would make every later look better."""
+    """PS-KD's target is the student's own past: a past that grows unsure, or sure, would make every later evaluation better."""
     entropy = Distil(divergence=ForwardKL(), target=Identity(of="past"), token_weights=(EntropyWeight(),))
     objective = {"labels": PAST, "anchor": META, "weight": entropy}[name]
-    parties: dict[ViewName, Party] = {"anchor": other()}
+    teacher_sources: dict[ViewName, TeacherSource] = {"anchor": other()}
     if name == "weight":
-        parties = {"teacher": StudentItself(rule)}  # type: ignore[arg-type]
-    run = trainer({"own": objective}, parties, past=rule)
-    before = look_at(run, EXAMPLES)
-    past = run.parties["past"]
+        teacher_sources = {"teacher": StudentItself(rule)}  # type: ignore[arg-type]
+    run = trainer({"own": objective}, teacher_sources, past=rule)
+    before = evaluate_heldout(run, EXAMPLES)
+    past = run.teacher_sources["past"]
     past.weights = {key: 3.0 * value for key, value in past.weights.items()}
-    after = look_at(run, EXAMPLES)
+    after = evaluate_heldout(run, EXAMPLES)
     assert after.measure == before.measure
     if not isinstance(rule, Live):
         assert after.losses["own"] != pytest.approx(before.losses["own"], rel=1e-3)
@@ -107,18 +110,25 @@ def test_what_the_past_says_moves_no_measure(name: str, rule: object) -> None:
 def test_a_target_that_keeps_a_share_of_a_model_is_measured_by_the_distance_to_that_model() -> None:
     run = trainer({"own": META}, {"anchor": other()}, past=Generation())
     alone = trainer({"own": Distil(divergence=ForwardKL(), target=Identity(of="anchor"))}, {"anchor": other()})
-    assert look_at(run, EXAMPLES).measure == pytest.approx(look_at(alone, EXAMPLES).losses["own"], rel=1e-6)
+    assert evaluate_heldout(run, EXAMPLES).measure == pytest.approx(
+        evaluate_heldout(alone, EXAMPLES).losses["own"], rel=1e-6
+    )
 
 
 def test_a_target_of_ones_own_past_and_the_labels_is_measured_by_the_labels() -> None:
     run, alone = trainer({"own": PAST}, past=PreviousEpoch()), trainer({"own": NextToken()})
-    assert look_at(run, EXAMPLES).measure == pytest.approx(look_at(alone, EXAMPLES).losses["own"], rel=1e-6)
+    assert evaluate_heldout(run, EXAMPLES).measure == pytest.approx(
+        evaluate_heldout(alone, EXAMPLES).losses["own"], rel=1e-6
+    )
 
 
 def test_an_objective_that_does_not_change_is_its_own_measure() -> None:
     run = trainer({"own": Distil(divergence=ForwardKL()), "labels": TO_LABELS}, {"teacher": other()}, past=Start())
-    look = look_at(run, EXAMPLES)
-    assert look.measure == look.losses["own"] + look.losses["labels"] and set(look.losses) == {"own", "labels"}
+    evaluation = evaluate_heldout(run, EXAMPLES)
+    assert evaluation.measure == evaluation.losses["own"] + evaluation.losses["labels"] and set(evaluation.losses) == {
+        "own",
+        "labels",
+    }
 
 
 def test_beside_a_policy_loss_nothing_is_a_measure() -> None:
@@ -126,8 +136,8 @@ def test_beside_a_policy_loss_nothing_is_a_measure() -> None:
     run = trainer(
         {"policy": Distil(divergence=ClippedRatio()), "pull": Distil(divergence=ForwardKL())}, {"teacher": other()}
     )
-    look = look_at(run, EXAMPLES)
-    assert look.measure is None and set(look.losses) == {"pull"}
+    evaluation = evaluate_heldout(run, EXAMPLES)
+    assert evaluation.measure is None and set(evaluation.losses) == {"pull"}
 
 
 def test_every_rule_says_whether_it_moves() -> None:

@@ -41,18 +41,22 @@ def tensors_of(value: Any) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
     elif isinstance(value, dict):
-        for one in value.values():
-            yield from tensors_of(one)
+        for item in value.values():
+            yield from tensors_of(item)
     elif isinstance(value, list | tuple | set):
-        for one in value:
-            yield from tensors_of(one)
+        for item in value:
+            yield from tensors_of(item)
     elif hasattr(value, "__dict__"):
         yield from tensors_of(vars(value))
 
 
 def held_bytes(value: Any) -> int:
     """Return the bytes behind a value's tensors: of a view those of all it keeps alive."""
-    return sum({one.untyped_storage().data_ptr(): one.untyped_storage().nbytes() for one in tensors_of(value)}.values())
+    return sum(
+        {
+            tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors_of(value)
+        }.values()
+    )
 
 
 @pytest.mark.parametrize("name", STREAMS)

@@ -45,11 +45,11 @@ def planted(kind: str):
 @pytest.mark.parametrize("name", [name for name in WIDTH_SCORES if name != "random"])
 def test_a_unit_that_does_nothing_scores_zero_and_goes_first(name: str, kind: str) -> None:
     model, parts = planted(kind)
-    found = scores(model, parts, name)
-    assert found[2][1] == 0.0 and found[2].argmin() == 1
-    assert all((one > 0).all() for index, one in enumerate(found) if index != 2)
-    num_units = len(found[2])
-    assert highest(found[2], num_units - 1).tolist() == [unit for unit in range(num_units) if unit != 1]
+    by_block = scores(model, parts, name)
+    assert by_block[2][1] == 0.0 and by_block[2].argmin() == 1
+    assert all((scores_of_block > 0).all() for index, scores_of_block in enumerate(by_block) if index != 2)
+    num_units = len(by_block[2])
+    assert highest(by_block[2], num_units - 1).tolist() == [unit for unit in range(num_units) if unit != 1]
 
 
 @pytest.mark.parametrize("name", ["contribution", "taylor", "magnitude"])
@@ -114,8 +114,8 @@ def test_contribution_is_the_norm_of_what_a_group_adds() -> None:
     model(input_ids=IDS[:1])
     hook.remove()
     expected = (seen[0][0, :, 32:] @ module.weight[:, 32:].detach().T).norm(dim=-1).mean()
-    found = scores(model, attention_parts(model), "contribution", IDS[:1], MASK[:1])[1][1]
-    assert found == pytest.approx(float(expected), rel=1e-4)
+    contribution = scores(model, attention_parts(model), "contribution", IDS[:1], MASK[:1])[1][1]
+    assert contribution == pytest.approx(float(expected), rel=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "phi3", "gpt2", "opt"])
@@ -165,14 +165,14 @@ def test_low_scores_matter_less_than_high_ones(name: str, find) -> None:
         return model
 
     model = uneven()
-    found = scores(model, find(model), name)
+    by_block = scores(model, find(model), name)
     with torch.no_grad():
         original = model(input_ids=IDS, attention_mask=MASK).logits.log_softmax(dim=-1)
     losses = []
     for sign in (1.0, -1.0):
         cut = uneven()
-        kept = [highest(sign * one, len(one) // 2) for one in found]
-        cut_width(cut, **{"channels" if find is feed_forward_parts else "groups": kept})
+        kept_units = [highest(sign * scores_of_block, len(scores_of_block) // 2) for scores_of_block in by_block]
+        cut_width(cut, **{"channels" if find is feed_forward_parts else "groups": kept_units})
         with torch.no_grad():
             other = cut(input_ids=IDS, attention_mask=MASK).logits.log_softmax(dim=-1)
         losses.append(float((original.exp() * (original - other)).sum(dim=-1)[MASK.bool()].mean()))
@@ -241,10 +241,10 @@ def test_budget_out_of_reach_says_what_is_reachable(budget, num_removed_groups, 
 
 
 @pytest.mark.parametrize(
-    ("fraction", "multiple_of", "kept"), [(0.5, 32, 64), (0.6, 32, 64), (0.65, 32, 96), (0.01, 32, 32)]
+    ("fraction", "multiple_of", "num_kept"), [(0.5, 32, 64), (0.6, 32, 64), (0.65, 32, 96), (0.01, 32, 32)]
 )
-def test_fraction_is_rounded_to_the_nearest_multiple(fraction: float, multiple_of: int, kept: int) -> None:
-    assert COST.channels_for_fraction(fraction, multiple_of) == kept
+def test_fraction_is_rounded_to_the_nearest_multiple(fraction: float, multiple_of: int, num_kept: int) -> None:
+    assert COST.channels_for_fraction(fraction, multiple_of) == num_kept
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen2", "phi3", "gpt2", "opt"])
@@ -252,10 +252,10 @@ def test_costs_are_those_of_the_cut_model(family: str) -> None:
     model, _ = random_model(family)
     cost = width_cost(model)
     assert cost.num_parameters == num_parameters(model)
-    kept = {"channels": [torch.arange(100)] * 4}
+    kept_units = {"channels": [torch.arange(100)] * 4}
     if cost.num_groups:
-        kept["groups"] = [torch.tensor([1])] * 4
-    cut_width(model, **kept)
+        kept_units["groups"] = [torch.tensor([1])] * 4
+    cut_width(model, **kept_units)
     assert (
         num_parameters(model)
         == cost.parameters_at(100, 1 if cost.num_groups else 0)

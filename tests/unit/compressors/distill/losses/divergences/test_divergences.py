@@ -212,11 +212,12 @@ def test_forward_kl_covers_and_reverse_kl_seeks_a_mode() -> None:
     drawn = Drawn(torch.zeros(1, dtype=torch.long))
 
     def best(divergence: Divergence) -> float:
-        places = torch.arange(5.0, 35.5, 0.5, dtype=torch.float64)
+        positions = torch.arange(5.0, 35.5, 0.5, dtype=torch.float64)
         losses = [
-            float(divergence(target, (-0.5 * ((line - one) / 4) ** 2).log_softmax(-1)[None], drawn)) for one in places
+            float(divergence(target, (-0.5 * ((line - position) / 4) ** 2).log_softmax(-1)[None], drawn))
+            for position in positions
         ]
-        return float(places[int(np.argmin(losses))])
+        return float(positions[int(np.argmin(losses))])
 
     assert 17 < best(ForwardKL()) < 21, "between the modes"
     assert 8 <= best(ReverseKL()) <= 12, "on the higher one"
@@ -226,8 +227,8 @@ def test_forward_kl_covers_and_reverse_kl_seeks_a_mode() -> None:
 def test_weighted_estimates_have_the_gradient_of_reverse_kl_whoever_drew(divergence: Divergence) -> None:
     """By enumeration: autograd averaged under an old policy that is not the student's is the gradient of KL(S || T)."""
     target, old = logprobs(0), logprobs(5)
-    mine, exact = averaged_gradient(divergence, target, old), kl_gradient(target, is_forward=False)
-    torch.testing.assert_close(mine, exact, atol=1e-11, rtol=0)
+    actual, exact = averaged_gradient(divergence, target, old), kl_gradient(target, is_forward=False)
+    torch.testing.assert_close(actual, exact, atol=1e-11, rtol=0)
 
 
 class DetachedRatio(K3):
@@ -247,9 +248,9 @@ def test_wrong_forms_have_another_gradient(wrong: Divergence) -> None:
 
 def test_plain_k3_drawn_from_the_student_goes_the_other_direction() -> None:
     target, student = logprobs(0), logprobs(1)
-    mine = averaged_gradient(K3(is_weighted=False), target, student)
-    torch.testing.assert_close(mine, kl_gradient(target, is_forward=True), atol=1e-11, rtol=0)
-    assert (mine - kl_gradient(target, is_forward=False)).abs().max() > 0.05
+    actual = averaged_gradient(K3(is_weighted=False), target, student)
+    torch.testing.assert_close(actual, kl_gradient(target, is_forward=True), atol=1e-11, rtol=0)
+    assert (actual - kl_gradient(target, is_forward=False)).abs().max() > 0.05
 
 
 def averaged_gradient(divergence: Divergence, target: torch.Tensor, old: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What a plug accepts, to the very end of its range, and what it says of a value beyond it."""
+"""What a component accepts, to the very end of its range, and what it says of a value beyond it."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
     ("mix", {"share": -0.1}, "share is -0.1; accepted: from 0 to 1"),
     ("mix", {"share": 1.1}, "share is 1.1; accepted: from 0 to 1"),
     ("mix", {"share": NAN}, "share is nan; accepted: a number"),
-    ("mix", {"share": 0.5, "first": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
-    ("mix", {"share": 0.5, "second": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
-    ("identity", {"of": "crowd"}, "no party 'crowd'; accepted: teacher, past, anchor, labels"),
+    ("mix", {"share": 0.5, "first": "crowd"}, "no teacher source 'crowd'; accepted: teacher, past, anchor, labels"),
+    ("mix", {"share": 0.5, "second": "crowd"}, "no teacher source 'crowd'; accepted: teacher, past, anchor, labels"),
+    ("identity", {"of": "crowd"}, "no teacher source 'crowd'; accepted: teacher, past, anchor, labels"),
     ("geometric_mix", {"share": 2.0}, "share is 2.0; accepted: from 0 to 1"),
     (
         "geometric_mix",
@@ -60,16 +60,16 @@ REFUSED: list[tuple[str, dict[str, Any], str]] = [
         {"share": 0.5, "second": "labels"},
         "a geometric mix with labels is the labels, whatever its share",
     ),
-    ("geometric_mix", {"share": 0.5, "second": "crowd"}, "no party 'crowd'"),
+    ("geometric_mix", {"share": 0.5, "second": "crowd"}, "no teacher source 'crowd'"),
     ("temper", {"temperature": 0.0}, "temperature is 0.0; accepted: above 0"),
-    ("temper", {"temperature": 1.0, "of": "crowd"}, "no party 'crowd'"),
+    ("temper", {"temperature": 1.0, "of": "crowd"}, "no teacher source 'crowd'"),
     ("entropy_temper", {"lowest": 0.0}, "lowest and highest are 0.0 and 1.5; accepted: 0 < lowest <= highest"),
     ("entropy_temper", {"lowest": 2.0}, "lowest and highest are 2.0 and 1.5; accepted: 0 < lowest <= highest"),
-    ("entropy_temper", {"of": "crowd"}, "no party 'crowd'"),
+    ("entropy_temper", {"of": "crowd"}, "no teacher source 'crowd'"),
     ("kl_ball", {"budget_nats": -0.1}, "budget_nats is -0.1; accepted: 0 or more"),
     ("kl_ball", {"budget_nats": 0.1, "center": "labels"}, "a KL ball needs two distributions with mass everywhere"),
     ("kl_ball", {"budget_nats": 0.1, "toward": "labels"}, "a KL ball needs two distributions with mass everywhere"),
-    ("kl_ball", {"budget_nats": 0.1, "toward": "crowd"}, "no party 'crowd'"),
+    ("kl_ball", {"budget_nats": 0.1, "toward": "crowd"}, "no teacher source 'crowd'"),
     ("clip", {"limit_nats": 0.0}, "limit_nats is 0.0; accepted: above 0"),
     ("opener", {"entropy_fraction": 0.0}, "entropy_fraction is 0.0; accepted: above 0, at most 1"),
     ("opener", {"entropy_fraction": 1.1}, "entropy_fraction is 1.1; accepted: above 0, at most 1"),
@@ -118,9 +118,9 @@ AT_THE_END: list[tuple[str, dict[str, Any]]] = [
 def test_a_value_beyond_the_range_is_refused_with_what_is_accepted(
     name: str, params: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError) as told:
+    with pytest.raises(ValueError) as raised:
         build(TABLES, name, params)
-    assert str(told.value).startswith(message)
+    assert str(raised.value).startswith(message)
 
 
 @pytest.mark.parametrize(("name", "params"), AT_THE_END)
@@ -137,9 +137,9 @@ def test_a_rollout_that_draws_nothing_is_refused(name: str) -> None:
         ({"top_p": 0.0}, "temperature and top_p are 1.0 and 0.0; accepted: 0 or more, and in (0, 1]"),
         ({"top_p": 1.1}, "temperature and top_p are 1.0 and 1.1; accepted: 0 or more, and in (0, 1]"),
     ):
-        with pytest.raises(ValueError) as told:
+        with pytest.raises(ValueError) as raised:
             build(ROLLOUTS, name, params)
-        assert str(told.value) == message
+        assert str(raised.value) == message
     assert build(ROLLOUTS, name, {"num_samples": 1, "max_new_tokens": 1, "temperature": 0.0, "top_p": 1.0}) is not None
 
 
@@ -150,7 +150,7 @@ def test_a_repair_that_cannot_finish_anything_is_refused() -> None:
         ({"student_fraction": 1.1}, "student_fraction is 1.1; accepted: from 0 to 1"),
         ({"student_fraction": -0.1}, "student_fraction is -0.1; accepted: from 0 to 1"),
     ):
-        with pytest.raises(ValueError) as told:
+        with pytest.raises(ValueError) as raised:
             build(ROLLOUTS, "repair", params)
-        assert str(told.value) == message
+        assert str(raised.value) == message
     assert build(ROLLOUTS, "repair", {"student_fraction": 0.0, "num_repair_tokens": 1}) is not None

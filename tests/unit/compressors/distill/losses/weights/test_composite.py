@@ -1,4 +1,4 @@
-"""Objectives of plugs: recorded and live teachers, weights, routes, and a step that may be split."""
+"""Objectives of components: recorded and live teachers, weights, routes, and a step that may be split."""
 
 from __future__ import annotations
 
@@ -109,12 +109,12 @@ def test_labels_on_a_record_get_the_mean_of_the_rest() -> None:
     for token in range(NUM_TOKENS):
         label, candidates = int(recorded.next_ids[token]), set(recorded.teacher_ids[token].tolist())
         named = sorted(candidates | {label})
-        p = {one: float(teacher[token, one].exp()) if one in candidates else None for one in named}
+        p = {token_id: float(teacher[token, token_id].exp()) if token_id in candidates else None for token_id in named}
         rest = 1 - sum(value for value in p.values() if value is not None)
-        p = {one: rest / (VOCAB - num_recorded) if value is None else value for one, value in p.items()}
-        p = {one: 0.5 * value + 0.5 * (one == label) for one, value in p.items()}
-        q = {one: float(student[token, one].exp()) for one in named}
-        expected = sum(p[one] * torch.tensor(p[one] / q[one]).log().item() for one in named)
+        p = {token_id: rest / (VOCAB - num_recorded) if value is None else value for token_id, value in p.items()}
+        p = {token_id: 0.5 * value + 0.5 * (token_id == label) for token_id, value in p.items()}
+        q = {token_id: float(student[token, token_id].exp()) for token_id in named}
+        expected = sum(p[token_id] * torch.tensor(p[token_id] / q[token_id]).log().item() for token_id in named)
         p_rest, q_rest = 1 - sum(p.values()), 1 - sum(q.values())
         expected += p_rest * torch.tensor(p_rest / q_rest).log().item()
         assert float(loss[token]) == pytest.approx(expected, abs=2e-5)
@@ -185,7 +185,7 @@ def test_teacher_score_counts_the_teachers_sentences_whatever_their_length() -> 
     teacher = torch.tensor([-1.0, -1.0, -1.0, -1.0])
     assert teacher_score(teacher, student, [2, 4]) == 0.5
     assert teacher_score(student, student, [2, 4]) == 0.0
-    doubled = [one.repeat_interleave(2) for one in (teacher, student)]
+    doubled = [logprobs.repeat_interleave(2) for logprobs in (teacher, student)]
     assert teacher_score(*doubled, [4, 8]) == 0.5
     assert DivergenceAware(min_score=0.4)([SampleFacts(score=0.5), SampleFacts(score=0.3)], []) == [1.0, 0.0]
 
@@ -267,9 +267,9 @@ def test_listwise_gradient_is_that_of_the_plain_formula() -> None:
     objective = ListwiseDistil(divergence=AnchoredListwise(tau=1.0))
     reduction = Reduction({"one": objective}, {"one": 1.0})
     wanted = Targets(next_ids, stats=known)
-    mine, sums = token_loss(reduction, hidden, OutputHead(weight), wanted, {"one": 1}, tokens_per_chunk=5)
-    mine.backward()
-    assert float(mine.detach()) == pytest.approx(float(loss.detach()), abs=1e-5) and sums["one"][1] == 1, "one group"
+    actual, sums = token_loss(reduction, hidden, OutputHead(weight), wanted, {"one": 1}, tokens_per_chunk=5)
+    actual.backward()
+    assert float(actual.detach()) == pytest.approx(float(loss.detach()), abs=1e-5) and sums["one"][1] == 1, "one group"
     torch.testing.assert_close(hidden.grad, expected, atol=1e-5, rtol=1e-4)
 
 
@@ -291,10 +291,10 @@ def test_entropy_weight_needs_its_mean_over_the_step() -> None:
         logprobs(1),
         Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0)),
     )[0]
-    mine = terms_of(
+    actual = terms_of(
         objective,
         logprobs(1),
         Targets(torch.zeros(NUM_TOKENS, dtype=torch.long), teacher_full=logprobs(0), stats=known),
     )[0]
-    shares = mine / plain
+    shares = actual / plain
     assert float(shares.mean()) == pytest.approx(1.0, abs=1e-5) and (shares.diff() < 0).all()

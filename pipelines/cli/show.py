@@ -1,4 +1,4 @@
-"""`attar list`, `describe`, `status` and `show`: the commands that only look."""
+"""`attar list`, `describe`, `status` and `show`: the commands that only show."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def describe(
     ],
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a stage or a method does, and of each of its fields what it takes, its default and its meaning."""
+    """Say what a stage or a method does. Of each field: what it takes, its default and its meaning."""
     from attar.pipelines.cli.describe import describe as described
 
     entries = described(name)
@@ -90,23 +90,23 @@ def show(
     from attar.registry.artifacts.store import Store
 
     store = Store(attar_home())
-    found = store.find(artifact)
-    lineage, manifest = trace(store, found), store.manifest(found)
+    stored = store.find(artifact)
+    lineage, manifest = trace(store, stored), store.manifest(stored)
     if as_json:
-        print_json({"artifact": found.as_dict(), "manifest": manifest, "lineage": lineage.as_dict()})
+        print_json({"artifact": stored.as_dict(), "manifest": manifest, "lineage": lineage.as_dict()})
         return
     from attar.pipelines.cli.listing import lineage_tree
 
     out.print(
-        f"{found.kind} {found.key}\n  path        {found.path}\n  fingerprint {found.fingerprint}", highlight=False
+        f"{stored.kind} {stored.key}\n  path        {stored.path}\n  fingerprint {stored.fingerprint}", highlight=False
     )
     took = f"built in {manifest.get('build_seconds', '?')} s on {manifest['created']}"
     if manifest.keys() >= {"cpu_seconds", "peak_bytes"}:  # not in artifacts of earlier versions
         took += f", {manifest['cpu_seconds']} s of processor time, peak {manifest['peak_bytes'] / 1e6:,.0f} MB"
     out.print(f"  size        {manifest['num_bytes'] / 1e6:,.1f} MB, {took}", highlight=False)
-    for name, value in found.facts.items():
+    for name, value in stored.facts.items():
         out.print(f"  {name:<24} {fact_text(value)}", highlight=False)
     out.print(lineage_tree(lineage))
 
 
-LOOK_COMMANDS = {"list": list_things, "describe": describe, "status": status, "show": show}
+SHOW_COMMANDS = {"list": list_things, "describe": describe, "status": status, "show": show}

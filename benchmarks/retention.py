@@ -1,4 +1,4 @@
-"""What is left of an original in models made from it, on the test parts of WikiText-2 and GSM8K: for the benchmarks that tell it."""
+"""Retention of an original in models made from it, on the test parts of WikiText-2 and GSM8K: for the benchmarks that tell it."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def pairs_of(folder: Path, data: Path, num_tokens: int) -> dict[str, list[Pair]]
             break
         row = json.loads(line)
         solutions.append((chat_prompt(tokenizer, row["question"]), answer_tokens(tokenizer, row["answer"])))
-    return {WIKITEXT: [(one[:1], one[1:]) for one in windows], GSM8K: solutions}
+    return {WIKITEXT: [(window[:1], window[1:]) for window in windows], GSM8K: solutions}
 
 
 @dataclass
@@ -65,42 +65,42 @@ class WithoutWindow:
         raise NotImplementedError("nothing is decoded here")
 
 
-def left_by_cuts(
+def losses_of_cuts(
     whole: TorchRunner, windows: Sequence[Window], pairs: Mapping[str, Sequence[Pair]], *, batch_size: int
 ) -> dict[Window, dict[str, Sums]]:
     """Return what removing each window leaves of the model, by test part; the whole model runs once for all of them."""
     students = [WithoutWindow(whole, window, whole.device) for window in windows]
-    found: dict[Window, dict[str, Sums]] = {window: {} for window in windows}
+    losses: dict[Window, dict[str, Sums]] = {window: {} for window in windows}
     for name, some in pairs.items():
         scored = closeness_of_each(students, whole, some, batch_size=batch_size)
         for window, texts in zip(windows, scored, strict=True):
-            found[window][name] = sums(texts)
-    return found
+            losses[window][name] = sums(texts)
+    return losses
 
 
 def sums(texts: Sequence[TextCloseness]) -> Sums:
     """Return by text what KL to the original, and the rise of ln perplexity, are means of, both in nats a token."""
-    rises = [one.loss_nats - one.original_loss_nats for one in texts]
-    return Sums({"kl": [one.kl_nats for one in texts], "rise": rises}, [one.num_tokens for one in texts])
+    rises = [text.loss_nats - text.original_loss_nats for text in texts]
+    return Sums({"kl": [text.kl_nats for text in texts], "rise": rises}, [text.num_tokens for text in texts])
 
 
 def mean(several: Sequence[Sums]) -> Sums:
     """Return the mean of several models on the same texts, text by text."""
     measures = several[0].of_texts
-    together = {name: zip(*(one.of_texts[name] for one in several), strict=True) for name in measures}
+    together = {name: zip(*(entry.of_texts[name] for entry in several), strict=True) for name in measures}
     return Sums(
         {name: [sum(some) / len(some) for some in texts] for name, texts in together.items()}, several[0].counts
     )
 
 
-def cells(left: Mapping[str, Sums], less: Mapping[str, Sums] | None = None, *, is_log: bool = False) -> list[str]:
+def cells(left: Mapping[str, Sums], minus: Mapping[str, Sums] | None = None, *, is_log: bool = False) -> list[str]:
     """Return WikiText's perplexity divided by the original's, then KL on both parts in nats a token, each with its 95% interval.
 
-    With `less`, by how much another model's are less, on the same texts: the perplexities' quotient. `is_log`: ln of these quotients.
+    With `minus`, by how much another model's are less, on the same texts: the perplexities' quotient. `is_log`: ln of these quotients.
     """
-    found = {name: one.less(less[name]) if less else one.estimates() for name, one in left.items()}
-    rise = found[WIKITEXT]["rise"]
+    estimates = {name: share.minus(minus[name]) if minus else share.estimates() for name, share in left.items()}
+    rise = estimates[WIKITEXT]["rise"]
     if not is_log:
         rise = Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))
-    told = (rise, found[WIKITEXT]["kl"], found[GSM8K]["kl"])
-    return [f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]" for one in told]
+    measured = (rise, estimates[WIKITEXT]["kl"], estimates[GSM8K]["kl"])
+    return [f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in measured]

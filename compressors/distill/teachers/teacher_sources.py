@@ -1,4 +1,4 @@
-"""Who stands behind a view while training runs: another model, or the student itself with its adapters off or with kept weights."""
+"""Teacher sources of a training: another model, or the student itself with its adapters off or with earlier weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from attar.compressors.models.head import OutputHead
 from attar.compressors.models.trained_weights import Weights, set_weights, trained_weights
 
 
-class Party(Protocol):
+class TeacherSource(Protocol):
     """Reads a batch beside the student, without gradient, and says what it makes of its learned tokens.
 
     `weights`: what it keeps and a checkpoint must hold; empty for one that keeps nothing. `moves`: what it says of a text changes while
@@ -40,7 +40,7 @@ class Party(Protocol):
         ...
 
     def follow(self, student: Student, example: Example) -> bool:
-        """Go on from the states of the student's frozen blocks, where its own model begins with them; say whether it does."""
+        """Go on from the states of the student's frozen blocks, where its own model begins with them. Say whether it does."""
         ...
 
     def speak(self, student: Student, batch: Batch) -> Any:
@@ -52,7 +52,7 @@ class Party(Protocol):
         ...
 
     def model_of(self, student: Student) -> AbstractContextManager[Student]:
-        """Return a context that gives the party as a model which writes; a student with other weights inside the block."""
+        """Return a context that gives the source as a model which writes; a student with other weights inside the block."""
         ...
 
 
@@ -82,19 +82,29 @@ class OtherModel:
             return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
     def follow(self, student: Student, example: Example) -> bool:
-        """Go on from the states that the student's frozen blocks give, if this model begins with them; return whether it does.
+        """Go on from the states that the student's frozen blocks give, if this model begins with them. Return whether it does.
 
         It does when all their weights are equal, the embedding's too, and both make the same of an example: some of what a block
         computes lies in the config.
         """
-        count, mine, theirs = student.first_block, plain_model(student.model), plain_model(self.model.model)
-        if not count or type(mine) is not type(theirs) or count >= theirs.config.num_hidden_layers:
+        count, student_model, teacher_model = (
+            student.first_block,
+            plain_model(student.model),
+            plain_model(self.model.model),
+        )
+        if (
+            not count
+            or type(student_model) is not type(teacher_model)
+            or count >= teacher_model.config.num_hidden_layers
+        ):
             return False
         first = self.model.first_block
         self.model.first_block = count
-        parts = [[one.get_input_embeddings(), *decoder_blocks(one)[:count]] for one in (mine, theirs)]
+        parts = [
+            [model.get_input_embeddings(), *decoder_blocks(model)[:count]] for model in (student_model, teacher_model)
+        ]
         self.begins_alike = all(map(_has_same_weights, *parts)) and torch.equal(
-            *(states for one in (student, self.model) for _, states in _prefix(one, example))
+            *(states for reader in (student, self.model) for _, states in _prefix(reader, example))
         )
         if not self.begins_alike:
             self.model.first_block = first
@@ -108,10 +118,10 @@ class OtherModel:
         yield self.model
 
 
-def _has_same_weights(one: nn.Module, other: nn.Module) -> bool:
-    mine, theirs = one.state_dict(), other.state_dict()
-    is_same = mine.keys() == theirs.keys()
-    return is_same and all(torch.equal(value, theirs[name]) for name, value in mine.items())
+def _has_same_weights(first: nn.Module, other: nn.Module) -> bool:
+    first_weights, second_weights = first.state_dict(), other.state_dict()
+    is_same = first_weights.keys() == second_weights.keys()
+    return is_same and all(torch.equal(value, second_weights[name]) for name, value in first_weights.items())
 
 
 def _prefix(student: Student, example: Example) -> Iterator[tuple[int, Tensor]]:
@@ -121,18 +131,18 @@ def _prefix(student: Student, example: Example) -> Iterator[tuple[int, Tensor]]:
 
 @torch.no_grad()
 def run_once(
-    party: Party, student: Student, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
+    source: TeacherSource, student: Student, examples: Sequence[Example], *, tokens_per_batch: int, is_packed: bool
 ) -> Iterator[tuple[int, Float[Tensor, "T D"]]]:
     """Yield (index, a teacher's last hidden states at that example's learned tokens), of a teacher that does not move."""
     for batch in batches(examples, tokens_per_batch=tokens_per_batch, order=range(len(examples)), is_packed=is_packed):
-        states = party.speak(student, batch).states["hidden"]
-        for place, (index, _, _) in enumerate(batch.places):
-            yield index, states[batch.sequences == place]
+        states = source.speak(student, batch).states["hidden"]
+        for row, (index, _, _) in enumerate(batch.locations):
+            yield index, states[batch.sequences == row]
 
 
 @dataclass
-class KeptStates:
-    """A model that was run once over all examples: of it only the head is left, which makes its kept states whole distributions."""
+class RecordedStates:
+    """A model that was run once over all examples. Of it only the head is left, which makes its kept states whole distributions."""
 
     head: OutputHead
     weights: Weights = field(default_factory=dict)
@@ -149,7 +159,7 @@ class KeptStates:
         return False
 
     def speak(self, student: Student, batch: Batch) -> LiveTeacher:
-        assert batch.teacher_states is not None, "run_once goes over every example that is learned or looked at"
+        assert batch.teacher_states is not None, "run_once goes over every example that is learned or evaluated"
         return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
 
     def advance(self, student: Student, clock: Clock) -> None:
