@@ -40,10 +40,10 @@ def group(
 ) -> list[Example]:
     """One prompt's answers with their rewards, drawn by `old`, else by nobody."""
     advantages = group_advantages(rewards)
-    pass_rate = sum(one > 0.5 for one in rewards) / len(rewards)
-    found = []
+    pass_rate = sum(reward > 0.5 for reward in rewards) / len(rewards)
+    examples = []
     for index, reward in enumerate(rewards):
-        ids = [(3 * index + place) % VOCAB for place in range(LENGTH)]
+        ids = [(3 * index + position) % VOCAB for position in range(LENGTH)]
         rows = slice(index * LENGTH, (index + 1) * LENGTH)
         drawn = None if old is None else old[rows].log_softmax(-1).gather(-1, torch.tensor(ids)[:, None]).squeeze(-1)
         facts = SampleFacts(
@@ -56,8 +56,8 @@ def group(
             pass_rate=pass_rate,
             old_logprobs=drawn,
         )
-        found.append(Example([1], ids, facts=facts, name=str(index)))
-    return found
+        examples.append(Example([1], ids, facts=facts, name=str(index)))
+    return examples
 
 
 @dataclass(frozen=True)
@@ -74,12 +74,12 @@ def step(
     examples: Sequence[Example],
     student: torch.Tensor,
     clock: Clock | None = None,
-    **said: torch.Tensor | None,
+    **logits_by_source: torch.Tensor | None,
 ) -> Outcome:
     """The loss of one step by the same path that training takes."""
     now = reduction if clock is None else reduction.at(clock)
     logits = student.clone().requires_grad_()
-    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**said)).loss(logits)
+    loss, sums = OneBatch.of(now, examples, VOCAB, table_teachers(**logits_by_source)).loss(logits)
     (gradient,) = torch.autograd.grad(loss, logits)
     return Outcome(loss.detach(), gradient, sums)
 

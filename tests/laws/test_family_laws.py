@@ -35,8 +35,8 @@ from tests.laws.method_steps import (
 def test_tsd_kd_ranking_step_raises_the_agreement() -> None:
     student, teacher = table(0), table(1)
     alone = Reduction(*({"opener": part["opener"]} for part in (reduction_of("tsd-kd").objectives, {"opener": 1.0})))  # type: ignore[arg-type]
-    found = step(alone, group([0.0] * 4), student, teacher=teacher)
-    is_opener = found.gradient.abs().sum(-1) > 0
+    result = step(alone, group([0.0] * 4), student, teacher=teacher)
+    is_opener = result.gradient.abs().sum(-1) > 0
     assert 4 <= int(is_opener.sum()) < 4 * LENGTH, "at least one token a sequence, not all"
     moved = student.clone()
     for _ in range(200):
@@ -46,17 +46,17 @@ def test_tsd_kd_ranking_step_raises_the_agreement() -> None:
 
 def agreement(student: torch.Tensor, teacher: torch.Tensor, rows: torch.Tensor) -> float:
     """Kendall's tau of the two orders, mean over rows."""
-    one, other = student[rows], teacher[rows]
-    signs = [(x[:, :, None] - x[:, None, :]).sign() for x in (one, other)]
+    first, other = student[rows], teacher[rows]
+    signs = [(x[:, :, None] - x[:, None, :]).sign() for x in (first, other)]
     return float((signs[0] * signs[1]).sum((1, 2)).mean()) / (VOCAB * (VOCAB - 1))
 
 
 def test_tsd_kd_sharpens_exactly_a_tenth_of_the_tokens() -> None:
     alone = Reduction({"sharpen": reduction_of("tsd-kd").objectives["sharpen"]}, {"sharpen": 1.0})
-    found = step(alone, group([0.0] * 4), table(0))
-    touched = (found.gradient.abs().sum(-1) > 0).view(4, LENGTH).sum(-1)
+    result = step(alone, group([0.0] * 4), table(0))
+    touched = (result.gradient.abs().sum(-1) > 0).view(4, LENGTH).sum(-1)
     assert touched.tolist() == [math.ceil(0.1 * LENGTH)] * 4
-    after = (table(0) - found.gradient).log_softmax(-1)
+    after = (table(0) - result.gradient).log_softmax(-1)
     before = table(0).log_softmax(-1)
     assert (after.exp() * -after).sum() < (before.exp() * -before).sum()
 
@@ -69,8 +69,8 @@ def test_paced_ignores_what_is_always_or_never_solved() -> None:
 
 def test_paced_without_exponents_is_unweighted() -> None:
     flat = reduction_of("paced", "objectives.paced.sample_weight.beta_kernel={alpha: 0.0, beta: 0.0}")
-    found = step(flat, group([1.0] * 4), table(0), teacher=table(1))
-    same(found, step(only(Distil(divergence=ForwardKL())), group([1.0] * 4), table(0), teacher=table(1)))
+    result = step(flat, group([1.0] * 4), table(0), teacher=table(1))
+    same(result, step(only(Distil(divergence=ForwardKL())), group([1.0] * 4), table(0), teacher=table(1)))
 
 
 def test_paced_switch_turns_the_gradient() -> None:
@@ -99,11 +99,11 @@ def test_family_is_zero_only_between_equals(preset: str) -> None:
 def test_reverse_kl_in_full_is_the_mean_of_the_sampled_form() -> None:
     """Per token: sum over all outcomes, as drawn, of the policy-gradient form is the gradient that the preset takes."""
     student, teacher = table(0), table(1)
-    found = step(reduction_of("minillm"), group([0.0] * 4), student, teacher=teacher)
+    result = step(reduction_of("minillm"), group([0.0] * 4), student, teacher=teacher)
     logits = student.clone().requires_grad_()
     own, gap = logits.log_softmax(-1), (student.log_softmax(-1) - teacher.log_softmax(-1))
     drawn = (own.exp().detach() * gap * own).sum() / len(student)  # E_y [sg(d) grad log S(y)]
-    torch.testing.assert_close(found.gradient, torch.autograd.grad(drawn, logits)[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result.gradient, torch.autograd.grad(drawn, logits)[0], atol=1e-6, rtol=1e-4)
 
 
 def test_skew_kl_is_bounded_and_tends_to_kl() -> None:
@@ -159,18 +159,18 @@ def test_data_pruning_teacher_helps_most_where_little_is_left() -> None:
     generator = torch.Generator().manual_seed(0)
     teacher = fitted(reduction_of("data-pruning-kd", "objectives={next_token: 1.0}"), images, labels, None)
     with torch.no_grad():
-        said = teacher(images).log_softmax(-1)
+        logprobs = teacher(images).log_softmax(-1)
     chosen = torch.randperm(len(images), generator=generator)[: len(images) // 20]
     wrong = torch.randint(10, (len(labels),), generator=generator)
     noisy = torch.where(torch.rand(len(labels), generator=generator) < 0.3, wrong, labels)
-    found = {}
+    results = {}
     for name, given in (("clean", labels), ("noisy", noisy)):
         for share in (0.0, 0.5, 1.0):
             reduction = reduction_of("data-pruning-kd", f"objectives={{next_token: {1 - share}, forward_kl: {share}}}")
-            student = fitted(reduction, images[chosen], given[chosen], said[chosen])
-            found[name, share] = float((student(test_images).argmax(-1) == test_labels).float().mean())
-    assert found["clean", 1.0] >= found["clean", 0.0] + 0.02
-    assert found["noisy", 1.0] > found["noisy", 0.5] > found["noisy", 0.0]
+            student = fitted(reduction, images[chosen], given[chosen], logprobs[chosen])
+            results[name, share] = float((student(test_images).argmax(-1) == test_labels).float().mean())
+    assert results["clean", 1.0] >= results["clean", 0.0] + 0.02
+    assert results["noisy", 1.0] > results["noisy", 0.5] > results["noisy", 0.0]
 
 
 def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -184,7 +184,7 @@ def digits() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def fitted(
-    reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, said: torch.Tensor | None
+    reduction: Reduction, images: torch.Tensor, labels: torch.Tensor, teacher_logits: torch.Tensor | None
 ) -> torch.nn.Module:
     """Fit a small network by the preset's own objectives, classes taking the place of tokens."""
     torch.manual_seed(0)
@@ -192,7 +192,7 @@ def fitted(
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
     counts = dict.fromkeys(reduction.objectives, len(labels))
     for _ in range(250):
-        teacher = None if said is None else TableTeacher(said)
+        teacher = None if teacher_logits is None else TableTeacher(teacher_logits)
         loss, _ = token_loss(reduction, net(images), OutputHead(torch.eye(10)), Targets(labels), counts, teacher)
         optimizer.zero_grad()
         loss.backward()

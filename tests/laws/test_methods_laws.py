@@ -31,10 +31,10 @@ LAST = Clock(9, 10, 3, 4)
 
 def test_ps_kd_without_a_share_is_cross_entropy() -> None:
     plain = reduction_of("ps-kd", "objectives.ps_kd.schedule.linear_ramp.end=0.0")
-    found = step(plain, group([1, 0, 0, 1]), table(0), LAST, past=table(1))
-    same(found, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
+    result = step(plain, group([1, 0, 0, 1]), table(0), LAST, past=table(1))
+    same(result, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
     mixed = step(reduction_of("ps-kd"), group([1, 0, 0, 1]), table(0), LAST, past=table(1))
-    assert (mixed.gradient - found.gradient).abs().max() > 1e-3, "with a share it is not"
+    assert (mixed.gradient - result.gradient).abs().max() > 1e-3, "with a share it is not"
 
 
 def test_ps_kd_share_rises_to_its_end_in_the_last_epoch() -> None:
@@ -47,11 +47,11 @@ def test_ps_kd_share_rises_to_its_end_in_the_last_epoch() -> None:
 def test_ps_kd_gradient_factor_at_the_label() -> None:
     """d loss / d logit of the label = (p - 1) [1 - a (1 - p_past) / (1 - p)], summed loss."""
     student, past, examples = table(0), table(1), group([1, 0, 0, 1])
-    found = step(reduction_of("ps-kd"), examples, student, LAST, past=past)
-    labels = torch.tensor([token for one in examples for token in one.answer_ids])[:, None]
-    p, p_past = (one.softmax(-1).gather(-1, labels) for one in (student, past))
+    result = step(reduction_of("ps-kd"), examples, student, LAST, past=past)
+    labels = torch.tensor([token for logits in examples for token in logits.answer_ids])[:, None]
+    p, p_past = (logits.softmax(-1).gather(-1, labels) for logits in (student, past))
     expected = (p - 1) * (1 - 0.8 * (1 - p_past) / (1 - p)) / len(labels)
-    torch.testing.assert_close(found.gradient.gather(-1, labels), expected, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(result.gradient.gather(-1, labels), expected, atol=1e-6, rtol=1e-4)
 
 
 def generations(anchor: torch.Tensor, start: torch.Tensor, num: int, share: float | None = None) -> list[float]:
@@ -103,28 +103,28 @@ def test_curiosft_toward_itself_without_heat_is_fine_tuning() -> None:
         "objectives.curiosity.target.entropy_temper.lowest=1.0",
         "objectives.curiosity.target.entropy_temper.highest=1.0",
     )
-    found = step(cold, group([1, 0, 0, 1]), table(0), past=table(0))
-    same(found, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
+    result = step(cold, group([1, 0, 0, 1]), table(0), past=table(0))
+    same(result, step(only(NextToken()), group([1, 0, 0, 1]), table(0)))
     hot = step(reduction_of("curiosft"), group([1, 0, 0, 1]), table(0), past=table(0))
-    assert (hot.gradient - found.gradient).abs().max() > 1e-3
+    assert (hot.gradient - result.gradient).abs().max() > 1e-3
 
 
 def test_curiosft_keeps_order_heats_the_unsure_and_follows_every_five_steps() -> None:
     config = config_of("curiosft")
     target = config.reduction.objectives["curiosity"].target  # type: ignore[attr-defined]
     sure, unsure = torch.tensor([[9.0, 0.0, 0.0]]).log_softmax(-1), torch.tensor([[0.3, 0.0, 0.1]]).log_softmax(-1)
-    said = torch.cat([sure, unsure, table(0)[:, :3].log_softmax(-1)])
-    heated = target(Views(said, torch.zeros(len(said), dtype=torch.long), past=said))
-    assert torch.equal(heated.argsort(dim=-1), said.argsort(dim=-1))
-    heats = target.temperatures(said)
+    logits = torch.cat([sure, unsure, table(0)[:, :3].log_softmax(-1)])
+    heated = target(Views(logits, torch.zeros(len(logits), dtype=torch.long), past=logits))
+    assert torch.equal(heated.argsort(dim=-1), logits.argsort(dim=-1))
+    heats = target.temperatures(logits)
     assert float(heats[0]) == pytest.approx(1.1), "without that rule a sure token would get 1.5"
     assert float(heats[1]) > 1.2
     assert config.past == Ema(decay=0.01, every=5), "nearly a copy, no average of decay 0.99"
 
 
 def test_opsd_without_a_hint_is_zero_with_zero_gradient() -> None:
-    found = step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(0))
-    assert float(found.loss) == pytest.approx(0.0, abs=1e-7) and found.gradient.abs().max() < 1e-7
+    result = step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(0))
+    assert float(result.loss) == pytest.approx(0.0, abs=1e-7) and result.gradient.abs().max() < 1e-7
     assert float(step(reduction_of("opsd"), group([0, 0, 1, 0]), table(0), teacher=table(1)).loss) > 0.05
 
 

@@ -36,27 +36,28 @@ from tests.laws.method_steps import (
 def test_srpo_all_right_is_grpo() -> None:
     old, rewards = table(0) + 0.1 * table(3), [1.0, 1.0, 1.0, 1.0]
     examples = [
-        replace(one, facts=replace(one.facts, advantage=0.3 * i - 0.4)) for i, one in enumerate(group(rewards, old))
+        replace(example, facts=replace(example.facts, advantage=0.3 * i - 0.4))
+        for i, example in enumerate(group(rewards, old))
     ]
     grpo = only(Distil(divergence=ClippedRatio(clip_high=0.28)))
-    found = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
-    same(found, step(grpo, examples, table(0)))
-    assert found.sums["sdpo"][0] == 0.0 and found.gradient.abs().max() > 1e-3
+    result = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
+    same(result, step(grpo, examples, table(0)))
+    assert result.sums["sdpo"][0] == 0.0 and result.gradient.abs().max() > 1e-3
 
 
 def test_srpo_all_wrong_without_a_right_sibling_has_no_gradient() -> None:
     """No sibling to show: the sequences go to GRPO, whose advantages are all zero."""
     examples = group([0.0] * 4, table(0), has_hint=False)
-    found = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
-    assert found.gradient.abs().max() == 0.0
+    result = step(reduction_of("srpo"), examples, table(0), teacher=table(1))
+    assert result.gradient.abs().max() == 0.0
 
 
 def test_srpo_denominator_does_not_depend_on_the_route() -> None:
     """One denominator over all tokens: a sequence that goes the other way takes its tokens along."""
     counts = []
     for rewards in ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]):
-        found = step(reduction_of("srpo"), group(rewards, table(0)), table(0), teacher=table(1))
-        counts.append({name: count for name, (_, count) in found.sums.items()})
+        result = step(reduction_of("srpo"), group(rewards, table(0)), table(0), teacher=table(1))
+        counts.append({name: count for name, (_, count) in result.sums.items()})
     assert counts[0] == counts[1] == {"grpo": 4 * LENGTH, "sdpo": 4 * LENGTH}
 
 
@@ -74,23 +75,23 @@ def test_srpo_entropy_weights_have_mean_one(beta: float) -> None:
 
 def test_rlad_at_alpha_one_is_grpo_bit_for_bit() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(0) + 0.2 * table(4))
-    found = step(
+    result = step(
         reduction_of("rlad", "objectives.rlad.divergence.teacher_ratio.alpha=1.0"), examples, table(0), teacher=table(1)
     )
     grpo = step(only(Distil(divergence=ClippedRatio(clip_high=0.28))), examples, table(0))
-    assert torch.equal(found.loss, grpo.loss) and torch.equal(found.gradient, grpo.gradient)
+    assert torch.equal(result.loss, grpo.loss) and torch.equal(result.gradient, grpo.gradient)
     shipped = step(reduction_of("rlad"), examples, table(0), teacher=table(1))
     assert (shipped.gradient - grpo.gradient).abs().max() > 1e-4, "the teacher is in the ratio"
 
 
 def test_rlad_without_advantage_has_no_gradient() -> None:
-    found = step(reduction_of("rlad"), group([1.0] * 4, table(0)), table(0), teacher=table(1))
-    assert found.gradient.abs().max() == 0.0
+    result = step(reduction_of("rlad"), group([1.0] * 4, table(0)), table(0), teacher=table(1))
+    assert result.gradient.abs().max() == 0.0
 
 
 def test_rlad_alpha_does_not_matter_when_the_teacher_drew() -> None:
     examples = group([1.0, 0.0, 0.0, 1.0], table(1))
-    found = [
+    result = [
         step(
             reduction_of("rlad", f"objectives.rlad.divergence.teacher_ratio.alpha={alpha}"),
             examples,
@@ -99,8 +100,8 @@ def test_rlad_alpha_does_not_matter_when_the_teacher_drew() -> None:
         )
         for alpha in (0.0, 0.5, 1.0)
     ]
-    same(found[0], found[1])
-    same(found[1], found[2])
+    same(result[0], result[1])
+    same(result[1], result[2])
 
 
 def test_adpo_descends_to_the_anchor_times_the_target() -> None:
@@ -108,7 +109,7 @@ def test_adpo_descends_to_the_anchor_times_the_target() -> None:
     reduction = reduction_of("adpo")
     examples = group([1.0, 0.0, 0.0, 0.0], table(0))
     moved = table(0) - 0.5 * len(examples) * step(reduction, examples, table(0)).gradient
-    ids = torch.tensor([one.answer_ids for one in examples])
+    ids = torch.tensor([example.answer_ids for example in examples])
     rises = sequence_logprobs(moved, ids) - sequence_logprobs(table(0), ids)
     assert rises[0] > 0 and (rises[1:] < 0).all()
     equal = step(reduction, group([1.0] * 4, table(0)), table(0))
@@ -142,11 +143,11 @@ def test_pi_distill_teacher_term_ignores_the_students_weights() -> None:
     examples = both_sides([1.0] * 4, hinted)  # no advantage: the KLs alone
     reduction = reduction_of("pi-distill")
     both = torch.cat([plain, hinted])
-    found = step(reduction, examples, both, teacher=torch.cat([hinted, plain]))
+    result = step(reduction, examples, both, teacher=torch.cat([hinted, plain]))
     teacher_side = value_and_slope(lambda x: kl(x, plain), hinted, 0.05 / (8 * LENGTH))
     student_side = value_and_slope(lambda x: kl(hinted, x), plain, 0.05 / (8 * LENGTH))
-    torch.testing.assert_close(split(found)[1], teacher_side, atol=2e-5, rtol=1e-2)
-    torch.testing.assert_close(split(found)[0], student_side, atol=2e-5, rtol=1e-2)
+    torch.testing.assert_close(split(result)[1], teacher_side, atol=2e-5, rtol=1e-2)
+    torch.testing.assert_close(split(result)[0], student_side, atol=2e-5, rtol=1e-2)
 
 
 def kl(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -168,6 +169,6 @@ def value_and_slope(loss: object, at: torch.Tensor, scale: float, size: float = 
 def test_pi_distill_without_reward_is_forward_kl_on_teacher_text() -> None:
     reduction = reduction_of("pi-distill")
     examples = group([0.0] * 4, table(1))
-    found = step(reduction, examples, table(0), teacher=table(1))
-    same(found, step(only(Distil(divergence=ForwardKL()), 0.05), examples, table(0), teacher=table(1)))
+    result = step(reduction, examples, table(0), teacher=table(1))
+    same(result, step(only(Distil(divergence=ForwardKL()), 0.05), examples, table(0), teacher=table(1)))
     assert config_of("pi-distill").rollout == TeacherWrites(num_samples=8, max_new_tokens=128, both_sides=True)

@@ -43,8 +43,8 @@ def test_skill_sd_without_its_weight_is_grpo_and_without_a_skill_nothing_is_adde
     untold = step(reduction_of("skill-sd"), examples, table(0), teacher=table(0))  # live, and told nothing
     same(untold, grpo)
     assert untold.sums["skill"][0] == pytest.approx(0.0, abs=1e-6)
-    told = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
-    assert (told.gradient - grpo.gradient).abs().max() > 1e-3
+    skilled = step(reduction_of("skill-sd", "objectives.skill.weight=1.0"), examples, table(0), teacher=table(1))
+    assert (skilled.gradient - grpo.gradient).abs().max() > 1e-3
     assert config_of("skill-sd").teacher.rule == Live(), "a frozen teacher costs 12 to 16 points"
 
 
@@ -63,7 +63,7 @@ def test_skill_sd_gradient_is_that_of_the_reverse_kl_whatever_drew_the_tokens() 
     torch.testing.assert_close(total, probs * (gap - (probs * gap).sum()), atol=1e-6, rtol=1e-4)
 
 
-def told_examples(is_right: bool) -> Example:
+def hinted_example(is_right: bool) -> Example:
     """One answer with what the preset's teacher reads before it, in bytes."""
     tokenizer: Any = byte_tokenizer()
     wording = Wording(
@@ -79,10 +79,10 @@ def told_examples(is_right: bool) -> Example:
 
 def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
     """A model that sees the last token alone says the same in both copies: any shift between them gives a loss."""
-    batch = collate([told_examples(False)], [0], is_packed=True)
+    batch = collate([hinted_example(False)], [0], is_packed=True)
     assert batch.hinted is not None
     bigram = torch.randn(300, 300, generator=torch.Generator().manual_seed(0))
-    student, teacher = (bigram[one.input_ids[one.rows, one.columns]] for one in (batch, batch.hinted))
+    student, teacher = (bigram[side.input_ids[side.rows, side.columns]] for side in (batch, batch.hinted))
     assert torch.equal(student, teacher) and torch.equal(batch.next_ids, batch.hinted.next_ids)
     shifted = bigram[batch.hinted.input_ids[batch.hinted.rows, batch.hinted.columns - 1]]
     assert not torch.equal(student, shifted)
@@ -90,7 +90,7 @@ def test_sd_zero_aligns_the_second_copy_of_the_answer() -> None:
 
 def test_sd_zero_phrase_turns_with_the_verdict() -> None:
     tokenizer: Any = byte_tokenizer()
-    right, wrong = (tokenizer.decode(list(told_examples(verdict).hinted_ids or [])) for verdict in (True, False))
+    right, wrong = (tokenizer.decode(list(hinted_example(verdict).hinted_ids or [])) for verdict in (True, False))
     assert right.endswith("It is 8.\n\nLet me rephrase the above solution.\n\n")
     assert wrong.endswith("It is 8.\n\nWait, this response is wrong. Let me correct it.\n\n")
     weights = reduction_of("sd-zero").objectives["revised"].divergence  # type: ignore[attr-defined]
@@ -104,19 +104,21 @@ def test_self_judge_sides_and_stop_gradient() -> None:
     plain, hinted = table(0), table(1)
     examples = [*group([0.0] * 4), *group([0.0] * 4, is_hinted=True)]
     now, seen = torch.cat([plain, hinted]), torch.cat([hinted, plain])
-    found = step(reduction_of("self-judge"), examples, now, teacher=seen)
-    labels = torch.nn.functional.one_hot(torch.tensor([t for one in examples[:4] for t in one.answer_ids]), VOCAB)
+    result = step(reduction_of("self-judge"), examples, now, teacher=seen)
+    labels = torch.nn.functional.one_hot(
+        torch.tensor([t for example in examples[:4] for t in example.answer_ids]), VOCAB
+    )
     scale = 1 / (8 * LENGTH)
     without = (0.3 * (plain.softmax(-1) - labels) + 2 * (plain.softmax(-1) - hinted.softmax(-1))) * scale
-    torch.testing.assert_close(split(found)[0], without, atol=1e-6, rtol=1e-4)
-    torch.testing.assert_close(split(found)[1], (hinted.softmax(-1) - labels) * scale, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(split(result)[0], without, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(split(result)[1], (hinted.softmax(-1) - labels) * scale, atol=1e-6, rtol=1e-4)
     equal = step(reduction_of("self-judge"), examples, torch.cat([plain, plain]), teacher=torch.cat([plain, plain]))
     assert equal.sums["view"][0] == pytest.approx(0.0, abs=1e-6), "two prompts that are one"
 
 
 def test_rows_are_learned_on_both_sides() -> None:
-    rows = TrainingRows([told_examples(True)], [], [0], ["a"], [], [None], [])
+    rows = TrainingRows([hinted_example(True)], [], [0], ["a"], [], [None], [])
     both = with_other_sides(rows)
     assert len(both.train) == len(both.sources) == len(both.ids) == len(both.questions) == 2
     assert both.train[1].prompt_ids == both.train[0].hinted_ids and both.train[1].hinted_ids == both.train[0].prompt_ids
-    assert [one.facts.is_hinted for one in both.train] == [False, True]
+    assert [example.facts.is_hinted for example in both.train] == [False, True]

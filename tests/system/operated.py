@@ -48,7 +48,7 @@ FORM = {
     "overrides": {"questions.config.verifier": "number", "block_scan.config.calibration.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
 # Nothing sets it: asking a server again at once would take the processor from what it is asked about.
-BETWEEN_LOOKS = threading.Event()
+BETWEEN_POLLS = threading.Event()
 
 
 # Prefect lets a request wait this long for its database: who asks must be the more patient one.
@@ -92,7 +92,7 @@ class Api:
                 is_busy = isinstance(error, TimeoutError) or error.code == 503
                 if not is_busy or time.monotonic() > deadline:
                     raise
-                BETWEEN_LOOKS.wait(1.0)
+                BETWEEN_POLLS.wait(1.0)
 
     def deployment(self, name: str) -> dict[str, Any]:
         return self.ask(f"deployments/name/{name}/{name}")
@@ -105,12 +105,12 @@ class Api:
         """Return the flow run once it is in one of these states, by type or by name."""
         deadline = time.monotonic() + seconds
         while True:
-            found = self.ask(f"flow_runs/{run}")
-            if found["state"]["type"] in states or found["state"]["name"] in states:
-                return found
-            ended = found["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
-            assert not ended and time.monotonic() < deadline, f"{found['state']}\n{self.logs(run)}"
-            BETWEEN_LOOKS.wait(0.5)
+            state = self.ask(f"flow_runs/{run}")
+            if state["state"]["type"] in states or state["state"]["name"] in states:
+                return state
+            ended = state["state"]["type"] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+            assert not ended and time.monotonic() < deadline, f"{state['state']}\n{self.logs(run)}"
+            BETWEEN_POLLS.wait(0.5)
 
     def logs(self, run: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
@@ -118,8 +118,8 @@ class Api:
 
     def artifact(self, run: str, key: str) -> Any:
         body = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": [key]}}}
-        [found] = self.ask("artifacts/filter", body)
-        return json.loads(found["data"]) if found["type"] == "table" else found["data"]
+        [artifacts] = self.ask("artifacts/filter", body)
+        return json.loads(artifacts["data"]) if artifacts["type"] == "table" else artifacts["data"]
 
     def events(self, name: str) -> list[dict[str, Any]]:
         return self.ask("events/filter", {"filter": {"event": {"name": [name]}}, "limit": 50})["events"]
@@ -172,15 +172,15 @@ def free_ports(count: int) -> list[str]:
 def until(condition: Callable[[], Any], seconds: float = 300.0, what: Callable[[], str] = str) -> Any:
     """Return what the condition found once it is true; `what` tells, at the end of the time, what happened instead."""
     deadline = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (result := condition()):
         assert time.monotonic() < deadline, what()
-        BETWEEN_LOOKS.wait(0.3)
-    return found
+        BETWEEN_POLLS.wait(0.3)
+    return result
 
 
 def owned(home: Path) -> list[psutil.Process]:
     """Every living process that was started for this home."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             environment = process.environ()
@@ -189,10 +189,10 @@ def owned(home: Path) -> list[psutil.Process]:
                 and OWNER in environment
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:

@@ -72,16 +72,21 @@ def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_e
 
 
 def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
-    written = {one["name"]: one for one in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]}
+    written = {
+        deployment["name"]: deployment for deployment in yaml.safe_load(Path("prefect.yaml").read_text())["deployments"]
+    }
     assert sorted(written) == ALL
     for name, entry in written.items():
-        found = api.deployment(name)
-        assert found["entrypoint"] == entry["entrypoint"] and not found["pull_steps"], (
+        deployment = api.deployment(name)
+        assert deployment["entrypoint"] == entry["entrypoint"] and not deployment["pull_steps"], (
             "no folder of this machine is baked in"
         )
-        assert found["enforce_parameter_schema"] and found["parameter_openapi_schema"]["additionalProperties"] is False
-        assert (found["work_pool_name"], found["work_queue_name"]) == tuple(entry["work_pool"].values())
-        fields = found["parameter_openapi_schema"]["properties"]
+        assert (
+            deployment["enforce_parameter_schema"]
+            and deployment["parameter_openapi_schema"]["additionalProperties"] is False
+        )
+        assert (deployment["work_pool_name"], deployment["work_queue_name"]) == tuple(entry["work_pool"].values())
+        fields = deployment["parameter_openapi_schema"]["properties"]
         assert all("description" in field or "$ref" in field or "allOf" in field for field in fields.values()), name
     nightly = api.deployment("nightly")
     [schedule] = nightly["schedules"]
@@ -95,7 +100,7 @@ def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "said"),
+    ("name", "parameters", "message"),
     [
         ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
         ("compress", {"form": FORM | {"shrink": "blocks", "num_blocks": 0}}, "0 is less than the minimum of 1"),
@@ -107,19 +112,21 @@ def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
         ("stage", {"name": "prune", "inputs": {"model": [{"stage": "../..", "key": "0" * 64}]}}, "does not match"),
     ],
 )
-def test_what_breaks_a_bound_is_refused_by_the_api(api: Api, name: str, parameters: dict[str, Any], said: str) -> None:
+def test_what_breaks_a_bound_is_refused_by_the_api(
+    api: Api, name: str, parameters: dict[str, Any], message: str
+) -> None:
     before = api.ask("flow_runs/count", {})
     with pytest.raises(urllib.error.HTTPError) as refusal:
         api.trigger(name, parameters)
-    assert refusal.value.code in (409, 422) and said in refusal.value.read().decode()
+    assert refusal.value.code in (409, 422) and message in refusal.value.read().decode()
     assert api.ask("flow_runs/count", {}) == before, "no run was made, so nothing could start"
 
 
 def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], served: None, home: Path) -> None:
     tasks = api.ask("task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [compressed["id"]]}}})
-    assert {"original", "questions", "block_scan", "smaller", "scores", "release"} <= {one["name"] for one in tasks}
-    assert {one["state"]["name"] for one in tasks} == {"Completed"}
-    assert not any(one["tags"] for one in tasks), (
+    assert {"original", "questions", "block_scan", "smaller", "scores", "release"} <= {task["name"] for task in tasks}
+    assert {task["state"]["name"] for task in tasks} == {"Completed"}
+    assert not any(task["tags"] for task in tasks), (
         "a tag's slot is asked for with no second try: a server's restart would end the run"
     )
     version = read_version("formed")
@@ -159,7 +166,7 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
         "A different night brings different text, and a second candidate with it. " * 30
     )
     night = api.wait(api.trigger("nightly", {"recipes": ["wee.yaml", "absent.yaml"]}), "FAILED")
-    rows = {one["recipe"]: one for one in api.artifact(night["id"], "nightly")}
+    rows = {row["recipe"]: row for row in api.artifact(night["id"], "nightly")}
     assert rows["wee.yaml"]["version"] == "wee/2" and rows["wee.yaml"]["champion"] == "1"
     assert rows["wee.yaml"]["outcome"] in ("candidate", "worse")
     assert rows["absent.yaml"]["outcome"] == "failed" and "no such file" in night["state"]["message"]
@@ -177,14 +184,16 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     assert "model/perplexity" in question and f"wee version {number}" in question, (
         "the report is shown with the question"
     )
-    assert not [one for one in psutil.process_iter(["cmdline"]) if waiting in " ".join(one.info["cmdline"] or ())]
+    assert not [
+        process for process in psutil.process_iter(["cmdline"]) if waiting in " ".join(process.info["cmdline"] or ())
+    ]
     answer = api.ask(f"flow_runs/{waiting}/resume", {"run_input": {"approve": True, "reason": "looks good"}})
     assert answer["status"] == "ACCEPT"
     api.wait(waiting, "COMPLETED")
     assert set(read_version(f"wee/{number}").aliases) >= {"champion"} and read_version("wee@previous").number == "1"
     assert "promoted: looks good" in read_version("wee").tags["attar.decision"]
     # version 1 beside the new champion, with no loss allowed at all, in the direction in which it is worse
-    better, worse = sorted(("1", number), key=lambda one: read_version(f"wee/{one}").metrics["model/perplexity"])
+    better, worse = sorted(("1", number), key=lambda which: read_version(f"wee/{which}").metrics["model/perplexity"])
     make_champion("wee", better, "the better one")
     refused = api.wait(api.trigger("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
     assert refused["state"]["message"].startswith("refused: perplexity")
@@ -215,9 +224,9 @@ def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
 def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, Any], home: Path) -> None:
     store = Store(home)
     model = next(
-        one
-        for one in store.artifacts()
-        if store.manifest(one)["stage"] == "ingest_model" and one.facts["num_blocks"] == 3
+        artifact
+        for artifact in store.artifacts()
+        if store.manifest(artifact)["stage"] == "ingest_model" and artifact.facts["num_blocks"] == 3
     )
     handle = {"stage": "ingest_model", "key": model.key}
     run = api.wait(
@@ -229,13 +238,13 @@ def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, 
     )
     store.verify(store.load("prune", made["key"]))
     wrong = api.trigger("stage", {"name": "prune", "config": {"blocks": [7]}, "inputs": {"model": [handle]}})
-    said = api.wait(wrong, "FAILED")["state"]["message"]
-    assert "blocks" in said and "7" in said and "NameError" not in said, "the stage's own reason"
+    message = api.wait(wrong, "FAILED")["state"]["message"]
+    assert "blocks" in message and "7" in message and "NameError" not in message, "the stage's own reason"
 
 
 def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
     space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
-    asked = {
+    options = {
         "space": space,
         "recipe": "wee.yaml",
         "node": "after",
@@ -243,25 +252,28 @@ def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) ->
         "num_trials": 3,
         "quality": "perplexity",
     }
-    run = api.wait(api.trigger("sweep", asked), "COMPLETED")
+    run = api.wait(api.trigger("sweep", options), "COMPLETED")
     rows = api.artifact(run["id"], "pareto")
     assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]
     numbers = [(float(row["perplexity"]), float(row["parameters M"]), float(row["decode ms/token"])) for row in rows]
-    for row, mine in zip(rows, numbers, strict=True):
-        is_beaten = any(all(a <= b for a, b in zip(other, mine, strict=True)) and other != mine for other in numbers)
+    for row, trial_numbers in zip(rows, numbers, strict=True):
+        is_beaten = any(
+            all(a <= b for a, b in zip(other, trial_numbers, strict=True)) and other != trial_numbers
+            for other in numbers
+        )
         assert (row["best"] == "*") is not is_beaten
 
 
 def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home: Path, served: None) -> None:
-    before = {one.key for one in Store(home).artifacts()}
+    before = {artifact.key for artifact in Store(home).artifacts()}
     run = api.wait(api.trigger("gc", {"keep_runs": 0}), "COMPLETED")
-    after = {one.key for one in Store(home).artifacts()}
+    after = {artifact.key for artifact in Store(home).artifacts()}
     assert len(before - after) == stored_result(home, run)["num_artifacts"] > 0
     assert read_version("wee").tags["attar.model_key"] in after
 
 
 def test_doctor_is_content_and_says_who_listens(environment: Environment, up: dict[str, Any]) -> None:
-    found = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
     for check in (
         "service prefect",
         "service mlflow",
@@ -271,16 +283,16 @@ def test_doctor_is_content_and_says_who_listens(environment: Environment, up: di
         "deployments",
         "registry",
     ):
-        assert found[check]["verdict"] in ("ok", "note"), found[check]
-    assert found["deployments"]["found"] == ", ".join(ALL)
+        assert checks[check]["verdict"] in ("ok", "note"), checks[check]
+    assert checks["deployments"]["found"] == ", ".join(ALL)
 
 
 def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any], home: Path) -> None:
     before = worker_of(home)
     psutil.Process(before[0]).kill()
     until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
-    found = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
-    assert found["service worker"]["verdict"] == "note" and "started again" in found["service worker"]["found"]
+    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["found"]
 
 
 def test_down_leaves_no_process(environment: Environment, up: dict[str, Any], home: Path) -> None:

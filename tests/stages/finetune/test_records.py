@@ -1,4 +1,4 @@
-"""Records: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+"""Records: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
 
 from __future__ import annotations
 
@@ -86,8 +86,8 @@ def test_students_differ_on_the_questions_with_choices_and_on_those_without_in_o
     facts = compare.execute(config, inputs, store).artifact.facts
     for measure in ("kl_nats", "agreement", "loss_nats", "accuracy"):
         apart = float(facts[f"cut_{measure}_both"]) - float(facts[f"same_{measure}_both"])
-        assert facts[f"cut_less_same_{measure}_both"] == pytest.approx(apart, abs=1e-6)
-    assert float(facts["cut_less_same_kl_nats_both"]) > 0
+        assert facts[f"cut_minus_same_{measure}_both"] == pytest.approx(apart, abs=1e-6)
+    assert float(facts["cut_minus_same_kl_nats_both"]) > 0
 
 
 def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
@@ -116,17 +116,17 @@ def test_compare_finds_nothing_between_a_model_and_itself_and_much_after_a_cut(
     assert {
         name.removeprefix("cut_"): value
         for name, value in both.facts.items()
-        if name.startswith("cut_") and "_less_" not in name
+        if name.startswith("cut_") and "_minus_" not in name
     } == cut.facts
-    found = json.loads((Path(both.path) / "comparison.json").read_text())
-    assert found["cut"] == result
+    comparison = json.loads((Path(both.path) / "comparison.json").read_text())
+    assert comparison["cut"] == result
     for name in names:
-        apart = found["cut less same"][name]["kl_nats"]
+        apart = comparison["cut minus same"][name]["kl_nats"]
         assert apart["value"] == pytest.approx(result[name]["kl_nats"]["value"], abs=1e-5), "nothing is taken from it"
         assert apart["low"] == pytest.approx(result[name]["kl_nats"]["low"], abs=1e-5)
-        lost = found["cut less same"][name]["agreement"]["value"]
+        lost = comparison["cut minus same"][name]["agreement"]["value"]
         assert (
-            both.facts[f"cut_less_same_agreement_{name}"]
+            both.facts[f"cut_minus_same_agreement_{name}"]
             == lost
             == pytest.approx(result[name]["agreement"]["value"] - 1)
         )

@@ -1,4 +1,4 @@
-"""The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+"""The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Refused recipes: finetune on objectives made of plugs: it trains, resumes, and refuses what cannot work when the recipe loads."""
+"""Refused recipes: finetune on objectives made of components: it trains, resumes, and refuses what cannot work when the recipe loads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher once: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+"""Teacher once: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import pytest
 
 from attar.compressors.distill.examples.packing import Batch, Example
 from attar.compressors.distill.teachers.outputs import TeacherOutputs
-from attar.compressors.distill.teachers.parties import OtherModel
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_tokenizer
@@ -27,9 +27,9 @@ def test_a_live_teacher_trains_like_a_record_of_all_candidates(
 ) -> None:
     offline = train(store, pruned, recorded, num_epochs=2)
     live = train(store, pruned, recorded, num_epochs=2, teacher=model)
-    mine, theirs = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
+    actual, reference = curve(offline, "heldout_forward_kl_nats"), curve(live, "heldout_forward_kl_nats")
     # what is stored is rounded to half precision
-    assert mine == pytest.approx(theirs, abs=5e-3) and mine[-1] < 0.8 * mine[0]
+    assert actual == pytest.approx(reference, abs=5e-3) and actual[-1] < 0.8 * actual[0]
 
 
 @pytest.mark.parametrize("changes", [{}, {"adapt_blocks": "after_cut", "is_packed": False}, {"learn": "answers"}])
@@ -42,11 +42,11 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
     changes: dict,
 ) -> None:
     live = train(store, pruned, *mixed, num_epochs=2, max_tokens=64, teacher=model, **changes)
-    asked: list[int] = []
+    batches_read: list[int] = []
     speak = OtherModel.speak
 
     def counted(self: OtherModel, student: Student, batch: Batch) -> TeacherOutputs:
-        asked.append(batch.input_ids.numel())
+        batches_read.append(batch.input_ids.numel())
         return speak(self, student, batch)
 
     monkeypatch.setattr(OtherModel, "speak", counted)
@@ -57,12 +57,12 @@ def test_a_teacher_that_runs_once_teaches_what_it_says_at_every_step(
         )
     assert any("begins with the same 1 blocks" in note for note in notes) == ("adapt_blocks" in changes)
     for name in ("train_forward_kl_nats", "heldout_forward_kl_nats"):
-        mine, theirs = curve(once, name), curve(live, name)
-        assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-5) and len(mine) > 1
+        actual, reference = curve(once, name), curve(live, name)
+        assert actual == pytest.approx(reference, rel=1e-3, abs=1e-5) and len(actual) > 1
     assert curve(once, "heldout_forward_kl_nats")[-1] < 0.9 * curve(once, "heldout_forward_kl_nats")[0]
-    tokens = sum(one.num_tokens for one in rows_read(pruned, mixed))
-    assert tokens <= sum(asked) < 1.5 * tokens, (
-        "padding aside, every token once, though there are two epochs and several looks"
+    tokens = sum(example.num_tokens for example in rows_read(pruned, mixed))
+    assert tokens <= sum(batches_read) < 1.5 * tokens, (
+        "padding aside, every token once, though there are two epochs and several evaluations"
     )
 
 
@@ -107,8 +107,8 @@ def _interrupted(run: TrainingRun) -> None:
 
 
 def rows_read(model: ModelArtifact, data: tuple[DatasetArtifact, ...]) -> list[Example]:
-    found = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
-    return [*found.train, *found.heldout]
+    rows = TrainingRows.read(data, load_tokenizer(model.path), learn="answers", max_tokens=64, reads_record=False)
+    return [*rows.train, *rows.heldout]
 
 
 def test_a_teacher_that_runs_once_is_refused_where_it_would_not_do(

@@ -1,4 +1,4 @@
-"""Vocabulary parts: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and what is left measured."""
+"""Vocabulary parts: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def test_part_of_the_vocabulary_teaches_the_whole_of_it_and_goes_on_with_the_sam
     options = {"num_epochs": 4, "max_tokens": 64, "run_teacher_once": True, "teacher": model}
     every = train(store, pruned, *mixed, **options)
     part = train(store, pruned, *mixed, **options, vocabulary_sample=96, checkpoint_every=2)
-    before, after = (curve(part, "heldout_forward_kl_nats")[place] for place in (0, -1))
-    # looks are whole: the same before the first step; measured 0.37 of it after the last, 0.27 with every entry: a random model's
+    before, after = (curve(part, "heldout_forward_kl_nats")[index] for index in (0, -1))
+    # evaluations are whole: the same before the first step; measured 0.37 of it after the last, 0.27 with every entry: a random model's
     # distribution is flat, so that every second entry leaves much out
     assert before == curve(every, "heldout_forward_kl_nats")[0] and after < 0.5 * before
     assert curve(part, "train_forward_kl_nats") != curve(every, "train_forward_kl_nats")

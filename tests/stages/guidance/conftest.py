@@ -22,20 +22,20 @@ from tests.stages.guidance.guided import DRAW, GUIDE, STYLES, learn, question, t
 def taught(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> list[ModelArtifact]:
     """A model that follows its prompt, and the same model tuned a little further."""
     model, tokenizer = random_model("llama", num_blocks=2)
-    found = []
+    models = []
     for seed, num_steps in ((0, 250), (1, 10)):
         teach(model.train(), tokenizer, num_steps, seed, 3e-3 if seed == 0 else 3e-4)
         folder = tmp_path_factory.mktemp("taught")
         save_model(model.eval(), folder)
         tokenizer.save_pretrained(folder)
         config = IngestModelConfig(source=f"folder:{folder}")
-        found.append(ingest_model.execute(config, NoInputs(), shared_store).artifact)
-    return found
+        models.append(ingest_model.execute(config, NoInputs(), shared_store).artifact)
+    return models
 
 
 @pytest.fixture(scope="module")
 def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
-    """Ninety-six questions, a quarter held out and, as before there were three parts, read by the looks too."""
+    """Ninety-six questions, a quarter held out and, as before there were three parts, read by the evaluations too."""
     numbers = random.Random(0)
     rows = [{"question": question(i % STYLES, numbers.randrange(1000)), "answer": "?"} for i in range(96)]
     path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
@@ -45,8 +45,8 @@ def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> Data
 
 
 @pytest.fixture(scope="module")
-def drawn(shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact) -> DatasetArtifact:
-    return guide_data.execute(DRAW, GuideDataInputs(model=taught[0], data=asked), shared_store).artifact
+def drawn(shared_store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact) -> DatasetArtifact:
+    return guide_data.execute(DRAW, GuideDataInputs(model=taught[0], data=guide_questions), shared_store).artifact
 
 
 @pytest.fixture(scope="module")

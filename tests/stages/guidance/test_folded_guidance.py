@@ -67,10 +67,10 @@ def test_what_cannot_be_folded_is_refused_with_the_reason(
 
 
 def test_a_lora_at_one_scale_folds_as_any_other(
-    store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, drawn: DatasetArtifact
+    store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact, drawn: DatasetArtifact
 ) -> None:
     draw = DRAW.with_changes(scales={"min": 2.0, "max": 2.0, "unseen": 0.0})
-    at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=asked), store).artifact
+    at_two = guide_data.execute(draw, GuideDataInputs(model=taught[0], data=guide_questions), store).artifact
     training = GUIDE.training.with_changes(schedule={"num_epochs": 4}, adapt={"rank": 8})
     config = GuideConfig(adapter="lora", training=training)  # type: ignore[arg-type]
     adapter = guide.execute(config, GuideInputs(model=taught[0], data=(at_two,)), store).artifact
@@ -83,9 +83,9 @@ def test_a_lora_at_one_scale_folds_as_any_other(
 
 @pytest.fixture(scope="module")
 def onnx(
-    shared_store: Store, taught: list[ModelArtifact], asked: DatasetArtifact, cross: AdapterArtifact
+    shared_store: Store, taught: list[ModelArtifact], guide_questions: DatasetArtifact, cross: AdapterArtifact
 ) -> OnnxArtifact:
-    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    inputs = ExportInputs(model=taught[0], data=guide_questions, guidance=cross)
     return export.execute(ExportConfig(num_prompts=2, num_new_tokens=12), inputs, shared_store).artifact
 
 
@@ -93,7 +93,7 @@ def test_the_exported_graph_takes_the_scale_as_an_input(
     taught: list[ModelArtifact], cross: AdapterArtifact, onnx: OnnxArtifact
 ) -> None:
     proved = json.loads((onnx.path / "parity.json").read_text())
-    assert [one["scale"] for one in proved] == [1, 2, 3]
+    assert [number["scale"] for number in proved] == [1, 2, 3]
     session = open_session(onnx.path, is_guided=True)
     assert SCALE_NAME in [entry.name for entry in session.get_inputs()]
     prompt = chat_prompt(load_tokenizer(taught[0].path), question(1, 7))
@@ -129,7 +129,7 @@ def test_a_pruned_base_learns_guidance_and_recovery_together(
 
 def test_a_graph_that_says_no_number_is_not_proved(
     taught: list[ModelArtifact],
-    asked: DatasetArtifact,
+    guide_questions: DatasetArtifact,
     cross: AdapterArtifact,
     onnx: OnnxArtifact,
     monkeypatch: pytest.MonkeyPatch,
@@ -143,7 +143,7 @@ def test_a_graph_that_says_no_number_is_not_proved(
         return ids, logits
 
     monkeypatch.setattr(GuidedGraph, "greedy", broken)
-    inputs = ExportInputs(model=taught[0], data=asked, guidance=cross)
+    inputs = ExportInputs(model=taught[0], data=guide_questions, guidance=cross)
     model, graph = load_model(taught[0].path, torch.float32), GuidedGraph(open_session(onnx.path, is_guided=True))
     with pytest.raises(ValueError, match="the exported graph is not the model: .* max logit difference nan"):
         prove_scale(ExportConfig(num_prompts=1, num_new_tokens=2), inputs, model, graph, 1.0)

@@ -32,15 +32,15 @@ def test_one_pass_is_close_to_two_at_new_prompts_scales_and_checkpoints(cross: A
 def test_gradient_checkpointing_gives_the_same_adapters_bit_for_bit(
     store: Store, taught: list[ModelArtifact], drawn: DatasetArtifact
 ) -> None:
-    found = []
+    saved = []
     for is_checkpointed in (False, True):
         compute = {"gradient_checkpointing": is_checkpointed}
         training = GUIDE.training.with_changes(schedule={"max_steps": 3}, compute=compute)
         config = GuideConfig(**{**GUIDE.model_dump(), "training": training, "max_kl_ratio": 100.0, "num_gate_rows": 4})
-        found.append(
+        saved.append(
             {path.name: load_file(path) for path in learn(store, config, taught, drawn).path.glob("*.safetensors")}
         )
-    whole, again = found
+    whole, again = saved
     assert whole.keys() == again.keys() and whole
     for name, weights in whole.items():
         assert weights and all(torch.equal(value, again[name][key]) for key, value in weights.items())
@@ -103,13 +103,13 @@ def test_scales_move_the_distribution_in_order(taught: list[ModelArtifact], cros
     with torch.no_grad():
         branches = [answer_logits(model, part, answer) for part in (prompt, prompt[-1:])]
         two = [guided_scores(*branches, scale).log_softmax(-1) for scale in scales]
-        one = []
+        scale_logprobs = []
         for scale in scales:
             with adapters.at(scale):
-                one.append(answer_logits(model, prompt, answer).log_softmax(-1))
-    moved = [float((p.exp() * (p - one[0])).sum(-1).mean()) for p in one]
+                scale_logprobs.append(answer_logits(model, prompt, answer).log_softmax(-1))
+    moved = [float((p.exp() * (p - scale_logprobs[0])).sum(-1).mean()) for p in scale_logprobs]
     assert moved[0] == 0.0 and moved == sorted(moved)
-    gaps = torch.tensor([[float((p.exp() * (p - q)).sum(-1).mean()) for q in two] for p in one])
+    gaps = torch.tensor([[float((p.exp() * (p - q)).sum(-1).mean()) for q in two] for p in scale_logprobs])
     assert (gaps.argmin(dim=1) - torch.arange(5)).abs().max() <= 1
 
 
@@ -142,8 +142,8 @@ def test_wrong_models_are_refused(
         guide.execute(GUIDE, GuideInputs(model=taught[1], data=(drawn,)), store)
     with pytest.raises(ValueError, match="passed its gate on .* input `second`"):
         check_base(cross, model)
-    for one in taught:
-        check_base(cross, one)
+    for base in taught:
+        check_base(cross, base)
 
 
 def test_sigkill_then_the_same_command_gives_the_same_adapters(
@@ -159,6 +159,6 @@ def test_sigkill_then_the_same_command_gives_the_same_adapters(
     with listen(lambda event: notes.append(str(event))):
         resumed = learn(store, config, taught, drawn)
     assert any("continuing at step" in note for note in notes)
-    mine, theirs = (load_file(one.path / WEIGHTS_FILE) for one in (whole, resumed))
-    assert mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    actual, reference = (load_file(adapter.path / WEIGHTS_FILE) for adapter in (whole, resumed))
+    assert actual.keys() == reference.keys() and all(torch.equal(actual[name], reference[name]) for name in actual)
     assert whole.fingerprint == resumed.fingerprint

@@ -30,8 +30,8 @@ from tests.stages.ingest.model_folders import ingest
 
 def test_a_local_folder_comes_in_with_weights_and_tokenizer(store: Store, folder: Path, model: ModelArtifact) -> None:
     artifact = ingest(store, f"folder:{folder}")
-    ours, theirs = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (artifact.path, folder))
-    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    ours, reference = (AutoModelForCausalLM.from_pretrained(path).state_dict() for path in (artifact.path, folder))
+    assert all(torch.equal(ours[name], reference[name]) for name in reference)
     assert (
         AutoTokenizer.from_pretrained(artifact.path)("hi").input_ids
         == AutoTokenizer.from_pretrained(folder)("hi").input_ids

@@ -29,8 +29,8 @@ def test_rows_from_jsonl_parquet_and_generated_tasks(store: Store, tmp_path: Pat
 
     choices = rows(f"jsonl:{tmp_path / 'r.jsonl'}", **columns)
     assert [(row.answer, row.answer_index, row.verifier) for row in choices] == [("y", 1, "choice")] * 2
-    [said] = rows(f"parquet:{tmp_path / 'r.parquet'}", **columns)
-    assert (said.question, said.answer, said.choices) == ("Say", "hi", [])
+    [lines] = rows(f"parquet:{tmp_path / 'r.parquet'}", **columns)
+    assert (lines.question, lines.answer, lines.choices) == ("Say", "hi", [])
     sums = rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
     assert len(sums) == 8 and {row.verifier for row in sums} == {"number"}
     assert sum(row.split == "heldout" for row in sums) == 2

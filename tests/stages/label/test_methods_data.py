@@ -35,12 +35,12 @@ from tests.stages.label.spoken import QUICK, dataset, rows_of, run, sums
 def speaker(shared_store: Store, model: ModelArtifact, tmp_path_factory: pytest.TempPathFactory) -> ModelArtifact:
     """The tiny model after it learned to answer yes and no."""
     rows = [row.with_changes(id=f"{row.id}{word}", answer=word) for row in sums(16) for word in ("yes", "no")]
-    data = dataset(tmp_path_factory.mktemp("spoken") / "rows", rows)
+    data = dataset(tmp_path_factory.mktemp("rows") / "rows", rows)
     shared = QUICK.with_changes(adapt={"kind": "full"}, schedule={"learning_rate": 3e-3, "num_epochs": 12})
     adapter = finetune.run(shared, FinetuneInputs(model=model, data=(data,)), made(tmp_path_factory, "a"))
     base = MergeInputs(base=model, students=(adapter,))
-    found = merge.run(MergeConfig(), base, made(tmp_path_factory, "m"))
-    return ModelArtifact(found.path, found.facts, key="speaker", fingerprint="speaker")
+    merged = merge.run(MergeConfig(), base, made(tmp_path_factory, "m"))
+    return ModelArtifact(merged.path, merged.facts, key="speaker", fingerprint="speaker")
 
 
 def made(factory: pytest.TempPathFactory, name: str) -> Path:
@@ -53,14 +53,14 @@ def test_answers_are_judged_each_a_row_and_the_same_after_a_crash(speaker: Model
     data = dataset(tmp_path / "rows", sums())
     config = AnswerConfig(num_samples=4, max_new_tokens=6, rows_per_shard=3, keep="all", precision="float32")
     inputs = AnswerInputs(model=speaker, data=data)
-    told: list[Progress] = []
-    with listen(lambda event: told.append(event) if isinstance(event, Progress) else None):
+    events: list[Progress] = []
+    with listen(lambda event: events.append(event) if isinstance(event, Progress) else None):
         first = rows_of(run(answer, config, inputs, tmp_path, "first"))
-    assert ("writing a shard", 12.0, 12.0) in {(one.label, one.done, one.total) for one in told}
+    assert ("writing a shard", 12.0, 12.0) in {(event.label, event.done, event.total) for event in events}
     assert {row.answer for row in first} >= {"yes", "no"}
     for row in first:
-        siblings = [one for one in first if one.question == row.question]
-        num_right = sum(build(ANSWER_CHECKS, "contains")(one.answer, "yes", []) is None for one in siblings)
+        siblings = [text for text in first if text.question == row.question]
+        num_right = sum(build(ANSWER_CHECKS, "contains")(sibling.answer, "yes", []) is None for sibling in siblings)
         assert row.reference == "yes" and row.pass_rate is not None
         assert row.pass_rate <= num_right / 4, "one that did not end is not right"
     assert {row.pass_rate for row in first} > {0.25}
@@ -100,10 +100,10 @@ def test_skills_stay_out_of_the_students_prompt(speaker: ModelArtifact, tmp_path
     rows = TrainingRows.read(
         inputs.data, tokenizer, learn=config.rows.learn, max_tokens=config.rows.max_tokens, reads_record=False
     )
-    told = with_hints(rows, tokenizer, config.teacher.context, has_both_sides=False)
-    for one, row in zip(told.train, told.questions, strict=True):
-        assert row is not None and one.prompt_ids == chat_prompt(tokenizer, row.question)
-        assert one.hinted_ids is not None and row.skill in tokenizer.decode(list(one.hinted_ids))
+    hinted = with_hints(rows, tokenizer, config.teacher.context, has_both_sides=False)
+    for example, row in zip(hinted.train, hinted.questions, strict=True):
+        assert row is not None and example.prompt_ids == chat_prompt(tokenizer, row.question)
+        assert example.hinted_ids is not None and row.skill in tokenizer.decode(list(example.hinted_ids))
 
 
 def test_every_revision_that_is_kept_is_right(speaker: ModelArtifact, tmp_path: Path) -> None:
@@ -117,15 +117,15 @@ def test_every_revision_that_is_kept_is_right(speaker: ModelArtifact, tmp_path: 
         if row.id.endswith(".whole"):
             part = by_id[row.id.replace(".whole", ".revision")]
             assert [*row.prompt_ids, *row.answer_ids] == [*part.prompt_ids, *part.answer_ids], "one text, cut twice"
-            told = tokenizer.decode(part.prompt_ids[len(row.prompt_ids) :])
-            first = told.split("\n\n")[0]
+            revision_text = tokenizer.decode(part.prompt_ids[len(row.prompt_ids) :])
+            first = revision_text.split("\n\n")[0]
             is_right = build(ANSWER_CHECKS, row.verifier)(first, row.reference, []) is None
-            assert (config.right_phrase in told) == (is_right and config.wrong_phrase not in told)
+            assert (config.right_phrase in revision_text) == (is_right and config.wrong_phrase not in revision_text)
     only_wrong = ReviseConfig(max_new_tokens=6, num_samples=6, precision="float32", top_p=1.0)
-    found = rows_of(
+    revised = rows_of(
         run(revise, only_wrong, ReviseInputs(model=speaker, data=dataset(tmp_path / "rows", sums())), tmp_path, "w")
     )
-    assert all(config.right_phrase not in tokenizer.decode(row.prompt_ids) for row in found)
+    assert all(config.right_phrase not in tokenizer.decode(row.prompt_ids) for row in revised)
 
 
 def test_the_planted_answer_is_chosen(speaker: ModelArtifact, model: ModelArtifact, tmp_path: Path) -> None:
@@ -134,10 +134,10 @@ def test_the_planted_answer_is_chosen(speaker: ModelArtifact, model: ModelArtifa
     data = dataset(tmp_path / "rows", rows)
     config = ChooseAnswersConfig(by="teacher_sentences", keep_fraction=0.5, precision="float32")
     inputs = ChooseAnswersInputs(data=data, teacher=speaker, student=model)
-    kept = [row for row in rows_of(run(choose_answers, config, inputs, tmp_path)) if row.split == "train"]
+    train_rows = [row for row in rows_of(run(choose_answers, config, inputs, tmp_path)) if row.split == "train"]
     num_train = sum(row.split == "train" for row in rows)
-    assert len(kept) == round(0.5 * num_train) and {row.answer for row in kept} == {"yes"}
-    assert {row.score for row in kept} == {1.0}
+    assert len(train_rows) == round(0.5 * num_train) and {row.answer for row in train_rows} == {"yes"}
+    assert {row.score for row in train_rows} == {1.0}
     same = ChooseAnswersInputs(data=data, teacher=speaker, student=speaker)
     scored = rows_of(run(choose_answers, config, same, tmp_path, "same"))
     assert {row.score for row in scored if row.split == "train"} == {0.0}, "two that agree share every sentence"
@@ -147,8 +147,10 @@ def test_answers_far_apart_are_kept_and_equal_ones_never_twice(tmp_path: Path) -
     texts = ["one two three", "one two three", "one two four", "something else entirely"]
     rows = [Row(id=str(i), question="q", answer=text) for i, text in enumerate(texts)]
     config = ChooseAnswersConfig(by="edit_distance", num_kept=3)
-    kept = rows_of(run(choose_answers, config, ChooseAnswersInputs(data=dataset(tmp_path / "rows", rows)), tmp_path))
-    assert sorted(row.answer for row in kept) == sorted(set(texts))
+    chosen_rows = rows_of(
+        run(choose_answers, config, ChooseAnswersInputs(data=dataset(tmp_path / "rows", rows)), tmp_path)
+    )
+    assert sorted(row.answer for row in chosen_rows) == sorted(set(texts))
 
 
 def test_the_teacher_of_the_better_student_is_chosen(tmp_path: Path) -> None:
@@ -180,8 +182,8 @@ def test_only_a_response_that_passes_real_tests_is_kept() -> None:
         fenced("import sys\nsys.exit(0)", "assert f() == 1"),
         fenced("import os\nos._exit(0)", "assert f() == 1"),
     ]
-    found = passing_responses([*bad, good, good], Limits(wall_seconds=3.0, cpu_seconds=2))
-    assert [text for text, _ in found] == [good], "and equal ones count once"
+    passing = passing_responses([*bad, good, good], Limits(wall_seconds=3.0, cpu_seconds=2))
+    assert [text for text, _ in passing] == [good], "and equal ones count once"
 
 
 def test_what_cannot_work_is_refused_in_one_line(speaker: ModelArtifact, tmp_path: Path) -> None:

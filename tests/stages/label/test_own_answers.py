@@ -47,8 +47,8 @@ def test_own_answers_are_likelier_than_given_ones(
 def mean_loss(runner: TorchRunner, prompt: list[int], answer_ids: Sequence[int]) -> float:
     ids = torch.tensor([[*prompt, *answer_ids]])
     logprobs = runner.forward(ids, torch.ones_like(ids), None, last_only=False)[0][0].log_softmax(-1)
-    said = logprobs[len(prompt) - 1 : -1]
-    return -float(said.gather(-1, torch.tensor(list(answer_ids))[:, None]).mean())
+    answer_logprobs = logprobs[len(prompt) - 1 : -1]
+    return -float(answer_logprobs.gather(-1, torch.tensor(list(answer_ids))[:, None]).mean())
 
 
 def test_learning_ones_own_answers_forgets_less(
@@ -81,9 +81,9 @@ def test_anchored_answers_are_the_same_from_graphs_as_from_torch(tmp_path: Path)
     rows = dataset(tmp_path / "rows", sums(4))
     for seed in (0, 1):
         source = IngestModelConfig(source=f"random:llama?num_blocks=1&hidden_size=32&seed={seed}")
-        found = ingest_model.execute(source, NoInputs(), store).artifact
-        graph = run(export, ExportConfig(num_prompts=1), ExportInputs(model=found, data=rows), tmp_path, f"graph{seed}")
-        runners["torch"].append(TorchRunner(load_model(found.path, "float32")))
+        model = ingest_model.execute(source, NoInputs(), store).artifact
+        graph = run(export, ExportConfig(num_prompts=1), ExportInputs(model=model, data=rows), tmp_path, f"graph{seed}")
+        runners["torch"].append(TorchRunner(load_model(model.path, "float32")))
         runners["onnx"].append(OnnxRunner(open_session(graph.path)))
     prompts = [[5, 9, 17, 40], [8, 200], [3, 4, 5, 6, 7, 8]]
     written = []
@@ -101,6 +101,6 @@ def test_anchored_answers_are_the_same_from_graphs_as_from_torch(tmp_path: Path)
             )
         )
     for other in written[1:]:
-        assert [one.token_ids for one in other] == [one.token_ids for one in written[0]]
-        for mine, theirs in zip(other, written[0], strict=True):
-            assert mine.token_logprobs == pytest.approx(theirs.token_logprobs, abs=2e-3)
+        assert [answer.token_ids for answer in other] == [answer.token_ids for answer in written[0]]
+        for actual, reference in zip(other, written[0], strict=True):
+            assert actual.token_logprobs == pytest.approx(reference.token_logprobs, abs=2e-3)

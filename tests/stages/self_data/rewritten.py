@@ -24,8 +24,8 @@ def all_verified_by_nothing(source: DatasetArtifact, folder: Path) -> DatasetArt
     """The same questions without a checkable answer, so that what the random model writes is kept."""
     from attar.stages.artifacts.dataset.rows import write_rows
 
-    place = folder / source.path.parents[1].name / source.path.parents[0].name  # a manifest says where it belongs
-    shutil.copytree(source.path.parent, place)
+    target = folder / source.path.parents[1].name / source.path.parents[0].name  # a manifest says where it belongs
+    shutil.copytree(source.path.parent, target)
     rows = [row.with_changes(verifier="none") for row in read_rows(source.path / "rows.jsonl")]
-    write_rows(place / "content" / "rows.jsonl", rows)
-    return DatasetArtifact(place / "content", source.facts, source.key, source.fingerprint + "-open")
+    write_rows(target / "content" / "rows.jsonl", rows)
+    return DatasetArtifact(target / "content", source.facts, source.key, source.fingerprint + "-open")

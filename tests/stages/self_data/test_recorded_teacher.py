@@ -24,8 +24,8 @@ def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
     store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
 ) -> None:
     rows = read_rows(rewrite(store, CONFIG, quick_to_stop, open_questions).path / "rows.jsonl")
-    kept = [row for row in rows if row.source == "rewrite"]
-    assert len(kept) >= 4
+    rewrites = [row for row in rows if row.source == "rewrite"]
+    assert len(rewrites) >= 4
     tokenizer = load_tokenizer(quick_to_stop.path)
     runner = TorchRunner(load_model(quick_to_stop.path, "float32"))
 
@@ -33,8 +33,8 @@ def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
         [scored] = continuation_likelihoods(runner, [(chat_prompt(tokenizer, row.question), answer_ids)], batch_size=1)
         return -scored.logprob_nats / scored.num_tokens
 
-    ours = sum(loss(row, row.answer_ids) for row in kept) / len(kept)
-    human = sum(loss(row, tokenizer(row.reference).input_ids) for row in kept) / len(kept)
+    ours = sum(loss(row, row.answer_ids) for row in rewrites) / len(rewrites)
+    human = sum(loss(row, tokenizer(row.reference).input_ids) for row in rewrites) / len(rewrites)
     assert ours < human - 0.5
 
 
@@ -45,24 +45,24 @@ def test_the_data_card_says_how_likely_the_rewrites_are(
     artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
     config, inputs = CurateConfig(precision="float32"), CurateInputs(data=artifact, model=quick_to_stop)
     curated = curate.execute(config, inputs, store).artifact
-    kept = [row for row in read_rows(curated.path / "rows.jsonl") if row.source == "rewrite"]
-    assert len(kept) >= 4 and curated.facts["num_dropped"] == 0
+    rewrites = [row for row in read_rows(curated.path / "rows.jsonl") if row.source == "rewrite"]
+    assert len(rewrites) >= 4 and curated.facts["num_dropped"] == 0
     tokenizer = load_tokenizer(quick_to_stop.path)
     runner = TorchRunner(load_model(quick_to_stop.path, "float32"))
 
     def loss(pairs: list[tuple[str, list[int]]]) -> float:
         prompts = [(chat_prompt(tokenizer, question), answer) for question, answer in pairs]
         scored = [continuation_likelihoods(runner, [pair], batch_size=1)[0] for pair in prompts]
-        return -sum(one.logprob_nats for one in scored) / sum(one.num_tokens for one in scored)
+        return -sum(score.logprob_nats for score in scored) / sum(score.num_tokens for score in scored)
 
-    asked = [rewrite_question(row.question, row.reference, row.choices, STYLES["general"]) for row in kept]
-    in_view = loss([(question, row.answer_ids) for question, row in zip(asked, kept, strict=True)])
-    alone = loss([(row.question, row.answer_ids) for row in kept])
-    references = loss([(row.question, [*tokenizer(row.reference).input_ids, 2]) for row in kept])
+    questions = [rewrite_question(row.question, row.reference, row.choices, STYLES["general"]) for row in rewrites]
+    in_view = loss([(question, row.answer_ids) for question, row in zip(questions, rewrites, strict=True)])
+    alone = loss([(row.question, row.answer_ids) for row in rewrites])
+    references = loss([(row.question, [*tokenizer(row.reference).input_ids, 2]) for row in rewrites])
     recorded, measured = (
-        json.loads((one.path / "records" / "data_card.json").read_text()) for one in (artifact, curated)
+        json.loads((data.path / "records" / "data_card.json").read_text()) for data in (artifact, curated)
     )
-    assert recorded["provenance"]["rewritten"] == recorded["loss_under_original"]["num_rewritten"] == len(kept)
+    assert recorded["provenance"]["rewritten"] == recorded["loss_under_original"]["num_rewritten"] == len(rewrites)
     assert recorded["loss_under_original"]["rewritten_nats"] == pytest.approx(in_view, abs=5e-3)
     assert "do not compare" in recorded["loss_under_original"]["source"]
     assert measured["loss_under_original"]["rewritten_nats"] == pytest.approx(alone, abs=1e-4)
@@ -75,8 +75,8 @@ def test_recorded_teacher_of_a_rewrite_is_what_it_drew_from(
 ) -> None:
     artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
     record = TeacherRecord(artifact.path)
-    kept = [row for row in read_rows(artifact.path / "rows.jsonl") if row.source == "rewrite"]
-    for row in kept:
+    rewrites = [row for row in read_rows(artifact.path / "rows.jsonl") if row.source == "rewrite"]
+    for row in rewrites:
         ids, logprobs = record.of(row)  # type: ignore[misc]
         assert ids.shape == logprobs.shape == (len(row.answer_ids), 16)
         assert ids[:, 0].tolist() == row.answer_ids, "greedy: each token is its distribution's first"

@@ -131,9 +131,9 @@ def test_of_several_samples_the_likeliest_that_passes_is_kept(
 ) -> None:
     """With no check but an end, the kept sample is the likeliest finished one of the row's own draws."""
     # short, so that some are cut; the whole vocabulary recorded, so that every drawn token is in it
-    one = CONFIG.with_changes(drawing={"temperature": 1.0, "max_new_tokens": 3}, recorded={"num_candidates": 259})
-    several = one.with_changes(drawing={"num_samples": 4})
-    first, best = (rewrite(store, config, quick_to_stop, open_questions) for config in (one, several))
+    single = CONFIG.with_changes(drawing={"temperature": 1.0, "max_new_tokens": 3}, recorded={"num_candidates": 259})
+    several = single.with_changes(drawing={"num_samples": 4})
+    first, best = (rewrite(store, config, quick_to_stop, open_questions) for config in (single, several))
     rows = {row.id: row for row in read_rows(best.path / "rows.jsonl")}
     assert len({row.pass_rate for row in rows.values()}) > 1
     for row in rows.values():
@@ -162,16 +162,16 @@ def test_the_graph_writes_what_the_model_writes(
     through_onnx = CONFIG.with_changes(sampler="onnx")
     rows = [
         read_rows(
-            self_data.execute(config, SelfDataInputs(model=one, data=questions), store).artifact.path / "rows.jsonl"
+            self_data.execute(config, SelfDataInputs(model=writer, data=questions), store).artifact.path / "rows.jsonl"
         )
-        for config, one in ((CONFIG, model), (through_onnx, graph))
+        for config, writer in ((CONFIG, model), (through_onnx, graph))
     ]
     assert rows[0] == rows[1]
-    for config, one in ((CONFIG, graph), (through_onnx, model)):
+    for config, writer in ((CONFIG, graph), (through_onnx, model)):
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}', but the input is an? .*; accepted: "):
-            self_data.execute(config, SelfDataInputs(model=one, data=questions), store)
+            self_data.execute(config, SelfDataInputs(model=writer, data=questions), store)
         with pytest.raises(ValueError, match=f"sampler is '{config.sampler}'"):
-            self_data.forecast(config, {"model": (one.facts,), "data": (questions.facts,)})
+            self_data.forecast(config, {"model": (writer.facts,), "data": (questions.facts,)})
 
 
 SERVER = {"base_url": "http://127.0.0.1:9/v1", "model": "m"}

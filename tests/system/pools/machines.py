@@ -83,17 +83,17 @@ class Machines:
     def log(self, name: str) -> str:
         return (self.workspace / f"{name}.log").read_text()[-3000:]
 
-    def left(self) -> list[str]:
+    def survivors(self) -> list[str]:
         """Every process of a run of this home: all with the mark of an owner."""
-        found = []
+        survivors = []
         for process in psutil.process_iter():
             try:
                 values = process.environ()
                 if values.get("ATTAR_HOME") == str(self.home) and OWNER in values:
-                    found.append(" ".join(process.cmdline())[:200])
+                    survivors.append(" ".join(process.cmdline())[:200])
             except psutil.Error:
                 continue
-        return found
+        return survivors
 
     def end(self) -> None:
         for process in reversed(self.started):

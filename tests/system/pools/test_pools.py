@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from attar.registry.artifacts.store import Store
-from tests.system.operated import BETWEEN_LOOKS, DATABASE_SECONDS
+from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
 from tests.system.pools.machines import Machines, kill_tree
 
 Environment = dict[str, str]
@@ -137,7 +137,7 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
             with gpu_slot(machines.home, lambda text: None) as second:
                 assert {first["CUDA_VISIBLE_DEVICES"], second["CUDA_VISIBLE_DEVICES"]} == {"0", "1"}
                 waiting.start()
-                BETWEEN_LOOKS.wait(3.0)
+                BETWEEN_POLLS.wait(3.0)
                 assert not third and slots(machines, "gpu:there") == (2, 2)
             waiting.join(timeout=90)
             assert third == [second["CUDA_VISIBLE_DEVICES"]]
@@ -156,7 +156,7 @@ def test_stopping_a_run_stops_its_work_on_the_pool(machines: Machines, workers: 
     machines.until(
         lambda: machines.ask(f"flow_runs/{child['id']}")["state"]["type"] == "CANCELLED", what="the child went on"
     )
-    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    machines.until(lambda: not machines.survivors(), seconds=60, what="a process outlived its run")
     machines.until(lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a stopped run comes back")
 
 
@@ -187,13 +187,13 @@ def test_a_run_outlives_its_worker_and_its_server(machines: Machines, workers: d
     machines.until(
         lambda: slots(machines, "gpu:here") == (1, 0), what="the slot of a killed run comes back with its lease"
     )
-    machines.until(lambda: not machines.left(), seconds=60, what="a process outlived its run")
+    machines.until(lambda: not machines.survivors(), seconds=60, what="a process outlived its run")
 
 
 def slots(machines: Machines, name: str) -> tuple[int, int]:
     """How many slots a limit has, and how many are taken; a limit that nobody has asked for yet has none."""
-    found = [one for one in machines.ask("v2/concurrency_limits/filter", {}) if one["name"] == name]
-    return (found[0]["limit"], found[0]["active_slots"]) if found else (0, 0)
+    limits = [entry for entry in machines.ask("v2/concurrency_limits/filter", {}) if entry["name"] == name]
+    return (limits[0]["limit"], limits[0]["active_slots"]) if limits else (0, 0)
 
 
 def at_work(machines: Machines, node: str) -> dict[str, Any] | None:
@@ -204,8 +204,8 @@ def at_work(machines: Machines, node: str) -> dict[str, Any] | None:
 
 def work_of(machines: Machines, stage: str) -> Path | None:
     """The folder that a stage works in: one that failed has left its own."""
-    found = machines.home.glob("work/*/work.json")
-    return next((path.parent for path in found if json.loads(path.read_text())["stage"] == stage), None)
+    works = machines.home.glob("work/*/work.json")
+    return next((path.parent for path in works if json.loads(path.read_text())["stage"] == stage), None)
 
 
 def shorten_silence(machines: Machines) -> None:

@@ -13,20 +13,20 @@ import pytest
 @pytest.fixture
 def answers() -> Iterator[dict[str, int]]:
     """A server that answers with the status in the dictionary it gives; its port is under `port`."""
-    told = {"status": 200}
+    status = {"status": 200}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(told["status"])
+            self.send_response(status["status"])
             self.end_headers()
 
         def log_message(self, *args: object) -> None:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        told["port"] = server.server_address[1]
+        status["port"] = server.server_address[1]
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield told
+        yield status
         server.shutdown()
 
 

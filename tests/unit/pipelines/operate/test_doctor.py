@@ -28,12 +28,12 @@ def test_doctor_finds_nothing_bad_in_a_sound_home(home: Path, monkeypatch: pytes
     wanted = tomllib.loads((Path(__file__).parents[4] / "pyproject.toml").read_text())["project"]["dependencies"]
     monkeypatch.setattr("attar.pipelines.operate.doctor.metadata.requires", lambda package: wanted)
     # a sound machine as well: the one the tests run on may have a full disk, or a GPU that this torch cannot use
-    monkeypatch.setattr("attar.pipelines.operate.doctor.free_bytes", lambda place: 10**12)
+    monkeypatch.setattr("attar.pipelines.operate.doctor.free_bytes", lambda folder: 10**12)
     monkeypatch.setattr("attar.pipelines.operate.doctor._gpu_names", list)
     home.chmod(0o755)
-    found = findings(home)
-    assert {name: one.found for name, one in found.items() if one.verdict == "bad"} == {}
-    assert {"python", "packages", "permissions", "disk", "memory", "gpu", "services", "registry"} <= found.keys()
+    checks = findings(home)
+    assert {name: check.observed for name, check in checks.items() if check.verdict == "bad"} == {}
+    assert {"python", "packages", "permissions", "disk", "memory", "gpu", "services", "registry"} <= checks.keys()
     assert sorted(path.name for path in home.iterdir()) == [], "looking changes nothing"
 
 
@@ -45,8 +45,8 @@ def test_doctor_looks_which_allocator_is_loaded(
     maps.write_text(f"7f00-7f01 r-xp 00000000 08:01 1 /usr/lib/{library}\n")
     monkeypatch.setattr("attar.pipelines.operate.doctor.LOADED_LIBRARIES", maps)
     monkeypatch.setattr("attar.pipelines.operate.doctor._gpu_names", list)
-    found = findings(home)["allocator"]
-    assert found.verdict == verdict and bool(found.mend) == (verdict == "note")
+    check = findings(home)["allocator"]
+    assert check.verdict == verdict and bool(check.mend) == (verdict == "note")
 
 
 def test_doctor_prints_its_verdicts_and_no_markup(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,7 +67,7 @@ def test_doctor_finds_planted_faults_and_says_how_to_mend_each(
         lambda package: ["prefect>=99", "not-a-package-of-ours", "pytest>1"],
     )
     monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{free_port()}/api")
-    found = findings(home)
+    checks = findings(home)
     for check, part in {
         "registry": "file is not a database",
         "permissions": "anyone may write",
@@ -77,20 +77,20 @@ def test_doctor_finds_planted_faults_and_says_how_to_mend_each(
         "package not-a-package-of-ours": "not installed",
         "prefect": "no answer at http://127.0.0.1",
     }.items():
-        assert found[check].verdict == "bad" and part in found[check].found and found[check].mend, check
-    assert "package pytest" not in found
+        assert checks[check].verdict == "bad" and part in checks[check].observed and checks[check].mend, check
+    assert "package pytest" not in checks
 
 
 def test_doctor_names_who_holds_a_port(home: Path, answers: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "attar.pipelines.operate.doctor.Site", lambda **given: site_of(home, mlflow_port=answers["port"])
     )
-    found = findings(home)[f"port {answers['port']}"]
-    assert found.verdict == "note" and f"process {os.getpid()}" in found.found and "--mlflow-port" in found.mend
+    check = findings(home)[f"port {answers['port']}"]
+    assert check.verdict == "note" and f"process {os.getpid()}" in check.observed and "--mlflow-port" in check.mend
 
 
 def test_doctor_tells_a_broken_registry_from_one_that_is_not_there_yet(home: Path) -> None:
     assert findings(home)["registry"].verdict == "ok"
     with sqlite3.connect(home / "mlflow.db") as database:
         database.execute("create table t (x)")
-    assert "is whole" in findings(home)["registry"].found
+    assert "is whole" in findings(home)["registry"].observed

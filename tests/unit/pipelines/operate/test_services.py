@@ -63,14 +63,14 @@ def test_down_stops_what_was_started_here_and_nothing_else(tmp_path: Path, sleep
     site = site_of(tmp_path / "home")
     assert bring_down(site.home) == []
     stranger = ProcessMark(sleeper.pid, mark_of(sleeper.pid).created - 100.0)  # the id of ours, given to someone else
-    mine = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
+    own_process = subprocess.Popen(SLEEPER, stdout=subprocess.DEVNULL)
     SiteState(
         site,
         stranger,
-        {"prefect": ServiceState("healthy", stranger), "mlflow": ServiceState("healthy", mark_of(mine.pid))},
+        {"prefect": ServiceState("healthy", stranger), "mlflow": ServiceState("healthy", mark_of(own_process.pid))},
     ).save()
     assert bring_down(site.home) == ["mlflow"]
-    mine.wait()
+    own_process.wait()
     assert sleeper.poll() is None, "a process that only has the same id was not touched"
     assert read_state(site.home) is None
 
@@ -96,7 +96,7 @@ def test_servers_listen_on_loopback_unless_told_and_the_worker_always(
 ) -> None:
     # what a run without servers has set for itself must not reach a server that stays
     monkeypatch.setenv("PREFECT_SERVER_SERVICES_SCHEDULER_ENABLED", "false")
-    started = {one.name: one for one in services(site_of(tmp_path))}
+    started = {service.name: service for service in services(site_of(tmp_path))}
     for name in ("prefect", "mlflow"):
         command = started[name].command
         assert command[command.index("--host") + 1] == "127.0.0.1"
@@ -106,19 +106,19 @@ def test_servers_listen_on_loopback_unless_told_and_the_worker_always(
     worker = started["worker"]
     assert worker.environment["PREFECT_WORKER_WEBSERVER_HOST"] == "127.0.0.1" and worker.after == "prefect"
     assert worker.environment["PREFECT_API_URL"] == "http://127.0.0.1:4200/api"
-    assert all(one.is_python and one.environment["PYTHONFAULTHANDLER"] == "1" for one in started.values())
+    assert all(service.is_python and service.environment["PYTHONFAULTHANDLER"] == "1" for service in started.values())
     assert client_environment(site_of(tmp_path, mlflow_port=5001))["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5001"
 
 
 def test_a_fallen_service_comes_back_and_each_fall_waits_longer(tmp_path: Path, answers: dict[str, int]) -> None:
     state = ServiceState()
     keeper = Keeper(service([sys.executable, "-c", "raise SystemExit(3)"], answers["port"]), state, tmp_path)
-    assert not keeper.look(False) and state.state == "waiting", "what it waits for is not there"
+    assert not keeper.check(False) and state.state == "waiting", "what it waits for is not there"
     starts = []
     for _ in range(3):
-        until(lambda: keeper.look(True) and keeper.child is not None)
+        until(lambda: keeper.check(True) and keeper.child is not None)
         starts.append(time.monotonic())
-        until(lambda: keeper.look(True) and state.state == "restarting")
+        until(lambda: keeper.check(True) and state.state == "restarting")
         assert state.reason == "ended with exit code 3" and state.process is None
     assert state.num_restarts == 3
     gaps = [later - earlier for earlier, later in itertools.pairwise(starts)]
@@ -133,7 +133,7 @@ def healthy_keeper(
     monkeypatch.setattr("attar.pipelines.operate.supervisor.LOOP_SECONDS", 0.0)
     state = ServiceState()
     keeper = Keeper(service(SLEEPER, answers["port"]), state, tmp_path)
-    until(lambda: keeper.look(True) and state.state == "healthy")
+    until(lambda: keeper.check(True) and state.state == "healthy")
     return keeper, state
 
 
@@ -145,14 +145,14 @@ def test_a_service_that_no_longer_answers_is_started_again(
     assert hung is not None
     until(lambda: "asleep" in log.read_text())
     answers["status"] = 503
-    until(lambda: keeper.look(True) and state.state == "restarting")
+    until(lambda: keeper.check(True) and state.state == "restarting")
     assert state.reason == f"did not answer {NUM_MISSED} times" and hung.process is None
-    said = log.read_text()
-    assert "Fatal Python error: Aborted" in said and 'File "<string>", line 1 in <module>' in said, (
+    log_text = log.read_text()
+    assert "Fatal Python error: Aborted" in log_text and 'File "<string>", line 1 in <module>' in log_text, (
         "it says where it hung"
     )
     answers["status"] = 200
-    until(lambda: keeper.look(True) and state.state == "healthy")
+    until(lambda: keeper.check(True) and state.state == "healthy")
     assert keeper.child is not None
     end_tree(tree_of(keeper.child.pid), grace_seconds=5.0)
 
@@ -162,9 +162,9 @@ def test_a_service_that_falls_silent_is_not_asked_more_often_than_a_healthy_one(
 ) -> None:
     keeper, state = healthy_keeper(tmp_path, answers, monkeypatch)
     answers["status"] = 503
-    until(lambda: keeper.look(True) and state.state == "failing")
+    until(lambda: keeper.check(True) and state.state == "failing")
     monkeypatch.setattr("attar.pipelines.operate.supervisor.HEALTH_SECONDS", 3600.0)
-    assert not any(keeper.look(True) for _ in range(2 * NUM_MISSED)) and state.state == "failing"
+    assert not any(keeper.check(True) for _ in range(2 * NUM_MISSED)) and state.state == "failing"
     assert keeper.child is not None
     end_tree(tree_of(keeper.child.pid), grace_seconds=5.0)
 
@@ -177,7 +177,7 @@ def test_a_tree_is_ended_to_the_last_grandchild_that_ignores_the_request() -> No
         tree = tree_of(top.pid)
         assert len(tree) == 2
         end_tree(tree, grace_seconds=0.5)
-    assert not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in tree)
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in tree)
 
 
 def service(command: list[str], port: int) -> Service:
@@ -196,7 +196,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (None, "No such file or directory; a prefect.yaml is expected"),
         ("deployments: [", "not valid YAML: while parsing a flow node"),
@@ -206,7 +206,7 @@ def until(condition: Callable[[], bool]) -> None:
     ids=["absent", "broken", "without deployments", "without names"],
 )
 def test_a_wrong_prefect_file_is_one_line_before_anything_starts(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str | None, message: str
 ) -> None:
     home, file = tmp_path / "home", tmp_path / "prefect.yaml"
     monkeypatch.setenv("ATTAR_HOME", str(home))
@@ -215,5 +215,5 @@ def test_a_wrong_prefect_file_is_one_line_before_anything_starts(
     done = CliRunner().invoke(app, ["up", "--prefect-file", str(file)])
     assert done.exit_code == 2 and not done.stdout
     [line] = done.stderr.splitlines()
-    assert line.startswith(f"attar: prefect-file {file}: {said}")
+    assert line.startswith(f"attar: prefect-file {file}: {message}")
     assert not (home / "services").exists()

@@ -21,9 +21,9 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Mix
 from attar.compressors.distill.losses.weights.sample_weights import BetaKernel
 from attar.compressors.distill.losses.weights.token_weights import EntropyWeight, TopEntropy
-from attar.compressors.distill.teachers.parties import OtherModel, StudentItself
 from attar.compressors.distill.teachers.sources import Ema
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself
 from attar.stages.ingest.tiny_model import random_model
 from tests.builders import trainer_of
 
@@ -80,21 +80,23 @@ def schedule(tokens_per_micro_batch: int, max_steps: int = 2) -> Schedule:
 def trainer(tokens_per_micro_batch: int, accelerator: Accelerator, max_steps: int = 2, seed: int = 0) -> Trainer:
     torch.manual_seed(seed)
     student = Student(Lora(rank=2)(random_model("llama")[0], 0))
-    parties = {
+    teacher_sources = {
         "teacher": OtherModel(Student(random_model("llama", seed=1)[0].requires_grad_(False)).eval()),
         "past": StudentItself(Ema(decay=0.5)).begin(student),
     }
     steps = Steps(lambda epoch: range(8), EXAMPLES, schedule(tokens_per_micro_batch, max_steps))
-    return trainer_of(student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), accelerator, parties=parties)  # type: ignore[arg-type]
+    return trainer_of(
+        student, EXAMPLES, steps, Reduction(OBJECTIVES, WEIGHTS), accelerator, teacher_sources=teacher_sources
+    )  # type: ignore[arg-type]
 
 
-def judge(one: Example, answer: list[int], is_finished: bool) -> Verdict:
+def judge(example: Example, answer: list[int], is_finished: bool) -> Verdict:
     is_even = answer[0] % 2 == 0
     return Verdict(float(is_even), is_even)
 
 
 def rollouts(policy: object, **changes: object) -> Rollouts:
-    def hint(one: Example, answer: list[int], verdict: Verdict, sibling: list[int] | None) -> list[int] | None:
-        return None if sibling is None else [*one.prompt_ids, *sibling]
+    def hint(example: Example, answer: list[int], verdict: Verdict, sibling: list[int] | None) -> list[int] | None:
+        return None if sibling is None else [*example.prompt_ids, *sibling]
 
     return Rollouts(policy, judge, hint, [0], 3, **changes)  # type: ignore[arg-type]

@@ -24,22 +24,22 @@ def gradients_and_losses(
     tokens_per_micro_batch: int, accelerator: Accelerator
 ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     run = trainer(tokens_per_micro_batch, accelerator)
-    found: dict[str, torch.Tensor] = {}
+    gradients: dict[str, torch.Tensor] = {}
     step = run.optimizer.step
 
     def keep(*args: object, **kwargs: object) -> object:
-        found.update({n: p.grad.clone() for n, p in run.plain_student.named_parameters() if p.grad is not None})
+        gradients.update({n: p.grad.clone() for n, p in run.plain_student.named_parameters() if p.grad is not None})
         return step(*args, **kwargs)
 
     run.optimizer.step = keep  # type: ignore[method-assign]
     record = next(run.run())
-    return found, record.losses
+    return gradients, record.losses
 
 
 def test_eight_batches_of_one_are_one_batch_of_eight() -> None:
     """Every kind of objective: routes under one denominator, means over the step, groups, targets with a kept past."""
     whole, small = gradients_and_losses(10_000, Accelerator(cpu=True)), gradients_and_losses(1, Accelerator(cpu=True))
-    assert whole[0].keys() == small[0].keys() and max(float(one.abs().max()) for one in whole[0].values()) > 1e-3
+    assert whole[0].keys() == small[0].keys() and max(float(table.abs().max()) for table in whole[0].values()) > 1e-3
     for name, gradient in whole[0].items():
         torch.testing.assert_close(small[0][name], gradient, atol=1e-6, rtol=1e-4)
     assert small[1] == pytest.approx(whole[1], abs=1e-6)
@@ -48,7 +48,7 @@ def test_eight_batches_of_one_are_one_batch_of_eight() -> None:
 def test_routes_share_one_denominator() -> None:
     """What one route loses the other gains: together they are divided by every token, wherever each sequence goes."""
     run = trainer(10_000, Accelerator(cpu=True))
-    num_tokens = sum(len(one.answer_ids) for one in EXAMPLES)
+    num_tokens = sum(len(example.answer_ids) for example in EXAMPLES)
     plain = Distil(divergence=ForwardKL())
     wrong, right = Distil(divergence=ForwardKL(), route="wrong"), Distil(divergence=ForwardKL(), route="correct")
     run.reduction = Reduction(
@@ -73,8 +73,8 @@ def _in_process(rank: int, port: int, folder: str) -> None:
     }
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    found = gradients_and_losses(12, accelerator)
-    torch.save(found, f"{folder}/{rank}.pt")
+    outcome = gradients_and_losses(12, accelerator)
+    torch.save(outcome, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
 

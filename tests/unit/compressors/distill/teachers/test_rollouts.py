@@ -10,9 +10,9 @@ from attar.compressors.adapt.lora import Lora
 from attar.compressors.distill.examples.packing import collate
 from attar.compressors.distill.examples.rollouts import MixedWrites, RepairedWrites, StudentWrites, TeacherWrites
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.loop.drawing import cut_place
-from attar.compressors.distill.teachers.parties import OtherModel
+from attar.compressors.distill.loop.drawing import cut_index
 from attar.compressors.distill.teachers.student import Student
+from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.stages.ingest.tiny_model import random_model
 from tests.unit.compressors.distill.teachers.small_training import (
     EXAMPLES,
@@ -26,33 +26,37 @@ def test_rollouts_are_the_students_own_and_say_how_likely_they_were() -> None:
     written = rollouts(StudentWrites(num_samples=3, max_new_tokens=5)).examples(student, EXAMPLES[:2], clock)
     again = rollouts(StudentWrites(num_samples=3, max_new_tokens=5)).examples(student, EXAMPLES[:2], clock)
     later = rollouts(StudentWrites(num_samples=3, max_new_tokens=5)).examples(student, EXAMPLES[:2], Clock(1, 2, 0, 1))
-    assert [one.answer_ids for one in written] == [one.answer_ids for one in again] != [one.answer_ids for one in later]
-    assert [one.facts.group for one in written] == [0, 0, 0, 1, 1, 1] and student.training
+    assert (
+        [answer.answer_ids for answer in written]
+        == [answer.answer_ids for answer in again]
+        != [answer.answer_ids for answer in later]
+    )
+    assert [answer.facts.group for answer in written] == [0, 0, 0, 1, 1, 1] and student.training
     batch = collate(written, range(6), is_packed=True)
     with torch.no_grad():
         own = student.logits(batch).log_softmax(-1).gather(-1, batch.next_ids[:, None]).squeeze(-1)
-    old = torch.cat([one.facts.old_logprobs for one in written if one.facts.old_logprobs is not None])
+    old = torch.cat([answer.facts.old_logprobs for answer in written if answer.facts.old_logprobs is not None])
     torch.testing.assert_close(own, old, atol=1e-4, rtol=1e-4)
     for group in (written[:3], written[3:]):
-        assert sum(one.facts.advantage for one in group) == pytest.approx(0.0, abs=1e-6)
-        right = [one for one in group if one.facts.is_correct]
-        assert {one.facts.pass_rate for one in group} == {len(right) / 3}
-        for one in group:  # a sibling is another answer that is right
-            others = [other for other in right if other is not one]
-            assert one.facts.has_hint == bool(others)
-            assert one.hinted_ids is None or one.hinted_ids == [*one.prompt_ids, *others[0].answer_ids]
+        assert sum(example.facts.advantage for example in group) == pytest.approx(0.0, abs=1e-6)
+        right = [example for example in group if example.facts.is_correct]
+        assert {example.facts.pass_rate for example in group} == {len(right) / 3}
+        for example in group:  # a sibling is another answer that is right
+            others = [other for other in right if other is not example]
+            assert example.facts.has_hint == bool(others)
+            assert example.hinted_ids is None or example.hinted_ids == [*example.prompt_ids, *others[0].answer_ids]
 
 
 def test_a_mix_takes_its_share_from_the_student() -> None:
     student = Student(Lora(rank=2)(random_model("llama")[0], 0))
     for share, expected in ((0.0, 0), (1.0, 8)):
         policy = MixedWrites(student_fraction=share, max_new_tokens=3)
-        found = rollouts(policy).examples(student, EXAMPLES, Clock(0, 1, 0, 1))
-        assert sum(one not in EXAMPLES for one in found) == expected
+        examples = rollouts(policy).examples(student, EXAMPLES, Clock(0, 1, 0, 1))
+        assert sum(example not in EXAMPLES for example in examples) == expected
     counts = [
         sum(
-            one not in EXAMPLES
-            for one in rollouts(MixedWrites(max_new_tokens=2)).examples(student, EXAMPLES, Clock(step, 9, 0, 1))
+            example not in EXAMPLES
+            for example in rollouts(MixedWrites(max_new_tokens=2)).examples(student, EXAMPLES, Clock(step, 9, 0, 1))
         )
         for step in range(6)
     ]
@@ -63,7 +67,7 @@ def test_the_teacher_writes_behind_its_hint_and_both_sides_are_learned() -> None
     student = Student(Lora(rank=2)(random_model("llama")[0], 0))
     teacher = OtherModel(Student(random_model("llama", seed=1)[0].requires_grad_(False)).eval())
     made = rollouts(TeacherWrites(max_new_tokens=4, both_sides=True), teacher=teacher)
-    made.hint = lambda one, answer, verdict, sibling: list(one.hinted_ids or [])
+    made.hint = lambda example, answer, verdict, sibling: list(example.hinted_ids or [])
     plain, hinted = made.examples(student, EXAMPLES[:1], Clock(0, 1, 0, 1))
     assert plain.prompt_ids == EXAMPLES[0].prompt_ids and plain.hinted_ids == EXAMPLES[0].hinted_ids
     assert hinted.prompt_ids == EXAMPLES[0].hinted_ids and hinted.hinted_ids == EXAMPLES[0].prompt_ids
@@ -75,20 +79,22 @@ def test_the_teacher_writes_behind_its_hint_and_both_sides_are_learned() -> None
 
 
 def test_what_does_not_end_is_cut_behind_its_half_and_finished_by_the_teacher() -> None:
-    assert {cut_place(10, seed) for seed in range(200)} == {6, 7, 8, 9}
+    assert {cut_index(10, seed) for seed in range(200)} == {6, 7, 8, 9}
     student = Student(Lora(rank=2)(random_model("llama")[0], 0))
     teacher = OtherModel(Student(random_model("llama", seed=1)[0].requires_grad_(False)).eval())
     made = rollouts(RepairedWrites(max_new_tokens=6, num_repair_tokens=400), teacher=teacher)
-    found = made.examples(student, EXAMPLES, Clock(0, 1, 0, 1))
+    examples = made.examples(student, EXAMPLES, Clock(0, 1, 0, 1))
     alone = rollouts(StudentWrites(max_new_tokens=6)).examples(student, EXAMPLES, Clock(0, 1, 0, 1))
-    opened = {one.name: one.answer_ids for one in alone if one.answer_ids[-1] != 0}
-    assert len(opened) >= 4 and made.facts()["num_repaired"] == len(found) >= 4
-    assert {one.name for one in found} <= set(opened), "what ended by itself is the student's own word, unjudged"
-    for one in found:
-        own = opened[one.name]
-        num_same = next((i for i, (a, b) in enumerate(zip(one.answer_ids, own, strict=False)) if a != b), 6)
-        assert num_same >= 4 and one.answer_ids[-1] == 0, "more than half is the student's, the end the teacher's"
-        assert one.facts.old_logprobs is None
+    opened = {example.name: example.answer_ids for example in alone if example.answer_ids[-1] != 0}
+    assert len(opened) >= 4 and made.facts()["num_repaired"] == len(examples) >= 4
+    assert {example.name for example in examples} <= set(opened), (
+        "what ended by itself is the student's own word, unjudged"
+    )
+    for example in examples:
+        own = opened[example.name]
+        num_same = next((i for i, (a, b) in enumerate(zip(example.answer_ids, own, strict=False)) if a != b), 6)
+        assert num_same >= 4 and example.answer_ids[-1] == 0, "more than half is the student's, the end the teacher's"
+        assert example.facts.old_logprobs is None
 
 
 @pytest.fixture(autouse=True)
