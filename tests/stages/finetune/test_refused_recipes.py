@@ -59,9 +59,12 @@ REFUSED = [
     ),
     (
         {"teacher": "base", "method": "full", "objectives": {"forward_kl": 1.0}},
-        "teacher is 'base', the student with its adapters off, but method 'full'",
+        "teacher is 'base', the student with its adapters off, but adapt.kind 'full'",
     ),
-    ({"teacher": "bass", "objectives": {"forward_kl": 1.0}}, "teacher = 'bass': unknown source. Did you mean 'base'?"),
+    (
+        {"teacher": "bass", "objectives": {"forward_kl": 1.0}},
+        "config.teacher.kind = 'bass': unknown. Known: auto, input, recorded, self",
+    ),
     (
         {"teacher_context": "sibling", "teacher": "live", "objectives": {"forward_kl": 1.0}},
         "teacher_context tells of written answers, but rollout is 'data'",

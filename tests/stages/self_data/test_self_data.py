@@ -23,7 +23,7 @@ from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.runtime.progress import Event, Note, listen
-from attar.stages.self_data.config import PromptConfig, SelfDataConfig
+from attar.stages.self_data.config import DrawingConfig, PromptConfig, SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
 from tests.stages.self_data.rewritten import CONFIG, rewrite
 
@@ -203,4 +203,4 @@ def test_a_key_in_the_recipe_is_refused_before_anything_runs(model: ModelArtifac
 
 def test_every_style_is_an_option() -> None:
     assert {*STYLES, AUTO} == set(get_args(PromptConfig.model_fields["style"].annotation))
-    assert set(CHOOSERS) == set(get_args(SelfDataConfig.model_fields["choose"].annotation))
+    assert set(CHOOSERS) == set(get_args(DrawingConfig.model_fields["choose"].annotation))
