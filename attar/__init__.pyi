@@ -69,7 +69,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> DatasetArtifact:
-        """Bring a data set in as rows with a question, an answer and a way to check it, or as the turns of conversations."""
+        """Bring a data set in as checkable questions and answers, or as the turns of conversations."""
 
     def scan(
         self,
@@ -107,7 +107,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact:
-        """Remove decoder blocks; the result loads and decodes like any other model of its family, which is tried on what was written."""
+        """Remove decoder blocks. The result loads and decodes like any other model of its family, which is tried on what was written."""
 
     def narrow(
         self,
@@ -124,7 +124,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact:
-        """Remove feed-forward channels and KV heads; the result loads and decodes like any other model of its family, which is tried."""
+        """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
 
     def self_data(
         self,
@@ -183,7 +183,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> DatasetArtifact:
-        """Score every row once with the teacher and keep its most likely next tokens, for distillation without a teacher in memory."""
+        """Score every row once with the teacher and record its most likely next tokens. Distillation then needs no teacher in memory."""
 
     def answer(
         self,

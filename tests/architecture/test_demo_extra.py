@@ -51,14 +51,16 @@ print(sorted(made))
 def asked_for(requirements: list[str], extras: frozenset[str] = frozenset()) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield (distribution, its extras) of requirements that hold here; those of our own extras in their place."""
     for text in requirements:
-        one = Requirement(text)
-        if one.marker is not None and not any(one.marker.evaluate({"extra": extra}) for extra in {"", *extras}):
+        requirement = Requirement(text)
+        if requirement.marker is not None and not any(
+            requirement.marker.evaluate({"extra": extra}) for extra in {"", *extras}
+        ):
             continue
-        if one.name == "attar":
-            for extra in one.extras:
+        if requirement.name == "attar":
+            for extra in requirement.extras:
                 yield from asked_for(PROJECT["optional-dependencies"][extra])
         else:
-            yield canonicalize_name(one.name), frozenset(one.extras)
+            yield canonicalize_name(requirement.name), frozenset(requirement.extras)
 
 
 def installed_by(extra: str) -> set[str]:

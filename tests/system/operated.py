@@ -47,6 +47,17 @@ FORM = {
     "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
     "overrides": {"questions.config.verifier": "number", "block_scan.config.calibration.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
+# Of a deployment's parameters: what the server itself refuses, and what it says.
+OUT_OF_BOUNDS = [
+    ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
+    ("compress", {"form": FORM | {"shrink": "blocks", "num_blocks": 0}}, "0 is less than the minimum of 1"),
+    ("compress", {"form": FORM | {"num_block": 1}}, "'num_block' was unexpected"),
+    ("compress", {"fom": FORM}, "'fom' was unexpected"),
+    ("promote", {"name": "m", "version": "newest"}, "'newest' does not match"),
+    ("promote", {}, "'name' is a required property"),
+    ("sweep", {"space": [{"field": "a.config.b"}]}, "not valid under any of the given schemas"),
+    ("stage", {"name": "prune", "inputs": {"model": [{"stage": "../..", "key": "0" * 64}]}}, "does not match"),
+]
 # Nothing sets it: asking a server again at once would take the processor from what it is asked about.
 BETWEEN_POLLS = threading.Event()
 
@@ -201,7 +212,7 @@ def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:
     return api.ask("flow_runs/filter", body)
 
 
-def told(api: Api, name: str) -> list[dict[str, Any]]:
+def events_named(api: Api, name: str) -> list[dict[str, Any]]:
     """The events of a name; they travel on their own and may come a little after their run's end."""
     until(lambda: bool(api.events(name)))
     return api.events(name)

@@ -34,11 +34,11 @@ def taught(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> lis
 
 
 @pytest.fixture(scope="module")
-def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+def guide_questions(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
     """Ninety-six questions, a quarter held out and, as before there were three parts, read by the evaluations too."""
     numbers = random.Random(0)
     rows = [{"question": question(i % STYLES, numbers.randrange(1000)), "answer": "?"} for i in range(96)]
-    path = tmp_path_factory.mktemp("asked") / "asked.jsonl"
+    path = tmp_path_factory.mktemp("questions") / "questions.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)))
     config = IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.25, choose_fraction=0.0)
     return ingest_data.execute(config, NoInputs(), shared_store).artifact

@@ -28,7 +28,7 @@ from attar.stages.label.revise import ReviseConfig, ReviseInputs, revise
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.runtime.progress import Progress, listen
 from attar.stages.runtime.watched_process import Limits
-from tests.stages.label.spoken import QUICK, dataset, rows_of, run, sums
+from tests.stages.label.own_answers import QUICK, dataset, rows_of, run, sums
 
 
 @pytest.fixture(scope="module")

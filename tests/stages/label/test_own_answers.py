@@ -26,7 +26,7 @@ from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.label.answer import AnswerInputs, answer
 from attar.stages.label.answer_config import AnswerConfig
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
-from tests.stages.label.spoken import QUICK, dataset, rows_of, run, sums
+from tests.stages.label.own_answers import QUICK, dataset, rows_of, run, sums
 
 
 def test_own_answers_are_likelier_than_given_ones(

@@ -29,7 +29,7 @@ from tests.unit.compressors.distill.teachers.small_training import (
 )
 
 
-def said(rule: SelfRule, student: Student, *, is_hinted: bool = True) -> torch.Tensor:
+def logprobs_of(rule: SelfRule, student: Student, *, is_hinted: bool = True) -> torch.Tensor:
     batch = collate(EXAMPLES, range(4), is_packed=True)
     source = StudentItself(rule, is_hinted).begin(student)
     return source.speak(student, batch).logprobs(slice(None))
@@ -50,7 +50,7 @@ def test_base_is_the_students_own_base_without_a_second_model() -> None:
     # the same tensors, one by one: nothing is kept, so nothing costs memory
     assert source.weights == {} and {id(parameter) for parameter in student.parameters()} == before
     assert torch.equal(source.speak(student, batch).logprobs(slice(None)), expected)
-    assert (said(Live(), student) - expected).abs().max() > 0.01, "with its adapters on it says something else"
+    assert (logprobs_of(Live(), student) - expected).abs().max() > 0.01, "with its adapters on it says something else"
     assert all(p.requires_grad for n, p in student.named_parameters() if "lora_" in n) and student.training
     with pytest.raises(ValueError, match="the base is a teacher only under low-rank adapters"):
         StudentItself(Base()).begin(Student(FullWeights()(random_model("llama")[0], 0)))
