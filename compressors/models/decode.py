@@ -55,7 +55,9 @@ def decode(
                 uniforms[row] = traces[index].next_uniform()
         chosen = sampling.pick(logits, uniforms)
         scores = _Scores.of(logits, chosen, num_recorded) if is_scored or num_recorded else None
-        for (row, index), token in zip(live, [chosen.tolist()[row] for row, _ in live], strict=True):
+        tokens = chosen.tolist()  # the step waits for the device once, not once a row
+        for row, index in live:
+            token = tokens[row]
             traces[index].append(token, row, scores, is_last=token in stops)
             if token in stops or len(traces[index].token_ids) == max_new_tokens:
                 batch.release(row)

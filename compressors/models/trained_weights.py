@@ -11,9 +11,16 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 
 
-def trained_weights(model: nn.Module) -> Weights:
-    """Return copies of the parameters that are trained, by name."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+def trained_weights(model: nn.Module, device: torch.device | str | None = None) -> Weights:
+    """Return copies of the parameters that are trained, by name, where each lies or on another device."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    return {name: p.to(device or p.device, copy=True) for name, p in trained.items()}
+
+
+def beside(model: nn.Module, weights: Mapping[str, Tensor]) -> Weights:
+    """Return weights on the devices of the model's parameters: a checkpoint may come from a machine with another device."""
+    parameters = dict(model.named_parameters())
+    return {name: value.to(parameters[name].device) for name, value in weights.items()}
 
 
 @torch.no_grad()

@@ -67,7 +67,8 @@ class TrainingRun:
         if not self.checkpoint.exists():
             self._evaluate(0)
             return
-        saved = torch.load(self.checkpoint, weights_only=True)
+        # a worker that goes on with it may have no such device
+        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.trainer.restore(saved["trainer"])
         self.best, self.num_worse = saved["best"], saved["num_worse"]
         for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
@@ -150,7 +151,7 @@ class TrainingRun:
             score = [-quality, *score]
         # with nothing to judge by, the last step is the best one there is
         if not score or score < self.best["score"]:
-            self.best = {"score": score, "step": step, "weights": trained_weights(self.student)}
+            self.best = {"score": score, "step": step, "weights": trained_weights(self.student, "cpu")}
             self.num_worse = 0
         else:
             self.num_worse += 1

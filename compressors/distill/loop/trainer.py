@@ -24,7 +24,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, TeacherSource
 from attar.compressors.models.adapted import mixed_precision
-from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
+from attar.compressors.models.trained_weights import WeightAverage, beside, set_weights, trained_weights
 
 
 @dataclass(frozen=True)
@@ -122,16 +122,17 @@ class Trainer:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state()`."""
+        """Continue from `state()`. Where that comes from another device, what that device would have drawn is not what this one draws."""
         set_weights(self.plain_student, state["weights"])
         if self.average is not None:
-            self.average.weights = state["average"]
+            self.average.weights = beside(self.plain_student, state["average"])
         for name, source in self.teacher_sources.items():
-            source.weights = (state.get("teacher_sources") or state["parties"])[name]
+            weights = (state.get("teacher_sources") or state["parties"])[name]
+            source.weights = beside(self.plain_student, weights)
         self.tokens_per_micro_batch = state["tokens_per_micro_batch"]
         self.optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"])
-        if not self._is_cpu:
+        if not self._is_cpu and state["device_random"] is not None:
             torch.get_device_module().set_rng_state(state["device_random"])
         self.step = state["step"]
 
