@@ -8,6 +8,9 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
+# Tests at once: one more than two cores, since a third of their time the tests wait for servers and processes.
+JOBS ?= 3
+
 .PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
@@ -23,7 +26,7 @@ down:
 
 # In the order of the files: reordered by number of tests, the few that take minutes would come last, on one core.
 test: $(VENV)/ready
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Minutes of waiting: machines that die, servers that restart, every stage killed once.
 test-slow: $(VENV)/ready

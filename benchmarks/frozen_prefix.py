@@ -22,7 +22,7 @@ import typer
 from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
 from result_file import recorded
-from what_is_left import cells, pairs_of, sums
+from retention import cells, pairs_of, sums
 
 from attar.compressors.measure.closeness import Sums, closeness
 from attar.compressors.measure.likelihood import Pair

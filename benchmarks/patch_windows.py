@@ -18,9 +18,9 @@ import numpy as np
 import torch
 import typer
 from result_file import recorded
+from retention import text_windows
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from what_is_left import text_windows
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.bypass import returns_tuple, without_blocks

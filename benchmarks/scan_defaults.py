@@ -14,7 +14,7 @@ from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
 from result_file import recorded
-from what_is_left import GSM8K, WIKITEXT, Window, cells, losses_of_cuts, mean, pairs_of
+from retention import GSM8K, WIKITEXT, Window, cells, losses_of_cuts, mean, pairs_of
 
 from attar.compressors.measure.closeness import Sums
 from attar.compressors.models.runner import TorchRunner

@@ -20,7 +20,7 @@ def main(folder: Path) -> None:
     model = attar.stages.ingest_model(
         source="random:llama?num_blocks=4&hidden_size=64&seed=0", output=folder / "model", store=store
     )
-    scan = attar.stages.scan(model=folder / "model", data=questions, max_tokens=64, store=store)
+    scan = attar.stages.scan(model=folder / "model", data=questions, calibration={"max_tokens": 64}, store=store)
     smaller = attar.stages.prune(model=model, scan=scan, num_blocks=1, output=folder / "smaller", store=store)
     print(f"{model.facts['num_blocks']} blocks, then {smaller.facts['num_blocks']}: {folder / 'smaller'}")
 

@@ -27,7 +27,7 @@ from attar.stages.contract import StageConfig
 from attar.stages.runtime.orphans import end_orphans
 from attar.stages.runtime.progress import Event, Metric, Note, emit, listen
 
-OUR_PACKAGES = ("registry", "compressors", "stages", "pipelines")
+OUR_PACKAGES = ("attar",)
 PRELOAD = ("attar.stages.catalogue", "attar.stages.runtime.preload")
 
 

@@ -95,13 +95,19 @@ def fields_table(fields: list[dict[str, str]]) -> str:
         takes = field["takes"].replace(f"{COMPONENT} or list of {COMPONENT}", "component, or a list of them")
         takes = takes.replace(COMPONENT, "component")
         measure = unit(field["field"])
-        default = "required" if field["default"] == "required" else code(field["default"])
+        default = field["default"] if field["default"] in ("required", "its fields' own") else code(field["default"])
         rows.append(
             (
-                code(field["field"]),
+                _named(field["field"]),
                 f"{takes} ({measure})" if measure and measure not in takes else takes,
                 default,
                 prose(field["what"]),
             )
         )
     return field_table(("field", "takes", "default", "what it means"), rows)
+
+
+def _named(field: str) -> str:
+    """Return a field's name as code, behind it the kinds that have it: `adapt.rank` (lora, rslora, dora)."""
+    name, _, kinds = field.partition(" (")
+    return f"{code(name)} ({kinds.rstrip(')').replace(' | ', ', ')})" if kinds else code(name)

@@ -78,6 +78,7 @@ def _node(stage: Stage[Any, Any, Any], definitions: dict[str, Any]) -> dict[str,
     inner = config.pop("$defs", {})
     definitions |= {f"{stage.name}.{name}": schema for name, schema in inner.items()}
     definitions[f"{stage.name}.config"] = config
+    _tell_kinds_apart([config, *inner.values()])
     slots = stage.slots.values()
     inputs: dict[str, Any] = {
         "type": ["object", "null"],
@@ -100,6 +101,21 @@ def _node(stage: Stage[Any, Any, Any], definitions: dict[str, Any]) -> dict[str,
             "execution": {"$ref": "#/definitions/pool"},
         },
     }
+
+
+def _tell_kinds_apart(schema: Any) -> None:
+    """Let an alternative be given without its `kind` where that is the default's, and no other alternative take it then."""
+    parts = schema.values() if isinstance(schema, dict) else schema if isinstance(schema, list) else ()
+    for part in parts:
+        _tell_kinds_apart(part)
+    if not isinstance(schema, dict) or schema.get("discriminator", {}).get("propertyName") != "kind":
+        return
+    default = schema["default"].get("kind") if isinstance(schema.get("default"), dict) else None
+    preferred = schema["discriminator"]["mapping"].get(default)
+    schema["oneOf"] = [
+        choice if choice["$ref"] == preferred else {"allOf": [choice], "required": ["kind"]}
+        for choice in schema["oneOf"]
+    ]
 
 
 def _slot(slot: InputSlot) -> dict[str, Any]:

@@ -39,8 +39,8 @@ class Node:
         return {name for names in self.inputs.values() for name in names}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the node's YAML content; fields at their default are left out."""
-        config = self.config.model_dump(mode="json", exclude_defaults=True)
+        """Return the node's YAML content: the fields that were given, the kind of each alternative among them."""
+        config = self.config.model_dump(mode="json", exclude_unset=True)
         inputs = {slot: names[0] if len(names) == 1 else list(names) for slot, names in self.inputs.items() if names}
         pool = {"execution": self.execution} if self.execution != IN_PROCESS else {}
         parts = {"config": config, "inputs": inputs}

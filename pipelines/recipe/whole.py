@@ -55,7 +55,7 @@ class Recipe:
         return build_recipe(document, name)  # type: ignore[return-value]
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the recipe's YAML content; fields at their default are left out."""
+        """Return the recipe's YAML content, with the fields that were given."""
         nodes = {node.name: node.as_dict() for node in self.nodes.values()}
         method = {"method": {**asdict(self.card), "tests": list(self.card.tests)}} if self.card else {}
         return {"name": self.name, "description": self.description, **method, "nodes": nodes}

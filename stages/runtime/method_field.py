@@ -34,8 +34,8 @@ class MethodField:
         return core_schema.no_info_plain_validator_function(self.read, serialization=written)
 
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
-        """Return the field's JSON Schema: one alternative a method, told apart by `kind`."""
-        return {"oneOf": [_schema(name, method) for name, method in self.table.items()]}
+        """Return the field's JSON Schema: one alternative a method, told apart by `kind`, which the default alone may leave out."""
+        return {"oneOf": [_schema(name, method, name == self.default) for name, method in self.table.items()]}
 
     def read(self, value: Any) -> Any:
         """Return the method of `{kind: name, parameter: value}`. Raises ValueError for an unknown one or a wrong parameter."""
@@ -76,7 +76,7 @@ def build_named(table: Mapping[str, type[T]], name: str, params: Mapping[str, An
         raise ValueError(f"{what} {name!r}: {error}") from error
 
 
-def _schema(name: str, method: type[Any]) -> dict[str, Any]:
+def _schema(name: str, method: type[Any], is_default: bool) -> dict[str, Any]:
     hints = typing.get_type_hints(method)
     properties: dict[str, Any] = {"kind": {"const": name}}
     for entry in dataclasses.fields(method):
@@ -89,6 +89,6 @@ def _schema(name: str, method: type[Any]) -> dict[str, Any]:
         "title": name,
         "description": doc,
         "properties": properties,
-        "required": ["kind"],
+        "required": [] if is_default else ["kind"],
         "additionalProperties": False,
     }

@@ -86,6 +86,11 @@ def test_no_package_files_where_they_would_shadow() -> None:
     assert not list((ROOT / "tests").rglob("__init__.py")) and not list((ROOT / "docker").rglob("__init__.py"))
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name)
+def test_test_files_stay_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+
+
 def test_folders_show_at_most_twenty_names() -> None:
     top = [ROOT / package for package in (*PACKAGES, "attar", "tests")]
     folders = [

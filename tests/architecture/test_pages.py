@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -18,6 +22,7 @@ from docs.generate.pages import generated_pages
 from docs.generate.plots import ARMS, PANELS, points, recovery_plot
 from docs.generate.results import RESULTS, chosen, with_results
 
+ROOT = Path(__file__).parents[2]
 TABLE = "6 blocks removed, seed 0"
 
 
@@ -124,3 +129,31 @@ def test_the_plot_has_every_size_of_every_arm_within_its_interval() -> None:
             assert [size for size, *_ in measured] == [2, 4, 6, 8, 10], arm
             assert all(low <= value <= high for _, value, low, high in measured), arm
     assert recovery_plot().count("<svg") == 1
+
+
+def run_benchmark(folder: Path, body: str) -> subprocess.CompletedProcess[str]:
+    script = folder / "timing.py"
+    script.write_text(
+        "from pathlib import Path\nfrom result_file import recorded\n\n\ndef main():\n"
+        f"{textwrap.indent(body, '    ')}\n\n\nrecorded(main, folder=Path({str(folder)!r}))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "benchmarks"), str(ROOT)])}
+    command = [sys.executable, str(script), "--rounds", "3"]
+    return subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_benchmark_writes_what_it_printed_with_where_it_comes_from(tmp_path: Path) -> None:
+    body = 'print("one thread")\nprint("| way | s |")\nprint("|---|---|")\nprint("| ours | 1.5 [1.4, 1.6] |")\nprint("done")'
+    done = run_benchmark(tmp_path, body)
+    assert done.returncode == 0 and "| ours | 1.5 [1.4, 1.6] |" in done.stdout, done.stderr
+    result = json.loads((tmp_path / "timing.json").read_text())
+    assert result["tables"] == [{"title": "one thread", "columns": ["way", "s"], "rows": [["ours", "1.5 [1.4, 1.6]"]]}]
+    assert result["lines"] == ["done"] and result["command"] == "python timing.py --rounds 3"
+    assert result["commit"] != "unknown" and result["versions"]["torch"] and result["machine"]["num_cores"] >= 1
+
+
+def test_a_benchmark_that_fails_writes_nothing(tmp_path: Path) -> None:
+    done = run_benchmark(
+        tmp_path, 'print("| way | s |")\nprint("|---|---|")\nprint("| ours | 1 |")\nraise SystemExit(3)'
+    )
+    assert done.returncode == 3 and not (tmp_path / "timing.json").exists()

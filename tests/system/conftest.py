@@ -74,3 +74,10 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def api(up: dict[str, Any]) -> Api:
     return Api(up["api"])
+
+
+@pytest.fixture
+def served(up: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process talks to the servers too."""
+    monkeypatch.setenv("ATTAR_HOME", str(home))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", up["mlflow"])

@@ -16,7 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
+import pytest
 import yaml
+from typer.testing import CliRunner
+
+from attar.pipelines.operate.service_state import read_state
+from attar.stages.runtime.orphans import OWNER
 
 Environment = dict[str, str]
 # Four small stages and a registration: what a run through a worker costs is Prefect's start, not its nodes.
@@ -41,6 +47,17 @@ FORM = {
     "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
     "overrides": {"questions.config.verifier": "number", "block_scan.config.calibration.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
+# Of a deployment's parameters: what the server itself refuses, and what it says.
+OUT_OF_BOUNDS = [
+    ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
+    ("compress", {"form": FORM | {"shrink": "blocks", "num_blocks": 0}}, "0 is less than the minimum of 1"),
+    ("compress", {"form": FORM | {"num_block": 1}}, "'num_block' was unexpected"),
+    ("compress", {"fom": FORM}, "'fom' was unexpected"),
+    ("promote", {"name": "m", "version": "newest"}, "'newest' does not match"),
+    ("promote", {}, "'name' is a required property"),
+    ("sweep", {"space": [{"field": "a.config.b"}]}, "not valid under any of the given schemas"),
+    ("stage", {"name": "prune", "inputs": {"model": [{"stage": "../..", "key": "0" * 64}]}}, "does not match"),
+]
 # Nothing sets it: asking a server again at once would take the processor from what it is asked about.
 BETWEEN_POLLS = threading.Event()
 
@@ -127,6 +144,20 @@ def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProc
     )
 
 
+def attar_here(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from attar.pipelines.cli.main import app
+
+    with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name in ("ATTAR_HOME", "PREFECT_API_URL", "PREFECT_HOME"):
+            patch.setenv(name, environment[name])
+        done = CliRunner().invoke(app, list(arguments))
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
 def environment_of(workspace: Path, clean_environment: Environment) -> Environment:
     """What a command is started with in a workspace of its own."""
     python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])
@@ -156,3 +187,47 @@ def until(condition: Callable[[], Any], seconds: float = 300.0, what: Callable[[
         assert time.monotonic() < deadline, what()
         BETWEEN_POLLS.wait(0.3)
     return result
+
+
+def owned(home: Path) -> list[psutil.Process]:
+    """Every living process that was started for this home."""
+    processes = []
+    for process in psutil.process_iter():
+        try:
+            environment = process.environ()
+            if (
+                environment.get("ATTAR_HOME") == str(home)
+                and OWNER in environment
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
+                processes.append(process)
+        except psutil.Error:
+            continue
+    return processes
+
+
+def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:
+    """The runs that the server's scheduler has made: two o'clock in Berlin is midnight or one in UTC."""
+    body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
+    return api.ask("flow_runs/filter", body)
+
+
+def events_named(api: Api, name: str) -> list[dict[str, Any]]:
+    """The events of a name; they travel on their own and may come a little after their run's end."""
+    until(lambda: bool(api.events(name)))
+    return api.events(name)
+
+
+def stored_result(home: Path, run: dict[str, Any]) -> Any:
+    """What a flow run returned: its state names the file that holds it."""
+    key = run["state"]["data"]["storage_key"]
+    path = Path(key) if Path(key).is_absolute() else home / "prefect" / "storage" / key
+    content = json.loads(path.read_text())
+    return json.loads(content["result"]) if "metadata" in content else content
+
+
+def worker_of(home: Path) -> tuple[int, str]:
+    state = read_state(home)
+    assert state is not None
+    worker = state.services["worker"]
+    return (worker.process.pid if worker.process else 0), worker.state

@@ -182,3 +182,33 @@ def test_a_failed_stage_leaves_nothing_half_written(failed: tuple[Path, subproce
     assert all((path / "manifest.json").exists() for path in (home / "store").glob("*/*"))
     assert len(list((home / "store").glob("*/*"))) == 4, "rows, two models, one graph"
     assert not [path for path in (home / "work").rglob("*") if path.is_file()], "nor in the work folder"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("run", "tiny", "--set", "pruned.config.num_blok=1"),
+            "node 'pruned', config.num_blok: unknown field. Did you mean 'num_blocks'?",
+        ),
+        (
+            ("run", "tiny", "--set", "pruned.config.num_blocks=9"),
+            "num_blocks is 9, but the model has 4; accepted: 1 to 3",
+        ),
+        (("run", "nothing.yaml"), "recipe 'nothing.yaml': no such file or shipped recipe"),
+        (("plan", "tiny", "--until", "heald"), "--until 'heald': the recipe has no such node. Did you mean 'healed'?"),
+        (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
+        (("show", "ffffffff"), "artifact 'ffffffff': nothing is stored under"),
+        (("report", "1999"), "run '1999': nothing has been run under"),
+        (("pull", "nobody", "/tmp/no/such/place"), "nobody: no model of that name is registered; there are: none"),
+    ],
+)
+def test_mistakes_exit_with_2_and_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
+    done = CliRunner().invoke(app, list(arguments))
+    assert done.exit_code == 2
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("attar: ")]
+    assert message in line and "Traceback" not in done.stderr
+    assert not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()

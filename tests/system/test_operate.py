@@ -12,40 +12,26 @@ import psutil
 import pytest
 import yaml
 
-from attar.pipelines.operate.service_state import read_state
 from attar.registry.artifacts.store import Store
 from attar.registry.release.promotion import make_champion
 from attar.registry.release.versions import read_version
-from attar.stages.runtime.orphans import OWNER
-from tests.system.operated import FORM, Api, Environment, attar, until
+from tests.system.operated import (
+    FORM,
+    OUT_OF_BOUNDS,
+    Api,
+    Environment,
+    attar,
+    events_named,
+    owned,
+    scheduled,
+    stored_result,
+    until,
+    worker_of,
+)
 
 # each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
 ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
-
-
-def owned(home: Path) -> list[psutil.Process]:
-    """Every living process that was started for this home."""
-    processes = []
-    for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-            if (
-                environment.get("ATTAR_HOME") == str(home)
-                and OWNER in environment
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                processes.append(process)
-        except psutil.Error:
-            continue
-    return processes
-
-
-@pytest.fixture
-def served(up: dict[str, Any], home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """This process talks to the servers too."""
-    monkeypatch.setenv("ATTAR_HOME", str(home))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", up["mlflow"])
 
 
 @pytest.fixture(scope="module")
@@ -107,26 +93,13 @@ def test_every_deployment_of_the_file_is_there_as_written(api: Api) -> None:
     [schedule] = nightly["schedules"]
     assert (schedule["schedule"]["cron"], schedule["schedule"]["timezone"]) == ("30 4 * * *", "Europe/Berlin")
     until(lambda: bool(scheduled(api, nightly["id"])))
-    assert all(
-        run["expected_start_time"].endswith(("T02:30:00Z", "T03:30:00Z")) for run in scheduled(api, nightly["id"])
-    )
+    starts = [run["expected_start_time"] for run in scheduled(api, nightly["id"])]
+    assert all(start.endswith(("T02:30:00Z", "T03:30:00Z")) for start in starts)
     assert nightly["global_concurrency_limit"]["limit"] == 1
     assert nightly["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
 
-@pytest.mark.parametrize(
-    ("name", "parameters", "message"),
-    [
-        ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
-        ("compress", {"form": FORM | {"shrink": "blocks", "num_blocks": 0}}, "0 is less than the minimum of 1"),
-        ("compress", {"form": FORM | {"num_block": 1}}, "'num_block' was unexpected"),
-        ("compress", {"fom": FORM}, "'fom' was unexpected"),
-        ("promote", {"name": "m", "version": "newest"}, "'newest' does not match"),
-        ("promote", {}, "'name' is a required property"),
-        ("sweep", {"space": [{"field": "a.config.b"}]}, "not valid under any of the given schemas"),
-        ("stage", {"name": "prune", "inputs": {"model": [{"stage": "../..", "key": "0" * 64}]}}, "does not match"),
-    ],
-)
+@pytest.mark.parametrize(("name", "parameters", "message"), OUT_OF_BOUNDS)
 def test_what_breaks_a_bound_is_refused_by_the_api(
     api: Api, name: str, parameters: dict[str, Any], message: str
 ) -> None:
@@ -151,7 +124,7 @@ def test_the_form_compresses_a_model(api: Api, compressed: dict[str, Any], serve
     assert "stage: prune" in api.artifact(compressed["id"], "recipe")
     checks = {row["check"]: row for row in api.artifact(compressed["id"], "gate")}
     assert checks["num_parameters_ratio"]["verdict"] == "passed"
-    assert any(event["payload"]["version"] == "1" for event in events_of(api, "attar.model.registered"))
+    assert any(event["payload"]["version"] == "1" for event in events_named(api, "attar.model.registered"))
 
 
 def test_a_run_on_the_command_line_shows_in_the_same_places(
@@ -185,8 +158,8 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert rows["wee.yaml"]["version"] == "wee/2" and rows["wee.yaml"]["champion"] == "1"
     assert rows["wee.yaml"]["outcome"] in ("candidate", "worse")
     assert rows["absent.yaml"]["outcome"] == "failed" and "no such file" in night["state"]["message"]
-    assert [event["payload"]["recipe"] for event in events_of(api, "attar.nightly.unchanged")] == ["wee.yaml"]
-    assert [event["payload"]["recipe"] for event in events_of(api, "attar.nightly.failed")] == ["absent.yaml"]
+    assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.unchanged")] == ["wee.yaml"]
+    assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
 def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
@@ -213,7 +186,7 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     refused = api.wait(api.trigger("promote", {"name": "wee", "version": worse, "max_quality_loss": 0.0}), "FAILED")
     assert refused["state"]["message"].startswith("refused: perplexity")
     assert read_version("wee").number == better
-    assert events_of(api, "attar.model.promoted") and events_of(api, "attar.model.refused")
+    assert events_named(api, "attar.model.promoted") and events_named(api, "attar.model.refused")
 
 
 def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
@@ -230,9 +203,9 @@ def test_rollback_brings_the_former_champion_back_and_an_automation_hears_of_it(
     listening = api.ask("automations/", {"name": "told", "trigger": trigger, "actions": [{"type": "do-nothing"}]})
     api.wait(api.trigger("rollback", {"name": "wee", "reason": "slow"}), "COMPLETED")
     assert read_version("wee").number == before
-    [event] = events_of(api, "attar.model.rolled_back")
+    [event] = events_named(api, "attar.model.rolled_back")
     assert event["payload"]["version"] == before and event["resource"]["prefect.resource.id"] == "attar.model.wee"
-    [triggered] = events_of(api, "prefect.automation.triggered")
+    [triggered] = events_named(api, "prefect.automation.triggered")
     assert triggered["resource"]["prefect.resource.id"] == f"prefect.automation.{listening['id']}"
 
 
@@ -325,30 +298,3 @@ def test_down_leaves_no_process(environment: Environment, up: dict[str, Any], ho
         "worker.log",
         "supervisor.log",
     }
-
-
-def scheduled(api: Api, deployment: str) -> list[dict[str, Any]]:
-    """The runs that the server's scheduler has made: two o'clock in Berlin is midnight or one in UTC."""
-    body = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}}}
-    return api.ask("flow_runs/filter", body)
-
-
-def events_of(api: Api, name: str) -> list[dict[str, Any]]:
-    """The events of a name; they travel on their own and may come a little after their run's end."""
-    until(lambda: bool(api.events(name)))
-    return api.events(name)
-
-
-def stored_result(home: Path, run: dict[str, Any]) -> Any:
-    """What a flow run returned: its state names the file that holds it."""
-    key = run["state"]["data"]["storage_key"]
-    path = Path(key) if Path(key).is_absolute() else home / "prefect" / "storage" / key
-    content = json.loads(path.read_text())
-    return json.loads(content["result"]) if "metadata" in content else content
-
-
-def worker_of(home: Path) -> tuple[int, str]:
-    state = read_state(home)
-    assert state is not None
-    worker = state.services["worker"]
-    return (worker.process.pid if worker.process else 0), worker.state

@@ -42,6 +42,8 @@ DEPLOYMENTS = {
     ],
 }
 PAUSE = threading.Event()
+# a second set of servers, on Postgres: that every route refuses a stranger is asked of the routes themselves in every run
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

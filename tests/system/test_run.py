@@ -21,19 +21,9 @@ from attar.pipelines.cli.main import app
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
 from attar.registry.tracking.mlflow_home import open_client
+from tests.system.operated import attar, attar_here
 
 Environment = dict[str, str]
-
-
-def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command, folder = (
-        [sys.executable, "-m", "attar.pipelines", *arguments],
-        Path(environment["ATTAR_HOME"]).parent / "cwd",
-    )
-    folder.mkdir(exist_ok=True)
-    return subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=280, check=False
-    )
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +90,7 @@ def test_independent_nodes_overlap(first: dict[str, Any]) -> None:
 
 
 def test_everything_a_run_leaves_lies_under_its_home(first: dict[str, Any], home: Path) -> None:
-    assert list((home.parent / "cwd").iterdir()) == []
+    assert [path.name for path in home.parent.iterdir()] == ["home"]
     assert {path.name for path in home.iterdir()} >= {"store", "runs", "mlflow.db", "mlartifacts", "prefect"}
     assert not list((home / "work").iterdir())
 
@@ -172,9 +162,9 @@ def data_cards(home: Path, run: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_second_run_reuses_every_node(
-    first: dict[str, Any], environment: Environment, home: Path, monkeypatch: pytest.MonkeyPatch
+    first: dict[str, Any], served: Environment, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    done = attar(environment, "run", "tiny", "--json")
+    done = attar_here(served, "run", "tiny", "--json")
     again = json.loads(done.stdout)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert data_cards(home, again) == data_cards(home, first), "a reused data set has its card too"
@@ -197,7 +187,7 @@ def test_flipped_byte_is_found_and_only_that_node_is_built_again(
     content = bytearray(weights.read_bytes())
     content[len(content) // 2] ^= 0xFF
     weights.write_bytes(content)
-    done = attar(served, "run", "tiny", "--json", "--until", "healed")
+    done = attar_here(served, "run", "tiny", "--json", "--until", "healed")
     run = json.loads(done.stdout)
     assert done.returncode == 0
     assert {name for name, node in run["nodes"].items() if node["state"] == "Completed"} == {"pruned"}
@@ -208,14 +198,14 @@ def test_flipped_byte_is_found_and_only_that_node_is_built_again(
 
 
 def test_from_builds_a_node_and_what_follows_again(first: dict[str, Any], served: Environment) -> None:
-    plan = json.loads(attar(served, "plan", "tiny", "--json", "--from", "block_scan", "--until", "pruned").stdout)
+    plan = json.loads(attar_here(served, "plan", "tiny", "--json", "--from", "block_scan", "--until", "pruned").stdout)
     assert {row["node"]: row["state"] for row in plan} == {
         "original": "hit",
         "questions": "hit",
         "block_scan": "forced",
         "pruned": "forced",
     }
-    done = attar(served, "run", "tiny", "--json", "--from", "block_scan", "--until", "pruned")
+    done = attar_here(served, "run", "tiny", "--json", "--from", "block_scan", "--until", "pruned")
     made = {name: node["state"] for name, node in json.loads(done.stdout)["nodes"].items()}
     assert made == {"original": "Cached", "questions": "Cached", "block_scan": "Completed", "pruned": "Completed"}
 
@@ -226,7 +216,7 @@ def test_failing_stage_says_node_cause_and_how_to_resume(
 ) -> None:
     # a fact that only the model itself can contradict
     mistake = ("--set", "original.config.expect={num_blocks: 4, num_parameters: 7}")
-    done = attar(served, "run", "tiny", "--until", "pruned", *mistake, *debug)
+    done = attar_here(served, "run", "tiny", "--until", "pruned", *mistake, *debug)
     assert done.returncode == 1
     assert "node 'original' (ingest_model) failed: expect.num_parameters is 7, but the model has" in done.stdout
     assert "run the same command again to go on from here" in done.stdout
@@ -239,41 +229,11 @@ def test_broken_tracking_does_not_cost_an_artifact(served: Environment, tmp_path
     home.mkdir()
     (home / "mlflow.db").write_text("this is no database")
     broken = served | {"ATTAR_HOME": str(home)}
-    done = attar(broken, "run", "tiny", "--json", "--until", "pruned")
+    done = attar_here(broken, "run", "tiny", "--json", "--until", "pruned")
     run = json.loads(done.stdout)
     assert done.returncode == 0 and states(run) == {"Completed"}
     assert run["mlflow_run_id"] == ""
     assert "warning: MLflow tracking failed in start" in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (
-            ("run", "tiny", "--set", "pruned.config.num_blok=1"),
-            "node 'pruned', config.num_blok: unknown field. Did you mean 'num_blocks'?",
-        ),
-        (
-            ("run", "tiny", "--set", "pruned.config.num_blocks=9"),
-            "num_blocks is 9, but the model has 4; accepted: 1 to 3",
-        ),
-        (("run", "nothing.yaml"), "recipe 'nothing.yaml': no such file or shipped recipe"),
-        (("plan", "tiny", "--until", "heald"), "--until 'heald': the recipe has no such node. Did you mean 'healed'?"),
-        (("list", "stage"), "list 'stage': unknown. Did you mean 'stages'?"),
-        (("show", "ffffffff"), "artifact 'ffffffff': nothing is stored under"),
-        (("report", "1999"), "run '1999': nothing has been run under"),
-        (("pull", "nobody", "/tmp/no/such/place"), "nobody: no model of that name is registered; there are: none"),
-    ],
-)
-def test_mistakes_exit_with_2_and_one_line(
-    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("ATTAR_HOME", str(tmp_path))
-    done = CliRunner().invoke(app, list(arguments))
-    assert done.exit_code == 2
-    [line] = [line for line in done.stderr.splitlines() if line.startswith("attar: ")]
-    assert message in line and "Traceback" not in done.stderr
-    assert not (tmp_path / "store").exists() and not (tmp_path / "runs").exists()
 
 
 def test_listing_showing_reporting_and_pulling(
@@ -336,5 +296,5 @@ def test_a_recipe_of_ones_own_by_path(served: Environment, tmp_path: Path) -> No
     }
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(recipe))
-    run = json.loads(attar(served, "run", str(path), "--json").stdout)
+    run = json.loads(attar_here(served, "run", str(path), "--json").stdout)
     assert run["recipe"] == "mine" and states(run) == {"Completed"}

@@ -178,8 +178,10 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
 
 def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
     """Packed weights are of other names and shapes than the model they stand for: only its config is asked."""
+    import transformers  # a second that a plan need not wait for
+
     weight_files(folder)
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     with torch.device("meta"):
         return transformers.AutoModelForCausalLM.from_config(
             config, dtype=config.dtype or torch.float32, trust_remote_code=False

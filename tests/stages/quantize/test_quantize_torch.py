@@ -9,7 +9,7 @@ import torch
 
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.folder import folder_facts, load_model
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.config import ExportConfig
@@ -37,6 +37,8 @@ def test_each_method_is_smaller_and_more_bits_lose_less(
         with (artifact.path / "modules.csv").open() as stream:
             rows = list(csv.DictReader(stream))
         assert len(rows) == 4 * 7, "every matrix of four blocks"
+        facts = folder_facts(artifact.path)
+        assert facts["num_parameters"] == model.facts["num_parameters"], "what a plan tells of such a folder"
         loaded = load_model(artifact.path, torch.float32)
         assert torch.isfinite(loaded(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
         with pytest.raises(ValueError, match="export first, then quantize"):

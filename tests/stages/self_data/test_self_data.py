@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 from typing import get_args
 
@@ -13,61 +11,21 @@ import torch
 
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.data.keep import reason_kind
-from attar.compressors.data.prompts import chat_prompt
-from attar.compressors.data.styles import AUTO, STYLES, rewrite_question
+from attar.compressors.data.styles import AUTO, STYLES
 from attar.compressors.data.verifiers.catalogue import OBJECTIONS
-from attar.compressors.measure.likelihood import continuation_likelihoods
-from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.chat_server import ServerConfig
 from attar.stages.artifacts.dataset.rows import Row, read_rows
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord, finished_shards
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
-from attar.stages.ingest.model import IngestModelConfig, ingest_model
-from attar.stages.label.curate import CurateConfig, CurateInputs, curate
 from attar.stages.runtime.progress import Event, Note, listen
-from attar.stages.self_data.config import PromptConfig, SelfDataConfig
+from attar.stages.self_data.config import DrawingConfig, PromptConfig, SelfDataConfig
 from attar.stages.self_data.stage import SelfDataInputs, self_data
-
-CONFIG = SelfDataConfig(
-    drawing={"max_new_tokens": 12}, batch_size=2, rows_per_shard=4, recorded={"num_candidates": 16}, precision="float32"
-)
-
-
-def rewrite(store: Store, config: SelfDataConfig, model: ModelArtifact, data: DatasetArtifact) -> DatasetArtifact:
-    return self_data.execute(config, SelfDataInputs(model=model, data=data), store).artifact
-
-
-def all_verified_by_nothing(source: DatasetArtifact, folder: Path) -> DatasetArtifact:
-    """The same questions without a checkable answer, so that what the random model writes is kept."""
-    from attar.stages.artifacts.dataset.rows import write_rows
-
-    target = folder / source.path.parents[1].name / source.path.parents[0].name  # a manifest says where it belongs
-    shutil.copytree(source.path.parent, target)
-    rows = [row.with_changes(verifier="none") for row in read_rows(source.path / "rows.jsonl")]
-    write_rows(target / "content" / "rows.jsonl", rows)
-    return DatasetArtifact(target / "content", source.facts, source.key, source.fingerprint + "-open")
-
-
-@pytest.fixture
-def open_questions(questions: DatasetArtifact, tmp_path: Path) -> DatasetArtifact:
-    return all_verified_by_nothing(questions, tmp_path / "open")
-
-
-@pytest.fixture
-def quick_to_stop(model: ModelArtifact, shared_store: Store, tmp_path: Path) -> ModelArtifact:
-    """The random model with every second token it likes as a stop token: its answers end by themselves."""
-    from transformers import GenerationConfig
-
-    folder = tmp_path / "stopper"
-    shutil.copytree(model.path, folder)
-    GenerationConfig(eos_token_id=[2, *range(100, 259)]).save_pretrained(folder)
-    return ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), shared_store).artifact
+from tests.stages.self_data.rewritten import CONFIG, rewrite
 
 
 def test_every_row_says_who_wrote_it_and_none_is_lost(
@@ -82,87 +40,6 @@ def test_every_row_says_who_wrote_it_and_none_is_lost(
         assert row.answer == row.reference == before[row.id].answer
         assert row.split == before[row.id].split
         assert row.answer_ids[-1] == 2, "a reference ends with the stop token too"
-
-
-def test_kept_rewrites_are_likelier_under_the_original_than_the_human_answers(
-    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
-) -> None:
-    rows = read_rows(rewrite(store, CONFIG, quick_to_stop, open_questions).path / "rows.jsonl")
-    rewrites = [row for row in rows if row.source == "rewrite"]
-    assert len(rewrites) >= 4
-    tokenizer = load_tokenizer(quick_to_stop.path)
-    runner = TorchRunner(load_model(quick_to_stop.path, "float32"))
-
-    def loss(row: Row, answer_ids: list[int]) -> float:
-        [scored] = continuation_likelihoods(runner, [(chat_prompt(tokenizer, row.question), answer_ids)], batch_size=1)
-        return -scored.logprob_nats / scored.num_tokens
-
-    ours = sum(loss(row, row.answer_ids) for row in rewrites) / len(rewrites)
-    human = sum(loss(row, tokenizer(row.reference).input_ids) for row in rewrites) / len(rewrites)
-    assert ours < human - 0.5
-
-
-def test_the_data_card_says_how_likely_the_rewrites_are(
-    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
-) -> None:
-    """Recorded: as they were written, with the reference in view. Curated with the model: as they are learned, from the question alone."""
-    artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
-    config, inputs = CurateConfig(precision="float32"), CurateInputs(data=artifact, model=quick_to_stop)
-    curated = curate.execute(config, inputs, store).artifact
-    rewrites = [row for row in read_rows(curated.path / "rows.jsonl") if row.source == "rewrite"]
-    assert len(rewrites) >= 4 and curated.facts["num_dropped"] == 0
-    tokenizer = load_tokenizer(quick_to_stop.path)
-    runner = TorchRunner(load_model(quick_to_stop.path, "float32"))
-
-    def loss(pairs: list[tuple[str, list[int]]]) -> float:
-        prompts = [(chat_prompt(tokenizer, question), answer) for question, answer in pairs]
-        scored = [continuation_likelihoods(runner, [pair], batch_size=1)[0] for pair in prompts]
-        return -sum(score.logprob_nats for score in scored) / sum(score.num_tokens for score in scored)
-
-    questions = [rewrite_question(row.question, row.reference, row.choices, STYLES["general"]) for row in rewrites]
-    in_view = loss([(question, row.answer_ids) for question, row in zip(questions, rewrites, strict=True)])
-    alone = loss([(row.question, row.answer_ids) for row in rewrites])
-    references = loss([(row.question, [*tokenizer(row.reference).input_ids, 2]) for row in rewrites])
-    recorded, measured = (
-        json.loads((data.path / "records" / "data_card.json").read_text()) for data in (artifact, curated)
-    )
-    assert recorded["provenance"]["rewritten"] == recorded["loss_under_original"]["num_rewritten"] == len(rewrites)
-    assert recorded["loss_under_original"]["rewritten_nats"] == pytest.approx(in_view, abs=5e-3)
-    assert "do not compare" in recorded["loss_under_original"]["source"]
-    assert measured["loss_under_original"]["rewritten_nats"] == pytest.approx(alone, abs=1e-4)
-    assert measured["loss_under_original"]["reference_nats"] == pytest.approx(references, abs=1e-4)
-    assert in_view < alone < references
-
-
-def test_recorded_teacher_of_a_rewrite_is_what_it_drew_from(
-    store: Store, quick_to_stop: ModelArtifact, open_questions: DatasetArtifact
-) -> None:
-    artifact = rewrite(store, CONFIG, quick_to_stop, open_questions)
-    record = TeacherRecord(artifact.path)
-    rewrites = [row for row in read_rows(artifact.path / "rows.jsonl") if row.source == "rewrite"]
-    for row in rewrites:
-        ids, logprobs = record.of(row)  # type: ignore[misc]
-        assert ids.shape == logprobs.shape == (len(row.answer_ids), 16)
-        assert ids[:, 0].tolist() == row.answer_ids, "greedy: each token is its distribution's first"
-        assert (logprobs.diff(dim=1) <= 0).all() and (logprobs.logsumexp(1) <= 1e-5).all()
-
-
-def test_recorded_teacher_of_a_reference_is_the_plain_forward(
-    store: Store, model: ModelArtifact, questions: DatasetArtifact
-) -> None:
-    artifact = rewrite(store, CONFIG, model, questions)
-    record = TeacherRecord(artifact.path)
-    loaded, tokenizer = load_model(model.path, "float32"), load_tokenizer(model.path)
-    for row in read_rows(artifact.path / "rows.jsonl")[:3]:
-        prompt = chat_prompt(tokenizer, row.question)
-        with torch.no_grad():
-            logits = loaded(input_ids=torch.tensor([[*prompt, *row.answer_ids]])).logits[0, len(prompt) - 1 : -1]
-        ids, logprobs = record.of(row)  # type: ignore[misc]
-        expected = logits.log_softmax(-1).gather(-1, ids.long())
-        torch.testing.assert_close(logprobs, expected, atol=2**-11 * 4.2 + 1e-4, rtol=2**-11)  # half precision
-    only_rewrites = rewrite(store, CONFIG.with_changes(recorded={"rows": "rewrites"}), model, questions)
-    assert not any(row.recorded_in for row in read_rows(only_rewrites.path / "rows.jsonl"))
-    assert not (only_rewrites.path / "logprobs").exists()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -193,7 +70,6 @@ def test_interrupted_shards_are_continued_to_the_same_rows(
 
 
 def test_text_without_questions_is_refused(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
-    from attar.stages.contract import NoInputs
     from attar.stages.ingest.data import IngestDataConfig, ingest_data
 
     path = tmp_path / "text.txt"
@@ -327,4 +203,4 @@ def test_a_key_in_the_recipe_is_refused_before_anything_runs(model: ModelArtifac
 
 def test_every_style_is_an_option() -> None:
     assert {*STYLES, AUTO} == set(get_args(PromptConfig.model_fields["style"].annotation))
-    assert set(CHOOSERS) == set(get_args(SelfDataConfig.model_fields["choose"].annotation))
+    assert set(CHOOSERS) == set(get_args(DrawingConfig.model_fields["choose"].annotation))

@@ -35,12 +35,30 @@ def test_it_is_a_schema_and_has_every_stage_with_every_field() -> None:
         fields = schema["definitions"][f"{name}.config"].get("properties", {})
         assert set(fields) == set(stage.config_type.model_fields)
         assert set(branches[name]["properties"]["inputs"]["properties"]) == set(stage.slots)
-        assert all(field.get("description") for field in fields.values())
+        assert all(is_explained(field, schema["definitions"]) for field in fields.values())
+
+
+def is_explained(field: dict[str, Any], definitions: dict[str, Any]) -> bool:
+    """A field says what it is, or leads to a config that does."""
+    return bool(field.get("description") or definitions[field["$ref"].rpartition("/")[2]]["description"])
+
+
+def test_an_alternative_without_its_kind_is_the_default() -> None:
+    document = {"nodes": {"a": {"stage": "finetune", "config": {}, "inputs": {"model": "m", "data": "d"}}}}
+    for adapt, is_right in (
+        ({"rank": 4}, True),
+        ({"kind": "full"}, True),
+        ({"kind": "ful"}, False),
+        ({"ranks": 4}, False),
+    ):
+        document["nodes"]["a"]["config"] = {"adapt": adapt}
+        assert VALIDATOR.is_valid(document) == is_right
 
 
 def test_ranges_and_choices_are_in_it() -> None:
     fields = recipe_schema()["definitions"]["prune.config"]["properties"]
-    assert fields["num_blocks"]["minimum"] == 0 and fields["ridge"]["exclusiveMinimum"] == 0
+    patch = recipe_schema()["definitions"]["prune.LinearPatch"]["properties"]
+    assert fields["num_blocks"]["minimum"] == 0 and patch["ridge"]["exclusiveMinimum"] == 0
     assert fields["choice"]["enum"] == ["window", "free"]
 
 

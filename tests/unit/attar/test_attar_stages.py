@@ -68,7 +68,7 @@ def test_a_plain_folder_and_a_file_are_brought_in(model: ModelArtifact, store: S
     (folder / DELIVERY).unlink()  # from here on it is anybody's folder
     rows = tmp_path / "sums.jsonl"
     rows.write_text("".join(f'{{"question": "{n} plus 1?", "answer": "{n + 1}"}}\n' for n in range(9)))
-    scan = attar.stages.scan(model=folder, data=rows, num_samples=4, max_tokens=32, store=store)
+    scan = attar.stages.scan(model=folder, data=rows, calibration={"num_samples": 4, "max_tokens": 32}, store=store)
     assert scan.facts["num_blocks"] == 3
     assert attar.stages.prune(model=folder, scan=scan, num_blocks=1, store=store).facts["num_blocks"] == 2
 
@@ -93,7 +93,7 @@ def test_a_changed_copy_is_refused(model: ModelArtifact, store: Store, tmp_path:
         ({"blocks": [1], "output": "taken"}, "is not empty; give a folder that is, or that does not exist"),
         ({"blocks": [1], "scan": "rows.jsonl"}, "prune: scan = 'rows.jsonl': no such file or folder; accepted: scan as an artifact"),
         ({"model": [], "blocks": [1]}, "prune: model takes one model, not 0"),
-        ({"blocks": [1], "config": {"ridge": 0}}, "prune: ridge = 0: Input should be greater than 0"),
+        ({"blocks": [1], "config": {"protect_first": -1}}, "prune: protect_first = -1: Input should be greater than or equal to 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_told_in_one_line(

@@ -8,7 +8,7 @@ from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import OtherModel
 from attar.stages.ingest.tiny_model import random_model
-from tests.unit.compressors.distill.teachers.test_loop import EXAMPLES, rollouts
+from tests.unit.compressors.distill.teachers.small_training import EXAMPLES, rollouts
 
 
 def test_a_repair_learns_nothing_that_ends_by_itself_and_the_data_answers_its_share() -> None:

@@ -65,8 +65,7 @@ def stats(**changes: object) -> TokenStats:
         SampleFacts(old_logprobs=torch.full((4,), -1.0), advantage=float(i) - 1.0, reward=float(i), group=0)
         for i in range(3)
     )
-    known = TokenStats(torch.arange(NUM_TOKENS) // 4, facts)
-    return replace(known, **changes)  # type: ignore[arg-type]
+    return replace(TokenStats(torch.arange(NUM_TOKENS) // 4, facts), **changes)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", [name for name in DIVERGENCES if build(DIVERGENCES, name).traits.needs_target])

@@ -1,6 +1,6 @@
 """Ask every route of a protected server as a stranger does; run in a process with that server's environment: it reads it when imported.
 
-python tests/system/route_tables.py prefect|mlflow|browser ORIGIN...
+python tests/system/routes/route_tables.py prefect|mlflow|browser ORIGIN...
 """
 
 from __future__ import annotations

@@ -1,0 +1,74 @@
+"""Ingest rows: Ingesting: every source gives the same plain folder, and nothing that could run code gets in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.dataset.measured_data import measured_rows, plain_text
+from attar.stages.artifacts.dataset.rows import read_rows
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+
+
+def test_rows_from_jsonl_parquet_and_generated_tasks(store: Store, tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    records = [{"q": "Pick", "a": 1, "options": ["x", "y"]}, {"q": "Pick", "a": "B", "options": ["x", "y"]}]
+    (tmp_path / "r.jsonl").write_text("\n".join(map(json.dumps, records)))
+    pyarrow.parquet.write_table(pyarrow.table({"q": ["Say"], "a": ["hi"]}), tmp_path / "r.parquet")
+    columns = {"question_field": "q", "answer_field": "a", "choices_field": "options", "heldout_fraction": 0.0}
+
+    def rows(source: str, **options):
+        config = IngestDataConfig(source=source, **options)
+        return read_rows(ingest_data.execute(config, NoInputs(), store).artifact.path / "rows.jsonl")
+
+    choices = rows(f"jsonl:{tmp_path / 'r.jsonl'}", **columns)
+    assert [(row.answer, row.answer_index, row.verifier) for row in choices] == [("y", 1, "choice")] * 2
+    [lines] = rows(f"parquet:{tmp_path / 'r.parquet'}", **columns)
+    assert (lines.question, lines.answer, lines.choices) == ("Say", "hi", [])
+    sums = rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
+    assert len(sums) == 8 and {row.verifier for row in sums} == {"number"}
+    assert sum(row.split == "heldout" for row in sums) == 2
+    assert sums == rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
+
+
+def test_a_text_file_in_rows_holds_some_out_and_is_measured_on_those(store: Store, tmp_path: Path) -> None:
+    lines = [f"Day {day}: the boat came in at dawn and left at noon.\n" for day in range(40)]
+    (tmp_path / "story.txt").write_text("".join(lines))
+    source = f"text:{tmp_path / 'story.txt'}"
+    config = IngestDataConfig(source=source, words_a_row=30, heldout_fraction=0.25)
+    data = ingest_data.execute(config, NoInputs(), store).artifact
+    rows = read_rows(data.path / "rows.jsonl")
+    assert "".join(row.text for row in rows) == "".join(lines), "nothing is lost, and the order stays"
+    # three lines of twelve words are the first 30 or more
+    assert [len(row.text.split()) for row in rows] == [36] * 13 + [12]
+    heldout = [row.text for row in rows if row.split == "heldout"]
+    assert len(heldout) == 4 and plain_text(data) == "\n\n".join(heldout)
+    assert [row.text for row in measured_rows(data)] == heldout
+    whole = ingest_data.execute(IngestDataConfig(source=source), NoInputs(), store).artifact
+    assert plain_text(whole) == "".join(lines)
+    with pytest.raises(ValueError, match="words_a_row is 33, but only text:PATH is cut into rows"):
+        IngestDataConfig(source="reasoning_gym:chain_sum", words_a_row=33)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"question": "a"}', "row 0 has no column 'answer'. Known: question"),
+        ('{"question": "a", "answer": "z", "choices": ["x", "y"]}', "answer 'z' is not one of its choices"),
+        ('{"question": "a", "answer": 7, "choices": ["x", "y"]}', "answer 7 is not one of its choices"),
+        ('{"question": "a", "answer": "b", "verifier": "numbr"}', "verifier 'numbr' is unknown. Did you mean 'number'"),
+        ("{broken", "line 1 is not JSON"),
+        ("", "gave no rows"),
+    ],
+)
+def test_bad_rows_are_refused(store: Store, tmp_path: Path, line: str, message: str) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text(line)
+    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+        ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}"), NoInputs(), store)
