@@ -183,7 +183,7 @@ class _Measure:
         """Return, by `A minus B`, data set -> measure -> estimate of the difference."""
         index_of = {name: index for index, name in enumerate(self.names)}
         return {
-            f"{name} less {other}": {
+            f"{name} minus {other}": {
                 data: {
                     measure: asdict(estimate)
                     for sums, other_sums in zip(some, self.sums[index_of[other]][data], strict=True)
