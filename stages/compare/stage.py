@@ -65,7 +65,7 @@ def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
 
 
-@stage("compare", version=6, forecast=_forecast)
+@stage("compare", version=7, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
