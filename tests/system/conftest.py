@@ -37,6 +37,15 @@ def serve_prefect() -> Iterator[Callable[[Path], dict[str, str]]]:
     os.environ.update(before)
 
 
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """A command that runs in the tests' process leaves its servers' addresses in the environment: they are not the next test's."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the tiny models and their rows."""

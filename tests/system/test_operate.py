@@ -272,7 +272,7 @@ def test_doctor_is_content_and_says_who_listens(environment: Environment, up: di
         "registry",
     ):
         assert checks[check]["verdict"] in ("ok", "note"), checks[check]
-    assert checks["deployments"]["found"] == ", ".join(ALL)
+    assert checks["deployments"]["observed"] == ", ".join(ALL)
 
 
 def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any], home: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any]
     psutil.Process(before[0]).kill()
     until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
     checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
-    assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["found"]
+    assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["observed"]
 
 
 def test_down_leaves_no_process(environment: Environment, up: dict[str, Any], home: Path) -> None:
