@@ -181,7 +181,9 @@ def kill_and_finish(
     assert set(killed.values()) <= {node["key"] for node in nodes}, "the interrupted work is the work that was finished"
     assert not list((home / "work").iterdir())
     ended = flow_states(home) - earlier
-    assert ended == {"Completed": 1 + num_missed, "Crashed": len(kills)}, "no run stays Running for ever"
+    assert ended == {"Completed": 1 + num_missed, "Crashed": len(kills)}, (
+        f"no run stays Running for ever: {flow_names(home)}"
+    )
     assert not open_runs(home)
 
 
@@ -189,6 +191,12 @@ def flow_states(home: Path) -> Counter[str]:
     """How many flow runs of this home are in which state."""
     with sqlite3.connect(home / "prefect" / "prefect.db") as database:
         return Counter(state for (state,) in database.execute("select state_name from flow_run"))
+
+
+def flow_names(home: Path) -> list[tuple[str, str]]:
+    """The flow runs of this home with their states."""
+    with sqlite3.connect(home / "prefect" / "prefect.db") as database:
+        return database.execute("select name, state_name from flow_run").fetchall()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
