@@ -49,15 +49,10 @@ def decode(
     while batch.refill():
         logits = batch.step()
         live = batch.live()
-        uniforms = torch.zeros(len(logits))
-        if not sampling.is_greedy:
-            for row, index in live:
-                uniforms[row] = traces[index].next_uniform()
-        chosen = sampling.pick(logits, uniforms)
+        chosen = sampling.pick(logits, _uniforms(len(logits), () if sampling.is_greedy else live, traces))
         scores = _Scores.of(logits, chosen, num_recorded) if is_scored or num_recorded else None
         tokens = chosen.tolist()  # the step waits for the device once, not once a row
-        for row, index in live:
-            token = tokens[row]
+        for (row, index), token in zip(live, [tokens[row] for row, _ in live], strict=True):
             traces[index].append(token, row, scores, is_last=token in stops)
             if token in stops or len(traces[index].token_ids) == max_new_tokens:
                 batch.release(row)
@@ -65,6 +60,14 @@ def decode(
             else:
                 batch.advance(row, token)
     return [trace.generation() for trace in traces]
+
+
+def _uniforms(num_rows: int, live: Sequence[tuple[int, int]], traces: Sequence[_Trace]) -> Tensor:
+    """Return the next number in [0, 1) of every live row's own sequence, 0 for the others."""
+    uniforms = torch.zeros(num_rows)
+    for row, index in live:
+        uniforms[row] = traces[index].next_uniform()
+    return uniforms
 
 
 class _Batch:

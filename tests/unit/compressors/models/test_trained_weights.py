@@ -16,13 +16,13 @@ def two_layers() -> nn.Module:
 
 def test_only_trained_weights_are_copied_and_put_back() -> None:
     model = two_layers()
-    kept = trained_weights(model, "cpu")
-    assert kept.keys() == {"1.weight", "1.bias"}
-    before = kept["1.weight"].clone()
+    copies = trained_weights(model, "cpu")
+    assert copies.keys() == {"1.weight", "1.bias"}
+    before = copies["1.weight"].clone()
     with torch.no_grad():
         model[1].weight.zero_()
-    assert torch.equal(kept["1.weight"], before), "a copy, not the weights themselves"
-    set_weights(model, kept)
+    assert torch.equal(copies["1.weight"], before), "a copy, not the weights themselves"
+    set_weights(model, copies)
     assert torch.equal(model[1].weight, before)
 
 
