@@ -36,7 +36,12 @@ class StageConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _in_the_form_of_today(cls, given: Any) -> Any:
-        return renewed(cls, given)[0] if isinstance(given, Mapping) else given
+        return cls.completed(renewed(cls, given)[0]) if isinstance(given, Mapping) else given
+
+    @classmethod
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return what was given, in today's form, with each default that follows from another field. Most configs have none."""
+        return given
 
     def with_changes(self, **changes: Any) -> Self:
         """Return the config with some fields changed, checked as a recipe's is; a mapping changes the fields within."""

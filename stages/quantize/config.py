@@ -13,7 +13,7 @@ from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.quantize.limits import Limits
-from attar.stages.runtime.older_fields import Moved, renewed, within
+from attar.stages.runtime.older_fields import Moved, within
 
 
 class WeightsConfig(StageConfig):
@@ -90,12 +90,9 @@ class QuantizeConfig(StageConfig):
         **within("measured", *MeasuredConfig.model_fields),
     }
 
-    @model_validator(mode="before")
     @classmethod
-    def _dynamic_rounds_to_the_nearest(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        given = renewed(cls, given)[0]  # `kind` may stand in the flat form
+    def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Let dynamic products round to the nearest: no other method has them."""
         weights = given.get("weights")
         is_dynamic = isinstance(weights, Mapping) and weights.get("kind") == "dynamic"
         return {"method": "nearest", **given} if is_dynamic else given
