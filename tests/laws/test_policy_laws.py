@@ -1,4 +1,4 @@
-"""Policy laws: The presets as they ship: each one's identities, limits and theorems, on its own objectives read from its recipe.
+"""Presets with rollouts, as they ship: each method's identities, limits and theorems, on objectives read from its recipe.
 
 A student is a table of logits here, one row a learned token, so that every loss and gradient is exact.
 """

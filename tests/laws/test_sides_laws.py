@@ -1,4 +1,4 @@
-"""Sides laws: The presets as they ship: each one's identities, limits and theorems, on its own objectives read from its recipe.
+"""Presets that learn both sides of a prompt, as they ship: their laws, on objectives read from their recipes.
 
 A student is a table of logits here, one row a learned token, so that every loss and gradient is exact.
 """

@@ -1,4 +1,4 @@
-"""Records: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
+"""Recorded teachers: `record` keeps what a teacher says, `compare` measures students in pairs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Teacher once: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
+"""A live teacher that is run once: its states are kept, and the training is the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vocabulary parts: The way back to the original: a recorded or live teacher, frozen blocks, every method folded, and retention measured."""
+"""Distillation over part of the vocabulary."""
 
 from __future__ import annotations
 

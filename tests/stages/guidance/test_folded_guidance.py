@@ -1,4 +1,4 @@
-"""Folded guidance: Guidance in one pass, learned and measured on a small model that really follows its prompt."""
+"""Guidance folded into plain models and exported with the scale as an input."""
 
 from __future__ import annotations
 

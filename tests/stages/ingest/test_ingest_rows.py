@@ -1,4 +1,4 @@
-"""Ingest rows: Ingesting: every source gives the same plain folder, and nothing that could run code gets in."""
+"""Rows that come in: every source gives rows of one shape."""
 
 from __future__ import annotations
 

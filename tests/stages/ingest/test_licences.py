@@ -1,4 +1,4 @@
-"""Licences: Ingesting: every source gives the same plain folder, and nothing that could run code gets in."""
+"""Licences: each model says under which it came, and which source told so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Own answers: The stages that methods of the literature add: who writes, what is kept, and what nobody may see."""
+"""A model answers by itself: such answers are likelier to it, and anchored ones are the same from graph and torch."""
 
 from __future__ import annotations
 

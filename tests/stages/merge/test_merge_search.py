@@ -17,13 +17,12 @@ from attar.registry.tracking.runs import Tracker
 from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.merge.config import MergeConfig, MergeInputs, SearchConfig
 from attar.stages.merge.search import dev_rows
 from attar.stages.merge.stage import merge
 from attar.stages.runtime.progress import listen
+from tests.stages.merge.students import two_students
 
 SCALES = [0.0, 1.0, 40.0]
 
@@ -32,15 +31,7 @@ SCALES = [0.0, 1.0, 40.0]
 def students(
     shared_store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> tuple[AdapterArtifact, AdapterArtifact]:
-    def train(seed: int) -> AdapterArtifact:
-        config = FinetuneConfig(
-            adapt={"rank": 4},
-            schedule={"num_epochs": 4, "learning_rate": 5e-3, "tokens_per_step": 512, "seed": seed},
-            compute={"precision": "float32"},
-        )
-        return finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), shared_store).artifact
-
-    return train(0), train(1)
+    return two_students(shared_store, model, questions, num_epochs=4)
 
 
 def config(**search: object) -> MergeConfig:

@@ -1,4 +1,4 @@
-"""Recorded teacher: Self-data: who wrote each answer and why, the teacher beside it, shards that survive a crash."""
+"""Self-data with the teacher beside each answer, in shards that survive a crash."""
 
 from __future__ import annotations
 

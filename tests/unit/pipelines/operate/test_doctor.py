@@ -1,4 +1,4 @@
-"""Doctor: The supervisor's parts: process marks, health, ports, restarts after a fall and after silence, doctor's findings on planted faults."""
+"""`attar doctor` on planted faults: each is found and told with its cure."""
 
 from __future__ import annotations
 

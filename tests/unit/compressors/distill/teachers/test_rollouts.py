@@ -1,4 +1,4 @@
-"""Rollouts: Steps: the same however they are split, over micro-batches and over processes; teachers that are the student itself; rollouts."""
+"""Rollouts: who writes, from which model, and what the step learns of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Self rules: Steps: the same however they are split, over micro-batches and over processes; teachers that are the student itself; rollouts."""
+"""Teachers that are the student itself: its base, its start, a running mean."""
 
 from __future__ import annotations
 

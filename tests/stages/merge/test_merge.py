@@ -11,10 +11,9 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import NoInputs
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
+from tests.stages.merge.students import two_students
 
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
@@ -23,15 +22,7 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 def students(
     shared_store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> tuple[AdapterArtifact, AdapterArtifact]:
-    def train(seed: int) -> AdapterArtifact:
-        config = FinetuneConfig(
-            adapt={"rank": 4},
-            schedule={"num_epochs": 2, "learning_rate": 5e-3, "tokens_per_step": 512, "seed": seed},
-            compute={"precision": "float32"},
-        )
-        return finetune.execute(config, FinetuneInputs(model=model, data=(questions,)), shared_store).artifact
-
-    return train(0), train(1)
+    return two_students(shared_store, model, questions, num_epochs=2)
 
 
 def logits(artifact: ModelArtifact) -> torch.Tensor:
