@@ -164,3 +164,11 @@ def test_every_range_admits_its_pin() -> None:
     assert not outside
     gpu_only = {"onnxruntime-gpu", "bitsandbytes"}
     assert {canonicalize_name(requirement.name) for requirement in requirements} - gpu_only <= pins.keys()
+
+
+def test_mutation_testing_names_what_is_there() -> None:
+    """By the name that modules are imported by: under another, no mutant would be switched on, and all would survive."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
+    patterns = [*settings["only_mutate"], *settings["pytest_add_cli_args_test_selection"]]
+    assert not [pattern for pattern in patterns if not list(ROOT.glob(pattern))]
+    assert all(pattern.startswith("attar/") for pattern in (*settings["source_paths"][1:], *settings["only_mutate"]))
