@@ -27,7 +27,7 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_i
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.teacher_config import policy_of
+from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
@@ -53,7 +53,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
-    if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
     for who, other in [(who, entry) for who, several in others for entry in several]:
@@ -101,7 +101,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     tokenizer = load_tokenizer(inputs.model.path)
     rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
-    is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
+    is_packed = plan.passes.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
     teacher = teacher_sources.get("teacher")
@@ -116,7 +116,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
         rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
         teacher_sources["teacher"] = RecordedStates(teacher.own_model.head)
-    sample = _sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
+    sample = _sample(plan.passes.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
         rows.train,
@@ -168,7 +168,7 @@ def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel,
     adaptation = plan.adaptation
     base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)
     student = Student(adaptation.method(base, adaptation.first_block))
-    if plan.compute.gradient_checkpointing:
+    if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
     return base, student
 

@@ -20,8 +20,7 @@ from attar.registry.artifacts.files import whole_file
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
-from attar.stages.finetune.plan import Adaptation
-from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig
+from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.training_rows import TrainingRows, is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
@@ -45,8 +44,8 @@ class TrainingRun:
         tokenizer: Any,
         workdir: Path,
         *,
-        heldout: HeldoutConfig,
-        checkpoints: CheckpointConfig,
+        heldout: Evaluations,
+        checkpoints: Checkpoints,
     ) -> None:
         self.heldout, self.checkpoints = heldout, checkpoints
         self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer

@@ -22,7 +22,7 @@ from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
-from attar.stages.finetune.schedule_config import schedule_of
+from attar.stages.finetune.plan import checkpoints_of, evaluations_of, schedule_of
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.finetune.training_work import training_flops
@@ -114,7 +114,8 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(decay, trained_weights(student)) if decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=training.heldout, checkpoints=training.checkpoints)
+    heldout, checkpoints = evaluations_of(training.heldout), checkpoints_of(training.checkpoints)
+    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=heldout, checkpoints=checkpoints)
 
 
 def _frozen_digest(student: Student) -> str:
