@@ -56,7 +56,7 @@ def evaluations(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
         artifact = stored_artifact(record, store, name)
         if artifact is not None:
             content = json.loads((artifact.path / "evaluation.json").read_text())
-            by_node[record.nodes[name].inputs["model"][0]] = {**content, "facts": artifact.facts}
+            by_node[record.nodes[name].inputs["model"][0]] = {**content, "facts": dict(artifact.facts)}
     return by_node
 
 

@@ -108,7 +108,7 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     }
     for name, value in facts.items():
         metric(name, value)
-    return ComparisonArtifact.at(workdir / "content", **facts)
+    return ComparisonArtifact.at(workdir / "content", facts)
 
 
 class _Measure:

@@ -14,6 +14,7 @@ from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_los
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
@@ -75,7 +76,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     rows = {name: question_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts["num_blocks"],
+        "num_blocks": inputs.model.facts.num_blocks,
         "model_fingerprint": inputs.model.fingerprint,
     }
     evaluation |= _size(config, inputs.model, model_config)
@@ -91,8 +92,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
         metric(name, value)
-    measured = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint}
-    return EvaluationArtifact.at(workdir / "content", **measured, **headline)
+    facts = EvaluationFacts(format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, others=headline)
+    return EvaluationArtifact.at(workdir / "content", facts)
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
@@ -103,10 +104,10 @@ def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> Fork
 
 
 def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
-    num_matmul = int(model.facts["num_matmul_parameters"])
+    num_matmul = model.facts.num_matmul_parameters
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
-        "num_parameters": model.facts["num_parameters"],
+        "num_parameters": model.facts.num_parameters,
         "flops_per_token": flops_per_token(num_matmul, model_config, config.num_prompt_tokens),
         "disk_bytes": sum(path.stat().st_size for path in weights),
     }

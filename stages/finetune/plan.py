@@ -14,8 +14,8 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
@@ -120,7 +120,7 @@ class TrainingPlan:
     def of(config: FinetuneConfig, inputs: FinetuneInputs) -> TrainingPlan:
         """Return the plan of a config for what the node is given. Raises ValueError when the model's record lacks what it takes."""
         if inputs.fitted is not None:
-            config = config.with_fitted(float(inputs.fitted.facts["value"]))
+            config = config.with_fitted(inputs.fitted.facts.value)
         device, reduction, policy = pick_device(), config.reduction, policy_of(config.rollout)
         is_recorded = reads_record(config.teacher.record, inputs.teacher is not None)
         is_recorded = is_recorded and uses_teacher(reduction.objectives, policy)
@@ -171,7 +171,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: Facts) -> Adaptation:
+def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -183,9 +183,9 @@ def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: Facts) -> Ada
     )
 
 
-def first_block_after_cut(facts: Facts) -> int:
+def first_block_after_cut(facts: ModelFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = several(facts, "removed_blocks")
+    removed = facts.removed_blocks
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)

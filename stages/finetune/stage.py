@@ -60,7 +60,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_vocabulary(model, other, who)
     if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
-    facts: Facts = {"method": config.adapt.kind}
+    facts: dict[str, Any] = {"method": config.adapt.kind}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
     return Forecast(

@@ -129,7 +129,7 @@ def denoise(config: DenoiseConfig, inputs: NoInputs, workdir: Path) -> Compariso
     for seed in config.seeds:
         for path in sorted((workdir / f"seed-{seed}").glob("*.safetensors")):
             (content / f"seed-{seed}-{path.name}").write_bytes(path.read_bytes())
-    return ComparisonArtifact.at(content, **{name: entry["value"] for name, entry in spreads.items()})
+    return ComparisonArtifact.at(content, {name: entry["value"] for name, entry in spreads.items()})
 
 
 def _report(config: DenoiseConfig, seed: int, result: StudyResult) -> None:

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.registry.artifacts.handles import DatasetArtifact, Facts
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import refuse_unusable_references
 from attar.stages.artifacts.dataset.partition import check_fractions, parted
 from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_rows
@@ -164,14 +165,14 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
     rows = parted(typed.rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
     refuse_unusable_references(rows, config.source)
     write_rows(workdir / "content" / "rows.jsonl", rows)
-    return DatasetArtifact.at(
-        workdir / "content",
+    facts = DatasetFacts(
         name=config.name or _name_of(config.source),
         num_rows=len(rows),
         num_heldout=len(split_rows(rows, "heldout")),
         num_choose=len(split_rows(rows, "choose")),
         source=config.source,
     )
+    return DatasetArtifact.at(workdir / "content", facts)
 
 
 def _records(config: IngestDataConfig) -> Iterator[Record]:

@@ -112,9 +112,10 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     _check_expected(config, artifact.facts)
     _write_tokenizer(fetched, content)
     steps.advance()
-    facts: Facts = {**artifact.facts, **arrival_facts(fetched)}
-    facts |= {"companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
-    return ModelArtifact.at(content, **facts, **({"license": license_id} if license_id else {}))
+    facts = artifact.facts | arrival_facts(fetched) | {"license": license_id or None}
+    return ModelArtifact.at(
+        content, facts, companion_bytes=companion_bytes(content)
+    )  # the tokenizer came after the weights
 
 
 def _check_expected(config: IngestModelConfig, facts: Facts) -> None:

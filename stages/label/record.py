@@ -13,6 +13,7 @@ from attar.compressors.data.prompts import first_tokens, text_windows
 from attar.compressors.measure.likelihood import Pair, top_candidates
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, write_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.teacher_shards import (
@@ -138,11 +139,11 @@ def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: lis
     content.mkdir(parents=True, exist_ok=True)
     write_rows(content / "rows.jsonl", rows)
     carry_candidates(workdir / "shards", content, rows)
-    return DatasetArtifact.at(
-        content,
-        name=inputs.data.facts.get("name", "recorded"),
+    facts = DatasetFacts(
+        name=inputs.data.facts.name or "recorded",
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_recorded=config.num_recorded,
-        vocab_size=inputs.model.facts["vocab_size"],
+        vocab_size=inputs.model.facts.vocab_size,
     )
+    return DatasetArtifact.at(content, facts)

@@ -15,6 +15,7 @@ from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.merge.adapters import ADAPTER_MERGES, AdapterMerge, Factors, merged_updates
 from attar.compressors.merge.fold import PREFIX, adapter_pairs
 from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.merge.fold_check import check_learned
 from attar.stages.merge.sources import adapter_scale
@@ -74,7 +75,7 @@ def _forecast(config: MergeAdaptersConfig, inputs: Mapping[str, tuple[Facts, ...
             raise ValueError(
                 f"adapters: one of method {adapter['method']!r} {NOT_MERGED[str(adapter['method'])]}; merge the models"
             )
-    facts: Facts = {"method": "lora"}
+    facts: dict[str, Any] = {"method": "lora"}
     if "vocab_size" in adapters[0]:
         facts["vocab_size"] = adapters[0]["vocab_size"]
     return Forecast(facts)
@@ -91,8 +92,8 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
         check_learned(adapter)
     _forecast(config, {"adapters": tuple(adapter.facts for adapter in inputs.adapters)})
     for other in inputs.adapters[1:]:
-        if other.facts["base_fingerprint"] != first.facts["base_fingerprint"]:
-            bases = [str(adapter.facts["base_fingerprint"])[:12] for adapter in (first, other)]
+        if other.facts.base_fingerprint != first.facts.base_fingerprint:
+            bases = [adapter.facts.base_fingerprint[:12] for adapter in (first, other)]
             raise ValueError(f"the adapters were trained on models {' and '.join(bases)}: they cannot be merged")
     weights = config.weights or [1.0 / len(inputs.adapters)] * len(inputs.adapters)
     adapters = [
@@ -107,14 +108,14 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
         accepted = f"accepted: max_error {config.max_error:g}"
         raise ValueError(f"{worst}: the result misses {errors[worst]:.3g} of the weighted sum; {accepted}")
     rank = _write(merged, [adapter.path for adapter in inputs.adapters], workdir / "content")
-    return AdapterArtifact.at(
-        workdir / "content",
+    facts = AdapterFacts(
         method="lora",
         rank=rank,
-        base_fingerprint=first.facts["base_fingerprint"],
-        vocab_size=first.facts["vocab_size"],
+        base_fingerprint=first.facts.base_fingerprint,
+        vocab_size=first.facts.vocab_size,
         max_relative_error=errors[worst],
     )
+    return AdapterArtifact.at(workdir / "content", facts)
 
 
 def _write(merged: Mapping[str, Factors], sources: list[Path], content: Path) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attar.compressors.catalogue import build
 from attar.compressors.prune.depth.block_refit import Matches
@@ -35,7 +35,7 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         why = f"score is {config.score!r} and patch {config.patch.kind!r}"
         raise ValueError(f"{why}: they need the input `data`" if config.reads_data else f"{why}: they read no `data`")
     model = inputs["model"][0]
-    facts: Facts = {name: model[name] for name in ("vocab_size", "hidden_size", "num_blocks") if name in model}
+    facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size", "num_blocks") if name in model}
     num_bytes, num_gram_bytes = 4.0 * float(model.get("num_parameters", 0)), 0.0
     cost = known_cost(model)
     if cost is not None:

@@ -77,7 +77,7 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     steps.advance()
     del model
     prove_written(artifact.path, expected, "prune", device)
-    return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=tuple(removed))
+    return ModelArtifact.at(artifact.path, artifact.facts | {"removed_blocks": tuple(removed)})
 
 
 def _cut(

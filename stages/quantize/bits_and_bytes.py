@@ -86,7 +86,7 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     dtype = pick_dtype(config.precision, device)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
     loaded = load_model(source, dtype, device)
-    vocab_size = int(inputs.model.facts["vocab_size"])
+    vocab_size = inputs.model.facts.vocab_size
     original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size)
     steps = bar("quantizing", 2, "steps")
     small = load_model(source, dtype, device, config.method)
@@ -114,7 +114,7 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     with (content / TABLE).open("w", newline="") as stream:
         csv.writer(stream).writerows([("name", "relative_squared_error"), *errors])
     (content / RESULT).write_text(json.dumps(quality.facts(), indent=1))
-    return ModelArtifact.at(content, **{**inputs.model.facts, **quality.facts(), "quantization": config.method})
+    return ModelArtifact.at(content, inputs.model.facts | quality.facts() | {"quantization": config.method})
 
 
 @torch.inference_mode()

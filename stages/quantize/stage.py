@@ -56,7 +56,7 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
         OnnxRunner(open_session(source, is_frugal=True)),
         pairs,
         scratch=workdir / "logits",
-        vocab_size=int(inputs.model.facts["vocab_size"]),
+        vocab_size=inputs.model.facts.vocab_size,
     )
     give_back()
     quantized = QuantizedGraph(config, source, samples)
@@ -65,7 +65,7 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     if (
         config.weights.kind == "weights"
     ):  # dynamic products round what they read by nature: their loss is measured, below
-        vocab_size = int(inputs.model.facts["vocab_size"])
+        vocab_size = inputs.model.facts.vocab_size
         prove_graph(quantized, float_nodes, content, workdir / "dequantized", vocab_size)
     quantized.forget()
     copy_companions(source, content)
@@ -80,9 +80,8 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
         )
     quantized.write_table(content / TABLE)
     (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": float_nodes}, indent=1))
-    facts: Facts = {**exported(inputs.model.facts, _label(config)), **quality.facts(), "num_kept": len(float_nodes)}
-    facts["weight_bytes"] = float((content / DATA).stat().st_size)
-    return OnnxArtifact.at(content, **facts)
+    held = {"num_kept": len(float_nodes), "weight_bytes": float((content / DATA).stat().st_size)}
+    return OnnxArtifact.at(content, {**exported(inputs.model.facts, _label(config)), **quality.facts(), **held})
 
 
 def _ranked(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) -> Switches:

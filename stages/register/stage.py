@@ -18,6 +18,7 @@ from attar.registry.artifacts.handles import (
     OnnxArtifact,
     ReleaseArtifact,
 )
+from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.release.gate import Ratio, run_gate
@@ -109,7 +110,7 @@ def _released(
     note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
     metric("gate_passed", float(_passes(checks)))
     (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
-    return ReleaseArtifact.at(content, name=config.name, version=version, is_champion=is_champion)
+    return ReleaseArtifact.at(content, ReleaseFacts(name=config.name, version=version, is_champion=is_champion))
 
 
 def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
@@ -140,7 +141,7 @@ def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
 
 
 def _quantization(graph: OnnxArtifact) -> str:
-    return str(graph.facts.get("quantization", "none"))
+    return graph.facts.quantization or "none"
 
 
 def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
@@ -149,7 +150,7 @@ def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
     evaluations = {"model": inputs.evaluation}
     by_fingerprint = {graph.fingerprint: name for name, graph in _graphs(inputs).items()}
     for evaluation in inputs.onnx_evaluation:
-        form = by_fingerprint.get(str(evaluation.facts["model_fingerprint"]))
+        form = by_fingerprint.get(evaluation.facts.model_fingerprint)
         if form is None:
             raise ValueError("onnx_evaluation: it measured none of the graphs given as onnx")
         evaluations[form] = evaluation
@@ -157,7 +158,7 @@ def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
 
 
 def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) -> None:
-    fingerprint = str(evaluation.facts["model_fingerprint"])
+    fingerprint = evaluation.facts.model_fingerprint
     if fingerprint != model.fingerprint:
         raise ValueError(
             f"{slot}: it measured model {fingerprint[:12]}, not {model.fingerprint[:12]} that is to be registered"

@@ -29,7 +29,7 @@ class ScanInputs:
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
-    facts: Facts = scan_facts(config)
+    facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
     if "num_blocks" in model:
         num_blocks = facts["num_blocks"] = int(model["num_blocks"])
@@ -79,4 +79,4 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
         ones = [score for (_, size), score in table.items() if size == 1]
         if ones:
             metric(f"lowest_{name}_of_one_block", min(ones))
-    return ScanArtifact.at(content, num_blocks=run.num_blocks, num_tokens=run.num_tokens, **scan_facts(config))
+    return ScanArtifact.at(content, scan_facts(config), num_blocks=run.num_blocks, num_tokens=run.num_tokens)

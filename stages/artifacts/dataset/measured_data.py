@@ -11,7 +11,7 @@ from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 
 def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
     """Return the data sets' names, numbered where two have the same. What is measured on one must not overwrite the other's."""
-    names = [str(data.facts.get("name", f"{default}_{index}")) for index, data in enumerate(datasets)]
+    names = [data.facts.name or f"{default}_{index}" for index, data in enumerate(datasets)]
     return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
 
 

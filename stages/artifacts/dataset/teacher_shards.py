@@ -88,7 +88,7 @@ def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
 
 def recorded_facts(num_recorded: int, model: Facts) -> Facts:
     """Return what is known beforehand of data that this teacher is recorded for. Raises ValueError for more candidates than tokens."""
-    facts: Facts = {"num_recorded": num_recorded}
+    facts: dict[str, Any] = {"num_recorded": num_recorded}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
         if num_recorded > int(model["vocab_size"]):

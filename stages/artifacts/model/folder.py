@@ -136,7 +136,7 @@ def save_model(model: transformers.PreTrainedModel, folder: Path, tokenizer_from
     write_older_config(folder)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)
-    return ModelArtifact.at(folder, **model_facts(model), companion_bytes=companion_bytes(folder))
+    return ModelArtifact.at(folder, model_facts(model), companion_bytes=companion_bytes(folder))
 
 
 def model_facts(model: transformers.PreTrainedModel) -> Facts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attar.compressors.measure.cost import decode_flops
 from attar.registry.artifacts.handles import Facts
@@ -37,12 +38,12 @@ GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
 }
 
 
-def without_blocks(model: Facts, num_removed: int) -> Facts:
+def without_blocks(model: Facts, num_removed: int) -> dict[str, Any]:
     """Return the facts of a model without some of its blocks, taken as equally large. Empty where the model's own are not known."""
     if not num_removed or not model.keys() >= {"num_blocks", "num_parameters", *BLOCK_FACTS[:2]}:
         return {}
     share = num_removed / int(model["num_blocks"])
-    facts: Facts = {name: round(float(model[name]) * (1 - share)) for name in BLOCK_FACTS if name in model}
+    facts: dict[str, Any] = {name: round(float(model[name]) * (1 - share)) for name in BLOCK_FACTS if name in model}
     for whole, part in (("num_parameters", BLOCK_FACTS[0]), ("num_matmul_parameters", BLOCK_FACTS[1])):
         facts[whole] = int(model[whole]) - round(float(model[part]) * share)
     return {**_unchanged(model), **facts, "num_blocks": int(model["num_blocks"]) - num_removed}
@@ -57,11 +58,11 @@ def blocks_over(model: Facts, parameter_fraction: float) -> int:
     return -int(-excess // block)
 
 
-def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
+def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> dict[str, Any]:
     """Return the facts of a model with fewer channels and KV groups in each block. They follow from its width facts."""
     removed = (int(model["num_ffn_channels"]) - num_channels) * int(model["ffn_channel_parameters"])
     removed += num_removed_groups * int(model["kv_group_parameters"])
-    facts: Facts = {**_unchanged(model), "num_ffn_channels": num_channels}
+    facts: dict[str, Any] = {**_unchanged(model), "num_ffn_channels": num_channels}
     for name in ("num_parameters", "num_matmul_parameters", *BLOCK_FACTS[:2]):
         if name in model:
             facts[name] = int(model[name]) - removed
@@ -73,7 +74,7 @@ def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
     return facts
 
 
-def exported(model: Facts, quantization: str = "none") -> Facts:
+def exported(model: Facts, quantization: str = "none") -> dict[str, Any]:
     """Return the facts of a model's graph."""
     return {
         **{name: model[name] for name in SHAPE_FACTS if name in model},
