@@ -130,7 +130,7 @@ async def runs(client: httpx.AsyncClient, flow: str, measured: Measured, end: fl
 
 
 async def one_run(post: Any, flow: str) -> None:
-    """What the server hears of one run from its creation to its end."""
+    """Tell the server what it hears of one run from its creation to its end."""
     run = (await post("/flow_runs/", {"flow_id": flow, "tags": ["attar"], "state": {"type": "SCHEDULED"}}))["id"]
 
     def state(kind: str, name: str) -> Awaitable[Any]:

@@ -71,7 +71,7 @@ def seconds_per_token(runner: CausalRunner, prompt: list[int], num_new_tokens: i
 
 
 def read_texts(options: Any) -> list[Pair]:
-    """Windows of the data's text until there are enough tokens; the first token of a window is context."""
+    """Return windows of the data's text until there are enough tokens; the first token of a window is context."""
     tokenizer = load_tokenizer(options.model)
     ids: list[int] = []
     for path in options.data:

@@ -173,7 +173,7 @@ def ours(
 
 
 def tokens_per_step(kind: str) -> int:
-    """Of an on-policy step, whose answers are not there yet, the questions and the room for the answers."""
+    """Count, of an on-policy step, whose answers are not there yet, the questions and the room for the answers."""
     return 2 * QUESTIONS_PER_STEP * NEW_TOKENS if kind == "on_policy_kl" else TOKENS_PER_STEP
 
 
@@ -247,7 +247,7 @@ def batches(num_tokens: int, num_rows: int, packed: dict[str, Any] | None) -> di
 
 
 def heldout_kl(model: Any, folder: Path, rows: list[dict[str, str]]) -> float:
-    """KL(original || student) in nats a token, over the reference answers of rows that nothing was trained on."""
+    """Return KL(original || student) in nats a token, over the reference answers of rows that nothing was trained on."""
     from attar.compressors.data.prompts import answer_tokens, chat_prompt
     from attar.compressors.measure.closeness import closeness
     from attar.compressors.models.runner import TorchRunner

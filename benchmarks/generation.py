@@ -54,7 +54,7 @@ def main() -> None:
 def generate(
     model: PreTrainedModel, prompts: list[list[int]], stop_ids: list[int], *, max_new_tokens: int, batch_size: int
 ) -> list[list[int]]:
-    """What a user would write: batches as the rows come, padded on the left, each as long as its longest answer."""
+    """Generate as a user would: batches as the rows come, padded on the left, each as long as its longest answer."""
     answers = []
     for start in range(0, len(prompts), batch_size):
         ids, mask = pad_left(prompts[start : start + batch_size], model.device)

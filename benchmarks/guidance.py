@@ -65,7 +65,7 @@ def main() -> None:
 
 
 def decode_seconds(source: SlotSource, texts: list[Any], num_new_tokens: int) -> float:
-    """Time of the tokens after the first: reading the prompt is left out, by taking a run of one token away."""
+    """Time the tokens after the first: reading the prompt is left out, by taking a run of one token away."""
     times = []
     for count in (1, num_new_tokens + 1):
         started = time.perf_counter()

@@ -59,7 +59,7 @@ def main() -> None:
 
 
 def first_stage_seconds(api: str, seed: int) -> float:
-    """Seconds from the request until a task of the run is Running, on the server's clock."""
+    """Return the seconds from the request until a task of the run is Running, on the server's clock."""
     run = trigger(api, 10_000 + seed)
     wait(api, {run})
     tasks = ask(api, "task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run]}}})

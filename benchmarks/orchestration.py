@@ -48,7 +48,7 @@ def run_tiny(environment: dict[str, str]) -> dict:
 
 
 def overhead(run: dict, home: Path) -> float:
-    """Seconds a node of a run that its stages did not work: stages that overlapped count as if they had not, which favours nobody."""
+    """Return the seconds a node of a run that its stages did not work. Stages that overlapped count as if they had not, which favours nobody."""
     work = 0.0
     for node in run["nodes"].values():
         manifest = home / "store" / node["stage"] / node["key"] / "manifest.json"

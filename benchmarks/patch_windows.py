@@ -133,7 +133,7 @@ def loss_nats(model: Any, input_ids: Tensor) -> float:
 
 @contextmanager
 def patched(model: Any, patch: Patch) -> Iterator[None]:
-    """Inside, the patch is folded into the model; afterwards its matrix is as it was."""
+    """Fold the patch into the model inside the block; afterwards its matrix is as it was."""
     matrix = feed_forward_exit(model, patch.first_block - 1)
     saved_state = deepcopy(matrix.state_dict())
     try:

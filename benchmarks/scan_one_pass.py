@@ -76,7 +76,7 @@ def forward_last(model, batches) -> None:
 
 @torch.inference_mode()
 def our_scan(model, batches, tokens: str = "all") -> dict[tuple[int, int], float]:
-    """Both metrics, every window of every size, all tokens (the published script: one metric, one token a sequence)."""
+    """Score by both metrics every window of every size over all tokens (the published script: one metric, one token a sequence)."""
     scan = WindowScan({name: build(COSINE_METRICS, name) for name in COSINE_METRICS})
     for ids in batches:
         counted = torch.ones_like(ids, dtype=torch.bool)

@@ -121,7 +121,7 @@ def wait(api: str, run: str) -> dict[str, Any]:
 
 
 def orphans(home: Path) -> int:
-    """Processes of runs that are not the services' own, a while after the last run."""
+    """Return the processes of runs that are not the services' own, a while after the last run."""
     state = read_state(home)
     assert state is not None
     services = {mark.pid for service in state.services.values() if (mark := service.process)}

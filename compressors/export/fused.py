@@ -75,7 +75,7 @@ class _Untouched(CacheLayerMixin):
 
 @contextmanager
 def fused_operators(model: PreTrainedModel, *, fuse_norms: bool) -> Iterator[Tracing]:
-    """Inside, the model's attention (and rotary embeddings and norms that allow it) become single nodes when traced."""
+    """Trace the model's attention (and rotary embeddings and norms that allow it) as single nodes inside the block."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
     tracing = Tracing([], [])

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def is_adapted(model: Any) -> TypeGuard[PeftModel]:
-    """True for a model that PEFT has wrapped; where nothing has imported PEFT, none is."""
+    """Say whether PEFT has wrapped a model; where nothing has imported PEFT, it has wrapped none."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
 

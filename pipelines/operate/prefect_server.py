@@ -27,7 +27,7 @@ class ClosingCursor(sqlite3.Cursor):
     """A cursor that lets go of its statement when that fails; what it raises is what SQLite says."""
 
     def execute(self, *arguments: Any) -> ClosingCursor:
-        """As `sqlite3.Cursor.execute`; after an error the cursor is closed."""
+        """Execute as `sqlite3.Cursor.execute` does; after an error the cursor is closed."""
         try:
             return super().execute(*arguments)
         except sqlite3.Error:
@@ -35,7 +35,7 @@ class ClosingCursor(sqlite3.Cursor):
             raise
 
     def executemany(self, *arguments: Any) -> ClosingCursor:
-        """As `sqlite3.Cursor.executemany`; after an error the cursor is closed."""
+        """Execute as `sqlite3.Cursor.executemany` does; after an error the cursor is closed."""
         try:
             return super().executemany(*arguments)
         except sqlite3.Error:

@@ -63,7 +63,7 @@ class Service:
 
     @property
     def is_python(self) -> bool:
-        """True when this Python runs it, which can be asked for the stacks of its threads."""
+        """Whether this Python runs it, which can be asked for the stacks of its threads."""
         return self.command[0] == sys.executable
 
 
@@ -233,7 +233,7 @@ def _module(name: str) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """True when nothing but this machine can reach what listens there. A name that is not an address may mean anything."""
+    """Say whether nothing but this machine can reach what listens there. A name that is not an address may mean anything."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

@@ -110,7 +110,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def has_bf16_products() -> bool:
-    """True where the processor multiplies bfloat16 by itself. AMX tiles, or AVX-512's dot product, which not every processor is fast at."""
+    """Say whether the processor multiplies bfloat16 by itself. AMX tiles, or AVX-512's dot product, which not every processor is fast at."""
     return not processor_flags().isdisjoint(("amx_bf16", "avx512_bf16"))
 
 

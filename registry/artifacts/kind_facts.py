@@ -1,4 +1,4 @@
-"""The facts of each kind of artifact with their types: `model.facts.removed_blocks` is a tuple of integers, and a checker knows it."""
+"""The facts of each kind of artifact with their types. `model.facts.removed_blocks` is a tuple of integers, and a checker knows it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from attar.registry.artifacts.facts import NOT_KNOWN, ArtifactFacts
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ModelFacts(ArtifactFacts):
-    """Of a model: its sizes, its dtype, what its tokenizer cannot do, what quantizing cost, and the blocks of the model before it that are gone."""
+    """Of a model: its sizes, its dtype, what its tokenizer cannot do. The blocks of the model before it that are gone, and what quantizing cost."""
 
     num_blocks: int = NOT_KNOWN
     hidden_size: int = NOT_KNOWN
@@ -48,7 +48,7 @@ class ModelFacts(ArtifactFacts):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class OnnxFacts(ArtifactFacts):
-    """Of a graph: the sizes of its model, how its weights are held, its parity with torch, and what quantizing cost."""
+    """Of a graph: the sizes of its model, how its weights are held, its parity with torch. What quantizing cost."""
 
     num_blocks: int = NOT_KNOWN
     vocab_size: int = NOT_KNOWN
@@ -77,7 +77,7 @@ class OnnxFacts(ArtifactFacts):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AdapterFacts(ArtifactFacts):
-    """Of an adapter: what was trained on which base, and the parts of the data that its best weights were chosen on.
+    """Of an adapter: what was trained, on which base. `chosen_on`: the parts of the data that its best weights were chosen on.
 
     `others` hold the ratios that guidance was gated by, `kl_ratio_seen` and so on.
     """
@@ -98,7 +98,7 @@ class AdapterFacts(ArtifactFacts):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class DatasetFacts(ArtifactFacts):
-    """Of a data set: its rows, where they came from, the vocabulary of a recorded teacher, and the scales that guided rows were drawn at."""
+    """Of a data set: its rows and where they came from. The vocabulary of a recorded teacher, and the scales of guided rows."""
 
     name: str | None = None
     num_rows: int | None = None

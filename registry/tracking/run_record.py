@@ -66,7 +66,7 @@ class RunRecord:
 
     @property
     def has_failed(self) -> bool:
-        """True when a node failed or could not start."""
+        """Whether a node failed or could not start."""
         return any(node.state in ("Failed", "Skipped") for node in self.nodes.values())
 
     def update(self, node: str, **changes: Any) -> None:

@@ -153,7 +153,7 @@ class _Measure:
         return right_choices(runner, rows, self.tokenizer, batch_size=4 * self.config.batch_size, name=name)
 
     def retention(self, rows: Sequence[Row], name: str) -> None:
-        """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
+        """Measure accuracy by length-normalised likelihood of the choices' texts, in pairs."""
         if name not in self._chosen:
             self._chosen[name] = self._right(self.original, rows, name)
         original_right = self._chosen[name]

@@ -64,7 +64,7 @@ class Teaching:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedRows:
-    """Which tokens of the data are learned, where a row is cut, and the share of the tokens that each data set gives; none: all of each."""
+    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each."""
 
     learn: Learned
     max_tokens: int

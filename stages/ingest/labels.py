@@ -110,7 +110,7 @@ def _parts(cell: Any, name: str) -> tuple[list[Any], list[Any]]:
 
 
 def _choice(value: Any, name: str) -> str:
-    """A choice's text; that of a boolean is the English word."""
+    """Return a choice's text; that of a boolean is the English word."""
     return ("True" if value else "False") if isinstance(value, bool) else text_cell(value, name, takes_numbers=True)
 
 

@@ -186,7 +186,7 @@ def _verdict(
 
 
 def _passes(checks: list[dict[str, Any]]) -> bool:
-    """True when none fails, and one at least could be decided where any was asked for."""
+    """Say whether none fails, and one at least could be decided where any was asked for."""
     is_decided = not checks or any(not check["undecided"] for check in checks)
     return is_decided and all(check["has_passed"] for check in checks)
 

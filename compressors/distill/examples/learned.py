@@ -1,4 +1,4 @@
-"""What training asks of an example and of a batch, whatever they are of: text, classes, sentence embeddings, images or a denoiser's states."""
+"""What training asks of an example and of a batch. Of text, classes, sentence embeddings, images or a denoiser's states."""
 
 from __future__ import annotations
 

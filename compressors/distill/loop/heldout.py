@@ -53,7 +53,7 @@ def evaluate_heldout(trainer: Trainer, examples: Sequence[LearnedExample]) -> He
 
 @torch.no_grad()
 def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
-    """True when packing these examples gives the same logits as running each alone: some families attend across them."""
+    """Say whether packing these examples gives the same logits as running each alone: some families attend across them."""
     student.eval()
     order = range(len(examples))
     packed = student.logits(collate(examples, order, is_packed=True))

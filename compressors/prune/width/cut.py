@@ -56,7 +56,7 @@ def cut_width(
 def silenced(
     model: transformers.PreTrainedModel, *, channels: KeptUnits | None = None, groups: KeptUnits | None = None
 ) -> Iterator[None]:
-    """Inside, channels and KV groups other than the given ones add nothing. What a cut must leave the model to compute."""
+    """Silence channels and KV groups other than the given ones inside the block. What a cut must leave the model to compute."""
     hooks = []
     for kept_units, find in ((channels, feed_forward_parts), (groups, attention_parts)):
         for part, units in zip(find(model), kept_units, strict=True) if kept_units is not None else ():
@@ -186,7 +186,7 @@ def _keep_inputs(matrix: Matrix, index: Int[Tensor, "N"]) -> None:
 
 
 def _recount_heads(model: transformers.PreTrainedModel) -> None:
-    """Attention modules that noted their number of heads when they were built must hear of the new one."""
+    """Tell attention modules, which noted their number of heads when they were built, the new one."""
     counts = {
         "num_heads": model.config.num_attention_heads,
         "num_attention_heads": model.config.num_attention_heads,

@@ -140,7 +140,7 @@ def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -
 
 
 def _refuse_others(module: nn.Module, known: set[int], where: str, refusal: str) -> None:
-    """A parameter we do not know (sinks, routers, gates) may follow the units: better no model than a wrong one."""
+    """Refuse a parameter we do not know (sinks, routers, gates). It may follow the units: better no model than a wrong one."""
     for name, parameter in module.named_parameters():
         if id(parameter) not in known:
             raise ValueError(f"{where} has {name} of shape {tuple(parameter.shape)}, which is not known; {refusal}")

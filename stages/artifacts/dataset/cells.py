@@ -85,7 +85,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_nan(value: Any) -> bool:
-    """A decimal may be too large for a float: it is asked itself."""
+    """Say whether a value is no number. A decimal may be too large for a float: it is asked itself."""
     return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
 
 

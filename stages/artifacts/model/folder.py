@@ -177,7 +177,7 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
 
 
 def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
-    """Packed weights are of other names and shapes than the model they stand for: only its config is asked."""
+    """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 
     weight_files(folder)

@@ -147,7 +147,7 @@ def _renames(parts: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_half_tied(folder: Path, model: transformers.PreTrainedModel) -> None:
-    """A config that ties the head to the embedding, beside a file with another head, is two models: each reader takes one of them."""
+    """Refuse a config that ties the head to the embedding, beside a file with another head: two models, of which each reader takes one."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     # without memory two equal heads look like two different ones
