@@ -96,7 +96,7 @@ image-check:
 	docker/image-check.sh
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/operate/orchestration.py
 
 # What the demo runs, and no more: without the tests' tools, the peers that they compare with, the servers, lm-eval, and other data sets'
 # readers. Python compiles a module when it is first imported: most of what pip would compile never is.

@@ -8,7 +8,7 @@ another transaction has written in between; the request ends with 503. Here each
 Two: a statement that fails leaves its cursor open inside the exception, where the garbage collector finds it: on the event loop's
 thread. To reset it, SQLite wants the lock of the cursor's connection, which is in the pool again and may wait inside SQLite, that lock
 held, for its turn to write; whose turn it is waits for the event loop. Nobody moves until SQLite gives up after 60 s. Here a cursor is
-closed where it fails, on its connection's own thread. `benchmarks/busy_server.py` measures both.
+closed where it fails, on its connection's own thread. `benchmarks/operate/busy_server.py` measures both.
 
 The short-lived server of a run without `attar up` is started by Prefect, as `python -m uvicorn`: UVICORN_LOOP names `new_event_loop`
 here, and to find it uvicorn imports this file.

@@ -92,7 +92,7 @@ def test_test_files_stay_small(path: Path) -> None:
 
 
 def test_folders_show_at_most_twenty_names() -> None:
-    top = [ROOT / package for package in (*PACKAGES, "attar", "tests")]
+    top = [ROOT / package for package in (*PACKAGES, "attar", "tests", "benchmarks")]
     folders = [
         folder
         for root in top

@@ -1,6 +1,6 @@
 """A busy Prefect server on SQLite, as Prefect starts it and as Attar does: runs that went through, requests refused, longest silence.
 
-python benchmarks/busy_server.py [--num-clients 4] [--seconds 60]
+python benchmarks/operate/busy_server.py [--num-clients 4] [--seconds 60]
 
 Each client makes a flow run, moves it through its states and sends what a run of Attar sends meanwhile: heartbeats, which Attar's two
 automations look at, task runs, artifacts and logs. Nothing is computed.
@@ -24,10 +24,12 @@ from typing import Annotated, Any
 
 import httpx
 import typer
-from result_file import recorded
 
 from attar.pipelines.operate.health import is_healthy
 from attar.pipelines.operate.site import SETTINGS
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 PORT = 4397
 API = f"http://127.0.0.1:{PORT}/api"

@@ -1,6 +1,6 @@
 """What recording a teacher's top k instead of its whole distribution costs: divergences over k, on real text.
 
-    python benchmarks/top_k_bias.py FOLDER TEXT.txt [STUDENT_FOLDER]
+    python benchmarks/quality/top_k_bias.py FOLDER TEXT.txt [STUDENT_FOLDER]
 
 The teacher is the model in FOLDER, the student the one given or the same without blocks 13 to 18, unhealed. For each k: the mean of the
 divergence over k candidates and the rest, divided by the whole one, and the mean cosine of the two gradients in the student's logits.
@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from result_file import recorded
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from attar.compressors.catalogue import build
@@ -22,6 +21,9 @@ from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES
 from attar.compressors.distill.losses.views import Targets, TokenViews
 from attar.compressors.models.blocks import remove_blocks
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 SIZES = (1, 8, 64, 256, 1024)
 LOSSES = {

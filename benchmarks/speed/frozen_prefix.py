@@ -1,6 +1,6 @@
 """What training behind the cut alone saves, and what it costs: LoRA with `adapt_blocks` all and after_cut, same rows, steps and seed.
 
-python benchmarks/frozen_prefix.py MODEL_FOLDER DATA_FOLDER [--questions 56] [--texts 24] [--tokens 4096] [--precision auto]
+python benchmarks/speed/frozen_prefix.py MODEL_FOLDER DATA_FOLDER [--questions 56] [--texts 24] [--tokens 4096] [--precision auto]
 DATA_FOLDER holds wikitext2 and gsm8k. The student is the model without six blocks, patched; it learns forward KL of all tokens toward the
 recorded original, of windows of WikiText's validation part and questions of GSM8K's training part, for two epochs, so that the frozen
 blocks are run once and used twice. Each way in a process of its own; its first step warms up and is in no rate.
@@ -9,6 +9,7 @@ blocks are run once and used twice. Each way in a process of its own; its first 
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -21,8 +22,6 @@ import torch
 import typer
 from finetune import REMOVED, ingested
 from kl_memory import peak_bytes
-from result_file import recorded
-from retention import cells, pairs_of, sums
 
 from attar.compressors.measure.closeness import Sums, closeness
 from attar.compressors.measure.likelihood import Pair
@@ -40,6 +39,10 @@ from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.runtime.device import pick_device, pick_dtype
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+from retention import cells, pairs_of, sums
 
 WAYS = ("all", "after_cut")
 TRAINING: dict[str, Any] = {

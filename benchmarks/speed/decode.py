@@ -1,6 +1,6 @@
 """Decode in torch and in exported graphs, batch 1, taking turns in one run, and count how often they choose the same token.
 
-python benchmarks/decode.py MODEL_FOLDER ONNX_FOLDER ... [--data ROWS.jsonl] [--num-tokens 2000] [--rounds 5]
+python benchmarks/speed/decode.py MODEL_FOLDER ONNX_FOLDER ... [--data ROWS.jsonl] [--num-tokens 2000] [--rounds 5]
 
 Make the ONNX folders with a recipe of `export` and `quantize` nodes (`attar show KEY` tells where one lies); each has `model.onnx` and
 a tokenizer. Agreement: the text of the data's answers and texts is read by torch and by each graph; at each token both say which comes next.
@@ -12,12 +12,12 @@ import argparse
 import json
 import math
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from result_file import recorded
 
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.closeness import TextCloseness, closeness
@@ -29,7 +29,10 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_folder import disk_bytes
 from attar.stages.artifacts.onnx_session import open_session
 
-SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped"
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+
+SHIPPED = Path(__file__).parents[2] / "stages/ingest/shipped"
 
 
 def main() -> None:

@@ -1,6 +1,6 @@
 """What operating costs: `attar up` to both pages, a trigger to its first stage, and many runs at once, none lost and none doubled.
 
-python benchmarks/operate.py [NUM_RUNS]
+python benchmarks/operate/operate.py [NUM_RUNS]
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from csrf_token import headers
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
 
 AT_ONCE = 4

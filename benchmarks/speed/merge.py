@@ -1,6 +1,6 @@
 """Merges of a model with perturbed copies of itself, ours and mergekit's in turn: seconds, and peak memory beyond the libraries'.
 
-python benchmarks/merge.py MODEL_FOLDER [NUM_ROUNDS [METHOD ...]]
+python benchmarks/speed/merge.py MODEL_FOLDER [NUM_ROUNDS [METHOD ...]]
 
 Each merge runs in a process of its own; timed is the call alone, imports aside, with the page cache warm; beside it
 CPU time, which a busy machine stretches less. Needs mergekit.
@@ -22,10 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from result_file import recorded
 from safetensors.torch import load_file, save_file
 
 from attar.stages.artifacts.model.tensor_files import read_tensor, tensor_infos
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 SIDES = ("ours", "mergekit")
 TOLERANCE = 1e-6

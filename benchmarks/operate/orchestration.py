@@ -1,6 +1,6 @@
 """What orchestration costs: `attar --help`, and the time of a tiny run that is not the stages' own work.
 
-python benchmarks/orchestration.py
+python benchmarks/operate/orchestration.py
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from result_file import recorded
-
 from attar.pipelines.operate.prefect_home import configure_prefect
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 ATTAR = Path(sys.executable).with_name("attar")
 

@@ -1,6 +1,6 @@
 """What comparing over part of the vocabulary costs and spares: divergence, gradient and seconds beside all of it, on real text.
 
-    python benchmarks/vocabulary_sample.py TEACHER_FOLDER STUDENT_FOLDER COUNTED.txt READ.txt
+    python benchmarks/quality/vocabulary_sample.py TEACHER_FOLDER STUDENT_FOLDER COUNTED.txt READ.txt
 
 The frequent entries are counted in one text, forward KL is taken on another. For each number of entries: the share of the teacher's
 mass that lies on them, the mean divergence over several draws divided by the whole one, the cosine of one draw's gradient in the
@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from result_file import recorded
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -27,6 +26,9 @@ from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.losses.views import Targets
 from attar.compressors.distill.teachers.outputs import LiveTeacher, Teachers
 from attar.compressors.models.head import OutputHead, output_head
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 SIZES = (2048, 4096, 8192, 16384, 32768)
 NUM_SEQUENCES, NUM_TOKENS, NUM_DRAWS = 8, 257, 5

@@ -1,6 +1,6 @@
 """Speed and peak memory of LoRA training, ours beside TRL's trainers: same model, rows, LoRA and step size.
 
-python benchmarks/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...] [--num-rows N] [--rounds 2]
+python benchmarks/speed/finetune.py MODEL_FOLDER ROWS.jsonl [sft|offline_kl|offline_kl_after_cut|on_policy_kl ...] [--num-rows N] [--rounds 2]
 Rows have `question` and `answer`. The distillations train the model without six of its blocks, whose teacher is the whole one; TRL's
 is its GKDTrainer, lmbda 0 and 1, forward KL. `after_cut` trains the blocks from the cut on, over cached states of those before, for which
 TRL has no option. What is done once before the steps (recording, caching, a teacher run once) is not in their time.
@@ -21,6 +21,8 @@ from typing import Annotated, Any
 
 import torch
 import typer
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
 
 TOKENS_PER_STEP, RANK, MAX_TOKENS = 4096, 16, 512

@@ -1,6 +1,6 @@
 """Depth, width and both at equal size, without training: perplexity of each way, and seconds of its calibration.
 
-python benchmarks/width.py MODEL_FOLDER CALIBRATION_TEXT TEST_TEXT [NUM_BLOCKS [ONLY_WAYS_WITH_THIS_WORD]]
+python benchmarks/quality/width.py MODEL_FOLDER CALIBRATION_TEXT TEST_TEXT [NUM_BLOCKS [ONLY_WAYS_WITH_THIS_WORD]]
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import torch
-from result_file import recorded
 
 from attar.compressors.catalogue import build
 from attar.compressors.measure.cost import num_parameters
@@ -29,6 +28,9 @@ from attar.compressors.prune.width.scores import WIDTH_SCORES, WidthScan, highes
 from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.runtime.device import pick_dtype
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 NUM_CALIBRATION_TOKENS, NUM_TEST_TOKENS, WINDOW, BATCH_SIZE = 16_384, 16_384, 256, 4
 PATCH_RIDGE, REFIT_RIDGE = 1e-2, 1e-1

@@ -1,20 +1,19 @@
 """Are the defaults of `scan` right: which window each setting would cut from a model, and what that cut leaves of the original.
 
-python benchmarks/scan_defaults.py MODEL_FOLDER DATA_FOLDER [--sizes 2,4,6,8,10] [--tokens 4096] [--precision bfloat16]
+python benchmarks/quality/scan_defaults.py MODEL_FOLDER DATA_FOLDER [--sizes 2,4,6,8,10] [--tokens 4096] [--precision bfloat16]
 DATA_FOLDER holds wikitext2 and gsm8k. Every calibration set, choice of tokens counted and of the first token is scanned as the stage
 does, under each cosine metric. A window is measured once, however many settings choose it; nothing is patched or trained.
 """
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple, get_args
 
 import typer
-from result_file import recorded
-from retention import GSM8K, WIKITEXT, Window, cells, losses_of_cuts, mean, pairs_of
 
 from attar.compressors.measure.closeness import Sums
 from attar.compressors.models.runner import TorchRunner
@@ -32,6 +31,10 @@ from attar.stages.prune.config import PruneConfig
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.runs import ScanRun
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+from retention import GSM8K, WIKITEXT, Window, cells, losses_of_cuts, mean, pairs_of
 
 # calibration set -> its source, from the data folder on where it is no file of ours
 SETS = {

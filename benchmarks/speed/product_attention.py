@@ -1,6 +1,6 @@
 """What attention by whole matrix products spares on a CPU that multiplies bfloat16: beside torch's fused kernel, by turns in one run.
 
-    python benchmarks/product_attention.py MODEL_FOLDER TEXT
+    python benchmarks/speed/product_attention.py MODEL_FOLDER TEXT
 
 First the attention of one block alone, forward and forward with gradient, at several lengths of packed rows; then the whole model over
 real text: seconds a pass, and the mean KL of its next-token distributions from those of the same model in float32. The README's table.
@@ -15,12 +15,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from result_file import recorded
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from attar.compressors.models.product_attention import NAME, attention
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 NUM_TOKENS, NUM_SEQUENCES, NUM_ROUNDS = 512, 8, 15
 WAYS = {"fused": sdpa_attention_forward, "products": attention}

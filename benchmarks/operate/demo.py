@@ -1,6 +1,6 @@
 """The demo from nothing, and the same command again: wall time, peak memory of the process tree, nodes reused.
 
-python benchmarks/demo.py
+python benchmarks/operate/demo.py
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import time
 from pathlib import Path
 
 import psutil
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
 
 ATTAR = Path(sys.executable).with_name("attar")

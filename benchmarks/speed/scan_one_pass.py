@@ -1,6 +1,6 @@
 """Scan every window of sizes 1 to 10, three ways in one run: a plain forward pass, our scan, and PruneMe's procedure, a pass a size.
 
-python benchmarks/scan_one_pass.py MODEL_FOLDER [NUM_SEQUENCES] [float32|bfloat16]
+python benchmarks/speed/scan_one_pass.py MODEL_FOLDER [NUM_SEQUENCES] [float32|bfloat16]
 
 PruneMe's script (github.com/arcee-ai/PruneMe, layer_similarity.py) is written again here: `output_hidden_states=True`, all logits,
 last real token of each state, `layers_to_skip` = one size a run; the model is loaded once, which is in its favour.
@@ -15,13 +15,15 @@ import time
 from pathlib import Path
 
 import torch
-from result_file import recorded
 
 from attar.compressors.catalogue import build
 from attar.compressors.prune.depth.metrics import COSINE_METRICS
 from attar.compressors.prune.depth.scan import WindowScan, last_logits_only
 from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 SIZES, BATCH_SIZE, NUM_TOKENS, NUM_ROUNDS = range(1, 11), 8, 256, 3
 

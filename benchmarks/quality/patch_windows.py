@@ -1,6 +1,6 @@
 """Every window of a model's blocks, bare and patched: which explode, and which one each metric would pick.
 
-python benchmarks/patch_windows.py MODEL_FOLDER DATA_FOLDER [--blocks 6] [--calibration-tokens 16384] [--tokens 8192] [--precision bfloat16]
+python benchmarks/quality/patch_windows.py MODEL_FOLDER DATA_FOLDER [--blocks 6] [--calibration-tokens 16384] [--tokens 8192] [--precision bfloat16]
 DATA_FOLDER holds wikitext2. All patches, weighted and not, with and without the first token of each row, are fitted in one pass over its
 validation part; perplexity is of its test part. A patched model runs from the original's states on, since nothing before the patch changes.
 """
@@ -8,6 +8,7 @@ validation part; perplexity is of its test part. A patched model runs from the o
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -17,8 +18,6 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from result_file import recorded
-from retention import text_windows
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -33,6 +32,10 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.dataset.samples import run_through
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.runtime.device import pick_device, pick_dtype
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+from retention import text_windows
 
 # way of fitting -> whether errors are weighted, whether the first token of a row is left out; the default first
 WAYS = {"norm": (True, False), "none": (False, False)}

@@ -1,6 +1,6 @@
 """Guided decoding: one pass with adapters against two passes, and both against the plain model. Greedy, one model, interleaved.
 
-python benchmarks/guidance.py MODEL_FOLDER [--adapter FOLDER] [--adapter-kind cross] [--batch-size 1] [--num-new-tokens 64] [--rounds 5]
+python benchmarks/speed/guidance.py MODEL_FOLDER [--adapter FOLDER] [--adapter-kind cross] [--batch-size 1] [--num-new-tokens 64] [--rounds 5]
 
 Speed does not depend on what adapters learned: without --adapter they are made on the spot.
 """
@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from result_file import recorded
 from transformers import PreTrainedModel
 
 from attar.compressors.catalogue import build
@@ -27,6 +27,9 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.guidance_files import load_guidance
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.runtime.device import pick_device, pick_dtype
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 SCALE = 2.0
 

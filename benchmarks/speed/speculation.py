@@ -1,6 +1,7 @@
 """What students are worth as drafts for their original: acceptance, tokens a step, wall-clock gain, and whether every text stays the original's.
 
-python benchmarks/speculation.py ORIGINAL_FOLDER DRAFT_FOLDER... [--num-prompts 8] [--max-new-tokens 64] [--draft-lengths 1 2 4] [--precision float32]
+python benchmarks/speed/speculation.py ORIGINAL_FOLDER DRAFT_FOLDER... [--num-prompts 8] [--max-new-tokens 64] [--draft-lengths 1 2 4]
+    [--precision float32]
 
 Plain and drafted decoding take turns prompt by prompt, so that a change of load hits both.
 """
@@ -9,11 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
 import torch
-from result_file import recorded
 
 from attar.compressors.data.prompts import chat_prompt, stop_token_ids
 from attar.compressors.measure.speculative import measure_speculation
@@ -21,7 +22,10 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.runtime.device import pick_device, pick_dtype
 
-SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped/everyday.jsonl"
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+
+SHIPPED = Path(__file__).parents[2] / "stages/ingest/shipped/everyday.jsonl"
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 Every second time the worker goes alone, as by the system for want of memory; else all it has started goes with it, as when a machine dies.
 
-python benchmarks/worker_kills.py [NUM_KILLS] [SEED]
+python benchmarks/operate/worker_kills.py [NUM_KILLS] [SEED]
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from typing import Any
 
 import psutil
 from csrf_token import headers
-from result_file import recorded
 
 from attar.pipelines.operate.service_state import read_state
 from attar.registry.artifacts.store import Store
 from attar.stages.runtime.orphans import OWNER
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 RECIPE = """
 name: killed

@@ -1,6 +1,6 @@
 """Peak memory and speed of full-vocabulary KL toward a live teacher: ours in chunks beside the plain form.
 
-    python benchmarks/kl_memory.py FOLDER
+    python benchmarks/speed/kl_memory.py FOLDER
 
 FOLDER holds a causal model; its head (weights alone, frozen) reads 8 x 512 hidden states of student and teacher, forward and backward to
 the student's states. Each run is a process of its own, and the two forms take turns, so that other load hits both. Memory is the
@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 import torch
-from result_file import recorded
 from safetensors import safe_open
 
 from attar.compressors.distill.losses.composite import Distil
@@ -28,6 +27,9 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import Targets
 from attar.compressors.distill.teachers.outputs import LiveTeacher, Teachers
 from attar.compressors.models.head import OutputHead
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 NUM_TOKENS = 8 * 512
 NUM_PASSES = 2

@@ -1,18 +1,18 @@
 """Write answers: our refilled batches against `model.generate` on batches in data-set order. Greedy, same model, dtype, batch size and run.
 
-python benchmarks/generation.py MODEL_FOLDER [--data QUESTIONS.jsonl] [--num-prompts 256] [--batch-size 32] [--max-new-tokens 256]
+python benchmarks/speed/generation.py MODEL_FOLDER [--data QUESTIONS.jsonl] [--num-prompts 256] [--batch-size 32] [--max-new-tokens 256]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from result_file import recorded
 from transformers import PreTrainedModel
 
 from attar.compressors.data.prompts import chat_prompt, stop_token_ids
@@ -24,7 +24,10 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.runtime.device import pick_device, pick_dtype
 
-SHIPPED = Path(__file__).parents[1] / "stages/ingest/shipped/everyday.jsonl"
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
+
+SHIPPED = Path(__file__).parents[2] / "stages/ingest/shipped/everyday.jsonl"
 
 
 def main() -> None:
