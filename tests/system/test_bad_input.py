@@ -101,7 +101,7 @@ def everything_below(home: Path) -> list[str]:
                 "m": ingest(TINY),
                 "e": {"stage": "evaluate", "config": {"provider": "cuda"}, "inputs": {"model": "m"}},
             },
-            "node 'e', config.provider = 'cuda': Input should be 'CPUExecutionProvider', 'CUDAExecutionProvider'",
+            "node 'e', config.provider is 'cuda'; accepted: 'CPUExecutionProvider', 'CUDAExecutionProvider'",
         ),
     ],
     ids=[
