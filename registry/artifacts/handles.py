@@ -46,13 +46,13 @@ class Artifact(Generic[F]):
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        if type(self.facts) is not self.facts_type:  # by name, as a manifest has them
-            object.__setattr__(self, "facts", self.facts_type.of(self.facts))
+        # given by name, as a manifest has them, or typed already
+        object.__setattr__(self, "facts", self.facts_type.of(self.facts))
 
     @classmethod
     def at(cls, path: Path, facts: F | Facts | None = None, **named: Fact) -> Self:
         """Return an unsealed handle on `path`. Its facts are of the kind's own class, or by name where names are made at work."""
-        return cls(path=path, facts=cls.facts_type.of({**(facts or {}), **named}))  # type: ignore[arg-type]
+        return cls(path=path, facts={**(facts or {}), **named})  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the handle as plain JSON values."""
