@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attar.compressors.distill.examples.learned import LearnedBatch
 from attar.compressors.distill.examples.packing import Batch, Example, batches
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.teachers.outputs import LiveTeacher, TeacherOutputs
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.distill.teachers.trained_model import TrainedModel
@@ -79,7 +79,7 @@ class OtherModel:
         return self.model
 
     @torch.no_grad()
-    def speak(self, student: TrainedModel, batch: LearnedBatch) -> TeacherOutputs:
+    def speak(self, student: TrainedModel, batch: LearnedBatch) -> Any:
         with mixed_precision(self.model):
             return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
@@ -203,7 +203,7 @@ class StudentItself:
         return self
 
     @torch.no_grad()
-    def speak(self, student: TrainedModel, batch: LearnedBatch) -> TeacherOutputs:
+    def speak(self, student: TrainedModel, batch: LearnedBatch) -> Any:
         read = batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=True)
         was_training = student.training
         student.eval()
