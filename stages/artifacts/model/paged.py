@@ -1,0 +1,166 @@
+"""Load and write a model folder one decoder block at a time, for models larger than memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import Pager, page_blocks
+from attar.compressors.models.product_attention import attend_by_products
+from attar.stages.artifacts.model.load_report import read_model, refuse_not_finite
+from attar.stages.artifacts.model.tensor_files import (
+    TensorInfo,
+    file_infos,
+    plan_shards,
+    read_tensor,
+    shard_names,
+    tensor_infos,
+    write_index,
+    write_shard,
+)
+from attar.stages.runtime.progress import bar
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+# As transformers cuts what it saves.
+MAX_SHARD_BYTES = 50 * 10**9
+
+
+@dataclass
+class FolderStore:
+    """Tensors of a folder's safetensors files. What is written lies in `changes`, a file a tensor, and is read from there afterwards."""
+
+    infos: Mapping[str, TensorInfo]
+    changes: Path
+    _changed: dict[str, TensorInfo] = field(default_factory=dict)
+    _finite: set[str] = field(default_factory=set)
+
+    @staticmethod
+    def over(infos: Mapping[str, TensorInfo], changes: Path) -> FolderStore:
+        """Return a store without changes. What an interrupted run left in the folder `changes` is of another walk, and goes."""
+        shutil.rmtree(changes, ignore_errors=True)
+        return FolderStore(infos, changes)
+
+    def layered(self, changes: Path) -> FolderStore:
+        """Return a store that reads what this one reads now, and keeps changes of its own."""
+        return FolderStore.over({**self.infos, **self._changed}, changes)
+
+    def read(self, name: str) -> Tensor:
+        """Return a tensor, mapped from its file: its memory goes with it. Raises ValueError for NaN or an infinity."""
+        info = self._changed.get(name) or self.infos[name]
+        tensor = read_tensor(name, info)
+        if name not in self._finite:
+            refuse_not_finite(info.path.parent, {name: tensor})
+            self._finite.add(name)
+        return tensor
+
+    def write(self, name: str, tensor: Tensor) -> None:
+        """Keep a changed tensor. Its file is replaced, not overwritten: what was there may still be mapped."""
+        self.changes.mkdir(parents=True, exist_ok=True)
+        path, part = self.changes / f"{name}.safetensors", self.changes / f"{name}.part"
+        save_file({name: tensor.cpu().contiguous()}, part)
+        part.replace(path)
+        self._changed[name] = file_infos(path)[name]
+        self._finite.discard(name)
+
+
+def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, changes: Path) -> PreTrainedModel:
+    """Load a safe model folder so that one block's weights are in memory at a time. All else of it is there.
+
+    It computes what `load_model` gives, to the bit, and can be changed, but not trained. Changed blocks lie in the folder `changes`.
+    Raises ValueError as `load_model` does, and for weights stored under other names than the model's own.
+    """
+    skeleton = read_model(folder, dtype, device_map="meta")  # its report refuses what is not the whole model
+    store = FolderStore.over(tensor_infos(folder), changes)
+    if name := _other_name(skeleton, store.infos):
+        raise ValueError(
+            f"{folder}: {name} is stored in pieces or under another name, so blocks cannot be read one at a time; "
+            "accepted: in_memory 'model'"
+        )
+    model = _without_weights(skeleton)
+    dtypes = {name: tensor.dtype for name, tensor in skeleton.state_dict(keep_vars=True).items()}
+    in_blocks = {id(parameter) for parameter in decoder_blocks(model).parameters()}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) in in_blocks:
+            _put(model, name, torch.empty_like(tensor, dtype=dtypes[name], device="meta"))
+        elif name in store.infos:
+            _put(model, name, store.read(name).to(device, dtypes[name], copy=True))
+    model.tie_weights()
+    model = model.eval().requires_grad_(False)
+    if dtype in (torch.bfloat16, "bfloat16") and device.type == "cpu":
+        attend_by_products(model)
+    page_blocks(model, store, device)
+    return model
+
+
+def write_paged(model: PreTrainedModel, pager: Pager, folder: Path) -> None:
+    """Write a paged model's weights, config and generation settings as transformers would, one tensor after the other."""
+    pager.leave()
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(folder)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(folder)
+    stored = pager.stored_names(decoder_blocks(model))
+    tensors = _distinct(model)
+    infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype, folder) for name, tensor in tensors.items()}
+    shards = plan_shards(infos, MAX_SHARD_BYTES)
+    counter = bar("writing", len(infos), "tensors")
+
+    def elements(name: str) -> Iterable[Tensor]:
+        tensor = tensors[name]
+        yield pager.store.read(stored[id(tensor)]) if tensor.is_meta else tensor.cpu()
+
+    for file, names in zip(shard_names(len(shards)), shards, strict=True):
+        write_shard(folder / file, {name: infos[name] for name in names}, elements, on_written=counter.advance)
+    write_index(folder, shards, infos)
+
+
+def _without_weights(skeleton: PreTrainedModel) -> PreTrainedModel:
+    """Return the model as its class builds it: parameters without memory, and the tables that it computes itself."""
+    from accelerate import init_empty_weights  # a second that a plan need not wait for
+
+    with init_empty_weights(include_buffers=False):
+        model = type(skeleton)._from_config(skeleton.config, dtype=skeleton.dtype)
+    model.generation_config = skeleton.generation_config
+    return model
+
+
+def can_be_paged(folder: Path) -> bool:
+    """Return whether a folder's blocks are stored under the names that they have in the model; fused experts often are not."""
+    return not _other_name(read_model(folder, "auto", device_map="meta"), tensor_infos(folder))
+
+
+def _other_name(skeleton: PreTrainedModel, infos: Mapping[str, TensorInfo]) -> str:
+    """Return the first parameter of a block that no file holds under its name, empty where there is none."""
+    names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
+    in_blocks = (names[id(parameter)] for parameter in decoder_blocks(skeleton).parameters())
+    return next((name for name in in_blocks if name not in infos), "")
+
+
+def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:
+    path, _, key = name.rpartition(".")
+    module = model.get_submodule(path)
+    if key in module._parameters:
+        module._parameters[key] = nn.Parameter(tensor, requires_grad=False)
+    else:
+        module._buffers[key] = tensor
+
+
+def _distinct(model: PreTrainedModel) -> dict[str, Tensor]:
+    """Return the tensors that a file holds. Of tied ones the first, which is the embedding."""
+    seen: dict[int, str] = {}
+    tensors = model.state_dict(keep_vars=True)
+    for name, tensor in tensors.items():
+        seen.setdefault(id(tensor), name)
+    return {name: tensors[name] for name in seen.values()}
