@@ -46,12 +46,12 @@ def main(
     num_samples: Annotated[int, typer.Option(help="calibration rows of 256 tokens")] = 8,
     only: Annotated[str, typer.Option(help="stages, by commas")] = ",".join(STAGES),
     work: Annotated[Path | None, typer.Option(help="a folder on a disk with 20 GB")] = None,
-    one: Annotated[str, typer.Option(hidden=True)] = "",
+    only_run: Annotated[str, typer.Option(hidden=True)] = "",
 ) -> None:
     """Print a row a stage and way."""
-    if one:
+    if only_run:
         assert work is not None
-        print(json.dumps(measured(*one.split(","), work, num_samples)))
+        print(json.dumps(measured(*only_run.split(","), work, num_samples)))
         return
     folder = work or Path(tempfile.mkdtemp())
     num_parameters = prepared(folder, num_blocks)
@@ -67,7 +67,7 @@ def main(
             command = [
                 sys.executable,
                 __file__,
-                "--one",
+                "--only-run",
                 f"{stage},{way}",
                 "--work",
                 str(folder),

@@ -1,9 +1,9 @@
-"""Hold the weights of one decoder block at a time in memory; the others stay where a store reads them from."""
+"""Hold the weights of one decoder block at a time in memory; the others stay in their store."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,7 +19,7 @@ ATTRIBUTE = "_attar_pager"
 
 
 class TensorStore(Protocol):
-    """Where the weights of the blocks that are not in memory lie, by the names they had when the model was loaded."""
+    """Where the weights of the other blocks lie, by the names they had when the model was loaded."""
 
     def read(self, name: str) -> Tensor:
         """Return one tensor, in the dtype that it is stored in."""
@@ -27,6 +27,10 @@ class TensorStore(Protocol):
 
     def write(self, name: str, tensor: Tensor) -> None:
         """Keep the new numbers of one tensor, which `read` gives from now on."""
+        ...
+
+    def layered(self, name: str) -> TensorStore:
+        """Return a store that reads what this one reads now, and keeps changes of its own under that name."""
         ...
 
 
@@ -131,8 +135,8 @@ def brought(model: PreTrainedModel) -> Iterator[nn.Module]:
     return (bring(block) for block in decoder_blocks(model))
 
 
-def twin(model: PreTrainedModel, dtype: torch.dtype, layered: Callable[[TensorStore], TensorStore]) -> PreTrainedModel:
-    """Return a copy of a model in another dtype. A paged one's copy is paged, by a store that `layered` lays over the first one's."""
+def twin(model: PreTrainedModel, dtype: torch.dtype, name: str) -> PreTrainedModel:
+    """Return a copy of a model in another dtype. A paged one's copy is paged, its changes kept under that name."""
     pager = pager_of(model)
     if pager is None:
         return copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
@@ -147,7 +151,7 @@ def twin(model: PreTrainedModel, dtype: torch.dtype, layered: Callable[[TensorSt
         modules[block]: [Slot(modules[slot.module], slot.key, slot.name) for slot in pager.slots[block]]
         for block in decoder_blocks(model)
     }
-    _point(other, Pager(layered(pager.store), pager.device, slots))
+    _point(other, Pager(pager.store.layered(name), pager.device, slots))
     return other
 
 

@@ -45,7 +45,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Part:
-    """A place in a block where units can be taken out: `num_units` made by `entries` and read by `exit`, `unit_width` inputs each."""
+    """A place in a block where units can be taken out. `entries` make them, `exit` reads `unit_width` inputs of each."""
 
     num_units: int
     entries: tuple[Rows, ...]

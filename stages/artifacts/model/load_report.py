@@ -50,7 +50,7 @@ def read_skeleton(folder: Path, strip_from_names: Sequence[str] = ()) -> transfo
 
 
 def refuse_not_finite(name: str | Path, tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError naming the first tensors, of a loaded model or a part of it, that hold NaN or an infinity."""
+    """Raise ValueError naming the first of a model's tensors that hold NaN or an infinity."""
     floats = {key: tensor for key, tensor in tensors.items() if _is_checkable(tensor)}
     if broken := [key for key, tensor in floats.items() if not _is_finite(tensor)]:
         dtype = floats[broken[0]].dtype

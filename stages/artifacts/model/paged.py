@@ -50,9 +50,9 @@ class FolderStore:
         shutil.rmtree(changes, ignore_errors=True)
         return FolderStore(infos, changes)
 
-    def layered(self, changes: Path) -> FolderStore:
-        """Return a store that reads what this one reads now, and keeps changes of its own."""
-        return FolderStore.over({**self.infos, **self._changed}, changes)
+    def layered(self, name: str) -> FolderStore:
+        """Return a store that reads what this one reads now. Its changes lie in the folder `name` beside this one's."""
+        return FolderStore.over({**self.infos, **self._changed}, self.changes.with_name(name))
 
     def read(self, name: str) -> Tensor:
         """Return a tensor, mapped from its file: its memory goes with it. Raises ValueError for NaN or an infinity."""
@@ -137,7 +137,7 @@ def _without_weights(skeleton: PreTrainedModel) -> PreTrainedModel:
 
 
 def can_be_paged(folder: Path) -> bool:
-    """Return whether a folder's blocks are stored under the names that they have in the model; fused experts often are not."""
+    """Return whether blocks are stored under the names that they have in the model; fused experts often are not."""
     return not _other_name(read_model(folder, "auto", device_map="meta"), tensor_infos(folder))
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 import torch
 
-from attar.compressors.models.paging import TensorStore, twin
+from attar.compressors.models.paging import twin
 from attar.stages.artifacts.model.folder import load_model
-from attar.stages.artifacts.model.paged import FolderStore, can_be_paged, load_paged
+from attar.stages.artifacts.model.paged import can_be_paged, load_paged
 from attar.stages.artifacts.model.tensor_files import tensor_infos
 from attar.stages.runtime.progress import note
 
@@ -56,12 +56,7 @@ class Placement:
 
     def copy(self, model: PreTrainedModel, dtype: torch.dtype, name: str) -> PreTrainedModel:
         """Return a copy of a loaded model, as it is now, in another dtype."""
-
-        def layered(store: TensorStore) -> TensorStore:
-            assert isinstance(store, FolderStore), "paged models of a stage read folders"
-            return store.layered(self.scratch / name)
-
-        return twin(model, dtype, layered)
+        return twin(model, dtype, name)
 
 
 def _free_bytes(device: torch.device) -> float:

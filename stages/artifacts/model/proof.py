@@ -87,7 +87,7 @@ def prove_written(
 def load_whole(
     folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto", pages: Path | None = None
 ) -> PreTrainedModel:
-    """Load a folder by plain transformers, with `pages`, a scratch folder, one block at a time once they have compared its tensors.
+    """Load a folder by plain transformers. With `pages`, a scratch folder, they compare its tensors, and blocks are read one at a time.
 
     Raises ValueError with the first names when a tensor is missing, unknown or of another shape.
     """

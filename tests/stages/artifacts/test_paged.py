@@ -36,7 +36,7 @@ FAMILIES = [
     ("gpt2", {}),
     ("gemma3n_text", {}),
     ("bamba", {}),
-    ("granitemoehybrid", {}),
+    ("lfm2", {}),
 ]
 
 
