@@ -114,7 +114,7 @@ def prepared(folder: Path, num_blocks: int) -> int:
 def measured(stage: str, way: str, folder: Path, num_samples: int) -> dict[str, object]:
     """Run one stage one way in a store of its own; return its seconds, the peak of this process, and a digest of what it wrote."""
     store = Store(folder / "store")
-    model = ingest_model.execute(IngestModelConfig(source=f"dir:{folder / 'source'}"), NoInputs(), store).artifact
+    model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder / 'source'}"), NoInputs(), store).artifact
     config = IngestDataConfig.model_validate({"source": f"file:{folder / 'rows.jsonl'}"})
     data = ingest_data.execute(config, NoInputs(), store).artifact
     start = time.perf_counter()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import Pager, page_blocks
 from attar.compressors.models.product_attention import attend_by_products
+from attar.stages.artifacts.model.joined_tensors import StoredPieces, joined_tensors
 from attar.stages.artifacts.model.load_report import read_model, refuse_not_finite
 from attar.stages.artifacts.model.tensor_files import (
     TensorInfo,
@@ -77,15 +78,11 @@ def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, cha
     """Load a safe model folder so that one block's weights are in memory at a time. All else of it is there.
 
     It computes what `load_model` gives, to the bit, and can be changed, but not trained. Changed blocks lie in the folder `changes`.
-    Raises ValueError as `load_model` does, and for weights stored under other names than the model's own.
+    Raises ValueError as `load_model` does.
     """
     skeleton = read_model(folder, dtype, device_map="meta")  # its report refuses what is not the whole model
-    store = FolderStore.over(tensor_infos(folder), changes)
-    if name := _other_name(skeleton, store.infos):
-        raise ValueError(
-            f"{folder}: {name} is stored in pieces or under another name, so blocks cannot be read one at a time; "
-            "accepted: in_memory 'model'"
-        )
+    infos = tensor_infos(folder)
+    store = FolderStore.over(infos | joined_tensors(folder, dtype, skeleton, infos, changes), changes)
     model = _without_weights(skeleton)
     dtypes = {name: tensor.dtype for name, tensor in skeleton.state_dict(keep_vars=True).items()}
     in_blocks = {id(parameter) for parameter in decoder_blocks(model).parameters()}
@@ -111,15 +108,19 @@ def write_paged(model: PreTrainedModel, pager: Pager, folder: Path) -> None:
     model.config.save_pretrained(folder)
     if model.can_generate() and model.generation_config is not None:
         model.generation_config.save_pretrained(folder)
-    stored = pager.stored_names(decoder_blocks(model))
+    in_store = pager.stored_names(decoder_blocks(model))
     tensors = _distinct(model)
-    infos = {name: TensorInfo(tuple(tensor.shape), tensor.dtype, folder) for name, tensor in tensors.items()}
+    pieces = StoredPieces.of(model, tensors)
+    infos = {name: TensorInfo(tuple(piece.shape), piece.dtype, folder) for name, piece in pieces.shapes.items()}
     shards = plan_shards(infos, MAX_SHARD_BYTES)
     counter = bar("writing", len(infos), "tensors")
 
-    def elements(name: str) -> Iterable[Tensor]:
+    def numbers(name: str) -> Tensor:
         tensor = tensors[name]
-        yield pager.store.read(stored[id(tensor)]) if tensor.is_meta else tensor.cpu()
+        return pager.store.read(in_store[id(tensor)]) if tensor.is_meta else tensor.cpu()
+
+    def elements(name: str) -> Iterable[Tensor]:
+        yield pieces.piece(name, numbers)
 
     for file, names in zip(shard_names(len(shards)), shards, strict=True):
         write_shard(folder / file, {name: infos[name] for name in names}, elements, on_written=counter.advance)
@@ -134,18 +135,6 @@ def _without_weights(skeleton: PreTrainedModel) -> PreTrainedModel:
         model = type(skeleton)._from_config(skeleton.config, dtype=skeleton.dtype)
     model.generation_config = skeleton.generation_config
     return model
-
-
-def can_be_paged(folder: Path) -> bool:
-    """Return whether blocks are stored under the names that they have in the model; fused experts often are not."""
-    return not _other_name(read_model(folder, "auto", device_map="meta"), tensor_infos(folder))
-
-
-def _other_name(skeleton: PreTrainedModel, infos: Mapping[str, TensorInfo]) -> str:
-    """Return the first parameter of a block that no file holds under its name, empty where there is none."""
-    names = {id(parameter): name for name, parameter in skeleton.named_parameters()}
-    in_blocks = (names[id(parameter)] for parameter in decoder_blocks(skeleton).parameters())
-    return next((name for name in in_blocks if name not in infos), "")
 
 
 def _put(model: PreTrainedModel, name: str, tensor: Tensor) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from attar.compressors.models.paging import twin
 from attar.stages.artifacts.model.folder import load_model
-from attar.stages.artifacts.model.paged import can_be_paged, load_paged
+from attar.stages.artifacts.model.paged import load_paged
 from attar.stages.artifacts.model.tensor_files import tensor_infos
 from attar.stages.runtime.progress import note
 
@@ -36,8 +36,7 @@ class Placement:
         """Return the placement that a config asks for. `auto`: by blocks where that many copies of the model, in float32, do not fit."""
         needed = 4.0 * num_copies * sum(torch.Size(info.shape).numel() for info in tensor_infos(folder).values())
         free = _free_bytes(device)
-        is_too_large = needed > MAX_FREE_FRACTION * free
-        is_paged = in_memory == "block" or (in_memory == "auto" and is_too_large and can_be_paged(folder))
+        is_paged = in_memory == "block" or (in_memory == "auto" and needed > MAX_FREE_FRACTION * free)
         if is_paged:
             why = "asked for" if in_memory == "block" else f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
             note(f"one block at a time in memory ({why})")

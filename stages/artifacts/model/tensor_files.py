@@ -36,11 +36,12 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor."""
+    """What a header says of one tensor. `key`: its name there, where that is another than it is asked for by."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     path: Path
+    key: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -75,7 +76,7 @@ def file_infos(path: Path) -> dict[str, TensorInfo]:
 def read_tensor(name: str, info: TensorInfo) -> Tensor:
     """Return one tensor, mapped from its file. The mapping is its own: when the tensor goes, so does its memory."""
     with safe_open(info.path, framework="pt") as opened:
-        return opened.get_tensor(name)
+        return opened.get_tensor(info.key or name)
 
 
 def plan_shards(sizes: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:

@@ -17,9 +17,10 @@ from attar.compressors.models.paging import bring
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model, save_model
-from attar.stages.artifacts.model.paged import can_be_paged, load_paged
+from attar.stages.artifacts.model.paged import load_paged
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from attar.stages.ingest.tiny_model import NUM_BYTE_TOKENS, byte_tokenizer
 from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
 from attar.stages.prune.config import PruneConfig, PruneInputs
@@ -37,6 +38,10 @@ FAMILIES = [
     ("gemma3n_text", {}),
     ("bamba", {}),
     ("lfm2", {}),
+    ("qwen3_moe", {}),
+    ("mixtral", {}),
+    ("deepseek_v3", {}),
+    ("gpt_oss", {}),
 ]
 
 
@@ -93,7 +98,7 @@ def test_a_changed_block_is_read_as_it_was_left(tmp_path: Path) -> None:
     assert torch.equal(load_model(folder, torch.float32)(IDS).logits, again(IDS).logits)
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "bamba"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "bamba", "qwen3_moe", "granitemoehybrid"])
 def test_a_paged_model_is_written_as_the_whole_one(family: str, tmp_path: Path) -> None:
     folder = folder_of(family, tmp_path / "model", dtype=torch.bfloat16)
     facts = {}
@@ -115,15 +120,6 @@ def test_not_finite_numbers_in_a_block_are_refused_when_it_is_read(tmp_path: Pat
     model = load_paged(folder, torch.float32, CPU, tmp_path / "changes")
     with pytest.raises(ValueError, match=r"NaN or infinite numbers in model\.layers\.3\.mlp\.up_proj\.weight"):
         model(IDS)
-
-
-def test_experts_stored_in_pieces_are_refused_by_blocks(tmp_path: Path) -> None:
-    folder = folder_of("qwen3_moe", tmp_path / "model")
-    assert not can_be_paged(folder)
-    with pytest.raises(
-        ValueError, match=r"layers\.0\.mlp\.experts\.gate_up_proj is stored in pieces .*; accepted: in_memory 'model'"
-    ):
-        load_paged(folder, torch.float32, CPU, tmp_path / "changes")
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +161,17 @@ def test_narrow_writes_the_same_bytes_either_way(
     inputs = NarrowInputs(model=original, data=(questions,))
     written = {
         way: narrow.execute(NarrowConfig(**config, in_memory=way), inputs, store).artifact for way in ("model", "block")
+    }
+    assert files_of(written["model"]) == files_of(written["block"])
+
+
+def test_experts_are_cut_and_written_the_same_either_way(tmp_path: Path, store: Store) -> None:
+    folder = folder_of("qwen3_moe", tmp_path / "model", vocab_size=NUM_BYTE_TOKENS)
+    byte_tokenizer().save_pretrained(folder)
+    source = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
+    written = {
+        way: prune.execute(PruneConfig(blocks=[1], in_memory=way), PruneInputs(model=source), store).artifact
+        for way in ("model", "block")
     }
     assert files_of(written["model"]) == files_of(written["block"])
 
