@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -115,7 +114,7 @@ def measured(stage: str, way: str, folder: Path, num_samples: int) -> dict[str, 
     """Run one stage one way in a store of its own; return its seconds, the peak of this process, and a digest of what it wrote."""
     store = Store(folder / "store")
     model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder / 'source'}"), NoInputs(), store).artifact
-    config = IngestDataConfig.model_validate({"source": f"file:{folder / 'rows.jsonl'}"})
+    config = IngestDataConfig.model_validate({"source": f"jsonl:{folder / 'rows.jsonl'}"})
     data = ingest_data.execute(config, NoInputs(), store).artifact
     start = time.perf_counter()
     artifact = work_of(stage, way, model, data, num_samples, store)
@@ -125,7 +124,9 @@ def measured(stage: str, way: str, folder: Path, num_samples: int) -> dict[str, 
         if path.is_file() and path.name != "metrics.jsonl":
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
-    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # ru_maxrss would be that of the process that started this one, which made the model
+    status = Path("/proc/self/status").read_text()
+    peak_bytes = 1024 * int(status.partition("VmHWM:")[2].split()[0])
     shutil.rmtree(artifact.path)
     return {"seconds": seconds, "peak_bytes": peak_bytes, "digest": digest.hexdigest()}
 

@@ -21,12 +21,16 @@ ATTRIBUTE = "_attar_pager"
 class TensorStore(Protocol):
     """Where the weights of the other blocks lie, by the names they had when the model was loaded."""
 
-    def read(self, name: str) -> Tensor:
-        """Return one tensor, in the dtype that it is stored in."""
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that one tensor is stored in."""
+        ...
+
+    def read_into(self, name: str, tensor: Tensor) -> None:
+        """Fill a tensor of that dtype, on the CPU, with its numbers."""
         ...
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Keep the new numbers of one tensor, which `read` gives from now on."""
+        """Keep the new numbers of one tensor, which are read from now on."""
         ...
 
     def layered(self, name: str) -> TensorStore:
@@ -55,10 +59,31 @@ class Slot:
 
 
 @dataclass
+class Buffers:
+    """Memory that blocks take turns in: to map or allocate it anew for each costs more than to read a block."""
+
+    _free: dict[tuple[torch.Size, torch.dtype, torch.device], list[Tensor]] = field(default_factory=dict)
+
+    def take(self, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Return a tensor with any numbers in it, which nobody else holds until it is given back."""
+        free = self._free.get((shape, dtype, device))
+        return free.pop() if free else torch.empty(shape, dtype=dtype, device=device)
+
+    def give_back(self, tensor: Tensor) -> None:
+        """Let another block have the memory."""
+        self._free.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(tensor)
+
+    def clear(self) -> None:
+        """Free what nobody holds."""
+        self._free.clear()
+
+
+@dataclass
 class Pager:
     """Brings a block's weights into memory before it runs or is read, and takes the block before it out again.
 
     A block whose weights were changed in between is written back to the store first, so that a walk along the blocks may change each.
+    A reference to a weight is good until another block is brought: its memory is the next one's.
     """
 
     store: TensorStore
@@ -66,6 +91,8 @@ class Pager:
     slots: dict[nn.Module, list[Slot]]
     _current: nn.Module | None = None
     _versions: list[tuple[int, int]] = field(default_factory=list)
+    _buffers: Buffers = field(default_factory=Buffers)
+    _taken: list[Tensor] = field(default_factory=list)
 
     def bring(self, block: nn.Module) -> None:
         """Have this block's weights in memory, and no other's."""
@@ -75,7 +102,8 @@ class Pager:
         # a tensor made in inference mode could not be changed outside, and would not tell that it was
         with torch.inference_mode(False), torch.no_grad():
             for slot in self.slots[block]:
-                slot.put(self.store.read(slot.name).to(self.device, slot.parameter.dtype))
+                self._taken.append(self._read(slot))
+                slot.put(self._taken[-1])
         self._current, self._versions = block, self._read_versions(block)
 
     def leave(self) -> None:
@@ -88,6 +116,18 @@ class Pager:
                 if before != now:
                     self.store.write(slot.name, slot.parameter.detach())
                 slot.put(torch.empty_like(slot.parameter, device="meta"))
+            while self._taken:
+                self._buffers.give_back(self._taken.pop())
+
+    def _read(self, slot: Slot) -> Tensor:
+        shape, dtype = slot.parameter.shape, slot.parameter.dtype
+        stored = self._buffers.take(shape, self.store.dtype(slot.name), torch.device("cpu"))
+        self.store.read_into(slot.name, stored)
+        if stored.dtype == dtype and stored.device == self.device:
+            return stored
+        tensor = self._buffers.take(shape, dtype, self.device).copy_(stored)
+        self._buffers.give_back(stored)
+        return tensor
 
     def stored_names(self, blocks: Iterable[nn.Module]) -> dict[int, str]:
         """Return the name in the store of each parameter of these blocks, by the parameter's id."""

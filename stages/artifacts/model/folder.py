@@ -12,6 +12,7 @@ import torch
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from attar.compressors.models.paging import pager_of
 from attar.compressors.models.product_attention import attend_by_products
+from attar.compressors.models.row_products import multiply_rows_at_once
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
 from attar.stages.artifacts.model.older_form import write_older_config
@@ -63,6 +64,7 @@ def load_model(
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
     if dtype in (torch.bfloat16, "bfloat16"):
         attend_by_products(model)
+    multiply_rows_at_once(model)
     return model.eval()
 
 

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import Pager, page_blocks
 from attar.compressors.models.product_attention import attend_by_products
+from attar.compressors.models.row_products import multiply_rows_at_once
 from attar.stages.artifacts.model.joined_tensors import StoredPieces, joined_tensors
 from attar.stages.artifacts.model.load_report import read_model, refuse_not_finite
 from attar.stages.artifacts.model.tensor_files import (
     TensorInfo,
     file_infos,
     plan_shards,
-    read_tensor,
+    read_numbers,
     shard_names,
     tensor_infos,
     write_index,
@@ -55,23 +56,35 @@ class FolderStore:
         """Return a store that reads what this one reads now. Its changes lie in the folder `name` beside this one's."""
         return FolderStore.over({**self.infos, **self._changed}, self.changes.with_name(name))
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the dtype that a tensor is stored in."""
+        return self._info(name).dtype
+
     def read(self, name: str) -> Tensor:
-        """Return a tensor, mapped from its file: its memory goes with it. Raises ValueError for NaN or an infinity."""
-        info = self._changed.get(name) or self.infos[name]
-        tensor = read_tensor(name, info)
+        """Return a tensor in memory of its own. Raises ValueError as `read_into` does."""
+        tensor = torch.empty(self._info(name).shape, dtype=self.dtype(name))
+        self.read_into(name, tensor)
+        return tensor
+
+    def read_into(self, name: str, tensor: Tensor) -> None:
+        """Fill a tensor with the numbers of one in a file. Raises ValueError for NaN or an infinity."""
+        info = self._info(name)
+        read_numbers(name, info, tensor)
         if name not in self._finite:
             refuse_not_finite(info.path.parent, {name: tensor})
             self._finite.add(name)
-        return tensor
 
     def write(self, name: str, tensor: Tensor) -> None:
-        """Keep a changed tensor. Its file is replaced, not overwritten: what was there may still be mapped."""
+        """Keep a changed tensor. Its file is replaced, not overwritten: a run may be killed in between."""
         self.changes.mkdir(parents=True, exist_ok=True)
         path, part = self.changes / f"{name}.safetensors", self.changes / f"{name}.part"
         save_file({name: tensor.cpu().contiguous()}, part)
         part.replace(path)
         self._changed[name] = file_infos(path)[name]
         self._finite.discard(name)
+
+    def _info(self, name: str) -> TensorInfo:
+        return self._changed.get(name) or self.infos[name]
 
 
 def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, changes: Path) -> PreTrainedModel:
@@ -95,6 +108,7 @@ def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, cha
     model = model.eval().requires_grad_(False)
     if dtype in (torch.bfloat16, "bfloat16") and device.type == "cpu":
         attend_by_products(model)
+    multiply_rows_at_once(model)
     page_blocks(model, store, device)
     return model
 
