@@ -50,7 +50,8 @@ def main(
     """Print a row a stage and way."""
     if only_run:
         assert work is not None
-        print(json.dumps(measured(*only_run.split(","), work, num_samples)))
+        stage, way = only_run.split(",")
+        print(json.dumps(measured(stage, way, work, num_samples)))
         return
     folder = work or Path(tempfile.mkdtemp())
     num_parameters = prepared(folder, num_blocks)

@@ -25,6 +25,10 @@ class TensorStore(Protocol):
         """Return the dtype that one tensor is stored in."""
         ...
 
+    def read(self, name: str) -> Tensor:
+        """Return one tensor of that dtype, on the CPU, in memory of its own."""
+        ...
+
     def read_into(self, name: str, tensor: Tensor) -> None:
         """Fill a tensor of that dtype, on the CPU, with its numbers."""
         ...
@@ -60,7 +64,7 @@ class Slot:
 
 @dataclass
 class Buffers:
-    """Memory that blocks take turns in: to map or allocate it anew for each costs more than to read a block."""
+    """Memory that blocks take turns in: to allocate it anew costs more than to read a block."""
 
     _free: dict[tuple[torch.Size, torch.dtype, torch.device], list[Tensor]] = field(default_factory=dict)
 

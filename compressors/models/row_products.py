@@ -23,7 +23,7 @@ def multiply_rows_at_once(model: PreTrainedModel) -> None:
     if type(head) is not nn.Linear or (head.weight.device.type, head.weight.dtype) != ("cpu", torch.bfloat16):
         return
     if "forward" not in vars(head):
-        head.forward = partial(_product, head)
+        vars(head)["forward"] = partial(_product, head)
 
 
 def _product(linear: nn.Linear, states: Float[Tensor, "... I"]) -> Float[Tensor, "... O"]:
