@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import bring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -23,7 +24,7 @@ NORMS_AFTER = ("post_feedforward_layernorm", "post_mlp_layernorm")
 
 def feed_forward_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the last feed-forward matrix of a block. Raises ValueError for families in which a patch cannot be folded."""
-    modules = dict(decoder_blocks(model)[block_index].named_modules())
+    modules = dict(bring(decoder_blocks(model)[block_index]).named_modules())
     for name in NORMS_AFTER:
         if name in modules:
             raise ValueError(
@@ -34,7 +35,7 @@ def feed_forward_exit(model: PreTrainedModel, block_index: int) -> Matrix:
 
 def attention_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the last attention matrix of a block. Raises ValueError for families in which a patch cannot be folded."""
-    block = decoder_blocks(model)[block_index]
+    block = bring(decoder_blocks(model)[block_index])
     parts = [getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name)]
     exits = [getattr(part, name) for part in parts for name in ATTENTION_EXITS if hasattr(part, name)]
     return _only(exits, model, "last attention matrix")

@@ -211,7 +211,7 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
     except Exception as error:
         raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
     refuse_report(path.name, report)
-    refuse_not_finite(path.name, model)
+    refuse_not_finite(path.name, model.state_dict())
     return model, keep_to_rows(tokenizer, model.config.vocab_size)
 
 

@@ -24,7 +24,8 @@ from attar.stages.artifacts.dataset.teacher_shards import (
     shard_name,
     write_shard,
 )
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.artifacts.model.placement import InMemory, Placement
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
@@ -54,6 +55,9 @@ class RecordConfig(StageConfig):
 
     precision: Precision = "auto"
     """Dtype of the teacher."""
+
+    in_memory: InMemory = "auto"
+    """model: the whole teacher; block: one decoder block at a time, from its file; auto: block where the teacher does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +96,8 @@ def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> Dataset
     done = finished_shards(folder)
     if done:
         note(f"continuing: {len(done)} of {len(shards)} shards were written before")
-    runner = TorchRunner(load_model(inputs.model.path, pick_dtype(config.precision, device), device))
+    placement = Placement.chosen(config.in_memory, inputs.model.path, 1, device, workdir / "changes")
+    runner = TorchRunner(placement.load(inputs.model.path, pick_dtype(config.precision, device)))
     counter = bar("recording", len(rows), "rows", done=sum(len(shards[index]) for index in done))
     for index, shard in enumerate(shards):
         if index in done:

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
+from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind
@@ -103,6 +104,9 @@ class PruneConfig(StageConfig):
 
     patch: Patch = NoPatch()
     """What repairs the cut without training: {kind: none}, {kind: linear}, or {kind: refit} for any number of cuts."""
+
+    in_memory: InMemory = "auto"
+    """model: the whole model; block: one decoder block at a time, from its file; auto: block where the model does not fit."""
 
     moved: ClassVar[Mapping[str, Moved]] = {
         "patch": Moved("patch", named_kind),

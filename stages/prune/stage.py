@@ -13,7 +13,8 @@ from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.dataset.samples import mixed_samples, run_through
-from attar.stages.artifacts.model.folder import load_model, save_model
+from attar.stages.artifacts.model.folder import save_model
+from attar.stages.artifacts.model.placement import Placement
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes, without_blocks
 from attar.stages.contract import Forecast, stage
@@ -26,6 +27,10 @@ from attar.stages.runtime.progress import bar, metric, note
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+# Models in memory at once, in float32.
+NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -54,8 +59,9 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    num_copies = {"none": 2, "linear": 3, "refit": 4}[config.patch.kind]
-    return Forecast(facts, peak_memory_bytes=num_copies * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes)
+    return Forecast(
+        facts, peak_memory_bytes=NUM_COPIES[config.patch.kind] * num_bytes, disk_bytes=stored_bytes(facts) or num_bytes
+    )
 
 
 @stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none")
@@ -67,30 +73,35 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     removed = chosen_blocks(config, inputs.scan)
     steps = bar("pruning", 3, "steps")
     device = pick_device()
-    model = load_model(inputs.model.path, "auto", device)
+    num_copies = NUM_COPIES[config.patch.kind]
+    placement = Placement.chosen(config.in_memory, inputs.model.path, num_copies, device, workdir / "changes")
+    model = placement.load(inputs.model.path, "auto")
     check_cut(model, removed)  # before any weight is computed
     steps.advance()
-    expected = _cut(config.patch, inputs, model, removed)
+    expected = _cut(config.patch, inputs, placement, model, removed)
     note(f"removed blocks {', '.join(map(str, removed))}; {model.config.num_hidden_layers} are left")
     steps.advance()
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
     steps.advance()
     del model
-    prove_written(artifact.path, expected, "prune", device)
+    prove_written(artifact.path, expected, "prune", device, pages=placement.pages("proof"))
     return ModelArtifact.at(artifact.path, artifact.facts | {"removed_blocks": tuple(removed)})
 
 
 def _cut(
-    patch: NoPatch | LinearPatch | RefitPatch, inputs: PruneInputs, model: PreTrainedModel, removed: Sequence[int]
+    patch: NoPatch | LinearPatch | RefitPatch,
+    inputs: PruneInputs,
+    placement: Placement,
+    model: PreTrainedModel,
+    removed: Sequence[int],
 ) -> Tensor:
     """Remove the blocks in place, patched where asked, and return the logits of the result on the proof's prompts.
 
     What is left must first speak as the kept blocks do in the whole model, which is what a family's own surprises would break.
     """
-    device = model.device
     if patch.kind == "linear":
-        dtype = pick_dtype(patch.precision, device)
-        original = model if model.dtype == dtype else load_model(inputs.model.path, dtype, device)
+        dtype = pick_dtype(patch.precision, placement.device)
+        original = model if model.dtype == dtype else placement.load(inputs.model.path, dtype, "original")
         _patch(patch, model, original, _samples(patch, inputs), removed)
     matches = Matches.of_removed(len(decoder_blocks(model)), removed)
     with handing_on(model, removed):
@@ -101,7 +112,8 @@ def _cut(
         return expected
     refit_result(
         model,
-        load_model(inputs.model.path, pick_dtype(patch.precision, device), device),
+        placement,
+        placement.load(inputs.model.path, pick_dtype(patch.precision, placement.device), "original"),
         _samples(patch, inputs),
         matches,
         first=matches.first,

@@ -9,6 +9,7 @@ import torch
 
 from attar.compressors.catalogue import build
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import brought
 from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency
 from attar.compressors.prune.depth.calibration import Batch, Sample, batches
 from attar.compressors.prune.depth.gradient import gradient_scores
@@ -107,7 +108,7 @@ class ScanRun:
     def _of_blocks(self) -> dict[str, Scores]:
         """Score single blocks; a window's score is the sum of its blocks'."""
         of_blocks = {
-            name: [metric(block.parameters()) for block in decoder_blocks(self.model)]
+            name: [metric(block.parameters()) for block in brought(self.model)]
             for name, metric in self._metrics_of(WEIGHT_METRICS).items()
         }
         gradient_metrics = self._metrics_of(GRADIENT_METRICS)

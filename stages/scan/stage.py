@@ -10,7 +10,7 @@ from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METR
 from attar.compressors.prune.depth.select import protected_blocks
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from attar.stages.artifacts.dataset.samples import calibration_samples
-from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric
@@ -60,7 +60,9 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     Raises ValueError for calibration text that is empty or too short.
     """
     device = pick_device()
-    model = load_model(inputs.model.path, pick_dtype(config.calibration.precision, device), device)
+    in_memory = "model" if config.needs_whole_model else config.in_memory
+    placement = Placement.chosen(in_memory, inputs.model.path, 1, device, workdir / "changes")
+    model = placement.load(inputs.model.path, pick_dtype(config.calibration.precision, device))
     samples = calibration_samples(
         inputs.model.path,
         inputs.data,

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import bring
 from attar.compressors.prune.width.layout import (
     ATTENTION_NAMES,
     Part,
@@ -45,6 +46,7 @@ def cut_width(
         if kept_units is not None:
             for part, units in zip(find(model), kept_units, strict=True):
                 assert len(units) == len(kept_units[0]), "every block keeps the same number"
+                bring(part.block)
                 _cut_part(part, units.to(part.exit.weight.device))
     for name, value in changes.items():
         setattr(model.config, name, value)
@@ -62,7 +64,7 @@ def silenced(
         for part, units in zip(find(model), kept_units, strict=True) if kept_units is not None else ():
             mask = torch.zeros(num_inputs(part.exit), dtype=torch.bool)
             mask[part.exit_columns(units.cpu())] = True
-            mask = mask.to(part.exit.weight.device)
+            mask = mask.to(model.device)
             hooks.append(part.exit.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask, *args[1:])))
     try:
         yield

@@ -45,12 +45,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Part:
-    """A place where units can be taken out: `num_units` made by `entries` and read by `exit`, `unit_width` inputs each."""
+    """A place in a block where units can be taken out. `entries` make them, `exit` reads `unit_width` inputs of each."""
 
     num_units: int
     entries: tuple[Rows, ...]
     exit: Matrix
     unit_width: int
+    block: nn.Module
 
     def exit_columns(self, units: Int[Tensor, "U"]) -> Int[Tensor, "N"]:
         """Return the inputs of `exit` that some units feed."""
@@ -105,7 +106,7 @@ def _feed_forward(block: nn.Module, family: str) -> Part:
     rows = [Rows(matrix, num * num_channels, 1) for matrix in matrices[:-1] for num in range(num_fused)]
     if any(num_outputs(matrix) != num_fused * num_channels for matrix in matrices[:-1]):
         raise ValueError(f"{family}: {entries[0]} and {exit_name} differ in size; its channels cannot be removed")
-    return Part(num_channels, tuple(rows), matrices[-1], 1)
+    return Part(num_channels, tuple(rows), matrices[-1], 1, block)
 
 
 def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
@@ -136,7 +137,7 @@ def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -
     starts = [0, num_heads * head_dim, (num_heads + num_groups) * head_dim] if is_fused else [0, 0, 0]
     sources = [matrices[0]] * 3 if is_fused else matrices[:3]
     rows = tuple(Rows(*part) for part in zip(sources, starts, widths, strict=True))
-    return Part(num_groups, rows, matrices[-1], ratio * head_dim)
+    return Part(num_groups, rows, matrices[-1], ratio * head_dim, block)
 
 
 def _refuse_others(module: nn.Module, known: set[int], where: str, refusal: str) -> None:

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
+from attar.compressors.models.paging import pager_of
 from attar.compressors.models.product_attention import attend_by_products
+from attar.compressors.models.row_products import multiply_rows_at_once
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
 from attar.stages.artifacts.model.older_form import write_older_config
+from attar.stages.artifacts.model.paged import write_paged
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_other_kinds, refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import (
     companion_bytes,
@@ -55,12 +58,13 @@ def load_model(
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
     model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
-    refuse_not_finite(folder, model)
+    refuse_not_finite(folder, model.state_dict())
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
     if dtype in (torch.bfloat16, "bfloat16"):
         attend_by_products(model)
+    multiply_rows_at_once(model)
     return model.eval()
 
 
@@ -132,7 +136,11 @@ def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
 def save_model(model: transformers.PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
     """Write a model as safetensors, copy the tokenizer files beside it, and return the handle with its facts."""
     quiet_transformers()
-    model.save_pretrained(folder, safe_serialization=True)
+    pager = pager_of(model)
+    if pager is None:
+        model.save_pretrained(folder, safe_serialization=True)
+    else:
+        write_paged(model, pager, folder)
     write_older_config(folder)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)

@@ -49,9 +49,9 @@ def read_skeleton(folder: Path, strip_from_names: Sequence[str] = ()) -> transfo
     return read_model(folder, "auto", strip_from_names, device_map="meta")
 
 
-def refuse_not_finite(name: str | Path, model: torch.nn.Module) -> None:
-    """Raise ValueError naming the first tensors of a loaded model that hold NaN or an infinity."""
-    floats = {key: tensor for key, tensor in model.state_dict().items() if _is_checkable(tensor)}
+def refuse_not_finite(name: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming the first of a model's tensors that hold NaN or an infinity."""
+    floats = {key: tensor for key, tensor in tensors.items() if _is_checkable(tensor)}
     if broken := [key for key, tensor in floats.items() if not _is_finite(tensor)]:
         dtype = floats[broken[0]].dtype
         raise ValueError(f"{name}: NaN or infinite numbers in {named(broken, 'tensors')} ({str(dtype)[6:]}); refused")
