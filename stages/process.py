@@ -5,6 +5,7 @@ The processes come from a fork server that has the heavy imports done, so that a
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import multiprocessing
@@ -28,7 +29,9 @@ from attar.stages.runtime.orphans import end_orphans
 from attar.stages.runtime.progress import Event, Metric, Note, emit, listen
 
 OUR_PACKAGES = ("attar",)
-PRELOAD = ("attar.stages.catalogue", "attar.stages.runtime.preload")
+PRELOAD = ("attar.stages.runtime.preload",)
+# Python's own: how many new objects make it look for garbage.
+GARBAGE_THRESHOLDS = (700, 10, 10)
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,8 @@ def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple
 def _child_main(order: WorkOrder, sender: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     threading.Thread(target=_die_with_parent, daemon=True).start()
+    gc.freeze()  # what the fork server has imported stays, and its memory is shared until somebody writes to it
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
     os.environ.update(order.environment)
     if order.log_path is not None:
         _print_to(order.log_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -19,16 +20,24 @@ from attar.stages.contract import NoInputs
 from attar.stages.export.stage import ExportConfig, ExportInputs, export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from tests.databases import copy_database
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
 configure_process()
 # one thread: a model of 64 hidden units only waits for its second one
 torch.set_num_threads(1)
+# the libraries are a million objects that stay: without this the collector walks over them again and again
+gc.set_threshold(50_000, 20, 20)
 
 QUESTIONS = [
     {"question": f"What is {a} plus {b}?", "answer": f"The sum of {a} and {b} is {a + b}.", "verifier": "number"}
     for a, b in [(1, 2), (4, 4), (7, 5), (9, 3), (12, 6), (3, 3), (20, 1), (8, 6), (5, 5), (2, 9), (11, 4), (6, 7)]
 ]
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -75,6 +84,22 @@ def graph(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact)
     """That model as an ONNX graph."""
     config = ExportConfig(num_prompts=1, num_new_tokens=8)
     return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(session_folder: Path) -> Path:
+    """MLflow's database as its migrations leave it, made once: they take longer than what a test does with it."""
+    from attar.registry.tracking.mlflow_home import open_client  # mlflow takes seconds to import
+
+    path = session_folder / "mlflow" / "mlflow.db"
+    with FileLock(session_folder / "mlflow.lock"):
+        if not path.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+                open_client(session_folder / "migrated").search_experiments()
+            path.parent.mkdir()
+            copy_database(session_folder / "migrated" / "mlflow.db", path)
+    return path
 
 
 @pytest.fixture(scope="session")
