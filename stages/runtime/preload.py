@@ -17,7 +17,9 @@ MODULES = (
     "onnxruntime",
 )
 
-set_threshold(100_000)  # imports make half a million objects and no garbage; a stage's process looks for it as often as any
+set_threshold(
+    100_000
+)  # imports make half a million objects and no garbage; a stage's process looks for it as often as any
 configure_process()  # the fork server is a process of its own: what is silenced in its parent still speaks here
 for name in MODULES:
     try:

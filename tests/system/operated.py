@@ -160,6 +160,11 @@ def attar_here(environment: Environment, *arguments: str) -> subprocess.Complete
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
+def doctor_checks(environment: Environment) -> dict[str, dict[str, str]]:
+    """What `attar doctor` says, by check."""
+    return {row["check"]: row for row in json.loads(attar_here(environment, "doctor", "--json").stdout)}
+
+
 def environment_of(workspace: Path, clean_environment: Environment) -> Environment:
     """What a command is started with in a workspace of its own."""
     python_path = os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")])

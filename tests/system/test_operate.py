@@ -22,6 +22,7 @@ from tests.system.operated import (
     Environment,
     attar,
     attar_here,
+    doctor_checks,
     events_named,
     owned,
     scheduled,
@@ -263,16 +264,9 @@ def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home
 
 
 def test_doctor_is_content_and_says_who_listens(environment: Environment, up: dict[str, Any]) -> None:
-    checks = {row["check"]: row for row in json.loads(attar_here(environment | up["client"], "doctor", "--json").stdout)}
-    for check in (
-        "service prefect",
-        "service mlflow",
-        "service worker",
-        "prefect",
-        "work pool",
-        "deployments",
-        "registry",
-    ):
+    checks = doctor_checks(environment | up["client"])
+    services = ("service prefect", "service mlflow", "service worker")
+    for check in (*services, "prefect", "work pool", "deployments", "registry"):
         assert checks[check]["verdict"] in ("ok", "note"), checks[check]
     assert checks["deployments"]["observed"] == ", ".join(ALL)
 
@@ -281,7 +275,7 @@ def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any]
     before = worker_of(home)
     psutil.Process(before[0]).kill()
     until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
-    checks = {row["check"]: row for row in json.loads(attar_here(environment | up["client"], "doctor", "--json").stdout)}
+    checks = doctor_checks(environment | up["client"])
     assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["observed"]
 
 
