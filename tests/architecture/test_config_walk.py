@@ -7,7 +7,10 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 import attar.stages
 from attar.stages.contract import StageConfig
@@ -30,6 +33,7 @@ class Module:
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
 
 
+@cache
 def read_modules(root: Path) -> dict[str, Module]:
     """Return every module of the source by its dotted name below the root."""
     modules = {}
@@ -109,8 +113,8 @@ class Walk:
         if owner is not None:
             tracked |= self._held(module, owner)
         for target, value in _assignments(node):
-            if (held := tracked.get(ast.unparse(value)) or self._made(module, value)) is not None:
-                tracked[ast.unparse(target)] = held
+            if (held := tracked.get(unparsed(value)) or self._made(module, value)) is not None:
+                tracked[unparsed(target)] = held
         return tracked
 
     def _parameters(self, module: str, node: ast.FunctionDef) -> dict[str, Held]:
@@ -122,7 +126,7 @@ class Walk:
         init = next((n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         given = self._parameters(module, init) if init else {}
         pairs = _assignments(init) if init else []
-        return {ast.unparse(to): given[ast.unparse(value)] for to, value in pairs if ast.unparse(value) in given}
+        return {unparsed(to): given[unparsed(value)] for to, value in pairs if unparsed(value) in given}
 
     def _class_of(self, module: str, annotation: ast.expr | None) -> Held | None:
         for node in ast.walk(annotation) if annotation is not None else ():
@@ -131,14 +135,14 @@ class Walk:
         return None
 
     def _made(self, module: str, value: ast.expr) -> Held | None:
-        head = ast.unparse(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
+        head = unparsed(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
         return self.modules[module].imports.get(head, (module, head)) if head in self.settings else None
 
     def _steps(
         self, module: str, node: ast.AST, tracked: dict[str, Held], owner: ast.ClassDef | None
     ) -> list[tuple[str, str]]:
         """Return where settings go from one node of the syntax: functions that they are handed to, their own methods and properties."""
-        if isinstance(node, ast.Attribute) and (held := tracked.get(ast.unparse(node.value))):
+        if isinstance(node, ast.Attribute) and (held := tracked.get(unparsed(node.value))):
             target = (held[0], f"{held[1]}.{node.attr}")
             return [target] if held[0] in self.modules and self._find(*target)[0] is not None else []
         if not isinstance(node, ast.Call):
@@ -146,17 +150,17 @@ class Walk:
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
         if not any(self._is_whole(value, tracked) for value in given):
             return []
-        return self._callee(module, ast.unparse(node.func), owner)
+        return self._callee(module, unparsed(node.func), owner)
 
     def _is_whole(self, value: ast.expr, tracked: dict[str, Held]) -> bool:
-        if ast.unparse(value) in tracked:
+        if unparsed(value) in tracked:
             return True
-        held = tracked.get(ast.unparse(value.value)) if isinstance(value, ast.Attribute) else None
+        held = tracked.get(unparsed(value.value)) if isinstance(value, ast.Attribute) else None
         module = self.modules.get(held[0]) if held else None
         owner = module.classes.get(held[1]) if module and held else None
         fields = [node for node in owner.body if isinstance(node, ast.AnnAssign)] if owner else []
         return any(
-            ast.unparse(node.target) == value.attr and self._class_of(held[0], node.annotation) is not None
+            unparsed(node.target) == value.attr and self._class_of(held[0], node.annotation) is not None
             for node in fields
             if held and isinstance(value, ast.Attribute)
         )
@@ -172,6 +176,12 @@ class Walk:
         if known is not None and name in known.classes:
             return [(origin, f"{name}.{tail or '__init__'}")]
         return []
+
+
+@cache
+def unparsed(node: ast.AST) -> str:
+    """The text of a node; a walk comes by the same ones again and again."""
+    return ast.unparse(node)
 
 
 def _in_order(node: ast.AST) -> Iterator[ast.AST]:
@@ -202,6 +212,14 @@ def settings_classes() -> set[str]:
         names.add(model.__name__)
         pending += [inner for entry in model.model_fields.values() for inner in models_in(entry.annotation)]
     return names
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """The nodes of syntax need not stay."""
+    yield
+    for kept in (read_modules, unparsed):
+        kept.cache_clear()
 
 
 def test_what_a_training_is_told_goes_through_few_files() -> None:
