@@ -11,6 +11,9 @@ DB ?= sqlite
 # Tests at once: one more than two cores, since a third of their time the tests wait for servers and processes.
 JOBS ?= 3
 
+# Containers like to set it; here each of a hundred processes would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
@@ -24,8 +27,9 @@ up: $(VENV)/server
 down:
 	$(BIN)/attar down
 
-# In the order of the files: reordered by number of tests, the few that take minutes would come last, on one core.
+# In the order of tests/conftest.py, the longest files first: reordered by number of tests, the few that take minutes would come last, on one core.
 test: $(VENV)/ready
+	$(BIN)/python -m compileall -q attar pipelines stages compressors registry
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Minutes of waiting: machines that die, servers that restart, every stage killed once.

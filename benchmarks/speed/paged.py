@@ -20,6 +20,7 @@ from typing import Annotated
 
 import torch
 import typer
+
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import folder_facts

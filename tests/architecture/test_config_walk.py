@@ -8,8 +8,11 @@ import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
+
+import pytest
 
 import attar.stages
 from attar.stages.contract import StageConfig
@@ -35,6 +38,7 @@ class Module:
     aliases: dict[str, ast.expr] = field(default_factory=dict)
 
 
+@cache
 def read_modules(root: Path) -> dict[str, Module]:
     """Return every module of the source by its dotted name below the root."""
     modules = {}
@@ -47,7 +51,7 @@ def read_modules(root: Path) -> dict[str, Module]:
                     module.imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
             module.functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
             module.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-            module.aliases = {ast.unparse(name): value for name, value in _assignments(ast.Module(tree.body[:], []))}
+            module.aliases = {unparsed(name): value for name, value in _assignments(ast.Module(tree.body[:], []))}
             modules[".".join(path.relative_to(root).with_suffix("").parts)] = module
     return modules
 
@@ -118,7 +122,7 @@ class Walk:
             tracked |= self._held(module, owner)
         for target, value in _assignments(node):
             if held := self._classes(value, tracked) or self._made(module, value):
-                tracked[ast.unparse(target)] = held
+                tracked[unparsed(target)] = held
         return tracked
 
     def _parameters(self, module: str, node: ast.FunctionDef) -> dict[str, list[Held]]:
@@ -130,7 +134,7 @@ class Walk:
         init = next((n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         given = self._parameters(module, init) if init else {}
         pairs = _assignments(init) if init else []
-        return {ast.unparse(to): classes for to, value in pairs if (classes := self._classes(value, given))}
+        return {unparsed(to): classes for to, value in pairs if (classes := self._classes(value, given))}
 
     def _annotated(self, module: str, annotation: ast.expr | None) -> list[Held]:
         """Return the settings classes that an annotation names, unions under a name included."""
@@ -147,7 +151,7 @@ class Walk:
 
     def _classes(self, value: ast.expr, tracked: dict[str, list[Held]]) -> list[Held]:
         """Return the settings classes that an expression may be of: a tracked name, or an attribute that holds settings."""
-        if (text := ast.unparse(value)) in tracked:
+        if (text := unparsed(value)) in tracked:
             return tracked[text]
         if not isinstance(value, ast.Attribute):
             return []
@@ -155,12 +159,12 @@ class Walk:
         for module, name in self._classes(value.value, tracked):
             owner = self.modules[module].classes.get(name) if module in self.modules else None
             for entry in owner.body if owner else ():
-                if isinstance(entry, ast.AnnAssign) and ast.unparse(entry.target) == value.attr:
+                if isinstance(entry, ast.AnnAssign) and unparsed(entry.target) == value.attr:
                     classes += self._annotated(module, entry.annotation)
         return classes
 
     def _made(self, module: str, value: ast.expr) -> list[Held]:
-        head = ast.unparse(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
+        head = unparsed(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
         return [self.modules[module].imports.get(head, (module, head))] if head in self.settings else []
 
     def _steps(
@@ -175,7 +179,7 @@ class Walk:
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
         if not any(self._classes(value, tracked) for value in given):
             return []
-        return self._callee(module, ast.unparse(node.func), owner)
+        return self._callee(module, unparsed(node.func), owner)
 
     def _callee(self, module: str, text: str, owner: ast.ClassDef | None) -> list[tuple[str, str]]:
         head, _, tail = text.partition(".")
@@ -188,6 +192,12 @@ class Walk:
         if known is not None and name in known.classes:
             return [(origin, f"{name}.{tail or '__init__'}")]
         return []
+
+
+@cache
+def unparsed(node: ast.AST) -> str:
+    """The text of a node; a walk comes by the same ones again and again."""
+    return ast.unparse(node)
 
 
 def _in_order(node: ast.AST) -> Iterator[ast.AST]:
@@ -218,6 +228,14 @@ def settings_classes() -> set[str]:
         names.add(model.__name__)
         pending += [inner for entry in model.model_fields.values() for inner in models_in(entry.annotation)]
     return names
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """The nodes of syntax need not stay."""
+    yield
+    for kept in (read_modules, unparsed):
+        kept.cache_clear()
 
 
 def test_what_a_training_is_told_goes_through_few_files() -> None:

@@ -152,10 +152,17 @@ def attar_here(environment: Environment, *arguments: str) -> subprocess.Complete
 
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for name in ("ATTAR_HOME", "PREFECT_API_URL", "PREFECT_HOME"):
-            patch.setenv(name, environment[name])
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                patch.setenv(name, value)
+        patch.chdir(Path(environment["ATTAR_HOME"]).parent)
         done = CliRunner().invoke(app, list(arguments))
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def doctor_checks(environment: Environment) -> dict[str, dict[str, str]]:
+    """What `attar doctor` says, by check."""
+    return {row["check"]: row for row in json.loads(attar_here(environment, "doctor", "--json").stdout)}
 
 
 def environment_of(workspace: Path, clean_environment: Environment) -> Environment:

@@ -22,6 +22,8 @@ import yaml
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
+from tests.databases import copy_database
+from tests.system.operated import BETWEEN_POLLS
 
 # How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
 KILLS = (
@@ -46,8 +48,8 @@ KILLS = (
     ("healed_scores", "evaluate"),
     ("release", "register"),
 )
-# Those that every run of the tests tries; `make test-slow` tries them all.
-EVERYDAY = ("prune", "finetune", "register")
+# What every run of the tests tries, on a recipe of eight small nodes; `make test-slow` tries every stage, on the shipped one.
+EVERYDAY_KILLS = (("smaller", "prune"), ("student", "finetune"), ("release", "register"))
 # The same for stages that only methods of the literature use, in one recipe of the test's.
 RARE_KILLS = (
     ("attempts", "answer"),
@@ -76,8 +78,10 @@ def environment(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: dict[str, str],
     serve_prefect: Callable[[Path], dict[str, str]],
+    mlflow_database: Path,
 ) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
+    copy_database(mlflow_database, home / "mlflow.db")
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
@@ -85,17 +89,16 @@ def test_every_stage_is_killed_somewhere() -> None:
     assert sorted(stage for _, stage in KILLS + RARE_KILLS) == sorted(STAGES)
 
 
-@pytest.mark.timeout(900)  # runs in a row, each 10 to 50 s
+@pytest.mark.timeout(900)  # four runs in a row
 def test_a_run_killed_inside_a_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
-    everyday = tuple(kill for kill in KILLS if kill[1] in EVERYDAY)
-    assert len(everyday) == len(EVERYDAY)
-    kill_and_finish("tiny", everyday, environment, tmp_path)
+    (tmp_path / "everyday.yaml").write_text(yaml.safe_dump({"name": "everyday", "nodes": everyday_nodes(tmp_path)}))
+    kill_and_finish("everyday.yaml", EVERYDAY_KILLS, environment, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_so_is_one_killed_inside_any_other_stage(environment: dict[str, str], tmp_path: Path) -> None:
-    kill_and_finish("tiny", tuple(kill for kill in KILLS if kill[1] not in EVERYDAY), environment, tmp_path)
+def test_so_is_one_killed_inside_any_stage_of_the_whole_dag(environment: dict[str, str], tmp_path: Path) -> None:
+    kill_and_finish("tiny", KILLS, environment, tmp_path)
 
 
 @pytest.mark.slow
@@ -105,6 +108,35 @@ def test_so_is_one_killed_inside_a_stage_of_the_methods(
 ) -> None:
     (tmp_path / "rare.yaml").write_text(yaml.safe_dump({"name": "rare", "nodes": rare_nodes(tiny)}))
     kill_and_finish("rare.yaml", RARE_KILLS, environment, tmp_path)
+
+
+def everyday_nodes(folder: Path) -> dict[str, Any]:
+    """Remove, heal, measure and register: a stage of each kind that a kill could hurt, and no more."""
+    sums = [{"question": f"What is {a} plus {a}?", "answer": f"It is {2 * a}."} for a in range(24)]
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, sums)))
+    (folder / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    training = {
+        "adapt": {"rank": 2},
+        "schedule": {"max_steps": 10, "tokens_per_step": 256},
+        "compute": {"tokens_per_micro_batch": 256},
+        "heldout": {"every": 1000},
+        "checkpoints": {"every": 1},
+    }
+    small = {"num_prompt_tokens": 8}
+    return {
+        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=4&hidden_size=64&seed=0"}},
+        "sums": {"stage": "ingest_data", "config": {"source": "jsonl:sums.jsonl", "heldout_fraction": 0.25}},
+        "prose": {"stage": "ingest_data", "config": {"source": "text:prose.txt"}},
+        "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
+        "student": {"stage": "finetune", "config": training, "inputs": {"model": "smaller", "data": ["sums"]}},
+        "before": {"stage": "evaluate", "config": small, "inputs": {"model": "original", "text": "prose"}},
+        "after": {"stage": "evaluate", "config": small, "inputs": {"model": "smaller", "text": "prose"}},
+        "release": {
+            "stage": "register",
+            "config": {"name": "everyday", "gate": {"max_size_ratio": 0.95}},
+            "inputs": {"model": "smaller", "evaluation": "after", "baseline": "before"},
+        },
+    }
 
 
 def rare_nodes(tiny: Path) -> dict[str, Any]:
@@ -225,6 +257,7 @@ def wait_for_work(process: subprocess.Popen[bytes], home: Path) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         if list(home.glob("work/*/work.json")):
             return
+        BETWEEN_POLLS.wait(0.01)
     pytest.fail(f"no stage was seen at work before the run ended ({process.poll()})")
 
 
@@ -242,6 +275,7 @@ def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: P
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return work.parent.name
+        BETWEEN_POLLS.wait(0.001)  # what looks without a pause takes a core from the run
     assert process.poll() == 0, f"{stage} was not seen at work before the run failed: {log.read_text()[-2000:]}"
     return ""
 

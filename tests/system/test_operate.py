@@ -21,6 +21,8 @@ from tests.system.operated import (
     Api,
     Environment,
     attar,
+    attar_here,
+    doctor_checks,
     events_named,
     owned,
     scheduled,
@@ -50,15 +52,16 @@ def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: En
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200 and b"<html" in answer.read().lower()
-    again = json.loads(attar(environment, "up", "--json").stdout)
+    again = json.loads(attar_here(environment | up["client"], "up", "--json").stdout)
     assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
 
 
 def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_else(
-    environment: Environment, api: Api, tmp_path: Path
+    environment: Environment, api: Api, up: dict[str, Any], tmp_path: Path
 ) -> None:
     def again(file: Path) -> tuple[str, bool]:
-        assert attar(environment, "up", "--prefect-file", str(file), "--json").returncode == 0
+        done = attar_here(environment | up["client"], "up", "--prefect-file", str(file), "--json")
+        assert done.returncode == 0, done.stderr
         (schedule,) = api.deployment("nightly")["schedules"]
         return schedule["schedule"]["cron"], schedule["active"]
 
@@ -261,16 +264,9 @@ def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home
 
 
 def test_doctor_is_content_and_says_who_listens(environment: Environment, up: dict[str, Any]) -> None:
-    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
-    for check in (
-        "service prefect",
-        "service mlflow",
-        "service worker",
-        "prefect",
-        "work pool",
-        "deployments",
-        "registry",
-    ):
+    checks = doctor_checks(environment | up["client"])
+    services = ("service prefect", "service mlflow", "service worker")
+    for check in (*services, "prefect", "work pool", "deployments", "registry"):
         assert checks[check]["verdict"] in ("ok", "note"), checks[check]
     assert checks["deployments"]["observed"] == ", ".join(ALL)
 
@@ -279,7 +275,7 @@ def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any]
     before = worker_of(home)
     psutil.Process(before[0]).kill()
     until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
-    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    checks = doctor_checks(environment | up["client"])
     assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["observed"]
 
 
