@@ -67,6 +67,19 @@ def test_prefect_answers_pages_of_its_own_origin_alone(tmp_path: Path, monkeypat
         assert "Missing CSRF token" in answer["change"], "from wherever it comes"
 
 
+def test_on_loopback_both_servers_answer_to_their_own_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page whose name was pointed at this machine asks by that name, and its browser lets it read the answer."""
+    monkeypatch.delenv("MLFLOW_SERVER_ALLOWED_HOSTS", raising=False)
+    ours = ("localhost:4200", "127.0.0.1:5000", "localhost", "[::1]:5000")
+    others = ("evil.example", "10.evil.example:5000", "192.168.evil.example", "localhost.evil.example")
+    site = Site(home=tmp_path / "home", workspace=tmp_path)
+    answers = answers_of("hosts", site, *ours, *others, _MLFLOW_SGI_NAME="uvicorn")
+    assert {host: answers[host] for host in ours} == {host: [200, 200] for host in ours}
+    assert {host: answers[host] for host in others} == {host: [421, 403] for host in others}
+
+
 @pytest.mark.parametrize(
     ("host", "is_safe"),
     [("127.0.0.1", True), ("127.8.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False), ("", False),
