@@ -64,10 +64,7 @@ def cache_difference(model: PreTrainedModel) -> float:
 
 @torch.no_grad()
 def decoded_difference(runner: CausalRunner, vocab_size: int) -> float:
-    """Return how far a runner's logits are apart when it decodes with its cache and when it reads the same text whole.
-
-    The largest difference as a share of the largest logit.
-    """
+    """Return how far a runner's logits with its cache are from those of the same text read whole. As a share of the largest logit."""
     ids = probe_ids(vocab_size, runner.device)
     logits, cache = runner.forward(ids, torch.ones_like(ids), None, last_only=True)
     steps, text = [logits[:, -1].clone()], ids

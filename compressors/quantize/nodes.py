@@ -156,7 +156,7 @@ def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Gr
 
 
 def dynamic_codes(weight: Float[Tensor, "N K"]) -> tuple[Int8[Tensor, "N K"], Float[Tensor, "N"]]:
-    """Return the codes of a dynamic product and the scale of each output channel; their product is the weight that it multiplies with."""
+    """Return the codes of a dynamic product and the scale of each output channel. It multiplies with codes * scale."""
     scales = weight.abs().amax(dim=1).clamp(min=1e-12) / SAFE_CODE
     return (weight / scales[:, None]).round().clamp(-SAFE_CODE, SAFE_CODE).to(torch.int8), scales
 
@@ -198,11 +198,10 @@ def set_float_inputs(graph: ir.Graph) -> None:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
         elif node.op_type == "DynamicQuantizeMatMul":
-            read, codes, scales = node.inputs[:3]
             # not DequantizeLinear, of which onnxruntime may make an integer product again
-            cast = ir.node("Cast", [codes], {"to": int(ir.DataType.FLOAT)})
-            weight = ir.node("Mul", [cast.outputs[0], scales])
-            product = ir.node("MatMul", [read, weight.outputs[0]])
+            cast = ir.node("Cast", [node.inputs[1]], {"to": int(ir.DataType.FLOAT)})
+            weight = ir.node("Mul", [cast.outputs[0], node.inputs[2]])
+            product = ir.node("MatMul", [node.inputs[0], weight.outputs[0]])
             replace_node(node, [cast, weight, product], product.outputs[0], graph)
 
 
@@ -218,13 +217,8 @@ def _plain_name(stored: ir.Value) -> str:
 def _twofold(source: ir.Value, block_size: int, name: str, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
     """Return nodes that put (what int8 keeps of the input, what it leaves) one behind the other, and their result."""
     kept_axes = [0] * (len(source.shape) - 1)  # type: ignore[arg-type]
-    constants = {
-        "blocks": torch.tensor([*kept_axes, -1, block_size]),
-        "rows": torch.tensor([*kept_axes, -1]),
-        "last": torch.tensor([-1]),
-        "least": torch.tensor(1e-20),
-        "levels": torch.tensor(127.0),
-    }
+    constants = {"blocks": torch.tensor([*kept_axes, -1, block_size]), "rows": torch.tensor([*kept_axes, -1])}
+    constants |= {"last": torch.tensor([-1]), "least": torch.tensor(1e-20), "levels": torch.tensor(127.0)}
     stored = {part: store_tensor(f"{name}.twofold.{part}", tensor, graph) for part, tensor in constants.items()}
     blocks = ir.node("Reshape", [source, stored["blocks"]])
     size = ir.node("Abs", [blocks.outputs[0]])

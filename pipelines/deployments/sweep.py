@@ -60,17 +60,9 @@ def sweep(
         seed: Of the search.
     """
     home = enter_workplace()
-    study = _study(
-        home,
-        ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]],
-        search,
-        space,
-        seed,
-        quality,
-    )
-    if any(axis.field == part_field(node) for axis in space):
-        raise ValueError(f"{part_field(node)} is the sweep's own: trials choose, and their front is reported")
-    _recipe(recipe, node, {}, "choose")  # refused here rather than in the first trial
+    identity = ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]]
+    study = _study(home, identity, search, space, seed, quality)
+    _check(space, recipe, node)
 
     def objective(trial: optuna.Trial) -> tuple[float, float, float]:
         return _trial(trial, home, recipe, node, {axis.field: axis.suggest(trial) for axis in space}, quality)
@@ -85,6 +77,13 @@ def sweep(
         return Failed(message="; ".join(sorted({str(axis.user_attrs.get("why", "")) for axis in study.trials})))
     create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
     return Completed(message=f"{len(rows)} trials, {sum(row['best'] != '' for row in rows)} on the front", data=rows)
+
+
+def _check(space: list[Dimension], recipe: str, node: str) -> None:
+    """Refuse here rather than in the first trial."""
+    if any(axis.field == part_field(node) for axis in space):
+        raise ValueError(f"{part_field(node)} is the sweep's own: trials choose, and their front is reported")
+    _recipe(recipe, node, {}, "choose")
 
 
 class TrialFailed(RuntimeError):

@@ -1,4 +1,4 @@
-"""Which names a server on loopback answers to: a page whose own name was pointed at this machine (DNS rebinding) is refused."""
+"""Which names a server on loopback answers to. A page whose own name was pointed at this machine (DNS rebinding) is refused."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def is_own_name(host: str, names: frozenset[str]) -> bool:
 
 @dataclass(frozen=True)
 class HostCheck:
-    """An ASGI app that hands on what is asked of it by its own names, and answers 421 (misdirected request) to the rest."""
+    """An ASGI app that hands on what comes by its own names. The rest gets 421 (misdirected request)."""
 
     app: App
     names: frozenset[str] = frozenset()

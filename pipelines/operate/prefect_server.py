@@ -1,4 +1,4 @@
-"""Prefect's command line with two mends for its server on SQLite, which can refuse every request or fall silent for a minute, and a check.
+"""Prefect's command line with a check and two mends. Its server on SQLite can refuse every request or fall silent for a minute.
 
 python -m attar.pipelines.operate.prefect_server server start --port 4200
 

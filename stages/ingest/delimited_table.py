@@ -1,4 +1,4 @@
-"""Read CSV and TSV files: every cell is text as it was written, and nothing is guessed but the delimiter that the header shows."""
+"""Read CSV and TSV files. Every cell is text as it was written; nothing is guessed but the delimiter that the header shows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def read_table(path: Path, source: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the rows of a CSV or TSV file (RFC 4180) with a header, each with where it stands; blank lines are none.
+    """Yield the rows of a CSV or TSV file (RFC 4180) with a header. Each says where it stands; blank lines are none.
 
     A cell that reads NaN, NA, null or None is None: it is refused or dropped like a blank one, unless it is one of its row's choices.
     Raises ValueError, naming the line, for open or stray quotes, a row of more or fewer cells than the header, text that is not UTF-8.
@@ -62,7 +62,7 @@ def size_of_table(path: Path, source: str, max_rows: int) -> tuple[int, float]:
 
 
 def delimiter_of(path: Path, source: str) -> str:
-    """Return the delimiter of a file: that of its form, or where this leaves the header one cell, the one that parts it."""
+    """Return the delimiter of a file. That of its form, or where this leaves the header one cell, what parts it."""
     usual = DELIMITERS[source.partition(":")[0]]
     with path.open("rb") as stream:
         header = next((line for line in stream if line.strip()), b"").removeprefix(BOM).decode(errors="replace")

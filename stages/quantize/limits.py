@@ -89,7 +89,7 @@ def heldout_pairs(
 
 @dataclass(frozen=True)
 class Original:
-    """What the model said to the pairs before it was quantized, on disk, and how to open it again to be timed."""
+    """What the model said to the pairs before it was quantized, on disk. `reopen` gives it once more, to be timed."""
 
     pairs: list[Pair]
     recorded: RecordedRunner

@@ -27,7 +27,7 @@ from attar.stages.runtime.progress import metric, note
 def prove_graph(
     quantized: QuantizedGraph, float_nodes: Sequence[str], content: Path, scratch: Path, vocab_size: int
 ) -> None:
-    """Compare the written graph with the float graph that holds the rounded numbers, one after the other in memory, and decode by it.
+    """Compare the written graph with the float graph that holds the rounded numbers, and decode by it. They are in memory in turn.
 
     The products' own rounding of what they read is switched off for it, so that float32's tolerance holds. Raises ValueError otherwise.
     """

@@ -232,14 +232,8 @@ def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, 
 
 def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
     space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
-    options = {
-        "space": space,
-        "recipe": "wee.yaml",
-        "node": "after",
-        "search": "grid",
-        "num_trials": 3,
-        "quality": "perplexity",
-    }
+    options = {"space": space, "recipe": "wee.yaml", "node": "after", "search": "grid", "num_trials": 3}
+    options |= {"quality": "perplexity"}
     run = api.wait(api.trigger("sweep", options), "COMPLETED")
     rows = api.artifact(run["id"], "pareto")
     assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]

@@ -88,7 +88,7 @@ def measured_latency(
 
 
 def unlike_blocks(model: PreTrainedModel, latency: Costs) -> tuple[int, int] | None:
-    """Return the slowest and the quickest of blocks of one shape where they are more than a third apart: the machine was measured."""
+    """Return the slowest and the quickest block of one shape where they are more than a third apart. The machine was busy then."""
     by_shape: dict[tuple[str, tuple[torch.Size, ...]], list[int]] = {}
     for index, block in enumerate(decoder_blocks(model)):
         shapes = tuple(parameter.shape for parameter in block.parameters())

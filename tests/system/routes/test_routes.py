@@ -19,8 +19,14 @@ REFUSED = (401, 403)
 def answers_of(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]:
     """Ask a server's routes in a process with the environment that `attar up` gives it."""
     name = "mlflow" if what == "mlflow" else "prefect"
-    environment = {service.name: service for service in services(site)}[name].environment
-    own = environment | more | {"PYTHONPATH": os.getcwd()}
+    environments = {service.name: service.environment for service in services(site)}
+    hosts = "MLFLOW_SERVER_ALLOWED_HOSTS"
+    own = (
+        environments[name]
+        | ({hosts: environments["mlflow"][hosts]} if what == "hosts" else {})
+        | more
+        | {"PYTHONPATH": os.getcwd()}
+    )
     command = [sys.executable, str(Path(__file__).with_name("route_tables.py")), what, *arguments]
     # MLflow makes a database where it is started
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, cwd=site.workspace)
