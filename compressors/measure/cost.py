@@ -6,7 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,6 +15,9 @@ from attar.compressors.models.runner import CausalRunner
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+# What has one shape takes about the same time: apart by more than a third, it is the machine that was measured.
+MAX_APART = 1.0 / 3.0
 
 
 def num_parameters(model: PreTrainedModel) -> int:
@@ -84,11 +87,6 @@ class Latency:
     def decode_seconds_per_token(self) -> float:
         """Median seconds to decode a token."""
         return self.decode.median
-
-
-def measure_latency(runner: CausalRunner, **options: Any) -> Latency:
-    """Time one model; see `measure_in_turns`."""
-    return measure_in_turns([runner], **options)[0]
 
 
 def measure_in_turns(

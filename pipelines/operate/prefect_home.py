@@ -13,6 +13,7 @@ from pathlib import Path
 from packaging.version import Version
 
 from attar.pipelines.operate.health import answers, wait_for_answer
+from attar.pipelines.operate.host_check import VARIABLE as HOST_NAMES
 from attar.pipelines.operate.service_state import adopt_servers, running_site
 from attar.stages.runtime.orphans import claim_children, end_orphans
 
@@ -32,6 +33,9 @@ DEFAULTS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "PREFECT_CLI_PROMPT": "false",
     "DO_NOT_TRACK": "1",
+    # the short-lived server has no interface: no page of a browser is to call it, by its own name or by another
+    "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",
+    HOST_NAMES: "",
     # our console tells what happens; Prefect's own lines go to its UI
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     # services that a run of a few minutes does not need keep the database busy

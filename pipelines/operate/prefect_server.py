@@ -1,4 +1,4 @@
-"""Prefect's command line with two mends for its server on SQLite. It can refuse every request or fall silent for a minute.
+"""Prefect's command line with a check and two mends. Its server on SQLite can refuse every request or fall silent for a minute.
 
 python -m attar.pipelines.operate.prefect_server server start --port 4200
 
@@ -10,6 +10,8 @@ thread. To reset it, SQLite wants the lock of the cursor's connection, which is 
 held, for its turn to write; whose turn it is waits for the event loop. Nobody moves until SQLite gives up after 60 s. Here a cursor is
 closed where it fails, on its connection's own thread. `benchmarks/operate/busy_server.py` measures both.
 
+The check: a server on loopback answers to its own names alone (`host_check.py`).
+
 The short-lived server of a run without `attar up` is started by Prefect, as `python -m uvicorn`: UVICORN_LOOP names `new_event_loop`
 here, and to find it uvicorn imports this file.
 """
@@ -18,9 +20,15 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from typing import Any
 
 from sqlalchemy import Engine, event
+
+from attar.pipelines.operate.host_check import check_hosts_of_prefect
+
+# What uvicorn is called with for a short-lived server.
+SERVED = "prefect.server.api.server:create_app"
 
 
 class ClosingCursor(sqlite3.Cursor):
@@ -65,11 +73,14 @@ def _write_from_the_start(connection: Any, _cursor: Any, statement: str, paramet
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
-    """Return the loop that a server runs on, any. What counts is that this file is imported before the first connection is made."""
+    """Return the loop that a server runs on, any. What counts is that this is called before its app and its first connection are made."""
+    if SERVED in sys.argv:  # not in another server that inherits the setting
+        check_hosts_of_prefect()
     return asyncio.new_event_loop()
 
 
 if __name__ == "__main__":
     from prefect.cli import app  # the listeners must be there first
 
+    check_hosts_of_prefect()
     app()

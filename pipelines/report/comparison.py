@@ -70,7 +70,8 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     baseline = next(iter(by_node.values()), {})
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
-        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
+        rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
+        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks{rows_of})"}
         for column in COLUMNS:
             facts, ratio = evaluation["facts"], ratios.get(column.metric)
             row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)

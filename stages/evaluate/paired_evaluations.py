@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
+from attar.compressors.measure.cost import MAX_APART
 from attar.compressors.measure.paired import paired_retention, share
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.headline import TIMES
-
-# Two models of one shape take about the same time: apart by more than a third, it is the machine that was measured.
-MAX_APART = 1.0 / 3.0
 
 
 def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:

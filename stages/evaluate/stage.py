@@ -16,9 +16,10 @@ from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
+from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
-from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
@@ -29,7 +30,7 @@ from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric
+from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 
@@ -46,7 +47,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
-    facts: Facts = {"flops_per_token": counted} if counted else {}
+    facts: Facts = {"part": config.part} | ({"flops_per_token": counted} if counted else {})
     return Forecast(
         facts,
         num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
@@ -58,7 +59,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=5, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -73,12 +74,16 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     has_generation_config = (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
     names = unique_names(inputs.tasks, "task")
-    rows = {name: question_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
+    rows = {
+        name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
+    }
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "num_blocks": inputs.model.facts.num_blocks,
         "model_fingerprint": inputs.model.fingerprint,
+        "part": config.part,
     }
+    _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
     pieces = _pieces(config, inputs, runner, tokenizer)
     evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
@@ -92,8 +97,20 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
         metric(name, value)
-    facts = EvaluationFacts(format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, others=headline)
+    facts = EvaluationFacts(
+        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, others={**headline, "part": config.part}
+    )
     return EvaluationArtifact.at(workdir / "content", facts)
+
+
+def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
+    """Say which data have no rows set apart for choices, where these are asked for."""
+    if config.part == "choose":
+        note("measured on the rows that choices are made on: figures to choose by, not to report")
+        data = [*inputs.tasks, *([inputs.text] if inputs.text is not None else [])]
+        for some in data:
+            if not split_rows(read_rows(some.path / "rows.jsonl"), "choose"):
+                note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
@@ -124,7 +141,7 @@ def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunne
 def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> list[Piece]:
     if inputs.text is None:
         return []
-    windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
+    windows = text_windows(tokenizer, plain_text(inputs.text, config.part), config.perplexity_window)
     counter = bar("reading text", len(windows), "windows")
     return piece_losses(
         runner,

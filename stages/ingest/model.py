@@ -50,8 +50,12 @@ class IngestModelConfig(StageConfig):
     @classmethod
     def _known_form(cls, value: str) -> str:
         source = parse_source(value)
-        if source.scheme in ("folder", "gguf") and not source.path.exists():
-            raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
+        kinds = {"folder": (Path.is_dir, "folder"), "gguf": (Path.is_file, "plain file")}
+        if source.scheme in kinds:
+            is_right, what = kinds[source.scheme]
+            if not is_right(source.path):
+                problem = f"is no {what}" if source.path.exists() else "does not exist"
+                raise ValueError(f"{source.path} {problem}; accepted: {FORMS[source.scheme]} with the path of a {what}")
         return value
 
     @field_validator("strip_from_names")

@@ -75,7 +75,7 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
     )
 
 
-@stage("quantize_torch", version=2, forecast=_forecast)
+@stage("quantize_torch", version=3, forecast=_forecast)
 def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, workdir: Path) -> ModelArtifact:
     """Quantize a model with bitsandbytes and compare it with the original: KL, greedy agreement, perplexity, size, speed.
 
@@ -87,7 +87,13 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
     loaded = load_model(source, dtype, device)
     vocab_size = inputs.model.facts.vocab_size
-    original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size)
+    original = ask_original(
+        TorchRunner(loaded),
+        pairs,
+        scratch=workdir / "logits",
+        vocab_size=vocab_size,
+        reopen=lambda: TorchRunner(load_model(source, dtype, device)),
+    )
     steps = bar("quantizing", 2, "steps")
     small = load_model(source, dtype, device, config.method)
     errors = _errors(small, loaded)

@@ -40,6 +40,11 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
         )
+    for name in ("evaluation", "baseline", "onnx_evaluation"):
+        if any(facts.get("part") == "choose" for facts in inputs.get(name, ())):
+            raise ValueError(
+                f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
+            )
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms

@@ -10,7 +10,7 @@ import torch
 from attar.compressors.catalogue import build
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import brought
-from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency
+from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency, unlike_blocks
 from attar.compressors.prune.depth.calibration import Batch, Sample, batches
 from attar.compressors.prune.depth.gradient import gradient_scores
 from attar.compressors.prune.depth.metrics import (
@@ -81,12 +81,17 @@ class ScanRun:
         costs = counted_costs(self.model, NUM_LATENCY_TOKENS)
         if self.config.measure_latency:
             counter = bar("timing blocks", NUM_LATENCY_ROUNDS + 1, "rounds")
-            costs["latency"] = measured_latency(
+            costs |= measured_latency(
                 self.model,
                 num_context_tokens=NUM_LATENCY_TOKENS,
                 num_rounds=NUM_LATENCY_ROUNDS,
                 on_round=counter.advance,
             )
+            if apart := unlike_blocks(self.model, costs["latency"]):
+                times = " and ".join(f"block {index} {1e3 * costs['latency'].blocks[index]:.3g} ms" for index in apart)
+                note(
+                    f"warning: blocks of one shape are more than a third apart, {times}: the machine was busy, choose nothing by latency"
+                )
         return costs
 
     def _cosine(self) -> dict[str, Scores]:

@@ -53,7 +53,7 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     )
 
 
-@stage("scan", version=6, forecast=_forecast)
+@stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     """Score every window of decoder blocks under each of the metrics, as tables.
 

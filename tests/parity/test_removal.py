@@ -12,7 +12,7 @@ from torch import nn
 from attar.compressors.catalogue import build
 from attar.compressors.measure.cost import flops_per_token, num_matmul_parameters, num_parameters
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
-from attar.compressors.prune.depth.block_cost import counted_costs, measured_latency
+from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency, unlike_blocks
 from attar.compressors.prune.depth.calibration import Sample, batches
 from attar.compressors.prune.depth.gradient import gradient_scores
 from attar.compressors.prune.depth.metrics import CONTROL_METRICS, GRADIENT_METRICS, REMOVAL_METRICS, WEIGHT_METRICS
@@ -177,6 +177,17 @@ def test_costs_of_blocks_and_rest_are_the_whole_models(family: str) -> None:
 
 def test_latency_is_told_block_by_block() -> None:
     model, _ = random_model("llama", num_blocks=3)
-    costs = measured_latency(model, num_context_tokens=16, num_rounds=3)
+    table = measured_latency(model, num_context_tokens=16, num_rounds=3)
+    costs = table["latency"]
     assert len(costs.blocks) == 3 and all(0.0 < seconds < 1.0 for seconds in (*costs.blocks, costs.rest))
     assert math.isfinite(costs.total)
+    ends = zip(table["latency_low"].blocks, costs.blocks, table["latency_high"].blocks, strict=True)
+    assert all(low <= median <= high for low, median, high in ends)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "apart"), [((3.0, 2.0, 2.1), None), ((3.1, 2.0, 2.5), (0, 1)), ((1.0, 1.0, 1.0), None)]
+)
+def test_blocks_of_one_shape_that_take_unlike_times_are_told(seconds: tuple[float, ...], apart: tuple | None) -> None:
+    model, _ = random_model("llama", num_blocks=3)
+    assert unlike_blocks(model, Costs(seconds, rest=9.0)) == apart

@@ -235,18 +235,16 @@ def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, 
 
 def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
     space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
-    options = {
-        "space": space,
-        "recipe": "wee.yaml",
-        "node": "after",
-        "search": "grid",
-        "num_trials": 3,
-        "quality": "perplexity",
-    }
+    options = {"space": space, "recipe": "wee.yaml", "node": "after", "search": "grid", "num_trials": 3}
+    options |= {"quality": "perplexity"}
     run = api.wait(api.trigger("sweep", options), "COMPLETED")
     rows = api.artifact(run["id"], "pareto")
     assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]
     numbers = [(float(row["perplexity"]), float(row["parameters M"]), float(row["decode ms/token"])) for row in rows]
+    reported = {row["trial"]: row["perplexity held out"] for row in rows}
+    assert all(bool(reported[row["trial"]]) is (row["best"] == "*") for row in rows), (
+        "what is reported was not chosen on"
+    )
     for row, trial_numbers in zip(rows, numbers, strict=True):
         is_beaten = any(
             all(a <= b for a, b in zip(other, trial_numbers, strict=True)) and other != trial_numbers

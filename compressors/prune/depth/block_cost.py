@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +11,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from attar.compressors.measure.cost import flops_per_token, num_matmul_parameters, num_parameters
+from attar.compressors.measure.cost import (
+    MAX_APART,
+    Spread,
+    flops_per_token,
+    num_matmul_parameters,
+    num_parameters,
+)
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.runner import TorchRunner
 
@@ -56,8 +61,11 @@ def measured_latency(
     num_context_tokens: int,
     num_rounds: int = 15,
     on_round: Callable[[], None] = lambda: None,
-) -> Costs:
-    """Return the median seconds of each block, and of the rest, while one token is decoded after `num_context_tokens`, batch 1."""
+) -> dict[str, Costs]:
+    """Return the seconds of each block, and of the rest, while one token is decoded after `num_context_tokens`, batch 1.
+
+    `latency` holds the medians of the rounds, `latency_low` and `latency_high` the quartiles around them.
+    """
     runner, device = TorchRunner(model), model.device
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.vocab_size, (1, num_context_tokens + 1), generator=generator).to(device)
@@ -72,8 +80,26 @@ def measured_latency(
         rounds.append([*seconds, whole - sum(seconds)])
         mask = torch.cat([mask, mask.new_ones(1, 1)], dim=1)
         on_round()
-    *blocks, rest = (statistics.median(values) for values in zip(*rounds[1:], strict=True))  # the first warms up
-    return Costs(tuple(blocks), rest)
+    *blocks, rest = (Spread.of(values) for values in zip(*rounds[1:], strict=True))  # the first warms up
+    names = {"latency": "median", "latency_low": "low", "latency_high": "high"}
+    return {
+        name: Costs(tuple(getattr(block, end) for block in blocks), getattr(rest, end)) for name, end in names.items()
+    }
+
+
+def unlike_blocks(model: PreTrainedModel, latency: Costs) -> tuple[int, int] | None:
+    """Return the slowest and the quickest block of one shape where they are more than a third apart. The machine was busy then."""
+    by_shape: dict[tuple[str, tuple[torch.Size, ...]], list[int]] = {}
+    for index, block in enumerate(decoder_blocks(model)):
+        shapes = tuple(parameter.shape for parameter in block.parameters())
+        by_shape.setdefault((type(block).__name__, shapes), []).append(index)
+    pairs = [
+        (max(some, key=latency.blocks.__getitem__), min(some, key=latency.blocks.__getitem__))
+        for some in by_shape.values()
+    ]
+    slowest, quickest = max(pairs, key=lambda pair: latency.blocks[pair[0]] / latency.blocks[pair[1]])
+    is_apart = latency.blocks[quickest] < (1.0 - MAX_APART) * latency.blocks[slowest]
+    return (slowest, quickest) if is_apart else None
 
 
 @contextmanager

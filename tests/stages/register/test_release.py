@@ -41,8 +41,7 @@ SCORES = EvaluateConfig(
     num_samples=0,
     num_prompt_tokens=16,
     precision="float32",
-    draft_lengths=[2],
-    num_draft_prompts=1,
+    drafts={"lengths": [2], "num_prompts": 1},
 )
 TORCH_LIBRARIES = {"torch", "transformers", "tokenizers", "numpy"}
 ONNX_LIBRARIES = {"onnxruntime", "tokenizers", "numpy"}
