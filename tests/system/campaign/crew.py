@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import select
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +27,7 @@ START_SECONDS = 300.0
 class Tally:
     """How the inputs of one kind ended; `faults` are those that ended neither accepted nor refused in lines."""
 
+    seeds: list[int] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     faults: list[dict[str, Any]] = field(default_factory=list)
     max_cpu_seconds: float = 0.0
@@ -33,6 +36,7 @@ class Tally:
 
     def add(self, verdict: dict[str, Any]) -> None:
         """Count one input."""
+        self.seeds.append(verdict["seed"])
         self.counts[verdict["end"]] += 1
         self.max_cpu_seconds = max(self.max_cpu_seconds, verdict.get("cpu_seconds", 0.0))
         self.peak_growth_mb = max(self.peak_growth_mb, verdict.get("growth_mb", 0.0))
@@ -41,15 +45,21 @@ class Tally:
             self.faults.append(verdict)
 
 
-def try_inputs(kind: str, seeds: Iterable[int], num_workers: int = 1) -> Tally:
-    """Try the inputs of a kind that the seeds stand for, each once, and return how they ended."""
+def try_inputs(
+    kind: str,
+    seeds: Iterable[int],
+    num_workers: int = 1,
+    deadline: float = math.inf,
+    after_each: Callable[[Tally], None] = lambda tally: None,
+) -> Tally:
+    """Try the inputs of a kind that the seeds stand for, each once, until the deadline of `time.monotonic`; return how they ended."""
     tally, pending, lock = Tally(), deque(seeds), threading.Lock()
 
     def serve() -> None:
         worker = _Worker(kind)
         while True:
             with lock:
-                if not pending:
+                if not pending or time.monotonic() > deadline:
                     break
                 seed = pending.popleft()
             verdict = worker.verdict(seed)
@@ -57,6 +67,7 @@ def try_inputs(kind: str, seeds: Iterable[int], num_workers: int = 1) -> Tally:
                 worker = _Worker(kind)
             with lock:
                 tally.add(verdict)
+                after_each(tally)
         worker.end()
 
     with ThreadPoolExecutor(num_workers) as pool:
