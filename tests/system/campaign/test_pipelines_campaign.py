@@ -8,10 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from attar.pipelines.recipe.whole import load_recipe
 from tests.system.campaign.__main__ import KINDS
 from tests.system.campaign.crew import Tally, try_inputs
 from tests.system.campaign.ledger import added, next_seeds, note_scenario, read_record, retried, write_record
+from tests.system.campaign.lives import write_tiny
 from tests.system.campaign.mutate import ODD_VALUES
 from tests.system.campaign.worker import verdict_on
 
@@ -72,6 +75,16 @@ def test_what_is_no_clean_end_is_a_fault(error: BaseException | None, end: str, 
 def test_an_input_that_takes_too_long_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.system.campaign.worker.MAX_CPU_SECONDS", 0.05)
     assert "processor time" in verdict_on(Broken(seconds=0.1), None, 0, tmp_path)["reason"]
+
+
+def test_the_recipe_of_the_kills_says_every_precision(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    nodes = yaml.safe_load((tmp_path / "tiny.yaml").read_text())["nodes"]
+    assert nodes["student_a"]["config"]["compute"]["precision"] == "float32"
+    assert nodes["guidance"]["config"]["training"]["compute"]["precision"] == "float32"
+    for node in load_recipe(str(tmp_path / "tiny.yaml")).nodes.values():
+        said = json.dumps(node.config.model_dump(mode="json"))
+        assert '"precision": "auto"' not in said, (node.name, said)
 
 
 def test_there_are_enough_odd_values() -> None:
