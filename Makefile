@@ -54,7 +54,7 @@ docs-check: $(VENV)/ready
 # make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". It goes on where the last sitting ended, also another
 # checkout's; after tests have changed: make mutants MODULES="--survivors attar.compressors.merge.ties". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut==3.8.*'
 	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutation/mutants.py $(MODULES)
 
 lint: $(VENV)/ready

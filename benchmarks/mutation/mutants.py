@@ -83,7 +83,7 @@ def run(names: list[str], seconds: float) -> None:
     statistics, settings = FOLDER / "mutmut-stats.json", Path("pyproject.toml")
     if statistics.is_file() and statistics.stat().st_mtime < settings.stat().st_mtime:
         statistics.unlink()  # with those of another list of tests, mutmut would forget every verdict
-    command = [sys.executable, "-m", "mutmut", "run", "--max-children", "1", *names]
+    command = [sys.executable, str(Path(__file__).with_name("decorated.py")), "run", "--max-children", "1", *names]
     # plugins cost each of thousands of test runs more than its tests
     lean = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     worker = subprocess.Popen(command, start_new_session=True, env=os.environ | lean)
