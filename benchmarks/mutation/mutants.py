@@ -52,7 +52,9 @@ def main(
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(made, indent=1) + "\n")
     for name, counts in made["modules"].items():
-        print(f"{counts['killed_share']:6.1%}  {counts['killed']:>4} of {counts['killed'] + counts['survived']:<4} {name}")
+        print(
+            f"{counts['killed_share']:6.1%}  {counts['killed']:>4} of {counts['killed'] + counts['survived']:<4} {name}"
+        )
     print(f"{made['killed']} of {made['run']} killed, {made['not_run']} not run; what lives: --show")
 
 

@@ -15,7 +15,17 @@ from typing import Any
 Verdicts = dict[str, dict[str, dict[str, str]]]
 KILLED, SURVIVED, TIMEOUT, NO_TEST, NOT_RUN = "k", "s", "t", "n", "?"
 # mutmut's exit codes: pytest's, and -24 for a mutant that ran into its limit
-LETTERS = {1: KILLED, 3: KILLED, 0: SURVIVED, 36: TIMEOUT, -24: TIMEOUT, 24: TIMEOUT, 152: TIMEOUT, 33: NO_TEST, 5: NO_TEST}
+LETTERS = {
+    1: KILLED,
+    3: KILLED,
+    0: SURVIVED,
+    36: TIMEOUT,
+    -24: TIMEOUT,
+    24: TIMEOUT,
+    152: TIMEOUT,
+    33: NO_TEST,
+    5: NO_TEST,
+}
 CODES = {KILLED: 1, SURVIVED: 0, TIMEOUT: 36}
 MARK = "__mutmut_"
 

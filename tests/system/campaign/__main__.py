@@ -10,7 +10,6 @@ import importlib
 import json
 import sys
 import time
-
 from pathlib import Path
 
 from tests.system.campaign.crew import Tally, try_inputs

@@ -82,7 +82,9 @@ def _shard(folder: Path, tensors: dict[str, torch.Tensor], random_: random.Rando
     names, total = sorted(tensors), random_.choice([2, 3])
     files = {name: f"model-{index % total + 1:05d}-of-{total:05d}.safetensors" for index, name in enumerate(names)}
     for file in sorted(set(files.values())):
-        save_file({name: tensors[name] for name in names if files[name] == file}, folder / file, metadata={"format": "pt"})
+        save_file(
+            {name: tensors[name] for name in names if files[name] == file}, folder / file, metadata={"format": "pt"}
+        )
     index: dict[str, object] = {"metadata": {"total_size": 0}, "weight_map": files}
     if random_.random() < 0.6:
         index = changed_value(index, random_)

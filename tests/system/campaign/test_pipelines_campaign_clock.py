@@ -54,7 +54,9 @@ def clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_the_clock_is_set_for_those_that_run(clock: Clock) -> None:
     script = "import datetime, sys, time; print(time.time(), datetime.datetime.now().timestamp(), flush=True); sys.stdin.readline(); print(time.time())"
-    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
         assert child.stdout is not None
         before, same = map(float, child.stdout.readline().split())
         clock.set(-DAY)

@@ -38,7 +38,9 @@ def test_a_full_disk_costs_no_more_than_going_on(tmp_path: Path, clean_environme
     full = [end for end in report["full"] if end["code"]]
     assert len(full) >= len(SHARES) - 1, "the sizes are too large: hardly any was full"
     full.append(report["alone"])
-    assert all("no space" in end["printed"].lower() for end in full), json.dumps([end["printed"][-600:] for end in full], indent=1)
+    assert all("no space" in end["printed"].lower() for end in full), json.dumps(
+        [end["printed"][-600:] for end in full], indent=1
+    )
     assert report["enough"]["fingerprints"] == report["alone_again"]["fingerprints"] == wanted
     assert report["read_only"]["code"] == 2 and report["read_only"]["printed"].count("\n") == 1
     assert report["read_only_list"]["code"] == 0 and report["read_only_list"]["num_lines"] > len(wanted)

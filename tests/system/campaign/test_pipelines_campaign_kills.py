@@ -147,4 +147,3 @@ def damaged(home: Path) -> list[list[str]]:
         except ValueError as error:
             bad.append([artifact.key, str(error)])
     return bad
-
