@@ -1,6 +1,6 @@
-"""mutmut, made to mutate functions under `no_grad`, `inference_mode` and `contextmanager` too: much of the science stands in them.
+"""mutmut, made to mutate properties and functions under `no_grad`, `inference_mode`, `contextmanager` too: science stands in them.
 
-It leaves decorated functions alone, since a decorator may register what it is given, copies too. These three do not, and each is put on
+It leaves decorated functions alone, since a decorator may register what it is given, copies too. These do not, and each is put on
 the switch between the original and its mutants alone. A mutant's tests also run file by file, the quickest file first: most mutants
 die there. Called as mutmut is: python benchmarks/mutation/decorated.py run ...
 """
@@ -18,7 +18,7 @@ from mutmut.mutation import file_mutation
 from mutmut.state import state
 from mutmut.workers.isolation import ForkServerRunner
 
-HARMLESS = ("torch.no_grad()", "torch.inference_mode()", "contextmanager")
+HARMLESS = ("property", "torch.no_grad()", "torch.inference_mode()", "contextmanager")
 _skip_of_mutmut = file_mutation.MutationVisitor._skip_node_and_children
 _arrangement_of_mutmut = file_mutation.function_trampoline_arrangement
 _submit_of_mutmut = ForkServerRunner.submit
