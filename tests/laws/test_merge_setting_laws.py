@@ -31,8 +31,8 @@ def halfway(name: str, **params: object) -> torch.Tensor:
     [
         *((name, {"weights": [[0.0, 1.0], [3.0, 1.0]]}, {"weights": [0.5, 2.0]}) for name in WEIGHTED),
         *((name, {"scale": [-1.0, 0.0]}, {"scale": -0.5}) for name in SCALED),
-        *((name, {"density": [0.2, 0.8]}, {"density": 0.5}) for name in SPARSE),
-        ("dare_linear", {"density": [0.2, 0.8], "rescale": "norm"}, {"density": 0.5, "rescale": "norm"}),
+        *((name, {"density": [0.2, 0.6]}, {"density": 0.4}) for name in SPARSE),
+        ("dare_linear", {"density": [0.2, 0.6], "rescale": "norm"}, {"density": 0.4, "rescale": "norm"}),
         ("slerp", {"t": [0.1, 0.3]}, {"t": 0.2}),
         ("slerp", {"t": [0.1, 0.3], "on": "deltas"}, {"t": 0.2, "on": "deltas"}),
     ],
