@@ -19,7 +19,7 @@ from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
 ALL = slice(0, 7)
 # sequence 1 has no tokens; those of sequence 2 lie around one of sequence 3
 SEQUENCES = torch.tensor([0, 0, 0, 2, 3, 2, 2])
-STUDENT = torch.tensor([1.0, 3.0, 2.0, 0.5, 4.0, 0.25, 0.25])
+STUDENT = torch.tensor([1.0, 3.0, 2.0, 0.5, 4.0, 0.25, 0.125])
 TEACHER = torch.tensor([2.0, 1.0, 2.0, 0.0, 1.0, 3.0, 0.5])
 STATS = TokenStats(
     SEQUENCES, tuple(SampleFacts() for _ in range(4)), student_entropy=STUDENT, teacher_entropy=TEACHER,
@@ -38,7 +38,7 @@ def weighed(name: str, tokens: slice = ALL, **params: Any) -> list[float]:
         ("gate", {}, [1 / (1 + math.exp(t - s)) for s, t in zip(STUDENT.tolist(), TEACHER.tolist(), strict=True)]),
         ("entropy", {}, [math.exp(-t) for t in TEACHER.tolist()]),
         ("entropy", {"beta": 0.5}, [math.exp(-0.5 * t) for t in TEACHER.tolist()]),
-        # of 6 nats the first two tokens hold 4; of 1 nat the first holds a half
+        # of 6 nats the first two tokens hold 4; of 0.875 the first holds 0.5
         ("opener", {"entropy_fraction": 0.6}, [1, 1, 0, 1, 1, 1, 0]),
         ("opener", {"entropy_fraction": 0.5}, [1, 1, 0, 1, 1, 0, 0]),
         ("opener", {"entropy_fraction": 1.0}, [1, 1, 1, 1, 1, 1, 1]),
