@@ -91,7 +91,7 @@ def test_the_branch_is_the_methods_name(name: str) -> None:
 )
 def test_a_wrong_parameter_is_refused_in_these_words(name: str, params: dict, message: str) -> None:
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        build(MERGE_METHODS, name, params)
+        MERGE_METHODS[name](**params)
 
 
 @pytest.mark.parametrize(
