@@ -88,6 +88,7 @@ def run(names: list[str], seconds: float) -> None:
     command = [sys.executable, str(Path(__file__).with_name("decorated.py")), "run", "--max-children", "1", *names]
     # plugins cost each of thousands of test runs more than its tests
     lean = {"OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job would leave it deaf to it
     worker = subprocess.Popen(command, start_new_session=True, env=os.environ | lean)
     try:
         worker.wait(seconds)
@@ -95,7 +96,7 @@ def run(names: list[str], seconds: float) -> None:
         for ending in (signal.SIGINT, signal.SIGKILL):
             with suppress(subprocess.TimeoutExpired, ProcessLookupError):
                 os.killpg(worker.pid, ending)
-                worker.wait(60)
+                worker.wait(30)
 
 
 def show(names: Sequence[str]) -> None:

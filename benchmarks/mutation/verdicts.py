@@ -28,6 +28,8 @@ LETTERS = {
 }
 CODES = {KILLED: 1, SURVIVED: 0, TIMEOUT: 36}
 MARK = "__mutmut_"
+# Before each hash: which mutants a function has. To be raised with decorated.py's rules, or with mutmut's: numbers mean other mutants then.
+RULES = "1."
 
 
 def read_verdicts(path: Path) -> Verdicts:
@@ -54,7 +56,8 @@ def restore(folder: Path, verdicts: Verdicts, modules: Iterable[str] = (), *, fo
         path, record = _meta(folder, source)
         codes, hashes = record["exit_code_by_key"], record["hash_by_function_name"]
         for function, entry in functions.items():
-            if hashes.setdefault(function, entry["hash"]) != entry["hash"]:
+            rules, digest = entry["hash"][: len(RULES)], entry["hash"][len(RULES) :]
+            if rules != RULES or hashes.setdefault(function, digest) != digest:
                 continue
             for number, letter in enumerate(entry["verdicts"], 1):
                 key = f"{_module(source)}.{function}{MARK}{number}"
@@ -95,7 +98,7 @@ def collected(folder: Path, earlier: Verdicts, commit: str) -> Verdicts:
         functions = {}
         for function, by_number in letters.items():
             entry = {
-                "hash": record["hash_by_function_name"].get(function, ""),
+                "hash": RULES + record["hash_by_function_name"].get(function, ""),
                 "commit": commit,
                 "verdicts": "".join(by_number[number] for number in sorted(by_number)),
             }

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attar.compressors.catalogue import build
-from attar.compressors.distill.losses.divergences.catalogue import DIVERGENCES, LISTWISE
+from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.traits import Drawn, Traits
 
 NO_DIVERGENCE = {"is_divergence": False}
@@ -55,6 +55,10 @@ def test_a_loss_over_the_sequences_of_a_prompt() -> None:
     assert policy == Traits(**POLICY, needs_target=False, needs_whole=True, needs_groups=True)
     target = build(LISTWISE, "anchored_listwise", {"anchor": "target"}).traits
     assert target == Traits(**NO_DIVERGENCE, needs_whole=True, needs_support=True, needs_reward=True, needs_groups=True)
+
+
+def test_a_loss_over_chunks_has_no_target_in_the_batch() -> None:
+    assert build(CHUNKWISE, "chunk_likelihood", {}).traits == Traits(needs_target=False)
 
 
 @pytest.mark.parametrize(("name", "params", "differs"), SAID)

@@ -14,7 +14,7 @@ import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks" / "mutation"
 SOURCE, MODULE = "attar/compressors/merge/ties.py", "attar.compressors.merge.ties"
-EARLIER = {SOURCE: {"x_first": {"hash": "a1", "commit": "c0", "verdicts": "ks?tn"}}}
+EARLIER = {SOURCE: {"x_first": {"hash": "1.a1", "commit": "c0", "verdicts": "ks?tn"}}}
 
 
 @pytest.fixture
@@ -36,14 +36,19 @@ def test_another_checkout_goes_on_from_the_file(verdicts: ModuleType, tmp_path: 
         "x_first__mutmut_1": 1, "x_first__mutmut_2": 0, "x_first__mutmut_3": None, "x_first__mutmut_4": 36, "x_first__mutmut_5": None,
     }  # fmt: skip
     again = verdicts.collected(tmp_path, EARLIER, "c1")
-    assert again[SOURCE]["x_first"] == {"hash": "a1", "commit": "c1", "verdicts": "ks?t?"}
+    assert again[SOURCE]["x_first"] == {"hash": "1.a1", "commit": "c1", "verdicts": "ks?t?"}
     assert verdicts.collected(tmp_path, again, "c2") == again, "nothing new: the commit stays that of the verdicts"
 
 
 def test_a_changed_function_starts_anew_and_own_verdicts_stand(verdicts: ModuleType, tmp_path: Path) -> None:
-    verdicts.restore(tmp_path, {SOURCE: {"x_first": {"hash": "b2", "commit": "c0", "verdicts": "sk"}}})
+    verdicts.restore(tmp_path, {SOURCE: {"x_first": {"hash": "1.b2", "commit": "c0", "verdicts": "sk"}}})
     verdicts.restore(tmp_path, EARLIER)
     assert codes(tmp_path) == {"x_first__mutmut_1": 0, "x_first__mutmut_2": 1}
+
+
+def test_numbers_of_other_rules_mean_other_mutants(verdicts: ModuleType, tmp_path: Path) -> None:
+    verdicts.restore(tmp_path, {SOURCE: {"x_first": {"hash": "0.a1", "commit": "c0", "verdicts": "kk"}}})
+    assert codes(tmp_path) == {}
 
 
 def test_what_lived_is_run_again_when_it_is_wanted(verdicts: ModuleType, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter, deque
@@ -21,6 +22,7 @@ MAX_CPU_SECONDS = 5.0
 MAX_WALL_SECONDS = 60.0
 # A worker imports torch and prepares before its first input.
 START_SECONDS = 300.0
+READY = "ready\n"
 
 
 @dataclass
@@ -77,35 +79,47 @@ def try_inputs(
 
 
 class _Worker:
+    """A process that has prepared. Raises RuntimeError where it cannot: that is no input's fault."""
+
     def __init__(self, kind: str) -> None:
         command = [sys.executable, "-m", "tests.system.campaign.worker", kind]
         environment = os.environ | {"PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - for as long as the worker
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors,
             text=True,
             env=environment,
         )
-        self._is_ready = False
+        if self._line(START_SECONDS) != READY:
+            self.process.kill()
+            self._errors.seek(0)
+            raise RuntimeError(f"the worker for {kind} does not start: {self._errors.read()[-3000:]}")
 
     def verdict(self, seed: int) -> dict[str, Any]:
         """Hand a seed over and wait; a worker that gives no verdict in time, or dies, is a fault of its input."""
-        assert self.process.stdin is not None and self.process.stdout is not None
+        assert self.process.stdin is not None
         self.process.stdin.write(f"{seed}\n")
         self.process.stdin.flush()
-        seconds = MAX_WALL_SECONDS if self._is_ready else START_SECONDS
-        is_there, _, _ = select.select([self.process.stdout], [], [], seconds)
-        line = self.process.stdout.readline() if is_there else ""
-        self._is_ready = True
+        line = self._line(MAX_WALL_SECONDS)
         if line:
             return json.loads(line)
-        self.process.kill()
-        reason = f"ended with {self.process.wait()}" if is_there else f"hangs: no end after {seconds:.0f} s"
+        is_late = line is None
+        if is_late:
+            self.process.kill()
+        code = self.process.wait()
+        reason = f"hangs: no end after {MAX_WALL_SECONDS:.0f} s" if is_late else f"ended with {code}"
         return {"seed": seed, "end": "fault", "reason": reason}
 
     def end(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
         self.process.wait()
+
+    def _line(self, seconds: float) -> str | None:
+        """Return the next line: empty where the process is gone, none where the time is over."""
+        assert self.process.stdout is not None
+        is_there, _, _ = select.select([self.process.stdout], [], [], seconds)
+        return self.process.stdout.readline() if is_there else None

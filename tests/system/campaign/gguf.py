@@ -19,17 +19,19 @@ from tests.system.campaign.mutate import changed_bytes, changed_word
 COUNT = 1_000
 CLEAN = (ValueError,)
 WIDTH, NUM_HEADS, NUM_INNER, NUM_BLOCKS, NUM_TOKENS = 32, 2, 64, 2, 300
+# A merge's parts are tokens themselves.
+TOKENS = ["<s>", "</s>", "t", "1", "2", "t1", "t2", *(f"x{index}" for index in range(NUM_TOKENS - 7))]
 HEADER: dict[str, Any] = {
     "general.name": "tiny", "llama.block_count": NUM_BLOCKS, "llama.context_length": 128, "llama.embedding_length": WIDTH,
     "llama.feed_forward_length": NUM_INNER, "llama.attention.head_count": NUM_HEADS, "llama.attention.head_count_kv": NUM_HEADS,
     "llama.rope.dimension_count": WIDTH // NUM_HEADS, "llama.attention.layer_norm_rms_epsilon": 1e-5, "llama.vocab_size": NUM_TOKENS,
-    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": [f"t{index}" for index in range(NUM_TOKENS)],
-    "tokenizer.ggml.token_type": [1] * NUM_TOKENS, "tokenizer.ggml.merges": ["t 1", "t 2"], "tokenizer.ggml.bos_token_id": 0,
+    "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.pre": "default", "tokenizer.ggml.tokens": TOKENS,
+    "tokenizer.ggml.token_type": [3, 3] + [1] * (NUM_TOKENS - 2), "tokenizer.ggml.merges": ["t 1", "t 2"], "tokenizer.ggml.bos_token_id": 0,
     "tokenizer.ggml.eos_token_id": 1,
 }  # fmt: skip
 # What another program might write for a number, a word or a list.
 ODD = (0, 1, 3, 7, 33, 2**31 - 1, -1, 0.0, 1e30, "", "x", "llama", "bert", True, [1], ["a"], ["t1"] * 5)
-ODD += ([f"t{n}" for n in range(299)],)
+ODD += (TOKENS[:-1],)
 FORMS = ("F32", "F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0")
 
 
