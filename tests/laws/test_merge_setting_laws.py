@@ -9,7 +9,7 @@ import torch
 
 from attar.compressors.catalogue import build
 from attar.compressors.merge.group import TensorGroup
-from attar.compressors.merge.methods import MERGE_METHODS
+from attar.compressors.merge.methods import MERGE_METHODS, check_num_models
 from attar.compressors.merge.setting import TensorLocation, filters, locations, resolve
 from tests.unit.compressors.merge.test_merge_methods import merged, tensor
 
@@ -63,6 +63,20 @@ def test_methods_say_what_they_take() -> None:
         "linear": (2, 0), "slerp": (2, 2), "task_arithmetic": (1, 0), "ties": (2, 0), "dare_linear": (1, 0), "dare_ties": (2, 0),
         "model_stock": (2, 0), "karcher": (2, 0),
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "num_models", "message"),
+    [
+        ("slerp", 3, "students: method 'slerp' takes 2, not 3"),
+        ("slerp", 1, "students: method 'slerp' takes 2, not 1"),
+        ("ties", 1, "students: method 'ties' takes 2 or more, not 1"),
+        ("dare_linear", 0, "students: method 'dare_linear' takes 1 or more, not 0"),
+    ],
+)
+def test_another_number_of_models_is_refused_in_these_words(name: str, num_models: int, message: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        check_num_models(name, build(MERGE_METHODS, name), num_models)
 
 
 @pytest.mark.parametrize("name", MERGE_METHODS)

@@ -80,6 +80,19 @@ def test_a_check_says_all_that_it_knows() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("is_lower_better", "limit", "text"),
+    [
+        (False, 1.0, "0% of the accuracy may be lost"),
+        (False, 1.25, "accuracy must rise by 25%"),
+        (True, 1.0, "accuracy may rise by 0%"),
+        (True, 0.75, "accuracy must fall by 25%"),
+    ],
+)
+def test_what_a_limit_lets_through_at_its_ends(is_lower_better: bool, limit: float, text: str) -> None:
+    assert Check("accuracy_ratio", 1.0, limit, is_lower_better).laxness == text
+
+
 def test_rounding_alone_fails_nothing_and_more_than_rounding_does() -> None:
     for is_lower_better, sign in ((True, 1.0), (False, -1.0)):
         assert Check("x", 0.9 + sign * 1e-10, 0.9, is_lower_better).has_passed
