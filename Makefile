@@ -55,10 +55,11 @@ docs-check: $(VENV)/ready
 	PYTHONPATH=. $(BIN)/python -m docs.generate.check
 
 # Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
-# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". The tool lies apart: nothing else needs it.
+# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". It goes on where the last sitting ended, also another
+# checkout's; after tests have changed: make mutants MODULES="--survivors attar.compressors.merge.ties". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
-	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutants.py $(MODULES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut==3.8.*'
+	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutation/mutants.py $(MODULES)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

@@ -24,7 +24,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from attar.registry.artifacts.disk_space import full_error
 from attar.registry.artifacts.environment import configure_process
+from attar.registry.artifacts.files import is_disk_full
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import StageConfig
@@ -145,7 +147,12 @@ def _child_main(order: WorkOrder, sender: Connection) -> None:
     gc.set_threshold(*GARBAGE_THRESHOLDS)
     os.environ.update(order.environment)
     if order.log_path is not None:
-        _print_to(order.log_path)
+        try:
+            _print_to(order.log_path)
+        except OSError as error:  # told by the node: a child that is gone says nothing
+            cause = full_error(order.stage, order.store_root, 0, has_begun=False) if is_disk_full(error) else error
+            sender.send(("failed", one_line(cause), traceback.format_exc()))
+            return
     import torch  # already in memory: the fork server preloads it
 
     torch.set_num_threads(order.num_threads)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -96,6 +95,6 @@ def check_fold(
     scale = float(adapter_logits.float().abs().max().clamp(min=1.0))
     if not error <= tolerance * scale:
         raise ValueError(f"folded logits differ from the adapter's by {error:.3g} (allowed {tolerance * scale:.3g})")
-    if change == 0.0 or torch.equal(folded_logits, base_logits):
+    if change == 0.0:
         raise ValueError("folding changed nothing: the adapter is all zero, or was not applied")
     return error, change

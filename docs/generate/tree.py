@@ -27,6 +27,7 @@ WORDS = {
     "benchmarks/": "Timings and studies, side by side with peers; never part of the tests.",
     "benchmarks/operate/": "What operating costs: starting, triggers, servers under load, the demo, workers that die.",
     "benchmarks/quality/": "What choices of science cost: windows, scans, patches, widths, top k, part of the vocabulary.",
+    "benchmarks/mutation/": "Wrong versions of the science that no test notices, counted over all sittings.",
     "benchmarks/recovery/": "What is left after a cut, arm by arm, and the long healing.",
     "benchmarks/results/": "What the benchmarks measured, the source of every table of this site.",
     "benchmarks/speed/": "Seconds and memory of one stage's work, ours and a peer's by turns.",

@@ -135,6 +135,8 @@ class EvaluationFacts(ArtifactFacts):
 
     format: str = NOT_KNOWN
     model_fingerprint: str = NOT_KNOWN
+    # of the data: held out to report, or set apart to choose on
+    part: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

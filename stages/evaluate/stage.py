@@ -98,7 +98,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     for name, value in headline.items():
         metric(name, value)
     facts = EvaluationFacts(
-        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, others={**headline, "part": config.part}
+        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
     )
     return EvaluationArtifact.at(workdir / "content", facts)
 

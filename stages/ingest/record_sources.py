@@ -33,7 +33,7 @@ def read_jsonl(path: Path, source: str) -> Iterator[Record]:
 
 
 def read_parquet(path: Path, source: str) -> Iterator[Record]:
-    """Yield the rows of a table. Raises ValueError for what is no Parquet file, or has two columns of one name."""
+    """Yield the rows of a table. Raises ValueError for what is no Parquet file, is damaged inside, or has two columns of one name."""
     import pyarrow  # comes with the data extra
     import pyarrow.parquet
 
@@ -44,8 +44,14 @@ def read_parquet(path: Path, source: str) -> Iterator[Record]:
     names = Counter(table.schema_arrow.names)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"{source} has two columns {twice[0]!r}; accepted: each name once")
-    index = 0
-    for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+    index, batches = 0, table.iter_batches(batch_size=PARQUET_ROWS)
+    while True:
+        try:  # a file may be whole at its end, which is read first, and damaged before it
+            batch = next(batches, None)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{source} is damaged from row {index} on: {_one_line(error)}") from error
+        if batch is None:
+            return
         try:
             records = batch.to_pylist()
         except UnicodeDecodeError as error:

@@ -1,6 +1,6 @@
 """What a graph with dynamic 8-bit products loses, by part: its weights' codes, the rounding of activations, sums cut at 16 bits.
 
-python benchmarks/eight_bit_products.py ONNX_FOLDER QUESTIONS.jsonl [--train QUESTIONS.jsonl] [--num-tokens 3000]
+python benchmarks/quality/eight_bit_products.py ONNX_FOLDER QUESTIONS.jsonl [--train QUESTIONS.jsonl] [--num-tokens 3000]
 
 ONNX_FOLDER: a float graph of the stage `export`. Each product is written out in plain operators, so that any processor computes what
 another would: sums whole, as with VNNI, or each pair of neighbouring products cut to 16 bits, as AVX2's and AVX-512's `vpmaddubsw` do.
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from result_file import recorded
 
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.closeness import TextCloseness, closeness, ratio_of_sums
@@ -33,6 +33,9 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.quantize.config import QuantizeConfig
 from attar.stages.quantize.graph import QuantizedGraph
 from attar.stages.quantize.limits import Limits
+
+sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
+from result_file import recorded
 
 LEAST, MOST = np.iinfo(np.int16).min, np.iinfo(np.int16).max
 
