@@ -145,7 +145,10 @@ def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProc
 
 
 def attar_here(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already."""
+    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already.
+
+    Flows of one server alone: Prefect keeps clients of the first for the life of the process, and a dead one is asked for minutes.
+    """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from attar.pipelines.cli.main import app

@@ -231,7 +231,12 @@ def flow_names(home: Path) -> list[tuple[str, str]]:
         return database.execute("select name, state_name from flow_run").fetchall()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+# SIGTERM stops a run on pools in every run of the tests
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
     number: signal.Signals, environment: dict[str, str], tmp_path: Path
 ) -> None:

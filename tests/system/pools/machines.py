@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from attar.stages.runtime.orphans import OWNER
-from tests.system.operated import Api, attar_here, until
+from tests.system.operated import Api, until
 
 Environment = dict[str, str]
 
@@ -60,10 +60,6 @@ class Machines:
         return subprocess.run(
             command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False
         )
-
-    def attar_here(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """As `attar`, in the tests' process."""
-        return attar_here(self.environment, *words)
 
     def ask(self, path: str, body: Any = None) -> Any:
         return Api(self.environment["PREFECT_API_URL"]).ask(path, body)

@@ -16,7 +16,6 @@ import pytest
 import yaml
 
 from attar.registry.artifacts.store import Store
-from attar.stages.process import start_fork_server
 from tests.databases import copy_database
 from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
 from tests.system.pools.machines import Machines, kill_tree
@@ -68,7 +67,6 @@ def machines(
     (workspace / "pooled.yaml").write_text(yaml.safe_dump(RECIPE, sort_keys=False))
     (workspace / "long.yaml").write_text(yaml.safe_dump(LONG, sort_keys=False))
     (workspace / "sums.jsonl").write_text(SUMS)
-    start_fork_server()  # before a home is named: with it, it would pass for what a run has left
     made = Machines(workspace, clean_environment, port)
     copy_database(mlflow_database, made.home / "mlflow.db")
     try:
@@ -87,13 +85,13 @@ def workers(machines: Machines) -> dict[str, subprocess.Popen[bytes]]:
 
 def test_a_pool_that_is_not_there_is_told_before_anything_runs(machines: Machines) -> None:
     before = machines.ask("flow_runs/count", {})
-    done = machines.attar_here("run", "pooled.yaml", "--set", "smaller.execution=gpus")
+    done = machines.attar("run", "pooled.yaml", "--set", "smaller.execution=gpus")
     assert done.returncode == 2 and "no deployment stage/stage-gpus; `attar pool gpus` makes it" in done.stderr
     assert machines.ask("flow_runs/count", {}) == before and not list((machines.home / "runs").glob("*"))
 
 
 def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, workers: dict[str, Any]) -> None:
-    done = machines.attar_here("run", "pooled.yaml", "--set", "original.execution=cpu", "--json")
+    done = machines.attar("run", "pooled.yaml", "--set", "original.execution=cpu", "--json")
     assert done.returncode == 0, done.stdout + done.stderr + machines.log("worker-gpu")
     nodes = json.loads(done.stdout)["nodes"]
     pools = {name: machines.stage_runs(name) for name in nodes}
@@ -105,7 +103,7 @@ def test_a_node_runs_on_its_pool_and_only_names_travel(machines: Machines, worke
     [child] = pools["smaller"]
     assert child["parameters"]["inputs"] == {"model": [{"stage": "ingest_model", "key": nodes["original"]["key"]}]}
     assert str(machines.home) not in json.dumps(child["parameters"]), "each machine may mount the store where it likes"
-    again = json.loads(machines.attar_here("run", "pooled.yaml", "--set", "original.execution=cpu", "--json").stdout)
+    again = json.loads(machines.attar("run", "pooled.yaml", "--set", "original.execution=cpu", "--json").stdout)
     assert {node["state"] for node in again["nodes"].values()} == {"Cached"}
     assert {name: machines.stage_runs(name) for name in nodes} == pools, "what is stored wakes no pool"
 
@@ -116,7 +114,7 @@ def test_what_a_stage_refuses_is_the_reason_of_the_run_and_not_tried_again(
     (machines.workspace / "bad.jsonl").write_text("{broken")
     node = {"stage": "ingest_data", "config": {"source": "jsonl:bad.jsonl"}, "execution": "cpu"}
     (machines.workspace / "bad.yaml").write_text(yaml.safe_dump({"name": "bad", "nodes": {"rows": node}}))
-    done = machines.attar_here("run", "bad.yaml")
+    done = machines.attar("run", "bad.yaml")
     assert done.returncode == 1 and "on pool cpu: jsonl:bad.jsonl line 1 is not JSON" in done.stdout
     [child] = machines.stage_runs("rows")
     assert child["state"]["type"] == "FAILED" and "line 1 is not JSON" in child["state"]["message"]
