@@ -143,7 +143,7 @@ def main() -> None:
     tokenizer = load_tokenizer(options.graph)
     pairs = pairs_of(options.questions, tokenizer, options.num_tokens)
     config = QuantizeConfig(limits=Limits(max_kl_nats=100.0), weights={"kind": "dynamic"})  # type: ignore[arg-type]
-    samples = [[*context, *ids][:256] for context, ids in pairs_of(options.train, tokenizer, 6000)[:32]]
+    samples = [[*context, *ids][:256] for context, ids in pairs_of(options.train, tokenizer, 3000)[:16]]
     source = QuantizedGraph(config, options.graph, samples)
     original = OnnxRunner(open_session(options.graph, is_frugal=True))
     print(f"{sum(len(ids) for _, ids in pairs)} tokens of answers to {len(pairs)} questions; KL from the float graph")
