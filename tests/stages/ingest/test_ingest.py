@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -84,6 +85,21 @@ def test_gguf_comes_in_as_safetensors_and_its_digest_is_checked(store: Store, gg
     assert torch.isfinite(model(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
     with pytest.raises(ValueError, match="the recipe says 0000"):
         ingest(store, f"gguf:{gguf_file}", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("num_blocks", [33, 1])
+def test_a_gguf_header_that_says_other_blocks_is_refused_before_they_are_made_up(
+    num_blocks: int, store: Store, gguf_file: Path, tmp_path: Path
+) -> None:
+    key = b"llama.block_count" + struct.pack("<I", 4)  # a whole number of 32 bits
+    content = gguf_file.read_bytes()
+    assert content.count(key + struct.pack("<I", 2)) == 1
+    (tmp_path / "other.gguf").write_bytes(
+        content.replace(key + struct.pack("<I", 2), key + struct.pack("<I", num_blocks))
+    )
+    message = f"^other.gguf: its header says {num_blocks} blocks, it holds 2$"
+    with pytest.raises(ValueError, match=message):
+        ingest(store, f"gguf:{tmp_path / 'other.gguf'}")
 
 
 def make_wheel(folder: Path, member: Path, recorded: str) -> None:
