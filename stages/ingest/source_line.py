@@ -218,17 +218,19 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
 
 
 def _refuse_other_blocks(path: Path) -> None:
-    """Raise ValueError where a GGUF header says more blocks, or fewer, than the file holds: transformers would make them up for seconds."""
+    """Raise ValueError where a GGUF header says not how many blocks the file holds: transformers would make others up for seconds."""
     from gguf import GGUFReader  # in the data extra, as transformers' own reader needs it
 
     try:
         reader = GGUFReader(path)
-        counts = [int(field.contents()) for name, field in reader.fields.items() if name.endswith(".block_count")]
+        name = f"{reader.fields['general.architecture'].contents()}.block_count"
+        count = int(reader.fields[name].contents()) if name in reader.fields else None
         numbers = [int(match[1]) for tensor in reader.tensors if (match := GGUF_BLOCK.match(tensor.name))]
     except Exception:  # noqa: BLE001 - a damaged file: what reads the model says how
         return
-    if counts and numbers and counts[0] != max(numbers) + 1:
-        raise ValueError(f"{path.name}: its header says {counts[0]} blocks, it holds {max(numbers) + 1}")
+    if numbers and count != max(numbers) + 1:
+        said = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
+        raise ValueError(f"{path.name}: its header {said}, it holds {max(numbers) + 1} blocks")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

@@ -87,18 +87,24 @@ def test_gguf_comes_in_as_safetensors_and_its_digest_is_checked(store: Store, gg
         ingest(store, f"gguf:{gguf_file}", sha256="0" * 64)
 
 
-@pytest.mark.parametrize("num_blocks", [33, 1])
+@pytest.mark.parametrize(
+    ("key", "count", "message"),
+    [
+        (b"llama.block_count", 33, "says 33 blocks, it holds 2 blocks"),
+        (b"llama.block_count", 1, "says 1 blocks, it holds 2 blocks"),
+        (b"llama.block_coun_", 2, "has no llama.block_count, it holds 2 blocks"),
+    ],
+)
 def test_a_gguf_header_that_says_other_blocks_is_refused_before_they_are_made_up(
-    num_blocks: int, store: Store, gguf_file: Path, tmp_path: Path
+    key: bytes, count: int, message: str, store: Store, gguf_file: Path, tmp_path: Path
 ) -> None:
-    key = b"llama.block_count" + struct.pack("<I", 4)  # a whole number of 32 bits
-    content = gguf_file.read_bytes()
-    assert content.count(key + struct.pack("<I", 2)) == 1
-    (tmp_path / "other.gguf").write_bytes(
-        content.replace(key + struct.pack("<I", 2), key + struct.pack("<I", num_blocks))
-    )
-    message = f"^other.gguf: its header says {num_blocks} blocks, it holds 2$"
-    with pytest.raises(ValueError, match=message):
+    def entry(key: bytes, count: int) -> bytes:
+        return key + struct.pack("<II", 4, count)  # 4: a whole number of 32 bits
+
+    content, before = gguf_file.read_bytes(), entry(b"llama.block_count", 2)
+    assert content.count(before) == 1
+    (tmp_path / "other.gguf").write_bytes(content.replace(before, entry(key, count)))
+    with pytest.raises(ValueError, match=f"^other.gguf: its header {message}$"):
         ingest(store, f"gguf:{tmp_path / 'other.gguf'}")
 
 
