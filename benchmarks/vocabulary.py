@@ -74,7 +74,8 @@ def main() -> None:
     tokenizer = load_tokenizer(folder)
     original = load_model(folder, "auto")
     model = ModelArtifact(folder, model_facts(original))
-    print(f"{original.config.vocab_size:,} tokens, {num_parameters(original) / 1e6:.1f} M parameters, {original.dtype}, before")
+    size = num_parameters(original) / 1e6
+    print(f"Trimmed, of {original.config.vocab_size:,} tokens and {size:.1f} M parameters in {str(original.dtype)[6:]}")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     for names, num_tokens in ARMS:
         with tempfile.TemporaryDirectory() as scratch:
@@ -89,7 +90,7 @@ def main() -> None:
             size = (made.path / "model.safetensors").stat().st_size
             removed = int(made.facts["num_removed_parameters"])
             row = [
-                " + ".join(names),
+                " + ".join(names) + (f", {num_tokens:,} tokens" if num_tokens else ""),
                 f"{made.facts['vocab_size']:,}",
                 f"{made.facts['num_parameters'] / 1e6:.1f}",
                 f"{removed / num_parameters(original):.1%}",

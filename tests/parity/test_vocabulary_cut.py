@@ -84,10 +84,10 @@ def test_special_ids_follow_their_tokens(tmp_path: Path) -> None:
     cut_vocabulary(model, KEPT)
     model.save_pretrained(tmp_path)
     config, generation = AutoConfig.from_pretrained(tmp_path), GenerationConfig.from_pretrained(tmp_path)
-    place = {old: new for new, old in enumerate(KEPT)}
-    assert config.eos_token_id == generation.eos_token_id == [place[258], place[5]]
-    assert config.pad_token_id == generation.pad_token_id == place[8] == model.get_input_embeddings().padding_idx
-    assert generation.suppress_tokens == [place[11]]
+    new_id = {old: new for new, old in enumerate(KEPT)}
+    assert config.eos_token_id == generation.eos_token_id == [new_id[258], new_id[5]]
+    assert config.pad_token_id == generation.pad_token_id == new_id[8] == model.get_input_embeddings().padding_idx
+    assert generation.suppress_tokens == [new_id[11]]
 
 
 def test_in_float32_the_probe_agrees_to_a_millionth_and_rows_of_other_ids_do_not() -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from attar.compressors.measure.same_logits import probe_ids
 from attar.compressors.models.skeleton import as_read
-from attar.compressors.prune.vocabulary.renumber import renumbered, resized
+from attar.compressors.prune.vocabulary.renumber import SIZES, renumbered, resized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -41,6 +41,7 @@ def cut_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> None:
     changed, when these are not embedding and head, or differ in more than their first dimension.
     """
     rows, family = num_rows(model), type(model).__name__
+    _check_sizes(model, rows, len(kept_ids))
     new_ids = {old: new for new, old in enumerate(kept_ids)}
     skeleton = _skeleton(model, rows, new_ids)
     index = torch.as_tensor(list(kept_ids), dtype=torch.long, device=model.device)
@@ -58,6 +59,18 @@ def cut_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> None:
     _refuse_whole_tables(model, cut, len(index))
     _put(model, skeleton, cut)
     _write_config(model, rows, new_ids)
+
+
+def _check_sizes(model: PreTrainedModel, rows: int, num_kept: int) -> None:
+    """Raise ValueError where a table of the config has other rows than the embedding: the same ids would not cut it."""
+    if not 0 < num_kept < rows:
+        raise ValueError(f"{num_kept} of {rows} rows of the vocabulary are to stay; accepted: 1 to {rows - 1}")
+    values = model.config.get_text_config().to_dict()
+    for name in SIZES:
+        if isinstance(values.get(name), int) and values[name] != rows:
+            raise ValueError(
+                f"{type(model).__name__}: {name} is {values[name]}, but its embedding has {rows} rows; equal numbers are expected"
+            )
 
 
 def kept_logprobs(model: PreTrainedModel, kept_ids: Sequence[int]) -> Float[Tensor, "B T K"]:

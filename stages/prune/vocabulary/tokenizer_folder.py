@@ -53,13 +53,13 @@ def write_trimmed_tokenizer(
 def _config(config: Mapping[str, Any], new_ids: Mapping[int, int]) -> dict[str, Any]:
     changed = {**config, **renumbered(config, new_ids)}
     if "added_tokens_decoder" in config:
-        tokens = {int(index): token for index, token in config["added_tokens_decoder"].items()}
-        changed["added_tokens_decoder"] = {str(new_ids[index]): tokens[index] for index in sorted(tokens)}
+        tokens = {new_ids.get(int(index)): token for index, token in config["added_tokens_decoder"].items()}
+        changed["added_tokens_decoder"] = {str(new): token for new, token in tokens.items() if new is not None}
     return changed
 
 
 def _added(added: Mapping[str, int], new_ids: Mapping[int, int]) -> dict[str, int]:
-    return {token: new_ids[index] for token, index in added.items()}
+    return {token: new_ids[index] for token, index in added.items() if index in new_ids}
 
 
 CHANGED = {"tokenizer_config.json": _config, "added_tokens.json": _added}

@@ -128,7 +128,7 @@ def test_contradicting_files_are_left_out_and_told(store: Store, original: Model
         workdir = tmp_path / "work"
         (workdir / "content").mkdir(parents=True)
         made = trim_vocabulary.run(TrimVocabularyConfig(), TrimVocabularyInputs(model=model, data=(data,)), workdir)
-    assert notes[-1] == "left out, since they hold the whole vocabulary: merges.txt, tokenizer.model"
+    assert notes[0] == "left out, since they hold the whole vocabulary: merges.txt, tokenizer.model"
     assert not {"tokenizer.model", "merges.txt"} & {path.name for path in made.path.iterdir()}
 
 
