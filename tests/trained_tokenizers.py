@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
+from transformers import AutoModelForCausalLM, LlamaTokenizer, PreTrainedTokenizerFast
 
 from attar.stages.ingest.tiny_model import CHAT_TEMPLATE, tiny_config
 
@@ -49,6 +49,12 @@ def byte_fallback(num_tokens: int = 300) -> Any:
     words[3:3] = [f"<0x{number:02X}>" for number in range(256)]
     content["model"] |= {"vocab": {word: index for index, word in enumerate(words)}, "byte_fallback": True}
     return _marked(content, decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]))
+
+
+def llama_class() -> Any:
+    """The same as a class of transformers, which reads tokens and merges from the file and builds the rest itself."""
+    content = json.loads(byte_fallback().backend_tokenizer.to_str())["model"]
+    return LlamaTokenizer(vocab=content["vocab"], merges=[tuple(merge) for merge in content["merges"]])
 
 
 def unigram(num_tokens: int = 260) -> Any:

@@ -16,6 +16,8 @@ from attar.stages.artifacts.dataset.rows import Row, read_rows
 from attar.stages.runtime.progress import bar
 
 TEXTS_AT_ONCE = 256
+# Rows, from all over the data, whose letters are counted.
+NUM_SAMPLED = 4096
 # Chat rows that show what the template writes around them.
 NUM_SHOWN = 32
 # A corpus with fewer of its letters in the template's script is taken to be in another language.
@@ -26,7 +28,7 @@ PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("system", "user
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts that choose the tokens, texts that are held out, and what the rows say without what the template writes around it."""
+    """Texts that choose the tokens, texts that are held out, and of some rows what they say without the template around it."""
 
     texts: list[str]
     heldout: list[str]
@@ -40,11 +42,13 @@ class Corpus:
         corpus = Corpus([], [], [], [])
         rows = [row for dataset in data for row in read_rows(dataset.path / "rows.jsonl")]
         counter = bar("reading rows", len(rows), "rows")
-        for row in rows:
+        step = len(rows) // NUM_SAMPLED + 1
+        for number, row in enumerate(rows):
             texts = corpus.heldout if row.split == "heldout" else corpus.texts
             texts += [text for text in row_texts(tokenizer, row) if text.strip()]
             contents = list(_contents(row))
-            corpus.contents.extend(contents)
+            if number % step == 0:  # what it is written in shows in some
+                corpus.contents.extend(contents)
             if row.question and len(corpus.around) < NUM_SHOWN and tokenizer.chat_template:
                 corpus.around.append(_without(row_prompt_text(tokenizer, row), contents))
             counter.advance()

@@ -15,10 +15,13 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.tokenizer_files import without_rows
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.prune.vocabulary.config import TrimVocabularyConfig, TrimVocabularyInputs
 from attar.stages.prune.vocabulary.stage import trim_vocabulary
 from tests.stages.prune.worded import ENGLISH, ingested, rows_of, sums, trimmed
-from tests.trained_tokenizers import LINES, byte_fallback, byte_level, unigram
+from tests.trained_tokenizers import LINES, byte_fallback, byte_level, llama_class, unigram, worded_model
 
 
 @pytest.fixture(scope="module")
@@ -103,15 +106,27 @@ def test_scripts_stay_and_rare_tokens_go(store: Store, original: ModelArtifact, 
     assert size["rare"] < size["plain"] < size["cyrillic"]
 
 
-@pytest.mark.parametrize("make", [byte_fallback, unigram])
+@pytest.mark.parametrize("make", [byte_fallback, llama_class, unigram])
 def test_other_kinds_of_tokenizers_are_trimmed_too(store: Store, tmp_path: Path, make: Any) -> None:
     model = ingested(store, tmp_path / "model", make())
-    (tmp_path / "text.txt").write_text("\n\n".join(LINES[:3]))
     texts = rows_of(store, tmp_path / "texts.jsonl", [{"text": line} for line in LINES[:3]])
     made = trimmed(store, model, texts)
     own = load_tokenizer(made.path)
     assert int(made.facts["vocab_size"]) == len(own) < model.facts["vocab_size"]
     assert own(LINES[0]).input_ids[0] == own.bos_token_id
+
+
+def test_a_token_without_a_row_stays_without(store: Store, data: DatasetArtifact, tmp_path: Path) -> None:
+    """Gemma's text models have an image token so: no row is made for it, and none is taken for it."""
+    tokenizer = byte_level()
+    worded_model(tokenizer).save_pretrained(tmp_path / "model")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    tokenizer.save_pretrained(tmp_path / "model")
+    source = IngestModelConfig(source=f"folder:{tmp_path / 'model'}")
+    model = ingest_model.execute(source, NoInputs(), store).artifact
+    made = trimmed(store, model, data)
+    size = int(made.facts["vocab_size"])
+    assert size < 480 and without_rows(load_tokenizer(made.path)) == {size: "<image>"}
 
 
 def test_contradicting_files_are_left_out_and_told(store: Store, original: ModelArtifact, data: DatasetArtifact, tmp_path: Path) -> None:
