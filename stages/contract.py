@@ -192,7 +192,9 @@ def check_vocabulary(model: Facts, other: Facts, who: str, accepted: str = "") -
     """Raise ValueError when both say how many tokens they know, and differ: ids would mean different tokens."""
     model_size, other_size = model.get("vocab_size"), other.get("vocab_size")
     if model_size is not None and other_size is not None and model_size != other_size:
-        raise ValueError(f"vocabulary mismatch: model {model_size}, {who} {other_size} tokens{accepted and f'; {accepted}'}")
+        raise ValueError(
+            f"vocabulary mismatch: model {model_size}, {who} {other_size} tokens{accepted and f'; {accepted}'}"
+        )
 
 
 def check_covers(other: Facts, model: Facts, who: str) -> None:

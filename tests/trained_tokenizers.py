@@ -32,7 +32,9 @@ def byte_level(num_tokens: int = 480, *, ignore_merges: bool = False) -> Any:
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # type: ignore[assignment]
     inner.decoder = decoders.ByteLevel()  # type: ignore[assignment]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=num_tokens, special_tokens=TURNS, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=num_tokens, special_tokens=TURNS, initial_alphabet=alphabet, show_progress=False
+    )
     inner.train_from_iterator(LINES, trainer)
     return _chat(inner)
 
@@ -42,7 +44,8 @@ def byte_fallback(num_tokens: int = 300) -> Any:
     inner = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     inner.normalizer = normalizers.Replace(" ", "▁")  # type: ignore[assignment]
     inner.train_from_iterator(
-        LINES, trainers.BpeTrainer(vocab_size=num_tokens, special_tokens=SPECIAL, limit_alphabet=60, show_progress=False)
+        LINES,
+        trainers.BpeTrainer(vocab_size=num_tokens, special_tokens=SPECIAL, limit_alphabet=60, show_progress=False),
     )
     content = json.loads(inner.to_str())
     words = sorted(content["model"]["vocab"], key=content["model"]["vocab"].get)
@@ -61,7 +64,9 @@ def unigram(num_tokens: int = 260) -> Any:
     """XGLM's kind: scored pieces, unknown characters as one unknown token."""
     inner = Tokenizer(models.Unigram())
     inner.pre_tokenizer = pre_tokenizers.Metaspace()  # type: ignore[assignment]
-    trainer = trainers.UnigramTrainer(vocab_size=num_tokens, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False)
+    trainer = trainers.UnigramTrainer(
+        vocab_size=num_tokens, special_tokens=SPECIAL, unk_token="<unk>", show_progress=False
+    )
     inner.train_from_iterator(LINES, trainer)
     return _marked(json.loads(inner.to_str()), decoders.Metaspace())
 
@@ -79,7 +84,9 @@ def wordpiece(num_tokens: int = 300) -> Any:
     inner = Tokenizer(models.WordPiece(unk_token="<unk>"))  # type: ignore[call-arg]
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     inner.decoder = decoders.WordPiece()  # type: ignore[assignment]
-    inner.train_from_iterator(LINES, trainers.WordPieceTrainer(vocab_size=num_tokens, special_tokens=SPECIAL, show_progress=False))
+    inner.train_from_iterator(
+        LINES, trainers.WordPieceTrainer(vocab_size=num_tokens, special_tokens=SPECIAL, show_progress=False)
+    )
     inner.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 1))  # type: ignore[assignment]
     return PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 

@@ -25,7 +25,9 @@ def untied(model: Any) -> Any:
     """Give the head rows of its own."""
     model.config.tie_word_embeddings = False
     head = model.get_output_embeddings()
-    head.weight = nn.Parameter(torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(2)).double() * 0.2)
+    head.weight = nn.Parameter(
+        torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(2)).double() * 0.2
+    )
     return model
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from attar.compressors.prune.vocabulary.alphabet import (
@@ -50,7 +51,7 @@ class Bpe:
         symbols = self._symbols(token)
         formed = set(symbols)
         while len(symbols) > 1:
-            ranked = [(self._ranks[pair], index) for index, pair in enumerate(zip(symbols, symbols[1:], strict=False)) if pair in self._ranks]
+            ranked = [(self._ranks[pair], index) for index, pair in enumerate(pairwise(symbols)) if pair in self._ranks]
             if not ranked:
                 return set()
             index = min(ranked)[1]

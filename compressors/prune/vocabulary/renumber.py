@@ -56,7 +56,11 @@ def _changed(name: str, value: Any, new_ids: Mapping[int, int]) -> Any:
     if name == BIASED:
         pairs = value.items() if isinstance(value, Mapping) else value
         biased = [(_mapped(words, new_ids), weight) for words, weight in pairs if _are_kept(words, new_ids)]
-        return {tuple(words): weight for words, weight in biased} if isinstance(value, Mapping) else [list(pair) for pair in biased]
+        return (
+            {tuple(words): weight for words, weight in biased}
+            if isinstance(value, Mapping)
+            else [list(pair) for pair in biased]
+        )
     return value
 
 

@@ -7,10 +7,14 @@ from collections.abc import Iterable, Sequence
 
 import regex  # knows scripts, which `re` does not
 
+# fmt: off
 SCRIPTS = (
-    "Arabic Armenian Bengali Cyrillic Devanagari Ethiopic Georgian Greek Gujarati Gurmukhi Han Hangul Hebrew Hiragana Kannada Katakana "
-    "Khmer Lao Latin Malayalam Myanmar Sinhala Tamil Telugu Thai Tibetan"
-).split()
+    "Arabic", "Armenian", "Bengali", "Cyrillic", "Devanagari", "Ethiopic", "Georgian", "Greek",
+    "Gujarati", "Gurmukhi", "Han", "Hangul", "Hebrew", "Hiragana", "Kannada", "Katakana",
+    "Khmer", "Lao", "Latin", "Malayalam", "Myanmar", "Sinhala", "Tamil", "Telugu",
+    "Thai", "Tibetan",
+)
+# fmt: on
 _LETTERS = {name: regex.compile(rf"\p{{Script={name}}}") for name in SCRIPTS}
 _WORD = regex.compile(r"\p{L}[\p{L}\p{M}]+")
 

@@ -53,7 +53,9 @@ def cut_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> None:
         if tensor.shape == shapes[name]:
             continue
         if (tensor.shape[0], *tensor.shape[1:]) != (rows, *shapes[name][1:]) or shapes[name][0] != len(index):
-            raise ValueError(f"{family}: {name} would be {tuple(shapes[name])}, not rows of {tuple(tensor.shape)}; not cut")
+            raise ValueError(
+                f"{family}: {name} would be {tuple(shapes[name])}, not rows of {tuple(tensor.shape)}; not cut"
+            )
         if id(tensor) not in cut:
             cut[id(tensor)] = _rows_of(tensor, index)
     _refuse_whole_tables(model, cut, len(index))
@@ -115,7 +117,9 @@ def _rows_of(tensor: Tensor, index: Int[Tensor, "K"]) -> nn.Parameter:
 def _refuse_whole_tables(model: PreTrainedModel, cut: dict[int, nn.Parameter], num_tokens: int) -> None:
     for table in (model.get_input_embeddings(), model.get_output_embeddings()):
         if id(table.weight) not in cut and table.weight.shape[0] != num_tokens:
-            raise ValueError(f"{type(model).__name__}: its config does not size its {type(table).__name__} of tokens; not cut")
+            raise ValueError(
+                f"{type(model).__name__}: its config does not size its {type(table).__name__} of tokens; not cut"
+            )
 
 
 def _put(model: PreTrainedModel, skeleton: PreTrainedModel, cut: dict[int, nn.Parameter]) -> None:

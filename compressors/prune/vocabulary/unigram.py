@@ -27,10 +27,8 @@ class Unigram:
     def always(self) -> set[str]:
         """Return what any text can fall back to: bytes, or all single characters where there are none; unknown and lowest piece."""
         vocabulary, unknown = self.content["vocab"], self.content.get("unk_id")
-        if self.content.get("byte_fallback"):
-            alphabet = byte_tokens(self.ids) | ({SPACE} & self.ids.keys())
-        else:
-            alphabet = characters_among(self.ids)
+        has_bytes = bool(self.content.get("byte_fallback"))
+        alphabet = byte_tokens(self.ids) | ({SPACE} & self.ids.keys()) if has_bytes else characters_among(self.ids)
         lowest = min(vocabulary, key=lambda entry: entry[1])[0]
         return alphabet | {lowest} | (set() if unknown is None else {vocabulary[unknown][0]})
 

@@ -53,7 +53,9 @@ class Corpus:
                 corpus.around.append(_without(row_prompt_text(tokenizer, row), contents))
             counter.advance()
         if not corpus.texts:
-            raise ValueError("data: the corpus is empty: no row outside the held-out ones has a text; give rows with text")
+            raise ValueError(
+                "data: the corpus is empty: no row outside the held-out ones has a text; give rows with text"
+            )
         return corpus
 
 
@@ -80,7 +82,9 @@ def template_texts(tokenizer: Any) -> list[str]:
     for roles in PROBES:
         for is_open in (True, False):
             try:
-                texts.append(rendered(tokenizer, [{"role": role, "content": ""} for role in roles], (), is_open=is_open))
+                texts.append(
+                    rendered(tokenizer, [{"role": role, "content": ""} for role in roles], (), is_open=is_open)
+                )
             except ValueError:  # some take no system turn, or no empty one
                 continue
     return texts

@@ -52,7 +52,9 @@ def agreement(whole: Any, trimmed: Any, new_ids: Mapping[int, int], texts: Seque
             is_same = mapped == new
             is_changed = not is_same and whole.decode(old) != trimmed.decode(new)
             num_kept = len(mapped) - mapped.count(-1)
-            counts = [a + b for a, b in zip(counts, (1, is_same, is_changed, len(old), num_kept, len(new)), strict=True)]
+            counts = [
+                a + b for a, b in zip(counts, (1, is_same, is_changed, len(old), num_kept, len(new)), strict=True)
+            ]
             example = example or ("" if is_same else text)
         counter.advance(len(batch))
     return Agreement(*counts, example=example)

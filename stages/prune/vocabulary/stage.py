@@ -128,7 +128,9 @@ def _tell(name: str, result: Agreement) -> None:
         f"stayed, and the trimmed tokenizer writes {result.token_ratio:.3f} times as many"
     )
     if result.num_changed_texts:
-        note(f"warning: {name}: {result.num_changed_texts:,} texts do not come back as before: the tokenizer has no bytes")
+        note(
+            f"warning: {name}: {result.num_changed_texts:,} texts do not come back as before: the tokenizer has no bytes"
+        )
 
 
 def _record(content: Path, choice: Choice) -> None:

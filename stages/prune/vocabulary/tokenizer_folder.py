@@ -15,7 +15,13 @@ from attar.stages.artifacts.model.tokenizer_files import VOCABULARY_FILES, token
 
 DOCUMENT = "tokenizer.json"
 # Other forms of the whole vocabulary, and of its merges: a reader that prefers one would give the old ids.
-CONTRADICTING = (*(name for name in VOCABULARY_FILES if name != DOCUMENT), "vocab*", "merges.txt", "*.model", "bpe.codes")
+CONTRADICTING = (
+    *(name for name in VOCABULARY_FILES if name != DOCUMENT),
+    "vocab*",
+    "merges.txt",
+    "*.model",
+    "bpe.codes",
+)
 
 
 def tokenizer_document(tokenizer: Any) -> dict[str, Any]:

@@ -68,13 +68,17 @@ def test_the_corpus_keeps_its_pieces_and_its_log_probabilities(
         assert torch.allclose(models[1](input_ids=ids).logits.log_softmax(-1), expected, atol=1e-5)
 
 
-def test_the_plan_tells_what_a_number_of_tokens_saves(store: Store, original: ModelArtifact, data: DatasetArtifact) -> None:
+def test_the_plan_tells_what_a_number_of_tokens_saves(
+    store: Store, original: ModelArtifact, data: DatasetArtifact
+) -> None:
     config = TrimVocabularyConfig(num_tokens=400)
     forecast = trim_vocabulary.forecast(config, {"model": (original.facts,), "data": (data.facts,)})
     made = trimmed(store, original, data, num_tokens=400)
     for name in ("vocab_size", "num_parameters", "num_matmul_parameters", "num_blocks", "hidden_size"):
         assert forecast.facts[name] == made.facts[name], name
-    assert forecast.disk_bytes == pytest.approx(store.manifest(made)["num_bytes"], rel=0.25)  # a tokenizer beside tiny weights
+    assert forecast.disk_bytes == pytest.approx(
+        store.manifest(made)["num_bytes"], rel=0.25
+    )  # a tokenizer beside tiny weights
     without = trim_vocabulary.forecast(TrimVocabularyConfig(), {"model": (original.facts,), "data": (data.facts,)})
     assert "vocab_size" not in without.facts and without.disk_bytes > 0
     # what the corpus uses is in it, so its pieces are the same here too
@@ -100,7 +104,9 @@ def test_scripts_stay_and_rare_tokens_go(store: Store, original: ModelArtifact, 
         size[name] = int(made.facts["vocab_size"])
         own = load_tokenizer(made.path)
         words = [tokenizer.decode([index]) for index in tokenizer.get_vocab().values()]
-        russian = [word for word in words if word.strip() and set(word.strip()) <= set("абвгдежзийклмнопрстуфхцчшщыьэюя")]
+        russian = [
+            word for word in words if word.strip() and set(word.strip()) <= set("абвгдежзийклмнопрстуфхцчшщыьэюя")
+        ]
         stayed = [word for word in russian if len(own(word, add_special_tokens=False).input_ids) == 1]
         assert (stayed == russian) == (name == "cyrillic") and len(russian) > 3
     assert size["rare"] < size["plain"] < size["cyrillic"]
@@ -113,7 +119,11 @@ def test_other_kinds_of_tokenizers_are_trimmed_too(store: Store, tmp_path: Path,
     made = trimmed(store, model, texts)
     own = load_tokenizer(made.path)
     assert int(made.facts["vocab_size"]) == len(own) < model.facts["vocab_size"]
-    assert own(LINES[0]).input_ids[0] == own.bos_token_id
+    assert own.convert_ids_to_tokens([own.bos_token_id, own.eos_token_id]) == ["<s>", "</s>"]
+    whole = load_tokenizer(model.path)
+    for text in LINES:
+        assert own.decode(own(text).input_ids) == whole.decode(whole(text).input_ids)
+    assert own.tokenize(LINES[0]) == whole.tokenize(LINES[0])
 
 
 def test_a_token_without_a_row_stays_without(store: Store, data: DatasetArtifact, tmp_path: Path) -> None:
@@ -129,7 +139,9 @@ def test_a_token_without_a_row_stays_without(store: Store, data: DatasetArtifact
     assert size < 480 and without_rows(load_tokenizer(made.path)) == {size: "<image>"}
 
 
-def test_contradicting_files_are_left_out_and_told(store: Store, original: ModelArtifact, data: DatasetArtifact, tmp_path: Path) -> None:
+def test_contradicting_files_are_left_out_and_told(
+    store: Store, original: ModelArtifact, data: DatasetArtifact, tmp_path: Path
+) -> None:
     folder = tmp_path / "model"
     model = ingested(store, folder)
     for name in ("tokenizer.model", "merges.txt"):
@@ -149,7 +161,6 @@ def test_contradicting_files_are_left_out_and_told(store: Store, original: Model
 
 REFUSALS: list[tuple[dict[str, Any], list[dict[str, Any]], str]] = [
     ({"num_tokens": 10}, [{"text": LINES[0]}], r"num_tokens is 10, but bytes, special tokens and the chat template take \d+ tokens; accepted: \d+ to 480"),
-    ({}, [{"text": " "}], "data: the corpus is empty"),
     (
         {},
         [{"text": LINES[4]}],
@@ -171,17 +182,33 @@ def test_bad_input_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
-def test_another_language_is_taken_when_its_template_writes_it_or_its_script_is_kept(store: Store, tmp_path: Path) -> None:
+def test_a_corpus_of_held_out_rows_alone_chooses_nothing(store: Store, original: ModelArtifact, tmp_path: Path) -> None:
+    rows = rows_of(store, tmp_path / "a.jsonl", [{"question": "Who?", "answer": "A woman."}], heldout_fraction=0.6)
+    with pytest.raises(ValueError, match="data: the corpus is empty: no row outside the held-out ones has a text"):
+        trimmed(store, original, rows)
+
+
+def test_another_language_is_taken_when_its_template_writes_it_or_its_script_is_kept(
+    store: Store, tmp_path: Path
+) -> None:
     russian = [{"text": LINES[4]}]
     model = ingested(store, tmp_path / "plain")  # writes names of roles alone, which are no language
     assert trimmed(store, model, rows_of(store, tmp_path / "a.jsonl", russian)).facts["vocab_size"] < 480
     tokenizer = byte_level()
     tokenizer.chat_template = ENGLISH
     english = ingested(store, tmp_path / "english", tokenizer)
-    kept_latin = trimmed(store, english, rows_of(store, tmp_path / "b.jsonl", russian), num_tokens=470, keep_scripts=["Latin"])
+    kept_latin = trimmed(
+        store, english, rows_of(store, tmp_path / "b.jsonl", russian), num_tokens=470, keep_scripts=["Latin"]
+    )
     assert kept_latin.facts["vocab_size"] == 470
-    turns = [{"role": "system", "content": "Ты помощник."}, {"role": "user", "content": "Где лодки?"}, {"role": "assistant", "content": "В гавани."}]
-    assert trimmed(store, english, rows_of(store, tmp_path / "c.jsonl", [{"messages": turns}])).facts["vocab_size"] < 480
+    turns = [
+        {"role": "system", "content": "Ты помощник."},
+        {"role": "user", "content": "Где лодки?"},
+        {"role": "assistant", "content": "В гавани."},
+    ]
+    assert (
+        trimmed(store, english, rows_of(store, tmp_path / "c.jsonl", [{"messages": turns}])).facts["vocab_size"] < 480
+    )
 
 
 def test_what_the_plan_can_tell_is_refused_before_anything_runs() -> None:

@@ -68,7 +68,9 @@ def test_compared_over_the_shared_tokens_nothing_is_lost(
     content = json.loads((made.path / "comparison.json").read_text())
     for name, measures in content.items():
         assert abs(measures["kl_nats"]["value"]) < 1e-5, name
-        assert measures["agreement"]["value"] == 1.0 and measures["perplexity_ratio"]["value"] == pytest.approx(1, abs=1e-5)
+        assert measures["agreement"]["value"] == 1.0 and measures["perplexity_ratio"]["value"] == pytest.approx(
+            1, abs=1e-5
+        )
 
 
 def test_two_students_of_other_sizes_are_compared_over_the_smaller_vocabulary(
@@ -77,10 +79,14 @@ def test_two_students_of_other_sizes_are_compared_over_the_smaller_vocabulary(
     shallow = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=original), store).artifact
     both = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=small), store).artifact
     config = CompareConfig(names=("shallow", "both"), against={"both": ("shallow",)}, precision="float32")
-    made = compare.execute(config, CompareInputs(model=(shallow, both), original=original, tasks=(data,)), store).artifact
+    made = compare.execute(
+        config, CompareInputs(model=(shallow, both), original=original, tasks=(data,)), store
+    ).artifact
     content = json.loads((made.path / "comparison.json").read_text())
     [name] = content["both"]
-    assert content["both"][name]["kl_nats"]["value"] == pytest.approx(content["shallow"][name]["kl_nats"]["value"], abs=1e-5)
+    assert content["both"][name]["kl_nats"]["value"] == pytest.approx(
+        content["shallow"][name]["kl_nats"]["value"], abs=1e-5
+    )
     assert abs(content["both minus shallow"][name]["kl_nats"]["value"]) < 1e-5
 
 
@@ -90,10 +96,12 @@ def test_a_vocabulary_of_other_tokens_is_no_part_of_the_originals(
     first, second = trimmed(store, original, data, num_tokens=400), trimmed(store, original, prose, num_tokens=400)
     with pytest.raises(ValueError, match="vocabulary mismatch: model gives .* tokens another id"):
         compare.execute(CompareConfig(), CompareInputs(model=(first,), original=second, tasks=(data,)), store)
-    with pytest.raises(ValueError, match=r"student 2 and student 1 give \d+ of \d+ tokens other ids, .+: they cannot be merged"):
+    with pytest.raises(
+        ValueError, match=r"student 2 and student 1 give \d+ of \d+ tokens other ids, .+: they cannot be merged"
+    ):
         merge.execute(MergeConfig(method="slerp", params={"t": 0.5}), MergeInputs(students=(first, second)), store)
+    facts = {"model": (original.facts,), "original": (first.facts,), "tasks": ({},)}
     with pytest.raises(ValueError, match="vocabulary mismatch: model 480, original 400"):
-        facts = {"model": (original.facts,), "original": (first.facts,), "tasks": ({},)}
         compare.forecast(CompareConfig(), facts)
 
 
@@ -148,7 +156,9 @@ def test_a_record_is_made_by_a_model_of_the_same_tokens(
 def test_its_graph_and_its_integers_are_those_of_a_smaller_model(
     store: Store, small: ModelArtifact, data: DatasetArtifact, tmp_path: Path
 ) -> None:
-    graph = export.execute(ExportConfig(num_prompts=1, num_new_tokens=6), ExportInputs(model=small, data=data), store).artifact
+    graph = export.execute(
+        ExportConfig(num_prompts=1, num_new_tokens=6), ExportInputs(model=small, data=data), store
+    ).artifact
     assert graph.facts["vocab_size"] == small.facts["vocab_size"]
     config = QuantizeConfig(limits={"max_kl_nats": 1.0}, measured={"max_tokens": 32, "max_rows": 2, "num_samples": 2})
     made = quantize.execute(config, QuantizeInputs(model=graph, data=data), store).artifact

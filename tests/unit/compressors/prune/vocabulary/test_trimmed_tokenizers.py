@@ -44,7 +44,16 @@ def pieces_of(tokenizer: Any, text: str) -> list[str]:
 def any_texts(seed: int = 0, num_texts: int = 200) -> list[str]:
     """Texts of random characters from all of Unicode, and of words that were cut."""
     generator = random.Random(seed)
-    ranges = [(0x20, 0x7E), (0xA1, 0x24F), (0x370, 0x52F), (0x5D0, 0x6FF), (0x900, 0x97F), (0x3040, 0x30FF), (0x4E00, 0x9FFF), (0x1F300, 0x1FAFF)]
+    ranges = [
+        (0x20, 0x7E),
+        (0xA1, 0x24F),
+        (0x370, 0x52F),
+        (0x5D0, 0x6FF),
+        (0x900, 0x97F),
+        (0x3040, 0x30FF),
+        (0x4E00, 0x9FFF),
+        (0x1F300, 0x1FAFF),
+    ]
     texts = []
     for _ in range(num_texts):
         parts = [chr(generator.randint(*generator.choice(ranges))) for _ in range(generator.randint(1, 30))]
@@ -102,7 +111,11 @@ def test_a_missed_merge_ancestor_cuts_the_corpus_otherwise(make: Callable, monke
 def test_no_more_stays_than_is_formed_on_the_way() -> None:
     """Merges may lead to one token along several ways, as in tokenizers taken over from sentencepiece; only one is ever gone."""
     words = ["a", "b", "c", "ab", "bc", "abc"]
-    model = {"type": "BPE", "vocab": {word: index for index, word in enumerate(words)}, "merges": [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"]]}
+    model = {
+        "type": "BPE",
+        "vocab": {word: index for index, word in enumerate(words)},
+        "merges": [["b", "c"], ["a", "b"], ["a", "bc"], ["ab", "c"]],
+    }
     assert Bpe(model, False).ancestors("abc") == {"a", "b", "c", "bc"}
 
 
@@ -130,7 +143,12 @@ def test_the_lowest_piece_stays_because_what_is_unknown_is_priced_by_it() -> Non
 
     assert cut(vocab) == ["cd", "e"] and cut(vocab[:-1]) == ["c", "de"]
     assert "zz" in Unigram(content).always()
-    assert Unigram(content).trimmed({"cd": 1, "e": 2, "<unk>": 0, "zz": 3})["vocab"] == [vocab[0], vocab[1], vocab[2], vocab[4]]
+    assert Unigram(content).trimmed({"cd": 1, "e": 2, "<unk>": 0, "zz": 3})["vocab"] == [
+        vocab[0],
+        vocab[1],
+        vocab[2],
+        vocab[4],
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -143,10 +161,14 @@ def test_a_number_is_met_exactly_and_the_least_is_named(kind: str) -> None:
     for number in (least, middle, len(whole)):
         trimmed, _ = trim(whole, CORPUS, number)
         assert len(trimmed) == number
-    assert len(pieces_of(trim(whole, CORPUS, middle)[0], CORPUS[0])) <= len(pieces_of(trim(whole, CORPUS, least)[0], CORPUS[0]))
+    assert len(pieces_of(trim(whole, CORPUS, middle)[0], CORPUS[0])) <= len(
+        pieces_of(trim(whole, CORPUS, least)[0], CORPUS[0])
+    )
 
 
 def test_a_kind_without_fallback_is_refused() -> None:
     inner = Tokenizer(models.WordLevel({"a": 0, "<unk>": 1}, "<unk>"))
-    with pytest.raises(ValueError, match="of type 'WordLevel', which cannot be trimmed; accepted: BPE, Unigram, WordPiece"):
+    with pytest.raises(
+        ValueError, match="of type 'WordLevel', which cannot be trimmed; accepted: BPE, Unigram, WordPiece"
+    ):
         piece_model(json.loads(inner.to_str()))
