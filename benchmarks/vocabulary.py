@@ -42,7 +42,7 @@ ARMS: tuple[tuple[tuple[str, ...], int | None], ...] = (
     (("wikitext2", "gsm8k", "self_instruct"), 16384),
     (("wikitext2", "gsm8k", "self_instruct"), 8192),
 )
-NUM_TEXT_TOKENS, NUM_PROBES, NUM_PROBE_TOKENS = 4096, 8, 128
+NUM_TEXT_CHARACTERS, NUM_SAMPLED, NUM_PROBES, NUM_PROBE_TOKENS = 9000, 30, 8, 96
 COLUMNS = (
     "corpus",
     "tokens",
@@ -65,6 +65,12 @@ class Texts:
 
     data: tuple[DatasetArtifact, ...]
     heldout: list[str]
+
+    @property
+    def sample(self) -> str:
+        """Held-out texts from all over, joined: of each corpus as much."""
+        step = max(1, len(self.heldout) // NUM_SAMPLED)
+        return "\n\n".join(text[: NUM_TEXT_CHARACTERS // NUM_SAMPLED] for text in self.heldout[::step])
 
 
 def main() -> None:
@@ -108,7 +114,7 @@ def measured(original, tokenizer, folder: Path, made: ModelArtifact, texts: Text
     trimmed, own = load_model(made.path, "auto"), load_tokenizer(made.path)
     rows = shared_rows(made.path, folder, "original")
     assert rows is not None, "nothing was cut"
-    bits = [bits_of(TorchRunner(each), words, texts.heldout) for each, words in ((trimmed, own), (original, tokenizer))]
+    bits = [bits_of(TorchRunner(each), words, texts.sample) for each, words in ((trimmed, own), (original, tokenizer))]
     speeds = measure_in_turns(
         [TorchRunner(trimmed), TorchRunner(original)], vocab_size=len(rows), num_prompt_tokens=64, num_rounds=num_rounds
     )
@@ -132,9 +138,8 @@ def largest_difference(original, trimmed, tokenizer, rows: list[int], texts: lis
     return worst
 
 
-def bits_of(runner: TorchRunner, tokenizer, texts: list[str]) -> str:
+def bits_of(runner: TorchRunner, tokenizer, text: str) -> str:
     """Return bits a byte of a model in its own tokens, with the interval; all models read the same bytes."""
-    text = "\n\n".join(texts)[: 4 * NUM_TEXT_TOKENS]
     windows = [(context, part) for context, part in text_windows(tokenizer, text, 512) if part]
     pieces = piece_losses(runner, windows, batch_size=2)
     estimate = bits_per_byte(pieces, sum(len(tokenizer.decode(part).encode()) for _, part in windows))

@@ -57,7 +57,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=5, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
