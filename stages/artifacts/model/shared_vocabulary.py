@@ -1,4 +1,4 @@
-"""Which rows mean the same in two models whose tokens have other ids, as in a trimmed one beside its original."""
+"""Which rows mean the same in two models of other token ids, such as a trimmed one and its original."""
 
 from __future__ import annotations
 
