@@ -29,6 +29,7 @@ from attar.stages.label.revise import revise
 from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.stage import merge
 from attar.stages.narrow.stage import narrow
+from attar.stages.prune.experts.stage import prune_experts
 from attar.stages.prune.stage import prune
 from attar.stages.quantize.bits_and_bytes import quantize_torch
 from attar.stages.quantize.stage import quantize
@@ -44,6 +45,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         scan,
         prune,
         narrow,
+        prune_experts,
         self_data,
         curate,
         record,

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.compressors.merge.fold import Pair, adapter_pairs, fold_pair
+from attar.compressors.merge.fold import ExpertPair, Pair, adapter_pairs, fold_pair, split_experts
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import read_skeleton
 from attar.stages.artifacts.model.safe_folder import refuse_unsafe
 from attar.stages.artifacts.model.tensor_files import TensorInfo, file_infos, read_tensor, tensor_infos
 from attar.stages.artifacts.model.weight_files import stored_dtype
+from attar.stages.merge.fused_files import FusedFiles, expert_targets, has_inputs_first
 
 if TYPE_CHECKING:
     import transformers
@@ -119,18 +120,22 @@ class FoldedAdapter:
     base: FolderSource
     pairs: Mapping[str, Pair]
     scale: float
+    # by the name of the fused parameter; the files may hold a tensor an expert
+    experts: Mapping[str, ExpertPair]
 
     @classmethod
     def open(cls, base: FolderSource, folder: Path) -> FoldedAdapter:
         """Read an adapter. Raises ValueError when one of its tensors has no place in the base."""
-        pairs = adapter_pairs(load_file(folder / "adapter_model.safetensors"))
+        tensors, experts = split_experts(
+            load_file(folder / "adapter_model.safetensors"), expert_targets(folder, base.skeleton)
+        )
         placed = {}
-        for target, pair in pairs.items():
+        for target, pair in adapter_pairs(tensors).items():
             try:
                 placed[base.file_name(target)] = pair
             except ValueError as error:
                 raise ValueError(f"adapter tensor {pair.name!r} has no place in the base model") from error
-        return cls(base, placed, adapter_scale(folder))
+        return cls(base, placed, adapter_scale(folder), experts)
 
     @property
     def adapter(self) -> FoldedAdapter:
@@ -141,10 +146,24 @@ class FoldedAdapter:
         return self.base.infos
 
     def read(self, name: str) -> Tensor:
+        if name in self._fused.owners:
+            return self._fused.read(name, self._updated)
         weight = self.base.read(name)
         if name not in self.pairs:
             return weight
         return fold_pair(name, weight, self.pairs[name], scale=self.scale, is_transposed=self.is_transposed)
+
+    def folded_experts(self, parameter: str, weight: Tensor) -> Tensor:
+        """Return a fused parameter of the loaded base with its pair folded in."""
+        is_transposed = has_inputs_first(self.base.skeleton, parameter)
+        return self.experts[parameter].folded(parameter, weight, scale=self.scale, is_transposed=is_transposed)
+
+    def _updated(self, parameter: str) -> Tensor:
+        return self.folded_experts(parameter, self._fused.whole(parameter, self.base.read))
+
+    @cached_property
+    def _fused(self) -> FusedFiles:
+        return FusedFiles(self.base.skeleton, list(self.experts), self.base.infos)
 
     @cached_property
     def is_transposed(self) -> bool:
@@ -160,17 +179,23 @@ class FoldedWeights:
 
     base: FolderSource
     trained: Mapping[str, tuple[str, TensorInfo]]
+    # of parameters that the files hold in parts, such as fused experts
+    fused: FusedFiles
 
     @classmethod
     def open(cls, base: FolderSource, path: Path) -> FoldedWeights:
         """Read the header. Raises ValueError for a weight without a place in the base, or when all are the base's own."""
-        trained = {}
-        for name, info in file_infos(path).items():
+        infos = file_infos(path)
+        fused = FusedFiles(base.skeleton, [name for name in infos if name not in base.infos], base.infos)
+        trained = {file: (name, infos[name]) for file, name in fused.owners.items()}
+        for name, info in infos.items():
+            if name in fused.owners.values():  # of another shape it cannot be: the skeleton's parts are the files'
+                continue
             target = base.file_name(name)
             if base.infos[target].shape != info.shape:
                 raise ValueError(f"trained weight {name!r} {info.shape} has no place in the base model")
             trained[target] = (name, info)
-        source = cls(base, trained)
+        source = cls(base, trained, fused)
         if all(torch.equal(source.read(target), base.read(target)) for target in trained):
             raise ValueError("folding changed nothing: the trained weights are the base's own")
         return source
@@ -187,7 +212,11 @@ class FoldedWeights:
         if name not in self.trained:
             return self.base.read(name)
         own_name, info = self.trained[name]
-        return read_tensor(own_name, info).to(self.base.infos[name].dtype)
+        if name in self.fused.owners:
+            own = self.fused.read(name, lambda parameter: read_tensor(parameter, info))
+        else:
+            own = read_tensor(own_name, info)
+        return own.to(self.base.infos[name].dtype)
 
 
 def adapter_scale(folder: Path) -> float:

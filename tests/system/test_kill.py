@@ -60,6 +60,7 @@ RARE_KILLS = (
     ("best", "choose_teacher"),
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
+    ("fewer_experts", "prune_experts"),
 )
 NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
@@ -134,6 +135,13 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
             "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
         ),
         "other_labels": node("prune", {"blocks": [2]}, model="strong"),
+        "mixture": node("ingest_model", {"source": "random:mixtral?num_blocks=2&hidden_size=32"}),
+        "fewer_experts": node(
+            "prune_experts",
+            {"num_experts": 4, "calibration": {"num_samples": 8, "precision": "float32"}},
+            model="mixture",
+            data="questions",
+        ),
         "tasks": node(
             "compose_tasks",
             {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},

@@ -19,6 +19,7 @@ SHAPE_FACTS = (
     "vocab_size",
     "num_parameters",
     "num_matmul_parameters",
+    "num_idle_parameters",
     "attention_width",
     "companion_bytes",
 )
@@ -90,7 +91,8 @@ def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, i
     if not model.keys() >= {"num_parameters", "num_matmul_parameters", "vocab_size", "attention_width"}:
         return 0.0
     vocabulary = int(model["vocab_size"]) * int(model["attention_width"])
-    is_tied = int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < vocabulary / 2
+    num_passed_by = int(model["num_parameters"]) - int(model["num_matmul_parameters"])
+    is_tied = num_passed_by - int(model.get("num_idle_parameters", 0)) < vocabulary / 2
     num_ends = vocabulary * (1 if is_tied else 2)
     shares = ((num_ends, head_bits), (int(model["num_parameters"]) - num_ends, bits))
     return sum(count * (part + (32 + (0 if is_symmetric else part)) / block_size) / 8 for count, part in shares)
