@@ -93,3 +93,10 @@ def forecast_kept(config: PruneExpertsConfig, model: Facts) -> int:
             raise ValueError("model: it has no experts; prune takes its blocks, narrow its channels")
         return 0
     return config.num_kept(routing)
+
+
+def check_data(config: PruneExpertsConfig, *, has_data: bool) -> None:
+    """Raise ValueError when the method reads rows and there are none, or the other way round."""
+    if config.reads_data != has_data:
+        why = f"method is {config.method!r}"
+        raise ValueError(f"{why}: it needs the input `data`" if config.reads_data else f"{why}: it reads no `data`")

@@ -32,7 +32,7 @@ from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.proof import HALF, check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
-from attar.stages.prune.experts.config import PruneExpertsConfig, PruneExpertsInputs, forecast_kept
+from attar.stages.prune.experts.config import PruneExpertsConfig, PruneExpertsInputs, check_data, forecast_kept
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -43,9 +43,7 @@ TABLE = "expert_scores.csv"
 
 
 def _forecast(config: PruneExpertsConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if config.reads_data != bool(inputs.get("data")):
-        why = f"method is {config.method!r}"
-        raise ValueError(f"{why}: it needs the input `data`" if config.reads_data else f"{why}: it reads no `data`")
+    check_data(config, has_data=bool(inputs.get("data")))
     model = inputs["model"][0]
     num_kept = forecast_kept(config, model)
     facts = with_experts(model, num_kept) if num_kept else {}
@@ -91,6 +89,7 @@ class Choice:
 
 def _choose(config: PruneExpertsConfig, inputs: PruneExpertsInputs, device: torch.device) -> Choice:
     """Run the calibration rows through the model, once, and choose. The weights are only read."""
+    check_data(config, has_data=bool(inputs.data))
     model = load_model(inputs.model.path, pick_dtype(config.calibration.precision, device), device)
     layers = moe_layers(model)
     if not layers:

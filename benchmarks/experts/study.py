@@ -1,0 +1,177 @@
+"""Fewer experts by each method, without training: KL to the whole mixture and perplexity on three kinds of held-out text.
+
+python benchmarks/experts/study.py MOE_FOLDER DATA_FOLDER [NUM_TEST_TOKENS [NUM_SEEDS]]
+
+MOE_FOLDER is what `upcycle.py` wrote. A seed draws other calibration text, and another choice at random. One pass a seed gives every
+method what it goes by. Means over the seeds, in brackets the 95% interval of Student's t. What stays is chosen and run as the stage
+`prune_experts` does, but the routers are masked instead of cut, which is the same (tests/parity/test_expert_cut.py).
+"""
+
+from __future__ import annotations
+
+import io
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.append(str(Path(__file__).parents[1]))
+from result_file import Echo, read_tables, write_result
+from windows import TEST, TRAINING, WINDOW, read_windows, states_before
+
+from attar.compressors.catalogue import build
+from attar.compressors.models.bypass import without_blocks
+from attar.compressors.models.experts import moe_layers
+from attar.compressors.prune.experts.cut import fold_merged, masked_routers
+from attar.compressors.prune.experts.methods import EXPERT_METHODS, Assignment, assign
+from attar.compressors.prune.experts.scan import ExpertScan
+from attar.registry.artifacts.environment import configure_process
+from attar.stages.artifacts.model.folder import load_model
+
+SIZES = (6, 4)
+NUM_CALIBRATION_TOKENS, BATCH_SIZE = 12_288, 8
+# Label -> method, parameters; a random choice takes the seed.
+METHODS = {
+    "reap": ("reap", {}),
+    "frequency": ("frequency", {}),
+    "router weight": ("router_weight", {}),
+    "activation norm": ("activation_norm", {}),
+    "merge, dominant row": ("merge", {"router": "dominant"}),
+    "merge, mean row": ("merge", {"router": "mean"}),
+    "random": ("random", {}),
+}
+# Student's t at 97.5% by degrees of freedom.
+T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
+
+
+def main() -> None:
+    folder, data = (Path(word) for word in sys.argv[1:3])
+    num_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 12_288
+    num_seeds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
+    configure_process()
+    model = load_model(folder, "float32")
+    study = Study(model, read_windows(folder, data, TEST, num_tokens), num_seeds)
+    print(f"Fewer experts, mean over {num_seeds} seeds [95% interval]")
+    print(f"| experts left | {' | '.join(f'KL, {kind} | perplexity ratio, {kind}' for kind in TEST)} |")
+    print("|---" * (1 + 2 * len(TEST)) + "|", flush=True)
+    for seed in range(num_seeds):  # each kind has more than its share: the training took the first tokens
+        windows = read_windows(folder, data, TRAINING, NUM_CALIBRATION_TOKENS, skip=SKIP + seed * NUM_CALIBRATION_TOKENS)
+        study.calibrate(windows)
+    for num_kept in SIZES:
+        for label, (name, params) in METHODS.items():
+            print(f"| {num_kept} by {label} | {' | '.join(study.row(num_kept, name, params))} |", flush=True)
+    whole = ", ".join(f"{kind} {value:.2f}" for kind, value in zip(TEST, study.perplexities(), strict=True))
+    print(f"\nPerplexity of the whole mixture of 8 experts: {whole}; {num_tokens} test tokens in all.")
+    print(f"Calibration: {study.seconds / num_seeds:.0f} s a seed of {NUM_CALIBRATION_TOKENS} tokens, all methods.")
+
+
+# Tokens of each kind that `upcycle.py` learns from at its default.
+SKIP = 131_072 // 3 // WINDOW * WINDOW
+
+
+class Study:
+    """A mixture, what it makes of the test text, and the sums of every calibration."""
+
+    def __init__(self, model, test: Tensor, num_seeds: int) -> None:
+        self.model, self.test, self.num_seeds = model, test, num_seeds
+        self.layers = moe_layers(model)
+        self.first = self.layers[0].block_index
+        self.states = states_before(model, self.first, test)
+        self.original = self._last_states()
+        self.totals: list = []
+        self.seconds = 0.0
+
+    def calibrate(self, windows: Tensor) -> None:
+        """Run one seed's text through the mixture."""
+        started = time.perf_counter()
+        scan = ExpertScan(self.layers, is_dense=True)
+        states = states_before(self.model, self.first, windows)
+        for start in range(0, len(windows), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            with without_blocks(self.model, frozenset(), self.first, states[rows]):
+                scan.update(self.model, windows[rows], torch.ones_like(windows[rows]))
+        self.totals.append(scan.totals)
+        self.seconds += time.perf_counter() - started
+
+    def row(self, num_kept: int, name: str, params: dict) -> list[str]:
+        """Return the cells of one method at one size."""
+        by_seed = []
+        for seed, totals in enumerate(self.totals):
+            method = build(EXPERT_METHODS, name, {"seed": seed} if name == "random" else params)
+            assignments = [assign(method, *pair, num_kept) for pair in zip(self.layers, totals, strict=True)]
+            with without_experts(self.layers, assignments):
+                by_seed.append(self._measured(self._last_states()))
+        return [interval(values) for values in zip(*by_seed, strict=True)]
+
+    def perplexities(self) -> list[float]:
+        """Return the whole mixture's perplexity on each kind of text."""
+        return [float(loss.mean().exp()) for loss in self._losses(self.original).chunk(len(TEST))]
+
+    def _measured(self, states: Tensor) -> list[float]:
+        divergences, losses, own = self._divergences(states), self._losses(states), self._losses(self.original)
+        cells = []
+        for kind in zip(*(values.chunk(len(TEST)) for values in (divergences, losses, own)), strict=True):
+            divergence, loss, before = (float(values.mean()) for values in kind)
+            cells += [divergence, torch.tensor(loss - before).exp().item()]
+        return cells
+
+    @torch.no_grad()
+    def _last_states(self) -> Tensor:
+        states = []
+        for start in range(0, len(self.test), BATCH_SIZE):
+            rows = slice(start, start + BATCH_SIZE)
+            with without_blocks(self.model, frozenset(), self.first, self.states[rows]):
+                states.append(self.model.model(input_ids=self.test[rows], use_cache=False).last_hidden_state)
+        return torch.cat(states)
+
+    @torch.no_grad()
+    def _divergences(self, states: Tensor) -> Tensor:
+        rows = []
+        for before, after in zip(self.original, states, strict=True):
+            teacher, student = (self.model.lm_head(own).log_softmax(dim=-1) for own in (before, after))
+            rows.append((teacher.exp() * (teacher - student)).sum(dim=-1))
+        return torch.stack(rows)
+
+    @torch.no_grad()
+    def _losses(self, states: Tensor) -> Tensor:
+        rows = [
+            torch.nn.functional.cross_entropy(self.model.lm_head(own[:-1]), ids[1:], reduction="none")
+            for own, ids in zip(states, self.test, strict=True)
+        ]
+        return torch.stack(rows)
+
+
+@contextmanager
+def without_experts(layers, assignments: list[Assignment]) -> Iterator[None]:
+    """Inside, the mixture is what the cut would leave."""
+    merges = assignments[0].shares is not None
+    own = [[tensor.detach().clone() for _, _, tensor in layer.tensors()] for layer in layers if merges]
+    fold_merged(layers, assignments)
+    try:
+        with masked_routers(layers, assignments):
+            yield
+    finally:
+        with torch.no_grad():
+            for layer, tensors in zip(layers if merges else [], own, strict=True):
+                for (_, _, tensor), before in zip(layer.tensors(), tensors, strict=True):
+                    tensor.copy_(before)
+
+
+def interval(values: tuple[float, ...]) -> str:
+    """Return a mean with its 95% interval."""
+    mean, half = statistics.mean(values), 0.0
+    if len(values) > 1:
+        half = T[len(values) - 1] * statistics.stdev(values) / len(values) ** 0.5
+    return f"{mean:.3f} [{mean - half:.3f}, {mean + half:.3f}]"
+
+
+if __name__ == "__main__":
+    printed = Echo(sys.stdout)
+    with redirect_stdout(printed):
+        main()
+    write_result("experts", *read_tables(io.StringIO(printed.getvalue()).read()))
