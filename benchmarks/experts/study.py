@@ -71,7 +71,7 @@ def main() -> None:
 
 
 # Tokens of each kind that `upcycle.py` learns from at its default.
-SKIP = 131_072 // 3 // WINDOW * WINDOW
+SKIP = 98_304 // 3 // WINDOW * WINDOW
 
 
 class Study:

@@ -33,7 +33,7 @@ BATCH_SIZE, LEARNING_RATE, ROUTER_RATE, BALANCE = 8, 3e-4, 2e-3, 0.01
 
 def main() -> None:
     source, data, output = (Path(word) for word in sys.argv[1:4])
-    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 131_072
+    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 98_304
     configure_process()
     torch.manual_seed(0)
     dense = load_model(source, "float32")
@@ -43,7 +43,8 @@ def main() -> None:
     first = dense.config.num_hidden_layers - NUM_MOE_BLOCKS
     states = states_before(dense, first, windows)
     print(f"states of {windows.numel()} tokens before block {first}: {time.perf_counter() - started:.0f} s", flush=True)
-    dense_loss = float(losses(dense, first, windows[-BATCH_SIZE:], states[-BATCH_SIZE:]).mean())
+    with torch.no_grad():
+        dense_loss = float(losses(dense, first, windows[-BATCH_SIZE:], states[-BATCH_SIZE:]).mean())
     print(f"dense: {dense_loss:.3f} nats on the last batch", flush=True)
     train(model, first, windows, states)
     save_model(model.eval(), output, tokenizer_from=source)

@@ -81,20 +81,18 @@ class ExpertPair:
     # columns by rank, then by expert
     up: Float[Tensor, "O RN"]
 
-    def folded(self, target: str, weight: Tensor, *, scale: float, is_transposed: bool) -> Tensor:
-        """Return the tensor with scale * B_e A_e added, in float32, rounded once. `is_transposed`: it holds (expert, in, out)."""
-        if not weight.is_floating_point():
-            raise ValueError(f"{target} is quantized ({weight.dtype}): fold into the float model it came from")
-        num_experts = len(weight)
+    def update(self, target: str, shape: Sequence[int], *, scale: float, is_transposed: bool) -> Float[Tensor, "N O I"]:
+        """Return scale * B_e A_e of all experts in float32. `is_transposed`: the tensor holds (expert, in, out)."""
+        num_experts = shape[0]
         if len(self.down) % num_experts or self.up.shape[1] != len(self.down):
             raise ValueError(f"{target}: an adapter of {len(self.down)} rows is not of {num_experts} experts")
         down = self.down.float().reshape(num_experts, -1, self.down.shape[1])
         up = self.up.float().reshape(len(self.up), -1, num_experts).permute(2, 0, 1)
         delta = scale * (up @ down)
         delta = delta.transpose(1, 2) if is_transposed else delta
-        if delta.shape != weight.shape:
-            raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(weight.shape)}")
-        return (weight.float() + delta).to(weight.dtype)
+        if delta.shape != tuple(shape):
+            raise ValueError(f"{target}: adapter {tuple(delta.shape)} does not fit weight {tuple(shape)}")
+        return delta
 
 
 def split_experts(

@@ -40,7 +40,7 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
         plain.get_parameter(names[name]).copy_(source.read(name))
     for name in source.experts:
         parameter = plain.get_parameter(name)
-        parameter.copy_(source.folded_experts(name, parameter))
+        parameter.copy_(parameter.float() + source.expert_update(name).to(parameter.device))
     folded_logits = plain(input_ids=probe, use_cache=False).logits
     tolerance = FOLD_TOLERANCE.get(base.dtype, 5e-2)
     error, change = check_fold(adapter_logits, folded_logits, base_logits, tolerance)

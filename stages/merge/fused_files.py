@@ -26,7 +26,7 @@ class FusedFiles:
         self._skeleton = skeleton
         known = dict(skeleton.named_parameters())
         shapes = {name: known[name].shape for name in parameters if name in known}
-        files = {name: list(self._split(name, torch.empty(shape, device="meta"))) for name, shape in shapes.items()}
+        files = {name: list(self.split(name, torch.empty(shape, device="meta"))) for name, shape in shapes.items()}
         self._files = {name: own for name, own in files.items() if all(file in stored for file in own)}
         # file tensor -> parameter
         self.owners = {file: name for name, files in self._files.items() for file in files}
@@ -36,26 +36,11 @@ class FusedFiles:
         """Return a tensor as the files hold it, out of the parameter that `make` gives by name. It is nobody else's."""
         name = self.owners[file]
         if self._held[0] != name:
-            self._held = (name, self._split(name, make(name)))
+            self._held = (name, self.split(name, make(name)))
         return self._held[1][file].clone()
 
-    def whole(self, parameter: str, read: Callable[[str], Tensor]) -> Tensor:
-        """Return a parameter, put together from the files' tensors that `read` gives by name."""
-        files = self._files[parameter]
-        if len(files) == 1:
-            return read(files[0])
-        marks = self._split(parameter, self._numbered(parameter))
-        tensors = {file: read(file) for file in files}
-        whole = torch.empty(sum(t.numel() for t in tensors.values()), dtype=tensors[files[0]].dtype)
-        for file, tensor in tensors.items():
-            whole[marks[file].flatten()] = tensor.flatten()
-        return whole.reshape(self._skeleton.get_parameter(parameter).shape)
-
-    def _numbered(self, parameter: str) -> Tensor:
-        shape = self._skeleton.get_parameter(parameter).shape
-        return torch.arange(shape.numel()).reshape(shape)
-
-    def _split(self, parameter: str, tensor: Tensor) -> dict[str, Tensor]:
+    def split(self, parameter: str, tensor: Tensor) -> dict[str, Tensor]:
+        """Return what the files hold of a parameter's tensor, by their names."""
         from transformers.core_model_loading import revert_weight_conversion  # a second that a plan need not wait for
 
         return revert_weight_conversion(self._skeleton, {parameter: tensor})

@@ -135,7 +135,10 @@ class FoldedAdapter:
                 placed[base.file_name(target)] = pair
             except ValueError as error:
                 raise ValueError(f"adapter tensor {pair.name!r} has no place in the base model") from error
-        return cls(base, placed, adapter_scale(folder), experts)
+        source = cls(base, placed, adapter_scale(folder), experts)
+        if lost := sorted(experts.keys() - set(source._fused.owners.values())):
+            raise ValueError(f"adapter tensor {experts[lost[0]].name!r} has no place in the base model")
+        return source
 
     @property
     def adapter(self) -> FoldedAdapter:
@@ -146,20 +149,18 @@ class FoldedAdapter:
         return self.base.infos
 
     def read(self, name: str) -> Tensor:
-        if name in self._fused.owners:
-            return self._fused.read(name, self._updated)
         weight = self.base.read(name)
+        if name in self._fused.owners:
+            return _added(name, weight, self._fused.read(name, self.expert_update))
         if name not in self.pairs:
             return weight
         return fold_pair(name, weight, self.pairs[name], scale=self.scale, is_transposed=self.is_transposed)
 
-    def folded_experts(self, parameter: str, weight: Tensor) -> Tensor:
-        """Return a fused parameter of the loaded base with its pair folded in."""
+    def expert_update(self, parameter: str) -> Tensor:
+        """Return what the adapter adds to a fused parameter of the loaded base, in float32."""
+        shape = self.base.skeleton.get_parameter(parameter).shape
         is_transposed = has_inputs_first(self.base.skeleton, parameter)
-        return self.experts[parameter].folded(parameter, weight, scale=self.scale, is_transposed=is_transposed)
-
-    def _updated(self, parameter: str) -> Tensor:
-        return self.folded_experts(parameter, self._fused.whole(parameter, self.base.read))
+        return self.experts[parameter].update(parameter, shape, scale=self.scale, is_transposed=is_transposed)
 
     @cached_property
     def _fused(self) -> FusedFiles:
@@ -189,12 +190,12 @@ class FoldedWeights:
         fused = FusedFiles(base.skeleton, [name for name in infos if name not in base.infos], base.infos)
         trained = {file: (name, infos[name]) for file, name in fused.owners.items()}
         for name, info in infos.items():
-            if name in fused.owners.values():  # of another shape it cannot be: the skeleton's parts are the files'
-                continue
-            target = base.file_name(name)
-            if base.infos[target].shape != info.shape:
+            is_fused = name in fused.owners.values()
+            target = name if is_fused else base.file_name(name)
+            shape = tuple(base.skeleton.get_parameter(name).shape) if is_fused else base.infos[target].shape
+            if shape != info.shape:
                 raise ValueError(f"trained weight {name!r} {info.shape} has no place in the base model")
-            trained[target] = (name, info)
+            trained |= {} if is_fused else {target: (name, info)}
         source = cls(base, trained, fused)
         if all(torch.equal(source.read(target), base.read(target)) for target in trained):
             raise ValueError("folding changed nothing: the trained weights are the base's own")
@@ -217,6 +218,13 @@ class FoldedWeights:
         else:
             own = read_tensor(own_name, info)
         return own.to(self.base.infos[name].dtype)
+
+
+def _added(name: str, weight: Tensor, update: Tensor) -> Tensor:
+    """Return weight + update, added in float32 and rounded once."""
+    if not weight.is_floating_point():
+        raise ValueError(f"{name} is quantized ({weight.dtype}): fold into the float model it came from")
+    return (weight.float() + update).to(weight.dtype)
 
 
 def adapter_scale(folder: Path) -> float:

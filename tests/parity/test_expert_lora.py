@@ -15,7 +15,9 @@ from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.model.folder import save_model
 from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
 from attar.stages.merge.fold_check import check_folded_logits
+from attar.stages.merge.fused_files import FusedFiles
 from attar.stages.merge.sources import FoldedAdapter, FoldedWeights, FolderSource
+from attar.stages.merge.stream import MergeOrder, Passthrough, write_merged
 from tests.expert_models import IDS, expert_model
 
 FAMILIES = ["mixtral", "qwen2_moe", "glm4_moe", "gpt_oss", "granitemoe"]
@@ -40,9 +42,7 @@ def test_every_expert_has_the_rank_asked_for_and_the_router_none(family: str) ->
     model = expert_model(family)
     names = expert_names(model)
     wrapped = Lora(rank=4, alpha=8.0, expert_rank=2)(model, 0)
-    assert wrapped.peft_config["default"].target_parameters == set(names) or sorted(
-        wrapped.peft_config["default"].target_parameters
-    ) == sorted(names)
+    assert sorted(wrapped.peft_config["default"].target_parameters) == sorted(names)
     shapes = {name: tuple(value.shape) for name, value in wrapped.named_parameters() if "lora_A" in name}
     of_experts = [shape for name, shape in shapes.items() if ".experts." in name]
     assert len(of_experts) == len(names) and {shape[0] for shape in of_experts} == {2 * 8}
@@ -66,20 +66,18 @@ def test_fold_equals_peft_merge(family: str, is_rank_stabilized: bool, tmp_path:
     source = FoldedAdapter.open(FolderSource(folder), tmp_path / "adapter")
     check_folded_logits(source, tmp_path / "adapter")
     merged = wrapped.merge_and_unload()
+    files = FusedFiles(source.base.skeleton, list(source.experts), source.base.infos)
     for name in source.experts:
-        whole = source._fused.whole(name, source.read)
-        torch.testing.assert_close(whole, merged.get_parameter(name).data, atol=1e-5, rtol=1e-5)
-        base = source._fused.whole(name, source.base.read)
-        assert not torch.equal(whole, base)
-    # what a merge would write, read by plain transformers
-    written = AutoModelForCausalLM.from_pretrained(folder).eval()
-    written.load_state_dict(
-        {**written.state_dict(), **{name: source._fused.whole(name, source.read) for name in source.experts}}
+        for file, expected_part in files.split(name, merged.get_parameter(name).data).items():
+            torch.testing.assert_close(source.read(file), expected_part, atol=1e-5, rtol=1e-5)
+            assert not torch.equal(source.read(file), source.base.read(file))
+    # what a merge writes, read by plain transformers
+    write_merged(
+        MergeOrder(method=Passthrough(), students=(source,), base=source.base, dtype=None, max_shard_bytes=10**9),
+        tmp_path / "merged",
+        tmp_path / "shards",
     )
-    by_file = {name: source.read(name) for name in source.pairs}
-    for name, parameter in written.named_parameters():
-        if name in by_file:
-            parameter.data.copy_(by_file[name])
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
         torch.testing.assert_close(written(input_ids=IDS).logits, expected, atol=2e-4, rtol=1e-4)
 
@@ -101,9 +99,9 @@ def test_names_that_peft_takes_for_experts_are_refused() -> None:
 
 
 def test_an_adapter_whose_file_lacks_experts_is_refused() -> None:
-    wrapped = Lora(rank=2, expert_rank=2)(expert_model("mixtral"), 0)
-    adapter = get_peft_model_state_dict(wrapped)
-    targets = sorted(wrapped.peft_config["default"].target_parameters)
+    model = expert_model("mixtral")
+    targets = expert_names(model)
+    adapter = get_peft_model_state_dict(Lora(rank=2, expert_rank=2)(model, 0))
     lost = {name: value for name, value in adapter.items() if "layers.1.mlp.experts.base_layer" not in name}
     with pytest.raises(ValueError, match="its file has no base_model"):
         split_experts(lost, targets)
