@@ -43,7 +43,9 @@ def routed_by_hand(model, family: str, kept_experts: Tensor):
             del layer.router.forward
 
 
-def hand_router(layer: MoeLayer, family: str, kept_experts: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
+def hand_router(
+    layer: MoeLayer, family: str, kept_experts: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor, Tensor]]:
     router = layer.router
 
     def forward(hidden: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -60,7 +60,9 @@ def main() -> None:
     print(f"| experts left | {' | '.join(f'KL, {kind} | perplexity ratio, {kind}' for kind in TEST)} |")
     print("|---" * (1 + 2 * len(TEST)) + "|", flush=True)
     for seed in range(num_seeds):  # each kind has more than its share: the training took the first tokens
-        windows = read_windows(folder, data, TRAINING, NUM_CALIBRATION_TOKENS, skip=SKIP + seed * NUM_CALIBRATION_TOKENS)
+        windows = read_windows(
+            folder, data, TRAINING, NUM_CALIBRATION_TOKENS, skip=SKIP + seed * NUM_CALIBRATION_TOKENS
+        )
         study.calibrate(windows)
     for num_kept in SIZES:
         for label, (name, params) in METHODS.items():

@@ -55,7 +55,14 @@ def upcycled(dense, num_moe_blocks: int, generator: torch.Generator) -> Qwen2Moe
     """Return the dense model with experts in its last blocks; half of each expert's channels are gone, the others twice as strong."""
     config = dense.config
     dense_blocks = list(range(config.num_hidden_layers - num_moe_blocks))
-    own = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"}
+    own = {
+        "vocab_size",
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+    }
     own |= {"hidden_act", "max_position_embeddings", "rms_norm_eps", "rope_parameters", "tie_word_embeddings"}
     own |= {"bos_token_id", "eos_token_id", "pad_token_id"}
     model = Qwen2MoeForCausalLM(
@@ -120,7 +127,10 @@ def train(model: Qwen2MoeForCausalLM, first: int, windows: Tensor, states: Tenso
         if step % 8 == 0 or step == num_steps - 1:
             shares = torch.stack([torch.bincount(index.flatten(), minlength=NUM_EXPERTS) for _, index in seen]).float()
             spread = (shares / shares.mean(dim=1, keepdim=True)).std(dim=1).mean()
-            print(f"step {step} of {num_steps}: {float(loss.detach()):.3f} nats, loads vary by {float(spread):.2f}", flush=True)
+            print(
+                f"step {step} of {num_steps}: {float(loss.detach()):.3f} nats, loads vary by {float(spread):.2f}",
+                flush=True,
+            )
     for layer in layers:
         layer.router._forward_hooks.clear()
     model.requires_grad_(True)

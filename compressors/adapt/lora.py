@@ -68,7 +68,9 @@ class Lora:
             return {}
         names = expert_names(model, first_block)
         if not names:
-            raise ValueError(f"expert_rank is {self.expert_rank}, but {type(model).__name__} has no experts; accepted: 0")
+            raise ValueError(
+                f"expert_rank is {self.expert_rank}, but {type(model).__name__} has no experts; accepted: 0"
+            )
         ratio = self.expert_rank / self.rank
         alpha = self.alpha * (ratio**0.5 if self.is_rank_stabilized else ratio)
         ending = rf"experts\.({'|'.join(EXPERT_MATRICES)})"

@@ -129,7 +129,9 @@ def _layer(block_index: int, children: dict[str, nn.Module], family: str) -> Moe
     strangers = [name for _, name, tensor in layer.tensors() if not tensor.ndim or len(tensor) != routing.num_experts]
     if inner or strangers:
         name = (*inner, *strangers)[0]
-        raise ValueError(f"{family}: {name} of its experts or router has no entry an expert; such mixtures are not known")
+        raise ValueError(
+            f"{family}: {name} of its experts or router has no entry an expert; such mixtures are not known"
+        )
     return layer
 
 

@@ -52,7 +52,9 @@ class LowRank(StageConfig):
     def _experts_take_plain_pairs(self) -> LowRank:
         if self.expert_rank and (self.kind == "dora" or self.dropout):
             given = "kind is 'dora'" if self.kind == "dora" else f"dropout is {self.dropout:g}"
-            raise ValueError(f"expert_rank is {self.expert_rank}, but {given}; accepted with it: lora or rslora, dropout 0")
+            raise ValueError(
+                f"expert_rank is {self.expert_rank}, but {given}; accepted with it: lora or rslora, dropout 0"
+            )
         return self
 
     @property

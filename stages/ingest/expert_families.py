@@ -35,7 +35,9 @@ def expert_options(family: str, hidden_size: int) -> dict[str, Any]:
         "qwen3_moe": {"norm_topk_prob": True},
         "glm4_moe": GROUPS,
         "gpt_oss": {"sliding_window": 16},
-        "deepseek_v2": GROUPS | LATENT | {"topk_method": "group_limited_greedy", "num_key_value_heads": 4, "head_dim": 8},
+        "deepseek_v2": GROUPS
+        | LATENT
+        | {"topk_method": "group_limited_greedy", "num_key_value_heads": 4, "head_dim": 8},
         "deepseek_v3": GROUPS | LATENT | {"num_key_value_heads": 4, "head_dim": 8},
     }
     return {**count, "moe_intermediate_size": hidden_size // 2, **own.get(family, {})}

@@ -213,10 +213,8 @@ class FoldedWeights:
         if name not in self.trained:
             return self.base.read(name)
         own_name, info = self.trained[name]
-        if name in self.fused.owners:
-            own = self.fused.read(name, lambda parameter: read_tensor(parameter, info))
-        else:
-            own = read_tensor(own_name, info)
+        is_fused = name in self.fused.owners
+        own = self.fused.read(name, lambda own: read_tensor(own, info)) if is_fused else read_tensor(own_name, info)
         return own.to(self.base.infos[name].dtype)
 
 

@@ -72,7 +72,9 @@ def test_renamed_experts_are_judged_alike(name: str) -> None:
         for _, _, tensor in layer.tensors():
             tensor.copy_(tensor[order].clone())
     (after,) = totals_of(model)
-    torch.testing.assert_close(scores_of(method, layer, after), scores_of(method, layer, before)[order], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        scores_of(method, layer, after), scores_of(method, layer, before)[order], rtol=1e-4, atol=1e-6
+    )
     second = assign(method, layer, after, 5)
     assert sorted(order[second.kept_experts].tolist()) == first.kept_experts.tolist()
 
@@ -122,7 +124,11 @@ def test_average_linkage_is_scipys() -> None:
         (Routing(8, 2), 1, "num_experts is 1, but a token goes to 2 experts; accepted: 2 to 7"),
         (Routing(8, 2), 8, "a block has 8 experts; accepted: 2 to 7"),
         (Routing(8, 2), 0, "a token goes to 2 experts"),
-        (Routing(256, 8, 8, 4), 100, r"chooses 8 experts among 4 of 8 equal groups; accepted: 16 to 248, multiples of 8"),
+        (
+            Routing(256, 8, 8, 4),
+            100,
+            r"chooses 8 experts among 4 of 8 equal groups; accepted: 16 to 248, multiples of 8",
+        ),
         (Routing(8, 2, 2, 1, 2), 6, ""),
         (Routing(8, 2, 2, 1, 2), 2, r"a router|chooses 2 experts among 1 of 2 equal groups; accepted: 4, 6"),
         (Routing(2, 2), 1, "accepted: none, all must stay"),

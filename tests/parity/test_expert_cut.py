@@ -26,7 +26,9 @@ def test_cut_equals_a_router_masked_by_hand(family: str, tmp_path: Path) -> None
     model = expert_model(family)
     untouched = logits_of(model)
     layers = moe_layers(model)
-    assert [layer.block_index for layer in layers] == ([1, 2] if hasattr(model.config, "first_k_dense_replace") or family == "qwen2_moe" else [0, 1, 2])
+    assert [layer.block_index for layer in layers] == (
+        [1, 2] if hasattr(model.config, "first_k_dense_replace") or family == "qwen2_moe" else [0, 1, 2]
+    )
     with routed_by_hand(model, family, torch.arange(8)):
         # the routers restated here are the family's own, so that the mask is the only difference
         torch.testing.assert_close(logits_of(model), untouched, atol=1e-5, rtol=0)
@@ -45,7 +47,9 @@ def test_cut_equals_a_router_masked_by_hand(family: str, tmp_path: Path) -> None
         torch.testing.assert_close(logits_of(made), expected, atol=1e-5, rtol=0)
     assert {layer.routing.num_experts for layer in moe_layers(loaded)} == {4}
     options = {"max_new_tokens": 12, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-    assert torch.equal(loaded.generate(IDS[:1], use_cache=True, **options), loaded.generate(IDS[:1], use_cache=False, **options))
+    assert torch.equal(
+        loaded.generate(IDS[:1], use_cache=True, **options), loaded.generate(IDS[:1], use_cache=False, **options)
+    )
 
 
 @pytest.mark.parametrize("family", ["mixtral", "gpt_oss", "deepseek_v3"])
@@ -78,5 +82,7 @@ def test_a_config_that_cannot_say_it_is_refused() -> None:
     model = expert_model("mixtral")
     layers = moe_layers(model)
     model.config.num_experts_per_tok = 6  # what a model built from it would do is another routing
-    with pytest.raises(ValueError, match="its config cannot say that 4 of 8 experts are left: a token would go to another"):
+    with pytest.raises(
+        ValueError, match="its config cannot say that 4 of 8 experts are left: a token would go to another"
+    ):
         check_config(model, layers, 4)

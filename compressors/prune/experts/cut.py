@@ -54,7 +54,7 @@ def fold_merged(layers: Sequence[MoeLayer], assignments: Sequence[Assignment]) -
         for module, _, tensor in layer.tensors():
             if module is layer.experts or assignment.has_mean_rows:
                 shares = assignment.shares.to(tensor.device, torch.float32)
-                mixed = (shares @ tensor.float().flatten(1)).reshape(len(shares), *tensor.shape[1:])
+                mixed = (shares @ tensor.float().reshape(len(tensor), -1)).reshape(len(shares), *tensor.shape[1:])
                 tensor[assignment.kept_experts.to(tensor.device)] = mixed.to(tensor.dtype)
 
 
@@ -90,7 +90,11 @@ def masked_routers(layers: Sequence[MoeLayer], assignments: Sequence[Assignment]
     try:
         for layer, assignment in zip(layers, assignments, strict=True):
             layer.router.forward = _masked(layer.router.forward, _is_removed(layer, assignment))
-        for tensor, _, is_removed in corrections:  # a sigmoid makes 0 of minus infinity, which a correction may lift again
+        for (
+            tensor,
+            _,
+            is_removed,
+        ) in corrections:  # a sigmoid makes 0 of minus infinity, which a correction may lift again
             tensor.masked_fill_(is_removed, -torch.inf)
         yield
     finally:

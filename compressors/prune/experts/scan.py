@@ -125,7 +125,9 @@ def _watch_all(forward: Callable[..., Tensor], routed: Routed, is_real: Bool[Ten
             output = forward(hidden, torch.full_like(index[:, :1], expert), torch.ones_like(weights[:, :1]))
             weight = (weights * (index == expert)).sum(dim=-1)
             is_sent = is_real & (index == expert).any(dim=-1)
-            routed.add(torch.full_like(index[is_sent, 0], expert), weight[is_sent], output[is_sent].float().norm(dim=-1))
+            routed.add(
+                torch.full_like(index[is_sent, 0], expert), weight[is_sent], output[is_sent].float().norm(dim=-1)
+            )
             routed.outputs[expert] += output[is_real].double().sum(dim=0).cpu()
             total = total + weight[:, None].to(output.dtype) * output
         return total.to(hidden.dtype)

@@ -51,7 +51,9 @@ def with_experts(model: Facts, num_kept: int) -> Facts:
     """Return the facts of a model with fewer experts a block; they follow from its expert facts."""
     num_experts, one_expert = int(model["num_experts"]), int(model["expert_parameters"])
     names = ("vocab_size", "hidden_size", "num_blocks", "attention_width", "companion_bytes", "dtype", "architecture")
-    facts: Facts = {name: model[name] for name in (*names, *ROUTING_FACTS.values(), "expert_parameters") if name in model}
+    facts: Facts = {
+        name: model[name] for name in (*names, *ROUTING_FACTS.values(), "expert_parameters") if name in model
+    }
     num_removed, num_passed_by = num_experts - num_kept, num_experts - int(model["num_experts_per_token"])
     matrices = int(model["num_idle_parameters"]) // num_passed_by  # of one expert, without its rows in the routers
     if "num_parameters" in model:

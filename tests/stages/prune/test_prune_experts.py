@@ -54,7 +54,12 @@ def test_every_family_comes_out_plain_and_as_forecast(family: str, store: Store,
     artifact = pruned({"num_experts": 6}, original, questions, store)
     model = AutoModelForCausalLM.from_pretrained(artifact.path).eval()
     counted = sum(parameter.numel() for parameter in model.parameters())
-    assert counted == artifact.facts["num_parameters"] == forecast.facts["num_parameters"] < original.facts["num_parameters"]
+    assert (
+        counted
+        == artifact.facts["num_parameters"]
+        == forecast.facts["num_parameters"]
+        < original.facts["num_parameters"]
+    )
     for name in ("num_experts", "num_idle_parameters", "expert_parameters", "num_blocks"):
         assert artifact.facts[name] == forecast.facts[name], name
     assert artifact.facts["num_experts"] == 6
@@ -66,10 +71,10 @@ def test_every_family_comes_out_plain_and_as_forecast(family: str, store: Store,
     assert torch.equal(model.generate(IDS, use_cache=True, **options), model.generate(IDS, use_cache=False, **options))
 
 
-@pytest.mark.parametrize("method", ["reap", "frequency", "router_weight", "activation_norm", "magnitude", "random", "merge"])
-def test_the_record_says_what_was_seen_and_what_stayed(
-    method: str, store: Store, questions: DatasetArtifact
-) -> None:
+@pytest.mark.parametrize(
+    "method", ["reap", "frequency", "router_weight", "activation_norm", "magnitude", "random", "merge"]
+)
+def test_the_record_says_what_was_seen_and_what_stayed(method: str, store: Store, questions: DatasetArtifact) -> None:
     original = ingest("mixtral", store)
     reads_data = method not in ("magnitude", "random")
     artifact = pruned({"fraction": 0.5, "method": method}, original, questions if reads_data else None, store)
@@ -94,7 +99,10 @@ def test_the_record_says_what_was_seen_and_what_stayed(
 
 def test_random_takes_a_seed_and_needs_no_data(store: Store) -> None:
     original = ingest("qwen3_moe", store)
-    made = [pruned({"num_experts": 4, "method": "random", "params": {"seed": seed}}, original, None, store) for seed in (0, 1)]
+    made = [
+        pruned({"num_experts": 4, "method": "random", "params": {"seed": seed}}, original, None, store)
+        for seed in (0, 1)
+    ]
     assert len({artifact.fingerprint for artifact in made}) == 2
 
 
@@ -113,7 +121,10 @@ def test_half_precision_is_proved_too(store: Store, questions: DatasetArtifact, 
         ({}, "num_experts and fraction: neither is given"),
         ({"num_experts": 4, "fraction": 0.5}, "num_experts and fraction: both are given"),
         ({"num_experts": 4, "method": "reep"}, "unknown method 'reep'. Did you mean 'reap'"),
-        ({"num_experts": 4, "method": "merge", "params": {"router": "sum"}}, "router is 'sum'; accepted: dominant, mean"),
+        (
+            {"num_experts": 4, "method": "merge", "params": {"router": "sum"}},
+            "router is 'sum'; accepted: dominant, mean",
+        ),
     ],
 )
 def test_a_wrong_config_dies_as_it_loads(config: dict, line: str) -> None:
@@ -146,6 +157,4 @@ def test_data_is_asked_for_by_the_methods_that_read_it(store: Store) -> None:
     with pytest.raises(ValueError, match="method is 'reap': it needs the input `data`"):
         prune_experts.forecast(PruneExpertsConfig(num_experts=4), {"model": (model,)})
     with pytest.raises(ValueError, match="method is 'random': it reads no `data`"):
-        prune_experts.forecast(
-            PruneExpertsConfig(num_experts=4, method="random"), {"model": (model,), "data": ({},)}
-        )
+        prune_experts.forecast(PruneExpertsConfig(num_experts=4, method="random"), {"model": (model,), "data": ({},)})
