@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -58,7 +59,9 @@ class Lora:
             task_type="CAUSAL_LM",
             **self._of_experts(model, first_block),
         )
-        adapted = get_peft_model(model, config)
+        with warnings.catch_warnings():  # it says that the patterns of experts were ignored, and heeds them
+            warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
+            adapted = get_peft_model(model, config)
         speed_up(adapted)
         return adapted  # type: ignore[return-value]
 
