@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,7 @@ class Lora:
             task_type="CAUSAL_LM",
             **self._of_experts(model, first_block),
         )
-        with warnings.catch_warnings():  # it says that the patterns of experts were ignored, and heeds them
-            warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
+        with patterns_of_experts():
             adapted = get_peft_model(model, config)
         speed_up(adapted)
         return adapted  # type: ignore[return-value]
@@ -82,6 +82,14 @@ class Lora:
             "rank_pattern": {ending: self.expert_rank},
             "alpha_pattern": {ending: alpha},
         }
+
+
+@contextmanager
+def patterns_of_experts() -> Iterator[None]:
+    """Inside, PEFT does not warn that it ignored the rank of experts: it heeds it (seen with 0.21.2)."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
+        yield
 
 
 def linear_names(model: PreTrainedModel) -> list[str]:

@@ -73,7 +73,7 @@ def fold_pair(target: str, weight: Tensor, pair: Pair, *, scale: float, is_trans
 
 @dataclass(frozen=True)
 class ExpertPair:
-    """What an adapter adds to a fused tensor: B_e A_e for expert e, as PEFT lays the pairs of all experts out in two matrices."""
+    """What an adapter adds to a fused tensor, B_e A_e for expert e. PEFT lays the pairs of all experts out in two matrices."""
 
     name: str
     # rows by expert, then by rank
@@ -98,9 +98,9 @@ class ExpertPair:
 def split_experts(
     adapter: Mapping[str, Tensor], targets: Sequence[str]
 ) -> tuple[dict[str, Tensor], dict[str, ExpertPair]]:
-    """Return an adapter's tensors on plain matrices, and its pairs on the fused tensors `targets`, in the order of their module.
+    """Return an adapter's tensors on plain matrices, and its pairs on the fused tensors `targets`.
 
-    PEFT wraps a module once for each of its tensors; the first of them is the innermost, named by the most `base_layer`.
+    Targets of a module are in its own order. PEFT wraps it once for each; the first of them is the innermost, named by the most `base_layer`.
     """
     rest, pairs = dict(adapter), {}
     for target in targets:

@@ -102,7 +102,7 @@ def expert_fraction(model: PreTrainedModel) -> float:
 
 
 def idle_parameters(model: PreTrainedModel) -> list[int]:
-    """Return, a block each, the matrix parameters that a token passes by: those of the experts it is not sent to."""
+    """Return, a block each, the matrix parameters that a token passes by. Those are of experts it is not sent to."""
     idle = [0] * len(decoder_blocks(model))
     try:
         layers = moe_layers(model)

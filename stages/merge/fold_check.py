@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from attar.compressors.adapt.lora import patterns_of_experts
 from attar.compressors.merge.fold import PREFIX, check_fold
 from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
 from attar.stages.artifacts.model.folder import load_model
@@ -28,7 +29,8 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     base = load_model(source.base.folder, "auto", pick_device())
     probe = torch.arange(NUM_PROBE_TOKENS, device=base.device)[None] % base.config.vocab_size
     base_logits = base(input_ids=probe, use_cache=False).logits
-    wrapped = PeftModel.from_pretrained(base, adapter).eval()
+    with patterns_of_experts():
+        wrapped = PeftModel.from_pretrained(base, adapter).eval()
     _refuse_missing_pairs(wrapped, source, adapter)
     adapter_logits = wrapped(input_ids=probe, use_cache=False).logits
     plain = wrapped.unload()  # type: ignore[operator] - PEFT's own, gives the base back without the adapter

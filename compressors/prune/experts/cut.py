@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def check_config(model: PreTrainedModel, layers: Sequence[MoeLayer], num_kept: int) -> None:
-    """Raise ValueError unless a model built from the changed config has `num_kept` experts a mixture and all else as it is."""
+    """Raise ValueError unless a model built from the changed config has `num_kept` experts a block, else the same."""
     family = type(model).__name__
     refusal = f"{family}: its config cannot say that {num_kept} of {layers[0].routing.num_experts} experts are left"
     config = copy.deepcopy(model.config)
@@ -80,7 +80,7 @@ def cut_experts(model: PreTrainedModel, layers: Sequence[MoeLayer], assignments:
 
 @contextmanager
 def masked_routers(layers: Sequence[MoeLayer], assignments: Sequence[Assignment]) -> Iterator[None]:
-    """Inside, routers see the logits of all but the assigned experts as minus infinity: what a cut must leave the model to compute."""
+    """Inside, routers see the logits of all but the assigned experts as minus infinity. A cut must compute the same."""
     with torch.no_grad():
         corrections = [
             (tensor, tensor.clone(), _is_removed(layer, assignment).to(tensor.device))

@@ -20,7 +20,7 @@ Source = Literal["weights", "routed", "dense"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a method may look at: neighbours of one mixture that compete for the places of a group, and their sums."""
+    """What a method may look at. Neighbours of one mixture that compete for the places of a group, and their sums."""
 
     layer: MoeLayer
     group: slice
@@ -179,7 +179,7 @@ EXPERT_METHODS: dict[str, type[ExpertMethod]] = {
 
 
 def assign(method: ExpertMethod, layer: MoeLayer, routed: Routed, num_kept: int) -> Assignment:
-    """Return which experts of a mixture stay: equally many of each of the router's groups, so that it can still choose by them."""
+    """Return which experts of a mixture stay. As many of each of the router's groups, so that it can still choose by them."""
     size, num_groups = layer.group_size, layer.routing.num_groups
     groups = [slice(first, first + size) for first in range(0, layer.routing.num_experts, size)]
     assignments = [method(Evidence(layer, group, routed.of(group)), num_kept // num_groups) for group in groups]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Routed:
-    """Sums over the tokens of a pass, an entry an expert; all but `outputs` over the tokens that were sent to it."""
+    """Sums over the tokens of a pass, an entry an expert. All but `outputs` over the tokens that were sent to it."""
 
     # tokens
     counts: Float[Tensor, "N"]
@@ -50,7 +50,7 @@ class Routed:
         )
 
     def add(self, experts: Int[Tensor, "T"], weights: Float[Tensor, "T"], norms: Float[Tensor, "T"]) -> None:
-        """Add tokens: the expert that each was sent to, its weight, and the norm of what the expert made of it."""
+        """Add tokens. The expert that each was sent to, its weight, and the norm of what the expert made of it."""
         weights, norms = weights.double().cpu(), norms.double().cpu()
         experts = experts.cpu()
         for total, values in (

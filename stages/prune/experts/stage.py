@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -113,17 +114,30 @@ def _cut(model: PreTrainedModel, assignments: Sequence[Assignment]) -> Tensor:
     """Cut in place and return the logits; they must be the whole model's when its routers choose none of the others."""
     layers = moe_layers(model)
     fold_merged(layers, assignments)
-    dtype = model.dtype
-    if dtype in HALF:  # fewer rows are added in another order, and a near tie would send a token to another expert
-        model.float()
-    with masked_routers(layers, assignments):
-        whole = kept_logits(model, "prune_experts")
-    cut_experts(model, layers, assignments)
-    metric("proof_masked_router_error", difference(whole, kept_logits(model, "prune_experts")))
-    check_kept(model, whole, "prune_experts")
-    if dtype in HALF:
-        model.to(dtype)  # type: ignore[arg-type]
+    with _in_float32(
+        model
+    ):  # fewer rows are added in another order, and a near tie would send a token to another expert
+        with masked_routers(layers, assignments):
+            whole = kept_logits(model, "prune_experts")
+        cut_experts(model, layers, assignments)
+        metric("proof_masked_router_error", difference(whole, kept_logits(model, "prune_experts")))
+        check_kept(model, whole, "prune_experts")
     return kept_logits(model, "prune_experts")
+
+
+@contextmanager
+def _in_float32(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model in half precision compute in float32, which loses nothing. Behind it each tensor has its own dtype again."""
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(model)}
+    if model.dtype in HALF:
+        model.float()
+    yield
+    for name, tensor in _tensors(model):
+        tensor.data = tensor.data.to(dtypes[name])
+
+
+def _tensors(model: PreTrainedModel) -> list[tuple[str, Tensor]]:
+    return [*model.named_parameters(), *model.named_buffers()]
 
 
 def _report(

@@ -88,9 +88,9 @@ def test_the_record_says_what_was_seen_and_what_stayed(method: str, store: Store
             scores = [float(row["score"]) for row in own]
             assert sorted(scores)[4:] == sorted(float(row["score"]) for row in stays)
             for row in stays:
-                kept, old = int(row["stays_as"]), int(row["expert"])
-                assert torch.equal(kept_layer.router.weight[kept], layer.router.weight[old])
-                assert torch.equal(kept_layer.experts.down_proj[kept], layer.experts.down_proj[old])
+                new, old = int(row["stays_as"]), int(row["expert"])
+                assert torch.equal(kept_layer.router.weight[new], layer.router.weight[old])
+                assert torch.equal(kept_layer.experts.down_proj[new], layer.experts.down_proj[old])
         else:
             assert {int(row["stays_as"]) for row in stays} == {0, 1, 2, 3}
         if reads_data:
@@ -109,7 +109,8 @@ def test_random_takes_a_seed_and_needs_no_data(store: Store) -> None:
 def test_half_precision_is_proved_too(store: Store, questions: DatasetArtifact, tmp_path: Path) -> None:
     original = ingest("glm4_moe", store)
     model = load_model(original.path, "auto").to(torch.bfloat16)
-    half = save_model(model, tmp_path / "half", tokenizer_from=original.path)
+    folder = save_model(model, tmp_path / "half", tokenizer_from=original.path).path
+    half = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
     artifact = pruned({"num_experts": 4}, half, questions, store)
     assert artifact.facts["dtype"] == "bfloat16"
     assert metrics(artifact, "proof_masked_router_error")[0] < 1e-5
