@@ -34,13 +34,12 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model
 
 SIZES = (6, 4)
-NUM_CALIBRATION_TOKENS, BATCH_SIZE = 12_288, 8
+NUM_CALIBRATION_TOKENS, BATCH_SIZE = 6_144, 4
 # Label -> method, parameters; a random choice takes the seed.
 METHODS = {
     "reap": ("reap", {}),
     "frequency": ("frequency", {}),
     "router weight": ("router_weight", {}),
-    "activation norm": ("activation_norm", {}),
     "merge, dominant row": ("merge", {"router": "dominant"}),
     "merge, mean row": ("merge", {"router": "mean"}),
     "random": ("random", {}),
@@ -51,7 +50,7 @@ T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 def main() -> None:
     folder, data = (Path(word) for word in sys.argv[1:3])
-    num_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 12_288
+    num_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 6_144
     num_seeds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
     configure_process()
     model = load_model(folder, "float32")
@@ -73,7 +72,7 @@ def main() -> None:
 
 
 # Tokens of each kind that `upcycle.py` learns from at its default.
-SKIP = 98_304 // 3 // WINDOW * WINDOW
+SKIP = 49_152 // 3 // WINDOW * WINDOW
 
 
 class Study:
@@ -84,7 +83,7 @@ class Study:
         self.layers = moe_layers(model)
         self.first = self.layers[0].block_index
         self.states = states_before(model, self.first, test)
-        self.original = self._last_states()
+        self.original = [self._logprobs(rows) for rows in self._batches()]
         self.totals: list = []
         self.seconds = 0.0
 
@@ -107,45 +106,35 @@ class Study:
             method = build(EXPERT_METHODS, name, {"seed": seed} if name == "random" else params)
             assignments = [assign(method, *pair, num_kept) for pair in zip(self.layers, totals, strict=True)]
             with without_experts(self.layers, assignments):
-                by_seed.append(self._measured(self._last_states()))
+                by_seed.append(self._measured())
         return [interval(values) for values in zip(*by_seed, strict=True)]
 
     def perplexities(self) -> list[float]:
         """Return the whole mixture's perplexity on each kind of text."""
-        return [float(loss.mean().exp()) for loss in self._losses(self.original).chunk(len(TEST))]
+        pairs = zip(self.original, self._batches(), strict=True)
+        losses = torch.cat([self._losses(logprobs, rows) for logprobs, rows in pairs])
+        return [float(loss.mean().exp()) for loss in losses.chunk(len(TEST))]
 
-    def _measured(self, states: Tensor) -> list[float]:
-        divergences, losses, own = self._divergences(states), self._losses(states), self._losses(self.original)
-        cells = []
-        for kind in zip(*(values.chunk(len(TEST)) for values in (divergences, losses, own)), strict=True):
-            divergence, loss, before = (float(values.mean()) for values in kind)
-            cells += [divergence, torch.tensor(loss - before).exp().item()]
-        return cells
+    def _measured(self) -> list[float]:
+        """Return KL to the whole mixture and the perplexity ratio on each kind of text, of what the model is now."""
+        divergences, changes = [], []
+        for teacher, rows in zip(self.original, self._batches(), strict=True):
+            student = self._logprobs(rows)
+            changes.append(self._losses(student, rows) - self._losses(teacher, rows))
+            divergences.append((teacher.exp() * (teacher - student)).sum(dim=-1))
+        kinds = zip(*(torch.cat(values).chunk(len(TEST)) for values in (divergences, changes)), strict=True)
+        return [cell for kl, change in kinds for cell in (float(kl.mean()), float(change.mean().exp()))]
 
-    @torch.no_grad()
-    def _last_states(self) -> Tensor:
-        states = []
-        for start in range(0, len(self.test), BATCH_SIZE):
-            rows = slice(start, start + BATCH_SIZE)
-            with without_blocks(self.model, frozenset(), self.first, self.states[rows]):
-                states.append(self.model.model(input_ids=self.test[rows], use_cache=False).last_hidden_state)
-        return torch.cat(states)
+    def _batches(self) -> list[slice]:
+        return [slice(start, start + BATCH_SIZE) for start in range(0, len(self.test), BATCH_SIZE)]
 
     @torch.no_grad()
-    def _divergences(self, states: Tensor) -> Tensor:
-        rows = []
-        for before, after in zip(self.original, states, strict=True):
-            teacher, student = (self.model.lm_head(own).log_softmax(dim=-1) for own in (before, after))
-            rows.append((teacher.exp() * (teacher - student)).sum(dim=-1))
-        return torch.stack(rows)
+    def _logprobs(self, rows: slice) -> Tensor:
+        with without_blocks(self.model, frozenset(), self.first, self.states[rows]):
+            return self.model(input_ids=self.test[rows], use_cache=False).logits.log_softmax(dim=-1)
 
-    @torch.no_grad()
-    def _losses(self, states: Tensor) -> Tensor:
-        rows = [
-            torch.nn.functional.cross_entropy(self.model.lm_head(own[:-1]), ids[1:], reduction="none")
-            for own, ids in zip(states, self.test, strict=True)
-        ]
-        return torch.stack(rows)
+    def _losses(self, logprobs: Tensor, rows: slice) -> Tensor:
+        return -logprobs[:, :-1].gather(-1, self.test[rows, 1:, None])[..., 0]
 
 
 @contextmanager

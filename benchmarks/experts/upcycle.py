@@ -27,13 +27,13 @@ from attar.compressors.models.experts import moe_layers
 from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, save_model
 
-NUM_MOE_BLOCKS, NUM_EXPERTS, TOP_K, DROPPED_FRACTION = 6, 8, 2, 0.5
+NUM_MOE_BLOCKS, NUM_EXPERTS, TOP_K, DROPPED_FRACTION = 4, 8, 2, 0.5
 BATCH_SIZE, LEARNING_RATE, ROUTER_RATE, BALANCE = 8, 3e-4, 2e-3, 0.01
 
 
 def main() -> None:
     source, data, output = (Path(word) for word in sys.argv[1:4])
-    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 98_304
+    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 49_152
     configure_process()
     torch.manual_seed(0)
     dense = load_model(source, "float32")

@@ -25,6 +25,7 @@ WORDS = {
     "SECURITY.md": "What is defended, against whom, and how to report a weakness.",
     "attar/": "The one installed name: links to the rooms, and the face for scripts and notebooks.",
     "benchmarks/": "Timings and studies, side by side with peers; never part of the tests.",
+    "benchmarks/experts/": "A small mixture of experts by sparse upcycling, and fewer of its experts by each method.",
     "benchmarks/recovery/": "What is left after a cut, arm by arm, and the long healing.",
     "benchmarks/results/": "What the benchmarks measured, the source of every table of this site.",
     "docker/": "Images for CPU and GPU, a compose file, pinned versions.",
