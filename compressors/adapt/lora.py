@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
 
-# Names that PEFT 0.21 takes for a router or fused experts, at twice the rank, wherever in a mixture's model a matrix bears them: a
-# shared expert's gate_proj is not adapted then, all experts are.
+# Names that PEFT 0.21 takes for a router or fused experts, at twice the rank, wherever in the model of some families a matrix bears
+# them: a shared expert's gate_proj is not adapted then, all routed experts are.
 FUSED_NAMES = ("gate", "gate_proj", "up_proj", "down_proj", "w1", "w2", "w3")
 
 
@@ -95,7 +95,7 @@ def patterns_of_experts() -> Iterator[None]:
 def linear_names(model: PreTrainedModel) -> list[str]:
     """Return the names of the matrices inside the decoder blocks, each once, such as q_proj or down_proj.
 
-    In a model with experts not those that PEFT takes for experts.
+    Not those that PEFT takes for experts.
     """
     from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
@@ -103,7 +103,8 @@ def linear_names(model: PreTrainedModel) -> list[str]:
     names = sorted({name.split(".")[-1] for name, module in modules if isinstance(module, nn.Linear | Conv1D)})
     if not names:
         raise ValueError("the model has no linear layer to adapt")
-    return [name for name in names if name not in FUSED_NAMES] if moe_layers(model) else names
+    taken = _taken_names(model)
+    return [name for name in names if name not in taken]
 
 
 def expert_names(model: PreTrainedModel, first_block: int = 0) -> list[str]:
@@ -120,9 +121,19 @@ def expert_names(model: PreTrainedModel, first_block: int = 0) -> list[str]:
 def _check_targets(model: PreTrainedModel, targets: Sequence[str], known: Sequence[str]) -> None:
     if not (unknown := sorted(set(targets) - set(known))):
         return
-    if fused := [name for name in unknown if name in FUSED_NAMES and moe_layers(model)]:
+    if fused := [name for name in unknown if name in _taken_names(model)]:
         raise ValueError(
             f"targets {', '.join(fused)}: PEFT takes these names for the experts of {type(model).__name__}; expert_rank adapts "
             f"those. Known: {', '.join(known)}"
         )
     raise ValueError(f"targets {', '.join(unknown)} name no matrix of the model's blocks. Known: {', '.join(known)}")
+
+
+def _taken_names(model: PreTrainedModel) -> tuple[str, ...]:
+    """Return the names that PEFT takes for the experts of the model's family, by its own table where it has that."""
+    if not moe_layers(model):
+        return ()
+    from peft.utils import transformers_weight_conversion as conversion  # half a second, for models with experts
+
+    families = getattr(conversion, "_MODEL_TO_CONVERSION_PATTERN", None)
+    return FUSED_NAMES if families is None or model.config.model_type in families else ()

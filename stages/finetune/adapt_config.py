@@ -35,7 +35,7 @@ class LowRank(StageConfig):
     """Dropout on their input, in [0, 1)."""
 
     targets: list[str] = []
-    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block, in a model with experts those of attention."""
+    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block, beside experts those that PEFT can tell from them."""
 
     expert_rank: int = Field(default=0, ge=0)
     """Rank of adapters on each matrix of every routed expert, at the same scale; 0: experts and routers stay as they are."""
