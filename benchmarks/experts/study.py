@@ -22,7 +22,7 @@ from torch import Tensor
 
 sys.path.append(str(Path(__file__).parents[1]))
 from result_file import Echo, read_tables, write_result
-from windows import TEST, TRAINING, WINDOW, read_windows, states_before
+from windows import STRIDE, TEST, TRAINING, WINDOW, read_windows, states_before
 
 from attar.compressors.catalogue import build
 from attar.compressors.models.bypass import without_blocks
@@ -34,7 +34,7 @@ from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model
 
 SIZES = (6, 4)
-NUM_CALIBRATION_TOKENS, BATCH_SIZE = 6_144, 4
+NUM_CALIBRATION_TOKENS, BATCH_SIZE = 3_072, 4
 # Label -> method, parameters; a random choice takes the seed.
 METHODS = {
     "reap": ("reap", {}),
@@ -50,7 +50,7 @@ T = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}
 
 def main() -> None:
     folder, data = (Path(word) for word in sys.argv[1:3])
-    num_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 6_144
+    num_tokens = int(sys.argv[3]) if len(sys.argv) > 3 else 3_072
     num_seeds = int(sys.argv[4]) if len(sys.argv) > 4 else 3
     configure_process()
     model = load_model(folder, "float32")
@@ -67,12 +67,14 @@ def main() -> None:
         for label, (name, params) in METHODS.items():
             print(f"| {num_kept} by {label} | {' | '.join(study.row(num_kept, name, params))} |", flush=True)
     whole = ", ".join(f"{kind} {value:.2f}" for kind, value in zip(TEST, study.perplexities(), strict=True))
-    print(f"\nPerplexity of the whole mixture of 8 experts: {whole}; {num_tokens} test tokens in all.")
+    print(
+        f"\nPerplexity of the whole mixture of 8 experts: {whole}; {num_tokens} test tokens in all, of which each {STRIDE}th is measured."
+    )
     print(f"Calibration: {study.seconds / num_seeds:.0f} s a seed of {NUM_CALIBRATION_TOKENS} tokens, all methods.")
 
 
 # Tokens of each kind that `upcycle.py` learns from at its default.
-SKIP = 49_152 // 3 // WINDOW * WINDOW
+SKIP = 16_128 // 3 // WINDOW * WINDOW
 
 
 class Study:
@@ -131,10 +133,11 @@ class Study:
     @torch.no_grad()
     def _logprobs(self, rows: slice) -> Tensor:
         with without_blocks(self.model, frozenset(), self.first, self.states[rows]):
-            return self.model(input_ids=self.test[rows], use_cache=False).logits.log_softmax(dim=-1)
+            hidden = self.model.model(input_ids=self.test[rows], use_cache=False).last_hidden_state
+        return self.model.lm_head(hidden[:, :-1:STRIDE]).log_softmax(dim=-1)
 
     def _losses(self, logprobs: Tensor, rows: slice) -> Tensor:
-        return -logprobs[:, :-1].gather(-1, self.test[rows, 1:, None])[..., 0]
+        return -logprobs.gather(-1, self.test[rows, 1::STRIDE, None])[..., 0]
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 python benchmarks/experts/upcycle.py MODEL_FOLDER DATA_FOLDER OUTPUT_FOLDER [NUM_TOKENS]
 
-Sparse upcycling (https://arxiv.org/abs/2212.05055): an expert is a copy of the dense part. So that experts differ, half of each copy's
+Sparse upcycling (https://arxiv.org/abs/2212.05055): an expert is a copy of the dense part. So that experts differ, a quarter of each copy's
 channels go, drawn for each expert, and the rest are scaled up (after https://arxiv.org/abs/2502.19261). Routers and experts then learn
 on prose, mathematics and code. The family is Qwen2-MoE: its attention is Llama's without a bias, its config can say that the first
 blocks stay dense and that the weights of a token's experts sum to 1. Its shared expert, which no config leaves out, is 8 silent channels.
@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from transformers import Qwen2MoeConfig, Qwen2MoeForCausalLM
 
 sys.path.append(str(Path(__file__).parents[1]))
-from windows import TRAINING, read_windows, states_before
+from windows import STRIDE, TRAINING, read_windows, states_before
 
 from attar.compressors.models.bypass import without_blocks
 from attar.compressors.models.experts import moe_layers
 from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, save_model
 
-NUM_MOE_BLOCKS, NUM_EXPERTS, TOP_K, DROPPED_FRACTION = 4, 8, 2, 0.5
-BATCH_SIZE, LEARNING_RATE, ROUTER_RATE, BALANCE = 8, 3e-4, 2e-3, 0.01
+NUM_MOE_BLOCKS, NUM_EXPERTS, TOP_K, DROPPED_FRACTION = 3, 8, 2, 0.25
+BATCH_SIZE, LEARNING_RATE, ROUTER_RATE, BALANCE = 2, 3e-4, 2e-3, 0.01
 
 
 def main() -> None:
     source, data, output = (Path(word) for word in sys.argv[1:4])
-    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 49_152
+    num_tokens = int(sys.argv[4]) if len(sys.argv) > 4 else 16_128
     configure_process()
     torch.manual_seed(0)
     dense = load_model(source, "float32")
@@ -44,15 +44,15 @@ def main() -> None:
     states = states_before(dense, first, windows)
     print(f"states of {windows.numel()} tokens before block {first}: {time.perf_counter() - started:.0f} s", flush=True)
     with torch.no_grad():
-        dense_loss = float(losses(dense, first, windows[-BATCH_SIZE:], states[-BATCH_SIZE:]).mean())
-    print(f"dense: {dense_loss:.3f} nats on the last batch", flush=True)
+        dense_loss = float(losses(dense, first, windows[::16], states[::16]).mean())
+    print(f"dense: {dense_loss:.3f} nats on a sixteenth of the windows", flush=True)
     train(model, first, windows, states)
     save_model(model.eval(), output, tokenizer_from=source)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {time.perf_counter() - started:.0f} s")
 
 
 def upcycled(dense, num_moe_blocks: int, generator: torch.Generator) -> Qwen2MoeForCausalLM:
-    """Return the dense model with experts in its last blocks; half of each expert's channels are gone, the others twice as strong."""
+    """Return the dense model with experts in its last blocks; some of each expert's channels are gone, the others stronger."""
     config = dense.config
     dense_blocks = list(range(config.num_hidden_layers - num_moe_blocks))
     own = {
@@ -95,10 +95,11 @@ def upcycled(dense, num_moe_blocks: int, generator: torch.Generator) -> Qwen2Moe
 
 
 def losses(model, first: int, windows: Tensor, states: Tensor) -> Tensor:
-    """Return the loss of every predicted token, run from block `first` on."""
+    """Return the loss of every `STRIDE`th predicted token, run from block `first` on: the head is most of a small model's step."""
     with without_blocks(model, frozenset(), first, states):
-        logits = model(input_ids=windows, use_cache=False).logits
-    return nn.functional.cross_entropy(logits[:, :-1].transpose(1, 2), windows[:, 1:], reduction="none")
+        hidden = model.model(input_ids=windows, use_cache=False).last_hidden_state[:, :-1:STRIDE]
+    logits = model.lm_head(hidden)
+    return nn.functional.cross_entropy(logits.transpose(1, 2), windows[:, 1::STRIDE], reduction="none")
 
 
 def train(model: Qwen2MoeForCausalLM, first: int, windows: Tensor, states: Tensor) -> None:

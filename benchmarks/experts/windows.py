@@ -14,6 +14,8 @@ from attar.compressors.models.bypass import stopped
 from attar.stages.artifacts.model.folder import load_tokenizer
 
 WINDOW = 256
+# Of the predicted tokens each fourth is learned and measured; what lies between is read.
+STRIDE = 4
 # kind -> its file to learn and calibrate on, and its file to measure on
 TRAINING = {"prose": "wikitext2/valid.txt", "maths": "gsm8k/train.jsonl", "code": "stdlib_code/train.jsonl"}
 TEST = {"prose": "wikitext2/test.txt", "maths": "gsm8k/test.jsonl", "code": "stdlib_code/test.jsonl"}
