@@ -129,6 +129,22 @@ class Stages:
     ) -> ModelArtifact:
         """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
 
+    def prune_experts(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        num_experts: int = 0,
+        fraction: float = 0.0,
+        method: str = "reap",
+        params: Mapping[str, Any] = ...,
+        calibration: Mapping[str, Any] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Remove or merge experts, as many in each block. The result loads and decodes like any other model of its family, which is tried."""
+
     def trim_vocabulary(
         self,
         *,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from attar.compressors.models.experts import idle_parameters
 from attar.compressors.models.runner import CausalRunner
 
 if TYPE_CHECKING:
@@ -26,13 +27,16 @@ def num_parameters(model: PreTrainedModel) -> int:
 
 
 def num_matmul_parameters(model: PreTrainedModel) -> int:
-    """Return the parameters each token is multiplied with: all matrices and the output head, but not the embedding lookup."""
+    """Return the parameters each token is multiplied with: all matrices and the output head.
+
+    Not the embedding lookup, and of a mixture no more experts than a token is sent to.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings()
     matrices = {id(p): p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings}
     if isinstance(head, nn.Linear):
         matrices[id(head.weight)] = head.weight.numel()
-    return sum(matrices.values())
+    return sum(matrices.values()) - sum(idle_parameters(model))
 
 
 def flops_per_token(num_matmul_parameters: int, config: PretrainedConfig, num_context_tokens: int) -> float:

@@ -25,6 +25,7 @@ WORDS = {
     "SECURITY.md": "What is defended, against whom, and how to report a weakness.",
     "attar/": "The one installed name: links to the rooms, and the face for scripts and notebooks.",
     "benchmarks/": "Timings and studies, side by side with peers; never part of the tests.",
+    "benchmarks/experts/": "A small mixture of experts by sparse upcycling, and fewer of its experts by each method.",
     "benchmarks/operate/": "What operating costs: starting, triggers, servers under load, the demo, workers that die.",
     "benchmarks/quality/": "What choices of science cost: windows, scans, patches, widths, top k, part of the vocabulary.",
     "benchmarks/mutation/": "Wrong versions of the science that no test notices, counted over all sittings.",

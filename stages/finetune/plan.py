@@ -35,6 +35,8 @@ class Adaptation:
     kind: str
     # of low-rank adapters; 0 where the base's own weights learn
     rank: int
+    # of those on routed experts; 0 where they stay
+    expert_rank: int
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
@@ -177,6 +179,7 @@ def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -
     return Adaptation(
         kind=adapt.kind,
         rank=adapt.rank,
+        expert_rank=adapt.expert_rank,
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,

@@ -23,6 +23,7 @@ from attar.compressors.models.trained_weights import WeightAverage, trained_weig
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
+from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
@@ -60,9 +61,10 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             check_covers(other, model, who)
     for dataset in data:
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
-    if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
-        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
+    check_adapt(config.adapt, model)
     facts: dict[str, Any] = {"method": config.adapt.kind}
+    if config.adapt.expert_rank:
+        facts["expert_rank"] = config.adapt.expert_rank
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
     return Forecast(

@@ -78,6 +78,11 @@ def _forecast(config: MergeAdaptersConfig, inputs: Mapping[str, tuple[Facts, ...
             raise ValueError(
                 f"adapters: one of method {adapter['method']!r} {NOT_MERGED[str(adapter['method'])]}; merge the models"
             )
+        if adapter.get("expert_rank"):
+            raise ValueError(
+                f"adapters: one is on experts too (expert_rank {adapter['expert_rank']}), whose factors no method combines; "
+                "merge the models"
+            )
     facts: dict[str, Any] = {"method": "lora"}
     if "vocab_size" in adapters[0]:
         facts["vocab_size"] = adapters[0]["vocab_size"]

@@ -16,6 +16,7 @@ from pydantic import Field
 from attar.compressors.measure.same_logits import OTHER_ORDER, difference
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.model.expert_facts import float_fraction, refuse_float_experts
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.older_form import write_older_config
 from attar.stages.artifacts.model.proof import kept_logits, prove_written
@@ -68,6 +69,7 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
     model = dict(inputs["model"][0])
     if model.get("quantization", "none") != "none":
         raise ValueError(f"method is {config.method!r}, but the input is quantized already ({model['quantization']})")
+    refuse_float_experts(float_fraction(model), "method", config.method)
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * (1.0 if config.method == "int8" else 0.56)
     return Forecast(

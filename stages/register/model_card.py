@@ -17,6 +17,7 @@ STEPS = {
     "prune": {"metric": "metric", "choice": "choice", "patch": "patch.kind"},
     "narrow": {"score": "score", "patch": "patch.kind"},
     "trim_vocabulary": {"num_tokens": "num_tokens", "keep_scripts": "keep_scripts"},
+    "prune_experts": {"method": "method", "params": "params"},
     "self_data": {"sampler": "sampler", "style": "prompt.style", "max_new_tokens": "drawing.max_new_tokens"},
     "curate": {},
     "record": {"num_recorded": "num_recorded"},
@@ -92,6 +93,8 @@ def _steps(release: Release) -> list[str]:
             parts.insert(0, f"{channels} feed-forward channels{groups} left in each block")
         if step.stage == "trim_vocabulary":
             parts.insert(0, f"{step.facts.get('vocab_size', '?')} tokens left")
+        if step.stage == "prune_experts":
+            parts.insert(0, f"{step.facts.get('num_experts', '?')} experts left in each block")
         if step.kind == "dataset":
             parts.append(_rows(step.facts))
         lines.append(f"- {step.stage}: {', '.join(parts) or step.key[:12]}")

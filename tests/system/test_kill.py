@@ -63,6 +63,7 @@ RARE_KILLS = (
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
     ("trimmed", "trim_vocabulary"),
+    ("fewer_experts", "prune_experts"),
 )
 NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
@@ -169,6 +170,13 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
         "other_labels": node("prune", {"blocks": [2]}, model="strong"),
         # the one whose tokenizer has words
         "trimmed": node("trim_vocabulary", model="other", data=["questions"]),
+        "mixture": node("ingest_model", {"source": "random:mixtral?num_blocks=2&hidden_size=32"}),
+        "fewer_experts": node(
+            "prune_experts",
+            {"num_experts": 4, "calibration": {"num_samples": 8, "precision": "float32"}},
+            model="mixture",
+            data="questions",
+        ),
         "tasks": node(
             "compose_tasks",
             {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},

@@ -19,6 +19,7 @@ from attar.compressors.measure.cost import (
     num_parameters,
 )
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.experts import idle_parameters
 from attar.compressors.models.runner import TorchRunner
 
 if TYPE_CHECKING:
@@ -45,7 +46,10 @@ def counted_costs(model: PreTrainedModel, num_context_tokens: int) -> dict[str, 
     """Return `parameters`, and `flops` to decode one token with `num_context_tokens` in the cache."""
     blocks = decoder_blocks(model)
     parameters = tuple(float(sum(p.numel() for p in block.parameters())) for block in blocks)
-    matrices = [sum(p.numel() for p in block.parameters() if p.ndim >= 2) for block in blocks]
+    matrices = [
+        sum(p.numel() for p in block.parameters() if p.ndim >= 2) - num_idle
+        for block, num_idle in zip(blocks, idle_parameters(model), strict=True)
+    ]
     total = flops_per_token(num_matmul_parameters(model), model.config, num_context_tokens)
     attention = (total - 2.0 * num_matmul_parameters(model)) / len(blocks)
     flops = tuple(2.0 * count + attention for count in matrices)

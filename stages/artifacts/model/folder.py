@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
+from attar.compressors.models.experts import expert_fraction
 from attar.compressors.models.paging import pager_of
 from attar.compressors.models.product_attention import attend_by_products
 from attar.compressors.models.row_products import multiply_rows_at_once
 from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.stages.artifacts.model.expert_facts import expert_facts, refuse_float_experts
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
 from attar.stages.artifacts.model.older_form import write_older_config
 from attar.stages.artifacts.model.paged import write_paged
@@ -54,7 +56,9 @@ def load_model(
     quiet_transformers()
     is_stored_quantized = "quantization_config" in read_object(folder / "config.json")
     if not is_stored_quantized:
-        read_skeleton(folder, strip_from_names)  # before there is memory to be taken
+        skeleton = read_skeleton(folder, strip_from_names)  # before there is memory to be taken
+        if quantized != "none":
+            refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
     model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
@@ -158,6 +162,7 @@ def model_facts(model: transformers.PreTrainedModel) -> Facts:
     return {
         **config_facts(model.config),
         **width_facts(model),
+        **expert_facts(model),
         "num_parameters": num_parameters(model),
         "num_matmul_parameters": num_matmul_parameters(model),
         "attention_width": attention_width(model.config),

@@ -20,6 +20,7 @@ SHAPE_FACTS = (
     "vocab_size",
     "num_parameters",
     "num_matmul_parameters",
+    "num_idle_parameters",
     "attention_width",
     "companion_bytes",
 )
@@ -133,7 +134,8 @@ def flops_of_token(facts: Facts, num_context_tokens: int = CONTEXT_TOKENS) -> fl
 
 def _is_tied(model: Facts, width: int) -> bool:
     """Say whether the head is the embedding: what is not multiplied with is far less than an embedding then."""
-    return int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < int(model["vocab_size"]) * width / 2
+    num_passed_by = int(model["num_parameters"]) - int(model["num_matmul_parameters"])
+    return num_passed_by - int(model.get("num_idle_parameters", 0)) < int(model["vocab_size"]) * width / 2
 
 
 def _unchanged(model: Facts) -> Facts:
