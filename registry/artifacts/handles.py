@@ -68,7 +68,10 @@ class DatasetArtifact(Artifact):
 
 
 class ScanArtifact(Artifact):
-    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`. Facts: num_blocks, num_tokens, metrics, sizes."""
+    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`; `parts.csv`; `candidates.csv`.
+
+    Facts: num_blocks, num_tokens, metrics, sizes, axes.
+    """
 
     kind = "scan"
 

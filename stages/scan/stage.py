@@ -14,9 +14,19 @@ from attar.stages.artifacts.model.folder import load_model
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric
+from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.runs import ScanRun
-from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, write_costs, write_orders, write_scores
+from attar.stages.scan.tables import (
+    COST_TABLE,
+    GREEDY_TABLE,
+    PART_TABLE,
+    TABLE,
+    write_costs,
+    write_orders,
+    write_parts,
+    write_scores,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,8 +54,10 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
         config.calibration.num_samples * (1 + ("patch_residual" in config.metrics))
         + config.calibration.num_loss_samples * num_runs
     )
+    if config.candidates.axes:
+        num_passes += _candidate_passes(config.candidates, int(model.get("num_blocks", 0)))
     num_parameters = float(model.get("num_parameters", 0))
-    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics) or config.candidates.axes)
     return Forecast(
         facts,
         num_flops=2.0 * num_parameters * num_passes * num_tokens,
@@ -53,7 +65,15 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     )
 
 
-@stage("scan", version=6, forecast=_forecast)
+def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
+    """Return how many samples' forward passes the candidates take: half of one a block or seam, a whole one a width."""
+    num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
+    num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
+    num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
+    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring
+
+
+@stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     """Score every window of decoder blocks under each of the metrics, as tables.
 
@@ -73,8 +93,12 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     content = workdir / "content"
     write_scores(content / TABLE, run.num_blocks, scores)
     write_costs(content / COST_TABLE, run.costs())
+    if run.parts.num_tokens:
+        write_parts(content / PART_TABLE, run.parts.scores())
     if orders:
         write_orders(content / GREEDY_TABLE, orders)
+    if config.candidates.axes:
+        write_problem(content, *run.candidates())
     for name, table in scores.items():
         ones = [score for (_, size), score in table.items() if size == 1]
         if ones:
