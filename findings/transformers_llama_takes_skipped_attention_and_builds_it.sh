@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # transformers 5.23.0, torch 2.13.0, on a CPU.
-# A config's `per_layer_config` is documented to skip sub-layers and to set sizes of single layers. Llama's config takes both and writes both
-# back; LlamaForCausalLM builds every attention all the same where one is skipped, in silence, and cannot be built where a size differs.
+# Every config takes `per_layer_config`, documented as overrides of single layers, and checks and writes its key `skip` for parts to leave out.
+# LlamaForCausalLM builds every attention all the same where one is skipped, in silence, and cannot be built where a layer's size differs.
 # Output seen: skip: heterogeneous True, attention parts built 3 of 3; intermediate_size: AmbiguousGlobalPerLayerAttributeError
 set -euo pipefail
 folder=$(mktemp -d)

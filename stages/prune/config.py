@@ -89,6 +89,9 @@ class PlanConfig(StageConfig):
     axes: list[str] = []
     """Axes that may be used, of those that the scan measured. Empty: all."""
 
+    trials: bool = False
+    """Repair one plan of each axis first and price the axis by what the repair leaves of its losses: a refit an axis more."""
+
     @field_validator("budget")
     @classmethod
     def _inside(cls, value: dict[PlanQuantity, float]) -> dict[PlanQuantity, float]:
@@ -180,6 +183,8 @@ def _check_fields(config: PruneConfig) -> None:
         raise ValueError(
             f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
         )
+    if config.plan is not None and config.plan.trials and config.patch.kind != "refit":
+        raise ValueError("plan.trials is true, but nothing is repaired; accepted with patch {kind: refit}")
     if config.plan is not None and config.patch.kind == "linear":
         raise ValueError("patch.kind is 'linear', but a plan makes many cuts; accepted with plan: none, refit")
     if config.choice == "free" and config.patch.kind == "linear":

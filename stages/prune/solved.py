@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attar.compressors.measure.closeness import closeness, ratio_of_sums
 from attar.compressors.models.runner import TorchRunner
+from attar.compressors.prune.solve.candidates import Units
 from attar.compressors.prune.solve.exact import pareto, solve
-from attar.compressors.prune.solve.items import Plan, Problem
+from attar.compressors.prune.solve.items import Plan, Problem, scaled
 from attar.compressors.prune.solve.shape import OWN_AXES, Shape, cut_to, shaped
+from attar.compressors.prune.solve.trials import repair_shares
 from attar.compressors.prune.width.layout import Part, attention_parts, feed_forward_parts
 from attar.compressors.prune.width.refit import Refit
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
 from attar.registry.artifacts.handles import Facts, ScanArtifact
 from attar.stages.artifacts.dataset.samples import run_through
+from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.proof import check_kept, kept_logits
 from attar.stages.prune.config import PlanConfig
 from attar.stages.prune.refit_pass import refit_result
@@ -49,7 +53,29 @@ def check_plan(plan: PlanConfig, scan: Facts | None) -> None:
         raise ValueError("plan.budget.ms needs a scan with measure_latency: true")
 
 
-def solved(config: PlanConfig, scan: ScanArtifact) -> tuple[Problem, Plan, Shape]:
+@dataclass(frozen=True)
+class Repair:
+    """What a cut is led back to, on which rows of token ids, and on which other rows its loss is measured."""
+
+    original: PreTrainedModel
+    samples: Sequence[Sequence[int]]
+    rows: Sequence[Sequence[int]]
+    ridge: float
+    batch_size: int
+
+    def measured_nats(self, model: PreTrainedModel) -> dict[str, float] | None:
+        """Return KL(original || model) in nats a token, with its 95% interval over rows. None where no row is held out."""
+        pairs = [(list(row[:1]), list(row[1:])) for row in self.rows]
+        if not pairs:
+            return None
+        texts = closeness(TorchRunner(model), TorchRunner(self.original), pairs, batch_size=4)
+        estimate = ratio_of_sums([text.kl_nats for text in texts], [text.num_tokens for text in texts])
+        return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+
+
+def solved(
+    config: PlanConfig, scan: ScanArtifact, folder: Path, repair: Repair | None = None
+) -> tuple[Problem, Plan, Shape]:
     """Return the candidates that may be used, the best plan of them under the budget, and its shape.
 
     Raises ValueError, with the nearest budget that can be met, when no plan meets it.
@@ -62,6 +88,8 @@ def solved(config: PlanConfig, scan: ScanArtifact) -> tuple[Problem, Plan, Shape
     if missing:
         raise ValueError(f"plan.budget names {missing[0]}, which the scan did not measure: {', '.join(problem.totals)}")
     budget = {quantity: fraction * problem.totals[quantity] for quantity, fraction in config.budget.items()}
+    if config.trials and repair is not None:
+        problem = _tried(problem, budget, units, folder, repair)
     try:
         plan = solve(problem, budget)
     except ValueError as error:
@@ -74,38 +102,46 @@ def solved(config: PlanConfig, scan: ScanArtifact) -> tuple[Problem, Plan, Shape
     return problem, plan, shape
 
 
-def carried_out(
-    model: PreTrainedModel, original: PreTrainedModel | None, samples: Sequence[Sequence[int]], shape: Shape, *,
-    ridge: float, batch_size: int,
-) -> torch.Tensor:
-    """Cut `model` in place, repaired toward `original` where that is given; return its logits on the proof's prompts.
+def carried_out(model: PreTrainedModel, shape: Shape, repair: Repair | None) -> torch.Tensor:
+    """Cut `model` in place, repaired where that is wanted; return its logits on the proof's prompts.
 
     What is left must first speak as the whole model does with all that goes silenced.
     """
-    if original is not None:
+    if repair is not None:
         for axis, units in (("channels", shape.channels), ("groups", shape.groups)):
             if units is not None:
-                _fold(axis, original, model, units, samples, batch_size)
+                _fold(axis, model, units, repair)
     with shaped(model, shape):
         expected = kept_logits(model, "prune")
     cut_to(model, shape)
     check_kept(model, expected, "prune")
-    if original is None:
+    if repair is None or shape.first_changed >= len(shape.matches.was):
         return expected
-    refit_result(
-        model, original, samples, shape.matches, first=shape.first_changed, ridge=ridge, batch_size=batch_size
-    )
+    original, samples, first = repair.original, repair.samples, shape.first_changed
+    matches, options = shape.matches, {"ridge": repair.ridge, "batch_size": repair.batch_size}
+    refit_result(model, original, samples, matches, first=first, **options)  # type: ignore[arg-type]
     return kept_logits(model, "prune")
 
 
-def measured_nats(
-    model: PreTrainedModel, original: PreTrainedModel, rows: Sequence[Sequence[int]]
-) -> dict[str, float]:
-    """Return KL(original || model) in nats a token on rows of token ids, with its 95% interval over rows."""
-    pairs = [(list(row[:1]), list(row[1:])) for row in rows if len(row) > 1]
-    texts = closeness(TorchRunner(model), TorchRunner(original), pairs, batch_size=4)
-    estimate = ratio_of_sums([text.kl_nats for text in texts], [text.num_tokens for text in texts])
-    return {"value": estimate.value, "low": estimate.low, "high": estimate.high}
+def _tried(
+    problem: Problem, budget: Mapping[str, float], units: Units, folder: Path, repair: Repair
+) -> Problem:
+    """Return the problem with every axis priced by what one repaired trial of it lost."""
+    if not repair.rows:
+        raise ValueError("plan.trials needs rows that nothing is fitted on; give data with held-out rows")
+
+    def trial(plan: Plan) -> float:
+        model = load_model(folder, "auto", repair.original.device)
+        carried_out(model, Shape.of(plan, problem.num_blocks, units), repair)
+        measured = repair.measured_nats(model)
+        assert measured is not None, "there are rows"
+        note(f"trial of {plan}: predicted {plan.predicted_nats:.4g} nats a token bare, {measured['value']:.4g} repaired")
+        return measured["value"]
+
+    shares = repair_shares(problem, budget, trial)
+    for axis, share in shares.items():
+        metric(f"{axis}_repair_share", share)
+    return scaled(problem, shares)
 
 
 def write_plan(
@@ -139,16 +175,14 @@ def _front(problem: Problem, quantity: str) -> list[dict[str, Any]]:
     ]
 
 
-def _fold(
-    axis: str, original: PreTrainedModel, model: PreTrainedModel, units: Sequence, samples: Sequence, batch_size: int
-) -> None:
+def _fold(axis: str, model: PreTrainedModel, units: Sequence, repair: Repair) -> None:
     """Let the units that stay take over, by least squares, what the others contributed."""
 
     def parts(of: PreTrainedModel) -> list[Part]:
         return feed_forward_parts(of) if axis == "channels" else attention_parts(of)
 
-    fit = Refit(parts(original))
-    run_through(original, samples, batch_size, fit.update, f"fitting {axis}")
+    fit = Refit(parts(repair.original))
+    run_through(repair.original, repair.samples, repair.batch_size, fit.update, f"fitting {axis}")
     for index, (part, stays) in enumerate(zip(parts(model), units, strict=True)):
         metric(f"{axis}_patch_residual_fraction", fit.fold(index, part, stays, WIDTH_RIDGE), step=index)
 

@@ -20,14 +20,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
 from attar.stages.prune.refit_pass import refit_result
-from attar.stages.prune.solved import (
-    NUM_MEASURED_ROWS,
-    carried_out,
-    check_plan,
-    measured_nats,
-    solved,
-    write_plan,
-)
+from attar.stages.prune.solved import NUM_MEASURED_ROWS, Repair, carried_out, check_plan, solved, write_plan
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -78,7 +71,7 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
     num_tokens = 0 if config.patch.kind == "none" else config.patch.num_samples * config.patch.max_tokens
     return Forecast(
         facts,
-        num_flops=0.5 * num_bytes * 5 * num_tokens,
+        num_flops=0.5 * num_bytes * 5 * num_tokens * (4 if plan.trials else 1),
         peak_memory_bytes=(4 if num_tokens else 2) * num_bytes,
         disk_bytes=stored_bytes(facts) or num_bytes,
     )
@@ -111,23 +104,20 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
 def _planned(config: PruneConfig, plan_config: PlanConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
     """Solve, cut, repair, re-measure and prove."""
     assert inputs.scan is not None, "the forecast refuses a plan without a scan"
-    problem, plan, shape = solved(plan_config, inputs.scan)
-    device, patch = pick_device(), config.patch
-    model = load_model(inputs.model.path, "auto", device)
-    original, samples, batch_size, ridge = None, [], 1, 0.0
+    device, patch, repair = pick_device(), config.patch, None
     if patch.kind == "refit":
         original = load_model(inputs.model.path, pick_dtype(patch.precision, device), device)
-        samples, batch_size, ridge = _samples(patch, inputs), patch.batch_size, patch.ridge
-    expected = carried_out(model, original, samples, shape, ridge=ridge, batch_size=batch_size)
-    measured = None
-    if original is not None:
         rows = heldout_samples(inputs.model.path, inputs.data, NUM_MEASURED_ROWS, patch.max_tokens)
-        measured = measured_nats(model, original, rows) if rows else None
+        repair = Repair(original, _samples(patch, inputs), rows, patch.ridge, patch.batch_size)
+    problem, plan, shape = solved(plan_config, inputs.scan, inputs.model.path, repair)
+    model = load_model(inputs.model.path, "auto", device)
+    expected = carried_out(model, shape, repair)
+    measured = repair.measured_nats(model) if repair else None
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
     write_plan(artifact.path, plan_config, problem, plan, measured)
-    del model, original
+    del model, repair
     prove_written(artifact.path, expected, "prune", device)
-    facts = {"predicted_nats": plan.predicted_nats, "plan": str(plan)}
+    facts: Facts = {"predicted_nats": plan.predicted_nats, "plan": str(plan)}
     facts |= {"measured_nats": measured["value"]} if measured else {}
     return ModelArtifact.at(artifact.path, **artifact.facts, removed_blocks=shape.removed_blocks, **facts)
 

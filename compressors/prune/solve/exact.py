@@ -50,7 +50,8 @@ def solve(problem: Problem, budget: Mapping[str, float]) -> Plan:
         if best is not None and can_only_lose and lost >= best[0]:
             continue
         needed = _needed(problem, setting, budget)
-        front = _front(problem, setting, list(budget), needed)
+        bound = best[0] - lost if best is not None and can_only_lose else np.inf
+        front = _front(problem, setting, list(budget), needed, bound)
         fitting = np.flatnonzero((front.savings >= needed).all(axis=1))
         if len(fitting) and (best is None or front.losses[fitting[0]] + lost < best[0]):
             best = float(front.losses[fitting[0]] + lost), [*setting, *front.items(int(fitting[0]))]
@@ -93,15 +94,12 @@ def non_dominated(losses: np.ndarray, savings: np.ndarray) -> np.ndarray:
     Of equal ones the first stays.
     """
     order = np.lexsort((*(-savings.T[::-1]), losses))
+    if savings.shape[1] == 1:  # what saves no more than something that loses less goes
+        most = np.maximum.accumulate(savings[order, 0])
+        return order[savings[order, 0] > np.concatenate([[-np.inf], most[:-1]])]
     keep: list[int] = []
-    most = -np.inf
     for index in order:
-        saved = savings[index]
-        if savings.shape[1] == 1:  # a running maximum does
-            if saved[0] > most:
-                most = saved[0]
-                keep.append(int(index))
-        elif not keep or not (savings[keep] >= saved).all(axis=1).any():
+        if not keep or not (savings[keep] >= savings[index]).all(axis=1).any():
             keep.append(int(index))
     return np.asarray(keep)
 
@@ -114,8 +112,17 @@ def _settings(problem: Problem) -> Iterator[list[Item]]:
     yield from sorted(settings, key=lambda setting: sum(item.loss_nats for item in setting))
 
 
-def _front(problem: Problem, setting: Sequence[Item], quantities: Sequence[str], needed: np.ndarray | None) -> Front:
-    """Return the non-dominated sums over blocks and over what lies outside them, under one setting."""
+def _front(
+    problem: Problem,
+    setting: Sequence[Item],
+    quantities: Sequence[str],
+    needed: np.ndarray | None,
+    bound: float = np.inf,
+) -> Front:
+    """Return the non-dominated sums over blocks and over what lies outside them, under one setting.
+
+    `needed`: savings beyond which more is no better. `bound`: losses from which on a sum is of no use.
+    """
     states: dict[State, Front] = {(0, False): Front(np.zeros(1), np.zeros((1, len(quantities))), [None])}
     by_block: list[list[Item | None]] = [[None] for _ in range(problem.num_blocks)]
     for item in problem.items:
@@ -123,17 +130,21 @@ def _front(problem: Problem, setting: Sequence[Item], quantities: Sequence[str],
             assert item.block is not None, "the problem checks it"
             by_block[item.block].append(item)
     for choices in by_block:
-        states = _advanced(states, choices, _savings(problem, setting, choices, quantities), needed)
+        states = _advanced(states, choices, _savings(problem, setting, choices, quantities), needed, bound)
     front = states[0, True]  # keeping every block is always a way to it
     for group in problem.groups("whole"):
         choices = [None, *group]
         savings = _savings(problem, setting, choices, quantities)
-        front = _advanced({(0, True): front}, choices, savings, needed)[0, True]
+        front = _advanced({(0, True): front}, choices, savings, needed, bound)[0, True]
     return front
 
 
 def _advanced(
-    states: Mapping[State, Front], choices: Sequence[Item | None], savings: np.ndarray, needed: np.ndarray | None
+    states: Mapping[State, Front],
+    choices: Sequence[Item | None],
+    savings: np.ndarray,
+    needed: np.ndarray | None,
+    bound: float,
 ) -> dict[State, Front]:
     """Return the states after one group of exclusive choices, None for the choice to take nothing."""
     ways: dict[State, list[tuple[Front, Item | None, np.ndarray]]] = {}
@@ -143,16 +154,17 @@ def _advanced(
             if enters == waiting:
                 stays = any_kept or item is None or len(item.parts) == 1
                 ways.setdefault((leaves, stays), []).append((front, item, saved))
-    return {state: _merged(reached, needed) for state, reached in ways.items()}
+    return {state: _merged(reached, needed, bound) for state, reached in ways.items()}
 
 
-def _merged(ways: Sequence[tuple[Front, Item | None, np.ndarray]], needed: np.ndarray | None) -> Front:
+def _merged(ways: Sequence[tuple[Front, Item | None, np.ndarray]], needed: np.ndarray | None, bound: float) -> Front:
     losses = np.concatenate([front.losses + (item.loss_nats if item else 0.0) for front, item, _ in ways])
     savings = np.concatenate([front.savings + saved for front, _, saved in ways])
     if needed is not None:
         savings = np.minimum(savings, needed)  # more than enough is enough: fewer sums stay apart
     paths = [(item, path) if item else path for front, item, _ in ways for path in front.paths]
     keep = non_dominated(losses, savings)
+    keep = keep[losses[keep] < bound]
     return Front(losses[keep], savings[keep], [paths[index] for index in keep])
 
 

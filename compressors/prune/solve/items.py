@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
@@ -81,6 +81,12 @@ class Problem:
             if item.reach == "share":
                 left *= 1.0 - item.saving(quantity) / self.totals[quantity]
         return left
+
+
+def scaled(problem: Problem, shares: Mapping[str, float]) -> Problem:
+    """Return the problem with each axis' losses times its share: what a repair leaves of them."""
+    items = [replace(item, loss_nats=item.loss_nats * shares.get(item.axis, 1.0)) for item in problem.items]
+    return replace(problem, items=items)
 
 
 @dataclass(frozen=True)

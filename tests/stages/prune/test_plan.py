@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from attar.pipelines.report.plans import _figures, _picture, _rows
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.prune.config import PruneConfig, PruneInputs
@@ -57,6 +58,9 @@ def test_a_plan_meets_its_budget(
     assert record["predicted_nats"] == pytest.approx(sum(item["loss_nats"] for item in record["items"]))
     assert record["measured_nats"] is None
     assert artifact.facts["predicted_nats"] == record["predicted_nats"]
+    for quantity in budget:  # the report must take every plan
+        assert "<svg" in _picture(record, quantity) and _rows(record, quantity)
+    assert {"figure": "parameters left", "value": f"{record['left']['parameters'] / record['totals']['parameters']:.1%}"} in _figures(record)
 
 
 def test_a_repaired_plan_is_measured_beside_what_was_predicted(
@@ -68,6 +72,20 @@ def test_a_repaired_plan_is_measured_beside_what_was_predicted(
     assert record["measured_nats"]["low"] <= record["measured_nats"]["value"] <= record["measured_nats"]["high"]
     assert artifact.facts["measured_nats"] == record["measured_nats"]["value"]
     assert artifact.facts["num_parameters"] <= 0.75 * model.facts["num_parameters"]
+
+
+def test_trials_price_an_axis_by_what_its_repair_leaves(
+    model: ModelArtifact, measured: ScanArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    plan = {"budget": {"parameters": 0.75}, "axes": ["depth", "channels"], "trials": True}
+    artifact, record = planned(plan, model, measured, store, data=(questions,), patch=REFIT)
+    metrics = [json.loads(line) for line in (artifact.path / "records" / "metrics.jsonl").read_text().splitlines()]
+    shares = {entry["name"]: entry["value"] for entry in metrics if entry["name"].endswith("_repair_share")}
+    assert set(shares) == {"depth_repair_share", "channels_repair_share"} and min(shares.values()) > 0
+    losses = {(item.axis, item.where): item.loss_nats for item in read_problem(measured.path)[0].items}
+    for item in record["items"]:
+        bare = losses[item["axis"], item["where"]]
+        assert item["loss_nats"] == pytest.approx(bare * shares[f"{item['axis']}_repair_share"])
 
 
 def test_axes_may_be_left_out(model: ModelArtifact, measured: ScanArtifact, store: Store) -> None:
@@ -96,6 +114,7 @@ def test_a_budget_that_nothing_meets_names_the_nearest(
         ({"plan": {"budget": {"parameters": 1.5}}}, "budget.parameters is 1.5; accepted: above 0 and below 1"),
         ({"plan": {"budget": {"watts": 0.5}}}, "watts"),
         ({"plan": {"budget": {"flops": 0.5}}, "num_blocks": 1}, "num_blocks and plan contradict: both given"),
+        ({"plan": {"budget": {"flops": 0.5}, "trials": True}}, "accepted with patch {kind: refit}"),
         ({"plan": {"budget": {"flops": 0.5}}, "patch": {"kind": "linear"}}, "accepted with plan: none, refit"),
     ],
 )
