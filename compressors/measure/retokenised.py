@@ -83,7 +83,9 @@ def retokenised_closeness(
     return RetokenisedCloseness(total, sum(own.stop - own.start for own, _ in segments))
 
 
-def first_pieces(num_tokens: int, new_ids: Mapping[int, int], pieces_of: Mapping[int, Sequence[int]]) -> Int[Tensor, "V"]:
+def first_pieces(
+    num_tokens: int, new_ids: Mapping[int, int], pieces_of: Mapping[int, Sequence[int]]
+) -> Int[Tensor, "V"]:
     """Return for each old token the student's first piece of it: its own new id, or the first of `pieces_of` a removed token."""
     firsts = torch.zeros(num_tokens, dtype=torch.long)
     for old in range(num_tokens):
@@ -94,10 +96,8 @@ def first_pieces(num_tokens: int, new_ids: Mapping[int, int], pieces_of: Mapping
 def _pushed_kl(logits: Float[Tensor, "N V"], student: Float[Tensor, "N K"], firsts: Int[Tensor, "V"]) -> float:
     log_q = student.float().log_softmax(dim=-1)
     p = logits.float().softmax(dim=-1)
-    if log_q.shape[-1] == p.shape[-1]:
-        pushed = p
-    else:
-        pushed = torch.zeros_like(log_q).index_add_(1, firsts.to(p.device), p)
+    is_whole = log_q.shape[-1] == p.shape[-1]
+    pushed = p if is_whole else torch.zeros_like(log_q).index_add_(1, firsts.to(p.device), p)
     return float(torch.xlogy(pushed, pushed).sub_(pushed * log_q).sum())
 
 

@@ -123,9 +123,7 @@ def carried_out(model: PreTrainedModel, shape: Shape, repair: Repair | None) -> 
     return kept_logits(model, "prune")
 
 
-def _tried(
-    problem: Problem, budget: Mapping[str, float], units: Units, folder: Path, repair: Repair
-) -> Problem:
+def _tried(problem: Problem, budget: Mapping[str, float], units: Units, folder: Path, repair: Repair) -> Problem:
     """Return the problem with every axis priced by what one repaired trial of it lost."""
     if not repair.rows:
         raise ValueError("plan.trials needs rows that nothing is fitted on; give data with held-out rows")
@@ -135,7 +133,9 @@ def _tried(
         carried_out(model, Shape.of(plan, problem.num_blocks, units), repair)
         measured = repair.measured_nats(model)
         assert measured is not None, "there are rows"
-        note(f"trial of {plan}: predicted {plan.predicted_nats:.4g} nats a token bare, {measured['value']:.4g} repaired")
+        note(
+            f"trial of {plan}: predicted {plan.predicted_nats:.4g} nats a token bare, {measured['value']:.4g} repaired"
+        )
         return measured["value"]
 
     shares = repair_shares(problem, budget, trial)

@@ -52,7 +52,10 @@ class CandidatesConfig(StageConfig):
     num_samples: int = Field(default=2, ge=1)
     """How many samples each candidate is run on, evenly spaced among the scan's: KL in nats a token."""
 
-    num_scoring_samples: int = Field(default=16, ge=1)
+    max_tokens: int = Field(default=128, ge=2)
+    """Cut of those samples, in tokens."""
+
+    num_scoring_samples: int = Field(default=8, ge=1)
     """How many samples rank the channels and KV groups, forward and backward."""
 
     channel_fractions: list[float] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5]

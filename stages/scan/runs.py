@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -97,16 +98,17 @@ class ScanRun:
         return measure_candidates(
             candidates,
             self.model,
-            self._spaced(candidates.num_samples),
+            self._spaced(candidates.num_samples, candidates.max_tokens),
             self._spaced(candidates.num_scoring_samples),
             protected_blocks(self.num_blocks, greedy.protect_first, greedy.protect_last),
             is_timed=self.config.measure_latency,
         )
 
-    def _spaced(self, count: int) -> list[Batch]:
-        """Return so many samples, evenly spaced: they are sorted by length."""
+    def _spaced(self, count: int, max_tokens: int | None = None) -> list[Batch]:
+        """Return so many samples, evenly spaced, since they are sorted by length; each cut at `max_tokens`."""
         stride = max(1, len(self.samples) // count)
-        return list(self._batches(self.samples[stride - 1 :: stride][:count]))
+        spaced = self.samples[stride - 1 :: stride][:count]
+        return list(self._batches([replace(sample, ids=sample.ids[:max_tokens]) for sample in spaced]))
 
     def _cosine(self) -> dict[str, Scores]:
         totals = WindowScan(self._metrics_of(COSINE_METRICS))

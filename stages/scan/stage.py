@@ -70,7 +70,7 @@ def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
     num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
     num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
     num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
-    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring
+    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring  # in samples; those of candidates may be shorter
 
 
 @stage("scan", version=7, forecast=_forecast)

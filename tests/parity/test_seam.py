@@ -60,7 +60,9 @@ def test_a_refitted_seam_is_the_original_on_few_tokens() -> None:
         ([2], [3], "block 2: its feed-forward part would follow another feed-forward part"),
     ],
 )
-def test_parts_that_make_no_whole_blocks_are_refused(attention: list[int], feed_forward: list[int], message: str) -> None:
+def test_parts_that_make_no_whole_blocks_are_refused(
+    attention: list[int], feed_forward: list[int], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         Pairing.without(6, attention, feed_forward)
 

@@ -49,7 +49,9 @@ class Pairing:
                     "each. Accepted: whole blocks, and a feed-forward part together with the next attention part that stays before it"
                 )
         if not kinds or len(kinds) % 2:
-            raise ValueError(f"{len(attention)} attention and {len(feed_forward)} feed-forward parts make no whole blocks")
+            raise ValueError(
+                f"{len(attention)} attention and {len(feed_forward)} feed-forward parts make no whole blocks"
+            )
         return Pairing(tuple(attention), tuple(feed_forward))
 
     @property

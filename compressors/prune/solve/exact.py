@@ -101,7 +101,7 @@ def non_dominated(losses: np.ndarray, savings: np.ndarray) -> np.ndarray:
     for index in order:
         if not keep or not (savings[keep] >= savings[index]).all(axis=1).any():
             keep.append(int(index))
-    return np.asarray(keep)
+    return np.asarray(keep, dtype=int)
 
 
 def _settings(problem: Problem) -> Iterator[list[Item]]:

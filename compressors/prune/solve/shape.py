@@ -83,7 +83,12 @@ def shaped(model: PreTrainedModel, shape: Shape) -> Iterator[None]:
 def cut_to(model: PreTrainedModel, shape: Shape) -> None:
     """Cut a model in place. Raises ValueError when a plain config of the family cannot say what is left."""
     assert len(decoder_blocks(model)) == shape.num_blocks, "a shape is of one model"
-    if shape.channels is not None or shape.groups is not None:
-        cut_width(model, channels=shape.channels, groups=shape.groups)
+    pairing = shape.pairing
     if shape.blocks or shape.seams:
-        pair_parts(model, shape.pairing)
+        pair_parts(model, pairing)
+    channels, groups = (
+        units and [units[index] for index in blocks]
+        for units, blocks in ((shape.channels, pairing.feed_forward), (shape.groups, pairing.attention))
+    )
+    if channels or groups:
+        cut_width(model, channels=channels, groups=groups)

@@ -88,5 +88,9 @@ def _item(model: PreTrainedModel, costs: Mapping[str, PartCosts], whole: int, co
     if "ms" in costs:  # what is no block is the head, all but a norm and a lookup
         savings["ms"] = (whole - count) / whole * costs["ms"].rest
     return Item(
-        axis="vocabulary", where=f"{count:,} of {whole:,} tokens", loss_nats=max(0.0, loss), savings=savings, amount=count
+        axis="vocabulary",
+        where=f"{count:,} of {whole:,} tokens",
+        loss_nats=max(0.0, loss),
+        savings=savings,
+        amount=count,
     )

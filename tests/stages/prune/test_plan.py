@@ -45,7 +45,9 @@ def test_the_table_gives_back_what_was_measured(measured: ScanArtifact) -> None:
     assert measured.facts["axes"] == tuple(AXES)
 
 
-@pytest.mark.parametrize("budget", [{"parameters": 0.8}, {"kv_bytes": 0.5}, {"flops": 0.8, "parameters": 0.9}, {"ms": 0.8}])
+@pytest.mark.parametrize(
+    "budget", [{"parameters": 0.8}, {"kv_bytes": 0.5}, {"flops": 0.8, "parameters": 0.9}, {"ms": 0.8}]
+)
 def test_a_plan_meets_its_budget(
     budget: dict[str, float], model: ModelArtifact, measured: ScanArtifact, store: Store
 ) -> None:
@@ -60,15 +62,16 @@ def test_a_plan_meets_its_budget(
     assert artifact.facts["predicted_nats"] == record["predicted_nats"]
     for quantity in budget:  # the report must take every plan
         assert "<svg" in _picture(record, quantity) and _rows(record, quantity)
-    assert {"figure": "parameters left", "value": f"{record['left']['parameters'] / record['totals']['parameters']:.1%}"} in _figures(record)
+    assert {
+        "figure": "parameters left",
+        "value": f"{record['left']['parameters'] / record['totals']['parameters']:.1%}",
+    } in _figures(record)
 
 
 def test_a_repaired_plan_is_measured_beside_what_was_predicted(
     model: ModelArtifact, measured: ScanArtifact, questions: DatasetArtifact, store: Store
 ) -> None:
-    artifact, record = planned(
-        {"budget": {"parameters": 0.75}}, model, measured, store, data=(questions,), patch=REFIT
-    )
+    artifact, record = planned({"budget": {"parameters": 0.75}}, model, measured, store, data=(questions,), patch=REFIT)
     assert record["measured_nats"]["low"] <= record["measured_nats"]["value"] <= record["measured_nats"]["high"]
     assert artifact.facts["measured_nats"] == record["measured_nats"]["value"]
     assert artifact.facts["num_parameters"] <= 0.75 * model.facts["num_parameters"]
@@ -141,8 +144,16 @@ def test_axes_that_cannot_be_said_are_refused_with_the_reason(axis: str, message
     ("plan", "scanned", "message"),
     [
         ({"budget": {"flops": 0.5}}, {"axes": ()}, "the scan measured none"),
-        ({"budget": {"flops": 0.5}, "axes": ["groups"]}, {"axes": ("depth",)}, "which the scan did not measure; it has depth"),
-        ({"budget": {"ms": 0.5}}, {"axes": ("depth",), "has_latency": False}, "needs a scan with measure_latency: true"),
+        (
+            {"budget": {"flops": 0.5}, "axes": ["groups"]},
+            {"axes": ("depth",)},
+            "which the scan did not measure; it has depth",
+        ),
+        (
+            {"budget": {"ms": 0.5}},
+            {"axes": ("depth",), "has_latency": False},
+            "needs a scan with measure_latency: true",
+        ),
     ],
 )
 def test_a_plan_that_its_scan_rules_out_is_refused_before_anything_runs(

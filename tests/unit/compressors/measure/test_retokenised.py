@@ -29,7 +29,8 @@ def test_one_vocabulary_gives_the_kl_of_each_token() -> None:
     text = Aligned([1, 2, 3, 4, 5], [1, 2, 3, 4, 5], [1, 2, 1, 3, 1], [1, 2, 1, 3, 1])
     result = retokenised_closeness(table_model(q), table_model(p), text, torch.arange(7))
     expected = sum(
-        float(torch.nn.functional.kl_div(q[row].log_softmax(-1), p[row].softmax(-1), reduction="sum")) for row in range(4)
+        float(torch.nn.functional.kl_div(q[row].log_softmax(-1), p[row].softmax(-1), reduction="sum"))
+        for row in range(4)
     )
     assert result.num_tokens == 4
     assert result.kl_nats == pytest.approx(expected, rel=1e-5)
@@ -43,7 +44,9 @@ def test_a_removed_token_counts_its_first_piece_in_the_kl_and_the_rest_whole() -
     firsts = first_pieces(3, {0: 0, 1: 1}, {2: [0, 1]})
     result = retokenised_closeness(table_model(q), table_model(p), text, firsts)
     pushed = {0: 0.7, 1: 0.3}  # "ab" begins with "a"
-    expected = sum(share * math.log(share / float(q[0, piece].exp())) for piece, share in pushed.items()) - math.log(0.9)
+    expected = sum(share * math.log(share / float(q[0, piece].exp())) for piece, share in pushed.items()) - math.log(
+        0.9
+    )
     assert result.kl_nats == pytest.approx(expected, rel=1e-5)
     assert result.num_tokens == 1
 

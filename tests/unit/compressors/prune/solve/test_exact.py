@@ -85,9 +85,7 @@ def random_problem(seed: int, *, has_seams: bool = True, has_spread: bool = True
         )
     if has_spread:
         whole = sum(attention) + sum(forward) + 6
-        items.append(
-            Item(axis="bits", where="8", loss_nats=0.2, savings={"parameters": 0.1 * whole}, reach="share")
-        )
+        items.append(Item(axis="bits", where="8", loss_nats=0.2, savings={"parameters": 0.1 * whole}, reach="share"))
     totals = {"parameters": sum(attention) + sum(forward) + 6, "kv_bytes": sum(attention)}
     return Problem(totals, num_blocks, items)
 

@@ -22,7 +22,12 @@ BLOCKS = [
 ]
 WIDTHS = [
     Item(
-        axis="channels", where=f"{share}", loss_nats=share, savings={"parameters": 20 * share}, reach="blocks", parts=(FEED_FORWARD,)
+        axis="channels",
+        where=f"{share}",
+        loss_nats=share,
+        savings={"parameters": 20 * share},
+        reach="blocks",
+        parts=(FEED_FORWARD,),
     )
     for share in (0.25, 0.5)
 ]
