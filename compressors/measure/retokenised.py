@@ -1,4 +1,4 @@
-"""How close a student with a smaller vocabulary stays to its original on the same text, which the two cut into other tokens."""
+"""How close a student with a smaller vocabulary stays to its original. The two cut the same text into other tokens."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def retokenised_closeness(
 def first_pieces(
     num_tokens: int, new_ids: Mapping[int, int], pieces_of: Mapping[int, Sequence[int]]
 ) -> Int[Tensor, "V"]:
-    """Return for each old token the student's first piece of it: its own new id, or the first of `pieces_of` a removed token."""
+    """Return for each old token the student's first piece of it. A kept token's is its own new id."""
     firsts = torch.zeros(num_tokens, dtype=torch.long)
     for old in range(num_tokens):
         firsts[old] = new_ids[old] if old in new_ids else pieces_of[old][0]
