@@ -34,12 +34,12 @@ class Aligned:
         ends, student_ends = (_ends(lengths) for lengths in (self.lengths, self.student_lengths))
         if not ends or not student_ends or ends[-1] != student_ends[-1]:
             raise ValueError("the two token sequences are not of one text: their lengths differ")
-        places = {end: index + 1 for index, end in enumerate(student_ends)}
+        indices = {end: index + 1 for index, end in enumerate(student_ends)}
         segments, start, student_start = [], 0, 0
         for index, end in enumerate(ends):
-            if end in places:
-                segments.append((slice(start, index + 1), slice(student_start, places[end])))
-                start, student_start = index + 1, places[end]
+            if end in indices:
+                segments.append((slice(start, index + 1), slice(student_start, indices[end])))
+                start, student_start = index + 1, indices[end]
         return segments
 
 

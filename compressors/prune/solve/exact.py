@@ -219,8 +219,8 @@ def _nearest(problem: Problem, budget: Mapping[str, float]) -> str:
         elif least > most:
             held = f" beside {' and '.join(f'{name} {value:.6g}' for name, value in others.items())}" if others else ""
             reachable.append(f"{quantity} {least:.6g} at the least{held}")
-    asked = ", ".join(f"{quantity} {most:.6g}" for quantity, most in budget.items())
-    return f"no plan meets the budget {asked}; the nearest that can be met: {'; '.join(reachable)}"
+    wanted = ", ".join(f"{quantity} {most:.6g}" for quantity, most in budget.items())
+    return f"no plan meets the budget {wanted}; the nearest that can be met: {'; '.join(reachable)}"
 
 
 def _least(problem: Problem, quantity: str, others: Mapping[str, float]) -> float | None:
