@@ -89,7 +89,7 @@ class DatasetArtifact(Artifact[DatasetFacts]):
 
 
 class ScanArtifact(Artifact[ScanFacts]):
-    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`."""
+    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`; `parts.csv`; `candidates.csv`."""
 
     kind = "scan"
     facts_type = ScanFacts

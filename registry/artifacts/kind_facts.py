@@ -127,6 +127,7 @@ class ScanFacts(ArtifactFacts):
     sizes: tuple[int, ...] = NOT_KNOWN
     num_greedy_steps: int | None = None
     has_latency: bool | None = None
+    axes: tuple[str, ...] = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -15,6 +15,7 @@ from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, within
+from attar.stages.scan.candidates import CandidatesConfig
 
 # What one forward pass over the samples gives, and what costs next to nothing.
 DEFAULT_METRICS = ["angular_distance", "block_influence", "magnitude", "reverse_order", "random"]
@@ -79,6 +80,9 @@ class ScanConfig(StageConfig):
     greedy: GreedyConfig = GreedyConfig()
     """The order in which the increases remove blocks one after the other."""
 
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Which axes are measured for a solve (`prune.plan`), every candidate with its loss and its savings."""
+
     measure_latency: bool = False
     """Time each block while a token is decoded, for a latency budget. Times differ from run to run."""
 
@@ -138,4 +142,5 @@ def scan_facts(config: ScanConfig) -> Facts:
         "sizes": tuple(config.sizes),
         "num_greedy_steps": config.greedy.num_steps,
         "has_latency": config.measure_latency,
+        "axes": tuple(config.candidates.axes),
     }

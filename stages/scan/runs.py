@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,10 +23,14 @@ from attar.compressors.prune.depth.metrics import (
     REMOVAL_METRICS,
     WEIGHT_METRICS,
 )
+from attar.compressors.prune.depth.part_influence import PartInfluence, adds_parts
 from attar.compressors.prune.depth.removal import Removal, greedy_order, removal_scores
 from attar.compressors.prune.depth.scan import Scores, WindowScan, window_table
 from attar.compressors.prune.depth.select import protected_blocks
+from attar.compressors.prune.solve.candidates import Units
+from attar.compressors.prune.solve.items import Problem
 from attar.stages.runtime.progress import bar, note
+from attar.stages.scan.candidates import measure_candidates
 from attar.stages.scan.config import ScanConfig
 
 if TYPE_CHECKING:
@@ -44,10 +50,8 @@ class ScanRun:
             raise ValueError(
                 f"calibration.tokens is 'answer', but no answer begins within max_tokens = {config.calibration.max_tokens}"
             )
-        # evenly spaced: the samples are sorted by length
-        stride = max(1, len(samples) // config.calibration.num_loss_samples)
-        loss_samples = samples[stride - 1 :: stride][: config.calibration.num_loss_samples]
-        self._loss_batches = list(self._batches(loss_samples))
+        self.parts, self._has_parts = PartInfluence(), adds_parts(model)
+        self._loss_batches = self._spaced(config.calibration.num_loss_samples)
 
     def window_scores(self) -> dict[str, Scores]:
         """Return each metric's table of windows, in the order of the config; one with a greedy order alone has none."""
@@ -94,15 +98,37 @@ class ScanRun:
                 )
         return costs
 
+    def candidates(self) -> tuple[Problem, Units]:
+        """Return the candidates of the asked axes, and the scores of units by which they stay."""
+        greedy, candidates = self.config.greedy, self.config.candidates
+        return measure_candidates(
+            candidates,
+            self.model,
+            self._spaced(candidates.num_samples, candidates.max_tokens),
+            self._spaced(candidates.num_scoring_samples),
+            protected_blocks(self.num_blocks, greedy.protect_first, greedy.protect_last),
+            is_timed=self.config.measure_latency,
+        )
+
+    def _spaced(self, count: int, max_tokens: int | None = None) -> list[Batch]:
+        """Return so many samples, evenly spaced, since they are sorted by length; each cut at `max_tokens`."""
+        stride = max(1, len(self.samples) // count)
+        spaced = self.samples[stride - 1 :: stride][:count]
+        return list(self._batches([replace(sample, ids=sample.ids[:max_tokens]) for sample in spaced]))
+
     def _cosine(self) -> dict[str, Scores]:
         totals = WindowScan(self._metrics_of(COSINE_METRICS))
         if totals.metrics:
             counter = bar("scanning", self.num_tokens, "tokens")
             for batch in self._batches(self.samples):
-                with torch.inference_mode():
+                with torch.inference_mode(), self._watched(batch):
                     totals.update(self.model, batch.input_ids, batch.attention_mask, batch.counted)
                 counter.advance(int(batch.attention_mask.sum()))
         return {name: totals.scores(name) for name in totals.metrics}
+
+    def _watched(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return what watches the parts of every block while a batch runs; nothing for families whose parts are not known."""
+        return self.parts.watching(self.model, batch.counted) if self._has_parts else nullcontext()
 
     def _control(self) -> dict[str, Scores]:
         return {

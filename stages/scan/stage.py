@@ -14,9 +14,19 @@ from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric
+from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.runs import ScanRun
-from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, write_costs, write_orders, write_scores
+from attar.stages.scan.tables import (
+    COST_TABLE,
+    GREEDY_TABLE,
+    PART_TABLE,
+    TABLE,
+    write_costs,
+    write_orders,
+    write_parts,
+    write_scores,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,13 +54,23 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
         config.calibration.num_samples * (1 + ("patch_residual" in config.metrics))
         + config.calibration.num_loss_samples * num_runs
     )
+    if config.candidates.axes:
+        num_passes += _candidate_passes(config.candidates, int(model.get("num_blocks", 0)))
     num_parameters = float(model.get("num_parameters", 0))
-    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics) or config.candidates.axes)
     return Forecast(
         facts,
         num_flops=2.0 * num_parameters * num_passes * num_tokens,
         peak_memory_bytes=(12.0 if needs_gradients else 4.0) * num_parameters,
     )
+
+
+def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
+    """Return how many samples' forward passes the candidates take: half of one a block or seam, a whole one a width."""
+    num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
+    num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
+    num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
+    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring  # in samples; those of candidates may be shorter
 
 
 @stage("scan", version=7, forecast=_forecast)
@@ -75,8 +95,12 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     content = workdir / "content"
     write_scores(content / TABLE, run.num_blocks, scores)
     write_costs(content / COST_TABLE, run.costs())
+    if run.parts.num_tokens:
+        write_parts(content / PART_TABLE, run.parts.scores())
     if orders:
         write_orders(content / GREEDY_TABLE, orders)
+    if config.candidates.axes:
+        write_problem(content, *run.candidates())
     for name, table in scores.items():
         ones = [score for (_, size), score in table.items() if size == 1]
         if ones:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -64,11 +64,13 @@ def measured_latency(
     *,
     num_context_tokens: int,
     num_rounds: int = 15,
+    modules: Sequence[nn.Module] = (),
     on_round: Callable[[], None] = lambda: None,
 ) -> dict[str, Costs]:
     """Return the seconds of each block, and of the rest, while one token is decoded after `num_context_tokens`, batch 1.
 
     `latency` holds the medians of the rounds, `latency_low` and `latency_high` the quartiles around them.
+    `modules`: what is timed instead of the blocks, in the order in which it runs.
     """
     runner, device = TorchRunner(model), model.device
     generator = torch.Generator().manual_seed(0)
@@ -77,7 +79,7 @@ def measured_latency(
     _, cache = runner.forward(ids[:, :-1], torch.ones_like(ids[:, :-1]), None, last_only=True)
     mask = torch.ones_like(ids)
     for _ in range(num_rounds + 1):
-        with _block_seconds(decoder_blocks(model), device) as seconds:
+        with _module_seconds(modules or decoder_blocks(model), device) as seconds:
             started = _now(device)
             _, cache = runner.forward(ids[:, -1:], mask, cache, last_only=True)
             whole = _now(device) - started
@@ -107,7 +109,7 @@ def unlike_blocks(model: PreTrainedModel, latency: Costs) -> tuple[int, int] | N
 
 
 @contextmanager
-def _block_seconds(blocks: nn.ModuleList, device: torch.device) -> Iterator[list[float]]:
+def _module_seconds(modules: Iterable[nn.Module], device: torch.device) -> Iterator[list[float]]:
     seconds: list[float] = []
     started = [0.0]
 
@@ -117,7 +119,7 @@ def _block_seconds(blocks: nn.ModuleList, device: torch.device) -> Iterator[list
     def after(module: nn.Module, args: tuple, output: object) -> None:
         seconds.append(_now(device) - started[0])
 
-    hooks = [hook for b in blocks for hook in (b.register_forward_pre_hook(before), b.register_forward_hook(after))]
+    hooks = [hook for m in modules for hook in (m.register_forward_pre_hook(before), m.register_forward_hook(after))]
     try:
         yield seconds
     finally:
