@@ -125,14 +125,14 @@ class ScanConfig(StageConfig):
             )
         if self.in_memory == "block" and self.needs_whole_model:
             raise ValueError(
-                "in_memory is 'block', but taylor and measure_latency need the whole model; accepted: 'model', or none of the two"
+                "in_memory is 'block', but taylor, measure_latency and candidates need the whole model; accepted: 'model', or none of them"
             )
         return self
 
     @property
     def needs_whole_model(self) -> bool:
-        """Whether a metric runs backwards, or times are taken: both need all of the model in memory."""
-        return self.measure_latency or bool(GRADIENT_METRICS.keys() & set(self.metrics))
+        """Whether a metric runs backwards, times are taken, or candidates cut: they need all of the model in memory."""
+        return self.measure_latency or bool(GRADIENT_METRICS.keys() & set(self.metrics)) or bool(self.candidates.axes)
 
 
 def scan_facts(config: ScanConfig) -> Facts:

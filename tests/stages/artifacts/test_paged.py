@@ -216,7 +216,7 @@ def test_what_needs_the_whole_model_is_refused_by_blocks() -> None:
     with pytest.raises(ValidationError, match="in_memory is 'block', but score 'taylor' runs backwards"):
         NarrowConfig(size={"ffn_fraction": 0.5}, in_memory="block")
     with pytest.raises(
-        ValidationError, match="in_memory is 'block', but taylor and measure_latency need the whole model"
+        ValidationError, match="in_memory is 'block', but taylor, measure_latency and candidates need the whole model"
     ):
         ScanConfig(metrics=["taylor"], in_memory="block")
     with pytest.raises(ValidationError, match="in_memory"):
