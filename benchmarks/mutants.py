@@ -21,9 +21,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from result_file import MACHINE
-
-from attar.registry.artifacts.environment import describe_environment
 
 FOLDER = Path("mutants")
 KILLED, NOT_RUN = {1, 3, 36, -24}, {None, 2}
@@ -43,7 +40,6 @@ def main(
         "date": datetime.now(UTC).date().isoformat(),
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
-        "machine": {key: value for key, value in describe_environment().items() if key in MACHINE},
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("mutmut", "pytest", "torch")},
         "killed": killed,
