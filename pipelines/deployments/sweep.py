@@ -121,7 +121,7 @@ def _report_front(study: optuna.Study, home: Path, recipe: str, node: str, quali
     """Measure what nothing beats on the held-out rows, each once: only the evaluation is new, the rest lies in the store."""
     for trial in study.best_trials:
         reported = study.user_attrs.get(REPORTED, {})
-        if str(trial.number) in reported or not all(map(math.isfinite, trial.values)):
+        if str(trial.number) in reported or not all(map(math.isfinite, trial.values or [])):
             continue
         fields = {name: json.loads(value) for name, value in trial.user_attrs["fields"].items()}
         record = run_as_child(_recipe(recipe, node, fields, "heldout"), home)
