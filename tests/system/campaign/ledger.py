@@ -82,9 +82,14 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that is tried, marked where files differ from it."""
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return described.stdout.strip()
+    """Return the commit that is tried, marked where files other than results differ from it."""
+    short = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return f"{short}-dirty" if changed else short
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def note_scenario(name: str, **figures: Any) -> None:
