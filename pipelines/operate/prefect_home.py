@@ -94,7 +94,7 @@ def await_prefect(home: Path, say: Callable[[str], None]) -> None:
 
 
 def refuse_full_disk(home: Path) -> None:
-    """Raise DiskFullError where Prefect's database would not fit: its server dies of that without a word, and is waited for in vain."""
+    """Raise DiskFullError where Prefect's database would not fit. Its server dies of that without a word, and is waited for in vain."""
     if free_bytes(home) < DATABASE_BYTES:
         free, needed = free_bytes(home) / 1e6, DATABASE_BYTES / 1e6
         message = f"no space for Prefect's database under {home / 'prefect'}: {free:,.1f} MB are free, {needed:,.0f} MB are needed"

@@ -229,8 +229,8 @@ def _refuse_other_blocks(path: Path) -> None:
     except Exception:  # noqa: BLE001 - a damaged file: what reads the model says how
         return
     if numbers and count != max(numbers) + 1:
-        said = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
-        raise ValueError(f"{path.name}: its header {said}, it holds {max(numbers) + 1} blocks")
+        claim = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
+        raise ValueError(f"{path.name}: its header {claim}, it holds {max(numbers) + 1} blocks")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

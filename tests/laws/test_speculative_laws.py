@@ -99,7 +99,7 @@ def test_a_summary_adds_up_prompts() -> None:
 def test_sides_take_turns_after_a_round_that_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each length has plain texts of its own, and who goes first changes from prompt to prompt."""
     model, draft = (random_model("llama", num_blocks=1, hidden_size=16)[0] for _ in range(2))
-    before, calls, told = draft.generation_config, [], []
+    before, calls, done = draft.generation_config, [], []
     generate = model.generate
 
     def noted(ids: torch.Tensor, **options: Any) -> torch.Tensor:
@@ -123,13 +123,13 @@ def test_sides_take_turns_after_a_round_that_does_not_count(monkeypatch: pytest.
     monkeypatch.setattr(model, "generate", noted)
     prompts = [[5, 9], [7, 8, 3], [6]]
     runs = measure_speculation(
-        model, draft, prompts, draft_lengths=(1, 2), max_new_tokens=3, stop_ids=[4, 6], on_text=lambda: told.append(1)
+        model, draft, prompts, draft_lengths=(1, 2), max_new_tokens=3, stop_ids=[4, 6], on_text=lambda: done.append(1)
     )
     expected: list[tuple[list[int], int | None]] = [(prompts[0], None), (prompts[0], 1)]
     for length in (1, 2):
         for index, prompt in enumerate(prompts):
             expected += [(prompt, side) for side in ((None, length) if index % 2 == 0 else (length, None))]
-    assert calls == expected and len(told) == 12
+    assert calls == expected and len(done) == 12
     assert [(run.draft_length, run.num_prompts) for run in runs] == [(1, 3), (2, 3)]
     assert draft.generation_config is before
     assert all(run.plain_seconds > 0 and run.assisted_seconds > 0 for run in runs)

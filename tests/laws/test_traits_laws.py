@@ -15,7 +15,7 @@ NO_DIVERGENCE = {"is_divergence": False}
 SAMPLED = {"needs_whole": True, "needs_support": True, "needs_student_draws": True}
 POLICY = {**NO_DIVERGENCE, "needs_student_draws": True, "needs_old": True, "needs_reward": True}
 # name, parameters, what differs from a divergence of whole distributions that is finite everywhere
-SAID: list[tuple[str, dict[str, Any], dict[str, bool]]] = [
+STATED: list[tuple[str, dict[str, Any], dict[str, bool]]] = [
     ("forward_kl", {}, {}),
     ("reverse_kl", {}, {"needs_support": True}),
     ("jeffreys", {}, {"needs_support": True}),
@@ -41,13 +41,13 @@ SAID: list[tuple[str, dict[str, Any], dict[str, bool]]] = [
 ]
 
 
-@pytest.mark.parametrize(("name", "params", "differs"), SAID)
+@pytest.mark.parametrize(("name", "params", "differs"), STATED)
 def test_traits_are_as_they_stand_here(name: str, params: dict[str, Any], differs: dict[str, bool]) -> None:
     assert build(DIVERGENCES, name, params).traits == Traits(**differs)
 
 
 def test_none_is_left_out() -> None:
-    assert {name for name, *_ in SAID} == set(DIVERGENCES)
+    assert {name for name, *_ in STATED} == set(DIVERGENCES)
 
 
 def test_a_loss_over_the_sequences_of_a_prompt() -> None:
@@ -61,7 +61,7 @@ def test_a_loss_over_chunks_has_no_target_in_the_batch() -> None:
     assert build(CHUNKWISE, "chunk_likelihood", {}).traits == Traits(needs_target=False)
 
 
-@pytest.mark.parametrize(("name", "params", "differs"), SAID)
+@pytest.mark.parametrize(("name", "params", "differs"), STATED)
 def test_it_is_infinite_where_the_target_gives_no_mass_as_it_says(
     name: str, params: dict[str, Any], differs: dict[str, bool]
 ) -> None:
@@ -73,7 +73,7 @@ def test_it_is_infinite_where_the_target_gives_no_mass_as_it_says(
     assert (loss > 50.0) == differs.get("needs_support", False), loss
 
 
-@pytest.mark.parametrize(("name", "params", "differs"), SAID)
+@pytest.mark.parametrize(("name", "params", "differs"), STATED)
 def test_it_reads_the_target_as_it_says(name: str, params: dict[str, Any], differs: dict[str, bool]) -> None:
     generator = torch.Generator().manual_seed(0)
     first, second, student = torch.randn(3, 4, 6, generator=generator, dtype=torch.float64).log_softmax(-1)

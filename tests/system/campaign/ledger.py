@@ -14,6 +14,7 @@ from tests.system.campaign.crew import Tally
 
 RESULTS = Path(__file__).parents[3] / "benchmarks" / "results"
 NUM_FAULTS_WRITTEN = 20
+COMMAND = "python -m pytest -m slow tests/system/campaign"
 COUNTS = ("accepted", "refused")
 
 
@@ -49,7 +50,7 @@ def added(record: dict[str, Any], tally: Tally, sitting: dict[str, Any]) -> dict
     }
     faults = [*record.get("faults", []), *({**fault, "commit": sitting["commit"]} for fault in tally.faults)]
     return {
-        **record, **total, **largest,
+        **record, **total, **largest, **{name: sitting.get(name, "") for name in ("date", "commit", "command")},
         "next_seed": next_seed,
         "num_inputs": record.get("num_inputs", 0) + len(tried),
         "num_faults": record.get("num_faults", 0) + len(tally.faults),
@@ -82,15 +83,25 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """Return the commit that is tried, marked where files differ from it."""
-    described = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
-    return described.stdout.strip()
+    """Return the commit that is tried, marked where files other than results differ from it."""
+    short = _git("rev-parse", "--short", "HEAD")
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)benchmarks/results")
+    return f"{short}-dirty" if changed else short
+
+
+def _git(*words: str) -> str:
+    return subprocess.run(["git", *words], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def note_scenario(name: str, **figures: Any) -> None:
     """Write down that a test of this folder came to its good end, when and on what; `pytest -m slow` alone writes it below build/."""
     folder = Path(os.environ.get("ATTAR_CAMPAIGN_RESULTS", "build"))
     earlier = read_record(folder / "scenarios.json", name)
-    passed = {"date": datetime.now(UTC).isoformat(timespec="seconds"), "commit": commit(), **figures}
-    record = {"num_passed": earlier.get("num_passed", 0) + 1, "last": passed, "machine": machine()}
+    passed = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "command": COMMAND,
+        **figures,
+    }
+    record = {"num_passed": earlier.get("num_passed", 0) + 1, **passed, "machine": machine()}
     write_record(folder / "scenarios.json", name, record)

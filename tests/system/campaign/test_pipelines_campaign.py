@@ -83,8 +83,8 @@ def test_the_recipe_of_the_kills_says_every_precision(tmp_path: Path) -> None:
     assert nodes["student_a"]["config"]["compute"]["precision"] == "float32"
     assert nodes["guidance"]["config"]["training"]["compute"]["precision"] == "float32"
     for node in load_recipe(str(tmp_path / "tiny.yaml")).nodes.values():
-        said = json.dumps(node.config.model_dump(mode="json"))
-        assert '"precision": "auto"' not in said, (node.name, said)
+        config = json.dumps(node.config.model_dump(mode="json"))
+        assert '"precision": "auto"' not in config, (node.name, config)
 
 
 def test_there_are_enough_odd_values() -> None:
@@ -130,7 +130,7 @@ def test_a_scenario_counts_how_often_it_passed(tmp_path: Path, monkeypatch: pyte
     for count in (2, 4):
         note_scenario("runs at once", count=count)
     record = read_record(tmp_path / "scenarios.json", "runs at once")
-    assert record["num_passed"] == 2 and record["last"]["count"] == 4 and record["last"]["commit"]
+    assert record["num_passed"] == 2 and record["count"] == 4 and record["commit"]
 
 
 @pytest.mark.slow

@@ -111,6 +111,7 @@ def write_counts(
         "num_finished": earlier.get("num_finished", 0) + counts["num_finished"],
         **{fault: earlier.get(fault, []) + counts[fault] for fault in FAULTS},
         "mended": earlier.get("mended", []), "sittings": [*earlier.get("sittings", []), sitting],
+        "date": sitting["date"], "commit": sitting["commit"],
         "nodes_compared": nodes_compared, "stages_left_out": sorted(TIMED_STAGES), "machine": machine(),
         "command": f"ATTAR_CAMPAIGN_KILLS={NUM_KILLS} python -m pytest -m slow tests/system/campaign/test_pipelines_campaign_kills.py",
     }  # fmt: skip
