@@ -31,9 +31,13 @@ class Bpe:
     # the tokens are bytes, each written as a character
     is_byte_level: bool
 
-    @cached_property
+    @property
     def ids(self) -> dict[str, int]:
         """The tokens with their ids."""
+        return self._ids
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
         return dict(self.content["vocab"])
 
     def always(self) -> set[str]:
@@ -44,7 +48,7 @@ class Bpe:
             alphabet = byte_tokens(self.ids) | ({SPACE} & self.ids.keys())
         else:
             alphabet = characters_among(self.ids, self._prefix, self._suffix)
-        return alphabet | ({self.content.get("unk_token")} & self.ids.keys())
+        return alphabet | {token for token in (self.content.get("unk_token"),) if token in self.ids}
 
     def ancestors(self, token: str) -> set[str]:
         """Return what is formed on the way to a token. Empty for a token that no merge reaches, which is only ever taken whole."""
@@ -86,8 +90,8 @@ class Bpe:
     @cached_property
     def _pairs(self) -> list[Pair]:
         """The merges in order; older files write each as a text with a space."""
-        merges = self.content["merges"]
-        return [tuple(merge.split(" ", 1)) if isinstance(merge, str) else tuple(merge) for merge in merges]
+        parts = (merge.split(" ", 1) if isinstance(merge, str) else merge for merge in self.content["merges"])
+        return [(first, second) for first, second in parts]
 
     @cached_property
     def _ranks(self) -> dict[Pair, int]:

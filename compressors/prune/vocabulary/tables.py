@@ -115,7 +115,8 @@ def _rows_of(tensor: Tensor, index: Int[Tensor, "K"]) -> nn.Parameter:
 
 
 def _refuse_whole_tables(model: PreTrainedModel, cut: dict[int, nn.Parameter], num_tokens: int) -> None:
-    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+    tables: tuple[Any, ...] = (model.get_input_embeddings(), model.get_output_embeddings())
+    for table in tables:
         if id(table.weight) not in cut and table.weight.shape[0] != num_tokens:
             raise ValueError(
                 f"{type(model).__name__}: its config does not size its {type(table).__name__} of tokens; not cut"

@@ -19,9 +19,13 @@ class Unigram:
 
     content: Mapping[str, Any]
 
-    @cached_property
+    @property
     def ids(self) -> dict[str, int]:
         """The pieces with their ids, which are their places in the list."""
+        return self._ids
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
         return {piece: index for index, (piece, _) in enumerate(self.content["vocab"])}
 
     def always(self) -> set[str]:

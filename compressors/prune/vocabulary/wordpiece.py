@@ -16,14 +16,18 @@ class WordPiece:
 
     content: Mapping[str, Any]
 
-    @cached_property
+    @property
     def ids(self) -> dict[str, int]:
         """The pieces with their ids."""
+        return self._ids
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
         return dict(self.content["vocab"])
 
     def always(self) -> set[str]:
         """Return all single characters, at a word's beginning and within it, and the unknown piece."""
-        unknown = {self.content.get("unk_token")} & self.ids.keys()
+        unknown = {token for token in (self.content.get("unk_token"),) if token in self.ids}
         return characters_among(self.ids, self._prefix) | unknown
 
     def ancestors(self, token: str) -> set[str]:
