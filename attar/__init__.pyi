@@ -126,6 +126,20 @@ class Stages:
     ) -> ModelArtifact:
         """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
 
+    def trim_vocabulary(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
+        num_tokens: int | None = None,
+        min_count: int = 1,
+        keep_scripts: Sequence[str] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Keep the tokens that the corpus, the chat template, bytes and special tokens need; cut tokenizer, embedding and head to them."""
+
     def self_data(
         self,
         *,

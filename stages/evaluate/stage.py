@@ -10,7 +10,7 @@ from typing import Any
 from attar.compressors.data.prompts import stop_token_ids, text_windows
 from attar.compressors.export.runtime import CPU, OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
-from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_losses
+from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
@@ -57,7 +57,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=5, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -79,8 +79,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         "model_fingerprint": inputs.model.fingerprint,
     }
     evaluation |= _size(config, inputs.model, model_config)
-    pieces = _pieces(config, inputs, runner, tokenizer)
-    evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
+    evaluation |= _text(config, inputs, runner, tokenizer)
     evaluation |= _questions(config, rows, runner, tokenizer, generation_config)
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
@@ -114,23 +113,28 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
 
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
+    if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
+        vocab_size = min(vocab_size, int(inputs.beside.facts.get("vocab_size", vocab_size)))
     timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
     return timing
 
 
-def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> list[Piece]:
+def _text(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> dict[str, Any]:
+    """Return the perplexity, what it is made of, and the bytes that were predicted: per byte, models of other tokens compare."""
     if inputs.text is None:
-        return []
+        return {"perplexity": None, "text_pieces": [], "text_bytes": 0}
     windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
     counter = bar("reading text", len(windows), "windows")
-    return piece_losses(
+    pieces = piece_losses(
         runner,
         windows,
         batch_size=max(1, config.batch_size // 4),
         on_scored=counter.advance,
     )
+    num_bytes = sum(len(tokenizer.decode(part).encode()) for _, part in windows)
+    return {"perplexity": perplexity_of(pieces), "text_pieces": pieces, "text_bytes": num_bytes}
 
 
 def _questions(

@@ -22,7 +22,7 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
-from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
@@ -55,9 +55,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     objectives = config.reduction.objectives
     if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
-    for who, other in [(who, entry) for who, several in others for entry in several]:
-        check_vocabulary(model, other, who)
+    for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
+        for other in others:  # one with more tokens speaks over those of the model
+            check_covers(other, model, who)
+    for dataset in data:
+        check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
     facts: Facts = {"method": config.adapt.kind}

@@ -16,6 +16,7 @@ from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
+from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes
 from attar.stages.contract import Forecast, stage
@@ -105,6 +106,8 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
         max_shard_bytes=config.max_shard_bytes,
     )
     order.check()
+    for number, source in enumerate(order.students, start=1):
+        refuse_other_ids(order.template.folder, source.base.folder, (_first(order), f"student {number}"))
     for source, student in zip(order.students, inputs.students, strict=True):
         check_learned(student)
         if source.adapter is not None:  # checked as a whole, whatever becomes of it
@@ -118,6 +121,10 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     prove_merged(workdir / "content", written.digests)
     facts = _facts(order) | _cut((inputs.base, *inputs.students))
     return ModelArtifact.at(workdir / "content", **facts, companion_bytes=companion_bytes(workdir / "content"))
+
+
+def _first(order: MergeOrder) -> str:
+    return "student 1" if order.base is None else "the base"
 
 
 def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:

@@ -60,6 +60,7 @@ RARE_KILLS = (
     ("best", "choose_teacher"),
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
+    ("trimmed", "trim_vocabulary"),
 )
 NUM_MISSES = 5
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
@@ -134,6 +135,8 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
             "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
         ),
         "other_labels": node("prune", {"blocks": [2]}, model="strong"),
+        # the one whose tokenizer has words
+        "trimmed": node("trim_vocabulary", model="other", data=["questions"]),
         "tasks": node(
             "compose_tasks",
             {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},

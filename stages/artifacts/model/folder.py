@@ -118,11 +118,17 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
-    """Raise ValueError when `who` gives over one in a hundred of the tokens another id. A few special ones may bear other names."""
+    """Raise ValueError when `who` gives a word that both know another id, or lacks over one in a hundred of the tokens.
+
+    A few may bear other names: reserved ones mostly. Two vocabularies trimmed to one size have words in both under other ids.
+    """
     refuse_no_tokenizer(other)
-    own, others = (load_tokenizer(path).get_vocab() for path in (folder, other))
+    tokenizers = [load_tokenizer(path) for path in (folder, other)]
+    own, others = (tokenizer.get_vocab() for tokenizer in tokenizers)
+    added = {token for tokenizer in tokenizers for token in tokenizer.get_added_vocab()}
     differing = sorted(token for token, index in own.items() if others.get(token) != index)
-    if len(differing) > len(own) / 100:
+    has_moved = any(token in others and token not in added for token in differing)
+    if has_moved or len(differing) > len(own) / 100:
         example = differing[len(differing) // 2]
         raise ValueError(
             f"vocabulary mismatch: {who} gives {len(differing)} of {len(own)} tokens another id, {example!r} for one"

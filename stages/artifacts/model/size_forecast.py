@@ -73,6 +73,22 @@ def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
     return facts
 
 
+def with_tokens(model: Facts, num_tokens: int | None) -> Facts:
+    """Return the facts of a model with another number of tokens. Those that hang on it are left out where it is not known."""
+    sized = ("vocab_size", "num_parameters", "num_matmul_parameters", "companion_bytes")
+    every = {**_unchanged(model), **{name: model[name] for name in BLOCK_FACTS if name in model}}
+    facts: Facts = {name: value for name, value in every.items() if name not in sized}
+    if num_tokens is None or not model.keys() >= {*sized[:3], "hidden_size"}:
+        return facts
+    row, num_cut = int(model["hidden_size"]), int(model["vocab_size"]) - num_tokens
+    num_ends = 1 if _is_tied(model, row) else 2
+    facts |= {"vocab_size": num_tokens, "num_parameters": int(model["num_parameters"]) - num_ends * num_cut * row}
+    facts |= {"num_matmul_parameters": int(model["num_matmul_parameters"]) - num_cut * row}
+    if "companion_bytes" in model:  # nearly all of it is the tokenizer, of about as many bytes a token
+        facts["companion_bytes"] = round(int(model["companion_bytes"]) * num_tokens / int(model["vocab_size"]))
+    return facts
+
+
 def exported(model: Facts, quantization: str = "none") -> Facts:
     """Return the facts of a model's graph."""
     return {
@@ -90,8 +106,7 @@ def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, i
     if not model.keys() >= {"num_parameters", "num_matmul_parameters", "vocab_size", "attention_width"}:
         return 0.0
     vocabulary = int(model["vocab_size"]) * int(model["attention_width"])
-    is_tied = int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < vocabulary / 2
-    num_ends = vocabulary * (1 if is_tied else 2)
+    num_ends = vocabulary * (1 if _is_tied(model, int(model["attention_width"])) else 2)
     shares = ((num_ends, head_bits), (int(model["num_parameters"]) - num_ends, bits))
     return sum(count * (part + (32 + (0 if is_symmetric else part)) / block_size) / 8 for count, part in shares)
 
@@ -113,6 +128,11 @@ def flops_of_token(facts: Facts, num_context_tokens: int = CONTEXT_TOKENS) -> fl
         return 0.0
     width = int(facts["attention_width"])
     return decode_flops(int(facts["num_matmul_parameters"]), int(facts["num_blocks"]), width, num_context_tokens)
+
+
+def _is_tied(model: Facts, width: int) -> bool:
+    """Say whether the head is the embedding: what is not multiplied with is far less than an embedding then."""
+    return int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < int(model["vocab_size"]) * width / 2
 
 
 def _unchanged(model: Facts) -> Facts:
