@@ -1,4 +1,4 @@
-"""How close a student with a smaller vocabulary stays to its original on the same text, which the two cut into other tokens."""
+"""How close a student with a smaller vocabulary stays to its original. The two cut the same text into other tokens."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ class Aligned:
         ends, student_ends = (_ends(lengths) for lengths in (self.lengths, self.student_lengths))
         if not ends or not student_ends or ends[-1] != student_ends[-1]:
             raise ValueError("the two token sequences are not of one text: their lengths differ")
-        places = {end: index + 1 for index, end in enumerate(student_ends)}
+        indices = {end: index + 1 for index, end in enumerate(student_ends)}
         segments, start, student_start = [], 0, 0
         for index, end in enumerate(ends):
-            if end in places:
-                segments.append((slice(start, index + 1), slice(student_start, places[end])))
-                start, student_start = index + 1, places[end]
+            if end in indices:
+                segments.append((slice(start, index + 1), slice(student_start, indices[end])))
+                start, student_start = index + 1, indices[end]
         return segments
 
 
@@ -86,7 +86,7 @@ def retokenised_closeness(
 def first_pieces(
     num_tokens: int, new_ids: Mapping[int, int], pieces_of: Mapping[int, Sequence[int]]
 ) -> Int[Tensor, "V"]:
-    """Return for each old token the student's first piece of it: its own new id, or the first of `pieces_of` a removed token."""
+    """Return for each old token the student's first piece of it. A kept token's is its own new id."""
     firsts = torch.zeros(num_tokens, dtype=torch.long)
     for old in range(num_tokens):
         firsts[old] = new_ids[old] if old in new_ids else pieces_of[old][0]

@@ -113,7 +113,7 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
 def front_chart(
     points: Sequence[tuple[float, float]], chosen: tuple[float, float], measured_nats: float | None, quantity: str
 ) -> str:
-    """Return the front of all plans, share of a quantity left across, predicted loss up; the chosen plan, and what it lost when measured."""
+    """Return the front of all plans: share of a quantity left across, loss up. The chosen plan is marked."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(WIDTH, 2.7))
         shares, losses = zip(*[(100.0 * share, loss) for share, loss in points], strict=True)

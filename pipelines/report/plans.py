@@ -1,4 +1,4 @@
-"""Solved plans in a report: what each takes, what it predicted beside what was measured, and the front that it was chosen from."""
+"""Solved plans in a report. What each takes, predicts and lost, and the front that it was chosen from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MAX_ROWS = 12
 
 
 def plan_sections(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
-    """Return, for each prune node that carried a plan out, its figures as rows, its front as a table, and pictures of both."""
+    """Return figures, fronts and pictures of each prune node that carried a plan out."""
     sections = {}
     for name, node in record.nodes.items():
         artifact = stored_artifact(record, store, name)

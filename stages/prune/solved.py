@@ -1,4 +1,4 @@
-"""Carry a solved plan out: cut every axis of it, repair, re-measure, and write down what was planned beside what was measured."""
+"""Carry a solved plan out. Cut every axis of it, repair, and measure again beside what was predicted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def check_plan(plan: PlanConfig, scan: Facts | None) -> None:
 
 @dataclass(frozen=True)
 class Repair:
-    """What a cut is led back to, on which rows of token ids, and on which other rows its loss is measured."""
+    """What a cut is led back to. `samples`: token ids that it is fitted on; `rows`: those that its loss is measured on."""
 
     original: PreTrainedModel
     samples: Sequence[Sequence[int]]

@@ -98,8 +98,7 @@ def refit_blocks(
     result = student if result is None else result
     for index in range(first, len(matches.was)):
         exits = [attention_exit(model, index) for model in (student, result)]
-        while walk.at < matches.middle[index]:  # up to a seam
-            walk.advance()
+        walk.advance_to(matches.middle[index])  # behind a seam another block
         targets = walk.advance()
         equations = Equations()
         for i, (_, mask) in enumerate(batches):
@@ -107,8 +106,7 @@ def refit_blocks(
             lacking = targets[i] - ours.state_after_attention(i, inputs)
             equations.add(inputs, lacking, targets[i], mask.bool())
         equations.update(exits, ridge)
-        while walk.at <= matches.upto[index]:
-            walk.advance()
+        walk.advance_to(matches.upto[index] + 1)
         exits = [feed_forward_exit(model, index) for model in (student, result)]
         equations, passed = Equations(), []
         for i, (_, mask) in enumerate(batches):
@@ -172,6 +170,11 @@ class Walk:
         between = [state + matrix(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
         self.move_on([state for _, state in passed])
         return between
+
+    def advance_to(self, index: int) -> None:
+        """Take every batch on until it stands before block `index`."""
+        while self.at < index:
+            self.advance()
 
     def move_on(self, states: list[Tensor]) -> None:
         """Go on behind block `at`, with these states."""

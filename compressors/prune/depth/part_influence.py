@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def adds_parts(model: PreTrainedModel) -> bool:
-    """Return whether each block adds what a known attention matrix gives to the state, and then what a feed-forward matrix gives."""
+    """Return whether every block adds what a known attention matrix gives, and what a known feed-forward matrix gives."""
     try:
         for index in range(len(decoder_blocks(model))):
             attention_exit(model, index)

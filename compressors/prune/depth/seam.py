@@ -112,7 +112,7 @@ def silent_parts(
 def removed_parts(
     num_blocks: int, blocks: Sequence[int], seams: Sequence[int]
 ) -> tuple[frozenset[int], frozenset[int]]:
-    """Return which attention and which feed-forward parts go with whole blocks and with seams; a seam is named by its first block.
+    """Return which attention and which feed-forward parts go. A seam is named by its first block.
 
     A seam at block i takes its feed-forward part and the attention part of block i + 1. Raises ValueError where two want the same part.
     """

@@ -70,7 +70,7 @@ def can_say(model: PreTrainedModel, axis: str) -> str:
 
 @torch.no_grad()
 def score_units(model: PreTrainedModel, batches: Sequence[Batch], axes: Sequence[str]) -> Units:
-    """Return the Taylor scores of channels and KV groups, of all axes asked for, from one forward and one backward pass."""
+    """Return the Taylor scores of channels and KV groups from one forward and one backward pass."""
     parts: dict[str, list[Part]] = {}
     if "channels" in axes:
         parts["channels"] = feed_forward_parts(model)
@@ -106,7 +106,7 @@ def depth_items(probe: Probe, costs: Costs, protected: frozenset[int], on_run: C
 
 
 def seam_items(probe: Probe, costs: Costs, protected: frozenset[int], on_run: Callable[[int], None]) -> list[Item]:
-    """Return two items a seam: at block i its feed-forward part goes, at block i + 1 its attention part; the rest becomes one block."""
+    """Return two items a seam. At block i the feed-forward part goes, at block i + 1 the attention part."""
     num_blocks = len(decoder_blocks(probe.model))
     firsts = [index for index in range(num_blocks - 1) if not {index, index + 1} & protected]
     cuts = [WithoutParts(attention=frozenset({index + 1}), feed_forward=frozenset({index})) for index in firsts]
@@ -138,7 +138,7 @@ def seam_items(probe: Probe, costs: Costs, protected: frozenset[int], on_run: Ca
 def channel_items(
     probe: Probe, costs: Costs, units: Units, counts: Sequence[int], step: int, on_run: Callable[[int], None]
 ) -> list[Item]:
-    """Return an item a width of all blocks: measured at `counts`, and at the multiples of `step` between them on straight lines."""
+    """Return an item a width of all blocks. Measured at `counts`; multiples of `step` between them lie on straight lines."""
     parts = feed_forward_parts(probe.model)
     losses = probe.losses([WithoutUnits(channels=units.highest("channels", count)) for count in counts], on_run)
     measured = {parts[0].num_units: 0.0, **dict(zip(counts, losses, strict=True))}

@@ -88,7 +88,7 @@ def part_costs(
 
 
 def kv_bytes_per_block(model: PreTrainedModel) -> float:
-    """Return the bytes of keys and values that one block caches a token; 0 for families whose heads are not known."""
+    """Return the bytes of keys and values that one block caches a token. 0 for families whose heads are not known."""
     try:
         part = attention_parts(model)[0]
     except ValueError:

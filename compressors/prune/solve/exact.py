@@ -1,4 +1,4 @@
-"""The best plan under a budget, and all plans that are best for some budget: an exact dynamic program over non-dominated sums."""
+"""The best plan under a budget, and the front of all budgets, by an exact dynamic program over non-dominated sums."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def solve(problem: Problem, budget: Mapping[str, float]) -> Plan:
 
 
 def pareto(problem: Problem, quantity: str) -> list[Plan]:
-    """Return every plan that no other beats both in loss and in what it leaves of a quantity, the lightest loss first."""
+    """Return every plan that no other beats both in loss and in what it leaves of a quantity. Losses ascend."""
     points: list[tuple[float, float, list[Item], Front, int]] = []
     for setting in _settings(problem):
         front, lost = _front(problem, setting, [quantity], None), sum(item.loss_nats for item in setting)
@@ -219,8 +219,8 @@ def _nearest(problem: Problem, budget: Mapping[str, float]) -> str:
         elif least > most:
             held = f" beside {' and '.join(f'{name} {value:.6g}' for name, value in others.items())}" if others else ""
             reachable.append(f"{quantity} {least:.6g} at the least{held}")
-    asked = ", ".join(f"{quantity} {most:.6g}" for quantity, most in budget.items())
-    return f"no plan meets the budget {asked}; the nearest that can be met: {'; '.join(reachable)}"
+    wanted = ", ".join(f"{quantity} {most:.6g}" for quantity, most in budget.items())
+    return f"no plan meets the budget {wanted}; the nearest that can be met: {'; '.join(reachable)}"
 
 
 def _least(problem: Problem, quantity: str, others: Mapping[str, float]) -> float | None:

@@ -1,4 +1,4 @@
-"""What a plan may do: candidates of every axis, each with what it loses and what it saves, and what is left when some are taken."""
+"""Candidates of a plan, each with what it loses and what it saves. What is left when several are taken."""
 
 from __future__ import annotations
 

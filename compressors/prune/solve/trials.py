@@ -1,4 +1,4 @@
-"""One trial an axis: what a repair leaves of an axis' losses, so that axes which repair well are not priced by their bare cuts."""
+"""Try one repaired plan of each axis. An axis that repairs well is then not priced by its bare cuts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TRIED_TOGETHER = (("depth", "seams", "seam_ends"), ("channels",), ("groups",))
 
 
 def repair_shares(problem: Problem, budget: Mapping[str, float], trial: Callable[[Plan], float]) -> dict[str, float]:
-    """Return for each axis that a repair touches the measured loss of one repaired plan of it, over the plan's sum of bare losses.
+    """Return for each axis that a repair touches what one repaired plan loses, as a share of its summed losses.
 
     `trial` cuts, repairs and measures a plan, in nats a token. The plan is the axis' best at the budget, or its lightest cut where the
     axis alone cannot meet that. Measured at the budget, the share also holds what losses of one axis do together.

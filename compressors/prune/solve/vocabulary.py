@@ -1,4 +1,4 @@
-"""Candidates of the vocabulary: what fewer tokens lose on texts that had no part in choosing them, and what their rows save."""
+"""Candidates of the vocabulary. What fewer tokens lose on texts that did not choose them, and what their rows save."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FewerTokens:
-    """The old ids that stay, ascending, and for each that goes the old ids of the pieces that it is written in."""
+    """The old ids that stay, ascending. `pieces`: the old ids in which each token that goes is written."""
 
     kept_ids: Sequence[int]
     pieces: Mapping[int, Sequence[int]]

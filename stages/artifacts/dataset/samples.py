@@ -31,7 +31,7 @@ def training_samples(
 def heldout_samples(
     model_folder: str | Path, data: Sequence[DatasetArtifact], num_samples: int, max_tokens: int
 ) -> list[list[int]]:
-    """Return the token ids of rows that nothing is fitted on, an equal share of each data set; empty where none has any."""
+    """Return the token ids of rows that nothing is fitted on, an equal share of each data set. Empty where none has any."""
     tokenizer, samples = load_tokenizer(Path(model_folder)), []
     for dataset in data:
         rows = split_rows(read_rows(dataset.path / "rows.jsonl"), "heldout")
