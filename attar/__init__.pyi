@@ -140,7 +140,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact:
-        """Keep the tokens that the corpus, the chat template, bytes and special tokens need; cut tokenizer, embedding and head to them."""
+        """Keep the tokens that a corpus, the chat template, bytes and special tokens need, in tokenizer, embedding and head."""
 
     def self_data(
         self,

@@ -37,12 +37,10 @@ from attar.stages.runtime.progress import hearing, listen
 ARMS: tuple[tuple[tuple[str, ...], int | None], ...] = (
     (("wikitext2",), None),
     (("gsm8k",), None),
-    (("self_instruct",), None),
     (("wikitext2", "gsm8k", "self_instruct"), None),
     (("wikitext2", "gsm8k", "self_instruct"), 16384),
-    (("wikitext2", "gsm8k", "self_instruct"), 8192),
 )
-NUM_TEXT_CHARACTERS, NUM_SAMPLED, NUM_PROBES, NUM_PROBE_TOKENS = 9000, 30, 8, 96
+NUM_TEXT_CHARACTERS, NUM_SAMPLED, NUM_PROBES, NUM_PROBE_TOKENS = 6000, 24, 6, 64
 COLUMNS = (
     "corpus",
     "tokens",
@@ -75,7 +73,7 @@ class Texts:
 
 def main() -> None:
     folder, source = Path(sys.argv[1]), Path(sys.argv[2])
-    num_rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 5
+    num_rounds = int(sys.argv[3]) if len(sys.argv) > 3 else 3
     configure_process()
     tokenizer = load_tokenizer(folder)
     original = load_model(folder, "auto")

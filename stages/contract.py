@@ -198,7 +198,7 @@ def check_vocabulary(model: Facts, other: Facts, who: str, accepted: str = "") -
 
 
 def check_covers(other: Facts, model: Facts, who: str) -> None:
-    """Raise ValueError when `other` knows fewer tokens than the model: it can speak over a part of its own, not over more."""
+    """Raise ValueError when `other` knows fewer tokens than the model. It can speak over a part of its own, not over more."""
     if int(other.get("vocab_size", 0)) > int(model.get("vocab_size", 0)):
         return
     check_vocabulary(model, other, who)

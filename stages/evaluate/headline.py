@@ -50,7 +50,7 @@ def perplexity_estimate(pieces: Sequence[Piece]) -> Estimate:
 
 
 def bits_per_byte(pieces: Sequence[Piece], num_bytes: int) -> Estimate:
-    """Return the bits that a byte of the text costs, with the interval of its perplexity: the same text in other tokens is comparable so."""
+    """Return the bits that a byte of the text costs, with their interval. So the same text in other tokens compares."""
     loss = ratio_of_sums([nats for nats, _ in pieces], [count for _, count in pieces])
     scale = sum(count for _, count in pieces) / num_bytes / math.log(2.0)
     return Estimate(loss.value * scale, loss.low * scale, loss.high * scale)

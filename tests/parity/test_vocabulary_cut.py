@@ -16,9 +16,9 @@ from attar.stages.ingest.tiny_model import FAMILIES, random_model
 from tests.stages.tiny_families import family_config
 
 # Ends and beginnings among them; not in the order of any table by chance: every third, and the last.
-KEPT = sorted({0, 1, 2, *range(5, 259, 3), 258})
-IDS = torch.randint(len(KEPT), (2, 24), generator=torch.Generator().manual_seed(1))
-OLD = torch.tensor(KEPT)
+STAYING = sorted({0, 1, 2, *range(5, 259, 3), 258})
+IDS = torch.randint(len(STAYING), (2, 24), generator=torch.Generator().manual_seed(1))
+OLD = torch.tensor(STAYING)
 
 
 def untied(model: Any) -> Any:
@@ -35,7 +35,7 @@ def cut_and_compared(model: Any, folder: Path) -> float:
     """Cut, save, load as a stranger, and return the largest difference of log-probabilities of kept tokens."""
     with torch.no_grad():
         expected = model(input_ids=OLD[IDS]).logits[..., OLD].log_softmax(-1)
-        cut_vocabulary(model, KEPT)
+        cut_vocabulary(model, STAYING)
         model.save_pretrained(folder)
         loaded, report = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, output_loading_info=True)
         assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
@@ -60,7 +60,7 @@ def test_kept_tokens_say_what_they_said(family: str, is_tied: bool, tmp_path: Pa
     assert cut_and_compared(model, tmp_path) < 1e-9
     config = AutoConfig.from_pretrained(tmp_path)
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    assert config.vocab_size == len(KEPT) == embedding.num_embeddings == head.out_features
+    assert config.vocab_size == len(STAYING) == embedding.num_embeddings == head.out_features
     assert (embedding.weight is head.weight) == is_tied
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (1, 2, 0)
 
@@ -83,10 +83,10 @@ def test_special_ids_follow_their_tokens(tmp_path: Path) -> None:
     model = random_model("llama")[0]
     model.config.eos_token_id, model.config.pad_token_id = [258, 5], 8
     model.generation_config = GenerationConfig(eos_token_id=[258, 5], pad_token_id=8, suppress_tokens=[3, 11])
-    cut_vocabulary(model, KEPT)
+    cut_vocabulary(model, STAYING)
     model.save_pretrained(tmp_path)
     config, generation = AutoConfig.from_pretrained(tmp_path), GenerationConfig.from_pretrained(tmp_path)
-    new_id = {old: new for new, old in enumerate(KEPT)}
+    new_id = {old: new for new, old in enumerate(STAYING)}
     assert config.eos_token_id == generation.eos_token_id == [new_id[258], new_id[5]]
     assert config.pad_token_id == generation.pad_token_id == new_id[8] == model.get_input_embeddings().padding_idx
     assert generation.suppress_tokens == [new_id[11]]
@@ -94,8 +94,8 @@ def test_special_ids_follow_their_tokens(tmp_path: Path) -> None:
 
 def test_in_float32_the_probe_agrees_to_a_millionth_and_rows_of_other_ids_do_not() -> None:
     model = untied(random_model("llama")[0].double()).float()
-    expected = kept_logprobs(model, KEPT)
-    cut_vocabulary(model, KEPT)
+    expected = kept_logprobs(model, STAYING)
+    cut_vocabulary(model, STAYING)
     largest = float(expected.abs().max())
     assert float((probe_logprobs(model) - expected).abs().max()) <= 1e-6 * largest
     head = model.get_output_embeddings()
@@ -106,7 +106,7 @@ def test_in_float32_the_probe_agrees_to_a_millionth_and_rows_of_other_ids_do_not
 
 def test_a_trimmed_model_can_be_cut_further(tmp_path: Path) -> None:
     model = random_model("llama")[0].double()
-    cut_vocabulary(model, KEPT)
+    cut_vocabulary(model, STAYING)
     remove_blocks(model, [1])
     model.save_pretrained(tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path).config.num_hidden_layers == 3
@@ -117,8 +117,8 @@ def test_what_is_no_table_of_tokens_is_refused_before_anything_changes() -> None
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     model.lm_head = nn.Linear(64, 100, bias=False)
     with pytest.raises(ValueError, match="its embedding has 259 rows, its head 100; equal numbers are expected"):
-        cut_vocabulary(model, KEPT)
+        cut_vocabulary(model, STAYING)
     model.lm_head = nn.Sequential(nn.Linear(64, 259))
     with pytest.raises(ValueError, match="no plain matrix; its vocabulary cannot be cut"):
-        cut_vocabulary(model, KEPT)
+        cut_vocabulary(model, STAYING)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.model.state_dict(prefix="model.").items())

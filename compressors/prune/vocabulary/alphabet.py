@@ -1,4 +1,4 @@
-"""What every text can be written in: bytes as characters or as tokens of their own, and single characters where there are no bytes."""
+"""What every text can be written in: bytes, as characters or as tokens of their own, or single characters."""
 
 from __future__ import annotations
 
@@ -38,5 +38,5 @@ def byte_tokens(tokens: Iterable[str]) -> set[str]:
 
 
 def characters_among(tokens: Iterable[str], prefix: str = "", suffix: str = "") -> set[str]:
-    """Return the tokens of one character; prefix and suffix of pieces within and at the end of a word do not count."""
+    """Return the tokens of one character. Prefix and suffix of pieces within and at the end of a word do not count."""
     return {token for token in tokens if len(token.removeprefix(prefix).removesuffix(suffix)) == 1 or len(token) == 1}

@@ -37,7 +37,7 @@ class Bpe:
         return dict(self.content["vocab"])
 
     def always(self) -> set[str]:
-        """Return what any text can fall back to: bytes, or all single characters where there are none; and the unknown token."""
+        """Return what any text can fall back to: bytes, or single characters where there are none, and the unknown token."""
         if self.is_byte_level:
             alphabet = set(byte_characters()) & self.ids.keys()
         elif self.content.get("byte_fallback"):

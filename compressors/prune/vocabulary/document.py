@@ -61,7 +61,7 @@ def token_ids(document: Document, pieces: PieceModel) -> dict[str, int]:
 
 
 def named_tokens(document: Document) -> set[int]:
-    """Return the ids that the document names beside its model: added tokens, what is put around a text, and the padding."""
+    """Return the ids that the document names beside its model: added tokens, those around a text, and the padding."""
     added = {token["id"] for token in document.get("added_tokens") or []}
     padding = document.get("padding") or {}
     return added | set(_ids_around(document.get("post_processor"))) | ({padding["pad_id"]} if padding else set())

@@ -34,6 +34,6 @@ def words_of(text: str) -> list[str]:
 
 
 def in_scripts(scripts: Sequence[str]) -> regex.Pattern[str]:
-    """Return what matches a text whose letters and marks are all of these scripts, or of none (digits, signs, shared marks)."""
+    """Return what matches a text whose letters and marks are all of these scripts. Digits, signs and shared marks are of any."""
     own = "".join(rf"\p{{Script={name}}}" for name in scripts)
     return regex.compile(rf"(?:[^\p{{L}}\p{{M}}]|[{own}\p{{Script=Common}}\p{{Script=Inherited}}])*")

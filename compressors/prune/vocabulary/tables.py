@@ -1,4 +1,4 @@
-"""Rows of the vocabulary in a model: embedding, head, its bias, and whatever else the family's config sizes by it, cut by the same ids."""
+"""Cut a model's rows of the vocabulary: embedding, head, its bias, and whatever else the family's config sizes by it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _check_sizes(model: PreTrainedModel, rows: int, num_kept: int) -> None:
 
 
 def kept_logprobs(model: PreTrainedModel, kept_ids: Sequence[int]) -> Float[Tensor, "B T K"]:
-    """Return what a whole model says of the probe over the kept tokens alone, renormalised: what the cut model must say."""
+    """Return what a whole model says of the probe over the kept tokens alone, renormalised. The cut model must say the same."""
     index = torch.as_tensor(list(kept_ids), dtype=torch.long, device=model.device)
     return _logits(model, index[probe_ids(len(index), model.device)])[..., index].log_softmax(dim=-1).cpu()
 

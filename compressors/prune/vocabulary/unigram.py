@@ -25,7 +25,7 @@ class Unigram:
         return {piece: index for index, (piece, _) in enumerate(self.content["vocab"])}
 
     def always(self) -> set[str]:
-        """Return what any text can fall back to: bytes, or all single characters where there are none; unknown and lowest piece."""
+        """Return what any text can fall back to: bytes, or else single characters; the unknown and the lowest piece."""
         vocabulary, unknown = self.content["vocab"], self.content.get("unk_id")
         has_bytes = bool(self.content.get("byte_fallback"))
         alphabet = byte_tokens(self.ids) | ({SPACE} & self.ids.keys()) if has_bytes else characters_among(self.ids)

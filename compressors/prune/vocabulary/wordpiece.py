@@ -12,7 +12,7 @@ from attar.compressors.prune.vocabulary.alphabet import characters_among
 
 @dataclass(frozen=True)
 class WordPiece:
-    """A word is cut from its left, each time by the longest piece that fits; a word that nothing fits is unknown as a whole."""
+    """A word is cut from its left, each time by the longest piece that fits. One that nothing fits is unknown whole."""
 
     content: Mapping[str, Any]
 

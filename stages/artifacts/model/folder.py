@@ -118,7 +118,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
-    """Raise ValueError when `who` gives a word that both know another id, or lacks over one in a hundred of the tokens.
+    """Raise ValueError when `who` gives a shared word another id, or lacks over one in a hundred of the tokens.
 
     A few may bear other names: reserved ones mostly. Two vocabularies trimmed to one size have words in both under other ids.
     """

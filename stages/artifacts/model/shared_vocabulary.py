@@ -1,4 +1,4 @@
-"""Models whose tokens have other ids, such as one with a trimmed vocabulary beside its original: which rows mean the same."""
+"""Which rows mean the same in two models of other token ids, such as a trimmed one and its original."""
 
 from __future__ import annotations
 

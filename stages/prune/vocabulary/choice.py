@@ -35,7 +35,7 @@ class Words:
 
 @dataclass(frozen=True)
 class Choice:
-    """The tokens that stay: old id to new, and of those with a row in the model the old ids in order."""
+    """The tokens that stay: old id to new, and the old ids of those with a row, in order."""
 
     new_ids: Mapping[int, int]
     kept_ids: list[int]

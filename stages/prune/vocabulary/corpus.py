@@ -1,4 +1,4 @@
-"""The texts that a vocabulary is cut to: rows as they are read and learned, and what the chat template writes of its own."""
+"""The texts that a vocabulary is cut to: rows as they are read and learned, and the chat template's own."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROBES = (("user",), ("system", "user"), ("user", "assistant"), ("system", "user
 
 @dataclass(frozen=True)
 class Corpus:
-    """Texts that choose the tokens, texts that are held out, and of some rows what they say without the template around it."""
+    """Texts that choose the tokens and texts that are held out. `contents`: what some rows say, without the template."""
 
     texts: list[str]
     heldout: list[str]

@@ -48,7 +48,7 @@ def _forecast(config: TrimVocabularyConfig, inputs: Mapping[str, tuple[Facts, ..
 
 @stage(NAME, version=1, forecast=_forecast)
 def trim_vocabulary(config: TrimVocabularyConfig, inputs: TrimVocabularyInputs, workdir: Path) -> ModelArtifact:
-    """Keep the tokens that the corpus, the chat template, bytes and special tokens need; cut tokenizer, embedding and head to them.
+    """Keep the tokens that a corpus, the chat template, bytes and special tokens need, in tokenizer, embedding and head.
 
     The corpus must get the same pieces as before, and a kept token the log-probability that it had among the kept ones, which is tried
     on what was written. Raises ValueError for an empty corpus, one in another language than the chat template, a number of tokens below
