@@ -1,6 +1,6 @@
 """The solved plan against the best single axis at equal parameters and at equal decode time, before any healing; resumable.
 
-python benchmarks/solve/study.py MODEL DATA [--seeds 0,1,2] [--fractions 0.85,0.6] [--tokens 4096] [--texts 16] [--out FOLDER]
+python benchmarks/solve/study.py MODEL DATA [--seeds 0,1,2] [--fractions 0.85,0.6] [--tokens 4096] [--texts 16] [--out FOLDER] [--tables-only]
 DATA holds wikitext2, gsm8k and self_instruct. Each arm is cut, refitted in closed form on the seed's draw of calibration texts, and its
 KL to the original is measured on held-out texts. Losses of candidates are measured on the first seed's draw; ranks of units, trials of
 the repair, plans and fits are each seed's own. What is done is kept in --out; benchmarks/results/solve.json is written at the end.
@@ -46,7 +46,7 @@ from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.registry.artifacts.environment import configure_process
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 
-NUM_OWN, PROBED_A_KIND = 72, 4
+NUM_OWN, PROBED_A_KIND, TIMES = 72, 4, "times.json"
 BLOCKS_OF_BUDGET = 6
 # Arms of every seed; the others are the first seed's.
 EVERY_SEED = ("solve-size",)
@@ -59,10 +59,14 @@ def main(
     fractions: Annotated[str, typer.Option(help="More budgets, shares of the parameters; the first seed's.")] = "",
     tokens: Annotated[int, typer.Option(help="To calibrate on, of each of three kinds.")] = 4096,
     texts: Annotated[int, typer.Option(help="Held out, of each kind.")] = 16,
+    tables_only: Annotated[bool, typer.Option("--tables-only", help="Measure nothing, write what is there.")] = False,
     out: Path = Path("solve-study"),
 ) -> None:
     """Measure what is missing, then write the tables."""
     out.mkdir(parents=True, exist_ok=True)
+    if tables_only:
+        write_tables(out, seeds)
+        return
     configure_process()
     torch.manual_seed(0)
     whole = load_model(model, torch.bfloat16)
@@ -82,11 +86,17 @@ def main(
         for arm in solved_arms(repaired, [float(word) for word in fractions.split(",") if word]):
             if not index or arm.name in EVERY_SEED:
                 study.done(arm)
-    times = out / "times.json"
+    times = out / TIMES
     if not times.exists():
         timed = [*single_axis_plans(measured, {"parameters": at_size}, "size"), *solved_arms(repaired, [])]
         times.write_text(json.dumps(decode_times(whole, model, repaired, timed), indent=1))
-    lines = report(out, [int(word) for word in seeds.split(",")], json.loads(times.read_text()))
+    write_tables(out, seeds)
+
+
+def write_tables(out: Path, seeds: str) -> None:
+    """Print and keep the tables of all that was measured."""
+    times = json.loads((out / TIMES).read_text()) if (out / TIMES).exists() else {}
+    lines = report(out, [int(word) for word in seeds.split(",")], times)
     print("\n".join(lines))
     write_result("solve", *read_tables("\n".join(lines)))
 

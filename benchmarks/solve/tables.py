@@ -29,8 +29,9 @@ def report(out: Path, seeds: Sequence[int], times: Mapping[str, Sequence[float]]
         if seed.isdigit() and int(seed) in seeds and not name.startswith("own-"):
             results.setdefault(name, {})[int(seed)] = json.loads(path.read_text())
     lines = [*levels(results), *ratios(results), *predictions(results)]
-    lines += ["", "Decode time, ms a token, batch 1", "", "| arm | median | quartiles |", "|---|---|---|"]
-    lines += [f"| {name} | {median:.2f} | {low:.2f} to {high:.2f} |" for name, (median, low, high) in times.items()]
+    if times:
+        lines += ["", "Decode time, ms a token, batch 1", "", "| arm | median | quartiles |", "|---|---|---|"]
+        lines += [f"| {name} | {median:.2f} | {low:.2f} to {high:.2f} |" for name, (median, low, high) in times.items()]
     return lines
 
 
