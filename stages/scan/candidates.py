@@ -68,7 +68,7 @@ class CandidatesConfig(StageConfig):
     vocabulary_fractions: list[float] = [0.25, 0.33, 0.42, 0.5, 0.67]
     """Shares of the tokens at which a vocabulary is measured, in (0, 1); the training rows choose which tokens stay."""
 
-    num_vocabulary_samples: int = Field(default=8, ge=1)
+    num_vocabulary_samples: int = Field(default=4, ge=1)
     """How many samples vocabularies are measured on; they have no part in choosing tokens."""
 
     @field_validator("axes")
