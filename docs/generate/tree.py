@@ -26,6 +26,7 @@ WORDS = {
     "attar/": "The one installed name: links to the rooms, and the face for scripts and notebooks.",
     "benchmarks/": "Timings and studies, side by side with peers; never part of the tests.",
     "benchmarks/recovery/": "What is left after a cut, arm by arm, and the long healing.",
+    "benchmarks/solve/": "One plan over all axes against the best single axis.",
     "benchmarks/results/": "What the benchmarks measured, the source of every table of this site.",
     "docker/": "Images for CPU and GPU, a compose file, pinned versions.",
     "docs/": "This site: tutorials, how-to, reference, explanation, decisions.",

@@ -50,7 +50,7 @@ def measured_vocabularies(
 def smaller_vocabularies(
     folder: Path, tokenizer: Any, num_rows: int, corpus: Sequence[Sequence[int]], sizes: Sequence[int]
 ) -> list[FewerTokens]:
-    """Return the vocabulary of each size that a corpus of token ids uses most, with all that its tokens are merged from.
+    """Return the tokens of each size that a corpus uses most, with all that they are merged from.
 
     Sizes below what bytes, special tokens and those that configs name take are left out.
     """
