@@ -73,7 +73,7 @@ class PlannedVocabulary:
     def measured_nats(
         self, model: PreTrainedModel, original: PreTrainedModel, rows: Sequence[Sequence[int]]
     ) -> dict[str, float]:
-        """Return what the model lacks of the original, in nats a token, with its 95% interval over rows of old ids."""
+        """Return what the model lacks of the original, in nats a token, with its 95% interval over the rows."""
         firsts = self.tokens.first_pieces(self.num_tokens)
         texts = [retokenised_closeness(model, original, self.tokens.aligned(row), firsts) for row in rows]
         estimate = ratio_of_sums([text.kl_nats for text in texts], [text.num_tokens for text in texts])
