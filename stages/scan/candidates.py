@@ -59,7 +59,7 @@ class CandidatesConfig(StageConfig):
     num_scoring_samples: int = Field(default=8, ge=1)
     """How many samples rank the channels and KV groups, forward and backward."""
 
-    channel_fractions: list[float] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5]
+    channel_fractions: list[float] = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
     """Shares of the channels at which a width is measured, in (0, 1); between them losses lie on straight lines."""
 
     channel_step: int = Field(default=32, ge=1)
