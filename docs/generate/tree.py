@@ -30,6 +30,7 @@ WORDS = {
     "benchmarks/quality/": "What choices of science cost: windows, scans, patches, widths, top k, part of the vocabulary.",
     "benchmarks/mutation/": "Wrong versions of the science that no test notices, counted over all sittings.",
     "benchmarks/recovery/": "What is left after a cut, arm by arm, and the long healing.",
+    "benchmarks/solve/": "One plan over all axes against the best single axis.",
     "benchmarks/results/": "What the benchmarks measured, the source of every table of this site.",
     "benchmarks/speed/": "Seconds and memory of one stage's work, ours and a peer's by turns.",
     "docker/": "Images for CPU and GPU, a compose file, pinned versions.",

@@ -24,6 +24,7 @@ from attar.stages.artifacts.dataset.samples import run_through
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.proof import check_kept, kept_logits
 from attar.stages.prune.config import PlanConfig
+from attar.stages.prune.plan_vocabulary import PlannedVocabulary
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.runtime.progress import metric, note
 from attar.stages.scan.candidates import read_problem
@@ -63,8 +64,12 @@ class Repair:
     ridge: float
     batch_size: int
 
-    def measured_nats(self, model: PreTrainedModel) -> dict[str, float] | None:
+    def measured_nats(
+        self, model: PreTrainedModel, vocabulary: PlannedVocabulary | None = None
+    ) -> dict[str, float] | None:
         """Return KL(original || model) in nats a token, with its 95% interval over rows. None where no row is held out."""
+        if self.rows and vocabulary is not None and not vocabulary.is_whole:
+            return vocabulary.measured_nats(model, self.original, self.rows)
         pairs = [(list(row[:1]), list(row[1:])) for row in self.rows]
         if not pairs:
             return None

@@ -20,6 +20,7 @@ from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
+from attar.stages.prune.plan_vocabulary import PlannedVocabulary
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.prune.solved import NUM_MEASURED_ROWS, Repair, carried_out, check_plan, solved, write_plan
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -120,14 +121,21 @@ def _planned(config: PruneConfig, plan_config: PlanConfig, inputs: PruneInputs, 
     problem, plan, shape = solved(plan_config, inputs.scan, inputs.model.path, repair)
     model = load_model(inputs.model.path, "auto", device)
     expected = carried_out(model, shape, repair)
-    measured = repair.measured_nats(model) if repair else None
-    artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
+    vocabulary = PlannedVocabulary.of(inputs.scan.path, shape.num_tokens, int(model.config.vocab_size))
+    if not vocabulary.is_whole:
+        expected = vocabulary.cut(model)
+    measured = repair.measured_nats(model, vocabulary) if repair else None
+    tokenizer_from = inputs.model.path if vocabulary.is_whole else None
+    artifact = save_model(model, workdir / "content", tokenizer_from=tokenizer_from)
+    facts: Facts = dict(artifact.facts)
+    if not vocabulary.is_whole:
+        facts |= vocabulary.write_tokenizer(inputs.model.path, artifact.path)
     write_plan(artifact.path, plan_config, problem, plan, measured)
     del model, repair
     prove_written(artifact.path, expected, "prune", device)
-    facts = {"predicted_nats": plan.predicted_nats, "plan": str(plan), "removed_blocks": shape.removed_blocks}
+    facts |= {"removed_blocks": shape.removed_blocks, "predicted_nats": plan.predicted_nats, "plan": str(plan)}
     facts |= {"measured_nats": measured["value"]} if measured else {}
-    return ModelArtifact.at(artifact.path, artifact.facts | facts)
+    return ModelArtifact.at(artifact.path, facts)
 
 
 def _cut(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from safetensors.torch import load_file, save_file
 
 from attar.compressors.catalogue import did_you_mean
@@ -28,6 +28,7 @@ from attar.compressors.prune.solve.candidates import (
 from attar.compressors.prune.solve.costs import part_costs
 from attar.compressors.prune.solve.items import Item, Problem
 from attar.compressors.prune.solve.probe import Probe
+from attar.compressors.prune.solve.vocabulary import FewerTokens, vocabulary_items
 from attar.compressors.prune.width.layout import feed_forward_parts
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.progress import bar, note
@@ -47,7 +48,7 @@ class CandidatesConfig(StageConfig):
     """Which axes are measured for a solve, and on how much of the calibration text."""
 
     axes: list[str] = []
-    """Axes of which every candidate is run once: depth, seams, channels, groups. Empty: none."""
+    """Axes of which every candidate is run once: depth, seams, channels, groups, vocabulary. Empty: none."""
 
     num_samples: int = Field(default=2, ge=1)
     """How many samples each candidate is run on, evenly spaced among the scan's: KL in nats a token."""
@@ -58,11 +59,17 @@ class CandidatesConfig(StageConfig):
     num_scoring_samples: int = Field(default=8, ge=1)
     """How many samples rank the channels and KV groups, forward and backward."""
 
-    channel_fractions: list[float] = [0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5]
+    channel_fractions: list[float] = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
     """Shares of the channels at which a width is measured, in (0, 1); between them losses lie on straight lines."""
 
     channel_step: int = Field(default=32, ge=1)
     """Widths that may be chosen are multiples of this many channels."""
+
+    vocabulary_fractions: list[float] = [0.25, 0.33, 0.42, 0.5, 0.67]
+    """Shares of the tokens at which a vocabulary is measured, in (0, 1); the training rows choose which tokens stay."""
+
+    num_vocabulary_samples: int = Field(default=4, ge=1)
+    """How many samples vocabularies are measured on; they have no part in choosing tokens."""
 
     @field_validator("axes")
     @classmethod
@@ -74,11 +81,11 @@ class CandidatesConfig(StageConfig):
                 raise ValueError(f"unknown axis {axis!r}.{did_you_mean(axis, MEASURED_AXES)}")
         return value
 
-    @field_validator("channel_fractions")
+    @field_validator("channel_fractions", "vocabulary_fractions")
     @classmethod
-    def _inside(cls, value: list[float]) -> list[float]:
+    def _inside(cls, value: list[float], field: ValidationInfo) -> list[float]:
         if not value or any(not 0.0 < fraction < 1.0 for fraction in value):
-            raise ValueError(f"channel_fractions is {value}; accepted: at least one, each above 0 and below 1")
+            raise ValueError(f"{field.field_name} is {value}; accepted: at least one, each above 0 and below 1")
         return sorted(value)
 
 
@@ -88,6 +95,8 @@ def measure_candidates(
     probed: Sequence[Batch],
     scoring: Sequence[Batch],
     protected: frozenset[int],
+    vocabularies: Sequence[FewerTokens] = (),
+    texts: Sequence[Sequence[int]] = (),
     *,
     is_timed: bool,
 ) -> tuple[Problem, Units]:
@@ -113,6 +122,7 @@ def measure_candidates(
         items += channel_items(probe, costs, units, counts, config.channel_step, counter.advance)
     if "groups" in config.axes:
         items += group_items(probe, costs, units, counter.advance)
+    items += vocabulary_items(model, texts, vocabularies, costs, counter.advance)
     for axis in config.axes:
         losses = [item.loss_nats for item in items if item.axis == axis]
         if losses:

@@ -29,6 +29,7 @@ from attar.compressors.prune.depth.scan import Scores, WindowScan, window_table
 from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.solve.candidates import Units
 from attar.compressors.prune.solve.items import Problem
+from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.stages.runtime.progress import bar, note
 from attar.stages.scan.candidates import measure_candidates
 from attar.stages.scan.config import ScanConfig
@@ -98,7 +99,13 @@ class ScanRun:
                 )
         return costs
 
-    def candidates(self) -> tuple[Problem, Units]:
+    def vocabulary_texts(self) -> list[list[int]]:
+        """Return the samples on which vocabularies are measured, evenly spaced."""
+        count = self.config.candidates.num_vocabulary_samples
+        stride = max(1, len(self.samples) // count)
+        return [sample.ids for sample in self.samples[stride - 1 :: stride][:count]]
+
+    def candidates(self, vocabularies: Sequence[FewerTokens] = ()) -> tuple[Problem, Units]:
         """Return the candidates of the asked axes, and the scores of units by which they stay."""
         greedy, candidates = self.config.greedy, self.config.candidates
         return measure_candidates(
@@ -107,6 +114,8 @@ class ScanRun:
             self._spaced(candidates.num_samples, candidates.max_tokens),
             self._spaced(candidates.num_scoring_samples),
             protected_blocks(self.num_blocks, greedy.protect_first, greedy.protect_last),
+            vocabularies,
+            self.vocabulary_texts(),
             is_timed=self.config.measure_latency,
         )
 

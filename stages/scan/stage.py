@@ -8,6 +8,8 @@ from pathlib import Path
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
 from attar.compressors.prune.depth.select import protected_blocks
+from attar.compressors.prune.solve.vocabulary import FewerTokens
+from attar.compressors.prune.vocabulary.tables import num_rows
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.model.placement import Placement
@@ -27,6 +29,7 @@ from attar.stages.scan.tables import (
     write_parts,
     write_scores,
 )
+from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,12 +68,30 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     )
 
 
+def _measure_candidates(config: ScanConfig, inputs: ScanInputs, run: ScanRun, content: Path) -> None:
+    """Measure and write the candidates, with the tokens of each vocabulary where that is an axis."""
+    vocabularies: list[FewerTokens] = []
+    if "vocabulary" in config.candidates.axes:
+        vocabularies = measured_vocabularies(
+            inputs.model.path,
+            inputs.data,
+            num_rows(run.model),
+            run.vocabulary_texts(),
+            config.candidates.vocabulary_fractions,
+            config.calibration.max_tokens,
+        )
+        write_vocabularies(content / VOCABULARIES, vocabularies)
+    write_problem(content, *run.candidates(vocabularies))
+
+
 def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
     """Return how many samples' forward passes the candidates take: half of one a block or seam, a whole one a width."""
     num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
     num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
     num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
-    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring  # in samples; those of candidates may be shorter
+    num_vocabularies = len(candidates.vocabulary_fractions) * ("vocabulary" in candidates.axes)
+    num_read = candidates.num_vocabulary_samples * (num_vocabularies + bool(num_vocabularies))
+    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring + num_read
 
 
 @stage("scan", version=7, forecast=_forecast)
@@ -100,7 +121,7 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     if orders:
         write_orders(content / GREEDY_TABLE, orders)
     if config.candidates.axes:
-        write_problem(content, *run.candidates())
+        _measure_candidates(config, inputs, run, content)
     for name, table in scores.items():
         ones = [score for (_, size), score in table.items() if size == 1]
         if ones:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Costs = Mapping[str, PartCosts]
 # What a plain config of one width can say, by axis.
-MEASURED_AXES = ("depth", "seams", "channels", "groups")
+MEASURED_AXES = ("depth", "seams", "channels", "groups", "vocabulary")
 # The other half of a seam: its loss is told once, by the seam.
 SEAM_ENDS = "seam_ends"
 # Axes that people ask for, and why they are not offered as they stand.
@@ -36,7 +36,7 @@ NOT_SAYABLE = {
     "linear_attention": "a linear map in an attention part's stead (Neural Block Linearization) has no name in a plain config, and no "
     "matrix beside it reads the same input; accepted: seams with patch refit, which fits the matrices before and behind in closed form",
     "block_channels": "another width in each block is more than one intermediate_size can say; accepted: channels",
-    "hidden": "the width of the residual stream is not measured; accepted: depth, seams, channels, groups",
+    "hidden": "the width of the residual stream is not measured; accepted: depth, seams, channels, groups, vocabulary",
 }
 
 

@@ -30,6 +30,8 @@ class Shape:
     seams: tuple[int, ...] = ()
     channels: Sequence[Tensor] | None = None
     groups: Sequence[Tensor] | None = None
+    # how many tokens stay; cut by who has the tokenizer
+    num_tokens: int | None = None
     # amounts of axes that others carry out
     others: Mapping[str, int] = field(default_factory=dict)
 
@@ -40,7 +42,9 @@ class Shape:
         stays = {axis: units.highest(axis, amounts[axis]) for axis in ("channels", "groups") if axis in amounts}
         others = {axis: amount for axis, amount in amounts.items() if axis not in OWN_AXES}
         blocks, seams = (tuple(sorted(plan.amounts(axis))) for axis in ("depth", "seams"))
-        return Shape(num_blocks, blocks, seams, stays.get("channels"), stays.get("groups"), others)
+        return Shape(
+            num_blocks, blocks, seams, stays.get("channels"), stays.get("groups"), amounts.get("vocabulary"), others
+        )
 
     @property
     def pairing(self) -> Pairing:
@@ -65,7 +69,7 @@ class Shape:
         return tuple(sorted(attention | feed_forward))
 
 
-OWN_AXES = ("depth", "seams", "seam_ends", "channels", "groups")
+OWN_AXES = ("depth", "seams", "seam_ends", "channels", "groups", "vocabulary")
 
 
 @contextmanager

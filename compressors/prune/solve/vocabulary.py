@@ -57,6 +57,24 @@ class OfKeptRows:
         return SimpleNamespace(logits=logits[..., self.kept_ids])
 
 
+@dataclass
+class ReadOnce:
+    """A model that reads one text, and gives its logits again without reading it again."""
+
+    model: PreTrainedModel
+    logits: Tensor | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return self.model.device
+
+    def __call__(self, input_ids: Int[Tensor, "B T"], **options: object) -> SimpleNamespace:
+        if self.logits is None:
+            self.logits = self.model(input_ids=input_ids, **options).logits  # type: ignore[operator]
+        return SimpleNamespace(logits=self.logits)
+
+
 def vocabulary_items(
     model: PreTrainedModel,
     texts: Sequence[Sequence[int]],
@@ -65,18 +83,22 @@ def vocabulary_items(
     on_run: Callable[[int], None] = lambda count: None,
 ) -> list[Item]:
     """Return an item for each number of tokens, measured on texts that did not choose them."""
-    whole, items = model.get_input_embeddings().num_embeddings, []  # type: ignore[union-attr]
-    for choice in choices:
-        student = OfKeptRows(model, torch.as_tensor(list(choice.kept_ids), device=model.device))
-        firsts = choice.first_pieces(whole)
-        results = [
-            retokenised_closeness(student, model, choice.aligned(ids), firsts)  # type: ignore[arg-type]
-            for ids in texts
-        ]
-        on_run(len(texts))
-        loss = sum(result.kl_nats for result in results) / max(1, sum(result.num_tokens for result in results))
-        items.append(_item(model, costs, whole, len(choice.kept_ids), loss))
-    return items
+    whole = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    students = [OfKeptRows(model, torch.as_tensor(list(choice.kept_ids), device=model.device)) for choice in choices]
+    firsts = [choice.first_pieces(whole) for choice in choices]
+    lost, num_tokens = [0.0] * len(choices), 0
+    for ids in texts:
+        original = ReadOnce(model)  # its logits serve every size
+        for index, choice in enumerate(choices):
+            aligned = choice.aligned(ids)
+            result = retokenised_closeness(students[index], original, aligned, firsts[index])  # type: ignore[arg-type]
+            lost[index] += result.kl_nats
+        num_tokens += len(ids) - 1
+        on_run(len(choices) + 1)
+    return [
+        _item(model, costs, whole, len(choice.kept_ids), nats / max(1, num_tokens))
+        for choice, nats in zip(choices, lost, strict=True)
+    ]
 
 
 def _item(model: PreTrainedModel, costs: Mapping[str, PartCosts], whole: int, count: int, loss: float) -> Item:

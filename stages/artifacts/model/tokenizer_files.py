@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -64,6 +65,17 @@ def companion_bytes(folder: Path) -> int:
     """Return the bytes of what lies beside a model's weights and goes where it goes: config and tokenizer."""
     names = [*tokenizer_files(folder), *CONFIG_FILES]
     return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
+
+
+def tokenizer_document(tokenizer: Any) -> dict[str, Any]:
+    """Return a loaded tokenizer as its JSON document. Raises ValueError for one that the `tokenizers` library does not run."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"the tokenizer is a {type(tokenizer).__name__}, which has no tokenizer.json and cannot be trimmed; "
+            "accepted: BPE, Unigram or WordPiece of the tokenizers library"
+        )
+    return json.loads(backend.to_str())
 
 
 def refuse_no_tokenizer(folder: Path) -> None:

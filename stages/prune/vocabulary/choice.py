@@ -13,10 +13,9 @@ from attar.compressors.prune.vocabulary.renumber import named_ids
 from attar.compressors.prune.vocabulary.scripts import in_scripts
 from attar.compressors.prune.vocabulary.selection import Selection, renumbering
 from attar.stages.artifacts.model.safe_folder import read_object
-from attar.stages.artifacts.model.tokenizer_files import CONFIG_FILES
+from attar.stages.artifacts.model.tokenizer_files import CONFIG_FILES, tokenizer_document
 from attar.stages.prune.vocabulary.config import TrimVocabularyConfig
 from attar.stages.prune.vocabulary.corpus import Corpus, count_tokens, template_texts
-from attar.stages.prune.vocabulary.tokenizer_folder import tokenizer_document
 
 
 @dataclass(frozen=True)

@@ -24,17 +24,6 @@ CONTRADICTING = (
 )
 
 
-def tokenizer_document(tokenizer: Any) -> dict[str, Any]:
-    """Return a loaded tokenizer as its JSON document. Raises ValueError for one that the `tokenizers` library does not run."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ValueError(
-            f"the tokenizer is a {type(tokenizer).__name__}, which has no tokenizer.json and cannot be trimmed; "
-            "accepted: BPE, Unigram or WordPiece of the tokenizers library"
-        )
-    return json.loads(backend.to_str())
-
-
 def write_trimmed_tokenizer(
     source: Path, folder: Path, document: Mapping[str, Any], new_ids: Mapping[int, int]
 ) -> list[str]:
