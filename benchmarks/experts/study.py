@@ -142,7 +142,7 @@ class Study:
 
 @contextmanager
 def without_experts(layers, assignments: list[Assignment]) -> Iterator[None]:
-    """Inside, the mixture is what the cut would leave."""
+    """Leave of the mixture, inside, what the cut would."""
     merges = assignments[0].shares is not None
     own = [[tensor.detach().clone() for _, _, tensor in layer.tensors()] for layer in layers if merges]
     fold_merged(layers, assignments)

@@ -103,7 +103,7 @@ def losses(model, first: int, windows: Tensor, states: Tensor) -> Tensor:
 
 
 def train(model: Qwen2MoeForCausalLM, first: int, windows: Tensor, states: Tensor) -> None:
-    """Teach routers and experts, once through the windows, with Switch's balancing loss (https://arxiv.org/abs/2101.03961)."""
+    """Train routers and experts, once through the windows, with Switch's balancing loss (https://arxiv.org/abs/2101.03961)."""
     model.requires_grad_(False)
     layers, seen = moe_layers(model), []
     for layer in layers:

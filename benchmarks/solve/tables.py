@@ -47,7 +47,7 @@ def levels(results: Results) -> list[str]:
 
 
 def ratios(results: Results) -> list[str]:
-    """The solved plan's KL over the best single axis' on the same texts and seeds: by kind, and of the mean of all kinds."""
+    """Return lines of the solved plan's KL over a single axis' on the same texts and seeds."""
     lines = ["", "KL of the solved plan as a share of a single axis'", ""]
     lines += [f"| budget | over | {' | '.join(KINDS)} | mean of kinds |", "|---" * (3 + len(KINDS)) + "|"]
     for budget, (*singles, solved) in groups(results).items():
@@ -61,7 +61,7 @@ def ratios(results: Results) -> list[str]:
 
 
 def predictions(results: Results) -> list[str]:
-    """What the sum of measured losses predicted, beside what the repaired plan then lost."""
+    """Return lines of what the sum of losses predicted, beside what the repaired plan then lost."""
     lines = ["", "Predicted (bare, summed) against measured (repaired), nats a token", ""]
     lines += ["| arm | seed | predicted | measured, mean of kinds | seconds | plan |", "|---|---|---|---|---|---|"]
     for name, by_seed in results.items():

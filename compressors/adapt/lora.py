@@ -86,7 +86,7 @@ class Lora:
 
 @contextmanager
 def patterns_of_experts() -> Iterator[None]:
-    """Inside, PEFT does not warn that it ignored the rank of experts: it heeds it (seen with 0.21.2)."""
+    """Silence PEFT's warning that it ignored the rank of experts: it heeds it (seen with 0.21.2)."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"The following (rank|alpha)_pattern keys did not match")
         yield

@@ -99,7 +99,7 @@ class Pager:
     _taken: list[Tensor] = field(default_factory=list)
 
     def bring(self, block: nn.Module) -> None:
-        """Have this block's weights in memory, and no other's."""
+        """Bring this block's weights into memory, and no other's."""
         if block is self._current:
             return
         self.leave()

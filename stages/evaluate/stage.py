@@ -132,7 +132,7 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
     if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
-        vocab_size = min(vocab_size, int(inputs.beside.facts.get("vocab_size", vocab_size)))
+        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)
     timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint

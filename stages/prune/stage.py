@@ -111,7 +111,7 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
 
 
 def _planned(config: PruneConfig, plan_config: PlanConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
-    """Solve, cut, repair, re-measure and prove."""
+    """Carry a plan out: solve, cut, repair, measure again and prove."""
     assert inputs.scan is not None, "the forecast refuses a plan without a scan"
     device, patch, repair = pick_device(), config.patch, None
     if patch.kind == "refit":

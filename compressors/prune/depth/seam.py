@@ -94,7 +94,7 @@ def check_halves(model: PreTrainedModel, index: int) -> None:
 def silent_parts(
     model: PreTrainedModel, attention: Collection[int] = (), feed_forward: Collection[int] = ()
 ) -> Iterator[None]:
-    """Inside, these parts add nothing to the residual stream: what a cut must leave the model to compute."""
+    """Let these parts add nothing to the residual stream, inside: what a cut must leave the model to compute."""
 
     def silence(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
         return output * 0.0

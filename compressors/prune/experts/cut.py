@@ -80,7 +80,7 @@ def cut_experts(model: PreTrainedModel, layers: Sequence[MoeLayer], assignments:
 
 @contextmanager
 def masked_routers(layers: Sequence[MoeLayer], assignments: Sequence[Assignment]) -> Iterator[None]:
-    """Inside, routers see the logits of all but the assigned experts as minus infinity. A cut must compute the same."""
+    """Mask all but the assigned experts with minus infinity in the routers, inside. A cut must compute the same."""
     with torch.no_grad():
         corrections = [
             (tensor, tensor.clone(), _is_removed(layer, assignment).to(tensor.device))

@@ -87,7 +87,7 @@ class ExpertScan:
 def _watched(
     layers: Sequence[MoeLayer], totals: Sequence[Routed], is_real: Bool[Tensor, "T"], *, is_dense: bool
 ) -> Iterator[None]:
-    """Inside, experts are run apart, so that what each makes of a token is seen; the model computes what it computed."""
+    """Run experts apart, inside, so that each one's output is seen. The model computes what it computed."""
     watch = _watch_all if is_dense else _watch_chosen
     try:
         for layer, routed in zip(layers, totals, strict=True):

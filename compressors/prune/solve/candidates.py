@@ -169,7 +169,7 @@ def group_items(probe: Probe, costs: Costs, units: Units, on_run: Callable[[int]
 
 
 def _width_item(axis: str, part: str, costs: Costs, whole: int, count: int, unit: int, loss: float) -> Item:
-    """Parameters are counted, and what follows from them; cache and time fall with the number of units of the part."""
+    """Return one width as an item. Parameters are counted, cache and time fall with the units of the part."""
     share, gone = (whole - count) / whole, float((whole - count) * unit)
     savings = {"parameters": gone, "bytes": gone * costs["bytes"].total / costs["parameters"].total}
     savings["flops"] = 2.0 * gone

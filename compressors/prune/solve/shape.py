@@ -74,7 +74,7 @@ OWN_AXES = ("depth", "seams", "seam_ends", "channels", "groups", "vocabulary")
 
 @contextmanager
 def shaped(model: PreTrainedModel, shape: Shape) -> Iterator[None]:
-    """Inside, the whole model computes what the cut one must."""
+    """Let the whole model compute, inside, what the cut one must."""
     attention, feed_forward = removed_parts(shape.num_blocks, (), shape.seams)
     with (
         silenced(model, channels=shape.channels, groups=shape.groups),

@@ -74,7 +74,7 @@ def trim_vocabulary(config: TrimVocabularyConfig, inputs: TrimVocabularyInputs, 
     num_kept, now = len(choice.kept_ids), artifact.facts
     removed = {
         "num_removed_tokens": rows - num_kept,
-        "num_removed_parameters": int(inputs.model.facts["num_parameters"]) - int(now["num_parameters"]),
+        "num_removed_parameters": inputs.model.facts.num_parameters - now.num_parameters,
     }
     note(f"kept {num_kept:,} of {rows:,} tokens: {removed['num_removed_parameters']:,} parameters are gone")
     facts: Facts = {**now, **removed, "coverage": coverage}
