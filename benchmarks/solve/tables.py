@@ -62,7 +62,11 @@ def ratios(results: Results) -> list[str]:
 
 def predictions(results: Results) -> list[str]:
     """What the sum of measured losses predicted, beside what the repaired plan then lost."""
-    lines = ["", "Predicted (bare, summed) against measured (repaired), nats a token", ""]
+    lines = [
+        "",
+        "Predicted against measured, nats a token; predictions of solved plans are priced by the trials of the repair, the others by bare cuts",
+        "",
+    ]
     lines += ["| arm | seed | predicted | measured, mean of kinds | seconds | plan |", "|---|---|---|---|---|---|"]
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
