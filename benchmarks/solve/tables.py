@@ -64,7 +64,7 @@ def predictions(results: Results) -> list[str]:
     """What the sum of measured losses predicted, beside what the repaired plan then lost."""
     lines = [
         "",
-        "Predicted against measured, nats a token; predictions of solved plans are priced by the trials of the repair, the others by bare cuts",
+        "Predicted (solved plans: by the repair's trials; others: by bare cuts) against measured, nats a token",
         "",
     ]
     lines += ["| arm | seed | predicted | measured, mean of kinds | seconds | plan |", "|---|---|---|---|---|---|"]
