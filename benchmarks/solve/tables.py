@@ -61,8 +61,12 @@ def ratios(results: Results) -> list[str]:
 
 
 def predictions(results: Results) -> list[str]:
-    """Return lines of what the sum of losses predicted, beside what the repaired plan then lost."""
-    lines = ["", "Predicted (bare, summed) against measured (repaired), nats a token", ""]
+    """Return lines of what was predicted of each plan, beside what the repaired plan then lost."""
+    lines = [
+        "",
+        "Predicted (solved plans: by the repair's trials; others: by bare cuts) against measured, nats a token",
+        "",
+    ]
     lines += ["| arm | seed | predicted | measured, mean of kinds | seconds | plan |", "|---|---|---|---|---|---|"]
     for name, by_seed in results.items():
         for seed, result in by_seed.items():
