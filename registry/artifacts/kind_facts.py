@@ -92,6 +92,8 @@ class AdapterFacts(ArtifactFacts):
     # the share of held-out questions answered right that chose the weights, and how many questions
     heldout_quality: float | None = None
     num_quality_rows: int | None = None
+    # of the adapters on fused experts, where there are any
+    expert_rank: int | None = None
     # of a merged adapter: what it misses of the weighted sum
     max_relative_error: float | None = None
 

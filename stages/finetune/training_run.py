@@ -214,7 +214,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, 
     facts = AdapterFacts(
         method=adaptation.kind,
         rank=adaptation.rank,
-        **({"expert_rank": adaptation.expert_rank} if adaptation.expert_rank else {}),
+        expert_rank=adaptation.expert_rank or None,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,

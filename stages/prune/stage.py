@@ -127,7 +127,7 @@ def _planned(config: PruneConfig, plan_config: PlanConfig, inputs: PruneInputs, 
     measured = repair.measured_nats(model, vocabulary) if repair else None
     tokenizer_from = inputs.model.path if vocabulary.is_whole else None
     artifact = save_model(model, workdir / "content", tokenizer_from=tokenizer_from)
-    facts: Facts = dict(artifact.facts)
+    facts: dict[str, Any] = dict(artifact.facts)
     if not vocabulary.is_whole:
         facts |= vocabulary.write_tokenizer(inputs.model.path, artifact.path)
     write_plan(artifact.path, plan_config, problem, plan, measured)

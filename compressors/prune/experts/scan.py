@@ -36,8 +36,8 @@ class Routed:
     @staticmethod
     def empty(num_experts: int, width: int = 0) -> Routed:
         """Return sums over no tokens."""
-        counts, weights, norms, weighted_norms = torch.zeros(4, num_experts, dtype=torch.float64)
-        return Routed(counts, weights, norms, weighted_norms, torch.zeros(num_experts, width, dtype=torch.float64))
+        sums = torch.zeros(4, num_experts, dtype=torch.float64)
+        return Routed(sums[0], sums[1], sums[2], sums[3], torch.zeros(num_experts, width, dtype=torch.float64))
 
     def of(self, experts: slice) -> Routed:
         """Return the sums of some neighbours."""

@@ -76,7 +76,7 @@ def part_costs(
     over_context = counted["flops"].total - 2.0 * num_matmul_parameters(model)
     costs = {
         "parameters": parameters,
-        "bytes": PartCosts(*scaled, size * parameters.rest),
+        "bytes": PartCosts(scaled[0], scaled[1], size * parameters.rest),
         "flops": replace(_split(counted["flops"], [2.0 * count for count in matrices]), over_context=over_context),
     }
     cached = kv_bytes_per_block(model)

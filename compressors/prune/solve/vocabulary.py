@@ -83,7 +83,7 @@ def vocabulary_items(
     on_run: Callable[[int], None] = lambda count: None,
 ) -> list[Item]:
     """Return an item for each number of tokens, measured on texts that did not choose them."""
-    whole = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr]
+    whole: int = model.get_input_embeddings().num_embeddings  # type: ignore[union-attr, assignment]
     students = [OfKeptRows(model, torch.as_tensor(list(choice.kept_ids), device=model.device)) for choice in choices]
     firsts = [choice.first_pieces(whole) for choice in choices]
     lost, num_tokens = [0.0] * len(choices), 0

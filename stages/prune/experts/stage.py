@@ -75,7 +75,7 @@ def prune_experts(config: PruneExpertsConfig, inputs: PruneExpertsInputs, workdi
     del model
     prove_written(artifact.path, expected, "prune_experts", device)
     steps.advance()
-    return ModelArtifact.at(artifact.path, **artifact.facts)
+    return ModelArtifact.at(artifact.path, artifact.facts)
 
 
 @dataclass(frozen=True)

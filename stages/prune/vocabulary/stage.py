@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attar.compressors.measure.same_logits import difference
 from attar.compressors.prune.vocabulary.document import trimmed_document
@@ -77,10 +77,10 @@ def trim_vocabulary(config: TrimVocabularyConfig, inputs: TrimVocabularyInputs, 
         "num_removed_parameters": inputs.model.facts.num_parameters - now.num_parameters,
     }
     note(f"kept {num_kept:,} of {rows:,} tokens: {removed['num_removed_parameters']:,} parameters are gone")
-    facts: Facts = {**now, **removed, "coverage": coverage}
+    facts: dict[str, Any] = {**now, **removed, "coverage": coverage}
     facts |= {"companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
     facts |= {name: inputs.model.facts[name] for name in ("removed_blocks",) if name in inputs.model.facts}
-    return ModelArtifact.at(content, **facts)
+    return ModelArtifact.at(content, facts)
 
 
 def _cut(model: PreTrainedModel, kept_ids: list[int]) -> Tensor:
