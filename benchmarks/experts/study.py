@@ -4,7 +4,7 @@ python benchmarks/experts/study.py MOE_FOLDER DATA_FOLDER [NUM_TEST_TOKENS [NUM_
 
 MOE_FOLDER is what `upcycle.py` wrote. A seed draws other calibration text, and another choice at random. One pass a seed gives every
 method what it goes by. Means over the seeds, in brackets the 95% interval of Student's t. What stays is chosen and run as the stage
-`prune_experts` does, but the routers are masked instead of cut, which is the same (tests/parity/test_expert_cut.py).
+`prune_experts` does, but the routers are masked instead of cut, which is the same (tests/parity/cuts/test_expert_cut.py).
 """
 
 from __future__ import annotations
