@@ -218,8 +218,8 @@ def settings_classes() -> set[str]:
 def forget() -> Iterator[None]:
     """The nodes of syntax need not stay."""
     yield
-    for kept in (read_modules, unparsed):
-        kept.cache_clear()
+    for function in (read_modules, unparsed):
+        function.cache_clear()
 
 
 def test_what_a_training_is_told_goes_through_few_files() -> None:

@@ -47,8 +47,8 @@ def scope_of(name: str) -> Scope:
 def forget() -> Iterator[None]:
     """Three million nodes of syntax need not stay."""
     yield
-    for kept in (modules, classes, scope_of):
-        kept.cache_clear()
+    for function in (modules, classes, scope_of):
+        function.cache_clear()
 
 
 class Scope:
