@@ -86,8 +86,8 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
         ports += ("--database", "postgres", "--postgres-port", postgres)
     done = attar(environment, "up", *ports, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    told = json.loads(done.stdout)
-    yield told | {"ports": ports, "client": {"PREFECT_API_URL": told["api"], "MLFLOW_TRACKING_URI": told["mlflow"]}}
+    site = json.loads(done.stdout)
+    yield site | {"ports": ports, "client": {"PREFECT_API_URL": site["api"], "MLFLOW_TRACKING_URI": site["mlflow"]}}
     attar(environment, "down")
 
 
