@@ -36,7 +36,7 @@ def report(out: Path, seeds: Sequence[int], times: Mapping[str, Sequence[float]]
 
 
 def levels(results: Results) -> list[str]:
-    """KL toward the original in nats a token: the mean over seeds, with the interval over texts and seeds."""
+    """Return lines of KL toward the original in nats a token: mean over seeds, interval over texts and seeds."""
     lines = ["", "KL to the original, nats a token, before any healing", ""]
     lines += [f"| arm | parameters M | seeds | {' | '.join(KINDS)} |", "|---" * (3 + len(KINDS)) + "|"]
     for name, by_seed in results.items():
