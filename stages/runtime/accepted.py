@@ -39,7 +39,7 @@ TYPES = {
 
 
 def accepted(complaint: Mapping[str, Any]) -> str:
-    """Return what the field takes instead. Empty where the complaint is a sentence of our own, no bound and no type."""
+    """Return what the field takes instead; empty where the complaint is a sentence of our own."""
     kind = complaint["type"]
     if kind in BOUNDS:
         return BOUNDS[kind](complaint.get("ctx", {}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
@@ -102,7 +102,8 @@ def vocabulary_items(
 
 
 def _item(model: PreTrainedModel, costs: Mapping[str, PartCosts], whole: int, count: int, loss: float) -> Item:
-    embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight  # type: ignore[union-attr]
+    embedding: Any = model.get_input_embeddings().weight  # type: ignore[union-attr]
+    head: Any = model.get_output_embeddings().weight  # type: ignore[union-attr]
     tables = {id(table): table.shape[1] for table in (embedding, head)}  # tied ones are one
     gone = float((whole - count) * sum(tables.values()))
     savings = {"parameters": gone, "bytes": gone * costs["bytes"].total / costs["parameters"].total}
