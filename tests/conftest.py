@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,14 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         import torch
 
         torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A command that ran in this process may have set more: a fork of it would wait for OpenMP's threads, which it has not."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def pytest_collection_finish() -> None:
