@@ -107,7 +107,7 @@ def _narrowed(
         every = tuple(range(cost.num_blocks))
         matches, ridge = Matches(every, every), config.patch.refit_ridge
         batch_size = config.calibration.batch_size
-        refit_result(result, placement, model, samples, matches, first=0, ridge=ridge, batch_size=batch_size)
+        refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=batch_size)
         expected = kept_logits(result, "narrow")
     note(
         f"kept in each block: {num_channels} of {cost.num_channels} channels"

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attar.compressors.models.paging import twin
 from attar.compressors.models.slots import pad_right
 from attar.compressors.prune.depth.block_refit import Matches, refit_blocks
-from attar.stages.artifacts.model.placement import Placement
 from attar.stages.runtime.progress import bar, metric, note
 
 if TYPE_CHECKING:
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 def refit_result(
     result: PreTrainedModel,
-    placement: Placement,
     original: PreTrainedModel,
     samples: Sequence[Sequence[int]],
     matches: Matches,
@@ -29,7 +28,7 @@ def refit_result(
 
     The passes run in the dtype of `original`, through a copy of `result` where that is in another.
     """
-    student = result if result.dtype == original.dtype else placement.copy(result, original.dtype, "student")
+    student = result if result.dtype == original.dtype else twin(result, original.dtype, "student")
     batches = [pad_right(samples[at : at + batch_size], original.device) for at in range(0, len(samples), batch_size)]
     counter = bar("refitting", len(matches.was) - first, "blocks")
     fits = []

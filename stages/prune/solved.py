@@ -122,9 +122,15 @@ def carried_out(model: PreTrainedModel, shape: Shape, repair: Repair | None) -> 
     check_kept(model, expected, "prune")
     if repair is None or shape.first_changed >= len(shape.matches.was):
         return expected
-    original, samples, first = repair.original, repair.samples, shape.first_changed
-    matches, options = shape.matches, {"ridge": repair.ridge, "batch_size": repair.batch_size}
-    refit_result(model, original, samples, matches, first=first, **options)  # type: ignore[arg-type]
+    refit_result(
+        model,
+        repair.original,
+        repair.samples,
+        shape.matches,
+        first=shape.first_changed,
+        ridge=repair.ridge,
+        batch_size=repair.batch_size,
+    )
     return kept_logits(model, "prune")
 
 

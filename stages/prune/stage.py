@@ -162,7 +162,6 @@ def _cut(
         return expected
     refit_result(
         model,
-        placement,
         placement.load(inputs.model.path, pick_dtype(patch.precision, placement.device), "original"),
         _samples(patch, inputs),
         matches,

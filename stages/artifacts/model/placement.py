@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Literal
 import psutil
 import torch
 
-from attar.compressors.models.paging import twin
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.paged import load_paged
 from attar.stages.artifacts.model.tensor_files import tensor_infos
@@ -52,10 +51,6 @@ class Placement:
     def pages(self, name: str) -> Path | None:
         """Return where the changed blocks of a paged model lie; None where models are whole."""
         return self.scratch / name if self.is_paged else None
-
-    def copy(self, model: PreTrainedModel, dtype: torch.dtype, name: str) -> PreTrainedModel:
-        """Return a copy of a loaded model, as it is now, in another dtype."""
-        return twin(model, dtype, name)
 
 
 def _free_bytes(device: torch.device) -> float:
