@@ -77,10 +77,6 @@ class Buffers:
         """Let another block have the memory."""
         self._free.setdefault((tensor.shape, tensor.dtype, tensor.device), []).append(tensor)
 
-    def clear(self) -> None:
-        """Free what nobody holds."""
-        self._free.clear()
-
 
 @dataclass
 class Pager:
