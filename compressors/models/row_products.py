@@ -9,8 +9,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attar.compressors.models.product_attention import attend_by_products
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+def take_fast_paths(model: PreTrainedModel, dtype: torch.dtype | str) -> None:
+    """Let a loaded model on a CPU compute where torch is fast. Told to compute in bfloat16, it attends by whole products too."""
+    if dtype in (torch.bfloat16, "bfloat16"):
+        attend_by_products(model)
+    multiply_rows_at_once(model)
 
 
 def multiply_rows_at_once(model: PreTrainedModel) -> None:

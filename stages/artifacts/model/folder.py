@@ -12,8 +12,7 @@ import torch
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from attar.compressors.models.experts import expert_fraction
 from attar.compressors.models.paging import pager_of
-from attar.compressors.models.product_attention import attend_by_products
-from attar.compressors.models.row_products import multiply_rows_at_once
+from attar.compressors.models.row_products import take_fast_paths
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.model.expert_facts import expert_facts, refuse_float_experts
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
@@ -66,9 +65,7 @@ def load_model(
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
-    if dtype in (torch.bfloat16, "bfloat16"):
-        attend_by_products(model)
-    multiply_rows_at_once(model)
+    take_fast_paths(model, dtype)
     return model.eval()
 
 

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import Pager, page_blocks
-from attar.compressors.models.product_attention import attend_by_products
-from attar.compressors.models.row_products import multiply_rows_at_once
+from attar.compressors.models.row_products import take_fast_paths
 from attar.stages.artifacts.model.joined_tensors import StoredPieces, joined_tensors
 from attar.stages.artifacts.model.load_report import read_model, refuse_not_finite
 from attar.stages.artifacts.model.tensor_files import (
@@ -106,9 +105,7 @@ def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, cha
             _put(model, name, store.read(name).to(device, dtypes[name], copy=True))
     model.tie_weights()
     model = model.eval().requires_grad_(False)
-    if dtype in (torch.bfloat16, "bfloat16") and device.type == "cpu":
-        attend_by_products(model)
-    multiply_rows_at_once(model)
+    take_fast_paths(model, dtype)
     page_blocks(model, store, device)
     return model
 
