@@ -123,6 +123,12 @@ class Api:
             assert not ended and time.monotonic() < deadline, f"{state['state']}\n{self.logs(run)}"
             BETWEEN_POLLS.wait(0.5)
 
+    def question(self, run: str, seconds: float = 60.0) -> Any:
+        """What a suspended run asks: Prefect names the state first, and keeps the question a moment later."""
+        name = self.wait(run, "Suspended")["state"]["state_details"]["run_input_keyset"]["description"]
+        [kept] = until(lambda: self.ask(f"flow_runs/{run}/input/filter", {"prefix": name}), seconds)
+        return json.loads(kept["value"])
+
     def logs(self, run: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         return "\n".join(entry["message"] for entry in self.ask("logs/filter", body))
