@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import operator
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,7 +70,8 @@ def refusal_of_name(name: str) -> str:
 
 def call_signature(name: str) -> inspect.Signature:
     """Return the keyword arguments of a stage's call, with their defaults."""
-    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=_stage(name).output_type)
+    made = functools.reduce(operator.or_, _stage(name).output_types)
+    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=made)
 
 
 def call_docs(name: str) -> str:

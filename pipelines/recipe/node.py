@@ -13,6 +13,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import IN_PROCESS, node_pool
 from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
+from attar.registry.artifacts.handles import Artifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
 from attar.stages.runtime.older_fields import renewed
@@ -86,13 +87,26 @@ def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any],
         for name in names:
             if name not in nodes:  # a mistake that is noted already, there or here
                 continue
-            made = nodes[name].stage.output_type
+            made = made_kind(name, nodes)
             if made not in slot.kinds:
-                fitting = [other.name for other in nodes.values() if other.stage.output_type in slot.kinds]
+                fitting = [other for other in nodes if made_kind(other, nodes) in slot.kinds]
                 mistakes.add(
                     f"{where} = {shown(name)}: {name} makes {made.kind}; accepted: {_kinds(slot)}"
                     f" (here: {', '.join(fitting) or 'none'})"
                 )
+
+
+def made_kind(name: str, nodes: Mapping[str, Node]) -> type[Artifact]:
+    """Return the kind of artifact that a node makes. Where a stage makes what it is given, the nodes before it tell."""
+    chain: dict[str, Node] = {}
+    while name in nodes and name not in chain:  # a cycle is refused elsewhere
+        chain[name] = nodes[name]
+        name = next(iter(nodes[name].inputs.get(nodes[name].stage.follows, ())), "")
+    kind: type[Artifact] | None = None
+    for node in reversed(chain.values()):
+        kind = node.stage.makes(node.config, kind)
+    assert kind is not None, "the node itself is in the chain"
+    return kind
 
 
 def checked_name(name: Any, what: str) -> str:

@@ -11,6 +11,8 @@ from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     ComparisonFacts,
     DatasetFacts,
+    EncoderFacts,
+    EncoderGraphFacts,
     EvaluationFacts,
     FittedFacts,
     ModelFacts,
@@ -36,9 +38,10 @@ class Artifact(Generic[F]):
 
     kind: ClassVar[str] = "artifact"
     facts_type: ClassVar[type[ArtifactFacts]] = ArtifactFacts
-    # a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
+    # a model that needs no other to run; a graph, which onnxruntime runs; what makes vectors of texts; a folder of rows
     is_whole_model: ClassVar[bool] = False
     is_graph: ClassVar[bool] = False
+    is_encoder: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = False
     path: Path
     facts: F = field(default_factory=dict)  # type: ignore[assignment] - typed just below
@@ -71,6 +74,25 @@ class ModelArtifact(Artifact[ModelFacts]):
     kind = "model"
     facts_type = ModelFacts
     is_whole_model = True
+
+
+class EncoderArtifact(Artifact[EncoderFacts]):
+    """A sentence-transformers folder: config.json, safetensors, tokenizer, and `modules.json` that says how states are pooled."""
+
+    kind = "encoder"
+    facts_type = EncoderFacts
+    is_whole_model = True
+    is_encoder = True
+
+
+class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
+    """`model.onnx` of an encoder: token ids in, vectors of texts out, tokenizer and `modules.json` beside it."""
+
+    kind = "encoder_onnx"
+    facts_type = EncoderGraphFacts
+    is_whole_model = True
+    is_graph = True
+    is_encoder = True
 
 
 class AdapterArtifact(Artifact[AdapterFacts]):
@@ -136,6 +158,8 @@ KINDS: dict[str, type[Artifact]] = {
     kind.kind: kind
     for kind in (
         ModelArtifact,
+        EncoderArtifact,
+        EncoderGraphArtifact,
         AdapterArtifact,
         DatasetArtifact,
         ScanArtifact,

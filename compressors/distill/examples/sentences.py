@@ -1,0 +1,72 @@
+"""Sentences as training examples: texts that a model makes a vector of, in batches of about one length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.compressors.distill.examples.sample_facts import SampleFacts
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One text as token ids. `teacher`: the teacher's vector of it, where the teacher was run once."""
+
+    ids: Sequence[int]
+    teacher: Float[Tensor, "D"] | None = None
+    facts: SampleFacts = field(default_factory=SampleFacts)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SentenceBatch:
+    """Several texts, padded on the right; a position is a text."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    facts: tuple[SampleFacts, ...]
+    teacher: Float[Tensor, "B D"] | None = None
+
+    @property
+    def num_positions(self) -> int:
+        return len(self.input_ids)
+
+    def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> SentenceBatch:
+        return self
+
+
+def sentence_batches(
+    examples: Sequence[Sentence], order: Sequence[int], tokens_per_batch: int
+) -> Iterator[SentenceBatch]:
+    """Yield batches of at most `tokens_per_batch` tokens, padding counted. The texts of `order` by length, so that little is padding."""
+    chosen: list[int] = []
+    for index in sorted(order, key=lambda index: -examples[index].num_tokens):
+        width = examples[chosen[0]].num_tokens if chosen else 0
+        if chosen and (len(chosen) + 1) * width > tokens_per_batch:
+            yield collated([examples[index] for index in chosen])
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield collated([examples[index] for index in chosen])
+
+
+def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
+    """Return the batch of these texts."""
+    width = max(sentence.num_tokens for sentence in sentences)
+    ids = torch.zeros(len(sentences), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sentence in enumerate(sentences):
+        ids[row, : sentence.num_tokens] = torch.tensor(list(sentence.ids))
+        mask[row, : sentence.num_tokens] = 1
+    vectors = [sentence.teacher for sentence in sentences if sentence.teacher is not None]
+    assert len(vectors) in (0, len(sentences)), "the teacher was run over all texts of a batch, or none"
+    return SentenceBatch(
+        ids, mask, tuple(sentence.facts for sentence in sentences), torch.stack(vectors) if vectors else None
+    )

@@ -1,0 +1,112 @@
+"""Losses between the vectors that student and teacher make of the same texts. They are over a batch's texts, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.losses.objective import Objective, Requires, Terms
+from attar.compressors.distill.losses.views import ViewName
+
+# The kind of views that an encoder gives.
+EMBEDDINGS = "embeddings"
+
+
+@dataclass(frozen=True)
+class EmbeddingViews:
+    """Vectors of the same N texts: the student's, and those of whoever is read beside it."""
+
+    student: Float[Tensor, "N D"]
+    teacher: Float[Tensor, "N E"] | None = None
+    past: Float[Tensor, "N E"] | None = None
+    anchor: Float[Tensor, "N E"] | None = None
+
+    def of_teacher(self) -> Float[Tensor, "N E"]:
+        """Return the teacher's vectors. Raises ValueError where there is none."""
+        if self.teacher is None:
+            raise ValueError("the objective reads 'teacher', but nothing stands behind it in this training")
+        return self.teacher
+
+
+@dataclass(frozen=True)
+class SimilarityRows:
+    """KL of each text's similarities to the batch's others, in nats: softmax of cosine / temperature over a row, teacher to student.
+
+    Relations alone: the vectors may be of other widths. https://arxiv.org/abs/2101.04731. A batch of a single text says nothing.
+    """
+
+    temperature: float = 0.05
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; accepted: above 0")
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}))
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return batch.num_positions if batch.num_positions > 1 else 0
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        target, student = (self._rows(vectors) for vectors in (views.of_teacher(), views.student))
+        values = (target.exp() * (target - student)).sum(dim=-1)
+        return Terms(values, torch.full_like(values, len(values) > 1, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return None if "teacher" in moving else self
+
+    def _rows(self, vectors: Tensor) -> Tensor:
+        """Return log-probabilities over the other texts."""
+        unit = nn.functional.normalize(vectors.float(), dim=-1)
+        own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
+        return ((unit @ unit.T) / self.temperature).masked_fill(own, -1e4).log_softmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class EmbeddingDistance:
+    """How far the student's vector of a text is from the teacher's, which is of the same width. https://arxiv.org/abs/2004.09813
+
+    cosine: 1 - cosine. squared: mean over the numbers of the squared difference, which for vectors of length one is 2 (1 - cosine) / D.
+    """
+
+    by: Literal["cosine", "squared"] = "cosine"
+
+    def __post_init__(self) -> None:
+        if self.by not in ("cosine", "squared"):
+            raise ValueError(f"by is {self.by!r}; accepted: cosine, squared")
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}))
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return batch.num_positions
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        student, teacher = views.student.float(), views.of_teacher().float()
+        if student.shape != teacher.shape:
+            raise ValueError(
+                f"embedding_distance: the teacher's vectors have {teacher.shape[1]} numbers, the student's {student.shape[1]}; "
+                "accepted: one width, or similarity_rows"
+            )
+        if self.by == "cosine":
+            values = 1.0 - nn.functional.cosine_similarity(student, teacher, dim=-1)
+        else:
+            values = (student - teacher).square().mean(dim=-1)
+        return Terms(values, torch.ones_like(values, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return None if "teacher" in moving else self
+
+
+EMBEDDING_LOSSES: dict[str, type[Objective]] = {
+    "similarity_rows": SimilarityRows,
+    "embedding_distance": EmbeddingDistance,
+}
