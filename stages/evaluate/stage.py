@@ -13,19 +13,21 @@ from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
+from attar.stages.evaluate.encoder import check_encoder_evaluation, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
@@ -36,6 +38,8 @@ RESULT = "evaluation.json"
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if is_encoder(inputs["model"][0]):
+        return _encoder_forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
     if config.provider != CPU and "hidden_size" in inputs["model"][0]:
@@ -55,6 +59,21 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
+def _encoder_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    model = inputs["model"][0]
+    refuse_mixed(model, {"beside": inputs.get("beside", ())})
+    check_encoder_evaluation(
+        config,
+        is_graph=model.get("format") == "onnx",
+        has_tasks=bool(inputs.get("tasks")),
+        has_original=bool(inputs.get("original")),
+    )
+    num_parameters = float(model.get("num_parameters", 0))
+    num_rows = num_questions_of(inputs["tasks"], config.max_rows)
+    flops = FORWARD * float(model.get("num_matmul_parameters", num_parameters)) * num_rows * TOKENS_PER_ROW
+    return Forecast({"part": config.part}, num_flops=flops, peak_memory_bytes=6.0 * num_parameters)
+
+
 def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
@@ -63,10 +82,13 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
+    Of an encoder: rank correlation on graded pairs, MRR, nDCG and recall over a corpus, size, and seconds to make vectors.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
 
+    if inputs.model.is_encoder:
+        return evaluate_encoder(config, inputs, workdir / "content")
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -112,14 +134,14 @@ def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
                 note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
-def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
+def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
     if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
 
 
-def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
+def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
     num_matmul = model.facts.num_matmul_parameters
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {

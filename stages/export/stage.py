@@ -12,15 +12,17 @@ import torch
 from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to, measure_parity
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import Facts, OnnxArtifact
+from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifact, Facts, OnnxArtifact
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import read_rows
+from attar.stages.artifacts.encoder.kinds import is_encoder
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
 from attar.stages.artifacts.onnx_folder import copy_companions, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
 from attar.stages.export.guided import export_guided
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric, note
@@ -32,17 +34,28 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize"
         )
+    if is_encoder(model):
+        return encoder_graph_forecast(config, model, has_guidance=bool(inputs.get("guidance")))
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     facts = exported(model)
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
-@stage("export", version=4, forecast=_forecast)
-def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
+@stage(
+    "export",
+    version=4,
+    forecast=_forecast,
+    follows="model",
+    makes=lambda config, kind: EncoderGraphArtifact if kind is EncoderArtifact else OnnxArtifact,
+)
+def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | EncoderGraphArtifact:
     """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts.
 
+    An encoder's graph pools and normalizes itself, and is compared by its vectors.
     Raises ValueError for a family without a cached graph, and when the text or the logits differ.
     """
+    if inputs.model.is_encoder:
+        return export_encoder_graph(config, inputs, workdir / "content")
     if inputs.guidance is not None:
         return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"

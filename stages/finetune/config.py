@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank
 from attar.stages.finetune.distillation_config import (
@@ -198,9 +198,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact
+    model: ModelArtifact | EncoderArtifact
     data: tuple[DatasetArtifact, ...]
-    teacher: ModelArtifact | None = None
+    teacher: ModelArtifact | EncoderArtifact | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

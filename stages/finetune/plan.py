@@ -14,8 +14,8 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
-from attar.registry.artifacts.handles import ModelArtifact
-from attar.registry.artifacts.kind_facts import ModelFacts
+from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.kind_facts import EncoderFacts, ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
@@ -46,7 +46,7 @@ class Adaptation:
 class Source:
     """Who stands behind a view of an objective: another model, or the student itself by a rule. Exactly one is given."""
 
-    model: ModelArtifact | None = None
+    model: ModelArtifact | EncoderArtifact | None = None
     rule: SelfRule | None = None
 
 
@@ -173,7 +173,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -> Adaptation:
+def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts | EncoderFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -186,7 +186,7 @@ def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -
     )
 
 
-def first_block_after_cut(facts: ModelFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:
@@ -210,5 +210,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | None) -> Source:
+def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model)

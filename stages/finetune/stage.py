@@ -20,12 +20,14 @@ from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of, reads_record
@@ -54,8 +56,13 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
+    if is_encoder(model):
+        check_encoder_training(config, has_teacher=bool(teacher))
+    else:
+        refuse_vectors(objectives)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
+    refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
             check_covers(other, model, who)
@@ -93,7 +100,8 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
         torch.manual_seed(plan.seed)
-        run = build_run(plan, inputs, workdir)
+        build = build_encoder_run if inputs.model.is_encoder else build_run
+        run = build(plan, inputs, workdir)
         run.resume()
         run.train()
     return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
@@ -167,7 +175,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: ModelArtifact | EncoderArtifact) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)

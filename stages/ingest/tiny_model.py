@@ -122,7 +122,6 @@ def random_encoder(
     options = {
         "vocab_size": len(tokenizer),
         "hidden_size": hidden_size,
-        "embedding_size": hidden_size,
         "num_hidden_layers": num_blocks,
         "num_attention_heads": 4,
         "intermediate_size": 2 * hidden_size,
@@ -133,6 +132,8 @@ def random_encoder(
     if family == "distilbert":
         own = {"dim": "hidden_size", "hidden_dim": "intermediate_size", "n_layers": "num_hidden_layers"}
         options |= {name: options.pop(other) for name, other in own.items()} | {"n_heads": 4}
+    if family == "electra":
+        options |= {"embedding_size": hidden_size}
     config = AutoConfig.for_model(family, **options)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +29,9 @@ class Columns:
     answer: str
     choices: str
     messages: str
+    similarity: str
+    positives: str
+    row_id: str
     answer_form: AnswerForm
     assistant_turns: Literal["every", "last"]
     blank_rows: Literal["refuse", "drop"]
@@ -34,9 +39,9 @@ class Columns:
     verifier: str
 
     @property
-    def of_questions(self) -> tuple[str, str, str]:
+    def of_questions(self) -> tuple[str, ...]:
         """The columns of a question with its answer."""
-        return self.question, self.answer, self.choices
+        return self.question, self.answer, self.choices, self.similarity, self.positives, self.row_id
 
 
 @dataclass
@@ -57,7 +62,7 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
     labelled: dict[int, Labelled] = {}
     for index, (where, record) in enumerate(islice(_filled(records, columns, made), columns.max_rows or None)):
         try:
-            rows, choices = _rows(record, columns, f"{record_id(where, index)}", made)
+            rows, choices = _rows(record, columns, _name(record, columns, record_id(where, index)), made)
         except BlankCellError as error:
             if columns.blank_rows == "refuse":
                 raise ValueError(f"{where} {error}") from error
@@ -68,6 +73,8 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
         if choices is not None:
             labelled[len(made.rows)] = Labelled(where, record[columns.answer], choices)
         made.rows.extend(rows)
+    if columns.row_id:
+        _refuse_repeated(made.rows, columns.row_id)
     indices = answer_indices([*labelled.values()], columns.answer_form)
     for (position, row), index in zip(labelled.items(), indices, strict=True):
         texts = list(row.choices.texts)
@@ -94,7 +101,7 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     """Return the rows of a record, and its choices where it has some: which one is right, the whole file tells."""
     chat = _chat_field(record, columns)
     is_text = not chat and _is_text(record, columns)
-    read = (chat, "system", *TOOL_COLUMNS) if chat else ("text",) if is_text else columns.of_questions
+    read = (chat, "system", *TOOL_COLUMNS) if chat else ("text", columns.row_id) if is_text else columns.of_questions
     made.unread_columns |= {
         column for column, cell in record.items() if column not in (*read, "verifier") and not is_blank(cell)
     }
@@ -102,10 +109,13 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return _chat_rows(record, chat, columns, name, made), None
     if is_text:
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
-    for column in (columns.question, columns.answer):
+    wanted = (columns.question,) if columns.positives else (columns.question, columns.answer)
+    for column in (*wanted, *filter(None, (columns.similarity, columns.positives))):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     question = text_cell(record[columns.question], columns.question)
+    if columns.similarity or columns.positives:
+        return [_retrieved(record, columns, name, question)], None
     choices = choices_of(record.get(columns.choices), columns.choices)
     if choices is not None:
         if is_blank(record[columns.answer]):
@@ -115,6 +125,35 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
     verifier = _verifier(record, columns)
     return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
+
+
+def _name(record: Mapping[str, Any], columns: Columns, numbered: str) -> str:
+    """Return a row's id: its own where a column holds it."""
+    if not columns.row_id:
+        return numbered
+    if columns.row_id not in record:
+        raise ValueError(f"has no column {columns.row_id!r}.{_known(columns.row_id, record)}")
+    return text_cell(record[columns.row_id], columns.row_id, takes_numbers=True)
+
+
+def _refuse_repeated(rows: Iterable[Row], column: str) -> None:
+    counts = Counter(row.id for row in rows)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"column {column!r}: id {twice[0]!r} is there twice; accepted: each once")
+
+
+def _retrieved(record: Mapping[str, Any], columns: Columns, name: str, question: str) -> Row:
+    """Return a pair of sentences with its similarity, or a question with the ids of the texts that answer it."""
+    if columns.positives:
+        ids = record[columns.positives]
+        if not isinstance(ids, list) or not ids or not all(isinstance(text, str | int) for text in ids):
+            raise ValueError(f"{columns.positives} is {str(ids)[:60]!r}; accepted: a list of ids, one at least")
+        return Row(id=name, question=question, positives=[str(text) for text in ids])
+    value = record[columns.similarity]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{columns.similarity} is {str(value)[:60]!r}; accepted: a number")
+    answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
+    return Row(id=name, question=question, answer=answer, similarity=float(value))
 
 
 def _known(name: str, record: Mapping[str, Any]) -> str:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import Field, field_validator
 
 from attar.compressors.catalogue import did_you_mean
-from attar.registry.artifacts.handles import EvaluationArtifact, ModelArtifact, OnnxArtifact
-from attar.registry.release.gate import THRESHOLDS
+from attar.registry.artifacts.handles import (
+    EncoderArtifact,
+    EncoderGraphArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+)
+from attar.registry.release.gate import ENCODER_METRICS, THRESHOLDS
 from attar.stages.contract import StageConfig
+
+
+# Thresholds on what every model has, and those of an encoder.
+SHARED_THRESHOLDS = {"max_size_ratio"}
+ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
 
 
 class RegisterConfig(StageConfig):
@@ -21,7 +33,8 @@ class RegisterConfig(StageConfig):
 
     gate: dict[str, float] = {}
     """Thresholds on candidate divided by baseline: min_accuracy_retention, max_perplexity_ratio, max_decode_latency_ratio,
-    max_prefill_latency_ratio, max_size_ratio. What has a 95% interval must hold at its worse end. Empty: everything passes."""
+    max_prefill_latency_ratio, max_size_ratio; of an encoder min_spearman_retention, min_mrr_retention, max_embed_latency_ratio,
+    max_batch_latency_ratio, max_size_ratio. What has a 95% interval must hold at its worse end. Empty: everything passes."""
 
     champion: Literal["past_gate", "by_decision"] = "past_gate"
     """past_gate: a version that passes the gate is champion at once; by_decision: it stays candidate until someone promotes it."""
@@ -41,8 +54,16 @@ class RegisterConfig(StageConfig):
 class RegisterInputs:
     """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated."""
 
-    model: ModelArtifact
+    model: ModelArtifact | EncoderArtifact
     evaluation: EvaluationArtifact
     baseline: EvaluationArtifact
-    onnx: tuple[OnnxArtifact, ...] = ()
+    onnx: tuple[OnnxArtifact | EncoderGraphArtifact, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
+
+
+def check_gate(gate: Mapping[str, float], *, is_encoder: bool) -> None:
+    """Raise ValueError for a threshold on what the other kind of model is measured by."""
+    own = ENCODER_THRESHOLDS if is_encoder else set(THRESHOLDS) - ENCODER_THRESHOLDS | SHARED_THRESHOLDS
+    if other := [name for name in gate if name not in own]:
+        kind = "an encoder" if is_encoder else "a causal language model"
+        raise ValueError(f"gate.{other[0]} is not measured of {kind}; accepted: {', '.join(sorted(own))}")

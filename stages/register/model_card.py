@@ -9,6 +9,7 @@ from attar.registry.artifacts.facts import fact_text, several
 from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.release.figures import HIGH, LOW
+from attar.stages.artifacts.encoder.kinds import is_encoder
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import MEASURES, plain
 
@@ -32,9 +33,14 @@ STEPS = {
 }
 
 
+# For model hubs: the library that reads a version, and what it does.
+CAUSAL_FRONT, ENCODER_FRONT = ("transformers", "text-generation"), ("sentence-transformers", "sentence-similarity")
+
+
 def write_card(release: Release) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    front = ["---", f"license: {release.license}", "library_name: transformers", "pipeline_tag: text-generation"]
+    library, task = ENCODER_FRONT if is_encoder(release.model.facts) else CAUSAL_FRONT
+    front = ["---", f"license: {release.license}", f"library_name: {library}", f"pipeline_tag: {task}"]
     parts = [
         [*front, "tags: [attar, pruned]", "---", f"# {release.name}", "", f"{_blocks(release)} Made with Attar."],
         ["## Forms", *_forms(release)],
@@ -52,22 +58,24 @@ def write_card(release: Release) -> str:
 
 def _blocks(release: Release) -> str:
     base, now = next((base.facts for base in release.bases), {}), release.model.facts
-    sizes = f"{now.get('num_blocks', '?')} decoder blocks, {float(now.get('num_parameters', 0)):,.0f} parameters"
+    kind, blocks = ("sentence encoder", "blocks") if is_encoder(now) else ("causal language model", "decoder blocks")
+    sizes = f"{now.get('num_blocks', '?')} {blocks}, {float(now.get('num_parameters', 0)):,.0f} parameters"
     if not base or base.get("num_parameters") == now.get("num_parameters"):
-        return f"A causal language model of {sizes}."
+        return f"A {kind} of {sizes}."
     was = f"{base.get('num_blocks', '?')} blocks, {float(base.get('num_parameters', 0)):,.0f} parameters"
-    return f"A causal language model of {sizes}; the original has {was}."
+    return f"A {kind} of {sizes}; the original has {was}."
 
 
 def _forms(release: Release) -> list[str]:
     lines = []
     for folder, facts in release.forms.items():
         is_graph = facts.get("format") == "onnx"
-        what = (
-            "ONNX graph with a KV cache: onnxruntime, tokenizers"
-            if is_graph
-            else f"Hugging Face folder: {release.readers}, torch"
+        graph, folder_kind = (
+            ("ONNX graph, pooling inside", "sentence-transformers folder")
+            if is_encoder(facts)
+            else ("ONNX graph with a KV cache", "Hugging Face folder")
         )
+        what = f"{graph}: onnxruntime, tokenizers" if is_graph else f"{folder_kind}: {release.readers}, torch"
         lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
 
@@ -171,10 +179,11 @@ def _quantization(release: Release) -> list[str]:
 
 
 def _limits(release: Release) -> list[str]:
+    measures = ("accuracy_", "spearman_", "mrr_")
     tasks = ", ".join(
-        name.removeprefix("accuracy_")
+        name.partition("_")[2]
         for name in release.figures.get("model", {})
-        if name.startswith("accuracy_") and not name.endswith((LOW, HIGH))
+        if name.startswith(measures) and not name.endswith((LOW, HIGH))
     )
     return [
         f"- What it can do was measured on {tasks or 'no task'} alone; elsewhere it can have lost more than these figures show.",

@@ -13,6 +13,7 @@ from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     Artifact,
+    EncoderGraphArtifact,
     EvaluationArtifact,
     Facts,
     OnnxArtifact,
@@ -22,20 +23,27 @@ from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.release.gate import Ratio, run_gate
+from attar.stages.artifacts.encoder.folder import load_encoder
+from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
-from attar.stages.register.config import RegisterConfig, RegisterInputs
+from attar.stages.register.config import RegisterConfig, RegisterInputs, check_gate
 from attar.stages.register.model_card import write_card
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
 
 
+Graph = OnnxArtifact | EncoderGraphArtifact
+
+
 def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     graphs, evaluations = inputs.get("onnx", ()), inputs.get("onnx_evaluation", ())
+    refuse_mixed(inputs["model"][0], {"onnx": graphs})
+    check_gate(config.gate, is_encoder=is_encoder(inputs["model"][0]))
     if len(evaluations) > len(graphs):
         raise ValueError(
             f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
@@ -76,7 +84,9 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     has_passed = _passes(checks)
     is_champion = has_passed and config.champion == "past_gate"
     release = _release(config, inputs, graphs, {"original": baseline, **figures}, checks)
-    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
+    encoder = load_encoder(inputs.model.path) if inputs.model.is_encoder else None
+    model = load_model(inputs.model.path, "auto") if encoder is None else encoder.model
+    tokenizer = load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
@@ -89,6 +99,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             onnx_folders={name: graph.path for name, graph in graphs.items()},
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
+            task="text-generation" if encoder is None else "feature-extraction",
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
@@ -133,9 +144,9 @@ def _failed(checks: list[dict[str, Any]]) -> str:
     )
 
 
-def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
+def _graphs(inputs: RegisterInputs) -> dict[str, Graph]:
     """Return the graphs by their folder in the version: `onnx` holds float32 weights, `onnx-int8` and the like say what they hold."""
-    graphs: dict[str, OnnxArtifact] = {}
+    graphs: dict[str, Graph] = {}
     for graph in sorted(inputs.onnx, key=lambda onnx: _quantization(onnx) != "none"):  # MLmodel lists the first
         kind = _quantization(graph)
         form = "-".join(["onnx", *(word for word in kind.split() if word not in ("none", "weights"))])
@@ -145,7 +156,7 @@ def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
     return graphs
 
 
-def _quantization(graph: OnnxArtifact) -> str:
+def _quantization(graph: Graph) -> str:
     return graph.facts.quantization or "none"
 
 
@@ -199,7 +210,7 @@ def _passes(checks: list[dict[str, Any]]) -> bool:
 def _release(
     config: RegisterConfig,
     inputs: RegisterInputs,
-    graphs: Mapping[str, OnnxArtifact],
+    graphs: Mapping[str, Graph],
     figures: Mapping[str, Mapping[str, float]],
     checks: list[dict[str, Any]],
 ) -> Release:
@@ -219,7 +230,7 @@ def _release(
     )
 
 
-def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], has_passed: bool) -> dict[str, str]:
+def _tags(inputs: RegisterInputs, graphs: Mapping[str, Graph], has_passed: bool) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,

@@ -17,15 +17,13 @@ from attar.stages.artifacts.encoder.modules_file import SentenceForm, form_files
 from attar.stages.artifacts.model.folder import config_facts, quiet_transformers
 from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
-from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
+from attar.stages.artifacts.model.safe_folder import ENCODER_FAMILIES, read_object, refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes, copy_tokenizer
 from attar.stages.artifacts.model.weight_files import stored_dtype, stored_tensors
 
 if TYPE_CHECKING:
     import transformers
 
-# Families whose states are pooled so, each tried: cut, written, loaded and exported.
-FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
 # A part that some families put behind the last block. No pooling reads it: a folder may lack it.
 UNREAD = "pooler."
 
@@ -51,11 +49,11 @@ def refuse_no_encoder(folder: Path) -> None:
     """Raise ValueError unless a folder's config is that of an encoder of a family that is taken."""
     config = read_object(folder / "config.json")
     family, architectures = config.get("model_type"), config.get("architectures") or [""]
-    if config.get("is_encoder_decoder") or config.get("is_decoder") or family not in FAMILIES:
+    if config.get("is_encoder_decoder") or config.get("is_decoder") or family not in ENCODER_FAMILIES:
         what = str(architectures[0] if isinstance(architectures, list) and architectures else family)
         kind = ", a causal language model" if what.endswith(("ForCausalLM", "LMHeadModel")) else ""
         raise ValueError(
-            f"{folder} is a {what or family}{kind}; as an encoder are accepted: {', '.join(FAMILIES)} without a decoder"
+            f"{folder} is a {what or family}{kind}; as an encoder are accepted: {', '.join(ENCODER_FAMILIES)} without a decoder"
         )
     if "quantization_config" in config:
         raise ValueError(f"{folder} holds packed weights (quantization_config); accepted: an encoder in floats")

@@ -30,6 +30,8 @@ COUNT_NAMES = {
     "block": re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)"),
     "expert": re.compile(r"(num|n)_(\w+_)?experts"),
 }
+# Families of encoders whose states are pooled to the vector of a text, each tried: cut, written, loaded and exported.
+ENCODER_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
 LFS_POINTER = b"version https://git-lfs"
 MAX_POINTER_BYTES = 1024
 
@@ -159,6 +161,7 @@ def refuse_other_kinds(folder: Path) -> None:
     if config.get("is_encoder_decoder"):
         raise ValueError(f"{folder} is an encoder-decoder ({family}); only causal language models are taken")
     if architectures and not set(architectures) & known:
-        raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken")
+        hint = "; a sentence encoder comes in with model {kind: encoder}" if family in ENCODER_FAMILIES else ""
+        raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken{hint}")
     if not isinstance(family, str) or family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"{folder}: model type {family!r} is no causal language model that transformers knows")
