@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
@@ -155,7 +156,7 @@ class FinetuneConfig(StageConfig):
             raise ValueError(
                 "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
-        if self.teacher.run_once and (policy is not None or projections_read(objectives.values())):
+        if self.teacher.run_once and (policy is not None or {*projections_read(objectives.values())} - {TOKEN_STATES}):
             raise ValueError(
                 "teacher.run_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
                 "needs it at every step"

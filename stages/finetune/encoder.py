@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from attar.compressors.distill.examples.sentences import Sentence
@@ -13,11 +14,12 @@ from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.sentences import SentenceTexts
 from attar.compressors.distill.loop.trainer import Trainer
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS
-from attar.compressors.distill.losses.objective import Objective
+from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, RecordedVectors
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.encode.encoder import SentenceEncoder, encoded
+from attar.compressors.encode.encoder import SentenceEncoder, length_batches
+from attar.compressors.models.slots import pad_right
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.stages.artifacts.dataset.partition import shared_rows_note
@@ -45,7 +47,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance"
+                "accepted: similarity_rows, embedding_distance, token_distance"
             )
     if config.adapt.kind != "full":
         raise ValueError(f"adapt.kind is {config.adapt.kind!r}, but the model is an encoder, whose blocks learn whole; accepted: full")
@@ -137,20 +139,30 @@ def _teacher_sources(
             _refuse_other_tokens(inputs.model.path, source.model.path, name)
             other = load_encoder(source.model.path, plan.dtype, plan.device).requires_grad_(False)
             if name == "teacher" and plan.teaching.is_run_once:
-                rows = _with_vectors(rows, other, plan.schedule.tokens_per_micro_batch)
+                reads = bool(projections_read(plan.reduction.objectives.values()))
+                rows = _with_vectors(rows, other, plan.schedule.tokens_per_micro_batch, with_tokens=reads)
                 sources[name] = RecordedVectors()
             else:
                 sources[name] = OtherModel(EncoderStudent(other).eval())
     return sources, rows
 
 
-def _with_vectors(rows: SentenceRows, teacher: SentenceEncoder, tokens_per_batch: int) -> SentenceRows:
-    """Run the teacher once over every text. Vectors are small, and the teacher's memory goes back."""
+@torch.no_grad()
+def _with_vectors(
+    rows: SentenceRows, teacher: SentenceEncoder, tokens_per_batch: int, *, with_tokens: bool
+) -> SentenceRows:
+    """Run the teacher once over every text: its vectors, and where a loss reads them the states of its tokens in half precision."""
     every = [*rows.train, *rows.heldout]
     counter = bar("running the teacher", len(every), "texts")
-    vectors = encoded(teacher, [sentence.ids for sentence in every], tokens_per_batch, counter.advance)
-    taught = [replace(sentence, teacher=vector.clone()) for sentence, vector in zip(every, vectors, strict=True)]
-    return replace(rows, train=taught[: len(rows.train)], heldout=taught[len(rows.train) :])
+    for batch in length_batches([sentence.ids for sentence in every], tokens_per_batch):
+        input_ids, mask = pad_right([every[index].ids for index in batch], teacher.device)
+        states = teacher.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        vectors = teacher.pooling(states, mask).float().cpu()
+        for row, index in enumerate(batch):
+            tokens = states[row, : every[index].num_tokens].half().cpu() if with_tokens else None
+            every[index] = replace(every[index], teacher=vectors[row].clone(), teacher_tokens=tokens)
+        counter.advance(len(batch))
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
 def _refuse_other_tokens(folder: Path, other: Path, who: str) -> None:

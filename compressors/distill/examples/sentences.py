@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,10 +14,11 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 @dataclass(frozen=True)
 class Sentence:
-    """One text as token ids. `teacher`: the teacher's vector of it, where the teacher was run once."""
+    """One text as token ids. Where the teacher was run once, its vector of the text and the states that were pooled to it."""
 
     ids: Sequence[int]
     teacher: Float[Tensor, "D"] | None = None
+    teacher_tokens: Float[Tensor, "T D"] | None = None
     facts: SampleFacts = field(default_factory=SampleFacts)
 
     @property
@@ -33,6 +34,7 @@ class SentenceBatch:
     attention_mask: Int[Tensor, "B T"]
     facts: tuple[SampleFacts, ...]
     teacher: Float[Tensor, "B D"] | None = None
+    teacher_tokens: Float[Tensor, "M D"] | None = None
 
     @property
     def num_positions(self) -> int:
@@ -65,8 +67,16 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
     for row, sentence in enumerate(sentences):
         ids[row, : sentence.num_tokens] = torch.tensor(list(sentence.ids))
         mask[row, : sentence.num_tokens] = 1
-    vectors = [sentence.teacher for sentence in sentences if sentence.teacher is not None]
-    assert len(vectors) in (0, len(sentences)), "the teacher was run over all texts of a batch, or none"
     return SentenceBatch(
-        ids, mask, tuple(sentence.facts for sentence in sentences), torch.stack(vectors) if vectors else None
+        ids,
+        mask,
+        tuple(sentence.facts for sentence in sentences),
+        _together(torch.stack, [sentence.teacher for sentence in sentences]),
+        _together(torch.cat, [sentence.teacher_tokens for sentence in sentences]),
     )
+
+
+def _together(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    assert len(there) in (0, len(parts)), "the teacher was run over all texts of a batch, or none"
+    return join(there) if there else None

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
 from attar.compressors.distill.loop.modality import Means
-from attar.compressors.distill.losses.embeddings import EMBEDDINGS, EmbeddingViews
+from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.outputs import Teachers
@@ -33,7 +33,9 @@ class SentenceTexts:
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
         others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
-        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others))}
+        tokens = {"student_tokens": student.projections.get(TOKEN_STATES)}
+        tokens["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
+        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others, **tokens))}
 
     def entropies(self, batch: SentenceBatch, teachers: Teachers) -> TokenStats:
         raise TypeError("vectors have no entropy; no loss between them asks for it")

@@ -14,8 +14,9 @@ from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import ViewName
 
-# The kind of views that an encoder gives.
+# The kind of views that an encoder gives, and what it gives beside vectors: the states that are pooled, a token each.
 EMBEDDINGS = "embeddings"
+TOKEN_STATES = "token_states"
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,9 @@ class EmbeddingViews:
     teacher: Float[Tensor, "N E"] | None = None
     past: Float[Tensor, "N E"] | None = None
     anchor: Float[Tensor, "N E"] | None = None
+    # states of the last block at the texts' M tokens, where a loss reads them
+    student_tokens: Float[Tensor, "M D"] | None = None
+    teacher_tokens: Float[Tensor, "M E"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""
@@ -79,8 +83,7 @@ class EmbeddingDistance:
     by: Literal["cosine", "squared"] = "cosine"
 
     def __post_init__(self) -> None:
-        if self.by not in ("cosine", "squared"):
-            raise ValueError(f"by is {self.by!r}; accepted: cosine, squared")
+        _check_by(self.by)
 
     @property
     def requires(self) -> Requires:
@@ -90,23 +93,62 @@ class EmbeddingDistance:
         return batch.num_positions
 
     def terms(self, views: EmbeddingViews) -> Terms:
-        student, teacher = views.student.float(), views.of_teacher().float()
-        if student.shape != teacher.shape:
-            raise ValueError(
-                f"embedding_distance: the teacher's vectors have {teacher.shape[1]} numbers, the student's {student.shape[1]}; "
-                "accepted: one width, or similarity_rows"
-            )
-        if self.by == "cosine":
-            values = 1.0 - nn.functional.cosine_similarity(student, teacher, dim=-1)
-        else:
-            values = (student - teacher).square().mean(dim=-1)
+        values = _apart("embedding_distance", self.by, views.student, views.of_teacher())
         return Terms(values, torch.ones_like(values, dtype=torch.bool))
 
     def held_out(self, moving: Collection[ViewName]) -> Objective | None:
         return None if "teacher" in moving else self
 
 
+@dataclass(frozen=True)
+class TokenDistance:
+    """How far the states that are pooled are from the teacher's, a token each: what a text's vector is the mean of.
+
+    squared: mean over the numbers of the squared difference; cosine: 1 - cosine. Hidden-state loss of https://arxiv.org/abs/1909.10351 at the
+    last block.
+    """
+
+    by: Literal["cosine", "squared"] = "squared"
+
+    def __post_init__(self) -> None:
+        _check_by(self.by)
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, sources=frozenset({"teacher"}), projections=(TOKEN_STATES,))
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return int(batch.attention_mask.sum())
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        if views.student_tokens is None or views.teacher_tokens is None:
+            raise ValueError("token_distance reads the states of the teacher's tokens, but nothing stands behind them")
+        values = _apart("token_distance", self.by, views.student_tokens, views.teacher_tokens)
+        return Terms(values, torch.ones_like(values, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return None if "teacher" in moving else self
+
+
+def _check_by(by: str) -> None:
+    if by not in ("cosine", "squared"):
+        raise ValueError(f"by is {by!r}; accepted: cosine, squared")
+
+
+def _apart(name: str, by: str, student: Tensor, teacher: Tensor) -> Tensor:
+    student, teacher = student.float(), teacher.float()
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"{name}: the teacher's vectors have {teacher.shape[1]} numbers, the student's {student.shape[1]}; accepted: one width, "
+            "or similarity_rows"
+        )
+    if by == "cosine":
+        return 1.0 - nn.functional.cosine_similarity(student, teacher, dim=-1)
+    return (student - teacher).square().mean(dim=-1)
+
+
 EMBEDDING_LOSSES: dict[str, type[Objective]] = {
     "similarity_rows": SimilarityRows,
     "embedding_distance": EmbeddingDistance,
+    "token_distance": TokenDistance,
 }

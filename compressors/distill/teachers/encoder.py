@@ -19,34 +19,40 @@ from attar.compressors.models.trained_weights import Weights
 
 @dataclass(frozen=True)
 class Vectors:
-    """A teacher's outputs that are vectors alone, one a text."""
+    """A teacher's outputs that are vectors, one a text, and what is read beside them."""
 
     hidden: Float[Tensor, "N D"]
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def states(self) -> Mapping[str, Tensor]:
-        return {"hidden": self.hidden}
+        return {"hidden": self.hidden, **self.projections}
 
 
 class EncoderStudent(nn.Module):
-    """A sentence encoder under training, pooling included: of a batch it makes a vector a text."""
+    """A sentence encoder under training, pooling included: of a batch it makes a vector a text.
+
+    `reads` the states of the tokens, where a loss does: those of the last forward pass are in `projections`.
+    """
 
     reads: tuple[str, ...] = ()
+    projections: Mapping[str, Tensor]
 
     def __init__(self, encoder: SentenceEncoder) -> None:
         super().__init__()
-        self.model, self.pooling = encoder.model, encoder.pooling
+        self.model, self.pooling, self.projections = encoder.model, encoder.pooling, {}
 
     def forward(self, batch: SentenceBatch) -> Float[Tensor, "N D"]:
         """Return the vectors of the batch's texts."""
         device = self.model.device
         mask = batch.attention_mask.to(device)
         states = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
+        self.projections = {name: states[mask.bool()] for name in self.reads}
         return self.pooling(states, mask)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> Vectors:
         """Return the vectors as a teacher's outputs."""
-        return Vectors(self(batch))
+        return Vectors(self(batch), self.projections)
 
 
 @dataclass
@@ -68,7 +74,9 @@ class RecordedVectors:
 
     def speak(self, student: TrainedModel, batch: SentenceBatch) -> Vectors:
         assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
-        return Vectors(batch.teacher.to(next(student.parameters()).device))
+        device, tokens = next(student.parameters()).device, batch.teacher_tokens
+        beside = {} if tokens is None else {name: tokens.to(device) for name in student.reads}
+        return Vectors(batch.teacher.to(device), beside)
 
     def advance(self, student: TrainedModel, clock: Clock) -> None:
         pass

@@ -43,7 +43,7 @@ from tests.stages.encoder.conftest import CODE, encoder_of, ingested
 
 TAUGHT: dict[str, Any] = {
     "adapt": {"kind": "full"},
-    "objectives": {"embedding_distance": 1.0, "similarity_rows": 0.1},
+    "objectives": {"embedding_distance": 1.0, "similarity_rows": 0.1, "token_distance": 0.5},
     "teacher": {"kind": "input", "run_once": True},
     "schedule": {"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 512},
     "compute": {"tokens_per_micro_batch": 512},

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attar.compressors.distill.examples.sentences import Sentence, collated, sentence_batches
-from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES, EmbeddingDistance, EmbeddingViews, SimilarityRows
+from attar.compressors.distill.losses.embeddings import (
+    EMBEDDING_LOSSES,
+    EmbeddingDistance,
+    EmbeddingViews,
+    SimilarityRows,
+    TokenDistance,
+)
 
 
 def views(seed: int = 0, noise: float = 0.3) -> EmbeddingViews:
     generator = torch.Generator().manual_seed(seed)
     teacher = torch.randn(6, 8, generator=generator)
     student = (teacher + noise * torch.randn(6, 8, generator=generator)).requires_grad_()
-    return EmbeddingViews(student, teacher.requires_grad_())
+    return EmbeddingViews(student, teacher.requires_grad_(), student_tokens=student, teacher_tokens=teacher)
 
 
 @pytest.mark.parametrize("name", EMBEDDING_LOSSES)
@@ -31,7 +39,8 @@ def test_a_step_down_the_gradient_comes_nearer(name: str) -> None:
     before.backward()
     assert pair.student.grad is not None
     with torch.no_grad():
-        after = loss.terms(EmbeddingViews(pair.student - 0.01 * pair.student.grad, pair.teacher)).values.sum()
+        moved = pair.student - 0.01 * pair.student.grad
+        after = loss.terms(replace(pair, student=moved, student_tokens=moved)).values.sum()
     assert after < before
 
 
@@ -49,6 +58,8 @@ def test_similarity_rows_take_vectors_of_other_widths_and_a_single_text_says_not
     wide = EmbeddingViews(torch.randn(4, 8), torch.randn(4, 12))
     assert SimilarityRows().terms(wide).values.shape == (4,)
     assert SimilarityRows().num_terms(collated([Sentence([1, 2])])) == 0
+    with pytest.raises(ValueError, match="but nothing stands behind them"):
+        TokenDistance().terms(wide)
     with pytest.raises(ValueError, match="the teacher's vectors have 12 numbers, the student's 8"):
         EmbeddingDistance().terms(wide)
 
