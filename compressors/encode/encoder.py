@@ -99,9 +99,9 @@ class SentenceEncoder(nn.Module):
 
 
 def length_batches(texts: Sequence[Sequence[int]], tokens_per_batch: int = TOKENS_PER_BATCH) -> list[list[int]]:
-    """Return the indices of texts in batches of about equal lengths, the longest first: so little of a batch is padding.
+    """Return the indices of texts in batches of about equal lengths. So little of a batch is padding.
 
-    The longest first, so that a machine without room for them says so at once.
+    The longest come first, so that a machine without room for them says so at once.
     """
     order = sorted(range(len(texts)), key=lambda index: -len(texts[index]))
     batches: list[list[int]] = []

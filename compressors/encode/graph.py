@@ -22,21 +22,17 @@ if TYPE_CHECKING:
 
 INTERFACE = "attar_encoder_graph"
 OPSETS = (20, 23)
-# Added to the score of a token that no other may see: not -inf, so that a row of padding alone stays finite.
-MASKED = -1e9
 
 
 class TracedEncoder(nn.Module):
     """An encoder whose attention is one node a block. In: token ids and their mask. Out: states of the tokens, vectors of the texts."""
 
-    def __init__(self, encoder: SentenceEncoder, bias: list[Tensor]) -> None:
+    def __init__(self, encoder: SentenceEncoder, mask: list[Tensor]) -> None:
         super().__init__()
-        self.encoder, self._bias = encoder, bias
+        self.encoder, self._mask = encoder, mask
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-        num_rows, num_tokens = input_ids.shape
-        hidden = torch.where(attention_mask == 0, MASKED, 0.0)
-        self._bias[:] = [hidden[:, None, None, :].expand(num_rows, 1, num_tokens, num_tokens)]
+        self._mask[:] = [attention_mask.to(torch.int32)]
         states = self.encoder.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return states, self.encoder.pooling(states, attention_mask)
 
@@ -51,10 +47,10 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
     batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
     # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
     example = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
-    with _attention_nodes(encoder.model) as bias, _quiet():
+    with _attention_nodes(encoder.model) as mask, _quiet():
         try:
             program = torch.onnx.export(
-                TracedEncoder(encoder, bias).eval(),
+                TracedEncoder(encoder, mask).eval(),
                 kwargs=example,
                 input_names=list(INPUTS),
                 output_names=[TOKENS, VECTORS],
@@ -83,18 +79,18 @@ def _attention_nodes(model: Any) -> Iterator[list[Tensor]]:
     """Trace the model's attention as single nodes inside the block, which read the mask from the yielded list."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
-    bias: list[Tensor] = []
+    mask: list[Tensor] = []
     before = model.config._attn_implementation
-    AttentionInterface.register(INTERFACE, _attention(bias))
+    AttentionInterface.register(INTERFACE, _attention(mask))
     model.config._attn_implementation = INTERFACE
     try:
-        yield bias
+        yield mask
     finally:
         model.config._attn_implementation = before
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None)
 
 
-def _attention(bias: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
+def _attention(mask: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
     def attend(
         module: nn.Module,
         query: Float[Tensor, "B H T D"],
@@ -110,7 +106,7 @@ def _attention(bias: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
         flat = [states.transpose(1, 2).reshape(num_rows, num_tokens, -1) for states in (query, key, value)]
         output = torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
-            [*flat, None, None, bias[0]],
+            [*flat, None, mask[0]],
             {"num_heads": num_heads, "scale": float(scaling if scaling is not None else head_size**-0.5)},
             dtype=query.dtype,
             shape=flat[0].shape,

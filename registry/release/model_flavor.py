@@ -77,7 +77,7 @@ def text_generation_signature() -> ModelSignature:
 
 
 def embedding_signature() -> ModelSignature:
-    """Return the signature of MLflow's own pipeline over an encoder: a text in, the states of its tokens out, not pooled."""
+    """Return the signature of MLflow's own pipeline over an encoder. A text in, the states of its tokens out, not pooled."""
     return ModelSignature(Schema([ColSpec(DataType.string)]), Schema([ColSpec(Array(Array(DataType.double)))]))
 
 

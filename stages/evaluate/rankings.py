@@ -1,4 +1,4 @@
-"""The figures of an encoder's evaluation with their intervals, and their ratios to another's, in pairs where both were asked the same."""
+"""The figures of an encoder's evaluation with their intervals. Ratios to another's are in pairs where both were asked the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an encoder is measured on: pairs of sentences with a similarity, and questions with the texts of a corpus that answer them."""
+"""What an encoder is measured on. Pairs of sentences with a similarity, and questions with the texts of a corpus that answer them."""
 
 from __future__ import annotations
 

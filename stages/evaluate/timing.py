@@ -55,7 +55,7 @@ def _numbers(latency: Latency) -> dict[str, float]:
 def embedding_times(
     runner: EmbeddingRunner, beside: EmbeddingRunner | None, texts: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Return medians and quartiles of the seconds that a text takes alone, and a batch of `BATCH`; `beside` in the same rounds.
+    """Return medians and quartiles of the seconds that a text takes alone, and a batch. `beside` in the same rounds.
 
     A round is every text of a sample alone, then all texts in batches by length: means over texts as they are, long and short.
     """

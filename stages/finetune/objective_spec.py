@@ -29,6 +29,8 @@ from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
 KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES
+# Objectives by their own name: of distributions, and between vectors.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -168,9 +170,9 @@ def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
         return entry.objective()
     if name in NOT_CAUSAL:
         raise ValueError(f"objective {name!r} {NOT_CAUSAL[name]}")
-    if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
-    return build(OBJECTIVES, name)
+    if name not in NAMED:
+        raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, NAMED)}")
+    return build(NAMED, name)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ MEASURE = "heldout_measure_nats"
 
 
 class EvaluatedRows(Protocol):
-    """What a run asks of rows of any kind: examples to evaluate, the rows they are of and their parts, the names of those learned."""
+    """What a run asks of rows of any kind. Examples to evaluate, the rows they are of and their parts, the names of those learned."""
 
     @property
     def heldout(self) -> Sequence[LearnedExample]: ...

@@ -88,7 +88,7 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
-    """Make one plain model of a base and its students; of an encoder and the weights trained on it one encoder.
+    """Make one plain model of a base and its students. An encoder takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.

@@ -13,9 +13,11 @@ from attar.registry.artifacts.facts import fact_text
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     Artifact,
+    EncoderArtifact,
     EncoderGraphArtifact,
     EvaluationArtifact,
     Facts,
+    ModelArtifact,
     OnnxArtifact,
     ReleaseArtifact,
 )
@@ -84,9 +86,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     has_passed = _passes(checks)
     is_champion = has_passed and config.champion == "past_gate"
     release = _release(config, inputs, graphs, {"original": baseline, **figures}, checks)
-    encoder = load_encoder(inputs.model.path) if inputs.model.is_encoder else None
-    model = load_model(inputs.model.path, "auto") if encoder is None else encoder.model
-    tokenizer = load_tokenizer(inputs.model.path)
+    model, tokenizer = _loaded(inputs.model), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
@@ -99,7 +99,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             onnx_folders={name: graph.path for name, graph in graphs.items()},
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
-            task="text-generation" if encoder is None else "feature-extraction",
+            task="feature-extraction" if inputs.model.is_encoder else "text-generation",
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
@@ -113,6 +113,11 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     )
     steps.advance()
     return _released(config, workdir / "content", asdict(registration), checks, is_champion)
+
+
+def _loaded(model: ModelArtifact | EncoderArtifact) -> Any:
+    """Return the transformers model of an artifact."""
+    return load_encoder(model.path).model if model.is_encoder else load_model(model.path, "auto")
 
 
 def _released(

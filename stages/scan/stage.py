@@ -100,7 +100,7 @@ def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
 
 @stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
-    """Score every window of blocks under each of the metrics, as tables; of an encoder those that need no next token.
+    """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token.
 
     Raises ValueError for calibration text that is empty or too short.
     """

@@ -40,7 +40,7 @@ class EmbeddingViews:
 
 @dataclass(frozen=True)
 class SimilarityRows:
-    """KL of each text's similarities to the batch's others, in nats: softmax of cosine / temperature over a row, teacher to student.
+    """KL of each text's similarities to the batch's others, in nats. Softmax of cosine / temperature over a row, teacher to student.
 
     Relations alone: the vectors may be of other widths. https://arxiv.org/abs/2101.04731. A batch of a single text says nothing.
     """
@@ -102,7 +102,7 @@ class EmbeddingDistance:
 
 @dataclass(frozen=True)
 class TokenDistance:
-    """How far the states that are pooled are from the teacher's, a token each: what a text's vector is the mean of.
+    """How far the states that are pooled are from the teacher's, token by token. A text's vector is made of them.
 
     squared: mean over the numbers of the squared difference; cosine: 1 - cosine. Hidden-state loss of https://arxiv.org/abs/1909.10351 at the
     last block.

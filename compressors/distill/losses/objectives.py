@@ -9,7 +9,6 @@ from typing import Any
 from attar.compressors.distill.examples.packing import Batch
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences import kullback
-from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
 from attar.compressors.distill.losses.views import TokenViews, ViewName
@@ -39,8 +38,4 @@ class ForwardKL:
 
 _FORWARD_KL = Distil(divergence=kullback.ForwardKL())
 
-OBJECTIVES: dict[str, type[Objective[Any, Any]]] = {
-    "next_token": NextToken,
-    "forward_kl": ForwardKL,
-    **EMBEDDING_LOSSES,
-}
+OBJECTIVES: dict[str, type[Objective[Any, Any]]] = {"next_token": NextToken, "forward_kl": ForwardKL}

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 # A part that some families put behind the last block. No pooling reads it: a folder may lack it.
 UNREAD = "pooler."
+# What older files hold and every model counts for itself: 0, 1, 2 and so on.
+COUNTED = "embeddings.position_ids"
 
 
 def load_encoder(
@@ -62,7 +64,7 @@ def refuse_no_encoder(folder: Path) -> None:
 def save_encoder(
     encoder: SentenceEncoder, folder: Path, form: SentenceForm, tokenizer_from: Path | None = None
 ) -> EncoderArtifact:
-    """Write an encoder as safetensors with its modules, copy the tokenizer files beside it, and return the handle with its facts."""
+    """Write an encoder as safetensors with its modules and tokenizer files, and return the handle with its facts."""
     quiet_transformers()
     encoder.model.save_pretrained(folder, safe_serialization=True)
     write_form(form, encoder.model.config.hidden_size, folder)
@@ -119,7 +121,7 @@ def folder_facts(folder: Path, form: SentenceForm) -> Facts:
 
 
 def default_form(folder: Path | None, pooling: str, is_normalized: bool | None, max_tokens: int) -> SentenceForm:
-    """Return the form that a folder says, and what is asked for instead of it; by default a mean, not normalized, of all tokens."""
+    """Return the form that a folder says, with what is asked for instead. By default a mean, not normalized, of all tokens."""
     stored = read_form(folder) if folder is not None else None
     base = stored.pooling if stored is not None else Pooling()
     return SentenceForm(
@@ -164,5 +166,6 @@ def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformer
     if not any(UNREAD in name for name in stored) and getattr(model, "pooler", None) is not None:
         model.pooler = None  # made up while loading, and read by nothing: it is not to be written as if it had been there
         report = {**report, "missing_keys": {name for name in report["missing_keys"] if UNREAD not in name}}
-    refuse_report(folder, report)
+    unread = {name for name in report["unexpected_keys"] if name.endswith(COUNTED)}
+    refuse_report(folder, {**report, "unexpected_keys": set(report["unexpected_keys"]) - unread})
     return model

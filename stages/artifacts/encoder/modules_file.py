@@ -32,7 +32,7 @@ FLAGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceForm:
-    """What a folder says beside the transformer: its pooling, where texts are cut (0: it does not say), and what is passed on as it is."""
+    """What a folder says beside the transformer. Its pooling, where texts are cut (0: it does not say), and what is passed on as it is."""
 
     pooling: Pooling
     max_tokens: int = 0
@@ -71,7 +71,7 @@ def read_form(folder: Path) -> SentenceForm | None:
 
 
 def write_form(form: SentenceForm, width: int, folder: Path) -> None:
-    """Write the files by which `SentenceTransformer(folder)` pools and cuts as the form says, in a form that all its versions read."""
+    """Write the files by which `SentenceTransformer(folder)` pools and cuts as the form says, for all its versions."""
     parts = [(TRANSFORMER, ""), (POOLING, POOLING_FOLDER)]
     parts += [(NORMALIZE, NORMALIZE_FOLDER)] if form.pooling.is_normalized else []
     modules = [

@@ -1,4 +1,4 @@
-"""Prove that a written encoder is what was made: it loads whole in plain transformers, and gives the vectors of the encoder in memory."""
+"""Prove that a written encoder is what was made. It loads whole in plain transformers, and gives the vectors of the encoder in memory."""
 
 from __future__ import annotations
 

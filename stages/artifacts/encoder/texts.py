@@ -33,6 +33,6 @@ class TextReader:
 
 
 def texts_of(rows: Iterable[Row]) -> list[str]:
-    """Return what of rows an encoder can read, each text once: plain texts, questions and answers, both sentences of a pair."""
+    """Return what of rows an encoder can read, each text once. Plain texts, questions and answers, both sentences of a pair."""
     parts = (part for row in rows for part in ((row.text,) if row.text else (row.question, row.answer)))
     return list(dict.fromkeys(part for part in parts if part.strip()))
