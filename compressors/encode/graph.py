@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,15 +25,22 @@ INTERFACE = "attar_encoder_graph"
 OPSETS = (20, 23)
 
 
+@dataclass
+class Hidden:
+    """What the attention of every block needs of the graph's inputs. Set by the traced forward before the model is called."""
+
+    mask: Int[Tensor, "B T"] | None = None
+
+
 class TracedEncoder(nn.Module):
     """An encoder whose attention is one node a block. In: token ids and their mask. Out: states of the tokens, vectors of the texts."""
 
-    def __init__(self, encoder: SentenceEncoder, mask: list[Tensor]) -> None:
+    def __init__(self, encoder: SentenceEncoder, hidden: Hidden) -> None:
         super().__init__()
-        self.encoder, self._mask = encoder, mask
+        self.encoder, self._hidden = encoder, hidden
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
-        self._mask[:] = [attention_mask.to(torch.int32)]
+        self._hidden.mask = attention_mask.to(torch.int32)
         states = self.encoder.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         return states, self.encoder.pooling(states, attention_mask)
 
@@ -47,10 +55,10 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
     batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
     # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
     example = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
-    with _attention_nodes(encoder.model) as mask, _quiet():
+    with _attention_nodes(encoder.model) as hidden, _quiet():
         try:
             program = torch.onnx.export(
-                TracedEncoder(encoder, mask).eval(),
+                TracedEncoder(encoder, hidden).eval(),
                 kwargs=example,
                 input_names=list(INPUTS),
                 output_names=[TOKENS, VECTORS],
@@ -75,22 +83,22 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
 
 
 @contextmanager
-def _attention_nodes(model: Any) -> Iterator[list[Tensor]]:
-    """Trace the model's attention as single nodes inside the block, which read the mask from the yielded list."""
+def _attention_nodes(model: Any) -> Iterator[Hidden]:
+    """Trace the model's attention as single nodes inside the block, which read the mask from what is yielded."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
-    mask: list[Tensor] = []
+    hidden = Hidden()
     before = model.config._attn_implementation
-    AttentionInterface.register(INTERFACE, _attention(mask))
+    AttentionInterface.register(INTERFACE, _attention(hidden))
     model.config._attn_implementation = INTERFACE
     try:
-        yield mask
+        yield hidden
     finally:
         model.config._attn_implementation = before
         ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None)
 
 
-def _attention(mask: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
+def _attention(hidden: Hidden) -> Callable[..., tuple[Tensor, None]]:
     def attend(
         module: nn.Module,
         query: Float[Tensor, "B H T D"],
@@ -106,7 +114,7 @@ def _attention(mask: list[Tensor]) -> Callable[..., tuple[Tensor, None]]:
         flat = [states.transpose(1, 2).reshape(num_rows, num_tokens, -1) for states in (query, key, value)]
         output = torch.onnx.ops.symbolic(
             "com.microsoft::MultiHeadAttention",
-            [*flat, None, mask[0]],
+            [*flat, None, hidden.mask],
             {"num_heads": num_heads, "scale": float(scaling if scaling is not None else head_size**-0.5)},
             dtype=query.dtype,
             shape=flat[0].shape,

@@ -39,9 +39,9 @@ FIXED_MEMORY_BYTES = 300e6
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     students = inputs["students"]
-    _check_inputs(config, inputs)
     if is_encoder(*inputs.get("base", ({},))):
         check_encoder_merge(config)
+    _check_inputs(config, inputs)
     check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
     for student in students:

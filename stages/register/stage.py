@@ -83,8 +83,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     baseline = measured(inputs.baseline)
     ratios = _ratios(inputs, evaluations)
     checks = _verdict(config, figures, baseline, ratios)
-    has_passed = _passes(checks)
-    is_champion = has_passed and config.champion == "past_gate"
+    is_champion = (has_passed := _passes(checks)) and config.champion == "past_gate"
     release = _release(config, inputs, graphs, {"original": baseline, **figures}, checks)
     model, tokenizer = _loaded(inputs.model), load_tokenizer(inputs.model.path)
     steps.advance()

@@ -16,6 +16,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.modules_file import SentenceForm, read_form, write_form
 from attar.stages.artifacts.encoder.texts import TextReader
+from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES
 from tests.stages.encoder.conftest import NAMES, encoder_of
@@ -117,7 +118,7 @@ def test_each_kind_refuses_the_other(store: Store, encoder: EncoderArtifact, mod
     with pytest.raises(ValueError, match="a causal language model; as an encoder are accepted"):
         encoder_of(store, f"folder:{model.path}")
     with pytest.raises(ValueError, match=r"not a causal language model; only those are taken; a sentence encoder comes in with"):
-        ingest_model.execute(IngestModelConfig(source=f"folder:{encoder.path}"), None, store)  # type: ignore[arg-type]
+        ingest_model.execute(IngestModelConfig(source=f"folder:{encoder.path}"), NoInputs(), store)
     with pytest.raises(ValueError, match="accepted: random: and one of bert"):
         IngestModelConfig(source="random:llama", model={"kind": "encoder"})
     with pytest.raises(ValueError, match="the model has 514 positions"):
