@@ -97,8 +97,8 @@ def encoder_forecast(source: ModelSource, config: SentenceModel) -> Facts:
         model = random_encoder(source.parts["family"], **random_options(source))[0]
         return encoder_facts(model, _form(None, config, model.config, NO_LIMIT))
     if source.scheme == "folder":
-        return folder_facts(source.path, default_form(source.path, *_asked(config)))
-    return form_facts(default_form(None, *_asked(config)))
+        return folder_facts(source.path, default_form(source.path, *_wanted(config)))
+    return form_facts(default_form(None, *_wanted(config)))
 
 
 def ingest_encoder(
@@ -115,7 +115,7 @@ def ingest_encoder(
         refuse_no_encoder(folder)
         refuse_no_tokenizer(folder)
         tokenizer = load_tokenizer(folder)
-        model = load_encoder(folder, form=default_form(folder, *_asked(config))).model
+        model = load_encoder(folder, form=default_form(folder, *_wanted(config))).model
         form = _form(folder, config, model.config, int(tokenizer.model_max_length))
     encoder = SentenceEncoder(model, form.pooling).eval()
     expected = probe_vectors(encoder, "ingest_model")
@@ -130,7 +130,7 @@ def ingest_encoder(
 
 def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokenizer_limit: int) -> SentenceForm:
     """Return the form with the length at which texts are cut. Raises ValueError for one that the model has no positions for."""
-    form = default_form(folder, *_asked(config))
+    form = default_form(folder, *_wanted(config))
     positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
     if form.max_tokens > positions:
         raise ValueError(f"max_tokens is {form.max_tokens}, but the model has {positions} positions; accepted: 1 to {positions}")
@@ -138,7 +138,7 @@ def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokeniz
     return SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
 
 
-def _asked(config: SentenceModel) -> tuple[str, bool | None, int]:
+def _wanted(config: SentenceModel) -> tuple[str, bool | None, int]:
     return config.pooling, config.is_normalized, config.max_tokens
 
 

@@ -51,8 +51,8 @@ def fold_encoder(
     artifact = save_encoder(encoder, content, form, tokenizer_from=base.path)
     del encoder
     prove_encoder(content, expected, "merge", device)
-    kept = ("license", "num_tokens_without_row", "removed_blocks")
-    return EncoderArtifact.at(content, artifact.facts | {name: base.facts[name] for name in kept if name in base.facts})
+    carried = ("license", "num_tokens_without_row", "removed_blocks")
+    return EncoderArtifact.at(content, artifact.facts | {name: base.facts[name] for name in carried if name in base.facts})
 
 
 def _weights(

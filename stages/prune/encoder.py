@@ -49,5 +49,5 @@ def prune_encoder(model: ModelArtifact | EncoderArtifact, removed: Sequence[int]
     steps.advance()
     del encoder
     prove_encoder(content, expected, "prune", device)
-    kept = {name: model.facts[name] for name in ("license", "num_tokens_without_row") if name in model.facts}
-    return EncoderArtifact.at(content, artifact.facts | {"removed_blocks": tuple(removed), **kept})
+    carried = {name: model.facts[name] for name in ("license", "num_tokens_without_row") if name in model.facts}
+    return EncoderArtifact.at(content, artifact.facts | {"removed_blocks": tuple(removed), **carried})

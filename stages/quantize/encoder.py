@@ -72,9 +72,9 @@ def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Pa
     quantized.write_table(content / TABLE)
     (content / RESULT).write_text(json.dumps(quality, indent=1))
     held = {"weight_bytes": float((content / DATA).stat().st_size)}
-    kept = {name: quality[name] for name in ("cosine_distance", "size_fraction")}
+    carried = {name: quality[name] for name in ("cosine_distance", "size_fraction")}
     form = {name: facts[name] for name in FORM}
-    return EncoderGraphArtifact.at(content, {**exported(facts, label), **form, **kept, **held})
+    return EncoderGraphArtifact.at(content, {**exported(facts, label), **form, **carried, **held})
 
 
 def _refuse_loss(config: QuantizeConfig, quality: dict[str, float]) -> None:

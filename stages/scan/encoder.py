@@ -35,8 +35,8 @@ def check_encoder_scan(config: ScanConfig) -> None:
             f"metrics has {causal[0]!r}, which needs a causal language model; accepted for an encoder: {', '.join(METRICS)}"
         )
     if config.candidates.axes or config.measure_latency or config.in_memory == "block":
-        asked = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
-        raise ValueError(f"{asked} is for causal language models; accepted for an encoder: metrics and calibration alone")
+        given = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
+        raise ValueError(f"{given} is for causal language models; accepted for an encoder: metrics and calibration alone")
     accepted = "num_samples, max_tokens, batch_size, precision"
     refuse_causal_fields(sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
 

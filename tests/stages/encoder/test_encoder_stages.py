@@ -90,8 +90,8 @@ def test_a_cut_encoder_is_its_kept_blocks_and_keeps_its_form(
     pruned = cut(store, encoder, blocks=[1, 2])
     assert isinstance(pruned, EncoderArtifact) and pruned.facts.num_blocks == 2
     assert (pruned.facts.pooling, pruned.facts.is_normalized, pruned.facts.max_tokens) == ("mean", True, 128)
-    whole, kept = load_encoder(encoder.path), load_encoder(pruned.path)
-    for layer, old in zip(kept.model.encoder.layer, (0, 3), strict=True):
+    whole, smaller = load_encoder(encoder.path), load_encoder(pruned.path)
+    for layer, old in zip(smaller.model.encoder.layer, (0, 3), strict=True):
         assert all(map(torch.equal, layer.parameters(), whole.model.encoder.layer[old].parameters()))
     assert not torch.allclose(vectors_of(pruned, code), vectors_of(encoder, code), atol=1e-3)
 
@@ -174,9 +174,9 @@ def test_an_evaluation_ranks_pairs_and_texts(
 
 def test_a_corpus_is_named_by_ids(store: Store, encoder: EncoderArtifact, tmp_path: Path) -> None:
     texts = [{"id": f"t{index}", "text": entry["answer"]} for index, entry in enumerate(CODE)]
-    asked = [{"question": entry["question"], "positives": [f"t{index}"]} for index, entry in enumerate(CODE)]
+    queries_asked = [{"question": entry["question"], "positives": [f"t{index}"]} for index, entry in enumerate(CODE)]
     columns = {"positives": "positives"}
-    queries = ingested(store, tmp_path / "queries.jsonl", asked, columns=columns, heldout_fraction=0.0)
+    queries = ingested(store, tmp_path / "queries.jsonl", queries_asked, columns=columns, heldout_fraction=0.0)
     corpus = ingested(store, tmp_path / "corpus.jsonl", texts, columns={"row_id": "id"}, heldout_fraction=0.0)
     inputs = EvaluateInputs(model=encoder, tasks=(queries,), text=corpus)
     content = evaluation_of(evaluate.execute(EvaluateConfig(), inputs, store).artifact)
