@@ -56,7 +56,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         for name, data in zip(names, inputs.tasks, strict=True)
     }
     runner = opened(config, inputs.model)
-    reader = TextReader(inputs.model.path, int(inputs.model.facts["max_tokens"]))
+    reader = TextReader.of(inputs.model)
     tokens_per_batch = config.batch_size * 128
     vectors = _Vectors(runner, reader, tokens_per_batch)
     evaluation: dict[str, Any] = {

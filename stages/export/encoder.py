@@ -47,7 +47,7 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     texts = texts_of(read_rows(inputs.data.path / "rows.jsonl"))[: config.num_prompts]
     if not texts:
         raise ValueError("input data: no row has a text to compare the graph on")
-    ids = TextReader(folder, int(facts["max_tokens"]))(texts)
+    ids = TextReader.of(inputs.model)(texts)
     encoder = load_encoder(folder, torch.float32)
     steps = bar("tracing the graph", 1, "steps")
     graph = export_encoder(encoder, config.opset)

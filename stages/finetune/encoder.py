@@ -103,10 +103,9 @@ class SentenceRows:
 
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
-    folder, longest = inputs.model.path, plan.rows.max_tokens
-    reader = TextReader(folder, min(longest, int(inputs.model.facts["max_tokens"])))
+    reader = TextReader.of(inputs.model, plan.rows.max_tokens)
     rows = SentenceRows.read(inputs.data, reader)
-    encoder = load_encoder(folder, plan.dtype, plan.device)
+    encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)

@@ -47,7 +47,7 @@ def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Pa
     texts = texts_of(split_rows(rows, "heldout") or rows)[: config.measured.max_rows or None]
     if not texts:
         raise ValueError("input data: no row has a text to measure the loss on")
-    ids = TextReader(source, int(facts["max_tokens"]))(texts)
+    ids = TextReader.of(inputs.model)(texts)
     quantized = QuantizedGraph(config.with_changes(smooth=0.0), source, [])
     write_graph(quantized.with_floats([]), content)
     copy_tokenizer(source, content)

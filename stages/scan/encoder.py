@@ -50,7 +50,7 @@ def scan_encoder(
     texts = texts_of(split_rows(read_rows(data.path / "rows.jsonl"), "train"))[: config.calibration.num_samples]
     if not texts:
         raise ValueError("the data set has no training rows to calibrate on")
-    ids = [some[: config.calibration.max_tokens] for some in TextReader(model.path, model.facts.max_tokens)(texts)]
+    ids = [some[: config.calibration.max_tokens] for some in TextReader.of(model)(texts)]
     num_blocks = len(decoder_blocks(encoder.model))
     scores = _cosine(config, encoder, ids) | _others(config, encoder, num_blocks)
     scores = {name: scores[name] for name in config.metrics}

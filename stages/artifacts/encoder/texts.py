@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from attar.registry.artifacts.handles import Artifact, Facts
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_tokenizer
 
@@ -19,6 +20,13 @@ class TextReader:
     def __init__(self, folder: Path, max_tokens: int) -> None:
         self.max_tokens = max_tokens
         self._tokenizer = load_tokenizer(folder)
+
+    @staticmethod
+    def of(model: Artifact[Any], max_tokens: int = 0) -> TextReader:
+        """Return the reader of an encoder or its graph, which cuts at fewer tokens where that is asked for."""
+        facts: Facts = model.facts
+        longest = int(facts["max_tokens"])
+        return TextReader(model.path, min(longest, max_tokens or longest))
 
     def __call__(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, special tokens included. Raises ValueError for a text that has none."""
