@@ -77,7 +77,7 @@ class Ranked:
 
 
 def ranked(
-    queries: Float[Tensor, "Q D"], corpus: Float[Tensor, "N D"], positives: Sequence[Set[int]]
+    queries: Float[Tensor, "M D"], corpus: Float[Tensor, "N D"], positives: Sequence[Set[int]]
 ) -> list[Ranked]:
     """Return where each query's right texts stand by cosine. A text that is as near as a right one stands before it."""
     queries, corpus = nn.functional.normalize(queries, dim=-1), nn.functional.normalize(corpus, dim=-1)
