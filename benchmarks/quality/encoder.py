@@ -96,7 +96,9 @@ def main() -> None:
     row("cut alone", cut, evaluated(bench, cut, tests, original), baseline, 0.0)
     for seed in map(int, seeds.split(",")):
         schedule = {**SCHEDULE, "seed": seed}
-        weights = bench.run("finetune", {**TRAINING, "schedule": schedule}, model=cut, data=tuple(train), teacher=original)
+        weights = bench.run(
+            "finetune", {**TRAINING, "schedule": schedule}, model=cut, data=tuple(train), teacher=original
+        )
         seconds = bench.seconds
         student = bench.run("merge", {"method": "fold"}, base=cut, students=(weights,))
         row(f"taught, seed {seed}", student, evaluated(bench, student, tests, original), baseline, seconds)

@@ -47,7 +47,10 @@ def main() -> None:
     data = run(store, "ingest_data", {"source": f"jsonl:{corpus}", "heldout_fraction": 0.0})
     original = run(store, "ingest_model", {"source": SOURCE, "model": MODEL})
     graph = run(store, "export", {"num_prompts": 64}, model=original, data=data)
-    quantizing = {"limits": {"kind": "vectors", "max_cosine_distance": 0.05}, "weights": {"kind": "dynamic", "block_size": 128}}
+    quantizing = {
+        "limits": {"kind": "vectors", "max_cosine_distance": 0.05},
+        "weights": {"kind": "dynamic", "block_size": 128},
+    }
     small = run(store, "quantize", quantizing, model=graph, data=data)
     peer = SentenceTransformer(str(original.path), device="cpu")
     reader = TextReader.of(original)
@@ -68,7 +71,9 @@ def main() -> None:
     print("| encoder | texts/s | of sentence-transformers' | 1 - cosine, mean |\n|---|---|---|---|")
     first = statistics.median(seconds["sentence-transformers"])
     for name, times in seconds.items():
-        apart = 1 - torch.cosine_similarity(vectors[name].float().cpu(), vectors["sentence-transformers"].float().cpu(), dim=-1)
+        apart = 1 - torch.cosine_similarity(
+            vectors[name].float().cpu(), vectors["sentence-transformers"].float().cpu(), dim=-1
+        )
         median = statistics.median(times)
         print(f"| {name} | {len(texts) / median:,.0f} | {first / median:.2f} | {float(apart.mean()):.1e} |")
 

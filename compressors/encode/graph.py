@@ -88,6 +88,11 @@ def _attention_nodes(model: Any) -> Iterator[Hidden]:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
     hidden = Hidden()
+    if (
+        not model._supports_attention_backend
+    ):  # attention of the family's own, such as MPNet's with its position bias: traced as written
+        yield hidden
+        return
     before = model.config._attn_implementation
     AttentionInterface.register(INTERFACE, _attention(hidden))
     model.config._attn_implementation = INTERFACE

@@ -46,7 +46,7 @@ def spearman_ratio(
 
     def ratio(sets: Sequence[Sequence[np.ndarray]]) -> float:
         above, below = (np.mean([spearman(some[side], some[2]) for some in sets]) for side in (0, 1))  # type: ignore[arg-type]
-        return float(above / below)
+        return float(above / below) if below else float("nan")
 
     sets = [list(some) for some in zip(candidate, baseline, scores, strict=True)]
     draws = [ratio(draw) for draw in _draws(sets, seed)]
@@ -76,9 +76,7 @@ class Ranked:
         return sum(rank <= depth for rank in self.ranks) / len(self.ranks)
 
 
-def ranked(
-    queries: Float[Tensor, "M D"], corpus: Float[Tensor, "N D"], positives: Sequence[Set[int]]
-) -> list[Ranked]:
+def ranked(queries: Float[Tensor, "M D"], corpus: Float[Tensor, "N D"], positives: Sequence[Set[int]]) -> list[Ranked]:
     """Return where each query's right texts stand by cosine. A text that is as near as a right one stands before it."""
     queries, corpus = nn.functional.normalize(queries, dim=-1), nn.functional.normalize(corpus, dim=-1)
     rankings: list[Ranked] = []

@@ -188,4 +188,6 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def _form(evaluation: dict[str, Any]) -> str:
-    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(evaluation["format"], evaluation["format"])
+    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(
+        evaluation["format"], evaluation["format"]
+    )

@@ -118,10 +118,10 @@ class EvaluateConfig(StageConfig):
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
     """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus.
- `original`: what the model is to draft for.
+    `original`: what the model is to draft for.
 
-    `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
-    where there are any.
+       `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
+       where there are any.
     """
 
     model: Measured

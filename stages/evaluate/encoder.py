@@ -29,7 +29,15 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
-CAUSAL_FIELDS = ("max_new_tokens", "perplexity_window", "num_samples", "task_folder", "tasks", "drafts", "num_prompt_tokens")
+CAUSAL_FIELDS = (
+    "max_new_tokens",
+    "perplexity_window",
+    "num_samples",
+    "task_folder",
+    "tasks",
+    "drafts",
+    "num_prompt_tokens",
+)
 # Context at which the FLOPs of a token are counted: about the length of a sentence or two.
 NUM_CONTEXT_TOKENS = 64
 
@@ -40,7 +48,9 @@ def check_encoder_evaluation(config: EvaluateConfig, *, is_graph: bool, has_task
         sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
     )
     if not has_tasks:
-        raise ValueError("nothing to measure quality on: give the input tasks (pairs with a similarity, or questions with their texts)")
+        raise ValueError(
+            "nothing to measure quality on: give the input tasks (pairs with a similarity, or questions with their texts)"
+        )
     if has_original:
         raise ValueError("input original is what a model drafts for, and an encoder drafts nothing; accepted: beside")
     if config.provider != CPU and not is_graph:
@@ -66,7 +76,11 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         "part": config.part,
         **_size(inputs.model),
         # what an evaluation of a causal model has: nothing of it is measured here
-        **{"tasks": {}, "right": {}, "perplexity": None, "text_pieces": [], "samples": []},
+        "tasks": {},
+        "right": {},
+        "perplexity": None,
+        "text_pieces": [],
+        "samples": [],
         "pairs": {name: _pairs(task, vectors) for name, task in tasks.items() if task.is_graded},
         "retrieval": {name: _retrieval(task, vectors, name) for name, task in tasks.items() if not task.is_graded},
         "asked": {name: task.digest for name, task in tasks.items()},
@@ -136,6 +150,7 @@ def _latency(
     times = embedding_times(runner, beside, texts)
     if inputs.beside is not None:
         times["beside"]["model_fingerprint"] = inputs.beside.fingerprint
-    note(f"{times['texts_per_second']:,.0f} texts a second in batches of 32, {1e3 * times['embed_seconds']:.1f} ms for a single text")
+    note(
+        f"{times['texts_per_second']:,.0f} texts a second in batches of 32, {1e3 * times['embed_seconds']:.1f} ms for a single text"
+    )
     return times
-

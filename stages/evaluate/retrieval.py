@@ -52,7 +52,9 @@ def read_task(data: DatasetArtifact, name: str, corpus: Mapping[str, str] | None
     if not rows:
         raise ValueError(f"task {name}: no row has a question or a pair of sentences")
     if choices := [row.id for row in rows if row.choices]:
-        raise ValueError(f"task {name}: row {choices[0]} has choices to answer by, which an encoder does not; accepted: pairs, questions with texts")
+        raise ValueError(
+            f"task {name}: row {choices[0]} has choices to answer by, which an encoder does not; accepted: pairs, questions with texts"
+        )
     if any(row.similarity is not None for row in rows):
         return _pairs(rows, name)
     if any(row.positives for row in rows):
@@ -75,8 +77,12 @@ def _pairs(rows: Sequence[Row], name: str) -> Task:
     similarities = [row.similarity for row in rows]
     if None in similarities or len(rows) < 2:
         lone = next((row.id for row in rows if row.similarity is None), rows[0].id)
-        raise ValueError(f"task {name}: row {lone} stands without a similarity among pairs; accepted: two pairs at least, all graded")
-    return Task(([row.question for row in rows], [row.answer for row in rows]), [float(value or 0.0) for value in similarities])
+        raise ValueError(
+            f"task {name}: row {lone} stands without a similarity among pairs; accepted: two pairs at least, all graded"
+        )
+    return Task(
+        ([row.question for row in rows], [row.answer for row in rows]), [float(value or 0.0) for value in similarities]
+    )
 
 
 def _named(rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None) -> Task:
@@ -85,7 +91,9 @@ def _named(rows: Sequence[Row], name: str, corpus: Mapping[str, str] | None) -> 
     index = {text_id: position for position, text_id in enumerate(corpus)}
     for row in rows:
         if unknown := [text_id for text_id in row.positives if text_id not in index]:
-            raise ValueError(f"task {name}: row {row.id} names text {unknown[0]!r}, which the corpus of {len(corpus)} texts does not hold")
+            raise ValueError(
+                f"task {name}: row {row.id} names text {unknown[0]!r}, which the corpus of {len(corpus)} texts does not hold"
+            )
         if not row.positives:
             raise ValueError(f"task {name}: row {row.id} names no text that answers it; accepted: one at least")
     positives = [{index[text_id] for text_id in row.positives} for row in rows]

@@ -33,7 +33,9 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, *, has_guidance: 
     if has_guidance:
         raise ValueError("input guidance is for causal language models, and the model is an encoder; accepted: none")
     if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
-        raise ValueError(f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: opset, num_prompts")
+        raise ValueError(
+            f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: opset, num_prompts"
+        )
     facts = {**exported(model), **{name: model[name] for name in FORM if name in model}}
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))

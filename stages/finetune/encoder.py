@@ -28,7 +28,7 @@ from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
-from attar.stages.finetune.teacher_config import NO_CONTEXT
+from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -50,9 +50,11 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
                 "accepted: similarity_rows, embedding_distance, token_distance"
             )
     if config.adapt.kind != "full":
-        raise ValueError(f"adapt.kind is {config.adapt.kind!r}, but the model is an encoder, whose blocks learn whole; accepted: full")
-    if config.rollout.kind != "data":
-        raise ValueError(f"rollout.kind is {config.rollout.kind!r}, but an encoder writes nothing; accepted: data")
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, but the model is an encoder, whose blocks learn whole; accepted: full"
+        )
+    if policy_of(config.rollout) is not None:
+        raise ValueError("rollout lets a model write, but an encoder writes nothing; accepted: data")
     if config.heldout.stop_on == "quality":
         raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for an encoder: loss")
     if config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
@@ -64,7 +66,9 @@ def refuse_vectors(objectives: Mapping[str, Objective]) -> None:
     """Raise ValueError for an objective that reads vectors of texts, which a causal model does not give."""
     for name, objective in objectives.items():
         if objective.requires.views == EMBEDDINGS:
-            raise ValueError(f"objectives.{name} reads vectors of texts, and the model is a causal language model; accepted: an encoder")
+            raise ValueError(
+                f"objectives.{name} reads vectors of texts, and the model is a causal language model; accepted: an encoder"
+            )
 
 
 @dataclass(frozen=True)
@@ -167,4 +171,6 @@ def _with_vectors(
 def _refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
     probe = ["A probe of words, 12,345.678 and naïve Größe."]
     if TextReader(folder, 0)(probe) != TextReader(other, 0)(probe):
-        raise ValueError(f"vocabulary mismatch: {who} cuts texts into other tokens than the model; accepted: one tokenizer")
+        raise ValueError(
+            f"vocabulary mismatch: {who} cuts texts into other tokens than the model; accepted: one tokenizer"
+        )

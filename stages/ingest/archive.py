@@ -56,6 +56,7 @@ def _extract(wheel: zipfile.ZipFile, name: str, scratch: Path) -> None:
     wheel.extract(name, scratch)
     if file_digest(scratch / name) != recorded:
         (scratch / name).unlink()
+        Path(str(wheel.filename)).unlink()  # else it would be there, as it is, on the next try
         raise ValueError(f"{name} does not match the sha256 in the wheel's RECORD")
 
 

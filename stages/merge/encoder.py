@@ -47,12 +47,16 @@ def fold_encoder(
     expected = probe_vectors(encoder, "merge")
     change = float((expected - before).abs().max())
     metric("fold_max_vector_change", change)
-    note(f"{len(weights)} of {len(parameters)} tensors were trained; a number of a vector changes by at most {change:.2g}")
+    note(
+        f"{len(weights)} of {len(parameters)} tensors were trained; a number of a vector changes by at most {change:.2g}"
+    )
     artifact = save_encoder(encoder, content, form, tokenizer_from=base.path)
     del encoder
     prove_encoder(content, expected, "merge", device)
     carried = ("license", "num_tokens_without_row", "removed_blocks")
-    return EncoderArtifact.at(content, artifact.facts | {name: base.facts[name] for name in carried if name in base.facts})
+    return EncoderArtifact.at(
+        content, artifact.facts | {name: base.facts[name] for name in carried if name in base.facts}
+    )
 
 
 def _weights(
@@ -65,5 +69,7 @@ def _weights(
         raise ValueError(f"the weights were trained on model {trained_on[:12]}, not on the base given here")
     path = students[0].path / WEIGHTS_FILE
     if not path.exists():
-        raise ValueError(f"students: {students[0].path.name} holds no {WEIGHTS_FILE}; accepted: a finetune with adapt.kind full")
+        raise ValueError(
+            f"students: {students[0].path.name} holds no {WEIGHTS_FILE}; accepted: a finetune with adapt.kind full"
+        )
     return load_file(path)

@@ -139,7 +139,9 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 
 
 def _open(
-    base: FolderSource | None, artifact: ModelArtifact | EncoderArtifact | None, student: AdapterArtifact | ModelArtifact
+    base: FolderSource | None,
+    artifact: ModelArtifact | EncoderArtifact | None,
+    student: AdapterArtifact | ModelArtifact,
 ) -> Source:
     if student.is_whole_model:
         return FolderSource(student.path)

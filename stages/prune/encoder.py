@@ -25,7 +25,9 @@ def check_encoder_prune(config: PruneConfig) -> None:
             f"{given} is for causal language models, and the model is an encoder; accepted: num_blocks, blocks or keep_fraction, without a patch"
         )
     if others := sorted(set(config.keep_fraction) - {"blocks", "parameters"}):
-        raise ValueError(f"keep_fraction.{others[0]} is counted a decoded token; accepted for an encoder: blocks, parameters")
+        raise ValueError(
+            f"keep_fraction.{others[0]} is counted a decoded token; accepted for an encoder: blocks, parameters"
+        )
 
 
 def prune_encoder(model: ModelArtifact | EncoderArtifact, removed: Sequence[int], content: Path) -> EncoderArtifact:

@@ -33,11 +33,17 @@ METHODS = ("nearest",)
 def check_encoder_quantize(config: QuantizeConfig) -> None:
     """Raise ValueError for what is chosen by running a causal graph over text. An encoder's integers follow from its weights alone."""
     if config.method not in METHODS:
-        raise ValueError(f"method is {config.method!r}, which is calibrated on a causal graph; accepted for an encoder: {', '.join(METHODS)}")
+        raise ValueError(
+            f"method is {config.method!r}, which is calibrated on a causal graph; accepted for an encoder: {', '.join(METHODS)}"
+        )
     if config.smooth and "smooth" in config.model_fields_set:
-        raise ValueError(f"smooth is {config.smooth:g}, which is calibrated on a causal graph; accepted for an encoder: 0")
+        raise ValueError(
+            f"smooth is {config.smooth:g}, which is calibrated on a causal graph; accepted for an encoder: 0"
+        )
     if config.max_kept or config.twofold:
-        raise ValueError(f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for an encoder: none")
+        raise ValueError(
+            f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for an encoder: none"
+        )
 
 
 def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Path, label: str) -> EncoderGraphArtifact:
@@ -54,7 +60,9 @@ def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Pa
     copy_form(source, content)
     (content / "config.json").write_text((source / "config.json").read_text())
     counter = bar("measuring the loss", 2 * len(ids), "texts")
-    vectors = [encoded(GraphEncoder(open_session(folder), CPU), ids, on_batch=counter.advance) for folder in (source, content)]
+    vectors = [
+        encoded(GraphEncoder(open_session(folder), CPU), ids, on_batch=counter.advance) for folder in (source, content)
+    ]
     distances = 1.0 - nn.functional.cosine_similarity(*vectors, dim=-1)
     quality = {
         "cosine_distance": float(distances.mean()),

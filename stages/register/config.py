@@ -19,7 +19,6 @@ from attar.registry.artifacts.handles import (
 from attar.registry.release.gate import ENCODER_METRICS, THRESHOLDS
 from attar.stages.contract import StageConfig
 
-
 # Thresholds on what every model has, and those of an encoder.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}

@@ -38,7 +38,6 @@ from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
 
-
 Graph = OnnxArtifact | EncoderGraphArtifact
 
 

@@ -36,7 +36,9 @@ def check_encoder_scan(config: ScanConfig) -> None:
         )
     if config.candidates.axes or config.measure_latency or config.in_memory == "block":
         given = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
-        raise ValueError(f"{given} is for causal language models; accepted for an encoder: metrics and calibration alone")
+        raise ValueError(
+            f"{given} is for causal language models; accepted for an encoder: metrics and calibration alone"
+        )
     accepted = "num_samples, max_tokens, batch_size, precision"
     refuse_causal_fields(sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
 

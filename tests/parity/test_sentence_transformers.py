@@ -45,7 +45,9 @@ def test_a_written_folder_gives_its_vectors(store: Store, family: str, form: dic
 
 
 def test_a_folder_that_it_writes_comes_in_as_it_is(store: Store, tmp_path: Path) -> None:
-    own: EncoderArtifact = encoder_of(store, "random:bert?num_blocks=2&hidden_size=32", is_normalized=True, max_tokens=40)
+    own: EncoderArtifact = encoder_of(
+        store, "random:bert?num_blocks=2&hidden_size=32", is_normalized=True, max_tokens=40
+    )
     sentence_transformers.SentenceTransformer(str(own.path), device="cpu").save(str(tmp_path / "written"))
     again = encoder_of(store, f"folder:{tmp_path / 'written'}")
     facts = again.facts

@@ -42,7 +42,9 @@ class EncoderStudent(nn.Module):
         super().__init__()
         self.model, self.pooling, self.projections = encoder.model, encoder.pooling, {}
         for module in self.model.modules():
-            if isinstance(module, nn.Dropout):  # the teacher's vectors are exact: noise in the student's would only blur the way there
+            if isinstance(
+                module, nn.Dropout
+            ):  # the teacher's vectors are exact: noise in the student's would only blur the way there
                 module.p = 0.0
 
     def forward(self, batch: SentenceBatch) -> Float[Tensor, "N D"]:

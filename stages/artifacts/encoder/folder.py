@@ -31,7 +31,10 @@ COUNTED = "embeddings.position_ids"
 
 
 def load_encoder(
-    folder: Path, dtype: torch.dtype | str = "auto", device: torch.device | None = None, form: SentenceForm | None = None
+    folder: Path,
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | None = None,
+    form: SentenceForm | None = None,
 ) -> SentenceEncoder:
     """Load a safe encoder folder in evaluation mode. `form`: instead of what the folder says.
 
@@ -135,9 +138,7 @@ def default_form(folder: Path | None, pooling: str, is_normalized: bool | None, 
 
 def described(facts: EncoderFacts) -> str:
     """Return an encoder's form in words, for a note."""
-    return (
-        f"{facts.pooling} pooling{', normalized' if facts.is_normalized else ''}, texts cut at {facts.max_tokens} tokens"
-    )
+    return f"{facts.pooling} pooling{', normalized' if facts.is_normalized else ''}, texts cut at {facts.max_tokens} tokens"
 
 
 def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformers.PreTrainedModel:
@@ -164,7 +165,9 @@ def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformer
     except Exception as error:
         raise ValueError(f"{folder}: transformers cannot load it: {one_line(error)}") from error
     if not any(UNREAD in name for name in stored) and getattr(model, "pooler", None) is not None:
-        model.pooler = None  # made up while loading, and read by nothing: it is not to be written as if it had been there
+        model.pooler = (
+            None  # made up while loading, and read by nothing: it is not to be written as if it had been there
+        )
         report = {**report, "missing_keys": {name for name in report["missing_keys"] if UNREAD not in name}}
     unread = {name for name in report["unexpected_keys"] if name.endswith(COUNTED)}
     refuse_report(folder, {**report, "unexpected_keys": set(report["unexpected_keys"]) - unread})

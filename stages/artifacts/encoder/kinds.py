@@ -28,4 +28,6 @@ def refuse_mixed(model: Facts, others: Mapping[str, Sequence[Facts]]) -> None:
 def refuse_causal_fields(given: Sequence[str], meant: Sequence[str], accepted: str) -> None:
     """Raise ValueError for a field that was set and says something of causal models alone."""
     if unread := [name for name in meant if name in given]:
-        raise ValueError(f"{unread[0]} is given, but the model is an encoder, which it means nothing to; accepted: {accepted}")
+        raise ValueError(
+            f"{unread[0]} is given, but the model is an encoder, which it means nothing to; accepted: {accepted}"
+        )

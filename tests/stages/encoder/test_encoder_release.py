@@ -43,7 +43,11 @@ def test_an_encoder_is_registered_and_pulled(
     )
     made = register.execute(RegisterConfig(name="vectors", gate=gate), given, store).artifact
     checks = json.loads((made.path / "release.json").read_text())["checks"]
-    assert made.facts.is_champion and {check["name"] for check in checks} == {"spearman_ratio", "mrr_ratio", "num_parameters_ratio"}
+    assert made.facts.is_champion and {check["name"] for check in checks} == {
+        "spearman_ratio",
+        "mrr_ratio",
+        "num_parameters_ratio",
+    }
     folder = download_model("vectors", tmp_path / "pulled")
     vectors = [encoded(load_encoder(path), [[5, 6, 7], [9, 8]]) for path in (encoder.path, folder / "model")]
     assert torch.equal(*vectors) and (folder / "onnx" / "model.onnx").exists()

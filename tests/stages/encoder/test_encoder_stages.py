@@ -46,7 +46,7 @@ TAUGHT: dict[str, Any] = {
     "objectives": {"embedding_distance": 1.0, "similarity_rows": 0.1, "token_distance": 0.5},
     "teacher": {"kind": "input", "run_once": True},
     "schedule": {"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 512},
-    "compute": {"tokens_per_micro_batch": 512},
+    "compute": {"tokens_per_micro_batch": 512, "precision": "float32"},
     "heldout": {"every": 4, "patience": 0},
 }
 
@@ -60,8 +60,13 @@ def cut(store: Store, encoder: EncoderArtifact, **config: Any) -> EncoderArtifac
     return prune.execute(PruneConfig(**config), PruneInputs(model=encoder), store).artifact
 
 
-def test_a_scan_tells_the_influence_of_each_block(store: Store, encoder: EncoderArtifact, code: DatasetArtifact) -> None:
-    config = ScanConfig(metrics=["block_influence", "angular_distance"], calibration={"num_samples": 12, "max_tokens": 64})
+def test_a_scan_tells_the_influence_of_each_block(
+    store: Store, encoder: EncoderArtifact, code: DatasetArtifact
+) -> None:
+    config = ScanConfig(
+        metrics=["block_influence", "angular_distance"],
+        calibration={"num_samples": 12, "max_tokens": 64, "precision": "float32"},
+    )
     artifact = scan.execute(config, ScanInputs(model=encoder, data=code), store).artifact
     assert isinstance(artifact, ScanArtifact) and artifact.facts.num_blocks == 4
     scores = read_scores(artifact.path / TABLE, "block_influence")
@@ -72,7 +77,9 @@ def test_a_scan_tells_the_influence_of_each_block(store: Store, encoder: Encoder
         cosine = torch.cat([torch.cosine_similarity(some[first], some[first + 1], dim=-1) for some in states])
         assert scores[first, 1] == pytest.approx(float((1 - cosine).mean()), rel=1e-4)
     pruned = prune.execute(
-        PruneConfig(num_blocks=2, metric="block_influence", choice="free"), PruneInputs(model=encoder, scan=artifact), store
+        PruneConfig(num_blocks=2, metric="block_influence", choice="free"),
+        PruneInputs(model=encoder, scan=artifact),
+        store,
     ).artifact
     lowest = sorted(sorted(range(4), key=lambda block: scores[block, 1])[:2])
     assert list(pruned.facts.removed_blocks) == lowest
@@ -121,9 +128,12 @@ def test_a_cut_encoder_learns_the_original_s_vectors(
     assert torch.equal(*embeddings)
 
 
-def test_a_teacher_run_once_teaches_as_a_live_one(store: Store, encoder: EncoderArtifact, code: DatasetArtifact) -> None:
+def test_a_teacher_run_once_teaches_as_a_live_one(
+    store: Store, encoder: EncoderArtifact, code: DatasetArtifact
+) -> None:
     pruned = cut(store, encoder, blocks=[3])
-    short = {**TAUGHT, "schedule": {"max_steps": 3, "tokens_per_step": 512}}
+    # states of tokens are recorded in half precision, vectors whole
+    short = {**TAUGHT, "objectives": {"embedding_distance": 1.0}, "schedule": {"max_steps": 3, "tokens_per_step": 512}}
     weights = []
     for run_once in (True, False):
         config = FinetuneConfig(**{**short, "teacher": {"kind": "input", "run_once": run_once}})
@@ -154,7 +164,11 @@ def test_the_graph_gives_the_vectors_and_its_bytes_in_integers_nearly(
 
 
 def test_an_evaluation_ranks_pairs_and_texts(
-    store: Store, encoder: EncoderArtifact, encoder_graph: EncoderGraphArtifact, pairs: DatasetArtifact, code: DatasetArtifact
+    store: Store,
+    encoder: EncoderArtifact,
+    encoder_graph: EncoderGraphArtifact,
+    pairs: DatasetArtifact,
+    code: DatasetArtifact,
 ) -> None:
     inputs = EvaluateInputs(model=encoder, tasks=(pairs, code), beside=encoder_graph)
     measured = evaluate.execute(EvaluateConfig(precision="float32"), inputs, store).artifact
@@ -163,10 +177,16 @@ def test_an_evaluation_ranks_pairs_and_texts(
     reader, runner = TextReader(encoder.path, 128), load_encoder(encoder.path)
     first, second = (encoded(runner, reader([getattr(row, name) for row in rows])) for name in ("question", "answer"))
     expected = spearman(cosines(first, second), [row.similarity or 0.0 for row in rows])
-    assert facts["spearman"] == pytest.approx(expected, abs=1e-6) and facts["spearman_low"] <= expected <= facts["spearman_high"]
+    assert (
+        facts["spearman"] == pytest.approx(expected, abs=1e-6)
+        and facts["spearman_low"] <= expected <= facts["spearman_high"]
+    )
     ranks = content["retrieval"]["code"]["ranks"]
     assert len(ranks) == 3 and facts["mrr"] == pytest.approx(np.mean([1 / some[0] for some in ranks]))
-    assert 0 < facts["embed_seconds"] < 5 and content["latency"]["beside"]["model_fingerprint"] == encoder_graph.fingerprint
+    assert (
+        0 < facts["embed_seconds"] < 5
+        and content["latency"]["beside"]["model_fingerprint"] == encoder_graph.fingerprint
+    )
     again = evaluate.execute(EvaluateConfig(), EvaluateInputs(model=encoder_graph, tasks=(pairs, code)), store).artifact
     ratios = paired_ratios(evaluation_of(again), content)
     assert ratios["spearman"].value == pytest.approx(1.0, abs=1e-3) and ratios["mrr"].value == pytest.approx(1.0)
@@ -194,7 +214,13 @@ def test_a_corpus_is_named_by_ids(store: Store, encoder: EncoderArtifact, tmp_pa
         ingested(store, tmp_path / "twice.jsonl", twice, columns={"row_id": "id"})
 
 
-ENCODER: dict[str, Any] = {"pooling": "mean", "is_normalized": True, "max_tokens": 128, "num_blocks": 4, "vocab_size": 259}
+ENCODER: dict[str, Any] = {
+    "pooling": "mean",
+    "is_normalized": True,
+    "max_tokens": 128,
+    "num_blocks": 4,
+    "vocab_size": 259,
+}
 CAUSAL: dict[str, Any] = {"num_blocks": 4, "vocab_size": 259}
 
 
@@ -203,8 +229,18 @@ CAUSAL: dict[str, Any] = {"num_blocks": 4, "vocab_size": 259}
     [
         (scan, ScanConfig(metrics=["taylor"]), {"model": ENCODER}, "'taylor', which needs a causal language model"),
         (scan, ScanConfig(measure_latency=True), {"model": ENCODER}, "measure_latency is for causal"),
-        (prune, PruneConfig(blocks=[1], patch={"kind": "refit"}), {"model": ENCODER, "data": {}}, "patch is for causal"),
-        (finetune, FinetuneConfig(), {"model": ENCODER, "teacher": ENCODER}, "objectives.next_token reads distributions"),
+        (
+            prune,
+            PruneConfig(blocks=[1], patch={"kind": "refit"}),
+            {"model": ENCODER, "data": {}},
+            "patch is for causal",
+        ),
+        (
+            finetune,
+            FinetuneConfig(),
+            {"model": ENCODER, "teacher": ENCODER},
+            "objectives.next_token reads distributions",
+        ),
         (finetune, FinetuneConfig(**TAUGHT), {"model": CAUSAL, "teacher": CAUSAL}, "reads vectors of texts"),
         (finetune, FinetuneConfig(**TAUGHT), {"model": ENCODER, "teacher": CAUSAL}, "input teacher is a causal"),
         (finetune, FinetuneConfig(objectives={"similarity_rows": 1}), {"model": ENCODER}, "no input `teacher`"),
@@ -251,6 +287,10 @@ def test_the_kinds_of_a_causal_stage_refuse_an_encoder(encoder: EncoderArtifact,
     with pytest.raises(RecipeError, match=r"pruned makes encoder; accepted: model"):
         Recipe.build("small", {**nodes, "recorded": record})
     causal = {**nodes, "original": {"stage": "ingest_model", "config": {"source": "random:llama"}}}
-    scores = {"stage": "register", "config": {"name": "x"}, "inputs": {"model": "graph", "evaluation": "rows", "baseline": "rows"}}
+    scores = {
+        "stage": "register",
+        "config": {"name": "x"},
+        "inputs": {"model": "graph", "evaluation": "rows", "baseline": "rows"},
+    }
     with pytest.raises(RecipeError, match=r"graph makes onnx; accepted: model or encoder"):
         Recipe.build("small", {**causal, "release": scores})

@@ -57,7 +57,9 @@ def test_a_function_is_a_question_and_its_code(store: Store, package: str) -> No
     assert f"{package}.sums" not in sys.modules
 
 
-@pytest.mark.parametrize(("rest", "message"), [("no_such_package_here", "is installed here"), ("../x", "is no package's name")])
+@pytest.mark.parametrize(
+    ("rest", "message"), [("no_such_package_here", "is installed here"), ("../x", "is no package's name")]
+)
 def test_what_is_no_package_is_refused(store: Store, rest: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ingest_data.execute(IngestDataConfig(source=f"docstrings:{rest}"), NoInputs(), store)

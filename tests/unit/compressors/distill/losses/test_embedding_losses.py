@@ -46,7 +46,7 @@ def test_a_step_down_the_gradient_comes_nearer(name: str) -> None:
 
 def test_similarity_rows_are_kl_over_the_other_texts() -> None:
     pair, loss = views(), SimilarityRows(temperature=0.5)
-    values = loss.terms(pair).values
+    values = loss.terms(pair).values.detach()
     unit = [torch.nn.functional.normalize(part.detach(), dim=-1) for part in (pair.teacher, pair.student)]  # type: ignore[union-attr]
     for row in range(6):
         others = [index for index in range(6) if index != row]
@@ -83,4 +83,6 @@ def test_batches_hold_every_text_once_within_the_limit() -> None:
     batches = list(sentence_batches(examples, range(40), 24))
     assert sum(batch.num_positions for batch in batches) == 40
     assert all(batch.input_ids.numel() <= 24 for batch in batches)
-    assert sorted(int(mask.sum()) for batch in batches for mask in batch.attention_mask) == sorted(map(len, (e.ids for e in examples)))
+    assert sorted(int(mask.sum()) for batch in batches for mask in batch.attention_mask) == sorted(
+        map(len, (e.ids for e in examples))
+    )
