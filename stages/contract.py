@@ -174,7 +174,7 @@ def stage(
             config_type=hints["config"],
             input_type=hints["inputs"],
             output_types=kinds,
-            makes=makes or (lambda config, kind: kind if kind in kinds else kinds[0]),
+            makes=makes or (lambda config, kind: next((own for own in kinds if own is kind), kinds[0])),
             follows=follows,
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),

@@ -32,11 +32,11 @@ TRAINING: dict[str, Any] = {
     "adapt": {"kind": "full"},
     "objectives": {"embedding_distance": 1.0, "token_distance": 1.0},
     "teacher": {"kind": "input", "run_once": True},
-    "rows": {"max_tokens": 128},
-    "compute": {"tokens_per_micro_batch": 2048},
+    "rows": {"max_tokens": 64},
+    "compute": {"tokens_per_micro_batch": 1024},
     "heldout": {"every": 100, "patience": 0},
 }
-SCHEDULE: dict[str, Any] = {"num_epochs": 3, "learning_rate": 3e-4, "tokens_per_step": 2048}
+SCHEDULE: dict[str, Any] = {"num_epochs": 2, "learning_rate": 5e-4, "tokens_per_step": 1024}
 COLUMNS = (
     "encoder",
     "blocks",

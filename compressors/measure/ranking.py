@@ -15,6 +15,8 @@ from attar.compressors.measure.closeness import Estimate
 NUM_RESAMPLES = 1000
 # Queries that are compared with the whole corpus at once.
 QUERIES_AT_ONCE = 256
+# One side of a comparison.
+Numbers = Sequence[float] | np.ndarray
 # How deep nDCG and the figures of a corpus look.
 DEPTH = 10
 
@@ -24,7 +26,7 @@ def cosines(first: Float[Tensor, "N D"], other: Float[Tensor, "N D"]) -> list[fl
     return nn.functional.cosine_similarity(first, other, dim=-1).tolist()
 
 
-def spearman(values: Sequence[float], scores: Sequence[float]) -> float:
+def spearman(values: Numbers, scores: Numbers) -> float:
     """Return the rank correlation, ties at their mean rank; not a number where either side is all alike."""
     return _correlation(mean_ranks(np.asarray(values, float)), mean_ranks(np.asarray(scores, float)))
 

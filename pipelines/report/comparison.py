@@ -188,6 +188,5 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def _form(evaluation: dict[str, Any]) -> str:
-    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(
-        evaluation["format"], evaluation["format"]
-    )
+    form: str = evaluation["format"]
+    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(form, form)

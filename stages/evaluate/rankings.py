@@ -57,10 +57,10 @@ def encoder_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) ->
     ratios: dict[str, Ratio] = {}
     pairs, other_pairs = candidate.get("pairs") or {}, baseline.get("pairs") or {}
     if pairs and other_pairs:
-        columns = [[some[name]["cosines"] for name in pairs] for some in (pairs, other_pairs)]
+        own, other = ([some[name]["cosines"] for name in pairs] for some in (pairs, other_pairs))
         graded = [some["similarities"] for some in pairs.values()]
         count = sum(map(len, graded))
-        ratios["spearman"] = _ratio(spearman_ratio(*columns, graded), f"{count} pairs")
+        ratios["spearman"] = _ratio(spearman_ratio(own, other, graded), f"{count} pairs")
     retrieval, others = candidate.get("retrieval") or {}, baseline.get("retrieval") or {}
     for measure, score in SCORES.items() if retrieval and others else ():
         above, below = ([score(r) for name in retrieval for r in _rankings(some[name])] for some in (retrieval, others))

@@ -101,7 +101,11 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
         return folded_guidance(
-            model, inputs.base, cast(AdapterArtifact, student), config.guidance_scale, workdir / "content"
+            model,
+            cast(ModelArtifact, inputs.base),
+            cast(AdapterArtifact, student),
+            config.guidance_scale,
+            workdir / "content",
         )
     base = FolderSource(inputs.base.path) if inputs.base else None
     order = MergeOrder(
