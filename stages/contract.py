@@ -18,7 +18,7 @@ from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
 from attar.stages.runtime.older_fields import Moved, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
-from attar.stages.slots import InputSlot, by_slot, kinds_of, slots_of
+from attar.stages.runtime.slots import InputSlot, by_slot, kinds_of, slots_of
 
 C = TypeVar("C", bound="StageConfig")
 I = TypeVar("I")  # noqa: E741

@@ -55,7 +55,12 @@ class MeasuredConfig(StageConfig):
 class QuantizeConfig(StageConfig):
     """How many bits, how they are chosen, and what may be lost."""
 
-    limits: Annotated[Limits | VectorLimits, Field(discriminator="kind"), default_kind("text")]
+    limits: Annotated[
+        Limits | VectorLimits,
+        # for an editor: what it takes where no kind is given
+        Field(discriminator="kind", json_schema_extra={"default": {"kind": "text"}}),
+        default_kind("text"),
+    ]
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes. Of an encoder
     {kind: vectors, max_cosine_distance: 0.01}."""
 

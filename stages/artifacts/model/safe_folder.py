@@ -21,6 +21,8 @@ MAX_TEXT_BYTES = 64_000_000
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json", "added_tokens.json")
 # Ends of the names of what the libraries parse as JSON; other JSON lies in many folders and is never opened.
 READ_NAMES = ("config.json", "special_tokens_map.json", "chat_template.json", ".index.json")
+# What a training by sentence-transformers leaves beside a model, a list: nothing reads it.
+UNREAD_NAMES = ("data_config.json",)
 TEXT_SUFFIXES = {".txt", ".md", ".model", ".spm", ".tiktoken", ".vocab", ".codes"}
 MAX_FILES = 20_000
 MAX_DEPTH = 64
@@ -49,7 +51,7 @@ def refuse_unsafe(folder: Path) -> None:
         if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise ValueError(f"{folder}: {path.name} can run code when loaded; only safetensors folders are taken")
         _refuse_odd_file(folder, path)
-        if path.name.endswith(READ_NAMES) and (key := _unsafe_key(path)):
+        if path.name.endswith(READ_NAMES) and path.name not in UNREAD_NAMES and (key := _unsafe_key(path)):
             raise ValueError(f"{folder}: {path.name} asks for remote code ({key}); refused")
         if path.name.endswith(".index.json"):
             _refuse_far_shards(folder, path)

@@ -68,7 +68,7 @@ def test_every_shipped_recipe_loads_and_plans(name: str, tmp_path: Path) -> None
         (changed("questions", "config", {"source": "jsonl:/no/such.jsonl"}), "/no/such.jsonl does not exist"),
         (
             changed("pruned", "inputs", "model", "questions"),
-            "inputs.model = 'questions': questions makes dataset; accepted: model (here: original,",
+            "inputs.model = 'questions': questions makes dataset; accepted: model or encoder (here: original,",
         ),
         (
             changed("pruned", "inputs", "model", "orginal"),
