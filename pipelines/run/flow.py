@@ -141,6 +141,7 @@ def _run_nodes(run: Run) -> State:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
     marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
+    marks |= {"attar.control": run.recipe.control} if run.recipe.control else {}
     chosen = {
         node.name: node.config.model_dump(mode="json", exclude_defaults=True) for node in run.recipe.nodes.values()
     }

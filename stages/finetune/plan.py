@@ -21,7 +21,14 @@ from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
-from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, reads_record, rule_of
+from attar.stages.finetune.teacher_config import (
+    NO_CONTEXT,
+    has_both_sides,
+    policy_of,
+    random_seed,
+    reads_record,
+    rule_of,
+)
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 # Tokens in one forward and backward pass where none are asked for.
@@ -44,10 +51,14 @@ class Adaptation:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Who stands behind a view of an objective: another model, or the student itself by a rule. Exactly one is given."""
+    """Who stands behind a view of an objective: another model, or the student itself by a rule.
+
+    With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
+    """
 
     model: ModelArtifact | None = None
     rule: SelfRule | None = None
+    random_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,12 +214,12 @@ def _sources(
     if not reads_record and uses_teacher(objectives, policy_of(config.rollout)):
         read.add("teacher")
     sources: dict[ViewName, Source] = {
-        "teacher": _source(config.teacher.rule, inputs.teacher),
+        "teacher": _source(config.teacher.rule, inputs.teacher, random_seed(config.teacher)),
         "past": _source(rule_of(config.past), None),
         "anchor": _source(rule_of(config.anchor), inputs.anchor),
     }
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | None) -> Source:
-    return Source(rule=rule) if rule is not None else Source(model=model)
+def _source(rule: SelfRule | None, model: ModelArtifact | None, seed: int | None = None) -> Source:
+    return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

@@ -111,9 +111,34 @@ class SelfTeacher(StageConfig):
     record: ClassVar[Record] = "never"
 
 
+class RandomTeacher(StageConfig):
+    """A model with random weights, which knows nothing: the control that a distillation must beat. https://arxiv.org/abs/2302.12091
+
+    Of the shape of the input `teacher` where it is given, else of the student's.
+    """
+
+    kind: Literal["random"]
+    """Random weights, which stay as they are."""
+
+    seed: int = Field(default=0, ge=0)
+    """What the weights are drawn with."""
+
+    context: Context = NO_CONTEXT
+    """What it reads that the student does not, as under auto."""
+
+    rule: ClassVar[SelfRule | None] = None
+    run_once: ClassVar[bool] = False
+    record: ClassVar[Record] = "never"
+
+
 Teacher = Annotated[
-    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher, Field(discriminator="kind"), default_kind("auto")
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher, Field(discriminator="kind"), default_kind("auto")
 ]
+
+
+def random_seed(teacher: Teacher) -> int | None:
+    """Return what a random teacher's weights are drawn with, or None for another teacher."""
+    return teacher.seed if isinstance(teacher, RandomTeacher) else None
 
 
 def reads_record(record: Record, has_input: bool) -> bool:
