@@ -17,7 +17,7 @@ from attar.compressors.distill.teachers.sources import SelfRule
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
+from attar.stages.finetune.adapt_config import AdaptKind
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
@@ -184,7 +184,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
