@@ -152,7 +152,7 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     api: Api, first_night: dict[str, Any], served: None, home: Path
 ) -> None:
     first, again = api.artifact(first_night["id"], "nightly")
-    assert first_night["name"] == "night of wee.yaml", "a list of runs says what each is of"
+    assert first_night["name"] == "night of wee.yaml, wee.yaml", "a list of runs says what each is of"
     assert first["outcome"] == "candidate" and first["version"] == "wee/1"
     assert again["outcome"] == "unchanged" and read_version("wee@candidate").number == "1"
     assert read_version("wee/1").aliases == ("candidate",), "the gate held, but a night promotes nothing"
