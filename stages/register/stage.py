@@ -30,6 +30,7 @@ from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratio
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.model_card import write_card
 from attar.stages.register.release import Release
+from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -67,6 +68,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
+    check_signing()
     steps = bar("registering", 2, "steps")
     graphs, evaluations = _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
@@ -99,6 +101,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         },
         scratch=workdir,
         is_champion=is_champion,
+        sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
     return _released(config, workdir / "content", asdict(registration), checks, is_champion)
