@@ -50,19 +50,22 @@ def compress(form: CompressForm = DEFAULTS) -> Any:
 def recipe(
     name: Annotated[str, Field(max_length=500)] = "tiny",
     overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect reads the default
+    from_node: Annotated[str, Field(max_length=200)] = "",
 ) -> Any:
     """Run a recipe as it stands.
 
     Args:
         name: Name of a shipped recipe, or path of a YAML file.
         overrides: Changes to it, each node.config.field=value.
+        from_node: Build this node and all that follows from it anew, whatever is stored; empty: reuse what is.
     """
     home = enter_workplace()
-    return _run(load_recipe(name, overrides), home)
+    loaded = load_recipe(name, overrides)
+    return _run(loaded, home, frozenset(loaded.downstream(from_node)) if from_node else frozenset())
 
 
-def _run(loaded: Recipe, home: Path) -> State:
-    record, state = run_here(loaded, home)
+def _run(loaded: Recipe, home: Path, forced: frozenset[str] = frozenset()) -> State:
+    record, state = run_here(loaded, home, forced)
     made = outcome(record)
     if state.is_failed():
         return Failed(message="; ".join(f"{name}: {why}" for name, why in made["failed"].items()))

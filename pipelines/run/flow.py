@@ -83,12 +83,11 @@ def run_recipe(
         return run.record
 
 
-def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console) -> tuple[RunRecord, State]:
-    """Run a planned recipe inside the flow that calls, one of its tasks a node. Return the record and the state to end in.
-
-    The flow needs a task runner with a thread for each node: a node that waits holds one.
-    """
-    with _prepared(recipe, plan, home, frozenset(), 0, console) as run:
+def run_in_flow(
+    recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console, forced: frozenset[str] = frozenset()
+) -> tuple[RunRecord, State]:
+    """Run a planned recipe inside the flow that calls, one of its tasks a node, each in a thread. Return the record and the end state."""
+    with _prepared(recipe, plan, home, forced, 0, console) as run:
         return run.record, _run_nodes(run)
 
 
