@@ -48,8 +48,8 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 
 NUM_OWN, PROBED_A_KIND, TIMES = 72, 4, "times.json"
 BLOCKS_OF_BUDGET = 6
-# Arms of every seed; the others are the first seed's.
-EVERY_SEED = ("solve-size",)
+# Arms of every seed; the others, of one axis too, are the first seed's.
+EVERY_SEED = ("window-size", "channels-size", "solve-size", "channels-time", "solve-time")
 
 
 def main(
@@ -74,6 +74,8 @@ def main(
     heldout = heldout_texts(whole, tokenizer, model, data, out, texts)
     remembered = Remembered(whole)
     pool = calibration_pool(whole, tokenizer, model, data, out, NUM_OWN)
+    trials: dict[str, dict[str, Any]] = {}  # an axis that not every seed tries is priced by the first one's trial
+    later: list[tuple[Study, Sequence[Arm]]] = []
     for index, seed in enumerate(map(int, seeds.split(","))):
         part = drawn(pool, seed, tokens, PROBED_A_KIND)
         if not index:
@@ -81,11 +83,17 @@ def main(
         measured = candidates if not index else redrawn(candidates, whole, part)
         study = Study(measured, remembered, model, part, heldout, out, seed)
         at_size = measured.left_without_blocks(BLOCKS_OF_BUDGET, "parameters")
-        singles = [study.done(arm) for arm in single_axis_plans(measured, {"parameters": at_size}, "size")]
-        repaired = with_repair(measured, *singles)
-        for arm in solved_arms(repaired, [float(word) for word in fractions.split(",") if word]):
+        singles = single_axis_plans(measured, {"parameters": at_size}, "size")
+        for arm in singles:
             if not index or arm.name in EVERY_SEED:
-                study.done(arm)
+                trials[arm.name.partition("-")[0]] = study.done(arm)
+        repaired = with_repair(measured, trials)
+        arms = solved_arms(repaired, [float(word) for word in fractions.split(",") if word])
+        study.done(arms[0])  # equal parameters of every seed before anything else
+        later.append((study, [arm for arm in arms if not index or arm.name in EVERY_SEED]))
+    for study, arms in later:
+        for arm in arms:
+            study.done(arm)
     times = out / TIMES
     if not times.exists():
         timed = [*single_axis_plans(measured, {"parameters": at_size}, "size"), *solved_arms(repaired, [])]
@@ -107,6 +115,8 @@ def solved_arms(measured: Measured, fractions: Sequence[float]) -> list[Arm]:
     at_size = measured.left_without_blocks(BLOCKS_OF_BUDGET, "parameters")
     at_time = measured.left_without_blocks(BLOCKS_OF_BUDGET, "ms")
     arms = [Arm("solve-size", solve(measured.problem, {"parameters": at_size}))]
+    singles = single_axis_plans(measured, {"ms": at_time}, "time")
+    arms += [arm for arm in singles if arm.name == "channels-time"]  # the window is the one of equal parameters
     arms.append(Arm("solve-time", solve(measured.problem, {"ms": at_time})))
     arms.append(Arm("blocks-size", solve(without(measured.problem, "vocabulary"), {"parameters": at_size})))
     for fraction in fractions:

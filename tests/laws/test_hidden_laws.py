@@ -70,11 +70,11 @@ def zeroed_by_hand(model: nn.Module, kept: torch.Tensor) -> torch.Tensor:
         embedding = masked.get_input_embeddings()
         embedding.weight = nn.Parameter(embedding.weight.clone())  # a tied head reads zeros anyway
         embedding.weight[:, gone] = 0
-        for block in decoder_blocks(masked):
-            for matrix in (block.self_attn.o_proj, block.mlp.down_proj):
-                matrix.weight[gone] = 0
-                if matrix.bias is not None:
-                    matrix.bias[gone] = 0
+        for name, parameter in decoder_blocks(masked).named_parameters():
+            if name.endswith(("o_proj.weight", "o_proj.bias", "mlp.down_proj.weight", "mlp.down_proj.bias")):
+                parameter[gone] = 0
+            elif name.endswith("experts.down_proj"):
+                parameter[:, gone] = 0
         for reading, factor in zip(stream_readings(masked), channels_of().factors.tolist(), strict=True):
             reading.norm.weight.mul_(factor)
     return logits(masked)
@@ -152,6 +152,6 @@ def test_widths_are_those_that_the_config_takes_beside_its_heads() -> None:
     model = random_model("llama")[0]
     assert accepted_widths(model, 1, 50) == [52, 56, 60]
     assert accepted_widths(model, 3, 45) == [48, 60]
-    model.config.head_dim = 12
+    model.config.head_dim = 8
     with pytest.raises(ValueError, match=r"LlamaForCausalLM: .* would be .*, not 48 of 64 channels"):
         cut_hidden(model, channels_of())

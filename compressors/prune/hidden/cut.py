@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 # What modules note of the width when they are built.
-NOTED = ("in_features", "out_features", "embedding_dim", "hidden_size", "embed_dim")
+NOTED = ("in_features", "out_features", "embedding_dim", "hidden_size", "hidden_dim", "embed_dim")
 
 
 @dataclass(frozen=True)
