@@ -94,10 +94,9 @@ def main(
     for study, arms in later:
         for arm in arms:
             study.done(arm)
-    times = out / TIMES
-    if not times.exists():
-        timed = [*single_axis_plans(measured, {"parameters": at_size}, "size"), *solved_arms(repaired, [])]
-        times.write_text(json.dumps(decode_times(whole, model, repaired, timed), indent=1))
+    if not (out / TIMES).exists():
+        timed = [*singles, *solved_arms(repaired, [])]
+        (out / TIMES).write_text(json.dumps(decode_times(whole, model, repaired, timed), indent=1))
     write_tables(out, seeds)
 
 

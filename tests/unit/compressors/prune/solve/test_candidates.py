@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from attar.compressors.measure.cost import num_parameters
 from attar.compressors.prune.depth.calibration import Sample, batches
@@ -155,6 +156,25 @@ def test_widths_between_two_measured_lie_on_a_line(llama) -> None:
 @pytest.mark.parametrize("axis", NOT_SAYABLE)
 def test_what_a_plain_config_cannot_say_has_its_reason(axis: str, llama) -> None:
     assert "accepted: " in can_say(llama[0], axis)
+
+
+def test_a_linear_map_in_an_attention_parts_stead_takes_the_room_of_the_part() -> None:
+    """Query and key weights of zero, large biases: each token attends to itself, and values times output weights are the map."""
+    config = AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=64, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, intermediate_size=64,
+        attention_bias=True, initializer_range=0.15,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    attention, seen = model.model.layers[0].self_attn, {}
+    attention.v_proj.register_forward_hook(lambda module, args, output: seen.update(values=output))
+    attention.o_proj.register_forward_hook(lambda module, args, output: seen.update(given=output))
+    with torch.no_grad():
+        for matrix in (attention.q_proj, attention.k_proj):
+            matrix.weight.zero_()
+            matrix.bias.fill_(30.0)
+        model(input_ids=torch.arange(24)[None])
+        own = seen["values"].unflatten(-1, (2, 16)).repeat_interleave(2, dim=2).flatten(2)  # two query heads a KV head
+        torch.testing.assert_close(seen["given"], attention.o_proj(own), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
