@@ -95,8 +95,8 @@ def main(
         for arm in arms:
             study.done(arm)
     if not (out / TIMES).exists():
-        timed = [*singles, *solved_arms(repaired, [])]
-        (out / TIMES).write_text(json.dumps(decode_times(whole, model, repaired, timed), indent=1))
+        timed = decode_times(whole, model, repaired, [*singles, *solved_arms(repaired, [])])
+        (out / TIMES).write_text(json.dumps(timed, indent=1))
     write_tables(out, seeds)
 
 

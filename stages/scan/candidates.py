@@ -115,7 +115,8 @@ def measure_candidates(
     for axis in config.axes:
         reason = can_say(model, axis)
         if reason:
-            raise ValueError(f"axis {axis!r}: {type(model).__name__}: {reason}")
+            family = type(model).__name__
+            raise ValueError(f"axis {axis!r}: {family}: {reason.removeprefix(f'{family}: ')}")
     costs = part_costs(model, is_timed=is_timed)
     units = score_units(model, scoring, config.axes)
     probe = Probe(model, probed, KLIncrease())

@@ -20,11 +20,11 @@ from attar.stages.ingest.tiny_model import random_model
 IDS = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
 UNTIED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "granite")
 NUM_NORMS = 9
-KEPT = torch.tensor([index for index in range(64) if index % 4 != 1])
+INDICES = torch.tensor([index for index in range(64) if index % 4 != 1])
 
 
-def channels_of(kept: torch.Tensor = KEPT, rotation: torch.Tensor | None = None) -> KeptChannels:
-    return KeptChannels(kept, torch.linspace(0.9, 1.0, NUM_NORMS), rotation)
+def channels_of(indices: torch.Tensor = INDICES, rotation: torch.Tensor | None = None) -> KeptChannels:
+    return KeptChannels(indices, torch.linspace(0.9, 1.0, NUM_NORMS), rotation)
 
 
 def orthogonal() -> torch.Tensor:
@@ -62,10 +62,10 @@ def test_a_rotation_without_a_cut_leaves_the_logits(family: str) -> None:
     assert (exact.get_input_embeddings().weight - model.get_input_embeddings().weight).abs().max() > 0.1
 
 
-def zeroed_by_hand(model: nn.Module, kept: torch.Tensor) -> torch.Tensor:
+def zeroed_by_hand(model: nn.Module, indices: torch.Tensor) -> torch.Tensor:
     """Logits with nothing in the other channels: rows of the embedding, and what attention and feed-forward part add, set to zero."""
     masked = copy.deepcopy(model)
-    gone = torch.tensor([index for index in range(64) if index not in kept.tolist()])
+    gone = torch.tensor([index for index in range(64) if index not in indices.tolist()])
     with torch.no_grad():
         embedding = masked.get_input_embeddings()
         embedding.weight = nn.Parameter(embedding.weight.clone())  # a tied head reads zeros anyway
@@ -87,7 +87,7 @@ def test_a_cut_computes_what_the_whole_model_does_with_channels_zeroed_by_hand(f
         nn.init.uniform_(reading.norm.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(2))
         reading.norm.variance_epsilon = 0.0  # else it weighs more beside fewer channels
     is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    expected, cut = zeroed_by_hand(model, KEPT), copy.deepcopy(model)
+    expected, cut = zeroed_by_hand(model, INDICES), copy.deepcopy(model)
     with fewer_channels(model, channels_of()):
         torch.testing.assert_close(logits(model), expected, atol=1e-9, rtol=0)
     cut_hidden(cut, channels_of())

@@ -1,4 +1,4 @@
-"""Take channels out of the residual stream: embedding, head, norms and every matrix that reads it or adds to it, in place."""
+"""Take channels out of the residual stream: embedding, head, norms and every matrix that reads it or adds to it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class KeptChannels:
     `rotation`: the channels are those of the stream times this orthogonal matrix; None: of the stream as it is.
     """
 
-    kept: Int[Tensor, "K"]
+    indices: Int[Tensor, "K"]
     factors: Float[Tensor, "N"]
     rotation: Float[Tensor, "D D"] | None = None
 
     def of(self, states: Float[Tensor, "... D"]) -> Float[Tensor, "... K"]:
         """Return what the cut stream holds of a whole model's states."""
         if self.rotation is None:
-            return states[..., self.kept.to(states.device)]
-        return (states.float() @ self.rotation[:, self.kept].to(states.device)).to(states.dtype)
+            return states[..., self.indices.to(states.device)]
+        return (states.float() @ self.rotation[:, self.indices].to(states.device)).to(states.dtype)
 
     @property
     def rotated(self) -> KeptChannels:
@@ -46,15 +46,15 @@ class KeptChannels:
 
 @contextmanager
 def fewer_channels(model: PreTrainedModel, channels: KeptChannels) -> Iterator[None]:
-    """Let every norm read the kept channels alone, inside, as if the others were zero: what a cut must leave the model to compute."""
+    """Let every norm read the kept channels alone, inside, as if the others were zero. A cut must leave the model to compute that."""
     width, readings = stream_width(model), stream_readings(model)
     if channels.rotation is None:
         mask = torch.zeros(width, device=model.device)
-        mask[channels.kept] = 1.0
+        mask[channels.indices] = 1.0
     else:
-        directions = channels.rotation[:, channels.kept].to(model.device)
+        directions = channels.rotation[:, channels.indices].to(model.device)
     # scaled, the mean square over all channels is that over the kept ones: eps, which the norm adds to it, then weighs the same
-    scale = (width / len(channels.kept)) ** 0.5
+    scale = (width / len(channels.indices)) ** 0.5
 
     def enter(module: nn.Module, args: tuple) -> tuple:
         state = args[0]
@@ -83,8 +83,8 @@ def cut_hidden(model: PreTrainedModel, channels: KeptChannels) -> None:
     left, and by the factor of the norm. Raises ValueError, before anything is changed, where the config cannot say the width.
     """
     assert channels.rotation is None, "rotate the stream first"
-    stream = stream_of(model, len(channels.kept))
-    scale = (stream.width / len(channels.kept)) ** 0.5
+    stream = stream_of(model, len(channels.indices))
+    scale = (stream.width / len(channels.indices)) ** 0.5
     for reading, factor in zip(stream.readings, channels.factors.tolist(), strict=True):
         weight: Tensor = reading.norm.weight  # type: ignore[assignment]
         weight.copy_(weight.to(torch.promote_types(weight.dtype, torch.float32)) * (scale * factor))
@@ -92,9 +92,9 @@ def cut_hidden(model: PreTrainedModel, channels: KeptChannels) -> None:
     for tensor in stored_tensors(model).values():
         rest = tensor.detach()
         for dim in stream.sized.get(id(tensor), ()):
-            rest = rest.index_select(dim, channels.kept.to(tensor.device))
+            rest = rest.index_select(dim, channels.indices.to(tensor.device))
         if rest.shape != tensor.shape and id(tensor) not in cut:  # a tied one once
             cut[id(tensor)] = nn.Parameter(rest.contiguous(), requires_grad=tensor.requires_grad)
     put_tensors(model, stream.skeleton, cut, NOTED)
-    for name, value in config_changes(model.config, len(channels.kept)).items():
+    for name, value in config_changes(model.config, len(channels.indices)).items():
         setattr(model.config, name, value)

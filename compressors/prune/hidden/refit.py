@@ -1,4 +1,4 @@
-"""Training-free repair of a narrower stream: what reads it takes from the kept channels, by least squares, what the others held."""
+"""Training-free repair of a narrower stream: what reads it takes from the kept channels what the others held."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class StreamRefit:
         self.num_tokens += int(keep.sum())
 
     def _add(self, index: int, factor: float, state: Tensor, given: Tensor) -> None:
-        kept = self.channels.kept.to(state.device)
+        indices = self.channels.indices.to(state.device)
         # a norm of the cut model divides by what the kept channels hold, as if the others were zero
-        share = state.norm(dim=-1, keepdim=True) / state[:, kept].norm(dim=-1, keepdim=True).clamp(min=1e-20)
-        read = given[:, kept] * share * factor
+        share = state.norm(dim=-1, keepdim=True) / state[:, indices].norm(dim=-1, keepdim=True).clamp(min=1e-20)
+        read = given[:, indices] * share * factor
         lacking = given.clone()
-        lacking[:, kept] -= read
+        lacking[:, indices] -= read
         gram, cross = read.T @ read, read.T @ lacking
         if index in self._grams:
             self._grams[index] += gram
@@ -70,14 +70,14 @@ class StreamRefit:
 
     @torch.no_grad()
     def fold(self, target: PreTrainedModel, ridge: float) -> list[float]:
-        """Change the kept columns of every plain matrix that reads a norm, in place; a head that is the embedding stays.
+        """Change the kept columns of every plain matrix that reads a norm, in place. A head that is the embedding stays.
 
         `target` is the model that the equations are of, or its copy in another dtype; all channels are still there and must be cut.
 
         Returns, for each norm, the share in [0, 1] of the squared error that is left.
         """
         table: Tensor = target.get_input_embeddings().weight  # type: ignore[union-attr, assignment]
-        stream, left = stream_of(target, len(self.channels.kept)), []
+        stream, left = stream_of(target, len(self.channels.indices)), []
         for index, reading in enumerate(stream.readings):
             gram, cross = self._grams.pop(index).double(), self._cross.pop(index).double()
             diagonal = gram.diagonal()
@@ -87,7 +87,7 @@ class StreamRefit:
             left.append((self._lost[index] + products) / max(self._lost[index], 1e-30))
             for matrix in stream.readers(reading.part):
                 if matrix.weight is not table:
-                    kept = self.channels.kept.to(matrix.weight.device)
+                    indices = self.channels.indices.to(matrix.weight.device)
                     update = matrix.weight.double() @ change.T.to(matrix.weight.device)
-                    matrix.weight[:, kept] += update.to(matrix.weight.dtype)
+                    matrix.weight[:, indices] += update.to(matrix.weight.dtype)
         return left

@@ -37,8 +37,8 @@ class StreamUnits:
     rotation: Float[Tensor, "D D"] | None = None
     variances: Float[Tensor, "D"] | None = None
 
-    def kept(self, axis: str, count: int) -> KeptChannels:
-        """Return the channels that stay where so many do; each norm's factor is the root of the share of energy that they hold."""
+    def keep(self, axis: str, count: int) -> KeptChannels:
+        """Return the channels that stay where so many do. Each norm's factor is the root of the share of energy that they hold."""
         if axis == HIDDEN:
             channels = highest(self.importance, count)
             return KeptChannels(channels, self.energy[:, channels].sum(dim=1).sqrt())

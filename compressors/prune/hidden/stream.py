@@ -1,4 +1,4 @@
-"""Where the residual stream shows in a model: the norms that read it, the parts behind them, and every dimension as wide as it is."""
+"""Show where a model's residual stream is: norms that read it, parts behind them, dimensions as wide as it."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def stream_of(model: PreTrainedModel, num_kept: int) -> Stream:
     sized = {}
     for name, tensor in tensors.items():
         shape, other = tuple(tensor.shape), tuple(others[name].shape)
-        dims = tuple(dim for dim, (size, told) in enumerate(zip(shape, other, strict=False)) if size != told)
+        dims = tuple(dim for dim, (size, new_size) in enumerate(zip(shape, other, strict=False)) if size != new_size)
         if len(shape) != len(other) or any((shape[dim], other[dim]) != (width, num_kept) for dim in dims):
             raise ValueError(f"{family}: {name} would be {other}, not {num_kept} of {width} channels of {shape}")
         if dims:
@@ -121,7 +121,7 @@ def stream_width(model: PreTrainedModel) -> int:
 
 
 def stream_readings(model: PreTrainedModel) -> tuple[Reading, ...]:
-    """Return the norms that read the stream, each with the part behind it, in the order in which they run; the head's is the last.
+    """Return the norms that read the stream, each with the part behind it. They are in the order in which they run, the head's last.
 
     Raises ValueError for families whose blocks are not a normed attention part and a normed feed-forward part behind it.
     """
@@ -142,7 +142,7 @@ def narrowed_config(config: PretrainedConfig, width: int) -> PretrainedConfig:
 
 
 def config_changes(config: PretrainedConfig, width: int) -> dict[str, int]:
-    """Return the values of a config that say another width; heads keep their size, which is told where it followed from it."""
+    """Return the values of a config that say another width. Heads keep their size, which is stated where it followed from the width."""
     changes = {"hidden_size": width}
     if getattr(config, "head_dim", None) is None:
         changes["head_dim"] = config.hidden_size // config.num_attention_heads

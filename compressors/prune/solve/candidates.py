@@ -57,10 +57,10 @@ class Units:
         """Return the units of every block that stay where so many do."""
         return [highest(scores, count) for scores in self.of_axis[axis]]
 
-    def kept(self, axis: str, count: int) -> KeptChannels:
+    def keep(self, axis: str, count: int) -> KeptChannels:
         """Return the channels of the stream that stay where so many do."""
         assert self.stream is not None, "measured where the axis was asked for"
-        return self.stream.kept(axis, count)
+        return self.stream.keep(axis, count)
 
 
 def can_say(model: PreTrainedModel, axis: str) -> str:

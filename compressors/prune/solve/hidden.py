@@ -41,7 +41,7 @@ def hidden_items(
 ) -> list[Item]:
     """Return an item a width of the stream. No widths between them: each would be one more walk of the solve over all blocks."""
     whole = stream_width(probe.model)
-    losses = probe.losses([NarrowStream(units.kept(axis, width)) for width in widths], on_run)
+    losses = probe.losses([NarrowStream(units.keep(axis, width)) for width in widths], on_run)
     stream = stream_of(probe.model, widths[0])
     return [
         Item(

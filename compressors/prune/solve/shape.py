@@ -48,7 +48,7 @@ class Shape:
         stays = {axis: units.highest(axis, amounts[axis]) for axis in ("channels", "groups") if axis in amounts}
         others = {axis: amount for axis, amount in amounts.items() if axis not in OWN_AXES}
         blocks, seams = (tuple(sorted(plan.amounts(axis))) for axis in ("depth", "seams"))
-        streams = [units.kept(axis, amounts[axis]) for axis in (HIDDEN, ROTATED) if axis in amounts]
+        streams = [units.keep(axis, amounts[axis]) for axis in (HIDDEN, ROTATED) if axis in amounts]
         return Shape(
             num_blocks,
             blocks,

@@ -67,11 +67,11 @@ def test_a_channel_that_holds_nothing_scores_zero_and_goes_first() -> None:
     units = scanned(model)
     assert units.importance[7] == 0.0 and (units.importance > 0).sum() == 63
     for axis in ("hidden", "rotated"):
-        channels = units.kept(axis, 63)
+        channels = units.keep(axis, 63)
         torch.testing.assert_close(channels.factors, torch.ones(9), atol=1e-4, rtol=0)
         with fewer_channels(model, channels), torch.no_grad():
             torch.testing.assert_close(model(input_ids=IDS, attention_mask=MASK).logits, expected, atol=1e-3, rtol=0)
-    assert 7 not in units.kept("hidden", 63).kept
+    assert 7 not in units.keep("hidden", 63).indices
 
 
 def test_a_large_weight_of_a_norm_makes_its_channel_important() -> None:
@@ -106,12 +106,12 @@ def test_the_pass_that_ranks_units_sees_the_stream(axes: tuple[str, ...]) -> Non
 def test_refit_is_the_ridge_regression_of_what_a_norm_loses() -> None:
     """Streamed in two batches with padding, against least squares on all tokens at once, of the third norm and its readers."""
     model = random_model("llama")[0]
-    channels = scanned(model).kept("hidden", 48)
+    channels = scanned(model).keep("hidden", 48)
     given = states_read(model)[2]
-    kept = channels.kept
-    read = given[:, kept] / given[:, kept].pow(2).sum(dim=-1, keepdim=True).sqrt() * 8.0 * channels.factors[2]
+    indices = channels.indices
+    read = given[:, indices] / given[:, indices].pow(2).sum(dim=-1, keepdim=True).sqrt() * 8.0 * channels.factors[2]
     lacking = given.clone()
-    lacking[:, kept] -= read
+    lacking[:, indices] -= read
     penalty = (0.1 * read.pow(2).sum(dim=0)).sqrt().diag()
     stacked = torch.cat([lacking, torch.zeros(48, 64, dtype=torch.float64)])
     change = torch.linalg.lstsq(torch.cat([read, penalty]), stacked).solution
@@ -123,7 +123,7 @@ def test_refit_is_the_ridge_regression_of_what_a_norm_loses() -> None:
     left = fit.fold(model, 0.1)
     for name in ("q_proj", "v_proj"):
         expected = before[name].clone()
-        expected[:, kept] += before[name] @ change.T
+        expected[:, indices] += before[name] @ change.T
         torch.testing.assert_close(getattr(part, name).weight.double(), expected, atol=1e-4, rtol=1e-3)
     assert torch.equal(part.o_proj.weight.double(), before["o_proj"])  # it reads heads, as many numbers as the stream has channels
     error = (read @ change - lacking).pow(2).sum() / lacking.pow(2).sum()
@@ -138,7 +138,7 @@ def test_refit_brings_the_logits_nearer(axis: str) -> None:
         expected = model(input_ids=IDS, attention_mask=MASK).logits
         if axis == "rotated":
             rotate_stream(model, units.rotation)
-        channels: KeptChannels = units.kept(axis, 56).rotated
+        channels: KeptChannels = units.keep(axis, 56).rotated
         repaired = copy.deepcopy(model)
         fit = StreamRefit(channels)
         fit.update(model, IDS, MASK)

@@ -126,7 +126,7 @@ def test_losses_of_the_stream_are_those_of_narrower_models(llama) -> None:
     model, problem, units, probe = llama
     items = {(item.axis, item.amount): item for item in problem.items if item.axis in ("hidden", "rotated")}
     for axis in ("hidden", "rotated"):
-        cut, channels = copy.deepcopy(model), units.kept(axis, 48)
+        cut, channels = copy.deepcopy(model), units.keep(axis, 48)
         if channels.rotation is not None:
             rotate_stream(cut, channels.rotation)
         cut_hidden(cut, channels.rotated)
