@@ -37,7 +37,7 @@ from attar.stages.scan.vocabulary import smaller_vocabularies
 
 RIDGE, BATCH_SIZE = 0.2, 8
 CHANNEL_FRACTIONS = (0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.6, 0.5)
-VOCABULARY_SIZES = (12288, 16384, 20480, 24576, 32768)
+VOCABULARY_SIZES = (12288, 16384, 20480, 24576, 28672, 32768)
 # Texts of the probed ones, spread over the kinds, on which blocks and widths are measured; a vocabulary is measured on twice as many.
 PROBED_STEP = 4
 AXES = ("depth", "seams", "channels", "groups", "hidden")
@@ -63,7 +63,7 @@ class Measured:
     vocabularies: Mapping[int, FewerTokens]
     window_scores: Mapping[tuple[int, int], float]
 
-    def left_without_blocks(self, count: int, quantity: str) -> float:
+    def left_without_blocks(self, count: int, quantity: str = "parameters") -> float:
         """Return what is left of a quantity without so many blocks of the mean cost."""
         cost = self.costs[quantity]
         return cost.total - count * (cost.total - cost.rest) / len(cost.attention)
@@ -149,16 +149,15 @@ def cut_model(
     return student, vocabulary
 
 
-def with_repair(measured: Measured, trials: Mapping[str, Mapping[str, Any]]) -> Measured:
+def with_repair(measured: Measured, window: Mapping[str, Any], channels: Mapping[str, Any]) -> Measured:
     """Return the candidates with the losses that a repair leaves: by axis, the share that one trial of it left on the probed texts.
 
-    Seams are repaired as blocks are, KV groups as channels; a vocabulary is not repaired.
+    Seams are repaired as blocks are, KV groups as channels; a vocabulary is not repaired, a narrower stream not tried.
     """
     shares = {}
-    for axis, alike in (("window", ("depth", "seams")), ("channels", ("channels", "groups")), ("hidden", ("hidden",))):
-        trial = trials[axis]
+    for trial, axes in ((window, ("depth", "seams")), (channels, ("channels", "groups"))):
         measured_nats = sum(row[0] for row in trial["probed"]) / sum(row[1] for row in trial["probed"])
-        shares |= dict.fromkeys(alike, measured_nats / trial["predicted_nats"])
+        shares |= dict.fromkeys(axes, measured_nats / trial["predicted_nats"])
     print("left by the repair:", {axis: round(value, 3) for axis, value in shares.items()}, flush=True)
     return replace(measured, problem=scaled(measured.problem, shares))
 
