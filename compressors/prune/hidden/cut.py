@@ -36,7 +36,8 @@ class KeptChannels:
         """Return what the cut stream holds of a whole model's states."""
         if self.rotation is None:
             return states[..., self.indices.to(states.device)]
-        return (states.float() @ self.rotation[:, self.indices].to(states.device)).to(states.dtype)
+        wide = states.to(torch.promote_types(states.dtype, torch.float32))
+        return (wide @ self.rotation[:, self.indices].to(wide)).to(states.dtype)
 
     @property
     def rotated(self) -> KeptChannels:
@@ -52,7 +53,7 @@ def fewer_channels(model: PreTrainedModel, channels: KeptChannels) -> Iterator[N
         mask = torch.zeros(width, device=model.device)
         mask[channels.indices] = 1.0
     else:
-        directions = channels.rotation[:, channels.indices].to(model.device)
+        directions = channels.rotation[:, channels.indices].to(model.device, torch.promote_types(model.dtype, torch.float32))
     # scaled, the mean square over all channels is that over the kept ones: eps, which the norm adds to it, then weighs the same
     scale = (width / len(channels.indices)) ** 0.5
 
@@ -60,8 +61,7 @@ def fewer_channels(model: PreTrainedModel, channels: KeptChannels) -> Iterator[N
         state = args[0]
         if channels.rotation is None:
             return (state * (mask * scale).to(state.dtype), *args[1:])
-        wide = state.to(torch.promote_types(state.dtype, directions.dtype))
-        projected = wide @ directions.to(wide.dtype) @ directions.T.to(wide.dtype)
+        projected = state.to(directions.dtype) @ directions @ directions.T
         return ((projected * scale).to(state.dtype), *args[1:])
 
     hooks = []
