@@ -41,8 +41,8 @@ VOCABULARY_SIZES = (12288, 16384, 20480, 24576, 28672, 32768)
 # Texts of the probed ones, spread over the kinds, on which blocks and widths are measured; a vocabulary is measured on twice as many.
 PROBED_STEP = 4
 AXES = ("depth", "seams", "channels", "groups", "hidden")
-# Of the residual stream: widths that SmolLM2's 9 heads divide, and by which 0.85, 0.75 and 0.6 of the parameters, or 24 blocks, are met.
-HIDDEN_WIDTHS = (342, 432, 477, 486, 504, 540)
+# Of the residual stream: widths that SmolLM2's 9, 6 or 3 heads divide, and by which 0.85, 0.75 and 0.6 of the parameters, or 24 blocks, are met.
+HIDDEN_WIDTHS = (342, 432, 468, 486, 504, 540)
 
 
 @dataclass(frozen=True)

@@ -131,10 +131,10 @@ def measure_candidates(
         items += channel_items(probe, costs, units, counts, config.channel_step, counter.advance)
     if "groups" in config.axes:
         items += group_items(probe, costs, units, counter.advance)
-    for axis in (HIDDEN, ROTATED):
-        if axis in config.axes:
-            widths = stream_widths(model, config.hidden_fractions, config.hidden_step)
-            items += hidden_items(probe, costs, units, axis, widths, counter.advance)
+    for axis in [axis for axis in (HIDDEN, ROTATED) if axis in config.axes]:
+        counts = [item.amount for item in items if item.axis == "groups"]
+        widths = stream_widths(model, config.hidden_fractions, config.hidden_step, counts)
+        items += hidden_items(probe, costs, units, axis, widths, counter.advance)
     items += vocabulary_items(model, texts, vocabularies, costs, counter.advance)
     for axis in config.axes:
         losses = [item.loss_nats for item in items if item.axis == axis]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -99,10 +99,13 @@ def check_stream(model: PreTrainedModel) -> None:
     stream_of(model, next_width(model))
 
 
-def accepted_widths(model: PreTrainedModel, step: int, least: int) -> list[int]:
-    """Return the widths from `least` on, multiples of `step` below the present one, that the config takes beside its heads."""
+def accepted_widths(model: PreTrainedModel, step: int, least: int, num_heads: Sequence[int] = ()) -> list[int]:
+    """Return the widths from `least` on, multiples of `step` below the present one, that the config takes beside its heads.
+
+    `num_heads`: other numbers of heads beside which it must take them too.
+    """
     widths = range(max(step, -(-least // step) * step), stream_width(model), step)
-    return [width for width in widths if _takes(model.config, width)]
+    return [width for width in widths if all(_takes(model.config, width, count) for count in (None, *num_heads))]
 
 
 def next_width(model: PreTrainedModel) -> int:
@@ -149,9 +152,15 @@ def config_changes(config: PretrainedConfig, width: int) -> dict[str, int]:
     return changes
 
 
-def _takes(config: PretrainedConfig, width: int) -> bool:
+def _takes(config: PretrainedConfig, width: int, num_heads: int | None = None) -> bool:
+    config = copy.deepcopy(config)
+    changes = config_changes(config, width)
+    if num_heads is not None:
+        changes |= {"num_attention_heads": num_heads, "num_key_value_heads": num_heads}
     try:
-        narrowed_config(config, width)
+        for name, value in changes.items():
+            setattr(config, name, value)
+        as_read(config)
     except Exception:  # noqa: BLE001 - a config class may raise anything
         return False
     return True

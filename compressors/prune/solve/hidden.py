@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def stream_widths(model: PreTrainedModel, fractions: Sequence[float], step: int) -> list[int]:
+def stream_widths(
+    model: PreTrainedModel, fractions: Sequence[float], step: int, group_counts: Sequence[int] = ()
+) -> list[int]:
     """Return the widths nearest to shares of the stream, ascending, multiples of `step` that the config takes beside its heads.
 
-    Raises ValueError when it takes none of them.
+    `group_counts`: numbers of KV groups that a plan may leave; a width must go with each of them. Raises ValueError when none does.
     """
-    whole = stream_width(model)
-    accepted = accepted_widths(model, step, int(0.95 * min(fractions) * whole))
+    whole, config = stream_width(model), model.config
+    ratio = config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+    accepted = accepted_widths(model, step, int(0.95 * min(fractions) * whole), [ratio * count for count in group_counts])
     if not accepted:
         raise ValueError(
             f"{type(model).__name__}: its config takes no hidden_size from {min(fractions):g} of {whole} on in multiples of {step}; "

@@ -141,6 +141,13 @@ def test_losses_of_the_stream_are_those_of_narrower_models(llama) -> None:
 
 def test_widths_of_the_stream_are_the_nearest_that_the_config_takes(llama) -> None:
     assert stream_widths(llama[0], [0.75, 0.8, 0.95], 4) == [48, 52, 60]
+    config = AutoConfig.for_model(
+        "llama", vocab_size=64, hidden_size=72, num_hidden_layers=2, num_attention_heads=9, num_key_value_heads=3, head_dim=8,
+        intermediate_size=64,
+    )  # fmt: skip
+    three = AutoModelForCausalLM.from_config(config)
+    assert stream_widths(three, [0.75, 0.88], 1) == [54, 63]
+    assert stream_widths(three, [0.75, 0.88], 1, [2, 1]) == [54]  # 6 and 3 heads divide it too
     with pytest.raises(ValueError, match="takes no hidden_size from 0.9 of 64 on in multiples of 37"):
         stream_widths(llama[0], [0.9], 37)
 
