@@ -20,6 +20,8 @@ from attar.stages.ingest.tiny_model import random_model
 IDS = torch.randint(3, 250, (2, 12), generator=torch.Generator().manual_seed(0))
 UNTIED = ("llama", "mistral", "qwen2", "qwen3", "phi3", "granite")
 NUM_NORMS = 9
+# float32 sums in another order: norms compute in it whatever the model's dtype. A wrong row or column is off by more than 0.01
+SAME = {"atol": 1e-4, "rtol": 0.0}
 INDICES = torch.tensor([index for index in range(64) if index % 4 != 1])
 
 
@@ -56,10 +58,7 @@ def test_a_rotation_without_a_cut_leaves_the_logits(family: str) -> None:
     rotated = copy.deepcopy(model)
     rotate_stream(rotated, orthogonal())
     assert (logits(rotated) - expected).abs().max() < 1e-5 * scale
-    exact = copy.deepcopy(model).double()
-    rotate_stream(exact, orthogonal())
-    torch.testing.assert_close(logits(exact), logits(model.double()), atol=1e-9, rtol=0)
-    assert (exact.get_input_embeddings().weight - model.get_input_embeddings().weight).abs().max() > 0.1
+    assert (rotated.get_input_embeddings().weight - model.get_input_embeddings().weight).abs().max() > 0.1
 
 
 def zeroed_by_hand(model: nn.Module, indices: torch.Tensor) -> torch.Tensor:
@@ -82,42 +81,42 @@ def zeroed_by_hand(model: nn.Module, indices: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("family", [*UNTIED, "smollm3", "mixtral"])
 def test_a_cut_computes_what_the_whole_model_does_with_channels_zeroed_by_hand(family: str, tmp_path: Path) -> None:
-    model = random_model(family)[0].double()
+    model = random_model(family)[0]
     for reading in stream_readings(model):
         nn.init.uniform_(reading.norm.weight, 0.5, 1.5, generator=torch.Generator().manual_seed(2))
         reading.norm.variance_epsilon = 0.0  # else it weighs more beside fewer channels
     is_tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     expected, cut = zeroed_by_hand(model, INDICES), copy.deepcopy(model)
     with fewer_channels(model, channels_of()):
-        torch.testing.assert_close(logits(model), expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(logits(model), expected, **SAME)
     cut_hidden(cut, channels_of())
-    torch.testing.assert_close(logits(cut), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(logits(cut), expected, **SAME)
     assert (expected - logits(model)).abs().max() > 1e-2
     assert (cut.get_output_embeddings().weight is cut.get_input_embeddings().weight) == is_tied
     cut.save_pretrained(tmp_path)
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float64).eval()
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
     assert (loaded.config.hidden_size, num_parameters(loaded)) == (48, num_parameters(cut))
     for reading in stream_readings(loaded):
         reading.norm.variance_epsilon = 0.0
-    torch.testing.assert_close(logits(loaded), expected, atol=1e-9, rtol=0)
+    torch.testing.assert_close(logits(loaded), expected, **SAME)
     options = {"max_new_tokens": 8, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
     both = [loaded.generate(IDS[:1], use_cache=is_cached, **options) for is_cached in (True, False)]
     assert torch.equal(*both)
 
 
 def test_a_narrower_rotated_stream_is_the_projection_of_the_whole_one() -> None:
-    model, first = with_weights_of_norms("llama").double(), torch.arange(48)
+    model, first = with_weights_of_norms("llama"), torch.arange(48)
     with fewer_channels(model, channels_of(first, orthogonal())):
         expected = logits(model)
     cut = copy.deepcopy(model)
     rotate_stream(cut, orthogonal())
     with fewer_channels(cut, channels_of(first)):
-        torch.testing.assert_close(logits(cut), expected, atol=1e-9, rtol=0)
+        torch.testing.assert_close(logits(cut), expected, **SAME)
     cut_hidden(cut, channels_of(first))
-    torch.testing.assert_close(logits(cut), expected, atol=1e-9, rtol=0)
-    states = torch.randn(2, 3, 64, dtype=torch.float64)
+    torch.testing.assert_close(logits(cut), expected, **SAME)
+    states = torch.randn(2, 3, 64)
     projected = channels_of(first, orthogonal()).of(states)
-    torch.testing.assert_close(projected, (states @ orthogonal())[..., :48], atol=1e-9, rtol=0)
+    torch.testing.assert_close(projected, (states @ orthogonal().float())[..., :48], **SAME)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "opt", "olmo2", "gemma2", "gemma3"])

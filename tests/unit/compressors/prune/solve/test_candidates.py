@@ -130,10 +130,11 @@ def test_losses_of_the_stream_are_those_of_narrower_models(llama) -> None:
         if channels.rotation is not None:
             rotate_stream(cut, channels.rotation)
         cut_hidden(cut, channels.rotated)
-        losses = [
-            summed_loss(KLIncrease(), batch, original, batch_logits(cut, batch))
-            for batch, original in zip(probe.batches, probe.logits, strict=True)
-        ]
+        with torch.no_grad():
+            losses = [
+                summed_loss(KLIncrease(), batch, original, batch_logits(cut, batch))
+                for batch, original in zip(probe.batches, probe.logits, strict=True)
+            ]
         assert items[axis, 48].loss_nats == pytest.approx(sum(losses) / probe.num_tokens, rel=1e-3)
         assert items[axis, 48].saving("kv_bytes") == 0.0
     assert items["hidden", 48].loss_nats > items["hidden", 56].loss_nats > 0
