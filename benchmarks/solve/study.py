@@ -3,7 +3,8 @@
 python benchmarks/solve/study.py MODEL DATA [--seeds 0,1,2] [--fractions 0.85,0.6] [--tokens 4096] [--texts 16] [--out FOLDER] [--tables-only]
 DATA holds wikitext2, gsm8k and self_instruct. Each arm is cut, refitted in closed form on the seed's draw of calibration texts, and its
 KL to the original is measured on held-out texts. Losses of candidates are measured on the first seed's draw; ranks of units, trials of
-the repair, plans and fits are each seed's own. A narrower stream is priced bare. What is done is kept in --out; benchmarks/results/solve.json is written at the end.
+the repair, plans and fits are each seed's own. A narrower stream is priced bare.
+What is done is kept in --out; benchmarks/results/solve.json is written at the end.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def main(
         arms = solved_arms(repaired, [float(word) for word in fractions.split(",") if word])
         study.done(arms[0])  # equal parameters of every seed before anything else
         later.append((study, [arm for arm in arms if arm.name in EVERY_SEED]))
-        first = (study, [*singles, *arms]) if not index else first
+        if not index:
+            first = study, [*singles, *arms]
     for study, arms in [*later, first]:
         for arm in arms:
             study.done(arm)

@@ -79,7 +79,9 @@ def predictions(results: Results) -> list[str]:
 def groups(results: Results) -> dict[str, tuple[str, ...]]:
     """Return the arms that share a budget, the solved one last."""
     others = sorted({name.partition("-")[2] for name in results} - {"size", "time"})
-    return BUDGETS | {name: (f"window-{name}", f"channels-{name}", f"hidden-{name}", f"solve-{name}") for name in others}
+    return BUDGETS | {
+        name: (f"window-{name}", f"channels-{name}", f"hidden-{name}", f"solve-{name}") for name in others
+    }
 
 
 def resampled(arms: Sequence[Mapping[int, Mapping[str, Any]]], kind: str) -> list[np.ndarray]:

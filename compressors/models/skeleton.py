@@ -60,9 +60,7 @@ def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters(remove_duplicate=False)) | buffers
 
 
-def put_tensors(
-    model: nn.Module, skeleton: nn.Module, cut: Mapping[int, nn.Parameter], noted: Sequence[str]
-) -> None:
+def put_tensors(model: nn.Module, skeleton: nn.Module, cut: Mapping[int, nn.Parameter], noted: Sequence[str]) -> None:
     """Put cut tensors, by the id of the whole one, wherever that stands: what was tied stays tied.
 
     `noted`: what modules note of their sizes when they are built; they are told what the skeleton's note.

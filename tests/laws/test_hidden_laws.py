@@ -138,7 +138,9 @@ def test_norms_and_embeddings_that_do_more_are_refused() -> None:
         check_stream(model)
 
 
-@pytest.mark.parametrize(("family", "message"), [("smollm3", "one matrix is its embedding and its head"), ("mixtral", "no plain matrix")])
+@pytest.mark.parametrize(
+    ("family", "message"), [("smollm3", "one matrix is its embedding and its head"), ("mixtral", "no plain matrix")]
+)
 def test_what_a_rotation_cannot_turn_is_refused_with_the_reason(family: str, message: str) -> None:
     model = random_model(family)[0]
     check_stream(model)

@@ -118,7 +118,7 @@ def refit_blocks(
 
 
 def _fit_attention(ours: Walk, targets: Sequence[Tensor], exits: Sequence[Matrix], ridge: float) -> None:
-    """Lead the states behind the attention part of the block before which `ours` stands to the targets."""
+    """Fit the last attention matrix of the block before which `ours` stands, so that the states behind it near the targets."""
     equations = Equations()
     for i, (_, mask) in enumerate(ours.batches):
         inputs = ours.inputs_of(i, exits[0])

@@ -53,7 +53,9 @@ def fewer_channels(model: PreTrainedModel, channels: KeptChannels) -> Iterator[N
         mask = torch.zeros(width, device=model.device)
         mask[channels.indices] = 1.0
     else:
-        directions = channels.rotation[:, channels.indices].to(model.device, torch.promote_types(model.dtype, torch.float32))
+        directions = channels.rotation[:, channels.indices].to(
+            model.device, torch.promote_types(model.dtype, torch.float32)
+        )
     # scaled, the mean square over all channels is that over the kept ones: eps, which the norm adds to it, then weighs the same
     scale = (width / len(channels.indices)) ** 0.5
 

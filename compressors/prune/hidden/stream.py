@@ -24,7 +24,7 @@ TOLERANCE = 2e-2
 
 @dataclass(frozen=True)
 class Reading:
-    """A norm that reads the stream, and what reads the norm: the attention or feed-forward part of a block, or the head."""
+    """A norm that reads the stream, and what reads the norm: attention, feed-forward part or head."""
 
     norm: nn.Module
     part: nn.Module

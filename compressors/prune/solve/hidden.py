@@ -10,7 +10,7 @@ from attar.compressors.prune.hidden.stream import Stream, accepted_widths, strea
 from attar.compressors.prune.solve.candidates import Units
 from attar.compressors.prune.solve.costs import PartCosts
 from attar.compressors.prune.solve.items import Item
-from attar.compressors.prune.solve.probe import Probe, NarrowStream
+from attar.compressors.prune.solve.probe import NarrowStream, Probe
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,7 +25,9 @@ def stream_widths(
     """
     whole, config = stream_width(model), model.config
     ratio = config.num_attention_heads // (getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
-    accepted = accepted_widths(model, step, int(0.95 * min(fractions) * whole), [ratio * count for count in group_counts])
+    accepted = accepted_widths(
+        model, step, int(0.95 * min(fractions) * whole), [ratio * count for count in group_counts]
+    )
     if not accepted:
         raise ValueError(
             f"{type(model).__name__}: its config takes no hidden_size from {min(fractions):g} of {whole} on in multiples of {step}; "
@@ -60,18 +62,14 @@ def hidden_items(
     ]
 
 
-def _savings(
-    model: PreTrainedModel, stream: Stream, costs: Mapping[str, PartCosts], width: int
-) -> dict[str, float]:
+def _savings(model: PreTrainedModel, stream: Stream, costs: Mapping[str, PartCosts], width: int) -> dict[str, float]:
     """Return what goes with the other channels: parameters are counted, products and time fall with the width.
 
     Attention over the context works on heads, which stay, as the cache does.
     """
     share = width / stream.width
     tensors = {id(tensor): tensor for tensor in stored_tensors(model).values()}  # tied ones are one
-    gone = float(
-        sum(round(tensors[key].numel() * (1.0 - share ** len(dims))) for key, dims in stream.sized.items())
-    )
+    gone = float(sum(round(tensors[key].numel() * (1.0 - share ** len(dims))) for key, dims in stream.sized.items()))
     savings = {"parameters": gone, "bytes": gone * costs["bytes"].total / costs["parameters"].total}
     savings["flops"] = (1.0 - share) * (costs["flops"].total - costs["flops"].over_context)
     if "ms" in costs:

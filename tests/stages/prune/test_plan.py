@@ -42,7 +42,9 @@ def test_the_table_gives_back_what_was_measured(measured: ScanArtifact) -> None:
     assert {item.axis for item in problem.items} == {*AXES, "seam_ends"}
     assert set(problem.totals) == {"parameters", "bytes", "kv_bytes", "flops", "ms"}
     assert len(units.of_axis["channels"]) == problem.num_blocks == 4
-    assert units.stream is not None and units.stream.rotation is not None and set(units.of_axis) == {"channels", "groups"}
+    assert (
+        units.stream is not None and units.stream.rotation is not None and set(units.of_axis) == {"channels", "groups"}
+    )
     assert measured.facts["axes"] == tuple(AXES)
 
 

@@ -125,7 +125,9 @@ def test_refit_is_the_ridge_regression_of_what_a_norm_loses() -> None:
         expected = before[name].clone()
         expected[:, indices] += before[name] @ change.T
         torch.testing.assert_close(getattr(part, name).weight.double(), expected, atol=1e-4, rtol=1e-3)
-    assert torch.equal(part.o_proj.weight.double(), before["o_proj"])  # it reads heads, as many numbers as the stream has channels
+    assert torch.equal(
+        part.o_proj.weight.double(), before["o_proj"]
+    )  # it reads heads, as many numbers as the stream has channels
     error = (read @ change - lacking).pow(2).sum() / lacking.pow(2).sum()
     assert left[2] == pytest.approx(float(error), rel=1e-3) and len(left) == 9 and max(left) < 1.0
 
