@@ -44,7 +44,7 @@ class StageConfig(BaseModel):
         return given
 
     def with_random_teacher(self) -> Self | None:
-        """Return the config of a run whose teacher knows nothing, or None where nothing is learned from a teacher, as in most stages."""
+        """Return the config with a teacher that knows nothing. None where nothing is learned from a teacher, as in most stages."""
         return None
 
     def with_changes(self, **changes: Any) -> Self:

@@ -1,4 +1,4 @@
-"""Training on the numbers that a low-bit format will store: every pass multiplies by the rounded weights, and the weights behind them learn.
+"""Training on the numbers that a low-bit format will store. Every pass multiplies by rounded weights; those behind them learn.
 
 https://arxiv.org/abs/2305.17888 (by distillation), https://arxiv.org/abs/1712.05877 (in the forward pass); the slope of rounding is taken
 to be 1: https://arxiv.org/abs/1308.3432

@@ -1,4 +1,4 @@
-"""What a stored matrix stands for in each low-bit format: the very numbers, so that training can run on them before they are written."""
+"""What a stored matrix stands for in each low-bit format. The very numbers: training can run on them before they are written."""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ THREADS: Any = ThreadPoolTaskRunner(max_workers=MAX_NODES)  # type: ignore[arg-t
 DEFAULTS = CompressForm.model_validate({})
 
 
-@flow(name="compress", flow_run_name=run_names.of_form, task_runner=THREADS, persist_result=True, result_serializer="json")
+@flow(
+    name="compress", flow_run_name=run_names.of_form, task_runner=THREADS, persist_result=True, result_serializer="json"
+)
 def compress(form: CompressForm = DEFAULTS) -> Any:
     """Compress a model: fill in the form and press Run.
 
@@ -46,7 +48,9 @@ def compress(form: CompressForm = DEFAULTS) -> Any:
     return _run(build_recipe(document, form.name), home)
 
 
-@flow(name="recipe", flow_run_name=run_names.of_recipe, task_runner=THREADS, persist_result=True, result_serializer="json")
+@flow(
+    name="recipe", flow_run_name=run_names.of_recipe, task_runner=THREADS, persist_result=True, result_serializer="json"
+)
 def recipe(
     name: Annotated[str, Field(max_length=500)] = "tiny",
     overrides: Annotated[list[str], Field(max_length=200)] = [],  # noqa: B006 - Prefect reads the default

@@ -37,7 +37,7 @@ def of_sweep() -> str:
 
 
 def short_source(source: str) -> str:
-    """Return what a person calls the model of a source line: the file or folder that it ends in, without revision and suffix."""
+    """Return what a person calls a source: the file or folder that it ends in, without revision and suffix."""
     last = source.partition("?")[0].rstrip("/").rpartition("/")[2].partition("@")[0]
     return last.rpartition(":")[2].removesuffix(".gguf") or source
 

@@ -1,4 +1,4 @@
-"""A recipe run as its own control: every teacher knows nothing, and what is learned from it is what the distillation must beat."""
+"""A recipe run as its own control: every teacher knows nothing. A distillation is worth its distance from that run."""
 
 from __future__ import annotations
 
@@ -37,5 +37,7 @@ def as_control(nodes: Mapping[str, Node], control: str) -> dict[str, Node]:
         has_teacher = has_teacher or config is not None
         changed[name] = node if config is None else replace(node, config=config)
     if not has_teacher:
-        raise RecipeError(f"recipe, control = {shown(control)}: no node of it learns from a teacher; accepted: no control")
+        raise RecipeError(
+            f"recipe, control = {shown(control)}: no node of it learns from a teacher; accepted: no control"
+        )
     return changed

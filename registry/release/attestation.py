@@ -1,4 +1,4 @@
-"""A signed statement of what a version is and how it was made: written when it is registered, checked when it is pulled.
+"""A signed statement of what a version is and how it was made. Written when it is registered, checked when it is pulled.
 
 in-toto's Statement (https://in-toto.io/Statement/v1) with SLSA's provenance (https://slsa.dev/provenance/v1) in a DSSE envelope
 (https://github.com/secure-systems-lab/dsse), signed with ed25519. The subject is the version's list of checksums, so that it stands for
@@ -46,7 +46,9 @@ def signing_key() -> CryptoSigner | None:
     signer_type, key_type, _ = _library()
     key = _read_key(SIGNING_KEY, path, lambda content: load_pem_private_key(content, None))
     if not isinstance(key, Ed25519PrivateKey):
-        raise ValueError(f"{SIGNING_KEY}: {path} holds no ed25519 key; make one with: openssl genpkey -algorithm ed25519")
+        raise ValueError(
+            f"{SIGNING_KEY}: {path} holds no ed25519 key; make one with: openssl genpkey -algorithm ed25519"
+        )
     return signer_type(key, key_type.from_crypto(key.public_key()))
 
 
@@ -90,7 +92,9 @@ def signed_statement(
     envelope.sign(signer)
     text = json.dumps(envelope.to_dict())
     if len(text) > MAX_CHARS:
-        raise ValueError(f"the signed statement has {len(text)} characters; accepted: {MAX_CHARS}, what MLflow keeps of a tag")
+        raise ValueError(
+            f"the signed statement has {len(text)} characters; accepted: {MAX_CHARS}, what MLflow keeps of a tag"
+        )
     return text
 
 
@@ -100,7 +104,9 @@ def check_statement(text: str, digest: str, key: SSlibKey, who: str) -> dict[str
 
     *_, envelope_type = _library()
     if not text:
-        raise UnsignedModelError(f"{who}: it is not signed; pull it without a key, or register it again with {SIGNING_KEY}")
+        raise UnsignedModelError(
+            f"{who}: it is not signed; pull it without a key, or register it again with {SIGNING_KEY}"
+        )
     try:
         envelope = envelope_type.from_dict(json.loads(text))
         envelope.verify([key], 1)

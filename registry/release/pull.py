@@ -31,7 +31,8 @@ def download_model(reference: str, folder: Path, *, needs_checksums: bool = True
     was recorded when the version was registered; without `needs_checksums` a version that another tool registered passes too.
     With `key`, a PEM file with a public ed25519 key, the version must bear a statement that its holder signed; see attestation.py.
     Raises ValueError when there is no such version or `folder` holds something, DamagedModelError when a file differs,
-    UnsignedModelError when the signature is missing or another's, RegistryUnreachableError when the registry does not answer. The folder appears whole or not at all.
+    UnsignedModelError when the signature is missing or another's,
+    RegistryUnreachableError when the registry does not answer. The folder appears whole or not at all.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ValueError(f"{folder} is not empty; give a folder that is, or that does not exist")

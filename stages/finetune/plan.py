@@ -25,7 +25,6 @@ from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
     has_both_sides,
     policy_of,
-    random_seed,
     reads_record,
     rule_of,
 )
@@ -214,7 +213,7 @@ def _sources(
     if not reads_record and uses_teacher(objectives, policy_of(config.rollout)):
         read.add("teacher")
     sources: dict[ViewName, Source] = {
-        "teacher": _source(config.teacher.rule, inputs.teacher, random_seed(config.teacher)),
+        "teacher": _source(config.teacher.rule, inputs.teacher, config.teacher.seed),
         "past": _source(rule_of(config.past), None),
         "anchor": _source(rule_of(config.anchor), inputs.anchor),
     }

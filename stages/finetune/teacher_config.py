@@ -64,6 +64,7 @@ class AutoTeacher(StageConfig):
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
 
     rule: ClassVar[SelfRule | None] = None
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
 
 
@@ -76,6 +77,7 @@ class RecordedTeacher(StageConfig):
     rule: ClassVar[SelfRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "always"
 
 
@@ -92,6 +94,7 @@ class InputTeacher(StageConfig):
     """Run it once over all examples and keep its last states, as under auto."""
 
     rule: ClassVar[SelfRule | None] = None
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
 
@@ -108,6 +111,7 @@ class SelfTeacher(StageConfig):
     """What it reads that the student does not, as under auto."""
 
     run_once: ClassVar[bool] = False
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
 
@@ -132,13 +136,10 @@ class RandomTeacher(StageConfig):
 
 
 Teacher = Annotated[
-    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher, Field(discriminator="kind"), default_kind("auto")
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher,
+    Field(discriminator="kind"),
+    default_kind("auto"),
 ]
-
-
-def random_seed(teacher: Teacher) -> int | None:
-    """Return what a random teacher's weights are drawn with, or None for another teacher."""
-    return teacher.seed if isinstance(teacher, RandomTeacher) else None
 
 
 def reads_record(record: Record, has_input: bool) -> bool:

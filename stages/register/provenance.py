@@ -12,7 +12,7 @@ def check_signing() -> None:
 
 
 def statement_of(release: Release, checksums: str) -> str:
-    """Return the signed statement of a version by the sha256 of its list of checksums, empty where this machine has no key."""
+    """Return the signed statement of a version. `checksums`: sha256 of its list of files. Empty where this machine has no key."""
     signer = signing_key()
     if signer is None:
         return ""
@@ -22,7 +22,8 @@ def statement_of(release: Release, checksums: str) -> str:
         checksums,
         steps=[{"stage": step.stage, "key": step.key, "config": dict(step.config)} for step in release.ancestors],
         materials={
-            f"{source.stage} {source.config.get('source', source.key)}": source.fingerprint for source in sources.values()
+            f"{source.stage} {source.config.get('source', source.key)}": source.fingerprint
+            for source in sources.values()
         },
         verdict=[dict(check) for check in release.checks],
     )

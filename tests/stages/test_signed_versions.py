@@ -11,7 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 
 from attar.registry.artifacts.store import Store
-from attar.registry.release.attestation import ATTESTATION_TAG, SIGNING_KEY, UnsignedModelError, signed_statement, signing_key
+from attar.registry.release.attestation import (
+    ATTESTATION_TAG,
+    SIGNING_KEY,
+    UnsignedModelError,
+    signed_statement,
+    signing_key,
+)
 from attar.registry.release.model_registry import register_model
 from attar.registry.release.pull import download_model
 from attar.registry.tracking.mlflow_home import open_client
@@ -24,9 +30,7 @@ def write_keys(folder: Path, name: str) -> tuple[Path, Path]:
     folder.mkdir(parents=True, exist_ok=True)
     key = Ed25519PrivateKey.generate()
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
-    private.write_bytes(
-        key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    private.write_bytes(key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()))
     public.write_bytes(key.public_key().public_bytes(PEM, serialization.PublicFormat.SubjectPublicKeyInfo))
     return private, public
 
@@ -79,7 +83,9 @@ def test_signed_by_the_operator_or_not_at_all(home: Path, tmp_path: Path, monkey
         with pytest.raises(UnsignedModelError, match=reason):
             download_model(reference, tmp_path / "absent", key=str(key))
     # another version's statement, which the key's holder did sign
-    client.set_model_version_tag("small", "2", ATTESTATION_TAG, client.get_model_version("small", "3").tags[ATTESTATION_TAG])
+    client.set_model_version_tag(
+        "small", "2", ATTESTATION_TAG, client.get_model_version("small", "3").tags[ATTESTATION_TAG]
+    )
     with pytest.raises(UnsignedModelError, match="what was signed is another version"):
         download_model("small/2", tmp_path / "absent", key=str(public))
     client.set_model_version_tag("small", "2", ATTESTATION_TAG, "{}")

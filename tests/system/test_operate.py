@@ -166,16 +166,13 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
-def test_a_run_is_begun_again_at_a_node_and_compared_from_the_ui(
-    api: Api, first_night: dict[str, Any], served: None, home: Path
-) -> None:
+def test_a_run_is_begun_again_at_a_node_and_compared(api: Api, first_night: Any, home: Path) -> None:
     earlier = read_version("wee/1").tags["attar.run"]
-    parameters = {"name": "wee.yaml", "overrides": ["release.config.name=again"], "from_node": "after"}
-    run = api.wait(api.trigger("recipe", parameters), "COMPLETED")
-    made = stored_result(home, run)
+    again = {"name": "wee.yaml", "overrides": ["release.config.name=again"], "from_node": "after"}
+    made = stored_result(home, api.wait(api.trigger("recipe", again), "COMPLETED"))
     assert (made["nodes"]["smaller"], made["nodes"]["after"]) == ("Cached", "Completed")
     compared = api.wait(api.trigger("compare", {"first": earlier, "second": made["run"]}), "COMPLETED")
-    assert compared["name"] == f"compare {earlier} and {made['run']}" and " figures differ" in compared["state"]["message"]
+    assert compared["name"] == f"compare {earlier} and {made['run']}"
 
 
 def test_promotion_waits_for_a_person_and_refuses_a_worse_model(

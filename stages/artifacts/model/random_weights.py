@@ -25,4 +25,4 @@ def draw_weights(folder: Path, dtype: torch.dtype, device: torch.device, seed: i
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = type(skeleton)._from_config(skeleton.config, dtype=torch.float32)
-    return model.to(device=device, dtype=dtype).eval()
+    return model.to(device=device, dtype=dtype).eval()  # type: ignore[call-arg]

@@ -24,7 +24,8 @@ from tests.stages.finetune.test_distil import train
 AWARE = {
     "adapt": {"kind": "quantization_aware", "rounding": {"kind": "blocks", "bits": 4, "block_size": 16}},
     "objectives": {"forward_kl": 1.0},
-    "schedule": {"num_epochs": 6, "learning_rate": 1e-3, "tokens_per_step": 256},
+    "learning_rate": 3e-4,
+    "num_epochs": 12,
 }
 IDS = torch.arange(4, 36)[None]
 
@@ -59,7 +60,7 @@ def test_blocks_before_the_first_trained_are_rounded_for_good(model: ModelArtifa
 def test_it_learns_and_the_graph_stores_what_was_trained(
     store: Store, model: ModelArtifact, questions: DatasetArtifact
 ) -> None:
-    adapter, curves = train(store, model, questions, {**AWARE, "num_epochs": 6}, teacher=model)
+    adapter, curves = train(store, model, questions, AWARE, teacher=model)
     losses = curves["heldout_forward_kl_nats"]
     assert min(losses) < 0.8 * losses[0], "the loss of rounding itself is what it begins with"
     saved = load_file(adapter.path / WEIGHTS_FILE)
@@ -89,6 +90,11 @@ def test_it_learns_and_the_graph_stores_what_was_trained(
 
 def test_refused_before_work(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     with pytest.raises(ValueError, match=r"rounding 'blocks': bits is 5; accepted: 4 or 8"):
-        train(store, model, questions, {"adapt": {"kind": "quantization_aware", "rounding": {"kind": "blocks", "bits": 5}}})
+        train(
+            store,
+            model,
+            questions,
+            {"adapt": {"kind": "quantization_aware", "rounding": {"kind": "blocks", "bits": 5}}},
+        )
     with pytest.raises(ValueError, match=r"unknown rounding 'q5_9'"):
         train(store, model, questions, {"adapt": {"kind": "quantization_aware", "rounding": {"kind": "q5_9"}}})

@@ -29,7 +29,10 @@ def test_names_tell_what_a_run_works_on(monkeypatch: pytest.MonkeyPatch) -> None
     dimension = Dimension.model_validate({"field": "pruned.config.num_blocks", "values": [1, 2]})
     parameters = {
         run_names.of_form: ({"form": form}, "small: large"),
-        run_names.of_recipe: ({"name": "demo", "overrides": ["pruned.config.num_blocks=8"]}, "demo, pruned.config.num_blocks=8"),
+        run_names.of_recipe: (
+            {"name": "demo", "overrides": ["pruned.config.num_blocks=8"]},
+            "demo, pruned.config.num_blocks=8",
+        ),
         run_names.of_night: ({"recipes": ["demo", "wee.yaml"]}, "night of demo, wee.yaml"),
         run_names.of_sweep: ({"recipe": "demo", "space": [dimension]}, "sweep of demo: pruned.config.num_blocks"),
     }
