@@ -36,6 +36,10 @@ from attar.stages.runtime.progress import bar, note
 
 def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
     """Raise ValueError for what is asked of a training that an encoder's has not."""
+    if config.teacher.kind == "random":
+        raise ValueError(
+            "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
+        )
     if not has_teacher and config.teacher.rule is None:
         raise ValueError(
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
