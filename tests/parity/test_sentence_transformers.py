@@ -14,7 +14,7 @@ from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
-from tests.stages.encoder.conftest import NAMES, encoder_of
+from tests.stages.artifacts.encoder.conftest import NAMES, encoder_of
 
 sentence_transformers = pytest.importorskip("sentence_transformers", reason="the peer is in no extra of ours")
 TEXTS = [f"  {name} and " * (1 + 9 * index) for index, name in enumerate(NAMES)]

@@ -39,7 +39,7 @@ from attar.stages.quantize.stage import quantize
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import TABLE, read_scores
-from tests.stages.encoder.conftest import CODE, encoder_of, ingested
+from tests.stages.artifacts.encoder.conftest import CODE, encoder_of, ingested
 
 TAUGHT: dict[str, Any] = {
     "adapt": {"kind": "full"},

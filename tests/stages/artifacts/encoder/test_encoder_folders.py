@@ -22,7 +22,7 @@ from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES
-from tests.stages.encoder.conftest import NAMES, encoder_of
+from tests.stages.artifacts.encoder.conftest import NAMES, encoder_of
 
 TEXTS = [f"{name} " * (index + 1) for index, name in enumerate(NAMES)]
 

@@ -18,7 +18,7 @@ from attar.stages.evaluate.stage import evaluate
 from attar.stages.register.config import RegisterConfig, check_gate
 from attar.stages.register.stage import RegisterInputs, register
 from tests.databases import copy_database
-from tests.stages.encoder.conftest import encoder_of
+from tests.stages.artifacts.encoder.conftest import encoder_of
 
 
 def test_an_encoder_is_registered_and_pulled(
