@@ -27,7 +27,7 @@ from attar.stages.artifacts.model.folder import (
 from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
-from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
 from attar.stages.ingest.tiny_model import random_facts, random_model
 from attar.stages.runtime.progress import note
 
@@ -149,9 +149,10 @@ def _hub_folder(source: ModelSource, scratch: Path) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.codes"]
     patterns += ["README.md", "LICEN[SC]E*", "COPYING*"]
     folder = scratch / "hub"
-    snapshot_download(
-        source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
-    )
+    with asked_of_hub(f"hub:{source.rest}"):
+        snapshot_download(
+            source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
+        )
     return folder
 
 
