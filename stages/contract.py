@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, model_validator
 
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
+from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.older_fields import Moved, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
 
@@ -25,10 +26,8 @@ I = TypeVar("I")  # noqa: E741
 A = TypeVar("A", bound=Artifact)
 
 
-class StageConfig(BaseModel):
+class StageConfig(DescribedModel):
     """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # where each field of the flat form of earlier versions is now
     moved: ClassVar[Mapping[str, Moved]] = {}
