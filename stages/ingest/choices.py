@@ -20,6 +20,8 @@ class Choices:
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()
     marked_index: int | None = None
+    # keys beside these that hold something
+    unread_keys: frozenset[str] = frozenset()
 
 
 def choices_of(cell: Any, name: str) -> Choices | None:
@@ -42,6 +44,7 @@ def choices_of(cell: Any, name: str) -> Choices | None:
         tuple(_choice(text, f"{name}[{index}]") for index, text in enumerate(texts)),
         tuple(_choice(label, f"label {index} of {name}") for index, label in enumerate(labels)),
         _marked_index(marks, name),
+        _unread_keys(cell),
     )
     if len(choices.texts) == 1:
         raise ValueError(f"{name} has one choice alone; accepted: two or more, or none for an open question")
@@ -90,6 +93,12 @@ def _marked_index(marks: Sequence[Any], name: str) -> int | None:
     if len(right) != 1:
         raise ValueError(f"{name} has {len(right)} choices marked as right; accepted: one")
     return right[0]
+
+
+def _unread_keys(cell: Any) -> frozenset[str]:
+    mappings = [item for item in (cell if isinstance(cell, list) else [cell]) if isinstance(item, Mapping)]
+    keys = {key for item in mappings for key, value in item.items() if not is_blank(value)}
+    return frozenset(keys - {"text", "label", _mark_of(mappings)})
 
 
 def _choice(value: Any, name: str) -> str:

@@ -110,6 +110,7 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     question = text_cell(record[columns.question], columns.question)
     if choices is not None:
+        made.unread_columns |= {f"{columns.choices}.{key}" for key in choices.unread_keys}
         if not is_told and is_blank(record[columns.answer]):
             text_cell(record[columns.answer], columns.answer)  # says what is blank
         verifier = "choice" if columns.verifier == "auto" else columns.verifier

@@ -128,6 +128,14 @@ def test_a_choice_that_the_data_marks_as_right_is_the_answer(cell: Any) -> None:
             indices((answer, cell))
 
 
+def test_keys_of_choices_that_nothing_reads_are_known() -> None:
+    cell = [{"text": "x", "label": "A", "why": "so", "id": None}, {"text": "y", "label": "B", "why": None, "id": None}]
+    assert choices_of(cell, "choices") == Choices(("x", "y"), ("A", "B"), unread_keys=frozenset({"why"}))
+    both = [{"text": text, "is_correct": text == "y", "correct": text == "x"} for text in "xy"]
+    assert choices_of(both, "choices") == Choices(("x", "y"), marked_index=1, unread_keys=frozenset({"correct"}))
+    assert choices_of({"text": ["x", "y"], "label": ["A", "B"], "id": [1, 2]}, "choices").unread_keys == {"id"}  # type: ignore[union-attr]
+
+
 def test_a_mark_settles_what_two_ways_read_otherwise() -> None:
     cell = [{"text": "B", "is_correct": True}, {"text": "A", "is_correct": False}]
     assert indices(("B", cell), ("A", cell)) == [0, 0]
