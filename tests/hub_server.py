@@ -33,7 +33,8 @@ def hub(repositories: Repositories) -> Iterator[str]:
             self._answer(has_body=True, sent=self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
         def _answer(self, *, has_body: bool, sent: bytes = b"") -> None:
-            status, headers, body = answer(repositories, unquote(urlsplit(self.path).path), sent)
+            address = urlsplit(self.path)
+            status, headers, body = answer(repositories, unquote(address.path), parse_qs(address.query), sent)
             first, _, last = self.headers.get("Range", "").removeprefix("bytes=").partition("-")
             if status == 200 and first:
                 end = int(last or len(body) - 1)
@@ -60,7 +61,9 @@ def hub(repositories: Repositories) -> Iterator[str]:
         server.server_close()
 
 
-def answer(repositories: Repositories, path: str, sent: bytes) -> tuple[int, dict[str, str], bytes]:
+def answer(
+    repositories: Repositories, path: str, query: Mapping[str, list[str]], sent: bytes
+) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers and body for a path: of the hub's API, or of a file."""
     parts = path.strip("/").split("/")
     is_api = parts[0] == "api"
@@ -75,7 +78,8 @@ def answer(repositories: Repositories, path: str, sent: bytes) -> tuple[int, dic
     if what in ("info", "revision"):
         return _told({"id": name, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": file} for file in files]})
     if what == "tree":
-        return _told([_entry(file, files[file]) for file in files if file.startswith("/".join(rest[1:]))])
+        is_whole = query.get("recursive", ["false"])[0].lower() in ("true", "1")
+        return _told(_tree(files, "/".join(rest[1:]), is_whole=is_whole))
     if what == "paths-info":
         wanted = json.loads(sent)["paths"] if sent.startswith(b"{") else parse_qs(sent.decode())["paths"]
         return _told([_entry(file, files[file]) for file in wanted if file in files])
@@ -84,6 +88,16 @@ def answer(repositories: Repositories, path: str, sent: bytes) -> tuple[int, dic
         return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
     headers = {"ETag": f'"{_digest(files[file])}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
     return 200, headers, files[file]
+
+
+def _tree(files: Mapping[str, bytes], folder: str, *, is_whole: bool) -> list[dict[str, Any]]:
+    """Return a folder's entries: the files in it and its folders, or all that lies below it."""
+    prefix = f"{folder}/" if folder else ""
+    below = [file for file in files if file.startswith(prefix)]
+    folders = {prefix + part for file in below for part in [file.removeprefix(prefix).rpartition("/")[0]] if part}
+    shown = below if is_whole else [file for file in below if "/" not in file.removeprefix(prefix)]
+    told = [{"type": "directory", "path": path, "size": 0, "oid": _digest(path.encode())} for path in sorted(folders)]
+    return told + [_entry(file, files[file]) for file in shown]
 
 
 def _told(content: Any) -> tuple[int, dict[str, str], bytes]:
