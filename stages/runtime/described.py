@@ -37,6 +37,8 @@ class DescribedModel(BaseModel):
 def _field_texts(path: str) -> dict[str, dict[str, str]]:
     """Return the docstrings under the fields of each class of a file, by the class's qualified name."""
     texts: dict[str, dict[str, str]] = {}
+    if not path.endswith(".py") or not Path(path).is_file():  # compiled, or in an archive: without its source nothing is told
+        return texts
     _collect(ast.parse(Path(path).read_bytes()).body, "", texts)
     return texts
 
