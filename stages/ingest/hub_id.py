@@ -57,7 +57,7 @@ def asked_of_hub(source: str) -> Iterator[None]:
     """Refuse, in one line that names the source, what the hub's clients raise inside the block. A full disk stays one."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - the clients have no base in common
+    except Exception as error:
         if is_disk_full(error):
             raise
         reason = " ".join(str(error).split()) or type(error).__name__

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import inspect
 import sys
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ class DescribedModel(BaseModel):
                 field.description = text
 
 
-@lru_cache(maxsize=None)
+@cache
 def _field_texts(path: str) -> dict[str, dict[str, str]]:
     """Return the docstrings under the fields of each class of a file, by the class's qualified name."""
     texts: dict[str, dict[str, str]] = {}
-    if not path.endswith(".py") or not Path(path).is_file():  # compiled, or in an archive: without its source nothing is told
+    if (
+        not path.endswith(".py") or not Path(path).is_file()
+    ):  # compiled, or in an archive: without its source nothing is told
         return texts
     _collect(ast.parse(Path(path).read_bytes()).body, "", texts)
     return texts

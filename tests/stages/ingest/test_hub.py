@@ -124,7 +124,9 @@ def test_splits_of_a_data_set_are_its_rows(told: dict[str, str]) -> None:
 def test_conversations_of_the_hub_are_conversations(told: dict[str, str], tmp_path: Path) -> None:
     """A table gives every turn every key of any turn, and null where it has none: the rows are those of the file itself."""
     rows = rows_of(told["hub:team/chats@main"])
-    assert [row["answer"] for row in rows[:2]] == ["Two.", "Three."] and rows[1]["messages"][0]["content"] == "You count."
+    assert [row["answer"] for row in rows[:2]] == ["Two.", "Three."] and rows[1]["messages"][0][
+        "content"
+    ] == "You count."
     assert rows[-1]["answer"] == "That makes 2."
     [call] = next(turn for turn in rows[-1]["messages"] if turn.get("tool_calls"))["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": {"a": 1}}

@@ -217,5 +217,7 @@ def test_marked_choices_need_no_answer_and_what_nothing_reads_is_told(store: Sto
     notes: list[str] = []
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         rows = jsonl(store, tmp_path, "\n".join(map(json.dumps, records)))
-    assert [(row.answer, row.answer_index, row.choices, row.verifier) for row in rows] == [("y", 1, ["x", "y"], "choice")] * 2
+    assert [(row.answer, row.answer_index, row.choices, row.verifier) for row in rows] == [
+        ("y", 1, ["x", "y"], "choice")
+    ] * 2
     assert "columns that are not read: choices.why" in notes

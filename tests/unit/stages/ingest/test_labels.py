@@ -124,7 +124,9 @@ MARKED_BESIDE_LABELS = [{**choice, "label": label} for choice, label in zip(MARK
 def test_a_choice_that_the_data_marks_as_right_is_the_answer(cell: Any) -> None:
     assert indices((None, cell), ("y", cell), (1, cell), ("B", cell)) == [1, 1, 1, 1]
     for answer in ("x", "A", 0):
-        with pytest.raises(ValueError, match="row 0 answer .* does not name 'y', which its choices 'x', 'y' mark as right"):
+        with pytest.raises(
+            ValueError, match="row 0 answer .* does not name 'y', which its choices 'x', 'y' mark as right"
+        ):
             indices((answer, cell))
 
 
