@@ -2,10 +2,10 @@
 
 python benchmarks/mutation/mutants.py [MODULE ...] [--minutes 35] [--sample 300] [--survivors] [--show]
 MODULE: such as attar.compressors.quantize.blocks; none: all that are configured. Each sitting goes on where the last one ended:
-tests/mutants/verdicts.json holds a letter a mutant. --sample runs the first so many of one random order over all modules, whatever
-their number: what is killed of those tells the share of all, with its interval. --survivors runs those that lived once more (after tests have changed), --show
-prints how each differs and runs nothing, --minutes 0 only writes down what an interrupted sitting left. A mutant is killed when a test
-fails, or runs into its time limit; one that no test reaches is counted as surviving.
+tests/mutants/verdicts.json holds a letter a mutant. --sample runs the first so many of one random order over all modules, however many
+those have: what is killed of them tells the share of all, with its interval. --survivors runs those that lived once more (after tests
+have changed), --show prints how each differs and runs nothing, --minutes 0 only writes down what an interrupted sitting left. A mutant
+is killed when a test fails, or runs into its time limit; one that no test reaches is counted as surviving.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Base of all that a recipe configures: frozen, closed to unknown fields, each field described by the docstring under it.
 
-pydantic can read such docstrings itself (`use_attribute_docstrings`) and build a model's schema as its class is made. For our 80 classes
-that is a second of processor time in every command: it looks through all loaded modules for the frame of each class, and builds what the
-command never asks for. Here a file is parsed once, and a schema is built when it is first used.
+pydantic can read such docstrings itself (`use_attribute_docstrings`): it looks through all loaded modules for the frame of each class, and
+takes its source apart word by word. It also builds the schema of every class as it is made. Both are paid by every command, whatever it
+asks for. Here a file is parsed once, and a schema is built when it is first used.
 """
 
 from __future__ import annotations

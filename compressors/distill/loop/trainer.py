@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 def accelerator_on(device: torch.device) -> Accelerator:
     """Return what runs a training on a device, in all of its processes."""
-    from accelerate import Accelerator  # half as long to import as all of our stages: a plan need not wait for it
+    from accelerate import Accelerator  # a plan need not wait for it
 
     return Accelerator(cpu=device.type == "cpu")
 
