@@ -76,13 +76,13 @@ def answer(
         return 404, {"X-Error-Code": "RepoNotFound"}, b""
     what, rest = (parts[2:3] or ["info"])[0], parts[3:]
     if what in ("info", "revision"):
-        return _told({"id": name, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": file} for file in files]})
+        return _as_json({"id": name, "sha": COMMIT, "tags": [], "siblings": [{"rfilename": file} for file in files]})
     if what == "tree":
         is_whole = query.get("recursive", ["false"])[0].lower() in ("true", "1")
-        return _told(_tree(files, "/".join(rest[1:]), is_whole=is_whole))
+        return _as_json(_tree(files, "/".join(rest[1:]), is_whole=is_whole))
     if what == "paths-info":
         wanted = json.loads(sent)["paths"] if sent.startswith(b"{") else parse_qs(sent.decode())["paths"]
-        return _told([_entry(file, files[file]) for file in wanted if file in files])
+        return _as_json([_entry(file, files[file]) for file in wanted if file in files])
     file = "/".join(rest[1:])
     if what != "resolve" or file not in files:
         return 404, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": COMMIT}, b""
@@ -96,11 +96,13 @@ def _tree(files: Mapping[str, bytes], folder: str, *, is_whole: bool) -> list[di
     below = [file for file in files if file.startswith(prefix)]
     folders = {prefix + part for file in below for part in [file.removeprefix(prefix).rpartition("/")[0]] if part}
     shown = below if is_whole else [file for file in below if "/" not in file.removeprefix(prefix)]
-    told = [{"type": "directory", "path": path, "size": 0, "oid": _digest(path.encode())} for path in sorted(folders)]
-    return told + [_entry(file, files[file]) for file in shown]
+    entries = [
+        {"type": "directory", "path": path, "size": 0, "oid": _digest(path.encode())} for path in sorted(folders)
+    ]
+    return entries + [_entry(file, files[file]) for file in shown]
 
 
-def _told(content: Any) -> tuple[int, dict[str, str], bytes]:
+def _as_json(content: Any) -> tuple[int, dict[str, str], bytes]:
     return 200, {"Content-Type": "application/json"}, json.dumps(content).encode()
 
 

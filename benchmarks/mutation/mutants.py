@@ -103,9 +103,9 @@ def sample_result(are_killed: list[bool]) -> dict[str, Any]:
     if not are_killed:
         return {"seed": SEED, "run": 0}
     estimate = share([float(is_killed) for is_killed in are_killed])
-    ends = {"low": estimate.low, "high": estimate.high}
-    told = {name: round(float(end), 4) for name, end in ends.items() if end is not None}
-    return {"seed": SEED, "run": len(are_killed), "killed": sum(are_killed), "share": round(estimate.value, 4), **told}
+    shares = {"share": estimate.value, "low": estimate.low, "high": estimate.high}
+    rounded = {name: round(float(figure), 4) for name, figure in shares.items()}
+    return {"seed": SEED, "run": len(are_killed), "killed": sum(are_killed), **rounded}
 
 
 def run(names: list[str], seconds: float) -> None:

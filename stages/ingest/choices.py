@@ -15,7 +15,7 @@ MARKS = ("is_correct", "correct")
 
 @dataclass(frozen=True)
 class Choices:
-    """The choices of one question: their texts as written, and what the data says of them: labels, or which one is marked as right."""
+    """The choices of one question as they were written, with labels, or with a mark at the right one."""
 
     texts: tuple[str, ...]
     labels: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Names of models and data sets on a hub, as people copy them, and how a recipe writes them; and what the hub's clients say."""
+"""Names of models and data sets on a hub, as people copy them, and how a recipe writes them. And what its clients refuse."""
 
 from __future__ import annotations
 

@@ -46,18 +46,18 @@ from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.newest_source import newest_source
-told, store = {}, Store(Path(sys.argv[1]))
+outcomes, store = {}, Store(Path(sys.argv[1]))
 for stage, source in json.loads(sys.stdin.read()):
     try:
         if stage == "pin":
-            told["pin"] = newest_source("ingest_data", source)
+            outcomes["pin"] = newest_source("ingest_data", source)
             continue
         of_model = stage == "ingest_model"
         config = IngestModelConfig(source=source) if of_model else IngestDataConfig(source=source, heldout_fraction=0.0)
-        told[source] = str((ingest_model if of_model else ingest_data).execute(config, NoInputs(), store).artifact.path)
+        outcomes[source] = str((ingest_model if of_model else ingest_data).execute(config, NoInputs(), store).artifact.path)
     except ValueError as error:
-        told[source] = f"refused: {error}"
-print(json.dumps(told))
+        outcomes[source] = f"refused: {error}"
+print(json.dumps(outcomes))
 """
 
 
@@ -66,7 +66,7 @@ def lines(rows: list[dict[str, Any]]) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """What became of each source, in one process of its own."""
     folder = tmp_path_factory.mktemp("hub")
     model, tokenizer = random_model("llama", num_blocks=2, hidden_size=32)
@@ -108,36 +108,39 @@ def rows_of(folder: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (Path(folder) / "rows.jsonl").read_text().splitlines()]
 
 
-def test_a_model_of_the_hub_is_the_model_by_branch_and_by_commit(told: dict[str, str]) -> None:
-    expected = load_file(Path(told["model"]) / "model.safetensors")
+def test_a_model_of_the_hub_is_the_model_by_branch_and_by_commit(outcomes: dict[str, str]) -> None:
+    expected = load_file(Path(outcomes["model"]) / "model.safetensors")
     for source in ("hub:team/small@main", f"hub:team/small@{COMMIT}"):
-        weights = load_file(Path(told[source]) / "model.safetensors")
+        weights = load_file(Path(outcomes[source]) / "model.safetensors")
         assert weights.keys() == expected.keys() and all((weights[name] == expected[name]).all() for name in weights)
 
 
-def test_splits_of_a_data_set_are_its_rows(told: dict[str, str]) -> None:
+def test_splits_of_a_data_set_are_its_rows(outcomes: dict[str, str]) -> None:
     for source, wanted in (("hub:team/rows@main", QUESTIONS[:2]), ("hub:team/rows@main:test", QUESTIONS[2:])):
-        rows = rows_of(told[source])
+        rows = rows_of(outcomes[source])
         assert [{"question": row["question"], "answer": row["answer"]} for row in rows] == wanted
 
 
-def test_conversations_of_the_hub_are_conversations(told: dict[str, str], tmp_path: Path) -> None:
+def test_conversations_of_the_hub_are_conversations(outcomes: dict[str, str], tmp_path: Path) -> None:
     """A table gives every turn every key of any turn, and null where it has none: the rows are those of the file itself."""
-    rows = rows_of(told["hub:team/chats@main"])
+    rows = rows_of(outcomes["hub:team/chats@main"])
     assert [row["answer"] for row in rows[:2]] == ["Two.", "Three."] and rows[1]["messages"][0][
         "content"
     ] == "You count."
     assert rows[-1]["answer"] == "That makes 2."
     [call] = next(turn for turn in rows[-1]["messages"] if turn.get("tool_calls"))["tool_calls"]
     assert call["function"] == {"name": "add", "arguments": {"a": 1}}
-    [greeting] = rows_of(told["hub:team/shared@main"])
+    [greeting] = rows_of(outcomes["hub:team/shared@main"])
     assert (greeting["question"], greeting["answer"]) == ("Hello", "Good day.")
 
 
-def test_a_branch_is_pinned_to_its_commit(told: dict[str, str]) -> None:
-    assert told["pin"] == f"hub:team/rows@{COMMIT}:test"
+def test_a_branch_is_pinned_to_its_commit(outcomes: dict[str, str]) -> None:
+    assert outcomes["pin"] == f"hub:team/rows@{COMMIT}:test"
 
 
-def test_what_the_hub_has_not_is_refused_in_one_line(told: dict[str, str]) -> None:
+def test_what_the_hub_has_not_is_refused_in_one_line(outcomes: dict[str, str]) -> None:
     for source in ("hub:team/gone@main", "hub:team/gone@v1"):
-        assert told[source].startswith(f"refused: {source}: the hub did not give it: ") and "\n" not in told[source]
+        assert (
+            outcomes[source].startswith(f"refused: {source}: the hub did not give it: ")
+            and "\n" not in outcomes[source]
+        )
