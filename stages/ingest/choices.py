@@ -61,8 +61,8 @@ def _parts(cell: Any, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     if isinstance(cell, Mapping):
         texts, labels, marks = (cell.get(key) for key in ("text", "label", _mark_of([cell])))
         beside = [column for column in (labels, marks) if column is not None]
-        are_lists = all(isinstance(column, list) for column in (texts, *beside))
-        if not are_lists or {len(column) for column in beside} != {len(texts)}:
+        is_whole = isinstance(texts, list) and all(isinstance(column, list) for column in beside)
+        if not is_whole or {len(column) for column in beside} != {len(texts)}:
             raise ValueError(f"{name} is a mapping without text and label of one length; {_ACCEPTED}")
         return texts, labels or [], marks or []
     if not isinstance(cell, list):
