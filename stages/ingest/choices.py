@@ -59,7 +59,8 @@ _ACCEPTED = "accepted: a list of texts, {text: [...], label: [...]}, or either a
 def _parts(cell: Any, name: str) -> tuple[list[Any], list[Any], list[Any]]:
     """Return (texts, labels, marks) of a cell, not yet looked at one by one."""
     if isinstance(cell, Mapping):
-        texts, labels, marks = (cell.get(key) for key in ("text", "label", _mark_of([cell])))
+        texts: Any = cell.get("text")
+        labels, marks = cell.get("label"), cell.get(_mark_of([cell]))
         beside = [column for column in (labels, marks) if column is not None]
         is_whole = isinstance(texts, list) and all(isinstance(column, list) for column in beside)
         if not is_whole or {len(column) for column in beside} != {len(texts)}:

@@ -65,7 +65,7 @@ class Ours(DescribedModel):
 
     silent: int = 0
 
-    told: int = Field(default=0, description="in the field")
+    named: int = Field(default=0, description="in the field")
 
     class Inner(DescribedModel):
         plain: int = 0
@@ -86,7 +86,7 @@ class OfPydantic(BaseModel):
 
     silent: int = 0
 
-    told: int = Field(default=0, description="in the field")
+    named: int = Field(default=0, description="in the field")
 
 
 def test_fields_are_described_as_pydantic_does_it() -> None:
