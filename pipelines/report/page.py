@@ -109,10 +109,10 @@ def _samples(record: RunRecord, store: Store) -> list[dict[str, Any]]:
 
 def _releases(record: RunRecord, store: Store) -> dict[str, Any]:
     """Return the releases; of those that an earlier version made, the checks without what it did not know."""
-    unknown = {"known": "", "measured_on": "", "laxness": "", "verdict": "", "undecided": ""}
+    unknown = {"known": "", "measured_on": "", "laxness": "", "verdict": "", "undecided": "", "level": None}
     releases = _contents(record, store, "register", "release.json")
     return {
-        name: {**release, "checks": [{**unknown, **check} for check in release["checks"]]}
+        name: {"verdict": "", **release, "checks": [{**unknown, **check} for check in release["checks"]]}
         for name, release in releases.items()
     }
 

@@ -28,6 +28,8 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "comparison.json"
+# What intervals are made of, text by text, by the fingerprints of the models.
+TEXTS = "texts.json"
 
 
 def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -66,7 +68,7 @@ def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
 
 
-@stage("compare", version=7, forecast=_forecast)
+@stage("compare", version=8, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
@@ -99,6 +101,9 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     named = dict(zip(config.names or ("",), measure.results, strict=True)) | measure.differences()
     results = named if config.names else measure.results[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
+    students = {model.fingerprint: texts for model, texts in zip(inputs.model, measure.texts, strict=True)}
+    of_texts = {"original": inputs.original.fingerprint, "students": students}
+    (workdir / "content" / TEXTS).write_text(json.dumps(of_texts))
     facts = {
         f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
         for model, figures in named.items()
@@ -128,6 +133,7 @@ class _Measure:
         self.students: dict[int, TorchRunner] = {}  # those in memory, by their place in the input
         self.results: list[dict[str, dict[str, Any]]] = [{} for _ in range(num_students)]
         self.sums: list[dict[str, list[Sums]]] = [{} for _ in range(num_students)]
+        self.texts: list[dict[str, dict[str, list[float]]]] = [{} for _ in range(num_students)]
         self._chosen: dict[str, list[float]] = {}  # by data set, which choices the original got right
 
     def all(self, read: Sequence[tuple[str, Sequence[Pair], Sequence[Row]]]) -> None:
@@ -152,6 +158,12 @@ class _Measure:
                 [text.num_tokens for text in texts],
             )
             self.sums[student].setdefault(name, []).append(sums)
+            self.texts[student][name] = {
+                "counts": [text.num_tokens for text in texts],
+                "kl_nats": [text.kl_nats for text in texts],
+                "agreement": [text.num_agreeing for text in texts],
+                "loss_rise_nats": [text.loss_nats - text.original_loss_nats for text in texts],
+            }
             summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
             kl, rise = _with_interval(summary["kl_nats"]), _with_interval(summary["perplexity_ratio"])
             measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"

@@ -98,11 +98,22 @@ def member_of(model: type[BaseModel], name: str, value: Any) -> type[BaseModel] 
     field = model.model_fields.get(name)
     members = [] if field is None else list(models_in(field.annotation))
     if len(members) == 1:
-        return members[0]
+        is_plain = field is not None and _takes_mapping(field.annotation) and isinstance(value, Mapping)
+        return None if is_plain and not value.keys() & members[0].model_fields.keys() else members[0]
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if kind is None and field is not None:  # a kind that is left out is that of the default
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
     return next((member for member in members if kind in get_args(member.model_fields["kind"].annotation)), None)
+
+
+def _takes_mapping(annotation: Any) -> bool:
+    """Say whether a type also takes a mapping that is no config."""
+    return getattr(annotation, "__origin__", None) is dict or any(map(_takes_mapping, _members(annotation)))
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_nest = isinstance(getattr(annotation, "__origin__", None), type) and annotation.__origin__ in (list, dict, tuple)
+    return () if is_nest else get_args(annotation)
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -110,6 +121,5 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
         return
-    is_nest = isinstance(getattr(annotation, "__origin__", None), type) and annotation.__origin__ in (list, dict, tuple)
-    for member in () if is_nest else get_args(annotation):
+    for member in _members(annotation):
         yield from models_in(member)
