@@ -101,9 +101,7 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     named = dict(zip(config.names or ("",), measure.results, strict=True)) | measure.differences()
     results = named if config.names else measure.results[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
-    students = {model.fingerprint: texts for model, texts in zip(inputs.model, measure.texts, strict=True)}
-    of_texts = {"original": inputs.original.fingerprint, "students": students}
-    (workdir / "content" / TEXTS).write_text(json.dumps(of_texts))
+    _write_texts(workdir / "content" / TEXTS, inputs, measure.texts)
     facts = {
         f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
         for model, figures in named.items()
@@ -115,6 +113,11 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     for name, value in facts.items():
         metric(name, value)
     return ComparisonArtifact.at(workdir / "content", facts)
+
+
+def _write_texts(path: Path, inputs: CompareInputs, texts: Sequence[Mapping[str, Any]]) -> None:
+    students = {model.fingerprint: sums for model, sums in zip(inputs.model, texts, strict=True)}
+    path.write_text(json.dumps({"original": inputs.original.fingerprint, "students": students}))
 
 
 def _opened(config: CompareConfig, model: ModelArtifact, shared: Path, who: str) -> TorchRunner:

@@ -88,7 +88,7 @@ def interval_verdict(
     return Verdict(whole_verdict([check.verdict for check in judged]), checks)
 
 
-def check_inputs(gate: IntervalGate | None, has_comparison: bool) -> None:
+def check_inputs(gate: IntervalGate | None, *, has_comparison: bool) -> None:
     """Raise ValueError where checks of `compare` and the input `comparison` do not go together."""
     wanted = [check.measure for check in gate.checks if check.measure in SUMS] if gate is not None else []
     if wanted and not has_comparison:

@@ -46,7 +46,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             raise ValueError(
                 f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
             )
-    check_inputs(config.interval_gate, bool(inputs.get("comparison")))
+    check_inputs(config.interval_gate, has_comparison=bool(inputs.get("comparison")))
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms

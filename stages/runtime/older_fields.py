@@ -98,12 +98,19 @@ def member_of(model: type[BaseModel], name: str, value: Any) -> type[BaseModel] 
     field = model.model_fields.get(name)
     members = [] if field is None else list(models_in(field.annotation))
     if len(members) == 1:
-        is_plain = field is not None and _takes_mapping(field.annotation) and isinstance(value, Mapping)
-        return None if is_plain and not value.keys() & members[0].model_fields.keys() else members[0]
+        return None if is_plain(model, name, value) else members[0]
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if kind is None and field is not None:  # a kind that is left out is that of the default
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
     return next((member for member in members if kind in get_args(member.model_fields["kind"].annotation)), None)
+
+
+def is_plain(model: type[BaseModel], name: str, value: Any) -> bool:
+    """Say whether a mapping is the field's alternative that is no config: it has none of the config's fields."""
+    field = model.model_fields.get(name)
+    if field is None or not isinstance(value, Mapping) or not _takes_mapping(field.annotation):
+        return False
+    return not any(value.keys() & member.model_fields.keys() for member in models_in(field.annotation))
 
 
 def _takes_mapping(annotation: Any) -> bool:

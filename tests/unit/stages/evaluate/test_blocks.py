@@ -1,0 +1,91 @@
+"""Questions in random blocks: asked until the verdict is sure, each once, and of every task its share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+from pydantic import ValidationError
+
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.evaluate.blocks import ALL_ASKED, GIVEN_UP, Answer, Blocks, ask_in_blocks
+from attar.stages.evaluate.config import EvaluateConfig, StopConfig
+from attar.stages.evaluate.question_pairs import question_ids
+
+CHECK = {"measure": "accuracy_drop", "limit": 0.1}
+ROWS = {
+    "facts": [Row(f"f{index}", f"Fact {index}?", "yes") for index in range(301)],
+    "sums": [Row(f"s{index}", f"Sum {index}?", "2") for index in range(100)],
+}
+BASELINE = {
+    "question_ids": {name: question_ids(some) for name, some in ROWS.items()},
+    "right": {name: [1.0] * len(some) for name, some in ROWS.items()},
+}
+
+
+def asked_by(answers: Mapping[str, float], seen: list[str]) -> Answer:
+    """A candidate that gets so large a share of each task right, evenly."""
+
+    def answer(block: Mapping[str, Sequence[Row]]) -> dict[str, list[float]]:
+        seen.extend(row.id for some in block.values() for row in some)
+        return {
+            name: [float(int(row.id[1:]) % 20 < 20 * answers[name]) for row in some] for name, some in block.items()
+        }
+
+    return answer
+
+
+def run(answers: Mapping[str, float], rows: Mapping[str, Sequence[Row]] = ROWS, **changes) -> tuple[dict, list[str]]:
+    seen: list[str] = []
+    stop = StopConfig(**{"checks": [CHECK], **changes})
+    return ask_in_blocks(stop, Blocks.of(rows, BASELINE, "seed"), asked_by(answers, seen)), seen
+
+
+def test_a_candidate_that_lost_nothing_is_sure_soon_and_so_is_a_bad_one() -> None:
+    good, seen = run({"facts": 1.0, "sums": 1.0})
+    assert good["ended"] == "surely passed" and good["num_asked"] == len(seen) < 100
+    assert good["checks"][0]["verdict"] == "passed" and good["checks"][0]["high"] <= 0.1
+    bad, _ = run({"facts": 0.5, "sums": 0.5})
+    assert bad["ended"] == "surely failed" and bad["num_asked"] < 100
+
+
+def test_on_the_limit_it_is_given_up_or_everything_is_asked() -> None:
+    limit, seen = run({"facts": 0.9, "sums": 0.9})
+    assert limit["ended"] in (GIVEN_UP, ALL_ASKED) and limit["checks"][0]["verdict"] == "too few questions"
+    few, seen = run({"facts": 1.0, "sums": 1.0}, {"facts": ROWS["facts"][:7], "sums": ROWS["sums"][:2]}, block_size=4)
+    assert few["ended"] == ALL_ASKED and sorted(seen) == sorted({*seen}) and len(seen) == 9
+
+
+def test_every_task_gets_its_share_and_the_order_is_random() -> None:
+    _, seen = run({"facts": 0.95, "sums": 0.95}, block_size=8)
+    kinds = [name[0] for name in seen]
+    assert kinds.count("f") == 3 * kinds.count("s")
+    assert seen[:6] != [f"f{index}" for index in range(6)]
+    assert Blocks.of(ROWS, BASELINE, "seed").ids != Blocks.of(ROWS, BASELINE, "another").ids
+
+
+def test_a_check_of_one_task_is_of_its_questions_alone() -> None:
+    only, _ = run({"facts": 1.0, "sums": 0.0}, checks=[{**CHECK, "data": "facts"}])
+    assert only["ended"] == "surely passed"
+
+
+def test_questions_that_the_original_was_not_asked_are_refused() -> None:
+    strange = {"facts": [*ROWS["facts"], Row("x", "New?", "yes")]}
+    with pytest.raises(ValueError, match="baseline was not asked 1 of the 302 questions of task 'facts'"):
+        Blocks.of(strange, BASELINE, "seed")
+    with pytest.raises(ValueError, match="stop check accuracy_drop: 'fact' was not measured. Did you mean 'facts'?"):
+        run({"facts": 1.0, "sums": 1.0}, checks=[{**CHECK, "data": "fact"}])
+
+
+@pytest.mark.parametrize(
+    ("stop", "message"),
+    [
+        ({"checks": []}, "at least 1 item"),
+        ({"checks": [{"measure": "kl_nats", "limit": 0.3}]}, "kl_nats is not asked question by question"),
+        ({"checks": [CHECK], "level": 0.0}, "greater than 0"),
+        ({"checks": [CHECK], "level": 1.0}, "less than 0.5"),
+    ],
+)
+def test_a_stop_that_means_nothing_is_refused(stop: dict, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EvaluateConfig(stop=stop)
