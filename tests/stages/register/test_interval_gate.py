@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,8 +12,10 @@ from attar.registry.artifacts.store import Store
 from attar.registry.tracking.mlflow_home import open_client
 from attar.stages.compare.config import CompareConfig, CompareInputs
 from attar.stages.compare.stage import compare
+from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.register.config import RegisterConfig, RegisterInputs
@@ -23,12 +26,15 @@ SCORES = EvaluateConfig(num_samples=0, max_new_tokens=4, num_prompt_tokens=16, p
 
 
 @pytest.fixture
-def inputs(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> RegisterInputs:
+def inputs(store: Store, model: ModelArtifact, questions: DatasetArtifact, tmp_path: Path) -> RegisterInputs:
+    (tmp_path / "story.txt").write_text("The boat came in at dawn, and nobody saw it. " * 40)
+    source = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}", heldout_fraction=0.0)
+    story = ingest_data.execute(source, NoInputs(), store).artifact
     cut = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=model), store).artifact
     baseline = evaluate.execute(SCORES, EvaluateInputs(model=model, tasks=(questions,)), store).artifact
     scores = evaluate.execute(SCORES, EvaluateInputs(model=cut, tasks=(questions,), beside=model), store).artifact
-    config = CompareConfig(precision="float32")
-    compared = compare.execute(config, CompareInputs(model=(cut,), original=model, tasks=(questions,)), store).artifact
+    config = CompareConfig(precision="float32", max_tokens=16)
+    compared = compare.execute(config, CompareInputs(model=(cut,), original=model, texts=(story,)), store).artifact
     return RegisterInputs(model=cut, evaluation=scores, baseline=baseline, comparison=compared)
 
 
@@ -42,7 +48,7 @@ def released(store: Store, inputs: RegisterInputs, *checks: dict, **options) -> 
 
 def test_three_verdicts_and_what_comes_of_them(store: Store, inputs: RegisterInputs) -> None:
     size, kl = {"measure": "parameters_ratio", "limit": 0.99}, {"measure": "kl_nats", "limit": 50.0}
-    passed, notes = released(store, inputs, size, kl, {**kl, "data": "sums"})
+    passed, notes = released(store, inputs, size, kl, {**kl, "data": "story"})
     assert passed["verdict"] == "passed" and passed["is_champion"]
     assert "gate at one-sided level 0.05, Holm over 2 checks; 1 are exact" in notes
     few, notes = released(store, inputs, size, {"measure": "accuracy_drop", "limit": 0.01})
