@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
+from attar.pipelines.cli.bisect_command import bisect
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
@@ -184,7 +185,7 @@ def gc(
 
 for command_name, command in SHOW_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
+for command in (bisect, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 
