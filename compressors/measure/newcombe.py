@@ -106,7 +106,7 @@ class PairedDrop:
 
     def grown(self, factor: float) -> PairedDrop:
         """Return what so many times the questions would tell, answered alike."""
-        return PairedDrop(tuple(cells.grown(factor) for cells in self.tasks))
+        return PairedDrop(tuple(cells.grown(factor) for cells in self.tasks), self.unit)
 
 
 def binomial_tail(num_heads: int, num_tosses: int) -> float:

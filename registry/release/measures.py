@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# The two evaluations, or the comparison of the model with its original.
-Source = Literal["evaluation", "comparison"]
+# The two evaluations, the comparison of the model with its original, or the check of its behaviour.
+Source = Literal["evaluation", "comparison", "behaviour"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Measure:
 
     def lets_through(self, limit: float) -> str:
         """Return what a model may lose and still pass."""
-        if self.name == "accuracy_drop":
-            return f"{100 * limit:.3g} points of the accuracy may be lost"
+        if self.name.endswith("_drop"):
+            return f"{100 * limit:.3g} points of the {self.what} may be lost"
         if self.name == "agreement":
             return f"{100 * (1 - limit):.3g}% of the tokens may differ from the original's"
         if self.name == "kl_nats":
@@ -50,5 +50,6 @@ MEASURES = {
         Measure("kl_nats", True, "comparison", "KL", is_by_data=True),
         Measure("agreement", False, "comparison", "agreement", is_by_data=True, below=1.0),
         Measure("loss_ratio", True, "comparison", "perplexity", is_by_data=True),
+        Measure("behaviour_drop", True, "behaviour", "behaviour", is_by_data=True, above=-1.0, below=1.0),
     )
 }

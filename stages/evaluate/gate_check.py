@@ -22,6 +22,7 @@ MeasureName = Literal[
     "kl_nats",
     "agreement",
     "loss_ratio",
+    "behaviour_drop",
 ]
 
 
@@ -29,13 +30,13 @@ class GateCheck(StageConfig):
     """A limit that the bound of a measure's interval must keep."""
 
     measure: MeasureName
-    """What is limited. accuracy_drop is original minus candidate; kl_nats, agreement and loss_ratio are those of `compare`."""
+    """What is limited. Drops are original minus candidate; kl_nats, agreement and loss_ratio are of `compare`, behaviour_drop of `check_behaviour`."""
 
     limit: float
     """Where a model is no longer good enough. Drops and ratios of losses, times and sizes are upper limits, retention and agreement lower ones."""
 
     data: str = ""
-    """The task, or the text of `compare`; empty: the mean over all tasks, or all texts together."""
+    """The task, the text of `compare` or the group of `check_behaviour`; empty: the mean over all tasks or groups, or all texts together."""
 
     @model_validator(mode="after")
     def _limit_means_something(self) -> GateCheck:

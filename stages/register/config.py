@@ -9,7 +9,13 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag, field_validator
 
 from attar.compressors.catalogue import did_you_mean
-from attar.registry.artifacts.handles import ComparisonArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    BehaviourArtifact,
+    ComparisonArtifact,
+    EvaluationArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+)
 from attar.registry.release.gate import THRESHOLDS
 from attar.registry.release.interval_gate import Multiplicity
 from attar.stages.contract import StageConfig
@@ -20,7 +26,7 @@ class IntervalGate(StageConfig):
     """Checks that the bound of an interval must keep. Each is passed, failed, or too few questions tell."""
 
     checks: Annotated[tuple[GateCheck, ...], Field(min_length=1)]
-    """What a champion must show; every measured form must show it, checks of `compare` the model alone."""
+    """What a champion must show; every measured form must show it, checks of `compare` and `check_behaviour` the model alone."""
 
     level: float = Field(default=0.05, gt=0, lt=0.5)
     """One-sided error: how often a check that is passed (or failed) may be so wrongly."""
@@ -80,7 +86,7 @@ class RegisterConfig(StageConfig):
 class RegisterInputs:
     """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated.
 
-    `comparison`: of the model with its original, for a gate on what `compare` measures.
+    `comparison` and `behaviour`: of the model with its original, for a gate on what `compare` and `check_behaviour` measure.
     """
 
     model: ModelArtifact
@@ -89,3 +95,4 @@ class RegisterInputs:
     onnx: tuple[OnnxArtifact, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
     comparison: ComparisonArtifact | None = None
+    behaviour: BehaviourArtifact | None = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from attar.compressors.measure.bootstrap import mean_over
-from attar.registry.artifacts.handles import ComparisonArtifact, EvaluationArtifact
+from attar.compressors.measure.newcombe import Cells, PairedDrop
+from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifact, EvaluationArtifact
 from attar.registry.release.gate import Ratio, run_gate
 from attar.registry.release.interval_gate import FAILED, PASSED, Claim, judge_claims, whole_verdict
+from attar.registry.release.measures import MEASURES
+from attar.stages.behaviour.flips import RESULT as BEHAVIOUR
 from attar.stages.compare.stage import TEXTS
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.gate_evidence import check_known, evaluation_claim
@@ -88,13 +91,16 @@ def interval_verdict(
     return Verdict(whole_verdict([check.verdict for check in judged]), checks)
 
 
-def check_inputs(gate: IntervalGate | None, *, has_comparison: bool) -> None:
-    """Raise ValueError where checks of `compare` and the input `comparison` do not go together."""
-    wanted = [check.measure for check in gate.checks if check.measure in SUMS] if gate is not None else []
-    if wanted and not has_comparison:
-        raise ValueError(f"gate.checks: {wanted[0]} is measured by compare; give the input comparison")
-    if has_comparison and not wanted:
-        raise ValueError(f"comparison: no check of the gate reads it; accepted with {', '.join(SUMS)}")
+def check_inputs(gate: IntervalGate | None, given: Collection[str]) -> None:
+    """Raise ValueError where the gate's checks and the inputs `comparison` and `behaviour` do not go together."""
+    checks = gate.checks if gate is not None else ()
+    for source, stage in (("comparison", "compare"), ("behaviour", "check_behaviour")):
+        wanted = [check.measure for check in checks if check.definition.source == source]
+        if wanted and source not in given:
+            raise ValueError(f"gate.checks: {wanted[0]} is measured by {stage}; give the input {source}")
+        if source in given and not wanted:
+            accepted = ", ".join(name for name, measure in MEASURES.items() if measure.source == source)
+            raise ValueError(f"{source}: no check of the gate reads it; accepted with {accepted}")
 
 
 def _claims(
@@ -102,14 +108,18 @@ def _claims(
 ) -> list[tuple[str, Claim]]:
     baseline = evaluation_of(inputs.baseline)
     contents = {form: evaluation_of(evaluation) for form, evaluation in evaluations.items()}
+    pair = inputs.model.fingerprint, inputs.baseline.facts.model_fingerprint
     claims: list[tuple[str, Claim]] = []
     for check in gate.checks:
-        if check.measure in SUMS:
+        source = check.definition.source
+        if source == "comparison":
             assert inputs.comparison is not None, "the forecast refuses it"
-            texts = _texts(inputs.comparison, inputs.model.fingerprint, inputs.baseline.facts.model_fingerprint)
-            claims.append(("model", _comparison_claim(check, texts)))
-            continue
-        claims += [(form, evaluation_claim(check, content, baseline)) for form, content in contents.items()]
+            claims.append(("model", _comparison_claim(check, _texts(inputs.comparison, *pair))))
+        elif source == "behaviour":
+            assert inputs.behaviour is not None, "the forecast refuses it"
+            claims.append(("model", _behaviour_claim(check, _outcomes(inputs.behaviour, *pair))))
+        else:
+            claims += [(form, evaluation_claim(check, content, baseline)) for form, content in contents.items()]
     return claims
 
 
@@ -135,3 +145,16 @@ def _comparison_claim(check: GateCheck, texts: Mapping[str, Mapping[str, list[fl
         return check.claim(mean_over(sums, counts, "texts", np.exp))
     return check.claim(mean_over(sums, counts, "texts"))
 
+
+def _outcomes(behaviour: BehaviourArtifact, model: str, original: str) -> dict[str, dict[str, list[float]]]:
+    """Return group -> outcomes of student and original in pairs. Raises ValueError where others were checked."""
+    facts = behaviour.facts
+    if (facts.model_fingerprint, facts.original_fingerprint) != (model, original):
+        raise ValueError("behaviour: it did not check the model that is to be registered against the original of baseline")
+    return json.loads((behaviour.path / BEHAVIOUR).read_text())["outcomes"]
+
+
+def _behaviour_claim(check: GateCheck, outcomes: Mapping[str, Mapping[str, list[float]]]) -> Claim:
+    check_known(check.data, sorted(outcomes), f"gate check {check.measure}")
+    chosen = [outcomes[check.data]] if check.data else list(outcomes.values())
+    return check.claim(PairedDrop(tuple(Cells.of(pair["student"], pair["original"]) for pair in chosen), unit="cases"))

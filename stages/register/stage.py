@@ -46,7 +46,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             raise ValueError(
                 f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
             )
-    check_inputs(config.interval_gate, has_comparison=bool(inputs.get("comparison")))
+    check_inputs(config.interval_gate, [name for name, some in inputs.items() if some])
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms
@@ -200,5 +200,5 @@ def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], verdict: V
 
 def _work_key(config: RegisterConfig, inputs: RegisterInputs) -> str:
     artifacts = [inputs.model, inputs.evaluation, inputs.baseline, *inputs.onnx, *inputs.onnx_evaluation]
-    artifacts += [inputs.comparison] if inputs.comparison is not None else []
+    artifacts += [beside for beside in (inputs.comparison, inputs.behaviour) if beside is not None]
     return digest([config.model_dump(mode="json"), [artifact.fingerprint for artifact in artifacts]])

@@ -50,9 +50,12 @@ def test_a_gate_that_means_nothing_is_refused(gate: dict, message: str) -> None:
 def test_checks_of_compare_and_its_input_go_together() -> None:
     kl = RegisterConfig(name="small", gate={"checks": [{"measure": "kl_nats", "limit": 0.3}]}).interval_gate
     drop = RegisterConfig(name="small", gate=CHECKS).interval_gate
-    check_inputs(kl, has_comparison=True)
-    check_inputs(drop, has_comparison=False)
+    check_inputs(kl, ["model", "comparison"])
+    check_inputs(drop, ["model"])
     with pytest.raises(ValueError, match="kl_nats is measured by compare; give the input comparison"):
-        check_inputs(kl, has_comparison=False)
+        check_inputs(kl, ["model"])
     with pytest.raises(ValueError, match="comparison: no check of the gate reads it"):
-        check_inputs(drop, has_comparison=True)
+        check_inputs(drop, ["comparison"])
+    kept = RegisterConfig(name="small", gate={"checks": [{"measure": "behaviour_drop", "limit": 0.1}]}).interval_gate
+    with pytest.raises(ValueError, match="behaviour_drop is measured by check_behaviour; give the input behaviour"):
+        check_inputs(kept, ["model"])

@@ -1,0 +1,101 @@
+"""`check_behaviour` on small models: no flip against itself, flips with their texts against a cut, and it goes on after a kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import attar.stages.behaviour.stage
+from attar.registry.artifacts.handles import FLIPS, BehaviourArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.store import Store
+from attar.stages.behaviour.config import BehaviourConfig, BehaviourInputs
+from attar.stages.behaviour.stage import check_behaviour
+from attar.stages.contract import NoInputs
+from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
+
+CONFIG = BehaviourConfig(
+    max_cases=4, max_new_tokens=6, verbatim={"num_prefix_tokens": 4, "num_match_tokens": 4}, precision="float32"
+)
+GROUPS = {"refusals", "format", "copying", "arithmetic", "brackets", "position", "ending"}
+
+
+def content(artifact: BehaviourArtifact) -> dict:
+    return json.loads((artifact.path / "behaviour.json").read_text())
+
+
+def flips(artifact: BehaviourArtifact) -> list[dict]:
+    return [json.loads(line) for line in (artifact.path / FLIPS).read_text().splitlines()]
+
+
+def test_a_model_behaves_as_itself(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    inputs = BehaviourInputs(model=model, original=model, cases=(questions,), training=(questions,))
+    made = check_behaviour.execute(CONFIG, inputs, store).artifact
+    groups = content(made)["groups"]
+    assert groups.keys() == {*GROUPS, "sums", "verbatim"}
+    assert all(drop["lost"] == drop["won"] == drop["drop"] == 0 for drop in groups.values())
+    assert groups["ending"]["num_cases"] == 4 * 4 + groups["sums"]["num_cases"], "every written answer"
+    assert flips(made) == [] and made.facts["drop_refusals"] == 0.0
+    assert made.facts.model_fingerprint == made.facts.original_fingerprint == model.fingerprint
+
+
+def test_flips_of_a_cut_stand_with_both_texts(store: Store, model: ModelArtifact) -> None:
+    cut = prune.execute(PruneConfig(blocks=[0, 2]), PruneInputs(model=model), store).artifact
+    config = CONFIG.with_changes(max_cases=0, groups=["brackets", "position"])
+    made = check_behaviour.execute(config, BehaviourInputs(model=cut, original=model), store).artifact
+    kept, groups = content(made), content(made)["groups"]
+    assert groups.keys() == {"brackets", "position"}
+    for name, drop in groups.items():
+        pairs = list(zip(kept["outcomes"][name]["student"], kept["outcomes"][name]["original"], strict=True))
+        assert drop["lost"] == pairs.count((0.0, 1.0)) and drop["won"] == pairs.count((1.0, 0.0))
+        assert drop["low"] <= drop["drop"] <= drop["high"]
+    listed = flips(made)
+    assert len(listed) == sum(drop["lost"] + drop["won"] for drop in groups.values()) > 0
+    assert all(flip["original"] and flip["student"] and flip["question"] for flip in listed)
+
+
+def test_a_killed_check_asks_only_the_model_that_was_not_finished(
+    store: Store, model: ModelArtifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut = prune.execute(PruneConfig(blocks=[0]), PruneInputs(model=model), store).artifact
+    inputs, config = BehaviourInputs(model=cut, original=model), CONFIG.with_changes(groups=["brackets"])
+    load, loaded = attar.stages.behaviour.stage.load_model, []
+
+    def once(folder: Path, *given):
+        if folder == cut.path and not loaded.count(cut.path):
+            loaded.append(folder)
+            raise KeyboardInterrupt
+        loaded.append(folder)
+        return load(folder, *given)
+
+    monkeypatch.setattr(attar.stages.behaviour.stage, "load_model", once)
+    with pytest.raises(KeyboardInterrupt):
+        check_behaviour.execute(config, inputs, store)
+    check_behaviour.execute(config, inputs, store)
+    assert loaded == [model.path, cut.path, cut.path]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"question": "Why?", "answer": "Because."}], "has no verifier"),
+        ([{"text": "No question."}], "it has no question"),
+    ],
+)
+def test_cases_that_cannot_be_checked_are_refused(
+    store: Store, model: ModelArtifact, tmp_path: Path, rows: list[dict], message: str
+) -> None:
+    path = tmp_path / "own.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    data = ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}", heldout_fraction=0.0), NoInputs(), store)
+    inputs = BehaviourInputs(model=model, original=model, cases=(data.artifact,))
+    with pytest.raises(ValueError, match=f"cases 'own': .*{message}; accepted: questions with choices or a verifier"):
+        check_behaviour.execute(CONFIG, inputs, store)
+
+
+def test_nothing_to_check_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to check"):
+        check_behaviour.forecast(CONFIG.with_changes(groups=[]), {"model": ({},), "original": ({},)})
