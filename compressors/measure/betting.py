@@ -112,9 +112,7 @@ class Wagered:
     def grown(self, factor: float) -> Wagered:
         """Return what so many times the questions would tell, answered alike."""
         count = math.ceil(factor * len(self.candidate))
-        return replace(
-            self, candidate=np.resize(self.candidate, count), original=np.resize(self.original, count)
-        )
+        return replace(self, candidate=np.resize(self.candidate, count), original=np.resize(self.original, count))
 
     def _gains(self, limit: float, is_upper: bool) -> tuple[np.ndarray, float, float]:
         """Return the game of a claim: what each step gains, the most it can lose, and the gain expected of a model that is clearly within.

@@ -48,7 +48,9 @@ def _tensors(value: Any, seen: set[int]) -> Iterator[Any]:
     elif isinstance(value, list | tuple):
         for inner in value:
             yield from _tensors(inner, seen)
-    elif hasattr(value, "__dict__") and not isinstance(value, type) and not hasattr(value, "forward"):  # a cache, not its model
+    elif (
+        hasattr(value, "__dict__") and not isinstance(value, type) and not hasattr(value, "forward")
+    ):  # a cache, not its model
         for name, inner in vars(value).items():
             if not name.startswith("_"):
                 yield from _tensors(inner, seen)

@@ -81,7 +81,9 @@ def _version(spec: str, form: str, store: Store) -> tuple[Link, list[Ancestor]]:
     forms = [tag.removeprefix("attar.").removesuffix("_key") for tag in keys]
     models = sorted(name for name in forms if name not in ("evaluation", "baseline"))
     if form not in models:
-        raise ValueError(f"{version} has no form {form!r}; accepted: {', '.join(models) or 'none: another tool registered it'}")
+        raise ValueError(
+            f"{version} has no form {form!r}; accepted: {', '.join(models) or 'none: another tool registered it'}"
+        )
     known = [trace(store, by_key[key]) for key in keys.values() if key in by_key]
     key = keys[f"attar.{form}_key"]
     return Link(_stage_of(key, by_key, form, store), key), known

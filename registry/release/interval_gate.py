@@ -173,9 +173,7 @@ def _rejected(p_values: Sequence[float], level: float, multiplicity: Multiplicit
     return [results[index] for index in range(len(p_values))]
 
 
-def _judged(
-    claim: Claim, passes: tuple[bool, float] | None, fails: tuple[bool, float] | None, level: float
-) -> Judged:
+def _judged(claim: Claim, passes: tuple[bool, float] | None, fails: tuple[bool, float] | None, level: float) -> Judged:
     if passes is None or fails is None:  # exact
         return Judged(claim, PASSED if claim.doubt() == 0.0 else FAILED, level)
     if claim.evidence is not None and math.isnan(claim.evidence.value):

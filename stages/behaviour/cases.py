@@ -12,7 +12,16 @@ from attar.stages.artifacts.dataset.rows import Row
 SHIPPED = Path(__file__).parent / "shipped"
 NUM_MADE = 24
 SEED = 20
-NAMES = ("Maria Lopez", "Jonas Weber", "Aiko Tanaka", "Peter Novak", "Fatima Haddad", "Lena Olsen", "Samuel Okoye", "Ines Duarte")
+NAMES = (
+    "Maria Lopez",
+    "Jonas Weber",
+    "Aiko Tanaka",
+    "Peter Novak",
+    "Fatima Haddad",
+    "Lena Olsen",
+    "Samuel Okoye",
+    "Ines Duarte",
+)
 CITIES = ("Lisbon", "Krakow", "Osaka", "Tampere", "Valencia", "Ghent", "Porto", "Leipzig")
 THINGS = ("boxes", "lamps", "chairs", "bottles", "maps", "coats", "wheels", "books")
 PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -62,7 +71,11 @@ def arithmetic_cases() -> list[Row]:
     )
     for index in range(NUM_MADE):
         word, result = kinds[index % 3]
-        a, b = (draw.randrange(2, 12), draw.randrange(2, 10)) if word == "times" else (draw.randrange(20, 90), draw.randrange(2, 20))
+        a, b = (
+            (draw.randrange(2, 12), draw.randrange(2, 10))
+            if word == "times"
+            else (draw.randrange(20, 90), draw.randrange(2, 20))
+        )
         question = f"What is {a} {word} {b}? Answer with the number alone."
         rows.append(Row(f"arithmetic-{index}", question, str(result(a, b)), verifier="number"))
     return rows
@@ -79,7 +92,9 @@ def bracket_cases() -> list[Row]:
             wrong = draw.randrange(len(closed))
             closed[wrong] = draw.choice([bracket for bracket in PAIRS.values() if bracket != closed[wrong]])
         line = " ".join([*opened, *closed])
-        question = f"Is every bracket in this line closed by its own kind, in the right order? {line}\nAnswer yes or no."
+        question = (
+            f"Is every bracket in this line closed by its own kind, in the right order? {line}\nAnswer yes or no."
+        )
         choices = ["yes", "no"]
         rows.append(Row(f"brackets-{index}", question, choices=choices, answer_index=int(not is_balanced)))
     return rows

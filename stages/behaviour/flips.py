@@ -78,9 +78,7 @@ def flips_of(
                 reference = row.choices[row.answer_index] if row.choices else row.reference or row.answer or row.text
                 why = own.why if is_lost else other.why
                 question = row.question or "(training text)"
-                flips.append(
-                    Flip(name, "lost" if is_lost else "won", question, reference, other.text, own.text, why)
-                )
+                flips.append(Flip(name, "lost" if is_lost else "won", question, reference, other.text, own.text, why))
     return sorted(flips, key=lambda flip: (flip.group, flip.flip))
 
 

@@ -110,7 +110,9 @@ class Behaving:
             letters = [next(picks) for _ in row.choices]
             contents = [turned(row.choices, by)[letter] for by, letter in enumerate(letters)]
             is_same = len(set(contents)) == 1
-            text = ", ".join(f"{LETTERS[letter]} ({content})" for letter, content in zip(letters, contents, strict=True))
+            text = ", ".join(
+                f"{LETTERS[letter]} ({content})" for letter, content in zip(letters, contents, strict=True)
+            )
             outcomes.append(Outcome(float(is_same), text, "" if is_same else "the choice changes with its position"))
         return outcomes
 
@@ -133,9 +135,7 @@ class Behaving:
         if not questions:
             return []
         counter = bar("choosing", len(questions), "questions")
-        scored = choice_likelihoods(
-            self.runner, questions, batch_size=self.batch_size, on_scored=counter.advance
-        )
+        scored = choice_likelihoods(self.runner, questions, batch_size=self.batch_size, on_scored=counter.advance)
         picks = []
         for (_, continuations), scores in zip(questions, scored, strict=True):
             means = [score / len(tokens) for score, tokens in zip(scores, continuations, strict=True)]

@@ -111,7 +111,10 @@ class Opened:
         """Return the index of the likeliest choice per character of each row."""
         contexts = [choice_context(row) for row in rows]
         questions = [
-            (encoded(self.tokenizer, context), [choice_tokens(self.tokenizer, context, choice) for choice in row.choices])
+            (
+                encoded(self.tokenizer, context),
+                [choice_tokens(self.tokenizer, context, choice) for choice in row.choices],
+            )
             for context, row in zip(contexts, rows, strict=True)
         ]
         scored = choice_likelihoods(self.runner, questions, batch_size=BATCH_SIZE) if questions else []

@@ -89,18 +89,26 @@ class Lineage:
             manifest = self.store.manifest(self.store.load(link.stage, link.key))
         except (CorruptArtifactError, OSError):
             record, name = self._made(link)
-            return {slot: [_link_of(record.nodes[other]) for other in names] for slot, names in record.nodes[name].inputs.items()}
+            return {
+                slot: [_link_of(record.nodes[other]) for other in names]
+                for slot, names in record.nodes[name].inputs.items()
+            }
         return {
-            slot: [Link(entry["stage"], entry["key"]) for entry in entries] for slot, entries in manifest["inputs"].items()
+            slot: [Link(entry["stage"], entry["key"]) for entry in entries]
+            for slot, entries in manifest["inputs"].items()
         }
 
     def _made(self, link: Link) -> tuple[RunRecord, str]:
         """Return the newest run that made an artifact, and its node. Raises ValueError where none is known."""
         for record in self.records:
             for name, node in record.nodes.items():
-                if node.key == link.key and all(record.nodes[other].key for slot in node.inputs.values() for other in slot):
+                if node.key == link.key and all(
+                    record.nodes[other].key for slot in node.inputs.values() for other in slot
+                ):
                     return record, name
-        raise ValueError(f"{link} is gone and no run on this machine says how it was made: run the recipe of the version again")
+        raise ValueError(
+            f"{link} is gone and no run on this machine says how it was made: run the recipe of the version again"
+        )
 
 
 def _link_of(node: NodeRecord) -> Link:

@@ -41,9 +41,7 @@ def find_changes(num_models: int, num_questions: int, ask: Ask[A]) -> list[Chang
     first, last = ask(0, every), ask(num_models - 1, every)
     answers = {(0, question): first[question] for question in every}
     answers |= {(num_models - 1, question): last[question] for question in every}
-    open_ranges = {
-        question: (0, num_models - 1) for question in every if not first[question].is_same(last[question])
-    }
+    open_ranges = {question: (0, num_models - 1) for question in every if not first[question].is_same(last[question])}
     while True:
         middles = {question: (low + high) // 2 for question, (low, high) in open_ranges.items() if high - low > 1}
         if not middles:

@@ -38,7 +38,11 @@ class Blocks:
         blocks = Blocks({}, {}, {}, {name: [] for name in rows})
         for name, some in rows.items():
             known = dict(
-                zip(baseline.get("question_ids", {}).get(name, []), baseline.get("right", {}).get(name, []), strict=False)
+                zip(
+                    baseline.get("question_ids", {}).get(name, []),
+                    baseline.get("right", {}).get(name, []),
+                    strict=False,
+                )
             )
             pairs = list(zip(question_ids(some), some, strict=True))
             if missing := sum(name not in known for name, _ in pairs):
@@ -67,9 +71,7 @@ class Blocks:
         shares = {name: len(some) // smallest for name, some in self.rows.items()}
         num_steps = max(1, round(size / sum(shares.values())))
         starts = {name: len(right) for name, right in self.right.items()}
-        block = {
-            name: some[starts[name] : starts[name] + num_steps * shares[name]] for name, some in self.rows.items()
-        }
+        block = {name: some[starts[name] : starts[name] + num_steps * shares[name]] for name, some in self.rows.items()}
         return {name: some for name, some in block.items() if some}
 
     def evidence(self, check: GateCheck) -> Wagered:

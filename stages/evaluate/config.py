@@ -148,7 +148,9 @@ class EvaluateConfig(StageConfig):
     @model_validator(mode="after")
     def _blocks_are_of_questions(self) -> EvaluateConfig:
         if self.stop is not None and self.harness.tasks:
-            raise ValueError("stop asks the questions of data sets in blocks; tasks of lm-eval run whole: leave either out")
+            raise ValueError(
+                "stop asks the questions of data sets in blocks; tasks of lm-eval run whole: leave either out"
+            )
         return self
 
 

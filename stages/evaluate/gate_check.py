@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from attar.registry.release.interval_gate import Claim, Evidence
 from attar.registry.release.measures import MEASURES, Measure
@@ -30,7 +30,7 @@ class GateCheck(StageConfig):
     """A limit that the bound of a measure's interval must keep."""
 
     measure: MeasureName
-    """What is limited. Drops are original minus candidate; kl_nats, agreement and loss_ratio are of `compare`, behaviour_drop of `check_behaviour`."""
+    """What is limited. A drop is original minus candidate. `compare` measures kl_nats, agreement, loss_ratio; `check_behaviour` behaviour_drop."""
 
     limit: float
     """Where a model is no longer good enough. Drops and ratios of losses, times and sizes are upper limits, retention and agreement lower ones."""

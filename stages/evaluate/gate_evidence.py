@@ -28,7 +28,7 @@ EXACT = {"memory_ratio": "memory_bytes", "bytes_ratio": "disk_bytes", "parameter
 def check_known(data: str, known: Sequence[str], where: str) -> None:
     """Raise ValueError for a task or text that was not measured."""
     if data and data not in known:
-        hint = did_you_mean(data, {name: None for name in known}) if known else " Nothing was."
+        hint = did_you_mean(data, known) if known else " Nothing was."
         raise ValueError(f"{where}: {data!r} was not measured.{hint}")
 
 
@@ -50,7 +50,9 @@ def _accuracy(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[
         raise ValueError(f"gate check {check.measure}: no task was measured; give evaluate the input tasks")
     pairs = list(all_pairs(candidate, baseline, [check.data] if check.data else names))
     is_ratio = check.measure == "accuracy_retention"
-    if candidate.get("stopping") is not None:  # an interval for a fixed number of questions is none once the answers decide how many
+    if (
+        candidate.get("stopping") is not None
+    ):  # an interval for a fixed number of questions is none once the answers decide how many
         return Wagered.of(pairs, is_ratio=is_ratio)
     cells = tuple(Cells.of(*pair) for pair in pairs)
     return PairedRetention(cells) if is_ratio else PairedDrop(cells)
@@ -60,7 +62,9 @@ def _exact(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str
     name = EXACT[check.measure]
     for who, evaluation in (("candidate", candidate), ("baseline", baseline)):
         if name not in evaluation:
-            raise ValueError(f"gate check {check.measure}: the {who}'s evaluation did not measure it; evaluate it again")
+            raise ValueError(
+                f"gate check {check.measure}: the {who}'s evaluation did not measure it; evaluate it again"
+            )
     return Exact(candidate[name] / baseline[name])
 
 

@@ -48,7 +48,9 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if config.stop is not None and not inputs.get("tasks"):
         raise ValueError("stop: there is no question to ask; give the input tasks")
     if config.stop is not None and not inputs.get("baseline"):
-        raise ValueError("stop: which answers changed is not known without the original's evaluation; give the input baseline")
+        raise ValueError(
+            "stop: which answers changed is not known without the original's evaluation; give the input baseline"
+        )
     if inputs.get("baseline") and config.stop is None:
         raise ValueError("baseline is read by stop alone: set stop, or leave the input out")
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))

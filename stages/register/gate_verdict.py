@@ -130,7 +130,9 @@ def _texts(comparison: ComparisonArtifact, model: str, original: str) -> dict[st
         raise ValueError("comparison: it was made by an earlier version and keeps no texts; compare again")
     content = json.loads(path.read_text())
     if model not in content["students"] or content["original"] != original:
-        raise ValueError("comparison: it did not compare the model that is to be registered with the original of baseline")
+        raise ValueError(
+            "comparison: it did not compare the model that is to be registered with the original of baseline"
+        )
     return content["students"][model]
 
 
@@ -150,7 +152,9 @@ def _outcomes(behaviour: BehaviourArtifact, model: str, original: str) -> dict[s
     """Return group -> outcomes of student and original in pairs. Raises ValueError where others were checked."""
     facts = behaviour.facts
     if (facts.model_fingerprint, facts.original_fingerprint) != (model, original):
-        raise ValueError("behaviour: it did not check the model that is to be registered against the original of baseline")
+        raise ValueError(
+            "behaviour: it did not check the model that is to be registered against the original of baseline"
+        )
     return json.loads((behaviour.path / BEHAVIOUR).read_text())["outcomes"]
 
 

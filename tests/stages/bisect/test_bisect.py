@@ -64,7 +64,9 @@ def test_the_stage_that_changed_a_prompt_is_named_with_both_texts(store: Store, 
     assert index >= 1 and made.num_asked <= 2 + 2
     for tokens, side in ((change.before_tokens, "before"), (change.after_tokens, "after")):
         assert tokens and all(0.0 <= getattr(token, side) <= 1.0 for token in tokens)
-    first = next(i for i, (a, b) in enumerate(zip(change.before_tokens, change.after_tokens, strict=False)) if a.token != b.token)
+    first = next(
+        i for i, (a, b) in enumerate(zip(change.before_tokens, change.after_tokens, strict=False)) if a.token != b.token
+    )
     assert change.before_tokens[first].before > change.after_tokens[first].before  # type: ignore[operator]
     assert change.after_tokens[first].after > change.before_tokens[first].after  # type: ignore[operator]
 
@@ -129,9 +131,7 @@ def test_a_tasks_questions_are_counted_by_stage(
     assert sum(row["lost"] - row["won"] for row in table) == sum(rights[0]) - sum(rights[1])
 
 
-def test_the_command_prints_what_changed(
-    store: Store, chain: list[ModelArtifact], mlflow_database: Path
-) -> None:
+def test_the_command_prints_what_changed(store: Store, chain: list[ModelArtifact], mlflow_database: Path) -> None:
     copy_database(mlflow_database, store.root / "mlflow.db")
     arguments = ["bisect", "What is left?", "--of", chain[-1].key[:16], "--max-new-tokens", str(NUM_TOKENS)]
     shown = CliRunner().invoke(app, arguments)

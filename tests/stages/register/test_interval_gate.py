@@ -79,7 +79,9 @@ def test_what_nobody_measured_is_refused_and_nothing_is_registered(store: Store,
         model=inputs.model, evaluation=inputs.evaluation, baseline=inputs.evaluation, comparison=inputs.comparison
     )
     with pytest.raises(ValueError, match="comparison: it did not compare the model"):
-        register.execute(RegisterConfig(name="small", gate={"checks": [{"measure": "kl_nats", "limit": 1.0}]}), wrong, store)
+        register.execute(
+            RegisterConfig(name="small", gate={"checks": [{"measure": "kl_nats", "limit": 1.0}]}), wrong, store
+        )
     assert not open_client(store.root).search_registered_models()
 
 

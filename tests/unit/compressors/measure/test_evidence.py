@@ -63,9 +63,7 @@ def test_a_bound_lies_where_the_p_value_says(evidence) -> None:
 def test_more_questions_answered_alike_know_more(evidence) -> None:
     grown = evidence.grown(4.0)
     assert grown.num_units == 4 * evidence.num_units and grown.value == pytest.approx(evidence.value)
-    widths = [
-        some.bound(0.05, is_upper=True) - some.bound(0.05, is_upper=False) for some in (evidence, grown)
-    ]
+    widths = [some.bound(0.05, is_upper=True) - some.bound(0.05, is_upper=False) for some in (evidence, grown)]
     assert widths[1] < 0.65 * widths[0], "half of it, about"
 
 

@@ -37,7 +37,9 @@ def test_it_says_how_many_more_are_needed_and_that_many_decide() -> None:
 
 def test_on_the_limit_itself_no_number_would_tell() -> None:
     [judged] = judge_claims([drop(0.1, 60, 15, 5, 20)], 0.05)
-    assert judged.verdict == TOO_FEW and judged.num_more is None and "no number of questions would tell" in judged.advice
+    assert (
+        judged.verdict == TOO_FEW and judged.num_more is None and "no number of questions would tell" in judged.advice
+    )
 
 
 def test_holm_asks_more_of_several_and_says_what_of_each() -> None:
@@ -55,7 +57,9 @@ def test_holm_steps_down_and_exact_figures_take_no_share() -> None:
     sure, fair = drop(0.3, 300, 20, 20, 120), drop(0.1, 125, 24, 16, 35)
     exact = Claim("bytes_ratio", 0.5, True, "", Exact(0.4))
     judged = judge_claims([fair, exact, sure], 0.05)
-    assert [check.verdict for check in judged] == [PASSED] * 3, "once the sure one is passed the other is held to the whole level"
+    assert [check.verdict for check in judged] == [PASSED] * 3, (
+        "once the sure one is passed the other is held to the whole level"
+    )
     assert [check.level for check in judged] == pytest.approx([0.05, 0.05, 0.025])
     assert judge_claims([Claim("bytes_ratio", 0.5, True, "", Exact(0.6))], 0.05)[0].verdict == FAILED
 
@@ -64,7 +68,9 @@ def test_a_passed_check_has_its_bound_within_the_limit() -> None:
     for cells in ((300, 20, 20, 120), (200, 150, 20, 90), (30, 2, 2, 12), (80, 3, 9, 10)):
         [judged] = judge_claims([drop(0.1, *cells)], 0.05)
         check = judged.as_dict()
-        assert (check["high"] <= 0.1) == (judged.verdict == PASSED) and (check["low"] > 0.1) == (judged.verdict == FAILED)
+        assert (check["high"] <= 0.1) == (judged.verdict == PASSED) and (check["low"] > 0.1) == (
+            judged.verdict == FAILED
+        )
         assert check["has_passed"] == (judged.verdict == PASSED) and check["measured_on"] == f"{sum(cells)} questions"
 
 

@@ -97,7 +97,11 @@ def test_who_stopped_early_is_judged_by_what_holds_at_any_time() -> None:
     [
         ({"latency": {**CANDIDATE["latency"], "beside": {}}}, "decode_latency_ratio", "give evaluate the input beside"),
         ({"text": "other"}, "perplexity_ratio", "another text"),
-        ({"text_pieces": [[35.2, 30], [33.0, 32], [36.3, 32]]}, "perplexity_ratio", "limit loss_ratio of compare instead"),
+        (
+            {"text_pieces": [[35.2, 30], [33.0, 32], [36.3, 32]]},
+            "perplexity_ratio",
+            "limit loss_ratio of compare instead",
+        ),
     ],
 )
 def test_what_was_measured_apart_decides_nothing(candidate: dict[str, Any], measure: str, why: str) -> None:
@@ -108,7 +112,11 @@ def test_what_was_measured_apart_decides_nothing(candidate: dict[str, Any], meas
 @pytest.mark.parametrize(
     ("candidate", "check", "message"),
     [
-        ({}, {"measure": "accuracy_drop", "limit": 0.1, "data": "fact"}, "'fact' was not measured. Did you mean 'facts'?"),
+        (
+            {},
+            {"measure": "accuracy_drop", "limit": 0.1, "data": "fact"},
+            "'fact' was not measured. Did you mean 'facts'?",
+        ),
         ({"right": {}}, {"measure": "accuracy_drop", "limit": 0.1}, "no task was measured"),
         ({"text_pieces": []}, {"measure": "perplexity_ratio", "limit": 1.1}, "no text was measured"),
         ({"latency": {}}, {"measure": "decode_latency_ratio", "limit": 1.1}, "keeps no rounds; evaluate it again"),
@@ -124,7 +132,10 @@ def test_what_nobody_measured_is_refused(candidate: dict[str, Any], check: dict[
     [
         ({"measure": "accuracy_drop", "limit": 1.5}, "limit of accuracy_drop is 1.5; accepted: above -1 and below 1"),
         ({"measure": "agreement", "limit": 0.0}, "accepted: above 0 and below 1"),
-        ({"measure": "bytes_ratio", "limit": 0.5, "data": "facts"}, "bytes_ratio is not measured by task; leave data out"),
+        (
+            {"measure": "bytes_ratio", "limit": 0.5, "data": "facts"},
+            "bytes_ratio is not measured by task; leave data out",
+        ),
     ],
 )
 def test_a_check_that_means_nothing_is_refused(check: dict[str, Any], message: str) -> None:
