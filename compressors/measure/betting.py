@@ -1,4 +1,4 @@
-"""Evidence that holds whenever it is read: the capital of someone who bets, question after question, against the claim being false.
+"""Evidence that holds whenever it is read. The capital of someone who bets, question after question, against the claim being false.
 
 Who bets on a game whose mean is at most zero has, at no time, more than `1 / level` times what he began with, but with probability `level`
 (Ville). Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", https://arxiv.org/abs/2010.09686.
@@ -31,10 +31,11 @@ MAX_RETENTION = 10.0
 
 
 def capital(gains: np.ndarray, worst: float, expected: float, flips: float = PRIOR_FLIPS) -> np.ndarray:
-    """Return the capital after each step (last axis), 1 at first. `gains` are at least `worst`, below zero; their mean is at most 0 if the claim is false.
+    """Return the capital after each step (last axis) of who began with 1.
 
-    Each stake comes from the steps before alone: mean / second moment, the stake that grows fastest to second order (aGRAPA), between 0 and
-    MAX_STAKE. `expected` and `flips`: mean and variance that the bets begin from.
+    `gains` are at least `worst`, which is below zero; if the claim is false their mean is at most 0. Each stake comes from the steps before
+    alone: mean / second moment, the stake that grows fastest to second order (aGRAPA), between 0 and MAX_STAKE. `expected` and `flips`:
+    mean and variance that the bets begin from.
     """
     num_steps = np.arange(gains.shape[-1])
     before = gains.cumsum(axis=-1) - gains
@@ -94,7 +95,7 @@ class Wagered:
         return capital(gains, worst, expected, PRIOR_FLIPS / self.step_size)
 
     def is_hopeless(self, limit: float, *, is_upper: bool) -> bool:
-        """Say whether the capital is all but gone, and nobody who bets on the contrary has gained: more questions will hardly decide."""
+        """Say whether the capital is all but gone, and nobody who bets on the contrary has gained. More questions will hardly decide."""
         within, past = (self.capital(limit, is_upper=side) for side in (is_upper, not is_upper))
         return bool(len(within)) and within[-1] < GIVE_UP and past[-1] < 1.0
 
@@ -115,7 +116,7 @@ class Wagered:
         return replace(self, candidate=np.resize(self.candidate, count), original=np.resize(self.original, count))
 
     def _gains(self, limit: float, is_upper: bool) -> tuple[np.ndarray, float, float]:
-        """Return the game of a claim: what each step gains, the most it can lose, and the gain expected of a model that is clearly within.
+        """Return the game of a claim. What each step gains, the most it can lose, and the gain expected of a model that is clearly within.
 
         The drop is at most `limit`: gains limit - drop. The retention is at least `limit`: gains candidate - limit * original.
         """

@@ -1,4 +1,4 @@
-"""Means over texts, and ratios of shares, as evidence: what drawing the texts anew gives, or the posterior of who answers right."""
+"""Means over texts, and ratios of shares, as evidence. What drawing the texts anew gives, or the posterior of who answers right."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Drawn:
     is_exact: bool = False
 
     def bound(self, level: float, *, is_upper: bool) -> float:
-        """Return the quantile of the draws that the true figure passes with probability `level`, about; infinite where nothing can be drawn."""
+        """Return the quantile of the draws that the true figure passes with probability `level`, about. Infinite where nothing can be drawn."""
         if not len(self.draws):
             return math.inf if is_upper else -math.inf
         if self.degrees:
@@ -48,7 +48,7 @@ class Drawn:
         return t_tail(-NORMAL.inv_cdf(share) * math.sqrt(self.degrees / (self.degrees + 1)), self.degrees)
 
     def grown(self, factor: float) -> Drawn:
-        """Return what so many times the texts would tell: the same figure, its draws closer by the root of the factor."""
+        """Return what so many times the texts would tell. The same figure, its draws closer by the root of the factor."""
         closer = self.value + (self.draws - self.value) / math.sqrt(factor)
         degrees = round(factor * (self.degrees + 1)) - 1 if self.degrees else 0
         return replace(self, draws=closer, num_units=round(factor * self.num_units), degrees=degrees)
@@ -68,7 +68,7 @@ def mean_over(
 
 @dataclass(frozen=True)
 class PairedRetention:
-    """Mean accuracy of a candidate / its original's on the same questions, by the posterior of the four cells of each task.
+    """Mean accuracy of a candidate / its original's on the same questions. By the posterior of the four cells of each task.
 
     The prior is Jeffreys', as for the intervals of tables.
     """

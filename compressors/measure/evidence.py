@@ -1,4 +1,4 @@
-"""How far a figure is known, as a limit needs it: a bound at any error level, and how likely the figure is were the truth past a limit."""
+"""How far a figure is known, as a limit needs it. A bound at any error level, and how likely the figure is were the truth past a limit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def level_at_limit(bound: Callable[[float, bool], float], value: float, limit: f
 
 
 def t_tail(t: float, degrees: int) -> float:
-    """Return P(T > t) of Student's t with so many degrees of freedom, by the finite sums of Abramowitz and Stegun, 26.7.3 and 26.7.4."""
+    """Return P(T > t) of Student's t with so many degrees of freedom. By finite sums, Abramowitz and Stegun 26.7.3 and 26.7.4."""
     if math.isinf(t) or t < 0:
         return float(t < 0) if math.isinf(t) else 1.0 - t_tail(-t, degrees)
     if degrees > MAX_DEGREES:

@@ -24,7 +24,7 @@ def held_bytes(runner: CausalRunner, weight_bytes: int, num_prompt_tokens: int) 
 
 
 def _distinct_bytes(tensors: Any) -> int:
-    """Return the bytes of the storages behind tensors, each once: tied weights and views hold no more than what they share."""
+    """Return the bytes of the storages behind tensors, each once. Tied weights and views hold no more than what they share."""
     sizes: dict[int, int] = {}
     for tensor in tensors:
         if isinstance(tensor, np.ndarray):

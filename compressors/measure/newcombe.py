@@ -1,4 +1,4 @@
-"""The drop in accuracy on the same questions: Newcombe's interval of a paired difference, and McNemar's exact test against no drop."""
+"""The drop in accuracy on the same questions. Newcombe's interval of a paired difference, and McNemar's exact test against no drop."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class PairedDrop:
         return min(1.0, self.value + distance) if is_upper else max(-1.0, self.value - distance)
 
     def p_value(self, limit: float, *, is_upper: bool) -> float:
-        """Return the p-value against the drop being within the limit; exact (McNemar) for one task and a limit of no drop."""
+        """Return the p-value against the drop being within the limit. Exact (McNemar) for one task and a limit of no drop."""
         if limit == 0.0 and len(self.tasks) == 1:
             lost, won = round(self.tasks[0].original_only), round(self.tasks[0].candidate_only)
             return binomial_tail(won if is_upper else lost, lost + won)

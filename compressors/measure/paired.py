@@ -54,7 +54,7 @@ def paired_retention(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], s
 
 
 def drawn_retentions(tasks: Sequence[Sequence[float]], seed: int = 0) -> np.ndarray:
-    """Return draws of the retention from the posterior of each task's cells: right in both, in the candidate alone, in the other alone, in none."""
+    """Return draws of the retention from the posterior of each task's cells. Right in both, in the candidate alone, in the other alone, in none."""
     generator = np.random.default_rng(seed)
     above, below = np.zeros(NUM_DRAWS), np.zeros(NUM_DRAWS)
     for cells in tasks:

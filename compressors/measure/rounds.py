@@ -1,4 +1,4 @@
-"""A ratio of times (or of memory) measured in turns, as evidence: Student's t on the logarithms of the rounds' ratios."""
+"""A ratio of times (or of memory) measured in turns, as evidence. Student's t on the logarithms of the rounds' ratios."""
 
 from __future__ import annotations
 

@@ -104,11 +104,11 @@ def _stage_of(key: str, by_key: dict[str, Any], form: str, store: Store) -> str:
 
 def _show(bisection: Bisection) -> None:
     out.print(" > ".join(map(str, bisection.chain)), markup=False, highlight=False)
-    asked = f"{bisection.num_asked} of {len(bisection.chain)} models answered"
+    answered = f"{bisection.num_asked} of {len(bisection.chain)} models answered"
     if not bisection.changes:
-        out.print(f"no stage changed the answer{'s' * (bisection.num_questions > 1)}; {asked}", highlight=False)
+        out.print(f"no stage changed the answer{'s' * (bisection.num_questions > 1)}; {answered}", highlight=False)
         return
-    total = f"{len(bisection.changes)} of {bisection.num_questions} answers changed; {asked}"
+    total = f"{len(bisection.changes)} of {bisection.num_questions} answers changed; {answered}"
     print_table(bisection.by_stage() if bisection.num_questions > 1 else [], total)
     for change in bisection.changes[:NUM_SHOWN]:
         _show_change(change)

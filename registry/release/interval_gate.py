@@ -1,4 +1,4 @@
-"""Decide by intervals whether a candidate may become champion: each limit is passed surely, failed surely, or too few questions tell."""
+"""Decide by intervals whether a candidate may become champion. Each limit is passed surely, failed surely, or too few questions tell."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def _judged(claim: Claim, passes: tuple[bool, float] | None, fails: tuple[bool, 
 
 
 def _num_more(claim: Claim, level: float) -> int | None:
-    """Return how many more questions would decide at a level, at the disagreement seen so far; None where that is out of reach."""
+    """Return how many more questions would decide at a level, at the disagreement seen so far. None where that is out of reach."""
     evidence = claim.evidence
     if evidence is None or not evidence.num_units:
         return None

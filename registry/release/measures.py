@@ -1,4 +1,4 @@
-"""What a gate on intervals can hold a limit against: each measure with its better side, what it is read from, and what a limit lets through."""
+"""What a gate on intervals can hold a limit against. Each measure with its better side, what it is read from, and what a limit lets through."""
 
 from __future__ import annotations
 

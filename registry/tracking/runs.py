@@ -191,7 +191,7 @@ class Tracker:
 
     @_guarded
     def _log_tables(self, run_id: str, artifact: Artifact) -> None:
-        """Put a data set's card, a merge's trials or the flips of a check under the node's run, also when the artifact was reused."""
+        """Put a data set's card, a merge's trials or a check's flips under the node's run. Also when the artifact was reused."""
         for stem in (DATA_CARD, TRIALS):
             for path in sorted((artifact.path / RECORDS_FOLDER).glob(f"{stem}.*")):
                 self._client.log_artifact(run_id, str(path), stem)

@@ -51,13 +51,13 @@ def copying_cases() -> list[Row]:
             f"{first} from {city} ordered {count} {thing} under order number {order}. {second} packed them on a Friday "
             f"and sent them on Monday."
         )
-        asked = (
+        question, answer, verifier = (
             (f"How many {thing} were ordered?", str(count), "number"),
             ("Who packed the order?", second, "contains"),
             ("What is the order number?", order, "contains"),
             (f"Who ordered the {thing}?", first, "contains"),
         )[index % 4]
-        rows.append(Row(f"copying-{index}", f"{text}\n{asked[0]} Answer in a few words.", asked[1], verifier=asked[2]))
+        rows.append(Row(f"copying-{index}", f"{text}\n{question} Answer in a few words.", answer, verifier=verifier))
     return rows
 
 

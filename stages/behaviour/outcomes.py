@@ -24,7 +24,7 @@ LETTERS = "ABCDEFGHIJ"
 
 @dataclass(frozen=True)
 class Outcome:
-    """Of one case: whether the model behaves as it should (1 or 0), what it wrote, and what was wrong with it."""
+    """Of one case. Whether the model behaves as it should (1 or 0), what it wrote, and what was wrong with it."""
 
     passed: float
     text: str

@@ -1,4 +1,4 @@
-"""What the models of a chain answer, and how probable each token of two answers was to the models before and behind a change."""
+"""What the models of a chain answer. And how probable each token of two answers was before and behind a change."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class TokenOdds:
-    """A token of an answer with its probability to the model before and behind the change; None where its tokenizer cuts otherwise."""
+    """A token of an answer with its probability to the model before and behind the change. None where its tokenizer cuts otherwise."""
 
     token: str
     before: float | None
@@ -126,7 +126,7 @@ class Opened:
 
 
 def beside(before: Sequence[tuple[str, float]], after: Sequence[tuple[str, float]]) -> list[TokenOdds]:
-    """Return the tokens of an answer with both models' probabilities; where the two cut the text otherwise, each model's own tokens."""
+    """Return the tokens of an answer with both models' probabilities. Where the two cut the text otherwise, each model's own tokens."""
     if [token for token, _ in before] == [token for token, _ in after]:
         return [TokenOdds(token, first, second) for (token, first), (_, second) in zip(before, after, strict=True)]
     own = [TokenOdds(token, first, None) for token, first in before]

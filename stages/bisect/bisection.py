@@ -47,7 +47,7 @@ class Bisection:
     changes: list[Changed]
 
     def by_stage(self) -> list[dict[str, Any]]:
-        """Return a row a stage that changed an answer: how many it lost and won, or changed where there is no check."""
+        """Return a row a stage that changed an answer. How many it lost and won, or changed where there is no check."""
         rows = []
         for link in self.chain:
             some = [change for change in self.changes if change.stage == link]
@@ -75,18 +75,18 @@ def bisect_chain(lineage: Lineage, last: Link, rows: Sequence[Row], max_new_toke
     chain = lineage.chain(last)
     if len(chain) < 2:
         raise ValueError(f"{last} was made from no other model: there is nothing to bisect")
-    asked: set[int] = set()
+    opened_models: set[int] = set()
     counter = bar("asking models", 0, "models")
 
     def ask(index: int, questions: Sequence[int]) -> Mapping[int, Answer]:
-        asked.add(index)
+        opened_models.add(index)
         opened = Opened.of(lineage.artifact(chain[index]))
         answers = opened.answers([rows[question] for question in questions], max_new_tokens)
         counter.advance()
         return dict(zip(questions, answers, strict=True))
 
     changes = find_changes(len(chain), len(rows), ask)
-    return Bisection(chain, len(rows), len(asked), _with_tokens(lineage, chain, rows, changes))
+    return Bisection(chain, len(rows), len(opened_models), _with_tokens(lineage, chain, rows, changes))
 
 
 def task_rows(lineages: Sequence[Ancestor], name: str, store: Store, max_rows: int = 0) -> list[Row] | None:

@@ -1,4 +1,4 @@
-"""The models that a version came from, from the original to it: each from the store, or built again as the run that made it did."""
+"""The models that a version came from, from the original to it. Each from the store, or built again as the run that made it did."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Lineage:
-    """What is known of where artifacts came from: by their manifests, and of those that are gone by the records of runs, newest first."""
+    """What is known of where artifacts came from. By their manifests, and of those that are gone by the records of runs, newest first."""
 
     store: Store
     records: Sequence[RunRecord] = ()

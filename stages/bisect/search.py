@@ -32,7 +32,7 @@ class Change(Generic[A]):
 
 
 def find_changes(num_models: int, num_questions: int, ask: Ask[A]) -> list[Change[A]]:
-    """Return the questions that first and last model answer otherwise, each with a step of the chain at which its answer changed.
+    """Return the questions that first and last model answer otherwise. Each with a step of the chain at which its answer changed.
 
     Each is found by halves, in about log2 of the chain's length; a model is asked once for all questions whose middle it is. Where an
     answer changed and changed back, one of the changes is found.

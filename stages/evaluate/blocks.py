@@ -1,4 +1,4 @@
-"""Questions asked in random blocks until the verdict on a candidate is sure: fewer than all of them, at the same level of error."""
+"""Questions asked in random blocks until the verdict on a candidate is sure. Fewer than all of them, at the same level of error."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Blocks:
         return sum(map(len, self.right.values()))
 
     def next_block(self, size: int) -> dict[str, list[Row]]:
-        """Return about `size` questions that were not asked yet, as many of each task as it has more than the smallest."""
+        """Return about `size` questions that were not asked yet. Of each task as many times more as it is larger than the smallest."""
         smallest = min(map(len, self.rows.values()))
         shares = {name: len(some) // smallest for name, some in self.rows.items()}
         num_steps = max(1, round(size / sum(shares.values())))
@@ -82,7 +82,7 @@ class Blocks:
 
 
 def ask_in_blocks(stop: StopConfig, blocks: Blocks, answer: Answer) -> dict[str, Any]:
-    """Ask block after block until the verdict on the checks is sure; return why it ended and what is known then.
+    """Ask block after block until the verdict on the checks is sure. Return why it ended and what is known then.
 
     A verdict is sure once every check is passed or any failed, at the level over all checks; asking also ends where it is hopeless.
     """

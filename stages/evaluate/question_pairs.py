@@ -1,4 +1,4 @@
-"""The answers of two models to the same questions, question by question, however many of them each was asked and in what order."""
+"""The answers of two models to the same questions, in pairs. However many each was asked, and in what order."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def question_ids(rows: Sequence[Row]) -> list[str]:
 def paired_right(
     candidate: Mapping[str, Any], baseline: Mapping[str, Any], task: str
 ) -> tuple[list[float], list[float]] | None:
-    """Return who was right (1) or wrong (0), of candidate and baseline, on the candidate's questions in its order; None where these are no pairs."""
+    """Return who was right (1) or wrong (0), of candidate and baseline, on the candidate's questions in its order. None where these are no pairs."""
     first, second = candidate.get("right", {}).get(task), baseline.get("right", {}).get(task)
     if not first or not second:
         return None

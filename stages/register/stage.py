@@ -69,16 +69,14 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
-    steps = bar("registering", 2, "steps")
-    graphs, evaluations = _graphs(inputs), _evaluations(inputs)
+    steps, graphs, evaluations = bar("registering", 2, "steps"), _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
     ratios = _ratios(inputs, evaluations)
-    verdict = (
-        threshold_verdict(config.thresholds, figures, baseline, ratios)
-        if config.interval_gate is None
-        else interval_verdict(config.interval_gate, inputs, evaluations)
-    )
+    if config.interval_gate is None:
+        verdict = threshold_verdict(config.thresholds, figures, baseline, ratios)
+    else:
+        verdict = interval_verdict(config.interval_gate, inputs, evaluations)
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, graphs, {"original": baseline, **figures}, verdict.checks)
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
@@ -97,11 +95,9 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags={
-            **number_tags(figures, baseline, release.scan, ratios),
-            **_tags(inputs, graphs, verdict),
-            "license": release.license,
-        },
+        tags=number_tags(figures, baseline, release.scan, ratios)
+        | _tags(inputs, graphs, verdict)
+        | {"license": release.license},
         scratch=workdir,
         is_champion=is_champion,
     )

@@ -38,7 +38,7 @@ def refuses(text: str) -> bool:
 
 
 def language_of(text: str) -> str | None:
-    """Return the language whose function words are the most in a text; None where there are too few, or two languages have as many."""
+    """Return the language whose function words are the most in a text. None where there are too few, or two languages have as many."""
     words = re.findall(r"[^\W\d_]+", text.lower())
     counts = {language: sum(word in known for word in words) for language, known in WORDS_OF.items()}
     best = max(counts, key=lambda language: counts[language])

@@ -46,10 +46,10 @@ def test_flips_of_a_cut_stand_with_both_texts(store: Store, model: ModelArtifact
     cut = prune.execute(PruneConfig(blocks=[0, 2]), PruneInputs(model=model), store).artifact
     config = CONFIG.with_changes(max_cases=0, groups=["brackets", "position"])
     made = check_behaviour.execute(config, BehaviourInputs(model=cut, original=model), store).artifact
-    kept, groups = content(made), content(made)["groups"]
+    checked, groups = content(made), content(made)["groups"]
     assert groups.keys() == {"brackets", "position"}
     for name, drop in groups.items():
-        pairs = list(zip(kept["outcomes"][name]["student"], kept["outcomes"][name]["original"], strict=True))
+        pairs = list(zip(checked["outcomes"][name]["student"], checked["outcomes"][name]["original"], strict=True))
         assert drop["lost"] == pairs.count((0.0, 1.0)) and drop["won"] == pairs.count((1.0, 0.0))
         assert drop["low"] <= drop["drop"] <= drop["high"]
     listed = flips(made)

@@ -51,8 +51,8 @@ def test_an_unchanged_model_is_sure_after_few_blocks(
     assert early["num_rows"] == {"choices": early["stopping"]["num_asked"]}
     # the same answers to the same questions, whichever were asked first
     known = dict(zip(whole["question_ids"]["choices"], whole["right"]["choices"], strict=True))
-    asked = zip(early["question_ids"]["choices"], early["right"]["choices"], strict=True)
-    assert all(known[question] == right for question, right in asked)
+    answers = zip(early["question_ids"]["choices"], early["right"]["choices"], strict=True)
+    assert all(known[question] == right for question, right in answers)
     assert early["question_ids"]["choices"] != whole["question_ids"]["choices"][: early["stopping"]["num_asked"]]
     assert any(note.startswith("surely passed after") and "of 120 questions" in note for note in notes)
     claim = evaluation_claim(GateCheck(**STOP["checks"][0]), early, whole)

@@ -22,10 +22,10 @@ class Chain:
     """Models whose answer to a question is the letter of its table at their index; what was asked is counted."""
 
     def __init__(self, *tables: str) -> None:
-        self.tables, self.asked = tables, []
+        self.tables, self.calls = tables, []
 
     def __call__(self, index: int, questions: Sequence[int]) -> Mapping[int, Text]:
-        self.asked.append((index, tuple(questions)))
+        self.calls.append((index, tuple(questions)))
         return {question: Text(self.tables[question][index]) for question in questions}
 
 
@@ -34,21 +34,21 @@ def test_a_long_chain_takes_as_many_models_as_its_logarithm(step: int) -> None:
     chain = Chain("a" * step + "b" * (16 - step))
     [change] = find_changes(16, 1, chain)
     assert change.index == step and (change.before.text, change.after.text) == ("a", "b")
-    assert len(chain.asked) <= 2 + 4
+    assert len(chain.calls) <= 2 + 4
 
 
 def test_nothing_changed_asks_the_ends_alone() -> None:
     chain = Chain("aaaaaaaa", "bbbbbbbb")
-    assert find_changes(8, 2, chain) == [] and [index for index, _ in chain.asked] == [0, 7]
+    assert find_changes(8, 2, chain) == [] and [index for index, _ in chain.calls] == [0, 7]
 
 
 def test_questions_share_their_models() -> None:
     chain = Chain("aabbbbbb", "aaaaaaab", "aabbbbbb", "cccccccc")
     changes = find_changes(8, 4, chain)
     assert [(change.question, change.index) for change in changes] == [(0, 2), (1, 7), (2, 2)]
-    indices = [index for index, _ in chain.asked]
+    indices = [index for index, _ in chain.calls]
     assert len(indices) == len({*indices}), "no model is opened twice"
-    assert all(3 not in questions for _, questions in chain.asked[2:]), "what did not change is asked no more"
+    assert all(3 not in questions for _, questions in chain.calls[2:]), "what did not change is asked no more"
 
 
 def test_of_changes_back_and_forth_a_true_one_is_found() -> None:

@@ -56,6 +56,8 @@ def test_checks_of_compare_and_its_input_go_together() -> None:
         check_inputs(kl, ["model"])
     with pytest.raises(ValueError, match="comparison: no check of the gate reads it"):
         check_inputs(drop, ["comparison"])
-    kept = RegisterConfig(name="small", gate={"checks": [{"measure": "behaviour_drop", "limit": 0.1}]}).interval_gate
+    behaviour = RegisterConfig(
+        name="small", gate={"checks": [{"measure": "behaviour_drop", "limit": 0.1}]}
+    ).interval_gate
     with pytest.raises(ValueError, match="behaviour_drop is measured by check_behaviour; give the input behaviour"):
-        check_inputs(kept, ["model"])
+        check_inputs(behaviour, ["model"])
