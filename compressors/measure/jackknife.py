@@ -24,7 +24,7 @@ class Regressor:
     targets: np.ndarray
 
     def predict(self, features: np.ndarray, level: float = 0.1) -> Estimate:
-        """Return the prediction for a new case with its jackknife+ interval; infinite ends where there are too few cases for the level."""
+        """Return the prediction for a new case with its jackknife+ interval. Infinite ends where there are too few cases for the level."""
         count = len(self.targets)
         without = [self._fit(np.arange(count) != index) for index in range(count)]
         residuals = np.array(
@@ -44,5 +44,7 @@ class Regressor:
         middle, spread = features.mean(axis=0), features.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)
         design = (features - middle) / spread
-        weights = np.linalg.solve(design.T @ design + RIDGE * np.eye(design.shape[1]), design.T @ (targets - targets.mean()))
+        weights = np.linalg.solve(
+            design.T @ design + RIDGE * np.eye(design.shape[1]), design.T @ (targets - targets.mean())
+        )
         return lambda new: float(targets.mean() + ((new - middle) / spread) @ weights)

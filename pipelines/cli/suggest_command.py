@@ -18,7 +18,9 @@ out = Console(soft_wrap=True)
 
 
 def suggest(
-    budget: Annotated[str, typer.Option("--budget", metavar="LIMITS", help="Such as `bytes<=250MB, kl<=0.25, minutes<=60`.")],
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="LIMITS", help="Such as `bytes<=250MB, kl<=0.25, minutes<=60`.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Suggest three recipes under a budget, their figures predicted with 90% intervals from past runs."""
@@ -35,14 +37,17 @@ def suggest(
     if as_json:
         print_json([{**asdict(entry), "command": entry.command} for entry in suggestions])
         return
-    print_table([_row(entry) for entry in suggestions], "surely: the whole interval keeps the budget; likely: its middle does")
+    print_table(
+        [_row(entry) for entry in suggestions], "surely: the whole interval keeps the budget; likely: its middle does"
+    )
     for entry in suggestions:
         out.print(f"{entry.command}\n  {entry.why}", markup=False, highlight=False)
 
 
 def _row(entry: Suggestion) -> dict[str, Any]:
     figures = {
-        figure: f"{_shown(known.value)} [{_shown(known.low)}, {_shown(known.high)}]" for figure, known in entry.predicted.items()
+        figure: f"{_shown(known.value)} [{_shown(known.low)}, {_shown(known.high)}]"
+        for figure, known in entry.predicted.items()
     }
     return {"recipe": entry.recipe, "keeps the budget": entry.standing, **figures}
 

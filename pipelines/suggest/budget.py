@@ -17,7 +17,9 @@ FIGURES = {
     "minutes": (True, "minutes to build the model and all it is made from"),
 }
 UNITS = {"": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9, "tb": 1e12}
-LIMIT = re.compile(r"(?P<figure>\w+)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]+(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE)
+LIMIT = re.compile(
+    r"(?P<figure>\w+)\s*(?P<sign><=|>=)\s*(?P<value>[0-9.]+(?:e[+-]?\d+)?)\s*(?P<unit>[a-z]*)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -39,15 +41,21 @@ def read_budget(text: str) -> list[Limit]:
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = LIMIT.fullmatch(part)
         if match is None:
-            raise ValueError(f"budget {part!r} is no limit; accepted: FIGURE<=NUMBER or FIGURE>=NUMBER, such as bytes<=250MB")
+            raise ValueError(
+                f"budget {part!r} is no limit; accepted: FIGURE<=NUMBER or FIGURE>=NUMBER, such as bytes<=250MB"
+            )
         figure, unit = match["figure"].lower(), match["unit"].lower()
         if figure not in FIGURES:
             raise ValueError(f"budget: unknown figure {match['figure']!r}.{did_you_mean(figure, FIGURES)}")
         if unit not in UNITS or (unit and figure != "bytes"):
-            raise ValueError(f"budget {part!r}: unit {match['unit']!r} is unknown; accepted: kB, MB, GB of bytes, none of others")
+            raise ValueError(
+                f"budget {part!r}: unit {match['unit']!r} is unknown; accepted: kB, MB, GB of bytes, none of others"
+            )
         is_upper, is_lower_better = match["sign"] == "<=", FIGURES[figure][0]
         if is_upper != is_lower_better:
-            raise ValueError(f"budget {part!r}: of {figure} {'less' if is_lower_better else 'more'} is better; turn the sign")
+            raise ValueError(
+                f"budget {part!r}: of {figure} {'less' if is_lower_better else 'more'} is better; turn the sign"
+            )
         limits.append(Limit(figure, is_upper, float(match["value"]) * UNITS[unit]))
     if not limits:
         raise ValueError("budget is empty; accepted: limits such as bytes<=250MB, kl<=0.25, minutes<=60")

@@ -1,4 +1,4 @@
-"""What past runs of this home measured: a case a model, with how it was made and what came of it."""
+"""What past runs of this home measured. A case a model, with how it was made and what came of it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def cases_of(records: Sequence[RunRecord], store: Store) -> list[Case]:
                 if made.stage != "ingest_model" and made.key:
                     case = _case(record, name, node, originals, store)
                     if case is not None:
-                        cases[made.key] = case
+                        cases[made.fingerprint or made.key] = case
     return list(cases.values())
 
 
@@ -75,7 +75,9 @@ def _originals(record: RunRecord, store: Store) -> list[Mapping[str, Any]]:
     nodes = [
         node
         for node in record.nodes.values()
-        if node.stage == "evaluate" and node.state in DONE and record.nodes[node.inputs["model"][0]].stage == "ingest_model"
+        if node.stage == "evaluate"
+        and node.state in DONE
+        and record.nodes[node.inputs["model"][0]].stage == "ingest_model"
     ]
     return [facts for node in nodes if (facts := _facts(node, store)) is not None]
 

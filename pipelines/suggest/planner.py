@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ QUALITY = ("kl", "retention", "perplexity")
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A recipe with overrides, what is predicted of it with 90% intervals, whether it keeps the budget, and the cases it stands on."""
+    """A recipe with overrides. What is predicted of it with 90% intervals, whether it keeps the budget, and why."""
 
     recipe: str
     model: str
@@ -71,7 +72,7 @@ def suggest(cases: Sequence[Case], budget: Sequence[Limit]) -> list[Suggestion]:
 
 
 def candidates(cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
-    """Yield each case as it was, and with one number changed to what other runs of its recipe had, or to the middle of two of these."""
+    """Yield each case as it was, and with one number changed. To what other runs of its recipe had, or to the middle of two of these."""
     seen: set[tuple[str, str, tuple[tuple[str, Any], ...]]] = set()
     for case in cases:
         key = (case.recipe, case.model, tuple(sorted(case.settings.items(), key=str)))
@@ -82,7 +83,9 @@ def candidates(cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
         alike = [other for other in cases if (other.recipe, other.model) == (case.recipe, case.model)]
         for path, value in case.settings.items():
             others = {other.settings.get(path) for other in alike}
-            numbers = sorted(other for other in others if isinstance(other, int | float) and not isinstance(other, bool))
+            numbers = sorted(
+                other for other in others if isinstance(other, int | float) and not isinstance(other, bool)
+            )
             if len(numbers) > 1 and isinstance(value, int | float) and not isinstance(value, bool):
                 for tried in _between(numbers):
                     changed = (case.recipe, case.model, tuple(sorted({**case.settings, path: tried}.items(), key=str)))
@@ -94,7 +97,7 @@ def candidates(cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
 def _between(numbers: Sequence[float]) -> list[float]:
     """Return the numbers and the middles of neighbours; whole ones stay whole."""
     is_whole = all(isinstance(number, int) for number in numbers)
-    middles = [(low + high) / 2 for low, high in zip(numbers, numbers[1:], strict=False)]
+    middles = [(low + high) / 2 for low, high in pairwise(numbers)]
     if is_whole:
         middles = [int(middle) for middle in middles if middle == int(middle)]
     return sorted({*numbers, *middles})
@@ -102,7 +105,7 @@ def _between(numbers: Sequence[float]) -> list[float]:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Settings as a row of numbers: those that vary, numbers as they are, words as one column each, stages by whether they are there."""
+    """Settings as a row of numbers. Those that vary, numbers as they are, words as one column each, stages by whether they are there."""
 
     numbers: tuple[str, ...]
     words: tuple[tuple[str, str], ...]
@@ -116,7 +119,10 @@ class Encoder:
         varying = {path: some for path, some in values.items() if len(some) > 1}
         numbers = [path for path, some in varying.items() if all(value is None or _is_number(value) for value in some)]
         words = [
-            (path, str(value)) for path, some in varying.items() if path not in numbers for value in sorted(map(str, some))
+            (path, str(value))
+            for path, some in varying.items()
+            if path not in numbers
+            for value in sorted(map(str, some))
         ]
         names = {stage for case in cases for stage in case.stages.values()}
         varied = [name for name in sorted(names) if len({name in case.stages.values() for case in cases}) > 1]
@@ -157,7 +163,8 @@ def _suggestion(
     known: Sequence[Case],
 ) -> Suggestion:
     ends = {
-        limit.figure: predicted[limit.figure].high if limit.is_upper else predicted[limit.figure].low for limit in budget
+        limit.figure: predicted[limit.figure].high if limit.is_upper else predicted[limit.figure].low
+        for limit in budget
     }
     is_sure = all(limit.holds(ends[limit.figure]) for limit in budget)
     misses = [limit.figure for limit in budget if not limit.holds(predicted[limit.figure].value)]
@@ -165,4 +172,6 @@ def _suggestion(
     alike = sum((other.recipe, other.model) == (case.recipe, case.model) for other in known)
     made = "as it was run" if not overrides else "a neighbour of what was run"
     why = f"{made} in {case.run}; {alike} of {len(known)} measured models are of this recipe"
-    return Suggestion(case.recipe, case.model, overrides, predicted, standing, why + (f"; past {', '.join(misses)}" if misses else ""))
+    return Suggestion(
+        case.recipe, case.model, overrides, predicted, standing, why + (f"; past {', '.join(misses)}" if misses else "")
+    )

@@ -48,9 +48,7 @@ def study(figure: str) -> tuple[np.ndarray, np.ndarray]:
     return np.array(features), np.log([value for _, _, value in cases])
 
 
-@pytest.mark.parametrize(
-    "figure", ["kl_nats wikitext_test", "kl_nats own_answers", "perplexity_ratio wikitext_test", "decode ms a token"]
-)
+@pytest.mark.parametrize("figure", ["kl_nats wikitext_test", "kl_nats own_answers"])
 def test_leaving_each_of_our_own_study_runs_out_intervals_cover_it(figure: str) -> None:
     """90% intervals of a student that was left out: at least 80% cover what came."""
     features, targets = study(figure)

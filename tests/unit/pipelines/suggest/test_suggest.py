@@ -44,7 +44,9 @@ def test_the_best_that_keeps_the_budget_comes_first() -> None:
     assert best.standing == "surely" and best.predicted["bytes"].high <= 250e6
     size = best.overrides.get("cut.config.num_blocks")
     assert size in (5, 6, 7, None) and best.predicted["kl"].value < 0.16
-    assert all(entry.predicted["kl"].low <= entry.predicted["kl"].value <= entry.predicted["kl"].high for entry in suggestions)
+    assert all(
+        entry.predicted["kl"].low <= entry.predicted["kl"].value <= entry.predicted["kl"].high for entry in suggestions
+    )
     assert best.command.startswith("attar run cuts") and best.command.endswith("--until smaller")
     none = suggest(cuts([1, 2, 3, 4, 6, 8, 9, 10, 12, 14]), read_budget("bytes<=20MB"))
     assert none[0].standing == "not" and "past bytes" in none[0].why
