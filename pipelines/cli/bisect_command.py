@@ -11,10 +11,10 @@ from rich.console import Console
 from attar.pipelines.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
+    from attar.pipelines.bisect.bisection import Bisection, Changed
+    from attar.pipelines.bisect.chain import Link
     from attar.registry.artifacts.lineage import Ancestor
     from attar.registry.artifacts.store import Store
-    from attar.stages.bisect.bisection import Bisection, Changed
-    from attar.stages.bisect.chain import Link
 
 out, err = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
 # Changed answers that are printed whole; --json has all.
@@ -39,12 +39,12 @@ def bisect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")] = False,
 ) -> None:
     """Say which stage changed an answer: both texts, and the tokens' probabilities before and behind it."""
+    from attar.pipelines.bisect.bisection import bisect_chain, datasets_of, task_rows
+    from attar.pipelines.bisect.chain import Lineage
     from attar.registry.artifacts.environment import attar_home
     from attar.registry.artifacts.store import Store
     from attar.registry.tracking.run_record import run_records
     from attar.stages.artifacts.dataset.rows import Row
-    from attar.stages.bisect.bisection import bisect_chain, datasets_of, task_rows
-    from attar.stages.bisect.chain import Lineage
 
     home = attar_home()
     store = Store(home)
@@ -64,9 +64,9 @@ def bisect(
 
 def _version(spec: str, form: str, store: Store) -> tuple[Link, list[Ancestor]]:
     """Return the model that is meant, and the lineages in which its tasks lie. Raises ValueError where there is none."""
+    from attar.pipelines.bisect.chain import Link
     from attar.registry.artifacts.lineage import trace
     from attar.registry.release.versions import NoSuchVersionError, read_version
-    from attar.stages.bisect.chain import Link
 
     try:
         version = read_version(spec)

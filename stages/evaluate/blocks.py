@@ -12,8 +12,8 @@ from attar.registry.artifacts.fingerprint import digest
 from attar.registry.release.interval_gate import PASSED, TOO_FEW, Judged, judge_claims, whole_verdict
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.evaluate.config import StopConfig
+from attar.stages.evaluate.evidence import check_known
 from attar.stages.evaluate.gate_check import GateCheck
-from attar.stages.evaluate.gate_evidence import check_known
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.runtime.progress import bar, note
 

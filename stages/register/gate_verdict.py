@@ -15,10 +15,10 @@ from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifa
 from attar.registry.release.gate import Ratio, run_gate
 from attar.registry.release.interval_gate import FAILED, PASSED, Claim, judge_claims, whole_verdict
 from attar.registry.release.measures import MEASURES
-from attar.stages.behaviour.flips import RESULT as BEHAVIOUR
+from attar.stages.compare.behaviour.flips import RESULT as BEHAVIOUR
 from attar.stages.compare.stage import TEXTS
+from attar.stages.evaluate.evidence import check_known, evaluation_claim
 from attar.stages.evaluate.gate_check import GateCheck
-from attar.stages.evaluate.gate_evidence import check_known, evaluation_claim
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.register.config import IntervalGate, RegisterInputs
 from attar.stages.runtime.progress import note

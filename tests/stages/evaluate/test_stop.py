@@ -11,8 +11,8 @@ from attar.registry.artifacts.handles import DatasetArtifact, EvaluationArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.evidence import evaluation_claim
 from attar.stages.evaluate.gate_check import GateCheck
-from attar.stages.evaluate.gate_evidence import evaluation_claim
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.runtime.progress import hearing, listen

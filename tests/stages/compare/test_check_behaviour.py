@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import attar.stages.behaviour.stage
+import attar.stages.compare.behaviour.stage
 from attar.registry.artifacts.handles import FLIPS, BehaviourArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
-from attar.stages.behaviour.config import BehaviourConfig, BehaviourInputs
-from attar.stages.behaviour.stage import check_behaviour
+from attar.stages.compare.behaviour.config import BehaviourConfig, BehaviourInputs
+from attar.stages.compare.behaviour.stage import check_behaviour
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.prune.config import PruneConfig, PruneInputs
@@ -62,7 +62,7 @@ def test_a_killed_check_asks_only_the_model_that_was_not_finished(
 ) -> None:
     cut = prune.execute(PruneConfig(blocks=[0]), PruneInputs(model=model), store).artifact
     inputs, config = BehaviourInputs(model=cut, original=model), CONFIG.with_changes(groups=["brackets"])
-    load, loaded = attar.stages.behaviour.stage.load_model, []
+    load, loaded = attar.stages.compare.behaviour.stage.load_model, []
 
     def once(folder: Path, *given):
         if folder == cut.path and not loaded.count(cut.path):
@@ -71,7 +71,7 @@ def test_a_killed_check_asks_only_the_model_that_was_not_finished(
         loaded.append(folder)
         return load(folder, *given)
 
-    monkeypatch.setattr(attar.stages.behaviour.stage, "load_model", once)
+    monkeypatch.setattr(attar.stages.compare.behaviour.stage, "load_model", once)
     with pytest.raises(KeyboardInterrupt):
         check_behaviour.execute(config, inputs, store)
     check_behaviour.execute(config, inputs, store)

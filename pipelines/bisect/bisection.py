@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from attar.pipelines.bisect.answers import Answer, Opened, TokenOdds, beside
+from attar.pipelines.bisect.chain import Lineage, Link
+from attar.pipelines.bisect.search import Change, find_changes
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.measured_data import question_rows
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.bisect.answers import Answer, Opened, TokenOdds, beside
-from attar.stages.bisect.chain import Lineage, Link
-from attar.stages.bisect.search import Change, find_changes
 from attar.stages.runtime.progress import bar
 
 # Changes whose tokens are scored under both models; the others are told by their texts.

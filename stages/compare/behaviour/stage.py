@@ -17,10 +17,10 @@ from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW
-from attar.stages.behaviour.cases import ENDING, GROUPS, VERBATIM
-from attar.stages.behaviour.config import BehaviourConfig, BehaviourInputs
-from attar.stages.behaviour.flips import GroupDrop, flips_of, write_result
-from attar.stages.behaviour.outcomes import Behaving, Outcome
+from attar.stages.compare.behaviour.cases import ENDING, GROUPS, VERBATIM
+from attar.stages.compare.behaviour.config import BehaviourConfig, BehaviourInputs
+from attar.stages.compare.behaviour.flips import GroupDrop, flips_of, write_result
+from attar.stages.compare.behaviour.outcomes import Behaving, Outcome
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric, note

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from attar.stages.bisect.search import find_changes
+from attar.pipelines.bisect.search import find_changes
 
 
 @dataclass(frozen=True)

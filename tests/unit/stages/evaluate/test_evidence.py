@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.evaluate.evidence import evaluation_claim
 from attar.stages.evaluate.gate_check import GateCheck
-from attar.stages.evaluate.gate_evidence import evaluation_claim
 from attar.stages.evaluate.question_pairs import paired_right, question_ids
 
 IDS = [f"question {index}" for index in range(8)]

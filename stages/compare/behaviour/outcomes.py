@@ -15,8 +15,8 @@ from attar.compressors.models.sampling import Generation
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.prompts import choice_context, row_answer, row_prompt
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.behaviour.cases import ENDING, POSITION, VERBATIM, turned
-from attar.stages.behaviour.config import VerbatimConfig
+from attar.stages.compare.behaviour.cases import ENDING, POSITION, VERBATIM, turned
+from attar.stages.compare.behaviour.config import VerbatimConfig
 from attar.stages.runtime.progress import bar
 
 LETTERS = "ABCDEFGHIJ"

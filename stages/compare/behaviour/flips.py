@@ -11,8 +11,8 @@ from typing import Any
 from attar.compressors.measure.newcombe import Cells, PairedDrop
 from attar.registry.artifacts.handles import FLIPS
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.behaviour.cases import ENDING, VERBATIM
-from attar.stages.behaviour.outcomes import Outcome
+from attar.stages.compare.behaviour.cases import ENDING, VERBATIM
+from attar.stages.compare.behaviour.outcomes import Outcome
 
 RESULT = "behaviour.json"
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from attar.pipelines.bisect.bisection import bisect_chain, task_rows
+from attar.pipelines.bisect.chain import Lineage, Link
 from attar.pipelines.cli.main import app
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder, run_records
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.bisect.bisection import bisect_chain, task_rows
-from attar.stages.bisect.chain import Lineage, Link
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate

@@ -7,9 +7,9 @@ import pytest
 from attar.compressors.catalogue import build
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS, check_reference
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.behaviour.cases import GROUPS, PAIRS, turned
-from attar.stages.behaviour.flips import GroupDrop, flips_of
-from attar.stages.behaviour.outcomes import Outcome
+from attar.stages.compare.behaviour.cases import GROUPS, PAIRS, turned
+from attar.stages.compare.behaviour.flips import GroupDrop, flips_of
+from attar.stages.compare.behaviour.outcomes import Outcome
 
 
 @pytest.mark.parametrize("name", GROUPS)
