@@ -30,47 +30,40 @@ GIVE_UP = 0.1
 MAX_RETENTION = 10.0
 
 
-def capital(gains: np.ndarray, worst: float, expected: float, flips: float = PRIOR_FLIPS) -> np.ndarray:
+def capital(gains: np.ndarray, worst: float, expected: float) -> np.ndarray:
     """Return the capital after each step (last axis) of who began with 1.
 
     `gains` are at least `worst`, which is below zero; if the claim is false their mean is at most 0. Each stake comes from the steps before
-    alone: mean / second moment, the stake that grows fastest to second order (aGRAPA), between 0 and MAX_STAKE. `expected` and `flips`:
-    mean and variance that the bets begin from.
+    alone: mean / second moment, the stake that grows fastest to second order (aGRAPA), between 0 and MAX_STAKE. `expected`: the mean that
+    the bets begin from.
     """
     num_steps = np.arange(gains.shape[-1])
     before = gains.cumsum(axis=-1) - gains
     squares = (gains**2).cumsum(axis=-1) - gains**2
     mean = (MEAN_STEPS * expected + before) / (MEAN_STEPS + num_steps)
-    second = (FLIP_STEPS * (flips + expected**2) + squares) / (FLIP_STEPS + num_steps)
+    second = (FLIP_STEPS * (PRIOR_FLIPS + expected**2) + squares) / (FLIP_STEPS + num_steps)
     stake = np.clip(mean / np.maximum(second, MIN_LOSS), 0.0, MAX_STAKE / max(-worst, MIN_LOSS))
     return np.exp(np.log1p(stake * gains).cumsum(axis=-1))
 
 
 @dataclass(frozen=True, eq=False)
 class Wagered:
-    """Accuracies of a candidate and its original on steps of questions, in the random order in which they were asked.
+    """Answers of a candidate and its original, 1 where right, question by question in the random order in which they were asked.
 
-    The figure is the drop (original - candidate), or with `is_ratio` the retention (candidate / original). A step holds as many questions of
-    each task as stand in `step_size`, so that tasks count alike.
+    The figure is the drop of accuracy (original - candidate), or with `is_ratio` the retention (candidate / original). Of several tasks each
+    question's must have been drawn with equal chances, so that tasks count alike: the mean of a question is then the mean over tasks.
     """
 
     candidate: np.ndarray
     original: np.ndarray
     is_ratio: bool = False
-    step_size: int = 1
     unit: str = "questions"
     is_exact: bool = False
 
     @staticmethod
-    def of(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], *, is_ratio: bool) -> Wagered:
-        """Return the evidence of (candidate, original) of each task, in the order asked. The smallest task says how many steps there are."""
-        num_steps = min(len(candidate) for candidate, _ in tasks)
-        sizes = [len(candidate) // max(num_steps, 1) for candidate, _ in tasks]
-        sides = [
-            np.mean([_steps(pair[side], num_steps, size) for pair, size in zip(tasks, sizes, strict=True)], axis=0)
-            for side in (0, 1)
-        ]
-        return Wagered(sides[0], sides[1], is_ratio, sum(sizes))
+    def of(candidate: Sequence[float], original: Sequence[float], *, is_ratio: bool) -> Wagered:
+        """Return the evidence of answers to the same questions."""
+        return Wagered(np.asarray(candidate, float), np.asarray(original, float), is_ratio)
 
     @property
     def value(self) -> float:
@@ -83,7 +76,7 @@ class Wagered:
     @property
     def num_units(self) -> int:
         """Questions."""
-        return len(self.candidate) * self.step_size
+        return len(self.candidate)
 
     def p_value(self, limit: float, *, is_upper: bool) -> float:
         """Return the p-value against being within the limit, whenever the asking stopped: 1 / the largest capital so far."""
@@ -92,7 +85,7 @@ class Wagered:
     def capital(self, limit: float, *, is_upper: bool) -> np.ndarray:
         """Return the capital after each step of who bets that the figure is within the limit."""
         gains, worst, expected = self._gains(limit, is_upper)
-        return capital(gains, worst, expected, PRIOR_FLIPS / self.step_size)
+        return capital(gains, worst, expected)
 
     def is_hopeless(self, limit: float, *, is_upper: bool) -> bool:
         """Say whether the capital is all but gone, and nobody who bets on the contrary has gained. More questions will hardly decide."""
@@ -128,8 +121,3 @@ class Wagered:
         if is_upper:
             return limit - drop, limit - 1.0, abs(limit)
         return drop - limit, -1.0 - limit, abs(limit)
-
-
-def _steps(values: Sequence[float], num_steps: int, size: int) -> np.ndarray:
-    """Return the mean of each step's questions of a task."""
-    return np.asarray(values[: num_steps * size], float).reshape(num_steps, size).mean(axis=1)

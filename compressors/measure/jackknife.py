@@ -7,6 +7,7 @@ an interval at error `level` covers at least 1 - 2 * level of exchangeable cases
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,7 @@ class Regressor:
         high = np.sort(predicted + residuals)[rank - 1]
         return Estimate(value, float(low), float(high))
 
-    def _fit(self, used: np.ndarray):
+    def _fit(self, used: np.ndarray) -> Callable[[np.ndarray], float]:
         features, targets = self.features[used], self.targets[used]
         middle, spread = features.mean(axis=0), features.std(axis=0)
         spread = np.where(spread > 0, spread, 1.0)

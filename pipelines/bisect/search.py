@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class Same(Protocol):
     """An answer that says whether another is the same in what matters."""
 
-    def is_same(self, other: Same) -> bool:
+    def is_same(self, other: Any) -> bool:
         """Say whether nothing changed between the two."""
         ...
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from attar.registry.artifacts.fingerprint import digest
 from attar.registry.release.interval_gate import PASSED, TOO_FEW, Judged, judge_claims, whole_verdict
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.evaluate.config import StopConfig
-from attar.stages.evaluate.evidence import check_known
+from attar.stages.evaluate.evidence import check_known, wagered
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.runtime.progress import bar, note
@@ -25,32 +26,35 @@ ALL_ASKED = "all questions were asked"
 
 @dataclass
 class Blocks:
-    """Questions of each task in a random order, with the original's answers to them, and the candidate's so far."""
+    """Questions of each task in a random order, with the original's answers to them, and the candidate's so far.
+
+    `order`: the task of each question as it is asked. Of the first `num_drawn` every task had equal chances, so that tasks count alike;
+    behind them stands what is left once a task is out of questions.
+    """
 
     rows: dict[str, list[Row]]
     ids: dict[str, list[str]]
     original: dict[str, list[float]]
+    order: list[str]
+    num_drawn: int
     right: dict[str, list[float]] = field(default_factory=dict)
 
     @staticmethod
     def of(rows: Mapping[str, Sequence[Row]], baseline: Mapping[str, Any], seed: str) -> Blocks:
         """Return the questions in the order that a seed gives. Raises ValueError where the original was not asked one of them."""
-        blocks = Blocks({}, {}, {}, {name: [] for name in rows})
+        draw = random.Random(seed)
+        order, num_drawn = _drawn_tasks({name: len(some) for name, some in rows.items()}, draw)
+        blocks = Blocks({}, {}, {}, order, num_drawn, {name: [] for name in rows})
         for name, some in rows.items():
-            known = dict(
-                zip(
-                    baseline.get("question_ids", {}).get(name, []),
-                    baseline.get("right", {}).get(name, []),
-                    strict=False,
-                )
-            )
+            ids, right = (baseline.get(key, {}).get(name, []) for key in ("question_ids", "right"))
+            known = dict(zip(ids, right, strict=False))
             pairs = list(zip(question_ids(some), some, strict=True))
-            if missing := sum(name not in known for name, _ in pairs):
+            if missing := sum(key not in known for key, _ in pairs):
                 raise ValueError(
                     f"baseline was not asked {missing} of the {len(pairs)} questions of task {name!r}; "
                     "evaluate the original on the same data, without stop"
                 )
-            random.Random(f"{seed} {name}").shuffle(pairs)
+            draw.shuffle(pairs)
             blocks.rows[name], blocks.ids[name] = [row for _, row in pairs], [key for key, _ in pairs]
             blocks.original[name] = [known[key] for key, _ in pairs]
         return blocks
@@ -58,7 +62,7 @@ class Blocks:
     @property
     def num_questions(self) -> int:
         """All of them."""
-        return sum(map(len, self.rows.values()))
+        return len(self.order)
 
     @property
     def num_answered(self) -> int:
@@ -66,19 +70,31 @@ class Blocks:
         return sum(map(len, self.right.values()))
 
     def next_block(self, size: int) -> dict[str, list[Row]]:
-        """Return about `size` questions that were not asked yet. Of each task as many times more as it is larger than the smallest."""
-        smallest = min(map(len, self.rows.values()))
-        shares = {name: len(some) // smallest for name, some in self.rows.items()}
-        num_steps = max(1, round(size / sum(shares.values())))
-        starts = {name: len(right) for name, right in self.right.items()}
-        block = {name: some[starts[name] : starts[name] + num_steps * shares[name]] for name, some in self.rows.items()}
-        return {name: some for name, some in block.items() if some}
+        """Return the next `size` questions that were not asked yet, by task."""
+        counts = Counter(self.order[self.num_answered : self.num_answered + size])
+        starts = {name: len(self.right[name]) for name in counts}
+        return {name: self.rows[name][starts[name] : starts[name] + count] for name, count in counts.items()}
 
     def evidence(self, check: GateCheck) -> Wagered:
         """Return what the answers so far say of a check."""
-        names = [check.data] if check.data else list(self.rows)
-        pairs = [(self.right[name], self.original[name][: len(self.right[name])]) for name in names]
-        return Wagered.of(pairs, is_ratio=check.measure == "accuracy_retention")
+        candidate = {"right": self.right, "stopping": self.drawn()}
+        return wagered(check, candidate, {name: some[: len(self.right[name])] for name, some in self.original.items()})
+
+    def drawn(self) -> dict[str, Any]:
+        """Return the tasks of the questions that were asked, in order, and how many of these were drawn with equal chances."""
+        order = self.order[: self.num_answered]
+        return {"order": order, "num_drawn": min(self.num_drawn, len(order))}
+
+
+def _drawn_tasks(counts: Mapping[str, int], draw: random.Random) -> tuple[list[str], int]:
+    """Return a task a question: drawn with equal chances until one that is out of questions is drawn, then what is left, shuffled."""
+    left, order = dict(counts), []
+    while left[name := draw.choice(list(counts))]:
+        left[name] -= 1
+        order.append(name)
+    rest = [name for name, count in left.items() for _ in range(count)]
+    draw.shuffle(rest)
+    return order + rest, len(order)
 
 
 def ask_in_blocks(stop: StopConfig, blocks: Blocks, answer: Answer) -> dict[str, Any]:
@@ -117,6 +133,7 @@ def ask_in_blocks(stop: StopConfig, blocks: Blocks, answer: Answer) -> dict[str,
         "num_questions": blocks.num_questions,
         "level": stop.level,
         "checks": [check.as_dict() for check in judged],
+        **blocks.drawn(),
     }
 
 
