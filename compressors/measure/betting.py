@@ -48,7 +48,7 @@ def capital(gains: np.ndarray, worst: float, expected: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Wagered:
-    """Answers of a candidate and its original, 1 where right, question by question in the random order in which they were asked.
+    """Answers of a candidate and its original to questions in the random order in which they were asked, 1 where right.
 
     The figure is the drop of accuracy (original - candidate), or with `is_ratio` the retention (candidate / original). Of several tasks each
     question's must have been drawn with equal chances, so that tasks count alike: the mean of a question is then the mean over tasks.

@@ -50,12 +50,25 @@ def _accuracy(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[
         raise ValueError(f"gate check {check.measure}: no task was measured; give evaluate the input tasks")
     pairs = list(all_pairs(candidate, baseline, [check.data] if check.data else names))
     is_ratio = check.measure == "accuracy_retention"
-    if (
-        candidate.get("stopping") is not None
-    ):  # an interval for a fixed number of questions is none once the answers decide how many
-        return Wagered.of(pairs, is_ratio=is_ratio)
+    # an interval for a fixed number of questions is none once the answers decide how many
+    if candidate.get("stopping") is not None:
+        chosen = [check.data] if check.data else names
+        return wagered(check, candidate, {name: other for name, (_, other) in zip(chosen, pairs, strict=True)})
     cells = tuple(Cells.of(*pair) for pair in pairs)
     return PairedRetention(cells) if is_ratio else PairedDrop(cells)
+
+
+def wagered(check: GateCheck, candidate: Mapping[str, Any], original: Mapping[str, Sequence[float]]) -> Wagered:
+    """Return the evidence of questions asked in blocks. Of a task all its answers, of all tasks those drawn with equal chances, in order.
+
+    `original`: its answers to the candidate's questions, by task.
+    """
+    right, stopping = candidate["right"], candidate["stopping"]
+    order = [check.data] * len(right[check.data]) if check.data else stopping["order"][: stopping["num_drawn"]]
+    answers = {name: iter(zip(right[name], original[name], strict=True)) for name in {*order}}
+    pairs = [next(answers[name]) for name in order]
+    is_ratio = check.measure == "accuracy_retention"
+    return Wagered.of([first for first, _ in pairs], [second for _, second in pairs], is_ratio=is_ratio)
 
 
 def _exact(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Evidence:

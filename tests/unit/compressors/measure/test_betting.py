@@ -91,12 +91,3 @@ def test_bounds_close_in_and_agree_with_the_p_value() -> None:
     assert -0.2 < low < wagered.value < high < 0.2
     assert wagered.p_value(high, is_upper=True) <= 0.05 < wagered.p_value(high - 0.01, is_upper=True)
     assert wagered.grown(4).bound(0.05, is_upper=True) < high and wagered.grown(4).num_units == 1600
-
-
-def test_tasks_count_alike_whatever_their_size() -> None:
-    """Two questions of the larger task to one of the smaller: the drop is the mean of both."""
-    large = ([1.0, 0.0, 1.0, 0.0, 1.0, 0.0, 1.0], [1.0] * 7)
-    small = ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
-    wagered = Wagered.of([large, small], is_ratio=False)
-    assert len(wagered.candidate) == 3 and wagered.step_size == 3 and wagered.num_units == 9
-    assert wagered.value == pytest.approx(0.25)

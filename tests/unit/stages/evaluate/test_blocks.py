@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.evaluate.blocks import ALL_ASKED, GIVEN_UP, Answer, Blocks, ask_in_blocks
 from attar.stages.evaluate.config import EvaluateConfig, StopConfig
+from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.question_pairs import question_ids
 
 CHECK = {"measure": "accuracy_drop", "limit": 0.1}
@@ -56,12 +57,24 @@ def test_on_the_limit_it_is_given_up_or_everything_is_asked() -> None:
     assert few["ended"] == ALL_ASKED and sorted(seen) == sorted({*seen}) and len(seen) == 9
 
 
-def test_every_task_gets_its_share_and_the_order_is_random() -> None:
-    _, seen = run({"facts": 0.95, "sums": 0.95}, block_size=8)
-    kinds = [name[0] for name in seen]
-    assert kinds.count("f") == 3 * kinds.count("s")
-    assert seen[:6] != [f"f{index}" for index in range(6)]
-    assert Blocks.of(ROWS, BASELINE, "seed").ids != Blocks.of(ROWS, BASELINE, "another").ids
+def test_tasks_have_equal_chances_until_one_is_out_and_the_order_is_random() -> None:
+    blocks = Blocks.of(ROWS, BASELINE, "seed")
+    assert blocks.num_questions == 401 and blocks.order.count("sums") == 100
+    drawn = blocks.order[: blocks.num_drawn]
+    assert 150 < len(drawn) < 250 and drawn.count("sums") == 100 and abs(drawn.count("facts") - 100) < 45
+    assert "sums" not in blocks.order[blocks.num_drawn :]
+    assert blocks.ids["facts"] != BASELINE["question_ids"]["facts"]
+    assert blocks.ids != Blocks.of(ROWS, BASELINE, "another").ids
+
+
+def test_tasks_count_alike_whatever_their_size() -> None:
+    """Nothing lost in the large task and half in the small one is a quarter of the accuracy, not an eighth."""
+    blocks = Blocks.of(ROWS, BASELINE, "seed")
+    for name, some in blocks.rows.items():
+        blocks.right[name] = [float(name == "facts" or index % 2) for index in range(len(some))]
+    whole = blocks.evidence(GateCheck(**CHECK))
+    assert whole.num_units == blocks.num_drawn and whole.value == pytest.approx(0.25, abs=0.06)
+    assert blocks.evidence(GateCheck(**CHECK, data="facts")).value == 0.0
 
 
 def test_a_check_of_one_task_is_of_its_questions_alone() -> None:

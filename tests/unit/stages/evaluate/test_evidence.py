@@ -84,7 +84,7 @@ def test_questions_that_are_alike_have_ids_of_their_own() -> None:
 
 
 def test_who_stopped_early_is_judged_by_what_holds_at_any_time() -> None:
-    early = {**CANDIDATE, "stopping": {"ended": "surely passed"}}
+    early = {**CANDIDATE, "stopping": {"order": ["facts"] * 8, "num_drawn": 8}}
     fixed, always = (
         claim_of("accuracy_drop", 0.5, candidate=candidate).evidence.bound(0.05, is_upper=True)  # type: ignore[union-attr]
         for candidate in (CANDIDATE, early)
