@@ -48,7 +48,7 @@ def capital(gains: np.ndarray, worst: float, expected: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Wagered:
-    """Answers of a candidate and its original to questions in the random order in which they were asked, 1 where right.
+    """Answers of a candidate and its original, 1 where right, in the random order in which questions were asked.
 
     The figure is the drop of accuracy (original - candidate), or with `is_ratio` the retention (candidate / original). Of several tasks each
     question's must have been drawn with equal chances, so that tasks count alike: the mean of a question is then the mean over tasks.
@@ -67,11 +67,11 @@ class Wagered:
 
     @property
     def value(self) -> float:
-        """The drop or the retention so far."""
-        candidate, original = float(self.candidate.mean()), float(self.original.mean())
+        """The drop or the retention so far; nothing is lost as long as the original has no right answer to lose."""
+        candidate, original = float(self.candidate.sum()), float(self.original.sum())
         if not self.is_ratio:
-            return original - candidate
-        return candidate / original if original else math.nan
+            return (original - candidate) / max(len(self.original), 1)
+        return candidate / original if original else 1.0
 
     @property
     def num_units(self) -> int:
@@ -96,7 +96,7 @@ class Wagered:
         """Return the end of the confidence sequence: the nearest limit that the capital rejects at `level`."""
         far = MAX_RETENTION if self.is_ratio and is_upper else 1.0 if is_upper else 0.0 if self.is_ratio else -1.0
         near = self.value
-        if not math.isfinite(near) or self.p_value(far, is_upper=is_upper) > level:
+        if self.p_value(far, is_upper=is_upper) > level:
             return far
         for _ in range(NUM_HALVINGS // 2):
             middle = (near + far) / 2
