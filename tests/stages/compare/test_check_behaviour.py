@@ -8,14 +8,19 @@ from pathlib import Path
 import pytest
 
 import attar.stages.compare.behaviour.stage
+from attar.pipelines.report.page import write_report
 from attar.registry.artifacts.handles import FLIPS, BehaviourArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
+from attar.registry.tracking.mlflow_home import open_client
+from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
+from attar.registry.tracking.runs import Tracker
 from attar.stages.compare.behaviour.config import BehaviourConfig, BehaviourInputs
 from attar.stages.compare.behaviour.stage import check_behaviour
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
+from tests.databases import copy_database
 
 CONFIG = BehaviourConfig(
     max_cases=4, max_new_tokens=6, verbatim={"num_prefix_tokens": 4, "num_match_tokens": 4}, precision="float32"
@@ -55,6 +60,29 @@ def test_flips_of_a_cut_stand_with_both_texts(store: Store, model: ModelArtifact
     listed = flips(made)
     assert len(listed) == sum(drop["lost"] + drop["won"] for drop in groups.values()) > 0
     assert all(flip["original"] and flip["student"] and flip["question"] for flip in listed)
+
+
+def test_flips_stand_in_the_report_and_as_a_table_in_mlflow(
+    store: Store, model: ModelArtifact, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    copy_database(mlflow_database, store.root / "mlflow.db")
+    cut = prune.execute(PruneConfig(blocks=[0, 2]), PruneInputs(model=model), store).artifact
+    config = CONFIG.with_changes(max_cases=0, groups=["brackets", "position"])
+    made = check_behaviour.execute(config, BehaviourInputs(model=cut, original=model), store).artifact
+    tracker = Tracker(store.root)
+    tracker.start("run", tags={}, config={})
+    tracker.start_node("behaviour", config={}, tags={})
+    tracker.end_node("behaviour", "FINISHED", made)
+    table = open_client(store.root).download_artifacts(tracker.node_run_id("behaviour"), "flips.json")
+    content_of = json.loads(Path(table).read_text())
+    assert content_of["columns"] == ["group", "flip", "question", "reference", "original", "student", "why"]
+    assert len(content_of["data"]) == len(flips(made))
+    node = NodeRecord("check_behaviour", {}, {}, "Completed", made.key, made.fingerprint)
+    record = RunRecord(new_run_folder(store.root, "checked"), "checked", "0", {"behaviour": node}, seconds=1.0)
+    record.close()
+    page = write_report(record, store).read_text()
+    assert "Behaviour (behaviour)" in page and f"{len(flips(made))} flips with their texts" in page
 
 
 def test_a_killed_check_asks_only_the_model_that_was_not_finished(
