@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, Protocol
 
 PASSED, FAILED, TOO_FEW = "passed", "failed", "too few questions"
 Multiplicity = Literal["holm", "each"]
 # More than so many times the questions are not asked for: the figure lies on its limit.
-MAX_GROWTH = 1000.0
+MAX_GROWTH = 200.0
 NUM_HALVINGS = 30
 
 
@@ -84,12 +85,16 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim with its verdict. `level`: the one-sided error that it was held to; `num_more`: how many more would decide, None where none would."""
+    """A claim with its verdict. `level`: the one-sided error that it was held to."""
 
     claim: Claim
     verdict: str
     level: float
-    num_more: int | None = None
+
+    @cached_property
+    def num_more(self) -> int | None:
+        """How many more questions would decide, at the disagreement seen so far; None where it is decided, or none would."""
+        return _num_more(self.claim, self.level) if self.verdict == TOO_FEW else None
 
     def as_dict(self) -> dict[str, Any]:
         """Return the check as plain JSON values, under the names that reports read."""
@@ -183,7 +188,7 @@ def _judged(claim: Claim, passes: tuple[bool, float] | None, fails: tuple[bool, 
     if passes[0]:
         return Judged(claim, PASSED, passes[1])
     own = passes[1] if claim.is_on_good_side else fails[1]
-    return Judged(claim, TOO_FEW, own, _num_more(claim, own))
+    return Judged(claim, TOO_FEW, own)
 
 
 def _num_more(claim: Claim, level: float) -> int | None:

@@ -12,6 +12,7 @@ from attar.stages.evaluate.blocks import ALL_ASKED, GIVEN_UP, Answer, Blocks, as
 from attar.stages.evaluate.config import EvaluateConfig, StopConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.question_pairs import question_ids
+from tests.simulated_nights import BLOCK, nights, sequential
 
 CHECK = {"measure": "accuracy_drop", "limit": 0.1}
 ROWS = {
@@ -102,3 +103,22 @@ def test_questions_that_the_original_was_not_asked_are_refused() -> None:
 def test_a_stop_that_means_nothing_is_refused(stop: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         EvaluateConfig(stop=stop)
+
+
+def test_a_night_is_what_the_simulation_of_thousands_simulates() -> None:
+    """Twenty nights asked block by block end where `test_betting` says, all at once."""
+    drops = nights(0.05, 0.2, 120, seed=11)[:20]
+    passed, num_asked = sequential(drops)
+    rows = {"facts": ROWS["facts"][:120]}
+    for night, drop in enumerate(drops):
+        blocks = Blocks.of(rows, BASELINE, f"night {night}")
+        lost = dict(zip((row.id for row in blocks.rows["facts"]), drop, strict=True))
+        # the original was wrong where the candidate wins an answer
+        blocks.original["facts"] = [float(value >= 0) for value in drop]
+        made = ask_in_blocks(
+            StopConfig(checks=[CHECK], block_size=BLOCK),
+            blocks,
+            lambda block, lost=lost: {name: [float(lost[row.id] <= 0) for row in some] for name, some in block.items()},
+        )
+        assert made["num_asked"] == num_asked[night]
+        assert (made["ended"] == "surely passed") == passed[night]
