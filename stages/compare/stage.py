@@ -15,7 +15,7 @@ from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import ComparisonArtifact, Facts, ModelArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
-from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import names_ahead, question_rows, unique_names
 from attar.stages.artifacts.dataset.right_answers import right_choices
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
@@ -51,8 +51,9 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     for student in students:  # over the tokens that all know
         check_covers(original, student, "original")
     num_models = 1 + len(config.groups(len(students))[0])
+    names = names_ahead((*inputs.get("texts", ()), *inputs.get("tasks", ())))
     return Forecast(
-        {},
+        {"measured": (*names, "own_answers")} if names else {},
         num_flops=comparison_flops([original, *students], _num_read(config, inputs)),
         peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)),
     )

@@ -16,7 +16,7 @@ from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRu
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
@@ -59,6 +59,8 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"part": config.part} | ({"flops_per_token": counted} if counted else {})
+    if not config.harness.tasks and (names := names_ahead(inputs.get("tasks", ()))):
+        facts = {**facts, "measured": names}
     return Forecast(
         facts,
         num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from attar.compressors.measure.bootstrap import mean_over
 from attar.compressors.measure.newcombe import Cells, PairedDrop
-from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifact, EvaluationArtifact
+from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifact, EvaluationArtifact, Facts
 from attar.registry.release.gate import Ratio, run_gate
 from attar.registry.release.interval_gate import FAILED, PASSED, Claim, judge_claims, whole_verdict
 from attar.registry.release.measures import MEASURES
@@ -101,6 +101,17 @@ def check_inputs(gate: IntervalGate | None, given: Collection[str]) -> None:
         if source in given and not wanted:
             accepted = ", ".join(name for name, measure in MEASURES.items() if measure.source == source)
             raise ValueError(f"{source}: no check of the gate reads it; accepted with {accepted}")
+
+
+def check_names(gate: IntervalGate | None, inputs: Mapping[str, Sequence[Facts]]) -> None:
+    """Raise ValueError for a check of a task, text or group that will not have been measured, as far as that can be told before."""
+    for check in gate.checks if gate is not None else ():
+        for facts in inputs.get(check.definition.source, ())[:1]:
+            known = {str(name) for name in facts.get("measured", ())}
+            # a data set with both kinds of question makes two tasks
+            bare = check.data.removesuffix("_choice").removesuffix("_open")
+            if known and bare not in known:
+                check_known(check.data, sorted(known), f"gate.checks: {check.measure}")
 
 
 def _claims(

@@ -28,7 +28,7 @@ from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.register.config import RegisterConfig, RegisterInputs
-from attar.stages.register.gate_verdict import Verdict, check_inputs, interval_verdict, threshold_verdict
+from attar.stages.register.gate_verdict import Verdict, check_inputs, check_names, interval_verdict, threshold_verdict
 from attar.stages.register.model_card import write_card
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
@@ -47,6 +47,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
                 f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
             )
     check_inputs(config.interval_gate, [name for name, some in inputs.items() if some])
+    check_names(config.interval_gate, inputs)
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms

@@ -12,7 +12,7 @@ from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import ForkingRunner, TorchRunner
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.handles import BehaviourArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import names_ahead, question_rows, unique_names
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_session import open_session
@@ -33,8 +33,12 @@ def _forecast(config: BehaviourConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
         inputs["original"][0].get("num_parameters", 0)
     )
     num_cases = sum(min(config.max_cases or len(rows), len(rows)) for rows in _groups(config).values())
+    own = names_ahead(inputs.get("cases", ()))
+    is_known = bool(own) or not inputs.get("cases")
     return Forecast(
-        {}, num_flops=2.0 * num_parameters * num_cases * TOKENS_PER_ROW, peak_memory_bytes=6.0 * num_parameters
+        {"measured": (*config.groups, *own, ENDING, VERBATIM)} if is_known else {},
+        num_flops=2.0 * num_parameters * num_cases * TOKENS_PER_ROW,
+        peak_memory_bytes=6.0 * num_parameters,
     )
 
 

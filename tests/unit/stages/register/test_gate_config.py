@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from attar.stages.register.config import RegisterConfig
-from attar.stages.register.gate_verdict import check_inputs
+from attar.stages.register.gate_verdict import check_inputs, check_names
 
 CHECKS = {"checks": [{"measure": "accuracy_drop", "data": "facts", "limit": 0.1}], "level": 0.1}
 
@@ -45,6 +45,16 @@ def test_changes_go_from_either_form_to_the_other() -> None:
 def test_a_gate_that_means_nothing_is_refused(gate: dict, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         RegisterConfig(name="small", gate=gate)
+
+
+def test_a_task_that_will_not_be_measured_is_refused_before_anything_runs() -> None:
+    gate = RegisterConfig(name="small", gate=CHECKS).interval_gate
+    check_names(gate, {"evaluation": ({"measured": ("facts", "sums")},)})
+    check_names(gate, {"evaluation": ({},)})
+    with pytest.raises(ValueError, match="gate.checks: accuracy_drop: 'facts' was not measured. Did you mean 'fact'?"):
+        check_names(gate, {"evaluation": ({"measured": ("fact", "sums")},)})
+    mixed = {"checks": [{"measure": "accuracy_drop", "data": "facts_choice", "limit": 0.1}]}
+    check_names(RegisterConfig(name="small", gate=mixed).interval_gate, {"evaluation": ({"measured": ("facts",)},)})
 
 
 def test_checks_of_compare_and_its_input_go_together() -> None:
