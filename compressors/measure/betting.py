@@ -67,7 +67,7 @@ class Wagered:
 
     @property
     def value(self) -> float:
-        """The drop or the retention so far; nothing is lost as long as the original has no right answer to lose."""
+        """The drop or the retention so far. Nothing is lost as long as the original has no right answer to lose."""
         candidate, original = float(self.candidate.sum()), float(self.original.sum())
         if not self.is_ratio:
             return (original - candidate) / max(len(self.original), 1)

@@ -81,7 +81,7 @@ class Blocks:
         return wagered(check, candidate, {name: some[: len(self.right[name])] for name, some in self.original.items()})
 
     def drawn(self) -> dict[str, Any]:
-        """Return the tasks of the questions that were asked, in order, and how many of these were drawn with equal chances."""
+        """Return the tasks of the questions that were asked, in order. And how many of these were drawn with equal chances."""
         order = self.order[: self.num_answered]
         return {"order": order, "num_drawn": min(self.num_drawn, len(order))}
 
