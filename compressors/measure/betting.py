@@ -24,6 +24,8 @@ PRIOR_ACCURACY = 0.5
 # The most that is staked of what could be lost at once.
 MAX_STAKE = 0.75
 MIN_LOSS = 1e-6
+# More than this a float does not hold, and no level asks for.
+MAX_LOG_CAPITAL = 700.0
 # A capital below this is given up: of a model as good as its original about one night in ten ends so.
 GIVE_UP = 0.1
 # Retentions beyond this are not looked for.
@@ -43,7 +45,7 @@ def capital(gains: np.ndarray, worst: float, expected: float) -> np.ndarray:
     mean = (MEAN_STEPS * expected + before) / (MEAN_STEPS + num_steps)
     second = (FLIP_STEPS * (PRIOR_FLIPS + expected**2) + squares) / (FLIP_STEPS + num_steps)
     stake = np.clip(mean / np.maximum(second, MIN_LOSS), 0.0, MAX_STAKE / max(-worst, MIN_LOSS))
-    return np.exp(np.log1p(stake * gains).cumsum(axis=-1))
+    return np.exp(np.minimum(np.log1p(stake * gains).cumsum(axis=-1), MAX_LOG_CAPITAL))
 
 
 @dataclass(frozen=True, eq=False)

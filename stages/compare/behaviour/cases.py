@@ -83,8 +83,9 @@ def arithmetic_cases() -> list[Row]:
 
 def bracket_cases() -> list[Row]:
     """Return lines of brackets, closed rightly or not: is it balanced, yes or no? Half of them are."""
-    draw, rows = random.Random(SEED), []
-    for index in range(NUM_MADE):
+    draw, rows, lines = random.Random(SEED), [], set()
+    while len(rows) < NUM_MADE:
+        index = len(rows)
         opened = [draw.choice("([{") for _ in range(2 + index % 4)]
         closed = [PAIRS[bracket] for bracket in reversed(opened)]
         is_balanced = index % 2 == 0
@@ -92,6 +93,9 @@ def bracket_cases() -> list[Row]:
             wrong = draw.randrange(len(closed))
             closed[wrong] = draw.choice([bracket for bracket in PAIRS.values() if bracket != closed[wrong]])
         line = " ".join([*opened, *closed])
+        if line in lines:
+            continue
+        lines.add(line)
         question = (
             f"Is every bracket in this line closed by its own kind, in the right order? {line}\nAnswer yes or no."
         )

@@ -32,12 +32,12 @@ def test_false_promotions_stay_below_the_level(flips: float) -> None:
     assert passed.mean() <= LEVEL
 
 
-@pytest.mark.parametrize(("flips", "num_fixed"), [(0.1, 130), (0.2, 200)])
+@pytest.mark.parametrize(("flips", "num_fixed"), [(0.1, 130), (0.2, 220)])
 def test_fewer_questions_at_the_same_power(flips: float, num_fixed: int) -> None:
     """A model that lost nothing: as many nights pass as with all questions of a fixed plan, with 30% fewer of them."""
     power = fixed(nights(0.0, flips, num_fixed, seed=1))
-    passed, num_asked = sequential(nights(0.0, flips, 2 * num_fixed, seed=2))
-    assert power > 0.9 and passed.mean() >= power
+    passed, num_asked = sequential(nights(0.0, flips, 3 * num_fixed, seed=2))
+    assert power > 0.95 and passed.mean() >= power
     assert num_asked.mean() <= 0.7 * num_fixed
 
 
@@ -48,15 +48,15 @@ def test_a_bad_model_costs_little_and_is_failed() -> None:
 
 @pytest.mark.parametrize("is_ratio", [False, True])
 def test_the_interval_holds_the_truth_at_every_time(is_ratio: bool) -> None:
-    """Candidate and original right in 60% and 75%: in at most 5% of 200 nights the lower or the upper bound ever passes the truth."""
+    """Candidate and original right in 60% and 75%: in at most 5% of 800 nights a bound ever passes the truth."""
     generator, truth = np.random.default_rng(5), 0.6 / 0.75 if is_ratio else 0.15
     num_wrong = [0, 0]
-    for _ in range(200):
+    for _ in range(800):
         cells = generator.choice(4, size=160, p=(0.55, 0.2, 0.05, 0.2))
         wagered = Wagered(np.isin(cells, (0, 2)).astype(float), np.isin(cells, (0, 1)).astype(float), is_ratio)
         for side, is_upper in enumerate((False, True)):
             num_wrong[side] += wagered.p_value(truth, is_upper=is_upper) <= LEVEL
-    assert max(num_wrong) <= 10
+    assert max(num_wrong) <= 40
 
 
 def test_bounds_close_in_and_agree_with_the_p_value() -> None:
@@ -66,4 +66,5 @@ def test_bounds_close_in_and_agree_with_the_p_value() -> None:
     low, high = (wagered.bound(0.05, is_upper=is_upper) for is_upper in (False, True))
     assert -0.2 < low < wagered.value < high < 0.2
     assert wagered.p_value(high, is_upper=True) <= 0.05 < wagered.p_value(high - 0.01, is_upper=True)
-    assert wagered.grown(4).bound(0.05, is_upper=True) < high and wagered.grown(4).num_units == 1600
+    assert wagered.grown(4).num_units == 1600 and wagered.grown(4).bound(0.05, is_upper=True) <= high
+    assert wagered.grown(4).p_value(0.07, is_upper=True) < 0.1 * wagered.p_value(0.07, is_upper=True)
