@@ -104,7 +104,7 @@ def check_inputs(gate: IntervalGate | None, given: Collection[str]) -> None:
 
 
 def check_names(gate: IntervalGate | None, inputs: Mapping[str, Sequence[Facts]]) -> None:
-    """Raise ValueError for a check of a task, text or group that will not have been measured, as far as that can be told before."""
+    """Raise ValueError for a check of a task, text or group that will not be measured. As far as that can be told before."""
     for check in gate.checks if gate is not None else ():
         for facts in inputs.get(check.definition.source, ())[:1]:
             known = {str(name) for name in facts.get("measured", ())}
