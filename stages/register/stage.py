@@ -30,6 +30,7 @@ from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratio
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.gate_verdict import Verdict, check_inputs, check_names, interval_verdict, threshold_verdict
 from attar.stages.register.model_card import write_card
+from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
@@ -70,6 +71,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
+    check_signing()
     steps, graphs, evaluations = bar("registering", 2, "steps"), _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
@@ -96,11 +98,10 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags=number_tags(figures, baseline, release.scan, ratios)
-        | _tags(inputs, graphs, verdict)
-        | {"license": release.license},
+        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, graphs, verdict, release.license),
         scratch=workdir,
         is_champion=is_champion,
+        sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
     return _released(config, workdir / "content", asdict(registration), verdict, is_champion)
@@ -187,11 +188,14 @@ def _release(
     )
 
 
-def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], verdict: Verdict) -> dict[str, str]:
+def _tags(
+    inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], verdict: Verdict, license_name: str
+) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": verdict.text,
+        "license": license_name,
     }
 
 
