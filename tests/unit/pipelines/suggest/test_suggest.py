@@ -63,7 +63,9 @@ def test_runs_of_the_store_become_cases(tmp_path: Path) -> None:
     for index in range(3):
         recorded_run(store, "sums", [index], [1.0, 0.0, 1.0])
     cases = cases_of(run_records(store.root), store)
-    assert sorted([case.settings for case in cases], key=str) == [{"smaller.config.blocks": f"{index}"} for index in range(3)]
+    assert sorted([case.settings for case in cases], key=str) == [
+        {"smaller.config.blocks": f"{index}"} for index in range(3)
+    ]
     assert all(case.recipe == "sums" and case.stages == {"smaller": "prune"} for case in cases)
 
 
