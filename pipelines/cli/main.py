@@ -145,14 +145,17 @@ def pull(
         str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
+    form: Annotated[
+        str, typer.Option(metavar="FORM", help="One form alone, by its folder or how that begins: gguf, onnx-int8, model.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a registered model, its ONNX graphs included, into a folder, every file checked by its sha256."""
+    """Copy a registered model, with all its forms or one of them, into a folder, every file checked by its sha256."""
     from attar.registry.release.pull import download_model
 
-    download_model(model, folder.resolve())
+    download_model(model, folder.resolve(), form=form)
     if as_json:
-        _print_json({"model": model, "folder": str(folder.resolve())})
+        _print_json({"model": model, "folder": str(folder.resolve())} | ({"form": form} if form else {}))
     else:
         out.print(f"{model} is in {folder}", highlight=False)
 

@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from attar.compressors.catalogue import did_you_mean
-from attar.registry.artifacts.handles import EvaluationArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact, GgufArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.release.gate import THRESHOLDS
 from attar.stages.contract import StageConfig
 
@@ -39,10 +39,12 @@ class RegisterConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterInputs:
-    """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated."""
+    """The model with its evaluation and the original's; its graphs and other forms, and the evaluations of those that are gated."""
 
     model: ModelArtifact
     evaluation: EvaluationArtifact
     baseline: EvaluationArtifact
     onnx: tuple[OnnxArtifact, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
+    # any number, of any kind that `export` and `quantize` make
+    forms: tuple[OnnxArtifact | GgufArtifact | ModelArtifact, ...] = ()

@@ -149,14 +149,34 @@ FAMILIES: dict[str, Family] = {
 }
 
 
-def family_of(config: Config) -> Family:
-    """Return what GGUF has for a model's config. Raises ValueError for a family or a setting that it cannot say."""
-    name = str(config.get("model_type"))
-    family = FAMILIES.get(name)
-    if family is None:
+# The class of each family's model, by which facts know it.
+CLASSES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "Gemma2ForCausalLM": "gemma2",
+    "Gemma3ForCausalLM": "gemma3_text",
+    "Phi3ForCausalLM": "phi3",
+    "SmolLM3ForCausalLM": "smollm3",
+    "GraniteForCausalLM": "granite",
+    "Olmo2ForCausalLM": "olmo2",
+}
+
+
+def refuse_other_families(name: str) -> None:
+    """Raise ValueError for a family, by its name or its model's class, that is not written."""
+    if CLASSES.get(name, name) not in FAMILIES:
         raise ValueError(
             f"format.kind is 'gguf', which is not written for the family {name[:60]!r}; accepted: {', '.join(FAMILIES)}"
         )
+
+
+def family_of(config: Config) -> Family:
+    """Return what GGUF has for a model's config. Raises ValueError for a family or a setting that it cannot say."""
+    name = str(config.get("model_type"))
+    refuse_other_families(name)
+    family = FAMILIES[name]
     if problem := family.obstacle(config):
         raise ValueError(f"gguf cannot say this {name}: {problem}")
     return family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from base64 import b64decode
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class Vocabulary:
     special: Mapping[str, int]
     adds_bos: bool
     adds_eos: bool
-    chat_template: Any = None
+    # the template by its name, the usual one without
+    chat_templates: Mapping[str, str]
 
     def add_to(self, writer: GGUFWriter) -> None:
         """Add the tokenizer to a file that is being written."""
@@ -66,8 +68,10 @@ class Vocabulary:
                 writer.add_bool(f"tokenizer.ggml.{name}", value)
             else:
                 writer.add_precompiled_charsmap(value)
-        if self.chat_template:
-            writer.add_chat_template(self.chat_template)
+        for name, template in self.chat_templates.items():
+            writer.add_string(f"tokenizer.chat_template{'.' + name if name else ''}", template)
+        # gguf-py's own writer lists the names in the order of a set, which is another in every process
+        writer.add_array("tokenizer.chat_templates", sorted(filter(None, self.chat_templates)))
 
 
 def vocabulary_of(tokenizer: Any, folder: Path, num_rows: int) -> Vocabulary:
@@ -96,7 +100,7 @@ def vocabulary_of(tokenizer: Any, folder: Path, num_rows: int) -> Vocabulary:
         special=_special(tokenizer, folder, num_rows),
         adds_bos=bos is not None and added[:1] == [bos] and plain[:1] != [bos],
         adds_eos=eos is not None and added[-1:] == [eos] and plain[-1:] != [eos],
-        chat_template=_template(tokenizer),
+        chat_templates=_templates(tokenizer),
     )
 
 
@@ -175,12 +179,11 @@ def _special(tokenizer: Any, folder: Path, num_rows: int) -> dict[str, int]:
     return {name: int(index) for name, index in ids.items() if index is not None and index < num_rows}
 
 
-def _template(tokenizer: Any) -> Any:
-    """Return the chat template, or the templates by name as gguf-py takes them."""
+def _templates(tokenizer: Any) -> dict[str, str]:
     given = getattr(tokenizer, "chat_template", None)
     if isinstance(given, Mapping):
-        return [{"name": name, "template": text} for name, text in given.items()]
-    return given
+        return {"" if name == "default" else re.sub(r"\W", "_", name): text for name, text in given.items()}
+    return {"": given} if given else {}
 
 
 def _no_merge(tokens: tuple[str, ...]) -> list[str]:
