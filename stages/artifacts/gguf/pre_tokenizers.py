@@ -56,3 +56,24 @@ def _expression(step: Mapping[str, Any]) -> str:
     pattern = step.get("pattern") or {}
     is_plain = step.get("behavior") == "Isolated" and not step.get("invert")
     return str(pattern.get("Regex", "")) if is_plain else ""
+
+
+def pre_tokenizer_of(name: str) -> tuple[Any, bool]:
+    """Return the first cuts that llama.cpp means by a name, and whether a word that is a token is taken whole.
+
+    Raises ValueError for a name that is not written here.
+    """
+    from tokenizers import Regex, pre_tokenizers  # seconds with transformers
+
+    if name == GPT2:
+        return pre_tokenizers.ByteLevel(add_prefix_space=False), False
+    if name == DIGITS:
+        steps = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+        return pre_tokenizers.Sequence(steps), False
+    for expression, names in EXPRESSIONS.items():
+        if name in names and name:
+            split = pre_tokenizers.Split(Regex(expression), behavior="isolated")
+            byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+            return pre_tokenizers.Sequence([split, byte_level]), names.index(name) == 1
+    known = [GPT2, DIGITS, *(name for names in EXPRESSIONS.values() for name in names if name)]
+    raise ValueError(f"its tokenizer first cuts as {name[:40]!r}; accepted: {', '.join(known)}")

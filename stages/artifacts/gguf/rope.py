@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 # How the tensors of factors are called in a file.
@@ -68,14 +69,17 @@ def _yarn(config: Any, given: Mapping[str, Any], num_turned: int) -> Rope:
 
 
 def _llama3(config: Any, given: Mapping[str, Any], num_turned: int) -> Rope:
+    return Rope({}, {FREQUENCIES: llama3_factors(given, num_turned)})
+
+
+def llama3_factors(given: Mapping[str, Any], num_turned: int) -> Float[Tensor, "D"]:
     """Return the factors of Llama 3's scaling: long waves slower, short ones as they are, a ramp between. https://arxiv.org/abs/2407.21783"""
     steps = torch.arange(0, num_turned, 2, dtype=torch.float64)
     waves = 2 * math.pi * float(given["rope_theta"]) ** (steps / num_turned)
     low, high = float(given["low_freq_factor"]), float(given["high_freq_factor"])
     periods = float(given["original_max_position_embeddings"]) / waves  # of the context that it was trained on
     ramp = ((periods - low) / (high - low)).clamp(0.0, 1.0)
-    factors = 1.0 / ((1.0 - ramp) / float(given["factor"]) + ramp)
-    return Rope({}, {FREQUENCIES: factors.float()})
+    return (1.0 / ((1.0 - ramp) / float(given["factor"]) + ramp)).float()
 
 
 def _longrope(config: Any, given: Mapping[str, Any], num_turned: int) -> Rope:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,7 +77,7 @@ def plan_tensors(
 
     Matrices get the type `weights`, embedding and head `ends`, vectors stay float32. What is tied is written once.
     """
-    names = _names(architecture)
+    names = tensor_names(architecture.family.arch, architecture.header["block_count"])
     tensors = [
         PlannedTensor(name, name, _info(values), "f32", "f32", values=values)
         for name, values in architecture.factors.items()
@@ -119,12 +119,12 @@ def _info(values: Tensor) -> TensorInfo:
     return TensorInfo(tuple(values.shape), values.dtype, Path())
 
 
-def _names(architecture: Architecture):  # noqa: ANN202 - a function of a library's
-    """Return what gives a tensor's name in the file by its name in the folder: llama.cpp's own table."""
+def tensor_names(arch: str, num_blocks: int) -> Callable[[str], str | None]:
+    """Return what gives a tensor's name in a file by its name in a folder: llama.cpp's own table. None: it has none."""
     from gguf import MODEL_ARCH_NAMES, get_tensor_name_map  # in an extra
 
-    arch = next(key for key, name in MODEL_ARCH_NAMES.items() if name == architecture.family.arch)
-    table = get_tensor_name_map(arch, architecture.header["block_count"])
+    key = next(key for key, name in MODEL_ARCH_NAMES.items() if name == arch)
+    table = get_tensor_name_map(key, num_blocks)
     return lambda source: table.get_name(source, try_suffixes=(".weight", ".bias"))
 
 

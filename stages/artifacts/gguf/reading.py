@@ -1,0 +1,179 @@
+"""A GGUF file as a transformers model: its config from the header, its weights in any type that gguf-py can decode."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from attar.compressors.export.head_rows import in_halves
+from attar.stages.artifacts.gguf.element_types import unpacked
+from attar.stages.artifacts.gguf.families import FAMILIES
+from attar.stages.artifacts.gguf.header import architecture_of
+from attar.stages.artifacts.gguf.rope import FREQUENCIES, LONG, SHORT, llama3_factors
+from attar.stages.artifacts.gguf.tensors import HEAD, KEY, QUERY, tensor_names
+
+if TYPE_CHECKING:
+    from gguf import GGUFReader  # in an extra
+    from transformers import PreTrainedModel
+
+# The transformers family of each of llama.cpp's that the header names; mistral's files say llama.
+MODEL_TYPES = {family.arch: name for name, family in reversed(FAMILIES.items())}
+SIZES = {
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "block_count": "num_hidden_layers",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "attention.key_length": "head_dim",
+    # of single families
+    "attention.sliding_window": "sliding_window",
+    "attn_logit_softcapping": "attn_logit_softcapping",
+    "final_logit_softcapping": "final_logit_softcapping",
+    "attention.scale": "attention_multiplier",
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "logit_scale": "logits_scaling",
+}
+# What a header says in single precision of what a config holds in double.
+DIGITS = 7
+# Of Llama 3's scaling, what published models have: factor, and the ramp's ends and context.
+LLAMA3 = tuple(
+    {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+    for factor in (8.0, 32.0, 16.0, 4.0)
+)
+FACTOR_TOLERANCE = 1e-4
+
+
+def header_fields(reader: GGUFReader) -> dict[str, Any]:
+    """Return a header's values by key, without the tokenizer's lists."""
+    return {name: field.contents() for name, field in reader.fields.items() if not name.startswith("tokenizer.ggml.")}
+
+
+def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
+    """Return a transformers config's fields as far as the header says them; None for a family that is not written here.
+
+    Raises ValueError for a rotary scaling that no config can say.
+    """
+    header = header_fields(reader)
+    arch = str(header.get("general.architecture"))
+    model_type = MODEL_TYPES.get(arch)
+    if model_type is None:
+        return None
+    said = {key.removeprefix(f"{arch}."): value for key, value in header.items() if key.startswith(f"{arch}.")}
+    fields = {name: _number(said[key]) for key, name in SIZES.items() if key in said}
+    if "head_dim" not in fields:
+        fields["head_dim"] = said.get("rope.dimension_count") or fields["hidden_size"] // fields["num_attention_heads"]
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    fields["vocab_size"] = int(tensors["token_embd.weight"].shape[-1]) if "token_embd.weight" in tensors else said.get("vocab_size")
+    fields["tie_word_embeddings"] = HEAD not in tensors
+    fields["rope_parameters"] = _rope(said, fields, tensors)
+    if model_type in ("gemma2", "gemma3_text"):
+        fields["query_pre_attn_scalar"] = fields["head_dim"]
+    if model_type == "phi3" and not fields.get("sliding_window"):
+        fields["sliding_window"] = None
+    for name in ("bos", "eos", "padding"):
+        field = reader.fields.get(f"tokenizer.ggml.{name}_token_id")
+        fields["pad_token_id" if name == "padding" else f"{name}_token_id"] = None if field is None else int(field.contents())
+    return {"model_type": model_type, **fields}
+
+
+def _number(value: Any) -> Any:
+    """Return a number of a header as a config has it: 1e-05 is 9.99999974e-06 in single precision."""
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _rope(said: Mapping[str, Any], fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    base = {"rope_theta": _number(float(said.get("rope.freq_base", 10000.0)))}
+    turned = said.get("rope.dimension_count")
+    if turned is not None and turned != fields["head_dim"]:
+        base["partial_rotary_factor"] = turned / fields["head_dim"]
+    kind = str(said.get("rope.scaling.type", "none"))
+    original = said.get("rope.scaling.original_context_length")
+    scaling: dict[str, Any] = {"rope_type": "default"}
+    if LONG in tensors and SHORT in tensors:
+        tables = {name: [_number(float(value)) for value in tensors[key].data] for name, key in (("long_factor", LONG), ("short_factor", SHORT))}
+        scaling = {"rope_type": "longrope", "original_max_position_embeddings": original, **tables}
+        if "rope.scaling.attn_factor" in said:
+            scaling["attention_factor"] = _number(said["rope.scaling.attn_factor"])
+    elif FREQUENCIES in tensors:
+        scaling = _llama3(torch.tensor(tensors[FREQUENCIES].data), base["rope_theta"])
+    elif kind == "linear":
+        scaling = {"rope_type": "linear", "factor": _number(said["rope.scaling.factor"])}
+    elif kind == "yarn":
+        scaling = {"rope_type": "yarn", "factor": _number(said["rope.scaling.factor"]), "original_max_position_embeddings": original}
+        scaling |= {name: _number(said[f"rope.scaling.yarn_{name}"]) for name in ("beta_fast", "beta_slow") if f"rope.scaling.yarn_{name}" in said}
+    if "rope.freq_base_swa" in said:
+        local = {"rope_type": "default", "rope_theta": _number(said["rope.freq_base_swa"])}
+        return {"full_attention": {**scaling, **base}, "sliding_attention": local}
+    return {**scaling, **base}
+
+
+def _llama3(factors: torch.Tensor, theta: float) -> dict[str, Any]:
+    """Return the scaling that has these factors, of those that published models have."""
+    for scaling in LLAMA3:
+        expected = llama3_factors({**scaling, "rope_theta": theta}, 2 * len(factors))
+        if torch.allclose(factors, expected, rtol=FACTOR_TOLERANCE):
+            return dict(scaling)
+    known = ", ".join(f"{scaling['factor']:g}" for scaling in LLAMA3)
+    raise ValueError(f"its rope_freqs are of no scaling that is known; accepted: Llama 3's with a factor of {known}")
+
+
+def differing_fields(config: Any, fields: Mapping[str, Any]) -> list[str]:
+    """Return the names of fields in which a transformers config differs from what the header says."""
+    return [name for name, value in fields.items() if not _is_alike(getattr(config, name, None), value)]
+
+
+def _is_alike(held: Any, said: Any) -> bool:
+    if isinstance(said, Mapping):
+        return isinstance(held, Mapping) and all(_is_alike(held.get(name), value) for name, value in said.items())
+    if isinstance(said, float) and isinstance(held, int | float):
+        return math.isclose(held, said, rel_tol=1e-6)
+    return held == said
+
+
+def model_of(reader: GGUFReader, fields: Mapping[str, Any]) -> PreTrainedModel:
+    """Return the model of a file in float32. Raises ValueError where the file has not all of its weights in their shapes, or has others."""
+    from transformers import AutoConfig, AutoModelForCausalLM  # a second that a plan need not wait for
+
+    config = AutoConfig.for_model(**fields)
+    architecture = architecture_of(config)
+    names = tensor_names(architecture.family.arch, config.num_hidden_layers)
+    tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name not in architecture.factors}
+    with torch.device("meta"):  # before there is memory to be taken
+        skeleton = AutoModelForCausalLM.from_config(config)
+    _refuse_others(skeleton, names, tensors, has_head=config.tie_word_embeddings)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    config.architectures = [type(model).__name__]
+    with torch.no_grad():
+        for source, weight in model.named_parameters():
+            name = names(source) or ""
+            values = unpacked(tensors[name].data, tensors[name].tensor_type)
+            if architecture.family.is_interleaved and (QUERY in name or KEY in name):
+                values = in_halves(values, architecture.num_heads if QUERY in name else architecture.num_kv_heads)
+            if name.endswith("norm.weight"):
+                values = values - architecture.family.norm_shift
+            weight.copy_(values)
+    return model
+
+
+def _refuse_others(
+    skeleton: PreTrainedModel, names: Callable[[str], str | None], tensors: Mapping[str, Any], *, has_head: bool
+) -> None:
+    """Raise ValueError where a file lacks a weight, has it in another shape, or has one that the model has not."""
+    unread = set(tensors) - ({HEAD} if has_head else set())
+    for source, weight in skeleton.named_parameters():
+        name = names(source) or ""
+        if name not in tensors:
+            raise ValueError(f"it has no {name or source}")
+        shape = tuple(int(size) for size in reversed(tensors[name].shape))
+        if shape != tuple(weight.shape):
+            raise ValueError(f"{name} is {shape}, not {tuple(weight.shape)}")
+        unread.discard(name)
+    if unread:
+        raise ValueError(f"it has {min(unread)}, which the model has no weight for")
