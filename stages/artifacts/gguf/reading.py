@@ -67,6 +67,8 @@ def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
         return None
     said = {key.removeprefix(f"{arch}."): value for key, value in header.items() if key.startswith(f"{arch}.")}
     fields = {name: _number(said[key]) for key, name in SIZES.items() if key in said}
+    if "expert_count" in said or any(isinstance(value, list) for value in fields.values()):
+        return None  # experts, or blocks of several sizes
     if "head_dim" not in fields:
         fields["head_dim"] = said.get("rope.dimension_count") or fields["hidden_size"] // fields["num_attention_heads"]
     tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -77,6 +79,9 @@ def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
         fields["query_pre_attn_scalar"] = fields["head_dim"]
     if model_type == "phi3" and not fields.get("sliding_window"):
         fields["sliding_window"] = None
+    for name, field in (("attention_bias", "blk.0.attn_output.bias"), ("mlp_bias", "blk.0.ffn_up.bias")):
+        if field in tensors:
+            fields[name] = True
     for name in ("bos", "eos", "padding"):
         field = reader.fields.get(f"tokenizer.ggml.{name}_token_id")
         fields["pad_token_id" if name == "padding" else f"{name}_token_id"] = None if field is None else int(field.contents())
