@@ -150,7 +150,7 @@ def pull(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a registered model, with all its forms or one of them, into a folder, every file checked by its sha256."""
+    """Copy a registered model, all its forms or one, into a folder, every file checked by its sha256."""
     from attar.registry.release.pull import download_model
 
     download_model(model, folder.resolve(), form=form)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ def write_version(
     *,
     model_folder: Path,
     form_folders: Mapping[str, Path],
-    onnx_forms: Sequence[str],
     card: str,
     metadata: Mapping[str, Any],
 ) -> None:
-    """Write `model` so that `mlflow.transformers.load_model` finds it and the first of `onnx_forms` so that `mlflow.onnx.load_model` does.
+    """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     """
     versions = package_versions()
+    graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
     mlflow.transformers.save_model(
         transformers_model={"model": model, "tokenizer": tokenizer},
@@ -50,13 +50,13 @@ def write_version(
         input_example=EXAMPLE,
         model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
-        metadata={**metadata, "attar.onnx": sorted(onnx_forms), "attar.forms": sorted(form_folders)},
+        metadata={**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)},
     )
     _copy_words(model_folder, folder / "model")
     for name, source in form_folders.items():
         shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
-    if onnx_forms:
-        _add_onnx_flavor(folder, onnx_forms[0], versions)
+    if graphs:
+        _add_onnx_flavor(folder, graphs[0], versions)
     (folder / CARD).write_text(card)
 
 

@@ -39,7 +39,7 @@ class RegisterConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterInputs:
-    """The model with its evaluation and the original's; its graphs and other forms, and the evaluations of those that are gated."""
+    """The model with its evaluation and the original's; its graphs and other forms, the evaluations of those gated."""
 
     model: ModelArtifact
     evaluation: EvaluationArtifact

@@ -1,4 +1,4 @@
-"""The forms of a version beside its Hugging Face folder: which they are, and the folder that each has in it."""
+"""The forms of a version beside its Hugging Face folder, each in a folder of its own."""
 
 from __future__ import annotations
 

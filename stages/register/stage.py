@@ -89,7 +89,6 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             tokenizer,
             model_folder=inputs.model.path,
             form_folders={name: form.path for name, form in forms.items()},
-            onnx_forms=[name for name, form in forms.items() if form.is_graph],
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
         ),
@@ -97,8 +96,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
         tags={
             **number_tags(figures, baseline, release.scan, ratios),
-            **_tags(inputs, forms, has_passed),
-            "license": release.license,
+            **_tags(inputs, forms, has_passed, release.license),
         },
         scratch=workdir,
         is_champion=is_champion,
@@ -206,11 +204,12 @@ def _release(
     )
 
 
-def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], has_passed: bool) -> dict[str, str]:
+def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], has_passed: bool, license_id: str) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **forms}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": "passed" if has_passed else "failed",
+        "license": license_id,
     }
 
 

@@ -28,7 +28,7 @@ class Architecture:
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a file comes from: its name, licence, the fingerprint of its model's folder, the steps behind it, and the base it began with."""
+    """Where a file comes from: name, licence, fingerprint of its model's folder, the stages behind it, the base."""
 
     name: str
     license: str = ""

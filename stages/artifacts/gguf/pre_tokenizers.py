@@ -59,7 +59,7 @@ def _expression(step: Mapping[str, Any]) -> str:
 
 
 def pre_tokenizer_of(name: str) -> tuple[Any, bool]:
-    """Return the first cuts that llama.cpp means by a name, and whether a word that is a token is taken whole.
+    """Return the first cuts that a name means, and whether a word that is a token is taken whole.
 
     Raises ValueError for a name that is not written here.
     """

@@ -1,4 +1,4 @@
-"""A GGUF file as a transformers model: its config from the header, its weights in any type that gguf-py can decode."""
+"""A GGUF file as a transformers model: config from the header, weights of any type that gguf-py can decode."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from attar.stages.artifacts.gguf.element_types import unpacked
 from attar.stages.artifacts.gguf.families import FAMILIES
 from attar.stages.artifacts.gguf.header import architecture_of
 from attar.stages.artifacts.gguf.rope import FREQUENCIES, LONG, SHORT, llama3_factors
-from attar.stages.artifacts.gguf.tensors import HEAD, KEY, QUERY, tensor_names
+from attar.stages.artifacts.gguf.tensors import EMBEDDING, HEAD, KEY, QUERY, tensor_names
 
 if TYPE_CHECKING:
     from gguf import GGUFReader  # in an extra
@@ -43,10 +43,8 @@ SIZES = {
 # What a header says in single precision of what a config holds in double.
 DIGITS = 7
 # Of Llama 3's scaling, what published models have: factor, and the ramp's ends and context.
-LLAMA3 = tuple(
-    {"rope_type": "llama3", "factor": factor, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-    for factor in (8.0, 32.0, 16.0, 4.0)
-)
+RAMP = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+LLAMA3 = tuple({"rope_type": "llama3", "factor": factor, **RAMP} for factor in (8.0, 32.0, 16.0, 4.0))
 FACTOR_TOLERANCE = 1e-4
 
 
@@ -56,7 +54,7 @@ def header_fields(reader: GGUFReader) -> dict[str, Any]:
 
 
 def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
-    """Return a transformers config's fields as far as the header says them; None for a family that is not written here.
+    """Return a transformers config's fields as the header says them; None for a family that is not written here.
 
     Raises ValueError for a rotary scaling that no config can say.
     """
@@ -65,16 +63,17 @@ def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
     model_type = MODEL_TYPES.get(arch)
     if model_type is None:
         return None
-    said = {key.removeprefix(f"{arch}."): value for key, value in header.items() if key.startswith(f"{arch}.")}
-    fields = {name: _number(said[key]) for key, name in SIZES.items() if key in said}
-    if "expert_count" in said or any(isinstance(value, list) for value in fields.values()):
+    stated = {key.removeprefix(f"{arch}."): value for key, value in header.items() if key.startswith(f"{arch}.")}
+    fields = {name: _number(stated[key]) for key, name in SIZES.items() if key in stated}
+    if "expert_count" in stated or any(isinstance(value, list) for value in fields.values()):
         return None  # experts, or blocks of several sizes
     if "head_dim" not in fields:
-        fields["head_dim"] = said.get("rope.dimension_count") or fields["hidden_size"] // fields["num_attention_heads"]
+        width = fields["hidden_size"] // fields["num_attention_heads"]
+        fields["head_dim"] = stated.get("rope.dimension_count") or width
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    fields["vocab_size"] = int(tensors["token_embd.weight"].shape[-1]) if "token_embd.weight" in tensors else said.get("vocab_size")
+    fields["vocab_size"] = int(tensors[EMBEDDING].shape[-1])
     fields["tie_word_embeddings"] = HEAD not in tensors
-    fields["rope_parameters"] = _rope(said, fields, tensors)
+    fields["rope_parameters"] = _rope(stated, fields, tensors)
     if model_type in ("gemma2", "gemma3_text"):
         fields["query_pre_attn_scalar"] = fields["head_dim"]
     if model_type == "phi3" and not fields.get("sliding_window"):
@@ -93,30 +92,34 @@ def _number(value: Any) -> Any:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 
-def _rope(said: Mapping[str, Any], fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
-    base = {"rope_theta": _number(float(said.get("rope.freq_base", 10000.0)))}
-    turned = said.get("rope.dimension_count")
+def _rope(stated: Mapping[str, Any], fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> dict[str, Any]:
+    base = {"rope_theta": _number(float(stated.get("rope.freq_base", 10000.0)))}
+    turned = stated.get("rope.dimension_count")
     if turned is not None and turned != fields["head_dim"]:
         base["partial_rotary_factor"] = turned / fields["head_dim"]
-    kind = str(said.get("rope.scaling.type", "none"))
-    original = said.get("rope.scaling.original_context_length")
-    scaling: dict[str, Any] = {"rope_type": "default"}
-    if LONG in tensors and SHORT in tensors:
-        tables = {name: [_number(float(value)) for value in tensors[key].data] for name, key in (("long_factor", LONG), ("short_factor", SHORT))}
-        scaling = {"rope_type": "longrope", "original_max_position_embeddings": original, **tables}
-        if "rope.scaling.attn_factor" in said:
-            scaling["attention_factor"] = _number(said["rope.scaling.attn_factor"])
-    elif FREQUENCIES in tensors:
-        scaling = _llama3(torch.tensor(tensors[FREQUENCIES].data), base["rope_theta"])
-    elif kind == "linear":
-        scaling = {"rope_type": "linear", "factor": _number(said["rope.scaling.factor"])}
-    elif kind == "yarn":
-        scaling = {"rope_type": "yarn", "factor": _number(said["rope.scaling.factor"]), "original_max_position_embeddings": original}
-        scaling |= {name: _number(said[f"rope.scaling.yarn_{name}"]) for name in ("beta_fast", "beta_slow") if f"rope.scaling.yarn_{name}" in said}
-    if "rope.freq_base_swa" in said:
-        local = {"rope_type": "default", "rope_theta": _number(said["rope.freq_base_swa"])}
+    scaling = _scaling(stated, tensors, base["rope_theta"])
+    if "rope.freq_base_swa" in stated:
+        local = {"rope_type": "default", "rope_theta": _number(stated["rope.freq_base_swa"])}
         return {"full_attention": {**scaling, **base}, "sliding_attention": local}
     return {**scaling, **base}
+
+
+def _scaling(stated: Mapping[str, Any], tensors: Mapping[str, Any], theta: float) -> dict[str, Any]:
+    numbers = {key.removeprefix("rope.scaling."): _number(value) for key, value in stated.items() if key.startswith("rope.scaling.")}
+    original = {"original_max_position_embeddings": numbers.get("original_context_length")}
+    if LONG in tensors and SHORT in tensors:
+        tables = {"long_factor": tensors[LONG], "short_factor": tensors[SHORT]}
+        factors = {name: [_number(float(value)) for value in tensor.data] for name, tensor in tables.items()}
+        attention = {"attention_factor": numbers["attn_factor"]} if "attn_factor" in numbers else {}
+        return {"rope_type": "longrope", **original, **factors, **attention}
+    if FREQUENCIES in tensors:
+        return _llama3(torch.tensor(tensors[FREQUENCIES].data), theta)
+    if numbers.get("type") == "linear":
+        return {"rope_type": "linear", "factor": numbers["factor"]}
+    if numbers.get("type") == "yarn":
+        betas = {name: numbers[f"yarn_{name}"] for name in ("beta_fast", "beta_slow") if f"yarn_{name}" in numbers}
+        return {"rope_type": "yarn", "factor": numbers["factor"], **original, **betas}
+    return {"rope_type": "default"}
 
 
 def _llama3(factors: torch.Tensor, theta: float) -> dict[str, Any]:
@@ -134,12 +137,12 @@ def differing_fields(config: Any, fields: Mapping[str, Any]) -> list[str]:
     return [name for name, value in fields.items() if not _is_alike(getattr(config, name, None), value)]
 
 
-def _is_alike(held: Any, said: Any) -> bool:
-    if isinstance(said, Mapping):
-        return isinstance(held, Mapping) and all(_is_alike(held.get(name), value) for name, value in said.items())
-    if isinstance(said, float) and isinstance(held, int | float):
-        return math.isclose(held, said, rel_tol=1e-6)
-    return held == said
+def _is_alike(held: Any, stated: Any) -> bool:
+    if isinstance(stated, Mapping):
+        return isinstance(held, Mapping) and all(_is_alike(held.get(name), value) for name, value in stated.items())
+    if isinstance(stated, float) and isinstance(held, int | float):
+        return math.isclose(held, stated, rel_tol=1e-6)
+    return held == stated
 
 
 def model_of(reader: GGUFReader, fields: Mapping[str, Any]) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""Which tensors of a model's folder become which of a GGUF file: name, type, and the change that its rows go through."""
+"""Which tensors of a folder become which of a GGUF file: name, type, and the change of their rows."""
 
 from __future__ import annotations
 

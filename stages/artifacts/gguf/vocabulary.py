@@ -25,7 +25,7 @@ NO_SCORE = -1000.0
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a model of words says: its name in GGUF, the name of its first cuts, merges or scores, and settings by key."""
+    """What a model of words says: names of it and of its first cuts, merges or scores, settings by key."""
 
     model: str
     pre: str

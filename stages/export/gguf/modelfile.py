@@ -15,7 +15,7 @@ PROBES = {"system": "PROBE-S", "user": "PROBE-U", "assistant": "PROBE-A"}
 
 @dataclass(frozen=True)
 class Turns:
-    """What a chat template writes before and behind a turn of each role, at the beginning, and before the answer that it asks for.
+    """What a chat template writes around a turn of each role, at the beginning, and before the answer.
 
     `unasked`: what stands for the system's turn in a conversation that has none.
     """
@@ -55,7 +55,7 @@ def modelfile(tokenizer: Any, stops: Sequence[int], file: str, *, adds_bos: bool
 
 
 def chat_turns(tokenizer: Any) -> Turns | None:
-    """Return how a chat template writes turns; None where it is none, or writes them otherwise when there are others beside them."""
+    """Return how a chat template writes turns; None where it is none, or does more than put text around them."""
     if not getattr(tokenizer, "chat_template", None):
         return None
     try:
@@ -83,8 +83,8 @@ def _read_turns(tokenizer: Any) -> Turns | None:
     user = before_second.removeprefix(behind_answer)
     if not before_user.endswith(user):
         return None
-    asked = _rendered(tokenizer, [("system", PROBES["system"]), ("user", PROBES["user"])], is_open=True)
-    ask = asked.rpartition(PROBES["user"])[2]
+    open_text = _rendered(tokenizer, [("system", PROBES["system"]), ("user", PROBES["user"])], is_open=True)
+    ask = open_text.rpartition(PROBES["user"])[2]
     unasked = _rendered(tokenizer, [("user", PROBES["user"])], is_open=False).partition(PROBES["user"])[0]
     unasked = unasked.removesuffix(user)
     bos = tokenizer.bos_token or ""

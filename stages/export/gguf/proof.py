@@ -31,7 +31,7 @@ Prompts = Sequence[Sequence[int]]
 
 @dataclass(frozen=True)
 class Rounding:
-    """What rounding the weights cost, over the answers of the float model: KL in nats a token, share of tokens at which both agree."""
+    """What rounding the weights cost over the float model's answers. KL in nats a token; share of tokens at which both agree."""
 
     kl_nats: float
     agreement: float
@@ -104,7 +104,7 @@ def _compared(config: ExportConfig, answers: list[DecodedPrompt], reference: Pre
 
 @dataclass(frozen=True)
 class RuntimeProof:
-    """What a runtime made of the file: greedy tokens that are torch's before the first that is not, and seconds a token of both."""
+    """What a runtime made of the file. The share of greedy tokens before the first that is not torch's, and seconds a token."""
 
     name: str
     token_agreement: float
@@ -120,7 +120,7 @@ def prove_by_runtimes(
     ends: Collection[int],
     decides: bool,
 ) -> list[RuntimeProof]:
-    """Have every installed runtime write, and compare with torch. Where its own sums are rounded too, `decides` is False: it is told alone.
+    """Let every installed runtime write, and compare with torch. Where its own sums are rounded too, `decides` is False: it is told alone.
 
     `ends`: tokens at which a runtime may stop.
 
@@ -154,7 +154,10 @@ def _speed(proof: RuntimeProof) -> str:
 def _runtime_proof(
     name: str, texts: Sequence[RuntimeText], expected: Sequence[Sequence[int]], ends: Collection[int]
 ) -> RuntimeProof:
-    """Count the tokens before the first that differs. Where a runtime stops, the token that it did not write must be an end; the rest does not count."""
+    """Count the tokens before the first that differs. Where a runtime stops, the token that it did not write must be an end.
+
+    What torch writes behind an end does not count.
+    """
     num_agreed = num_compared = 0
     for text, ids in zip(texts, expected, strict=True):
         num_written = len(text.token_ids)

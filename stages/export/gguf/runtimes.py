@@ -104,7 +104,7 @@ def run_prompts(
     if started is None:
         return None
     command, folder = started
-    asked = {
+    request = {
         "model": str(model),
         "prompts": [list(prompt) for prompt in prompts],
         "tokens": num_new_tokens,
@@ -113,7 +113,7 @@ def run_prompts(
     done = subprocess.run(
         command,
         cwd=folder,
-        input=json.dumps(asked),
+        input=json.dumps(request),
         capture_output=True,
         text=True,
         timeout=TIMEOUT_SECONDS,

@@ -1,4 +1,4 @@
-"""A GGUF file through transformers' own reader, which shares no code with the writer, into a model of the folder's own config."""
+"""A GGUF file through transformers' own reader, which shares no code with the writer, into a model of the folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Header and config agree as far as a float32 holds a number.
 RELATIVE_TOLERANCE = 1e-6
+FILE_FAMILIES = {"mistral": "llama"}
 
 
 def reads_family(arch: str) -> bool:
@@ -30,6 +31,8 @@ def read_into_model(path: Path, folder: Path) -> PreTrainedModel:
     from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint  # seconds to import
 
     model = load_model(folder, torch.float32)
+    # its table of names goes by the families of files, of which Mistral's is Llama's
+    model.config.model_type = FILE_FAMILIES.get(model.config.model_type, model.config.model_type)
     read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
     _check_header(read["config"], model.config)
     weights = dict(model.named_parameters())  # what is tied once

@@ -45,19 +45,19 @@ def smollm2(shared_store: Store) -> ModelArtifact:
 
 
 @pytest.fixture(scope="module")
-def asked(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
-    path = tmp_path_factory.mktemp("asked") / "rows.jsonl"
+def topics(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> DatasetArtifact:
+    path = tmp_path_factory.mktemp("topics") / "rows.jsonl"
     path.write_text("\n".join(map(json.dumps, QUESTIONS)))
     return ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}"), NoInputs(), shared_store).artifact
 
 
 @pytest.mark.parametrize("weights", ["f16", "q8_0"])
 def test_smollm2_writes_torchs_own_tokens(
-    weights: str, runtime: Runtime, smollm2: ModelArtifact, asked: DatasetArtifact, shared_store: Store
+    weights: str, runtime: Runtime, smollm2: ModelArtifact, topics: DatasetArtifact, shared_store: Store
 ) -> None:
     """The stage runs every program that is there, and fails where the text is another."""
     config = ExportConfig(format={"kind": "gguf", "weights": weights}, num_prompts=2, num_new_tokens=24, min_token_agreement=1.0)
-    made = export.execute(config, ExportInputs(model=smollm2, data=asked), shared_store).artifact
+    made = export.execute(config, ExportInputs(model=smollm2, data=topics), shared_store).artifact
     assert runtime.name in made.facts.readers and made.facts.token_agreement == 1.0  # type: ignore[union-attr]
 
 
@@ -81,7 +81,7 @@ def trained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, asked: DatasetArtifact) -> None:
+def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, topics: DatasetArtifact) -> None:
     """Random weights of every family in f32: the header's settings and the order of every tensor are llama.cpp's own."""
     llama_cpp = next(each for each in RUNTIMES if each.name == "llama.cpp")
     if llama_cpp.command() is None:
@@ -98,5 +98,5 @@ def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, 
     stored = ingest_model.execute(source, NoInputs(), store).artifact
     form = {"kind": "gguf", "weights": "f32"}
     config = ExportConfig(format=form, num_prompts=2, num_new_tokens=16, min_token_agreement=0.9)
-    made = export.execute(config, ExportInputs(model=stored, data=asked), store).artifact
+    made = export.execute(config, ExportInputs(model=stored, data=topics), store).artifact
     assert "llama.cpp" in made.facts.readers  # type: ignore[union-attr]

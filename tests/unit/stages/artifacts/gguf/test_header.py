@@ -59,10 +59,10 @@ def test_yarn_linear_and_longrope_are_said() -> None:
     tables = {"long_factor": [2.0] * 8, "short_factor": [1.0] * 8}
     longrope = {"rope_type": "longrope", "rope_theta": 1e4, "original_max_position_embeddings": 128, **tables}
     options = {"rope_parameters": longrope, "original_max_position_embeddings": 128}
-    said = architecture_of(config("phi3", **options))
-    assert said.factors[LONG].tolist() == [2.0] * 8 and said.factors[SHORT].tolist() == [1.0] * 8
+    scaled = architecture_of(config("phi3", **options))
+    assert scaled.factors[LONG].tolist() == [2.0] * 8 and scaled.factors[SHORT].tolist() == [1.0] * 8
     # https://arxiv.org/abs/2402.13753, of a context four times the original
-    assert said.header["rope.scaling.attn_factor"] == pytest.approx((1 + torch.tensor(4.0).log() / torch.tensor(128.0).log()) ** 0.5)
+    assert scaled.header["rope.scaling.attn_factor"] == pytest.approx((1 + torch.tensor(4.0).log() / torch.tensor(128.0).log()) ** 0.5)
 
 
 @pytest.mark.parametrize(
