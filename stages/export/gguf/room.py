@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -41,7 +42,9 @@ HUB = "https://huggingface.co"
 
 
 def forecast_gguf(form: GgufFormat, model: Facts) -> Forecast:
-    """Return what the file will be and take. Raises ValueError for a family that GGUF has no name for."""
+    """Return what the file will be and take. Raises ValueError for a family that GGUF has no name for, and without its package."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ValueError("format.kind is 'gguf', which needs the package gguf: install attar[gguf]")
     if "architecture" in model:
         refuse_other_families(str(model["architecture"]))
     num_numbers = float(model.get("num_parameters", 0))
