@@ -16,13 +16,14 @@ from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact
 from attar.registry.artifacts.lineage import in_order, trace
 from attar.registry.artifacts.manifest import CorruptArtifactError
 from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.gguf.element_types import ELEMENT_TYPES, file_type
+from attar.stages.artifacts.gguf.element_types import BLOCK, ELEMENT_TYPES, file_type, fitting_type
 from attar.stages.artifacts.gguf.families import refuse_other_families
 from attar.stages.artifacts.gguf.header import Architecture, Origin, architecture_of
 from attar.stages.artifacts.gguf.tensors import PlannedTensor, fallback_fraction, plan_tensors
 from attar.stages.artifacts.gguf.vocabulary import Vocabulary, vocabulary_of
 from attar.stages.artifacts.gguf.writer import MODEL, check_written, write_gguf
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.model.turn_end import all_ends
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
@@ -35,7 +36,15 @@ from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import metric, note
 
 MODELFILE, PROOF = "Modelfile", "proof.json"
-SHAPE_FACTS = ("num_blocks", "vocab_size", "num_parameters", "num_matmul_parameters", "attention_width", "license")
+SHAPE_FACTS = (
+    "num_blocks",
+    "vocab_size",
+    "num_parameters",
+    "num_matmul_parameters",
+    "attention_width",
+    "companion_bytes",
+    "license",
+)
 # Of a model whose licence is not known; no key is written then.
 UNKNOWN_LICENSES = ("", "unknown")
 HUB = "https://huggingface.co"
@@ -47,11 +56,25 @@ def forecast_gguf(form: GgufFormat, model: Facts) -> Forecast:
         raise ValueError("format.kind is 'gguf', which needs the package gguf: install attar[gguf]")
     if "architecture" in model:
         refuse_other_families(str(model["architecture"]))
+    _refuse_width(form, model)
     num_numbers = float(model.get("num_parameters", 0))
     num_bytes = num_numbers * ELEMENT_TYPES[form.weights].bits / 8
     facts = {**_shape(model), "format": "gguf", "quantization": form.weights, "weight_bytes": num_bytes}
     # the proof holds the float32 model twice, once as the folder has it and once as a reader of the file gives it
-    return Forecast(facts, peak_memory_bytes=9.0 * num_numbers, disk_bytes=num_bytes + float(model.get("companion_bytes", 0)))
+    return Forecast(facts, peak_memory_bytes=9.0 * num_numbers, disk_bytes=stored_bytes(facts))
+
+
+def _refuse_width(form: GgufFormat, model: Facts) -> None:
+    """Raise ValueError where the embedding alone, whose rows are as wide as the model, is more than may fall back."""
+    if not model.keys() >= {"hidden_size", "vocab_size", "num_parameters"}:
+        return
+    width, ends = int(model["hidden_size"]), form.weights if form.ends == "same" else form.ends
+    fraction = width * int(model["vocab_size"]) / float(model["num_parameters"])
+    if fitting_type(ends, width) != ends and fraction > form.max_fallback_fraction:
+        raise ValueError(
+            f"format.weights is {form.weights!r}, but rows of {width} numbers are not whole blocks of {BLOCK}: the embedding, {fraction:.0%} "
+            "of the weights, would fall back to f16; accepted: weights f16, bf16, f32, or a larger max_fallback_fraction"
+        )
 
 
 @dataclass(frozen=True)

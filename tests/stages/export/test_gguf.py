@@ -178,6 +178,8 @@ def test_what_cannot_be_is_refused_by_the_plan(model: ModelArtifact, questions: 
         forecast({**model.facts, "quantization": "nf4"})
     with pytest.raises(ValueError, match="not written for the family 'GPT2LMHeadModel'; accepted: llama"):
         forecast({**model.facts, "architecture": "GPT2LMHeadModel"})
+    with pytest.raises(ValueError, match="rows of 40 numbers are not whole blocks of 32: the embedding, 50% of the weights"):
+        forecast({**model.facts, "hidden_size": 40, "vocab_size": 100, "num_parameters": 8000})
     with pytest.raises(ValueError, match="which has no input for guidance_scale; accepted: onnx"):
         forecast(model.facts, guidance=({},))
     expected = export.forecast(ExportConfig(format={"kind": "gguf", "weights": "q4_0"}), {"model": (model.facts,)})

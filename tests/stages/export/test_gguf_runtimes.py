@@ -7,6 +7,8 @@ A program that is not there is skipped by name.
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,40 @@ def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, 
     config = ExportConfig(format=form, num_prompts=2, num_new_tokens=16, min_token_agreement=0.9)
     made = export.execute(config, ExportInputs(model=stored, data=topics), store).artifact
     assert "llama.cpp" in made.facts.readers  # type: ignore[union-attr]
+
+
+MEASURED = """
+import resource, sys, time
+from pathlib import Path
+from transformers import AutoConfig
+from attar.stages.artifacts.gguf.header import Origin, architecture_of
+from attar.stages.artifacts.gguf.tensors import plan_tensors
+from attar.stages.artifacts.gguf.vocabulary import vocabulary_of
+from attar.stages.artifacts.gguf.writer import write_gguf
+from attar.stages.artifacts.model.folder import load_tokenizer
+import gguf, safetensors.torch
+folder, weights, path = Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3])
+config = AutoConfig.from_pretrained(folder)
+tokenizer = load_tokenizer(folder)
+before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+architecture = architecture_of(config)
+tensors = plan_tensors(folder, architecture, weights=weights, ends=weights, is_tied=True)
+write_gguf(path, architecture, Origin("x"), tensors, vocabulary_of(tokenizer, folder, config.vocab_size).add_to)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+largest = max(4 * tensor.num_numbers for tensor in tensors)
+print(time.process_time() - begun, grown / 1024, largest / 2**20, path.stat().st_size / 1e6)
+"""
+
+
+@pytest.mark.parametrize("weights", ["f16", "q8_0", "q4_0"])
+def test_writing_takes_seconds_and_little_memory(
+    weights: str, smollm2: ModelArtifact, tmp_path: Path, clean_environment: dict[str, str]
+) -> None:
+    """135 million parameters: at most 6 CPU seconds, and at most 1.3 times the largest tensor and 300 MB beyond what the process had."""
+    command = [sys.executable, "-c", MEASURED, str(smollm2.path), weights, str(tmp_path / "model.gguf")]
+    environment = clean_environment | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    seconds, grown, largest, size = map(float, done.stdout.split())
+    print(f"{weights}: {seconds:.1f} CPU s, {grown:.0f} MiB more, largest tensor {largest:.0f} MiB, file {size:.0f} MB")
+    assert seconds <= 6.0 and grown <= 1.3 * largest + 300
