@@ -86,7 +86,7 @@ def _tokenizer(path: Path, reader: GGUFReader, fields: dict[str, Any] | None) ->
 def _reads(arch: str) -> bool:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES  # seconds to import
 
-    return arch in GGUF_SUPPORTED_ARCHITECTURES
+    return arch in GGUF_SUPPORTED_ARCHITECTURES or arch == "qwen3moe"
 
 
 def _refuse_other_blocks(path: Path) -> None:

@@ -97,6 +97,30 @@ def _no_bias(config: Config) -> str:
     return "attention_bias is true: llama.cpp's graph of the family has none" if config.get("attention_bias") else ""
 
 
+def _qwen3_moe(config: Config) -> str:
+    if not config.get("norm_topk_prob"):
+        return "norm_topk_prob is false: llama.cpp's qwen3moe lets the chosen experts' weights sum to 1"
+    if config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1:
+        return "some of its blocks have no experts"
+    return _no_bias(config)
+
+
+def _experts(config: Config) -> dict[str, Any]:
+    count = config.get("num_local_experts") or config["num_experts"]
+    header = {"expert_count": int(count), "expert_used_count": int(config["num_experts_per_tok"])}
+    width = config.get("moe_intermediate_size")
+    return header | ({"expert_feed_forward_length": int(width)} if width else {})
+
+
+def _granite(config: Config) -> dict[str, Any]:
+    return {
+        "attention.scale": float(config["attention_multiplier"]),
+        "embedding_scale": float(config["embedding_multiplier"]),
+        "residual_scale": float(config["residual_multiplier"]),
+        "logit_scale": float(config["logits_scaling"]),
+    }
+
+
 def _olmo2(config: Config) -> str:
     return _no_bias(config) or _square(config)
 
@@ -137,15 +161,15 @@ FAMILIES: dict[str, Family] = {
     "granite": Family(
         arch="granite",
         is_interleaved=True,
-        header=lambda config: {
-            "attention.scale": float(config["attention_multiplier"]),
-            "embedding_scale": float(config["embedding_multiplier"]),
-            "residual_scale": float(config["residual_multiplier"]),
-            "logit_scale": float(config["logits_scaling"]),
-        },
+        header=_granite,
         scalings=LLAMA_SCALINGS,
     ),
     "olmo2": Family(arch="olmo2", has_own_head=True, obstacle=_olmo2),
+    "mixtral": Family(arch="llama", is_interleaved=True, header=_experts),
+    "qwen3_moe": Family(arch="qwen3moe", header=_experts, obstacle=_qwen3_moe),
+    "granitemoe": Family(
+        arch="granitemoe", is_interleaved=True, header=lambda config: {**_granite(config), **_experts(config)}
+    ),
 }
 
 
@@ -161,6 +185,9 @@ CLASSES = {
     "SmolLM3ForCausalLM": "smollm3",
     "GraniteForCausalLM": "granite",
     "Olmo2ForCausalLM": "olmo2",
+    "MixtralForCausalLM": "mixtral",
+    "Qwen3MoeForCausalLM": "qwen3_moe",
+    "GraniteMoeForCausalLM": "granitemoe",
 }
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from attar.compressors.export.head_rows import in_halves
 from attar.stages.artifacts.gguf.element_types import unpacked
+from attar.stages.artifacts.gguf.expert_tensors import file_names
 from attar.stages.artifacts.gguf.families import FAMILIES
-from attar.stages.artifacts.gguf.header import architecture_of
+from attar.stages.artifacts.gguf.header import Architecture, architecture_of
 from attar.stages.artifacts.gguf.rope import FREQUENCIES, LONG, SHORT, llama3_factors
-from attar.stages.artifacts.gguf.tensors import EMBEDDING, HEAD, KEY, QUERY, tensor_names
+from attar.stages.artifacts.gguf.tensors import EMBEDDING, HEAD, heads_of, shift_of, tensor_names
 
 if TYPE_CHECKING:
     from gguf import GGUFReader  # in an extra
@@ -38,6 +39,16 @@ SIZES = {
     "embedding_scale": "embedding_multiplier",
     "residual_scale": "residual_multiplier",
     "logit_scale": "logits_scaling",
+}
+# Of files with experts: the family by llama.cpp's name, and the fields that say how many.
+MANY, USED = "expert_count", "expert_used_count"
+EXPERT_FIELDS = {
+    "llama": ("mixtral", {MANY: "num_local_experts", USED: "num_experts_per_tok"}),
+    "granitemoe": ("granitemoe", {MANY: "num_local_experts", USED: "num_experts_per_tok"}),
+    "qwen3moe": (
+        "qwen3_moe",
+        {MANY: "num_experts", USED: "num_experts_per_tok", "expert_feed_forward_length": "moe_intermediate_size"},
+    ),
 }
 # What a header says in single precision of what a config holds in double.
 DIGITS = 7
@@ -64,8 +75,14 @@ def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
         return None
     stated = {key.removeprefix(f"{arch}."): value for key, value in header.items() if key.startswith(f"{arch}.")}
     fields = {name: _number(stated[key]) for key, name in SIZES.items() if key in stated}
-    if "expert_count" in stated or any(isinstance(value, list) for value in fields.values()):
-        return None  # experts, or blocks of several sizes
+    if any(isinstance(value, list) for value in fields.values()):
+        return None  # blocks of several sizes
+    if "expert_count" in stated:
+        if arch not in EXPERT_FIELDS:
+            return None
+        model_type, keys = EXPERT_FIELDS[arch]
+        fields |= {name: stated[key] for key, name in keys.items()}
+        fields |= {"norm_topk_prob": True} if model_type == "qwen3_moe" else {}
     if "head_dim" not in fields:
         width = fields["hidden_size"] // fields["num_attention_heads"]
         fields["head_dim"] = stated.get("rope.dimension_count") or width
@@ -150,37 +167,44 @@ def model_of(reader: GGUFReader, fields: Mapping[str, Any]) -> PreTrainedModel:
 
     config = AutoConfig.for_model(**fields)
     architecture = architecture_of(config)
-    names = tensor_names(architecture.family.arch, config.num_hidden_layers)
     tensors = {tensor.name: tensor for tensor in reader.tensors if tensor.name not in architecture.factors}
     with torch.device("meta"):  # before there is memory to be taken
         skeleton = AutoModelForCausalLM.from_config(config)
-    _refuse_others(skeleton, names, tensors, has_head=config.tie_word_embeddings)
+    _refuse_others(skeleton, architecture, tensors, has_head=config.tie_word_embeddings)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     config.architectures = [type(model).__name__]
-    with torch.no_grad():
-        for source, weight in model.named_parameters():
-            name = names(source) or ""
-            values = unpacked(tensors[name].data, tensors[name].tensor_type)
-            if architecture.family.is_interleaved and (QUERY in name or KEY in name):
-                values = in_halves(values, architecture.num_heads if QUERY in name else architecture.num_kv_heads)
-            if name.endswith("norm.weight"):
-                values = values - architecture.family.norm_shift
-            weight.copy_(values)
+    fill_weights(model, architecture, tensors)
     return model
 
 
+def fill_weights(model: PreTrainedModel, architecture: Architecture, tensors: Mapping[str, Any]) -> None:
+    """Put a file's weights, as gguf-py's reader gives them by name, into a model in place: its order of rows, its sense of norms."""
+    names = tensor_names(architecture.family.arch, architecture.header["block_count"])
+    with torch.no_grad():
+        for parameter, weight in model.named_parameters():
+            parts = []
+            for name in file_names(parameter, names):
+                values = unpacked(tensors[name].data, tensors[name].tensor_type)
+                heads = heads_of(name, architecture)
+                parts.append((in_halves(values, heads) if heads else values) - shift_of(name, architecture))
+            weight.copy_(parts[0] if len(parts) == 1 else torch.cat(parts, dim=1))
+
+
 def _refuse_others(
-    skeleton: PreTrainedModel, names: Callable[[str], str | None], tensors: Mapping[str, Any], *, has_head: bool
+    skeleton: PreTrainedModel, architecture: Architecture, tensors: Mapping[str, Any], *, has_head: bool
 ) -> None:
     """Raise ValueError where a file lacks a weight, has it in another shape, or has one that the model has not."""
+    names = tensor_names(architecture.family.arch, architecture.header["block_count"])
     unread = set(tensors) - ({HEAD} if has_head else set())
-    for source, weight in skeleton.named_parameters():
-        name = names(source) or ""
-        if name not in tensors:
-            raise ValueError(f"it has no {name or source}")
-        shape = tuple(int(size) for size in reversed(tensors[name].shape))
+    for parameter, weight in skeleton.named_parameters():
+        parts = file_names(parameter, names)
+        missing = [name for name in parts if name not in tensors]
+        if missing or not parts:
+            raise ValueError(f"it has no {(missing or [parameter])[0]}")
+        shapes = [tuple(int(size) for size in reversed(tensors[name].shape)) for name in parts]
+        shape = shapes[0] if len(parts) == 1 else (shapes[0][0], sum(each[1] for each in shapes), *shapes[0][2:])
         if shape != tuple(weight.shape):
-            raise ValueError(f"{name} is {shape}, not {tuple(weight.shape)}")
-        unread.discard(name)
+            raise ValueError(f"{parts[0]} is {shape}, not {tuple(weight.shape)}")
+        unread -= set(parts)
     if unread:
         raise ValueError(f"it has {min(unread)}, which the model has no weight for")

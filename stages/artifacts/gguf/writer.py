@@ -54,9 +54,8 @@ def _announce(writer: GGUFWriter, tensor: PlannedTensor) -> None:
     import numpy as np  # with gguf
 
     kind = tensor_type(tensor.kind)
-    shape: Sequence[int] = tensor.info.shape
     # gguf-py wants the bytes' shape of what is given as bytes, and takes floats by their dtype
-    writer.add_tensor_info(tensor.name, shape, np.dtype(np.float32), tensor.num_bytes, raw_dtype=kind)
+    writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), tensor.num_bytes, raw_dtype=kind)
 
 
 def _write(writer: GGUFWriter, tensor: PlannedTensor) -> int:
@@ -88,7 +87,7 @@ def check_written(path: Path, tensors: Sequence[PlannedTensor], digests: dict[st
         if read is None:
             raise ValueError(f"{path.name} lacks {tensor.name} when it is read back")
         shape = tuple(int(size) for size in reversed(read.shape))
-        is_alike = shape == tensor.info.shape and read.tensor_type == tensor_type(tensor.kind)
+        is_alike = shape == tensor.shape and read.tensor_type == tensor_type(tensor.kind)
         if not is_alike or _crc(read.data) != digests[tensor.name]:
             raise ValueError(f"{path.name}: {tensor.name} is not what was written when it is read back")
         counter.advance()

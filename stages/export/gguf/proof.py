@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to, measure_parity
 from attar.compressors.measure.closeness import closeness
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
-from attar.stages.artifacts.gguf.element_types import unpacked
-from attar.stages.artifacts.gguf.tensors import PlannedTensor, by_source
+from attar.stages.artifacts.gguf.header import Architecture
+from attar.stages.artifacts.gguf.reading import fill_weights
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.gguf.runtimes import RUNTIMES, RuntimeText, run_prompts
 from attar.stages.export.gguf.transformers_reader import read_into_model
@@ -37,22 +35,20 @@ class Rounding:
     agreement: float
 
 
-def read_weights(model: PreTrainedModel, path: Path, tensors: list[PlannedTensor]) -> None:
-    """Put the file's weights into a model of the folder, in place, in the folder's order. Done with gguf-py's reader."""
+def read_weights(model: PreTrainedModel, architecture: Architecture, path: Path) -> None:
+    """Put the file's weights into a model of the folder, in place. Done with gguf-py's reader."""
     from gguf import GGUFReader  # in an extra
 
-    planned = {tensor.name: tensor for tensor in by_source(tensors).values()}
-    weights = dict(model.named_parameters())
-    with torch.no_grad():
-        for read in GGUFReader(path).tensors:
-            tensor = planned.get(read.name)
-            weight = weights.get(tensor.source) if tensor is not None else None
-            if tensor is not None and weight is not None:
-                weight.copy_(tensor.restored(unpacked(read.data, read.tensor_type)))
+    fill_weights(model, architecture, {tensor.name: tensor for tensor in GGUFReader(path).tensors})
 
 
 def measure_rounding(
-    original: PreTrainedModel, path: Path, tensors: list[PlannedTensor], prompts: Prompts, num_new_tokens: int, scratch: Path
+    original: PreTrainedModel,
+    architecture: Architecture,
+    path: Path,
+    prompts: Prompts,
+    num_new_tokens: int,
+    scratch: Path,
 ) -> Rounding:
     """Return what rounding costs. The original becomes the model of the file on the way, so that there is one in memory."""
     counter = bar("asking the original", 2 * len(prompts), "prompts")
@@ -60,7 +56,7 @@ def measure_rounding(
     texts = decode(runner, prompts, max_new_tokens=num_new_tokens, stop_ids=(), on_finished=counter.advance)
     pairs: list[Pair] = [(list(prompt), text.token_ids) for prompt, text in zip(prompts, texts, strict=True)]
     recorded = RecordedRunner(runner, pairs, scratch, counter.advance)
-    read_weights(original, path, tensors)
+    read_weights(original, architecture, path)
     counter = bar("measuring the rounding", len(pairs), "prompts")
     sums = closeness(TorchRunner(original), recorded, pairs, batch_size=1, on_scored=counter.advance)
     num_tokens = sum(text.num_tokens for text in sums)

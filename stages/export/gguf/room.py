@@ -152,7 +152,7 @@ def _tell_fallbacks(form: GgufFormat, tensors: Sequence[PlannedTensor]) -> None:
     if not changed:
         note(f"{bits:.2f} bits a weight")
         return
-    widths = sorted({tensor.info.shape[-1] for tensor in changed})
+    widths = sorted({tensor.shape[-1] for tensor in changed})
     what = (
         f"{len(changed)} matrices with rows of {', '.join(map(str, widths[:4]))} numbers are not whole blocks of 32 and fall back "
         f"to {changed[0].kind}: {fraction:.1%} of the weights, {bits:.2f} bits a weight in all"
@@ -176,14 +176,14 @@ def _proved(
 ) -> dict[str, Any]:
     """Prove the file and return what was seen, by the names of facts."""
     model = load_model(inputs.model.path, torch.float32)
-    rounding = measure_rounding(model, path, plan.tensors, prompts, config.num_new_tokens, workdir / "logits")
+    rounding = measure_rounding(model, plan.architecture, path, prompts, config.num_new_tokens, workdir / "logits")
     facts: dict[str, Any] = asdict(rounding)
     if rounding.kl_nats > form.max_kl_nats:
         raise ValueError(
             f"rounding to {form.weights} costs {rounding.kl_nats:.3g} nats a token; accepted: {form.max_kl_nats:g} or less"
         )
     readers = ["gguf"]
-    if reads_family(plan.architecture.family.arch):
+    if reads_family(plan.architecture):
         parity = prove_by_transformers(config, model, path, inputs.model.path, prompts, workdir / "read")
         facts |= {"token_agreement": parity.token_agreement, "max_logit_difference": parity.max_logit_difference}
         readers.append("transformers")

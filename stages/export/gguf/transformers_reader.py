@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from attar.stages.artifacts.gguf.header import Architecture
 from attar.stages.artifacts.model.folder import load_model
 
 if TYPE_CHECKING:
@@ -19,10 +20,13 @@ RELATIVE_TOLERANCE = 1e-6
 FILE_FAMILIES = {"mistral": "llama"}
 
 
-def reads_family(arch: str) -> bool:
-    """Say whether transformers reads GGUF files of a family."""
+def reads_family(architecture: Architecture) -> bool:
+    """Say whether transformers reads GGUF files of a family. Of those with experts it reads Qwen3's."""
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES  # seconds to import
 
+    arch = architecture.family.arch
+    if "expert_count" in architecture.header:
+        return arch == "qwen3moe"
     return arch in GGUF_SUPPORTED_ARCHITECTURES
 
 

