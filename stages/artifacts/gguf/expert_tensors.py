@@ -1,4 +1,4 @@
-"""Experts, which a folder holds one by one or joined, a model in memory joined otherwise, and a GGUF file as three tensors a block."""
+"""Experts, which folders hold one by one or joined. In memory they are joined otherwise, in a file three tensors a block."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ GATE, UP, DOWN = "gate_proj", "up_proj", "down_proj"
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a tensor in a folder: all of them, or those from `first` to `last`; of an expert's part of a joined tensor where `expert` says."""
+    """Rows of a tensor in a folder, from the first or from `first` on. `expert`: whose, of a tensor that joins all of them too."""
 
     source: str
     path: Path
@@ -50,7 +50,7 @@ class Rows:
 
 
 def joined_experts(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[Rows, ...]]:
-    """Return the tensors of a folder by the names that gguf-py's table knows: experts of a projection as one, in their order."""
+    """Return a folder's tensors by the names of gguf-py's table, the experts of a projection as one in their order."""
     joined: dict[str, list[Rows]] = {}
     for source, info in infos.items():
         alone, both = EXPERT.fullmatch(source), GATE_AND_UP.fullmatch(source)
@@ -73,7 +73,7 @@ def joined_experts(infos: Mapping[str, TensorInfo]) -> dict[str, tuple[Rows, ...
 
 
 def file_names(parameter: str, names: Callable[[str], str | None]) -> list[str]:
-    """Return the tensors of a file that make a parameter of a model in memory, one below the other; empty where the file has no name for it."""
+    """Return the tensors of a file that make a parameter in memory, one below the other. Empty: a file has no name for it."""
     block = BLOCK_NUMBER.search(parameter)
     if block and parameter.endswith(".experts.gate_up_proj"):
         return [f"blk.{block[1]}.ffn_gate_exps.weight", f"blk.{block[1]}.ffn_up_exps.weight"]

@@ -25,7 +25,7 @@ def _no_header(config: Config) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family under llama.cpp: its name, the order of its rows, what is added to its norms, what its header has.
+    """A family under llama.cpp: its name, the order of its rows, a shift of its norms, what its header has.
 
     `obstacle` returns what of a config the format cannot say, empty where it can say all. `has_own_head`: the head is read from the
     file even where it is the embedding.

@@ -178,7 +178,7 @@ def model_of(reader: GGUFReader, fields: Mapping[str, Any]) -> PreTrainedModel:
 
 
 def fill_weights(model: PreTrainedModel, architecture: Architecture, tensors: Mapping[str, Any]) -> None:
-    """Put a file's weights, as gguf-py's reader gives them by name, into a model in place: its order of rows, its sense of norms."""
+    """Put a file's weights into a model in place, in its order of rows and its sense of norms. `tensors`: gguf-py's by name."""
     names = tensor_names(architecture.family.arch, architecture.header["block_count"])
     with torch.no_grad():
         for parameter, weight in model.named_parameters():
