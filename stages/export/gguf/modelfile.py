@@ -43,10 +43,9 @@ def modelfile(tokenizer: Any, stops: Sequence[int], file: str, *, adds_bos: bool
     A chat template that does more than put text around turns has no TEMPLATE: Ollama takes the one in the file then, if it knows it.
     """
     lines = [f"FROM ./{file}"]
-    turns = chat_turns(tokenizer)
+    turns = chat_turns(tokenizer, (tokenizer.bos_token or "") if adds_bos else "")
     if turns is not None:
-        bos = tokenizer.bos_token if adds_bos else None  # Ollama writes it by itself then
-        lines.append(f'TEMPLATE """{_go_template(turns, bos)}"""')
+        lines.append(f'TEMPLATE """{_go_template(turns)}"""')
     else:
         lines.append("# no TEMPLATE: the chat template in the file does more than put text around turns")
     for token in tokenizer.convert_ids_to_tokens(list(stops)):
@@ -54,18 +53,21 @@ def modelfile(tokenizer: Any, stops: Sequence[int], file: str, *, adds_bos: bool
     return "\n".join(lines) + "\n"
 
 
-def chat_turns(tokenizer: Any) -> Turns | None:
-    """Return how a chat template writes turns; None where it is none, or does more than put text around them."""
+def chat_turns(tokenizer: Any, opening: str = "") -> Turns | None:
+    """Return how a chat template writes turns; None where it is none, or does more than put text around them.
+
+    `opening`: the token that a runtime puts before every text by itself.
+    """
     if not getattr(tokenizer, "chat_template", None):
         return None
     try:
-        turns = _read_turns(tokenizer)
+        turns = _read_turns(tokenizer, opening)
         return turns if turns is not None and turns.is_plain and _is_alike(tokenizer, turns) else None
     except ValueError:  # a template that refuses a conversation is none that text around turns can say
         return None
 
 
-def _read_turns(tokenizer: Any) -> Turns | None:
+def _read_turns(tokenizer: Any, opening: str) -> Turns | None:
     """Read the text around turns off a conversation in which each role speaks twice but for the first."""
     roles = ("system", "user", "assistant", "user", "assistant")
     text = _rendered(tokenizer, [(role, PROBES[role]) for role in roles], is_open=False)
@@ -87,8 +89,8 @@ def _read_turns(tokenizer: Any) -> Turns | None:
     ask = open_text.rpartition(PROBES["user"])[2]
     unasked = _rendered(tokenizer, [("user", PROBES["user"])], is_open=False).partition(PROBES["user"])[0]
     unasked = unasked.removesuffix(user)
-    bos = tokenizer.bos_token or ""
-    opening = bos if before_system.startswith(bos) and unasked.startswith(bos) else ""
+    if not (before_system.startswith(opening) and unasked.startswith(opening)):
+        opening = ""
     # of what stands between a question and its answer, the end of the question is what an open conversation has before it asks
     closed = _rendered(tokenizer, [("system", PROBES["system"]), ("user", PROBES["user"])], is_open=False)
     behind_user = closed.rpartition(PROBES["user"])[2]
@@ -118,16 +120,15 @@ def _rendered(tokenizer: Any, talk: Sequence[tuple[str, str]], *, is_open: bool)
     return rendered(tokenizer, messages, (), is_open=is_open)
 
 
-def _go_template(turns: Turns, bos: str | None) -> str:
-    """Return the turns in Go's template language, as Ollama reads it."""
-    opening = turns.opening.removeprefix(bos) if bos else turns.opening
+def _go_template(turns: Turns) -> str:
+    """Return the turns in Go's template language, as Ollama reads it. It writes the opening by itself."""
     branches = []
     for role in ROLES:
         before, behind = turns.around[role]
         word = "if" if not branches else "else if"
         branches.append(f'{{{{ {word} eq .Role "{role}" }}}}{before}{{{{ .Content }}}}{behind}')
     unasked = f'{{{{ if ne (index .Messages 0).Role "system" }}}}{turns.unasked}{{{{ end }}}}' if turns.unasked else ""
-    return f"{opening}{unasked}{{{{ range .Messages }}}}{''.join(branches)}{{{{ end }}}}{{{{ end }}}}{turns.ask}"
+    return f"{unasked}{{{{ range .Messages }}}}{''.join(branches)}{{{{ end }}}}{{{{ end }}}}{turns.ask}"
 
 
 def _quoted(token: str) -> str:
