@@ -146,7 +146,8 @@ def pull(
     ],
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
     form: Annotated[
-        str, typer.Option(metavar="FORM", help="One form alone, by its folder or how that begins: gguf, onnx-int8, model.")
+        str,
+        typer.Option(metavar="FORM", help="One form alone, by its folder or how that begins: gguf, onnx-int8, model."),
     ] = "",
     as_json: JsonOption = False,
 ) -> None:

@@ -89,7 +89,9 @@ def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, for
     _fetch(client, version, CHECKSUMS, aside)
     listed = listed_files(aside, digest)
     forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
-    [chosen, *others] = [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
+    [chosen, *others] = (
+        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
+    )
     if not chosen or others:
         problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
         raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")

@@ -75,9 +75,9 @@ def _tokenizer(path: Path, reader: GGUFReader, fields: dict[str, Any] | None) ->
     from transformers import AutoTokenizer  # a second that a plan need not wait for
 
     kind = reader.fields.get("tokenizer.ggml.model")
-    is_byte_level = kind is not None and kind.contents() == "gpt2"
-    if fields is not None and is_byte_level:
-        if not has_merges(reader) or not _reads(str(reader.fields["general.architecture"].contents())):
+    if fields is not None and kind is not None and kind.contents() == "gpt2":
+        is_read = has_merges(reader) and _reads(str(reader.fields["general.architecture"].contents()))
+        if not is_read:
             return byte_level_tokenizer(reader)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     return AutoTokenizer.from_pretrained(path.parent, **options)

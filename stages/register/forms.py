@@ -18,7 +18,10 @@ def forms_by_folder(graphs: Iterable[OnnxArtifact], others: Iterable[Form]) -> d
     """
     forms: dict[str, Form] = {}
     # MLmodel lists the first graph
-    for slot, given in (("onnx", sorted(graphs, key=lambda graph: quantization(graph) != "none")), ("forms", list(others))):
+    for slot, given in (
+        ("onnx", sorted(graphs, key=lambda graph: quantization(graph) != "none")),
+        ("forms", list(others)),
+    ):
         for form in given:
             name = folder_of(form)
             if name in forms:

@@ -162,11 +162,7 @@ def _gate(release: Release) -> list[str]:
 
 
 def _quantization(release: Release) -> list[str]:
-    graphs = {
-        folder: facts
-        for folder, facts in release.forms.items()
-        if _weights(facts) not in FLOATS
-    }
+    graphs = {folder: facts for folder, facts in release.forms.items() if _weights(facts) not in FLOATS}
     if not graphs:
         return ["", "None: every form holds full-precision weights."]
     return [

@@ -103,13 +103,17 @@ def test_a_form_is_pulled_alone(several: Path, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("ATTAR_HOME", str(several))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     assert pull("all@champion", tmp_path / "dest", "--form", "gguf")[0] == 0
-    pulled = {path.relative_to(tmp_path / "dest").as_posix() for path in (tmp_path / "dest").rglob("*") if path.is_file()}
+    pulled = {
+        path.relative_to(tmp_path / "dest").as_posix() for path in (tmp_path / "dest").rglob("*") if path.is_file()
+    }
     assert pulled == {"gguf-q8_0/weights", "README.md", "SHA256SUMS"}
     assert pull("all", tmp_path / "graph", "--form", "onnx")[0] == 0, "a whole name goes before a beginning"
     assert (tmp_path / "graph" / "onnx" / "model.onnx_data").is_file()
     code, line = pull("all", tmp_path / "none", "--form", "openvino")
     assert code == 2 and line == "attar: all version 1: no form 'openvino'; it has gguf-q8_0, model, onnx, onnx-int8"
-    assert pull("all", tmp_path / "none", "--form", "o")[1].startswith("attar: all version 1: 'o' could be onnx, onnx-int8")
+    assert pull("all", tmp_path / "none", "--form", "o")[1].startswith(
+        "attar: all version 1: 'o' could be onnx, onnx-int8"
+    )
     assert not (tmp_path / "none").exists()
 
 

@@ -48,7 +48,9 @@ def _rope_in_every_block(config: Config) -> str:
     expected = [int((block + 1) % ROPE_PERIOD != 0) for block in range(config["num_hidden_layers"])]
     if given is None or list(given) == expected:
         return ""
-    return f"no_rope_layers is {list(given)}: llama.cpp's smollm3 has no rotation in every fourth block, and there alone"
+    return (
+        f"no_rope_layers is {list(given)}: llama.cpp's smollm3 has no rotation in every fourth block, and there alone"
+    )
 
 
 def _gemma(period: int) -> Callable[[Config], str]:
@@ -90,7 +92,11 @@ def _square(config: Config) -> str:
     """Name heads that are not the hidden size together, where llama.cpp's graph takes that for granted."""
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     width = head_dim * config["num_attention_heads"]
-    return "" if width == config["hidden_size"] else f"its heads are {width} wide together, its hidden size is {config['hidden_size']}"
+    return (
+        ""
+        if width == config["hidden_size"]
+        else f"its heads are {width} wide together, its hidden size is {config['hidden_size']}"
+    )
 
 
 def _no_bias(config: Config) -> str:

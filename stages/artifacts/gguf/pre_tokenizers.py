@@ -49,7 +49,9 @@ def pre_tokenizer_name(document: Mapping[str, Any]) -> str:
 def _steps(given: Any) -> list[Mapping[str, Any]]:
     if given is None:
         return []
-    return [step for inner in given["pretokenizers"] for step in _steps(inner)] if given["type"] == "Sequence" else [given]
+    return (
+        [step for inner in given["pretokenizers"] for step in _steps(inner)] if given["type"] == "Sequence" else [given]
+    )
 
 
 def _expression(step: Mapping[str, Any]) -> str:

@@ -99,7 +99,9 @@ def config_fields(reader: GGUFReader) -> dict[str, Any] | None:
             fields[name] = True
     for name in ("bos", "eos", "padding"):
         field = reader.fields.get(f"tokenizer.ggml.{name}_token_id")
-        fields["pad_token_id" if name == "padding" else f"{name}_token_id"] = None if field is None else int(field.contents())
+        fields["pad_token_id" if name == "padding" else f"{name}_token_id"] = (
+            None if field is None else int(field.contents())
+        )
     return {"model_type": model_type, **fields}
 
 
@@ -121,7 +123,11 @@ def _rope(stated: Mapping[str, Any], fields: Mapping[str, Any], tensors: Mapping
 
 
 def _scaling(stated: Mapping[str, Any], tensors: Mapping[str, Any], theta: float) -> dict[str, Any]:
-    numbers = {key.removeprefix("rope.scaling."): _number(value) for key, value in stated.items() if key.startswith("rope.scaling.")}
+    numbers = {
+        key.removeprefix("rope.scaling."): _number(value)
+        for key, value in stated.items()
+        if key.startswith("rope.scaling.")
+    }
     original = {"original_max_position_embeddings": numbers.get("original_context_length")}
     if LONG in tensors and SHORT in tensors:
         tables = {"long_factor": tensors[LONG], "short_factor": tensors[SHORT]}

@@ -14,7 +14,7 @@ from attar.compressors.export.head_rows import interleaved
 from attar.stages.artifacts.gguf.element_types import fitting_type, num_bytes
 from attar.stages.artifacts.gguf.expert_tensors import Rows, joined_experts
 from attar.stages.artifacts.gguf.header import Architecture
-from attar.stages.artifacts.model.tensor_files import TensorInfo, tensor_infos
+from attar.stages.artifacts.model.tensor_files import tensor_infos
 
 EMBEDDING, HEAD = "token_embd.weight", "output.weight"
 # Query and key projections, of whose rows the order hangs on the rotary embedding.

@@ -137,7 +137,9 @@ def _unigram(document: Mapping[str, Any]) -> Pieces:
 def _has_prefix(document: Mapping[str, Any]) -> bool:
     """Say whether a space is put before the text."""
     spaces = [step for step in _parts(document.get("pre_tokenizer"), "pretokenizers") if step["type"] == "Metaspace"]
-    schemes = [step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") for step in spaces]
+    schemes = [
+        step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never") for step in spaces
+    ]
     prepends = any(step["type"] == "Prepend" for step in _parts(document.get("normalizer"), "normalizers"))
     return prepends or any(scheme != "never" for scheme in schemes)
 

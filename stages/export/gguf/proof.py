@@ -64,7 +64,9 @@ def measure_rounding(
         sum(text.kl_nats for text in sums) / num_tokens, sum(text.num_agreeing for text in sums) / num_tokens
     )
     metric("kl_nats", rounding.kl_nats)
-    note(f"rounding: KL {rounding.kl_nats:.2g} nats a token, greedy agreement {rounding.agreement:.1%}, {num_tokens} tokens")
+    note(
+        f"rounding: KL {rounding.kl_nats:.2g} nats a token, greedy agreement {rounding.agreement:.1%}, {num_tokens} tokens"
+    )
     return rounding
 
 
@@ -74,9 +76,7 @@ def prove_by_transformers(
     """Compare text and logits of transformers' reading of the file with the reference's. Raises ValueError when they differ."""
     counter = bar("writing with transformers' reading", len(prompts), "prompts")
     reading = TorchRunner(read_into_model(path, folder))
-    answers = listen_to(
-        reading, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance
-    )
+    answers = listen_to(reading, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
     del reading
     give_back()
     return _compared(config, answers, reference)
@@ -157,7 +157,9 @@ def _runtime_proof(
     num_agreed = num_compared = 0
     for text, ids in zip(texts, expected, strict=True):
         num_written = len(text.token_ids)
-        num_same = next((index for index, (a, b) in enumerate(zip(text.token_ids, ids, strict=False)) if a != b), num_written)
+        num_same = next(
+            (index for index, (a, b) in enumerate(zip(text.token_ids, ids, strict=False)) if a != b), num_written
+        )
         has_stopped = num_same == num_written < len(ids)
         num_agreed += num_same + (has_stopped and ids[num_written] in ends)
         num_compared += num_written + has_stopped

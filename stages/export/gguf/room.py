@@ -188,7 +188,9 @@ def _proved(
         facts |= {"token_agreement": parity.token_agreement, "max_logit_difference": parity.max_logit_difference}
         readers.append("transformers")
     else:
-        note(f"transformers reads no GGUF file of {plan.architecture.family.arch}: a runtime alone can tell of its logits")
+        note(
+            f"transformers reads no GGUF file of {plan.architecture.family.arch}: a runtime alone can tell of its logits"
+        )
     decides = ELEMENT_TYPES[form.weights].is_near_float and form.ends in ("same", "f32", "f16", "bf16", "q8_0")
     for proof in prove_by_runtimes(config, model, path, prompts, ends=plan.ends, decides=decides):
         readers.append(proof.name)
@@ -208,7 +210,9 @@ def _origin(form: GgufFormat, model: ModelArtifact) -> Origin:
     except (CorruptArtifactError, OSError):  # a folder that a caller gave
         ancestors = []
     steps = tuple(ancestor.stage for ancestor in ancestors if ancestor.kind in ("model", "adapter"))
-    source = next((str(ancestor.config.get("source", "")) for ancestor in ancestors if ancestor.stage == "ingest_model"), "")
+    source = next(
+        (str(ancestor.config.get("source", "")) for ancestor in ancestors if ancestor.stage == "ingest_model"), ""
+    )
     scheme, _, rest = source.partition(":")
     is_hub = scheme == "hub"
     base = rest.partition("@")[0] if is_hub else rest.rpartition("/")[2].removesuffix(".gguf")

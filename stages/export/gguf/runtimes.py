@@ -122,6 +122,8 @@ def run_prompts(
     lines = [line for line in done.stdout.splitlines() if line.strip()]
     if done.returncode != 0 or not lines:
         errors = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        reason = next((line for line in errors if "rror" in line), errors[-1] if errors else f"exit code {done.returncode}")
+        reason = next(
+            (line for line in errors if "rror" in line), errors[-1] if errors else f"exit code {done.returncode}"
+        )
         raise ValueError(f"{runtime.name} does not run {model.name}: {reason[:300]}")
     return [RuntimeText(tuple(text["ids"]), float(text["seconds_per_token"])) for text in json.loads(lines[-1])]

@@ -45,7 +45,9 @@ def read_into_model(path: Path, folder: Path) -> PreTrainedModel:
         if weight is None:
             continue  # a head that is the embedding
         if weight.shape != tensor.shape:
-            raise ValueError(f"{path.name}: transformers reads {name} as {tuple(tensor.shape)}, not {tuple(weight.shape)}")
+            raise ValueError(
+                f"{path.name}: transformers reads {name} as {tuple(tensor.shape)}, not {tuple(weight.shape)}"
+            )
         weight.data.copy_(tensor)
     if weights:
         raise ValueError(f"{path.name}: transformers finds no {next(iter(weights))} in it")

@@ -31,7 +31,16 @@ FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "s
 EXPERTS = ("mixtral", "qwen3_moe", "granitemoe")
 PROOF = {"num_prompts": 1, "num_new_tokens": 8}
 # Half a step of a block's largest number, in it: of rounding to the nearest of so many levels. Scales are halves, 1/2048 off at most.
-HALF_STEPS = {"q8_0": 0.5 / 127, "q5_0": 1 / 16, "q4_0": 1 / 8, "q4_1": 1 / 15, "mxfp4": 1 / 4, "f16": 1 / 2048, "bf16": 1 / 256, "f32": 0.0}
+HALF_STEPS = {
+    "q8_0": 0.5 / 127,
+    "q5_0": 1 / 16,
+    "q4_0": 1 / 8,
+    "q4_1": 1 / 15,
+    "mxfp4": 1 / 4,
+    "f16": 1 / 2048,
+    "bf16": 1 / 256,
+    "f32": 0.0,
+}
 
 
 def run(store: Store, model: ModelArtifact, data: DatasetArtifact, **form: Any) -> GgufArtifact:
@@ -64,7 +73,9 @@ def test_the_stage_proves_what_it_wrote_and_says_what_it_is(half: GgufArtifact, 
     facts = half.facts
     assert {path.name for path in half.path.iterdir()} >= {"model.gguf", "Modelfile", "proof.json"}
     assert facts.readers[:2] == ("gguf", "transformers") and facts.token_agreement == 1.0
-    assert facts.max_logit_difference is not None and facts.max_logit_difference < 1e-4, "rounded weights, the same sums"
+    assert facts.max_logit_difference is not None and facts.max_logit_difference < 1e-4, (
+        "rounded weights, the same sums"
+    )
     assert facts.kl_nats is not None and facts.kl_nats < 1e-4
     # matrices in 16 bits, vectors in 32
     assert facts.bits_per_weight is not None and 16 < facts.bits_per_weight < 16.2
@@ -77,7 +88,9 @@ def test_the_stage_proves_what_it_wrote_and_says_what_it_is(half: GgufArtifact, 
 
 def test_four_bits_cost_what_they_say(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
     made = run(shared_store, model, questions, weights="q4_0", ends="q8_0")
-    assert made.facts.token_agreement == 1.0, "the reader of the file writes what torch writes with the same rounded weights"
+    assert made.facts.token_agreement == 1.0, (
+        "the reader of the file writes what torch writes with the same rounded weights"
+    )
     assert made.facts.kl_nats is not None and 1e-3 < made.facts.kl_nats < 1.0
     assert made.facts.bits_per_weight is not None and 4.5 < made.facts.bits_per_weight < 6.5
     with pytest.raises(ValueError, match=r"rounding to q4_0 costs 0\.\d+ nats a token; accepted: 0.0001 or less"):
@@ -148,10 +161,14 @@ def test_a_header_that_says_another_model_is_caught(model: ModelArtifact, tmp_pa
     path = written(model.path, tmp_path / "model.gguf", other, tensors)
     config = ExportConfig(format={"kind": "gguf"}, **PROOF)
     with pytest.raises(ValueError, match=r"the header says rope_theta 5000\.0, the model's config 10000"):
-        prove_by_transformers(config, load_model(model.path, torch.float32), path, model.path, [[1, 2]], tmp_path / "read")
+        prove_by_transformers(
+            config, load_model(model.path, torch.float32), path, model.path, [[1, 2]], tmp_path / "read"
+        )
 
 
-def test_the_same_model_gives_the_same_bytes(half: GgufArtifact, store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+def test_the_same_model_gives_the_same_bytes(
+    half: GgufArtifact, store: Store, model: ModelArtifact, questions: DatasetArtifact
+) -> None:
     again = run(store, model, questions, weights="f16")
     assert (again.path / "model.gguf").read_bytes() == (half.path / "model.gguf").read_bytes()
 
@@ -161,13 +178,19 @@ def test_a_width_that_blocks_do_not_divide_says_what_results(
 ) -> None:
     source = IngestModelConfig(source="random:llama?num_blocks=1&hidden_size=40")
     model = ingest_model.execute(source, NoInputs(), store).artifact
-    with pytest.raises(ValueError, match=r"format.weights is 'q8_0', but 9 matrices with rows of 40, 80 numbers are not whole blocks") as refusal:
+    with pytest.raises(
+        ValueError, match=r"format.weights is 'q8_0', but 9 matrices with rows of 40, 80 numbers are not whole blocks"
+    ) as refusal:
         run(store, model, questions)
     assert "100.0% of the weights, 16.0" in str(refusal.value) and "\n" not in str(refusal.value)
     assert not list((store.root / "store").glob("export/*")), "refused before anything is kept"
     with caplog.at_level("INFO", logger="attar"):
         made = run(store, model, questions, max_fallback_fraction=1.0)
-    assert made.facts.fallback_fraction == 1.0 and made.facts.bits_per_weight is not None and made.facts.bits_per_weight > 16
+    assert (
+        made.facts.fallback_fraction == 1.0
+        and made.facts.bits_per_weight is not None
+        and made.facts.bits_per_weight > 16
+    )
     assert any("fall back to f16" in record.getMessage() for record in caplog.records)
 
 
@@ -181,7 +204,9 @@ def test_what_cannot_be_is_refused_by_the_plan(model: ModelArtifact, questions: 
         forecast({**model.facts, "quantization": "nf4"})
     with pytest.raises(ValueError, match="not written for the family 'GPT2LMHeadModel'; accepted: llama"):
         forecast({**model.facts, "architecture": "GPT2LMHeadModel"})
-    with pytest.raises(ValueError, match="rows of 40 numbers are not whole blocks of 32: the embedding, 50% of the weights"):
+    with pytest.raises(
+        ValueError, match="rows of 40 numbers are not whole blocks of 32: the embedding, 50% of the weights"
+    ):
         forecast({**model.facts, "hidden_size": 40, "vocab_size": 100, "num_parameters": 8000})
     with pytest.raises(ValueError, match="which has no input for guidance_scale; accepted: onnx"):
         forecast(model.facts, guidance=({},))

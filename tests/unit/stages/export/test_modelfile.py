@@ -14,7 +14,9 @@ CHATML = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 WITH_DEFAULT = "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}" + CHATML
-COUNTING = "{% for m in messages %}{{ loop.index }}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+COUNTING = (
+    "{% for m in messages %}{{ loop.index }}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+)
 
 
 def tokenizer(template: str | None) -> Any:
@@ -41,4 +43,4 @@ def test_a_modelfile_names_the_file_template_and_stops() -> None:
 @pytest.mark.parametrize("template", [COUNTING, None, "{{ raise_exception('no') }}"], ids=["counts", "none", "refuses"])
 def test_a_template_that_does_more_is_left_to_the_file(template: str | None) -> None:
     assert chat_turns(tokenizer(template)) is None
-    assert "TEMPLATE \"" not in modelfile(tokenizer(template), [2], "model.gguf", adds_bos=False)
+    assert 'TEMPLATE "' not in modelfile(tokenizer(template), [2], "model.gguf", adds_bos=False)

@@ -62,13 +62,19 @@ def test_yarn_linear_and_longrope_are_said() -> None:
     scaled = architecture_of(config("phi3", **options))
     assert scaled.factors[LONG].tolist() == [2.0] * 8 and scaled.factors[SHORT].tolist() == [1.0] * 8
     # https://arxiv.org/abs/2402.13753, of a context four times the original
-    assert scaled.header["rope.scaling.attn_factor"] == pytest.approx((1 + torch.tensor(4.0).log() / torch.tensor(128.0).log()) ** 0.5)
+    assert scaled.header["rope.scaling.attn_factor"] == pytest.approx(
+        (1 + torch.tensor(4.0).log() / torch.tensor(128.0).log()) ** 0.5
+    )
 
 
 @pytest.mark.parametrize(
     ("family", "options", "message"),
     [
-        ("llama", {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}}, "rope_type 'dynamic'"),
+        (
+            "llama",
+            {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+            "rope_type 'dynamic'",
+        ),
         ("qwen3", {"rope_parameters": LLAMA3}, "rope_type 'llama3' of this family"),
         ("smollm3", {"no_rope_layers": [1, 1, 0, 1, 1, 1]}, r"no_rope_layers is \[1, 1, 0, 1, 1, 1\]"),
         ("gemma2", {"layer_types": ["full_attention"] * 6}, "in every 2th block"),

@@ -55,7 +55,9 @@ def test_cuts_without_a_name_are_refused(document: dict[str, Any], message: str)
         pre_tokenizer_name(document)
 
 
-@pytest.mark.parametrize("name", ["gpt-2", "smollm", *(name for names in EXPRESSIONS.values() for name in names if name)])
+@pytest.mark.parametrize(
+    "name", ["gpt-2", "smollm", *(name for names in EXPRESSIONS.values() for name in names if name)]
+)
 def test_a_name_and_its_cuts_lead_to_each_other(name: str) -> None:
     import json
 
