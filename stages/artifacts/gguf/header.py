@@ -95,13 +95,5 @@ def add_header(writer: GGUFWriter, architecture: Architecture, origin: Origin) -
 
 def _add(writer: GGUFWriter, key: str, value: Any) -> None:
     """Add a value under the type that llama.cpp reads it by. Whole numbers are unsigned, 32 bits."""
-    for kind, add in (
-        (bool, writer.add_bool),
-        (int, writer.add_uint32),
-        (float, writer.add_float32),
-        (str, writer.add_string),
-    ):
-        if isinstance(value, kind):
-            add(key, value)  # type: ignore[arg-type] - of the kind that was asked for
-            return
-    raise AssertionError(f"{key} is a {type(value).__name__}")
+    adders = {bool: writer.add_bool, int: writer.add_uint32, float: writer.add_float32, str: writer.add_string}
+    adders[type(value)](key, value)
