@@ -65,7 +65,7 @@ def _write(writer: GGUFWriter, tensor: PlannedTensor) -> int:
     digest = num_written = 0
     try:
         for chunk in tensor.chunks():
-            content = memoryview(packed(chunk, tensor.kind).reshape(-1).view("uint8"))
+            content = _bytes_of(packed(chunk, tensor.kind))
             digest = zlib.crc32(content, digest)
             num_written += len(content)
             stream.write(content)
@@ -96,4 +96,8 @@ def check_written(path: Path, tensors: Sequence[PlannedTensor], digests: dict[st
 
 
 def _crc(content: np.ndarray) -> int:
-    return zlib.crc32(memoryview(content.reshape(-1).view("uint8")))
+    return zlib.crc32(_bytes_of(content))
+
+
+def _bytes_of(numbers: np.ndarray) -> memoryview:
+    return numbers.reshape(-1).view("uint8").data

@@ -21,6 +21,7 @@ TIMEOUT_SECONDS = 1800
 LLAMA_CPP_PROGRAM = """
 import { readFileSync } from "node:fs";
 import { getLlama } from "node-llama-cpp";
+process.execArgv.splice(0);  // the library forks to try itself, and a fork would evaluate this again
 const asked = JSON.parse(readFileSync(0, "utf8"));
 const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, usePrebuiltBinaries: true,
   maxThreads: asked.threads, logLevel: "error" });

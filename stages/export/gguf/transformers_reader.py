@@ -36,7 +36,8 @@ def read_into_model(path: Path, folder: Path) -> PreTrainedModel:
 
     model = load_model(folder, torch.float32)
     # its table of names goes by the families of files, of which Mistral's is Llama's
-    model.config.model_type = FILE_FAMILIES.get(model.config.model_type, model.config.model_type)
+    family = FILE_FAMILIES.get(model.config.model_type, model.config.model_type)
+    model.config.model_type = family  # type: ignore[misc] - of this copy alone
     read = load_gguf_checkpoint(str(path), return_tensors=True, model_to_load=model)
     _check_header(read["config"], model.config)
     weights = dict(model.named_parameters())  # what is tied once
