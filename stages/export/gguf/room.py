@@ -20,7 +20,7 @@ from attar.stages.artifacts.gguf.element_types import BLOCK, ELEMENT_TYPES, file
 from attar.stages.artifacts.gguf.families import refuse_other_families
 from attar.stages.artifacts.gguf.header import Architecture, Origin, architecture_of
 from attar.stages.artifacts.gguf.tensors import PlannedTensor, fallback_fraction, plan_tensors
-from attar.stages.artifacts.gguf.vocabulary import Vocabulary, vocabulary_of
+from attar.stages.artifacts.gguf.vocabulary import CONTROL, Vocabulary, vocabulary_of
 from attar.stages.artifacts.gguf.writer import MODEL, check_written, write_gguf
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import stored_bytes
@@ -86,6 +86,11 @@ class _Plan:
     vocabulary: Vocabulary
     tokenizer: Any
     ends: tuple[int, ...]
+
+    @property
+    def stops(self) -> set[int]:
+        """Tokens at which a runtime may stop: llama.cpp does at any that is named like an end of text."""
+        return {*self.ends, *(index for index, kind in enumerate(self.vocabulary.kinds) if kind == CONTROL)}
 
     @property
     def weight_bytes(self) -> int:
@@ -192,7 +197,7 @@ def _proved(
             f"transformers reads no GGUF file of {plan.architecture.family.arch}: a runtime alone can tell of its logits"
         )
     decides = ELEMENT_TYPES[form.weights].is_near_float and form.ends in ("same", "f32", "f16", "bf16", "q8_0")
-    for proof in prove_by_runtimes(config, model, path, prompts, ends=plan.ends, decides=decides):
+    for proof in prove_by_runtimes(config, model, path, prompts, ends=plan.stops, decides=decides):
         readers.append(proof.name)
         facts.setdefault("token_agreement", proof.token_agreement)
         facts.setdefault("decode_seconds_per_token", proof.seconds_per_token)

@@ -28,7 +28,9 @@ const llama = await getLlama({ gpu: false, build: "never", skipDownload: true, u
 const model = await llama.loadModel({ modelPath: asked.model });
 const written = [];
 for (const prompt of asked.prompts) {
-  const context = await model.createContext({ contextSize: prompt.length + asked.tokens + 8, threads: asked.threads });
+  // a cache in halves, the usual one, would round keys and values that torch does not
+  const context = await model.createContext({ contextSize: prompt.length + asked.tokens + 8, threads: asked.threads,
+    flashAttention: false, experimentalKvCacheKeyType: "F32", experimentalKvCacheValueType: "F32" });
   const ids = [];
   let first = 0;
   for await (const id of context.getSequence().evaluate(prompt, { temperature: 0 })) {
