@@ -29,6 +29,7 @@ from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratio
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.forms import Form, forms_by_folder
 from attar.stages.register.model_card import write_card
+from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
@@ -68,6 +69,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
+    check_signing()
     steps = bar("registering", 2, "steps")
     forms = forms_by_folder(inputs.onnx, inputs.forms)
     evaluations = _evaluations(inputs, forms)
@@ -94,12 +96,10 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags={
-            **number_tags(figures, baseline, release.scan, ratios),
-            **_tags(inputs, forms, has_passed, release.license),
-        },
+        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, forms, has_passed, release.license),
         scratch=workdir,
         is_champion=is_champion,
+        sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
     return _released(config, workdir / "content", asdict(registration), checks, is_champion)
