@@ -32,7 +32,9 @@ CARD = "README.md"
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
-def download_model(reference: str, folder: Path, *, needs_checksums: bool = True, form: str = "", key: str = "") -> Path:
+def download_model(
+    reference: str, folder: Path, *, needs_checksums: bool = True, form: str = "", key: str = ""
+) -> Path:
     """Copy a registered version into `folder`, which may be there if it is empty, and return it.
 
     `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does; the card comes with it.
