@@ -17,7 +17,7 @@ from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
 from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of
-from attar.stages.runtime.older_fields import Moved, member_of, renewed
+from attar.stages.runtime.older_fields import Moved, is_plain, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
 
 C = TypeVar("C", bound="StageConfig")
@@ -60,7 +60,7 @@ def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping
         merged[name] = value
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             inner = member_of(model, name, {**before, **value})
-            if inner is not None and inner is member_of(model, name, before):
+            if inner is not None and inner is member_of(model, name, before) and not is_plain(model, name, value):
                 merged[name] = _merged(inner, before, value)
     return merged
 

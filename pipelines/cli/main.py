@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
+from attar.pipelines.cli.bisect_command import bisect
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
 from attar.pipelines.cli.operate_commands import COMMANDS
 from attar.pipelines.cli.pool_commands import POOL_COMMANDS
 from attar.pipelines.cli.show import SHOW_COMMANDS, RunArgument
+from attar.pipelines.cli.suggest_command import suggest
 from attar.pipelines.cli.tables import print_json as _print_json
 from attar.pipelines.cli.tables import print_table as _print_table
 
@@ -191,7 +193,7 @@ def gc(
 
 for command_name, command in SHOW_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
+for command in (bisect, suggest, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 

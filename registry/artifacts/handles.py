@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
+    BehaviourFacts,
     ComparisonFacts,
     DatasetFacts,
     EvaluationFacts,
@@ -26,6 +27,8 @@ F = TypeVar("F", bound=ArtifactFacts)
 DATA_CARD = "data_card"
 # Name of the table in a merged model's `records/` that says what was tried
 TRIALS = "trials"
+# Name of the file of a behaviour check that holds the texts of what changed, a line each
+FLIPS = "flips.jsonl"
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,13 @@ class ComparisonArtifact(Artifact[ComparisonFacts]):
     facts_type = ComparisonFacts
 
 
+class BehaviourArtifact(Artifact[BehaviourFacts]):
+    """`behaviour.json`: drops by group of cases, with intervals; `flips.jsonl`: what changed, with both texts."""
+
+    kind = "behaviour"
+    facts_type = BehaviourFacts
+
+
 class FittedArtifact(Artifact[FittedFacts]):
     """`fitted.json`: a number that was fitted on held-out rows. A later stage takes it in place of one of its config."""
 
@@ -152,6 +162,7 @@ KINDS: dict[str, type[Artifact]] = {
         GgufArtifact,
         EvaluationArtifact,
         ComparisonArtifact,
+        BehaviourArtifact,
         FittedArtifact,
         ReleaseArtifact,
     )

@@ -177,6 +177,14 @@ class ComparisonFacts(ArtifactFacts):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BehaviourFacts(ArtifactFacts):
+    """Of a behaviour check: the two models. `others` hold drops, their ends and the flips by group, `drop_refusals` and so on."""
+
+    model_fingerprint: str = NOT_KNOWN
+    original_fingerprint: str = NOT_KNOWN
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class FittedFacts(ArtifactFacts):
     """Of a number that was fitted: its value, and the part of the data that it was fitted on."""
 

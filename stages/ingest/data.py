@@ -150,7 +150,8 @@ def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]])
         num_rows, num_bytes = size_of_file(_local_path(config.source), config.max_rows)
     elif scheme in DELIMITERS:
         num_rows, num_bytes = size_of_table(_local_path(config.source), config.source, config.max_rows)
-    return Forecast({"num_rows": num_rows} if num_rows else {}, disk_bytes=num_bytes)
+    name = config.name or _name_of(config.source)
+    return Forecast({"name": name} | ({"num_rows": num_rows} if num_rows else {}), disk_bytes=num_bytes)
 
 
 def _outside(config: IngestDataConfig) -> str:
