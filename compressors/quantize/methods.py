@@ -92,8 +92,48 @@ class ErrorCorrected:
         return grid.weights(codes, torch.stack(scales, 1), torch.stack(zeros, 1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrderedCorrected:
+    """GPTQ with the channels of the largest inputs first, whose errors then have all others to make up for them.
+
+    Each block's range is searched before, so that a block stays a block whatever the order (`actorder: static` of other tools).
+    https://arxiv.org/abs/2210.17323
+    """
+
+    damping: float = 0.01  # added to the diagonal, as a share of its mean
+    needs: ClassVar[Needs] = "moments"
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ValueError(f"damping is {self.damping}; accepted: above 0")
+
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+        assert inputs is not None and inputs.ndim == 2, "needs moments"
+        powers = inputs.diagonal()
+        scale, zero = best_range(weight.unflatten(1, (-1, block_size)), powers.reshape(-1, block_size), grid)
+        order = powers.argsort(descending=True, stable=True)
+        factor = _inverse_factor(inputs[order][:, order], self.damping)
+        left, blocks = weight[:, order], order // block_size
+        codes = torch.empty_like(left)
+        for start in range(0, weight.shape[1], COLUMNS_AT_ONCE):
+            end = min(start + COLUMNS_AT_ONCE, weight.shape[1])
+            part, corner = left[:, start:end], factor[start:end, start:end]
+            errors = torch.empty_like(part)
+            for column in range(end - start):
+                steps, middle = scale[:, blocks[start + column]], zero[:, blocks[start + column]]
+                values = part[:, column]
+                chosen = grid.codes(values, steps, middle)
+                codes[:, order[start + column]] = chosen
+                errors[:, column] = (values - (chosen - middle) * steps) / corner[column, column]
+                part[:, column:] -= errors[:, column, None] * corner[column, column:]
+            left[:, end:] -= errors @ factor[start:end, end:]
+        return grid.weights(codes, scale, zero)
+
+
 # A matrix is quantized so many rows at a time: rows do not know of each other, and the search holds several copies.
 ROWS_AT_ONCE = 4096
+# Errors of so many columns are carried to the later ones by one product.
+COLUMNS_AT_ONCE = 128
 
 
 def quantize_rows(
@@ -120,6 +160,7 @@ WEIGHT_METHODS: dict[str, type[WeightMethod]] = {
     "nearest": RoundToNearest,
     "searched": SearchedRange,
     "error_corrected": ErrorCorrected,
+    "ordered": OrderedCorrected,
 }
 
 
