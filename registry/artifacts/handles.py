@@ -13,6 +13,7 @@ from attar.registry.artifacts.kind_facts import (
     DatasetFacts,
     EvaluationFacts,
     FittedFacts,
+    GgufFacts,
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
@@ -104,6 +105,14 @@ class OnnxArtifact(Artifact[OnnxFacts]):
     is_graph = True
 
 
+class GgufArtifact(Artifact[GgufFacts]):
+    """`model.gguf`: weights, tokenizer and template in one file; a `Modelfile` beside it."""
+
+    kind = "gguf"
+    facts_type = GgufFacts
+    is_whole_model = True
+
+
 class EvaluationArtifact(Artifact[EvaluationFacts]):
     """`evaluation.json`: quality, size and speed of one model."""
 
@@ -140,6 +149,7 @@ KINDS: dict[str, type[Artifact]] = {
         DatasetArtifact,
         ScanArtifact,
         OnnxArtifact,
+        GgufArtifact,
         EvaluationArtifact,
         ComparisonArtifact,
         FittedArtifact,
