@@ -28,6 +28,7 @@ from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refus
 from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
 from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.packed_folder import plain_folder
 from attar.stages.ingest.tiny_model import random_facts, random_model
 from attar.stages.runtime.progress import note
 
@@ -97,7 +98,7 @@ def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_name
     quiet_transformers()
     if source.scheme in FOLDERS:
         folder = FOLDERS[source.scheme](source, scratch)
-        model = load_model(folder, "auto", strip_from_names=strip_from_names)
+        model = load_model(plain_folder(folder, scratch / "plain"), "auto", strip_from_names=strip_from_names)
         return FetchedModel(model, load_tokenizer(folder), folder)
     return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
 

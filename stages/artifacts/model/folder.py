@@ -188,11 +188,11 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
     refuse_no_tokenizer(folder)
     quiet_transformers()
     is_packed = "quantization_config" in read_object(folder / "config.json")
-    model = _unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
+    model = unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
     return {**model_facts(model), "companion_bytes": companion_bytes(folder)}
 
 
-def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
+def unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
     """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 

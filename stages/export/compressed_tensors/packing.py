@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from attar.compressors.quantize.rounded import FLOAT8, RoundedMatrix
+from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.artifacts.model.weight_files import StoredTensor, stored_tensors
-from attar.stages.export.compressed_tensors.schemes import Scheme
+from attar.stages.export.formats.schemes import Scheme
 from attar.stages.runtime.progress import bar
 
 if TYPE_CHECKING:
@@ -29,6 +30,14 @@ def refuse_no_package() -> None:
     """Raise ValueError where the package that writes and reads these folders is not installed."""
     if importlib.util.find_spec(PACKAGE) is None:
         raise ValueError(f"format compressed_tensors needs the package compressed-tensors: {INSTALL}")
+
+
+def refuse_packed(folder: Path) -> None:
+    """Raise ValueError for a folder whose weights are packed already."""
+    packing = read_object(folder / "config.json").get("quantization_config")
+    if packing:
+        method = packing.get("quant_method") if isinstance(packing, dict) else packing
+        raise ValueError(f"format.kind is compressed_tensors, but the input is packed already ({method}); accepted: a float model")
 
 
 @torch.no_grad()
@@ -80,7 +89,7 @@ def _package_config(model: PreTrainedModel, matrices: Mapping[str, RoundedMatrix
     if scheme.rounds_inputs:
         inputs = QuantizationArgs(num_bits=8, type=number, symmetric=True, strategy="token", dynamic=True)  # type: ignore[arg-type]
     left = [name for name, module in model.named_modules() if type(module) is nn.Linear and name not in matrices]
-    group = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs)
+    group = QuantizationScheme(targets=["Linear"], weights=weights, input_activations=inputs, format=scheme.layout)  # type: ignore[arg-type]
     return QuantizationConfig(config_groups={"group_0": group}, ignore=left)
 
 

@@ -1,43 +1,21 @@
-"""Schemes by the field's names (W4A16, ...): bits of weights and inputs. Which of a model's matrices each can pack, and which stay in float."""
+"""Which of a model's matrices a scheme packs, and which stay in float and why."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.stages.export.formats.schemes import SCHEMES, Scheme, SchemeName
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-SchemeName = Literal["W4A16", "W8A16", "W8A8", "FP8"]
 GROUP_SIZES = (128, 64, 32)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scheme:
-    """How products hold their weights and read their inputs. `multiple`: what both sides of a matrix must be a multiple of."""
-
-    bits: int
-    # the layout's name in the folder's config
-    layout: str
-    is_grouped: bool = False
-    is_float: bool = False
-    rounds_inputs: bool = False
-    multiple: int = 1
-
-
-# cutlass' products of 8 bit numbers, which vLLM and SGLang call, want multiples of 16
-SCHEMES: dict[str, Scheme] = {
-    "W4A16": Scheme(bits=4, layout="pack-quantized", is_grouped=True, multiple=8),
-    "W8A16": Scheme(bits=8, layout="pack-quantized", multiple=4),
-    "W8A8": Scheme(bits=8, layout="int-quantized", rounds_inputs=True, multiple=16),
-    "FP8": Scheme(bits=8, layout="float-quantized", is_float=True, rounds_inputs=True, multiple=16),
-}
-assert set(SCHEMES) == set(get_args(SchemeName))
+EXCLUDED = "excluded"
 
 
 @dataclass(frozen=True)
@@ -67,7 +45,7 @@ def choose_matrices(
         raise ValueError(f"exclude has {unknown[0]!r}, which no matrix of the blocks ends with; they are like {next(iter(linears), 'none')}")
     shapes = {key: tuple(linear.weight.shape) for key, linear in linears.items()}
     size = _group_size([shape[1] for key, shape in shapes.items() if key not in excluded], group_size) if scheme.is_grouped else None
-    left = {key: _reason(shape, scheme, size) for key, shape in shapes.items()} | dict.fromkeys(excluded, "excluded")
+    left = {key: _reason(shape, scheme, size) for key, shape in shapes.items()} | dict.fromkeys(excluded, EXCLUDED)
     left = {key: reason for key, reason in left.items() if reason}
     names = tuple(key for key in shapes if key not in left)
     num_packed = sum(shapes[key][0] * shapes[key][1] for key in names)
@@ -102,6 +80,6 @@ def _reason(shape: tuple[int, ...], scheme: Scheme, group_size: int | None) -> s
 def _refusal(name: str, fraction: float, limit: float, left: dict[str, str], *, num_linears: int) -> str:
     if not num_linears:
         return f"scheme is {name!r}, but the blocks hold no plain matrices (nn.Linear); fused experts and GPT-2's are not packed"
-    reasons = {reason: key for key, reason in left.items() if reason != "excluded"}
+    reasons = {reason: key for key, reason in left.items() if reason != EXCLUDED}
     why = "; ".join(f"{key}: {reason}" for reason, key in [*reasons.items()][:2]) or "the rest are no plain matrices"
     return f"scheme is {name!r}, but {fraction:.0%} of the blocks' weights would stay in float ({why}); accepted: max_float_fraction {limit:g}"

@@ -1,21 +1,21 @@
-"""What the format `compressed_tensors` is told: the scheme, how codes are chosen, what may be lost or stay in float."""
+"""What the compressed-tensors form is told: the scheme, how codes are chosen, what may be lost or stay in float."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.stages.export.compressed_tensors.schemes import SCHEMES, SchemeName
+from attar.registry.artifacts.handles import Artifact, ModelArtifact
+from attar.stages.contract import StageConfig
+from attar.stages.export.formats.schemes import SCHEMES, SchemeName
 from attar.stages.quantize.limits import Limits
 
 
-class CalibrationConfig(BaseModel):
+class CalibrationConfig(StageConfig):
     """What codes are chosen on, and what the loss is measured on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     num_samples: int = Field(default=64, ge=1)
     """Calibration texts, of the data's training rows."""
@@ -30,13 +30,11 @@ class CalibrationConfig(BaseModel):
     """Held-out rows, and windows of the text, on which the loss is measured; 0: all."""
 
 
-class CompressedTensorsFormat(BaseModel):
-    """A folder whose blocks' matrices are packed, read by vLLM, SGLang and transformers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+class CompressedTensorsFormat(StageConfig):
+    """A Hugging Face folder whose blocks' matrices are packed in 8 or 4 bits, for vLLM, SGLang and transformers."""
 
     kind: Literal["compressed_tensors"] = "compressed_tensors"
-    """The form."""
+    """A folder in 8 or 4 bits for vLLM, SGLang and transformers."""
 
     limits: Limits
     """What the packed model may lose on held-out text; past it the stage fails and names the matrices that lost most."""
@@ -64,6 +62,8 @@ class CompressedTensorsFormat(BaseModel):
 
     calibration: CalibrationConfig = CalibrationConfig()
     """What codes are chosen and the loss is measured on."""
+
+    makes: ClassVar[type[Artifact]] = ModelArtifact
 
     @property
     def weight_method(self) -> str:
