@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,10 +13,8 @@ from torch import Tensor, nn
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.compressors.quantize.rounded import rounded_inputs
-from attar.stages.artifacts.model.proof import load_whole
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.formats.schemes import Scheme
-from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric, note
 
 if TYPE_CHECKING:
@@ -35,9 +32,7 @@ class Spoken:
     texts: list[Sequence[int]]
 
 
-def listen(
-    model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_new_tokens: int, label: str
-) -> Spoken:
+def listen(model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_new_tokens: int, label: str) -> Spoken:
     """Ask a model. Each prompt alone: rounded inputs would carry the last digits of a padded batch on to other codes."""
     counter, runner = bar(label, len(prompts), "prompts"), TorchRunner(model)
     logits, texts = [], []
@@ -65,15 +60,13 @@ def listen_rounded(
         return listen(model, prompts, num_new_tokens, "writing with the rounded model")
 
 
-def prove_folder(
-    content: Path, expected: Spoken, prompts: Sequence[Sequence[int]], config: ExportConfig, device: torch.device
+def prove_read(
+    model: PreTrainedModel, expected: Spoken, prompts: Sequence[Sequence[int]], config: ExportConfig
 ) -> dict[str, float]:
-    """Load the folder by plain transformers and hold it to what the rounded model said. Return the largest difference and the agreement.
+    """Hold the folder as transformers read it to what the rounded model said. Return the largest difference and the agreement.
 
-    Raises ValueError where a tensor is missing or unknown, and where logits or tokens are others.
+    Raises ValueError where logits or tokens are others.
     """
-    give_back()
-    model = load_whole(content, "export", device, torch.float32)
     spoken = listen(model, prompts, config.num_new_tokens, "writing with the packed folder")
     largest = max(float((own - other).abs().max()) for own, other in zip(expected.logits, spoken.logits, strict=True))
     largest = largest if largest == largest else float("inf")  # Python's max passes over NaN

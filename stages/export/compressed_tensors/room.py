@@ -28,13 +28,14 @@ from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.contract import Forecast
 from attar.stages.export.compressed_tensors.matrices import MatrixChoice, choose_matrices
 from attar.stages.export.compressed_tensors.packing import count_packed, refuse_no_package, refuse_packed, write_packed
-from attar.stages.export.compressed_tensors.proof import listen_rounded, prove_folder
+from attar.stages.export.compressed_tensors.proof import listen_rounded, prove_read
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.schemes import SCHEMES, Scheme
 from attar.stages.export.proof_prompts import proof_prompts
 from attar.stages.quantize.limits import Quality, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.runtime.device import pick_device
+from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric, note
 
 if TYPE_CHECKING:
@@ -88,38 +89,41 @@ def export_compressed_tensors(
     loaded = load_model(source, torch.float32, device)
     vocab_size = inputs.model.facts.vocab_size
     original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size, reopen=reopen)
-    matrices = _round(loaded, choice, form, samples)
-    _store_rest(loaded, choice, getattr(torch, form.dtype))
+    matrices = round_model(loaded, choice, form, samples)
+    errors = {name: matrix.output_error for name, matrix in matrices.items()}
+    store_rest(loaded, choice, getattr(torch, form.dtype))
     expected = listen_rounded(loaded, choice.names, scheme, prompts, config.num_new_tokens)
     write_packed(loaded, matrices, scheme, getattr(torch, form.dtype), content)
-    errors = {name: matrix.output_error for name, matrix in matrices.items()}
     del loaded, matrices
     _copy_companions(source, content)
-    proof = prove_folder(content, expected, prompts, config, device)
     held = _count(content, scheme, choice, inputs.model.facts.num_parameters)
-    runner = TorchRunner(load_model(content, torch.float32, device))  # as a user will load it
+    give_back()
+    packed = load_model(content, torch.float32, device)  # as a user will load it
+    proof = prove_read(packed, expected, prompts, config)
     size_fraction = held["weight_bytes"] / count_packed(source, scheme.bits)[1]
-    quality = measure_quality(runner, original, size_fraction=size_fraction)
+    quality = measure_quality(TorchRunner(packed), original, size_fraction=size_fraction)
     _hold_to_limits(form, quality, errors)
     _write_tables(content, errors, choice, quality.facts() | proof | held)
     known = {"quantization": form.scheme, "dtype": form.dtype, "format": form.kind}
     return ModelArtifact.at(content, inputs.model.facts | quality.facts() | proof | held | known)
 
 
-def _round(
+def round_model(
     model: PreTrainedModel, choice: MatrixChoice, form: CompressedTensorsFormat, samples: Sequence[Sequence[int]]
 ) -> dict[str, RoundedMatrix]:
+    """Round the chosen matrices in place, calibrated on the samples; return them by name."""
     size = form.calibration.batch_size
     batches = [pad_right(samples[at : at + size], model.device) for at in range(0, len(samples), size)]
     counter = bar("rounding", len(choice.names), "matrices")
     matrices = {}
-    for name, matrix in round_blocks(model, batches, _rounding(form, choice), choice.names):
+    for name, matrix in round_blocks(model, batches, rounding_of(form, choice), choice.names):
         matrices[name] = matrix
         counter.advance()
     return matrices
 
 
-def _rounding(form: CompressedTensorsFormat, choice: MatrixChoice) -> Rounding:
+def rounding_of(form: CompressedTensorsFormat, choice: MatrixChoice) -> Rounding:
+    """Return how a form rounds a matrix."""
     scheme, dtype = SCHEMES[form.scheme], getattr(torch, form.dtype)
     if scheme.is_float:
         return Float8Rounding(scale_dtype=dtype)
@@ -130,7 +134,7 @@ def _rounding(form: CompressedTensorsFormat, choice: MatrixChoice) -> Rounding:
 
 
 @torch.no_grad()
-def _store_rest(model: PreTrainedModel, choice: MatrixChoice, dtype: torch.dtype) -> None:
+def store_rest(model: PreTrainedModel, choice: MatrixChoice, dtype: torch.dtype) -> None:
     """Round what is not packed to the dtype it is stored in. Scales are rounded already, before codes were chosen."""
     packed = {f"{name}.weight" for name in choice.names}
     for name, parameter in model.named_parameters():

@@ -90,7 +90,7 @@ def test_each_token_is_rounded_on_its_own_scale() -> None:
     states = matrix(6, 32).reshape(2, 3, 32)
     louder = states.clone()
     louder[1, 2] *= 1000.0
-    for is_float8, step in ((False, 1 / 127.5), (True, 2**-4)):
+    for is_float8, step in ((False, 1 / 127.5), (True, 2**-3)):
         rounded = round_tokens(louder, is_float8=is_float8)
         assert torch.equal(rounded[0], round_tokens(states, is_float8=is_float8)[0]), "a loud token leaves others alone"
         largest = louder.abs().amax(-1, keepdim=True)
