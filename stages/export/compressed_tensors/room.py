@@ -116,7 +116,7 @@ def round_model(
     batches = [pad_right(samples[at : at + size], model.device) for at in range(0, len(samples), size)]
     counter = bar("rounding", len(choice.names), "matrices")
     matrices = {}
-    for name, matrix in round_blocks(model, batches, rounding_of(form, choice), choice.names):
+    for name, matrix in round_blocks(model, batches, rounding_of(form, choice), choice.names, drift=form.drift):
         matrices[name] = matrix
         counter.advance()
     return matrices

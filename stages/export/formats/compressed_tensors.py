@@ -51,6 +51,9 @@ class CompressedTensorsFormat(StageConfig):
     params: dict[str, Any] = {}
     """Parameters of the method; for error_corrected and ordered: damping."""
 
+    drift: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share that a matrix makes up for of what the rounded blocks before it did to its inputs, in [0, 1]; 0: none. Of the GPTQ methods."""
+
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     """Dtype of scales and of what is not packed: embedding, head, norms, biases."""
 
@@ -77,5 +80,7 @@ class CompressedTensorsFormat(StageConfig):
             raise ValueError(f"group_size is {self.group_size}, but {self.scheme} has a scale a row; accepted: W4A16 alone")
         if scheme.is_float and (self.method or self.params):
             raise ValueError(f"method is {self.method!r}, but {self.scheme} takes the nearest float8; accepted: none, and no params")
-        build(WEIGHT_METHODS, self.weight_method, self.params)
+        method = build(WEIGHT_METHODS, self.weight_method, self.params)
+        if self.drift and (scheme.is_float or method.needs != "moments"):
+            raise ValueError(f"drift is {self.drift:g}, but {self.weight_method} fits nothing; accepted: error_corrected, ordered")
         return self

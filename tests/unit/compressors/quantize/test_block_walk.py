@@ -12,7 +12,7 @@ from attar.compressors.models.slots import pad_right
 from attar.compressors.quantize.block_walk import BlockWalk, round_blocks
 from attar.compressors.quantize.blocks import Grid
 from attar.compressors.quantize.methods import OrderedCorrected, RoundToNearest
-from attar.compressors.quantize.rounded import IntegerRounding
+from attar.compressors.quantize.rounded import IntegerRounding, RoundedMatrix
 from attar.stages.ingest.tiny_model import random_model
 
 SAMPLES = [list(range(3, 23)), list(range(40, 51)), list(range(100, 116))]
@@ -105,6 +105,42 @@ def test_error_correction_moves_the_models_outputs_less_than_rounding() -> None:
             pass
         lost[name] = float((read_by(model, "lm_head") - expected).square().sum())
     assert lost["ordered"] < 0.8 * lost["nearest"]
+
+
+def test_a_product_makes_up_for_what_the_blocks_before_it_did_to_its_inputs() -> None:
+    """The second block, not rounded itself, gives again what the original's gives, as far as its products can."""
+    original = tiny()
+    first = [name for name in matrices(original) if "layers.0." in name]
+    lost = {}
+    for drift in (0.0, 1.0):
+        model = tiny()
+
+        class Crude:
+            needs = "moments"
+
+            def __call__(self, weight: Tensor, inputs: Tensor | None) -> RoundedMatrix:
+                grid = Grid(bits=3 if len(done) < len(first) else 8, is_symmetric=True)
+                return IntegerRounding(method=RoundToNearest(), grid=grid, group_size=16)(weight, None)
+
+        done: list[str] = []
+        names = [*first, "model.layers.1.self_attn.q_proj", "model.layers.1.mlp.up_proj"]
+        for name, _ in round_blocks(model, batches(model), Crude(), names, drift=drift):
+            done.append(name)
+        module = "model.layers.1.self_attn.q_proj"
+        outputs = read_by(model, module) @ model.get_submodule(module).weight.T
+        expected = read_by(original, module) @ original.get_submodule(module).weight.T
+        lost[drift] = float((outputs - expected).square().sum() / expected.square().sum())
+    assert lost[1.0] < 0.8 * lost[0.0]
+
+
+def test_without_drift_weights_are_left_as_they_are() -> None:
+    """Where the original reads the same, there is nothing to make up for."""
+    model = tiny()
+    walk = BlockWalk(model, batches(model), is_following=True)
+    names = [name for name in matrices(model) if "layers.0." in name]
+    [group, *_] = walk.inputs_of({name: model.get_submodule(name) for name in names}, "moments")
+    weight = torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(group.led_back(weight, 1.0), weight, rtol=1e-4, atol=1e-5)
 
 
 def test_values_that_are_not_finite_are_refused() -> None:
