@@ -22,8 +22,8 @@ def awq_packed(codes: torch.Tensor) -> torch.Tensor:
     """Eight codes of four bits an integer, over the last dimension, in the order of AutoAWQ's GEMM."""
     packed = torch.zeros(codes.shape[0], codes.shape[1] // 8, dtype=torch.int64)
     for column in range(packed.shape[1]):
-        for place, offset in enumerate(AWQ_COLUMNS):
-            packed[:, column] |= codes[:, column * 8 + offset].long() << (4 * place)
+        for position, offset in enumerate(AWQ_COLUMNS):
+            packed[:, column] |= codes[:, column * 8 + offset].long() << (4 * position)
     return as_int32(packed)
 
 
@@ -32,8 +32,8 @@ def gptq_packed(codes: torch.Tensor, bits: int) -> torch.Tensor:
     count = 32 // bits
     packed = torch.zeros(codes.shape[0], codes.shape[1] // count, dtype=torch.int64)
     for column in range(packed.shape[1]):
-        for place in range(count):
-            packed[:, column] |= codes[:, column * count + place].long() << (bits * place)
+        for position in range(count):
+            packed[:, column] |= codes[:, column * count + position].long() << (bits * position)
     return as_int32(packed)
 
 

@@ -14,7 +14,7 @@ GPTQ_BITS = (2, 4, 8)
 def awq_weight(
     qweight: Int[Tensor, "K packed"], qzeros: Int[Tensor, "groups packed"], scales: Float[Tensor, "groups N"]
 ) -> Float[Tensor, "N K"]:
-    """Return a matrix that AWQ packed for its GEMM kernel: value = (code - zero point) * scale, 4 bits, packed over output channels.
+    """Return a matrix that AWQ packed for its GEMM kernel. Value = (code - zero point) * scale, 4 bits, packed over output channels.
 
     https://arxiv.org/abs/2306.00978; the layout is AutoAWQ's `version: gemm`.
     """
@@ -33,7 +33,7 @@ def gptq_weight(
     bits: int,
     zeros_lack_one: bool,
 ) -> Float[Tensor, "N K"]:
-    """Return a matrix that GPTQ packed over input channels: value = (code - zero point) * scale of the channel's group.
+    """Return a matrix that GPTQ packed over input channels. Value = (code - zero point) * scale of the channel's group.
 
     `zeros_lack_one`: the first form of these files holds each zero point less one, the second as it is.
     https://arxiv.org/abs/2210.17323; the layout is AutoGPTQ's and GPTQModel's.

@@ -89,7 +89,7 @@ class Float8Rounding:
 
 
 def round_tokens(states: Float[Tensor, "B T K"], *, is_float8: bool) -> Float[Tensor, "B T K"]:
-    """Return inputs of a product rounded to 8 bits, each token on a scale of its own, as packed folders' readers simulate it."""
+    """Return inputs of a product rounded to 8 bits, each token on a scale of its own. So do readers of packed folders."""
     low, high = states.aminmax(dim=-1, keepdim=True)
     largest = torch.maximum(low.clamp(max=0).abs(), high.clamp(min=0))
     scale = largest / (LARGEST_FLOAT8 if is_float8 else 127.5)

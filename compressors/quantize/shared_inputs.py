@@ -48,9 +48,9 @@ class SharedInput:
         return self.total / self.num_tokens
 
     def led_back(self, weight: Float[Tensor, "N K"], share: float) -> Float[Tensor, "N K"]:
-        """Return W + share * W (C - H) (H + damping)^-1, whose product with what is read now is nearest to W's with the original's.
+        """Return the matrix whose product with what is read now is nearest to W's with what the original reads.
 
-        H = E[x x^T] of what is read now, C = E[x' x^T] with the original's x'.
+        W + share * W (C - H) (H + damping)^-1, H = E[x x^T] of what is read now, C = E[x' x^T] with the original's x'.
         """
         moments = self.mean()
         if self.cross is None or moments is None:
@@ -84,13 +84,13 @@ class Watched:
             if name != leader:
                 group.names += [name] if name not in group.names else []
                 return
-            rows, kept = _rows(args[0]), keep.to(args[0].device)
+            rows, counted = _rows(args[0]), keep.to(args[0].device)
             # an expert of its own sees the tokens that were sent to it, padding is none of them to speak of
-            if len(rows) != len(kept):
+            if len(rows) != len(counted):
                 group.add(rows, self.needs)
                 return
-            original = _rows(originals[name])[kept] if name in originals else None
-            group.add(rows[kept], self.needs, original)
+            original = _rows(originals[name])[counted] if name in originals else None
+            group.add(rows[counted], self.needs, original)
 
         hooks = [module.register_forward_pre_hook(partial(hear, name)) for name, module in self.linears.items()]
         try:

@@ -1,4 +1,4 @@
-"""Folders whose weights others packed, by AWQ, GPTQ or compressed-tensors: written again as plain floats, which every stage can work on."""
+"""Folders whose weights others packed, by AWQ, GPTQ or compressed-tensors. They are written again as plain floats, for every stage."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def plain_folder(folder: Path, scratch: Path) -> Path:
 
 @dataclass(frozen=True)
 class PackedForm:
-    """How a folder's matrices are packed: its name for people, the matrix of a module's parts, and that matrix' shape (N, K)."""
+    """How a folder's matrices are packed. Its name for people, the matrix of a module's parts, and that matrix' shape (N, K)."""
 
     name: str
     weight: Callable[[Mapping[str, Tensor]], Tensor]
@@ -184,5 +184,5 @@ def _shape(folder: Path, module: str, form: PackedForm, infos: Mapping[str, Tens
 
 
 def _is_empty_bias(name: str, info: TensorInfo, packed: Mapping[str, Any]) -> bool:
-    """Say whether a tensor is a bias of zeros that a packer gave a matrix, as AutoGPTQ does where the model has none."""
+    """Say whether a tensor is a bias of zeros that a packer gave a matrix. AutoGPTQ does, where the model has none."""
     return name.endswith(".bias") and name.removesuffix(".bias") in packed and not bool(read_tensor(name, info).any())

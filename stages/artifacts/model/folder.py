@@ -210,7 +210,7 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
 
 
 def unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
-    """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
+    """Build the skeleton by the config alone. Packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 
     weight_files(folder)

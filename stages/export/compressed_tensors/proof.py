@@ -1,4 +1,4 @@
-"""Prove that a packed folder is the rounded model: transformers reads it, gives the same logits and writes the same tokens."""
+"""Prove that a packed folder is the rounded model. Transformers reads it, gives the same logits and writes the same tokens."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ NUM_KEPT_LOGITS = 64
 
 
 @dataclass(frozen=True)
-class Spoken:
-    """What a model says to the prompts, in float32: logits of their last tokens, and what it writes greedily with a cache."""
+class Answers:
+    """What a model says to the prompts, in float32. Logits of their last tokens, and what it writes greedily with a cache."""
 
     logits: list[Tensor]
     texts: list[Sequence[int]]
 
 
-def listen(model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_new_tokens: int, label: str) -> Spoken:
+def listen(model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_new_tokens: int, label: str) -> Answers:
     """Ask a model. Each prompt alone: rounded inputs would carry the last digits of a padded batch on to other codes."""
     counter, runner = bar(label, len(prompts), "prompts"), TorchRunner(model)
     logits, texts = [], []
@@ -44,7 +44,7 @@ def listen(model: PreTrainedModel, prompts: Sequence[Sequence[int]], num_new_tok
         [text] = decode(runner, [prompt], max_new_tokens=num_new_tokens, stop_ids=())
         texts.append(text.token_ids)
         counter.advance()
-    return Spoken(logits, texts)
+    return Answers(logits, texts)
 
 
 def listen_rounded(
@@ -53,7 +53,7 @@ def listen_rounded(
     scheme: Scheme,
     prompts: Sequence[Sequence[int]],
     num_new_tokens: int,
-) -> Spoken:
+) -> Answers:
     """Ask the rounded model in memory, its products' inputs rounded where the folder's reader rounds them."""
     linears: list[nn.Module] = [model.get_submodule(name) for name in packed_names]
     with rounded_inputs(linears, is_float8=scheme.is_float) if scheme.rounds_inputs else nullcontext():
@@ -61,16 +61,16 @@ def listen_rounded(
 
 
 def prove_read(
-    model: PreTrainedModel, expected: Spoken, prompts: Sequence[Sequence[int]], config: ExportConfig
+    model: PreTrainedModel, expected: Answers, prompts: Sequence[Sequence[int]], config: ExportConfig
 ) -> dict[str, float]:
     """Hold the folder as transformers read it to what the rounded model said. Return the largest difference and the agreement.
 
     Raises ValueError where logits or tokens are others.
     """
-    spoken = listen(model, prompts, config.num_new_tokens, "writing with the packed folder")
-    largest = max(float((own - other).abs().max()) for own, other in zip(expected.logits, spoken.logits, strict=True))
+    answers = listen(model, prompts, config.num_new_tokens, "writing with the packed folder")
+    largest = max(float((own - other).abs().max()) for own, other in zip(expected.logits, answers.logits, strict=True))
     largest = largest if largest == largest else float("inf")  # Python's max passes over NaN
-    num_agreed = sum(map(_num_agreed, expected.texts, spoken.texts))
+    num_agreed = sum(map(_num_agreed, expected.texts, answers.texts))
     proof = {"max_logit_difference": largest, "token_agreement": num_agreed / (len(prompts) * config.num_new_tokens)}
     for name, value in proof.items():
         metric(name, value)

@@ -153,7 +153,7 @@ def _copy_companions(source: Path, content: Path) -> None:
 
 
 def _count(content: Path, scheme: Scheme, choice: MatrixChoice, num_parameters: int) -> dict[str, float]:
-    """Return what the folder really holds, from its headers: bytes, bits a weight, and the share of the weights that is packed."""
+    """Return what the folder really holds, from its headers. Bytes, bits a weight, and the share of the weights that is packed."""
     num_packed, num_bytes = count_packed(content, scheme.bits)
     held = {
         "weight_bytes": float(num_bytes),

@@ -1,4 +1,4 @@
-"""Schemes by the field's names (W4A16, ...): how many bits weights (W) and inputs (A) of a product have, and their layout in a folder."""
+"""Schemes by the field's names (W4A16, ...). Bits of weights (W) and inputs (A) of a product, and the layout of a folder."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ def test_a_packed_folder_comes_in_as_the_numbers_that_its_codes_stand_for(
     assert "quantization_config" not in json.loads((artifact.path / "config.json").read_text())
     assert artifact.facts.dtype == "float16" and artifact.facts.num_parameters == model.facts.num_parameters
     assert artifact.facts.quantization is None
-    said = " ".join(str(event) for event in events)
-    assert f"{method.upper()}, 4 bits in groups of 32: 28 packed matrices dequantized to float16" in said
+    notes = " ".join(str(event) for event in events)
+    assert f"{method.upper()}, 4 bits in groups of 32: 28 packed matrices dequantized to float16" in notes
     original, taken = (load_model(path, torch.float32) for path in (model.path, artifact.path))
     ids = torch.tensor([[5, 6, 7, 8]])
     first, other = (each(input_ids=ids).logits.log_softmax(-1) for each in (original, taken))
