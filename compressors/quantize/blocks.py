@@ -62,13 +62,13 @@ class Grid:
         if self.is_symmetric:
             # the largest magnitude becomes -half, the one code without a mirror image
             largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1) * shrink
-            scale = self._stored(largest.abs() / (half - 1) if self.is_mirrored else largest / -half)
+            scale = self.stored(largest.abs() / (half - 1) if self.is_mirrored else largest / -half)
             return scale, torch.full_like(scale, half)
         low, high = blocks.amin(-1).clamp(max=0) * shrink, blocks.amax(-1).clamp(min=0) * shrink
-        scale = self._stored((high - low) / (2.0**self.bits - 1))
+        scale = self.stored((high - low) / (2.0**self.bits - 1))
         return scale, (-low / scale).round().clamp(0, 2**self.bits - 1)
 
-    def _stored(self, scale: Tensor) -> Tensor:
+    def stored(self, scale: Tensor) -> Tensor:
         """Return scales as they will be read back. A block of zeros has 1."""
         scale = scale.to(self.scale_dtype).float()
         return torch.where(scale == 0, torch.ones_like(scale), scale)
