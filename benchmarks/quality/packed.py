@@ -64,7 +64,9 @@ def main() -> None:
         made = {f"ours, {method}": packed(folder, samples, method, Path(scratch) / method) for method in METHODS}
         if peer != "-":
             made |= {
-                f"llm-compressor, {method}": packed_by_peer(peer, folder, samples, method, Path(scratch) / f"peer_{method}")
+                f"llm-compressor, {method}": packed_by_peer(
+                    peer, folder, samples, method, Path(scratch) / f"peer_{method}"
+                )
                 for method in PEER_METHODS
             }
         print(f"W4A16 in groups of {GROUP_SIZE}, calibrated on {sum(map(len, samples)):,} tokens of WikiText-2")
@@ -85,9 +87,7 @@ def score(folder: Path, made: list[Path], pairs: dict[str, list[Pair]]) -> list[
     """Return how close each folder is to the original, text by text, by held-out part. All are in memory at once, as float32."""
     original = TorchRunner(load_model(folder, torch.float32))
     students = [TorchRunner(load_model(path, torch.float32)) for path in made]
-    by_part = {
-        part: closeness_of_each(students, original, some, batch_size=BATCH_SIZE) for part, some in pairs.items()
-    }
+    by_part = {part: closeness_of_each(students, original, some, batch_size=BATCH_SIZE) for part, some in pairs.items()}
     return [{part: texts[index] for part, texts in by_part.items()} for index in range(len(made))]
 
 
@@ -95,7 +95,13 @@ def packed(folder: Path, samples: list[list[int]], method: str, target: Path) ->
     """Pack by our own method; return the folder and the seconds from loading to what is written."""
     started = time.perf_counter()
     form = CompressedTensorsFormat.model_validate(
-        {"scheme": "W4A16", "group_size": GROUP_SIZE, "method": method, "limits": {"max_kl_nats": 100.0}, "calibration": {"batch_size": BATCH_SIZE}}
+        {
+            "scheme": "W4A16",
+            "group_size": GROUP_SIZE,
+            "method": method,
+            "limits": {"max_kl_nats": 100.0},
+            "calibration": {"batch_size": BATCH_SIZE},
+        }
     )
     model = load_model(folder, torch.float32)
     choice = choose_matrices(model, form.scheme, form.group_size, (), 0.0)
@@ -107,11 +113,21 @@ def packed(folder: Path, samples: list[list[int]], method: str, target: Path) ->
     return target, seconds
 
 
-def packed_by_peer(python: str, folder: Path, samples: list[list[int]], method: str, target: Path) -> tuple[Path, float]:
+def packed_by_peer(
+    python: str, folder: Path, samples: list[list[int]], method: str, target: Path
+) -> tuple[Path, float]:
     """Let llm-compressor pack in its own environment; return the folder and its seconds, its imports left out."""
     target.mkdir()
     (target / "samples.json").write_text(json.dumps(samples))
-    words = [python, str(PEER), str(folder), str(target / "samples.json"), str(target / "made"), method, str(GROUP_SIZE)]
+    words = [
+        python,
+        str(PEER),
+        str(folder),
+        str(target / "samples.json"),
+        str(target / "made"),
+        method,
+        str(GROUP_SIZE),
+    ]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=target)
     if done.returncode:
         raise SystemExit(f"llm-compressor, {method}: {done.stderr.strip()[-2000:]}")

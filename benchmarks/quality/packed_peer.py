@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 import torch
 from datasets import Dataset
@@ -19,7 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 def main() -> None:
     folder, samples, target, method, group_size = sys.argv[1:6]
-    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.load(open(samples))]
+    rows = [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in json.loads(Path(samples).read_text())]
     started = time.perf_counter()
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     weights = {"num_bits": 4, "type": "int", "symmetric": True, "strategy": "group", "group_size": int(group_size)}

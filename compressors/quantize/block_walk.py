@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 TokenBatch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
 
 
-
 @torch.no_grad()
 def round_blocks(
     model: PreTrainedModel,
@@ -108,9 +107,7 @@ class BlockWalk:
 
     def _run(self, index: int, until: nn.Module, state: Tensor | None, *, is_before: bool = False) -> Tensor:
         ids, mask = self.batches[index]
-        passed_by = without_blocks(
-            self.model, frozenset(), self.at, state if self.at else None, is_tuple=self.is_tuple
-        )
+        passed_by = without_blocks(self.model, frozenset(), self.at, state if self.at else None, is_tuple=self.is_tuple)
         with passed_by, stopped(until, is_before=is_before) as outputs:
             self.model(input_ids=ids, attention_mask=mask, use_cache=False)
         return outputs[0]

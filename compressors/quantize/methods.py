@@ -151,7 +151,9 @@ class Refined:
         assert inputs is not None and inputs.ndim == 2, "needs moments"
         first = OrderedCorrected(damping=self.damping)(weight, inputs, grid, block_size)
         codes, scale = first.codes.float(), first.scales
-        zero = torch.full_like(scale, 2.0 ** (grid.bits - 1)) if first.zero_points is None else first.zero_points.float()
+        zero = (
+            torch.full_like(scale, 2.0 ** (grid.bits - 1)) if first.zero_points is None else first.zero_points.float()
+        )
         moments = _damped(inputs.double(), self.damping).float()
         for _ in range(self.num_sweeps):
             scale = fitted_scales(weight, codes, scale, zero, moments, grid)

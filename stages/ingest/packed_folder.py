@@ -112,10 +112,14 @@ FORMS: dict[str, Callable[[Path, Mapping[str, Any]], PackedForm]] = {"awq": _awq
 def _read_compressed(folder: Path, packing: Mapping[str, Any], scratch: Path) -> Path:
     """Let transformers dequantize a folder of compressed-tensors, and write what it read."""
     if importlib.util.find_spec("compressed_tensors") is None:
-        raise ValueError(f"{folder} is packed by {COMPRESSED}, which is not installed: pip install 'attar[compressed-tensors]'")
+        raise ValueError(
+            f"{folder} is packed by {COMPRESSED}, which is not installed: pip install 'attar[compressed-tensors]'"
+        )
     groups = packing.get("config_groups") or {}
     if len(groups) != 1:
-        raise ValueError(f"{folder}: quantization_config has {len(groups)} config_groups; accepted: 1, all matrices packed alike")
+        raise ValueError(
+            f"{folder}: quantization_config has {len(groups)} config_groups; accepted: 1, all matrices packed alike"
+        )
     from transformers import CompressedTensorsConfig  # a second that a plan need not wait for
 
     model = read_model(folder, "auto", quantization_config=CompressedTensorsConfig(dequantize=True))
@@ -144,7 +148,10 @@ def _write(folder: Path, form: PackedForm, dtype: torch.dtype, target: Path) -> 
     if not modules:
         raise ValueError(f"{folder}: quantization_config says {form.name}, but no tensor is named like *{QWEIGHT}")
     packed = {module: {end: stored[module + end] for end in PARTS if module + end in stored} for module in modules}
-    infos = {f"{module}.weight": TensorInfo(_shape(folder, module, form, packed[module]), dtype, target) for module in modules}
+    infos = {
+        f"{module}.weight": TensorInfo(_shape(folder, module, form, packed[module]), dtype, target)
+        for module in modules
+    }
     taken = {module + end for module in modules for end in PARTS}
     known = unquantized_skeleton(folder).state_dict().keys()
     infos |= {
@@ -179,7 +186,9 @@ def _write(folder: Path, form: PackedForm, dtype: torch.dtype, target: Path) -> 
 def _shape(folder: Path, module: str, form: PackedForm, infos: Mapping[str, TensorInfo]) -> tuple[int, int]:
     missing = [end for end in PARTS[:3] if end not in infos]
     if missing or any(len(infos[end].shape) != 2 for end in PARTS[:3]):
-        raise ValueError(f"{folder}: {module} is not packed as {form.name}: {missing[0] if missing else 'a part'} is missing or no matrix")
+        raise ValueError(
+            f"{folder}: {module} is not packed as {form.name}: {missing[0] if missing else 'a part'} is missing or no matrix"
+        )
     return form.shape(infos)
 
 

@@ -26,7 +26,9 @@ def moments() -> torch.Tensor:
 
 def chosen(weight: torch.Tensor, grid: Grid) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     made = RoundToNearest()(weight, None, grid, BLOCK)
-    zero = torch.full_like(made.scales, 2.0 ** (grid.bits - 1)) if made.zero_points is None else made.zero_points.float()
+    zero = (
+        torch.full_like(made.scales, 2.0 ** (grid.bits - 1)) if made.zero_points is None else made.zero_points.float()
+    )
     return made.codes.float(), made.scales, zero
 
 

@@ -42,9 +42,15 @@ def choose_matrices(
     )
     excluded = {key for key in linears if any(key.endswith(end) for end in exclude)}
     if unknown := [end for end in exclude if not any(key.endswith(end) for key in linears)]:
-        raise ValueError(f"exclude has {unknown[0]!r}, which no matrix of the blocks ends with; they are like {next(iter(linears), 'none')}")
+        raise ValueError(
+            f"exclude has {unknown[0]!r}, which no matrix of the blocks ends with; they are like {next(iter(linears), 'none')}"
+        )
     shapes = {key: tuple(linear.weight.shape) for key, linear in linears.items()}
-    size = _group_size([shape[1] for key, shape in shapes.items() if key not in excluded], group_size) if scheme.is_grouped else None
+    size = (
+        _group_size([shape[1] for key, shape in shapes.items() if key not in excluded], group_size)
+        if scheme.is_grouped
+        else None
+    )
     left = {key: _reason(shape, scheme, size) for key, shape in shapes.items()} | dict.fromkeys(excluded, EXCLUDED)
     left = {key: reason for key, reason in left.items() if reason}
     names = tuple(key for key in shapes if key not in left)

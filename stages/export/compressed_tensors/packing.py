@@ -37,7 +37,9 @@ def refuse_packed(folder: Path) -> None:
     packing = read_object(folder / "config.json").get("quantization_config")
     if packing:
         method = packing.get("quant_method") if isinstance(packing, dict) else packing
-        raise ValueError(f"format.kind is compressed_tensors, but the input is packed already ({method}); accepted: a float model")
+        raise ValueError(
+            f"format.kind is compressed_tensors, but the input is packed already ({method}); accepted: a float model"
+        )
 
 
 @torch.no_grad()
@@ -104,9 +106,7 @@ def _cast(model: PreTrainedModel, dtype: torch.dtype) -> None:
 def count_packed(folder: Path, bits: int) -> tuple[int, int]:
     """Return (packed weights, bytes of all tensors) of a written folder, from its headers: what is really there."""
     tensors = stored_tensors(folder)
-    packed = {
-        name: tensor for name, tensor in tensors.items() if name.endswith(PACKED_END) or tensor.dtype in PACKED
-    }
+    packed = {name: tensor for name, tensor in tensors.items() if name.endswith(PACKED_END) or tensor.dtype in PACKED}
     num_packed = sum(
         tensor.num_elements * (32 // bits if name.endswith(PACKED_END) else 1) for name, tensor in packed.items()
     )

@@ -58,7 +58,10 @@ def forecast_compressed_tensors(form: CompressedTensorsFormat, model: Facts) -> 
             f"format.group_size is {form.group_size or 'one of 128, 64, 32'}, which does not divide the model's width {width}; "
             "accepted: one that does, or max_float_fraction at least 0.5"
         )
-    num_parameters, num_packed = float(model.get("num_parameters", 0)), float(model.get("num_block_matmul_parameters") or 0)
+    num_parameters, num_packed = (
+        float(model.get("num_parameters", 0)),
+        float(model.get("num_block_matmul_parameters") or 0),
+    )
     bits = scheme.bits + (8 * dtype.itemsize / (form.group_size or 64) if scheme.is_grouped else 0)
     num_bytes = num_packed * bits / 8 + (num_parameters - num_packed) * dtype.itemsize
     facts = {**model, "quantization": form.scheme, "dtype": form.dtype}
@@ -88,7 +91,9 @@ def export_compressed_tensors(
 
     loaded = load_model(source, torch.float32, device)
     vocab_size = inputs.model.facts.vocab_size
-    original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size, reopen=reopen)
+    original = ask_original(
+        TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size, reopen=reopen
+    )
     matrices = round_model(loaded, choice, form, samples)
     errors = {name: matrix.output_error for name, matrix in matrices.items()}
     store_rest(loaded, choice, getattr(torch, form.dtype))
@@ -176,7 +181,9 @@ def _count(content: Path, scheme: Scheme, choice: MatrixChoice, num_parameters: 
 def _hold_to_limits(form: CompressedTensorsFormat, quality: Quality, errors: dict[str, float]) -> None:
     if broken := broken_limits(form.limits, quality):
         worst = ", ".join(f"{name} {errors[name]:.2g}" for name in sorted(errors, key=lambda name: -errors[name])[:3])
-        raise ValueError(f"the packed model loses too much: {'; '.join(broken)}; largest share of an output lost: {worst}")
+        raise ValueError(
+            f"the packed model loses too much: {'; '.join(broken)}; largest share of an output lost: {worst}"
+        )
 
 
 def _write_tables(content: Path, errors: dict[str, float], choice: MatrixChoice, result: dict[str, float]) -> None:

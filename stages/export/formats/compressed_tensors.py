@@ -77,10 +77,16 @@ class CompressedTensorsFormat(StageConfig):
     def _fits(self) -> CompressedTensorsFormat:
         scheme = SCHEMES[self.scheme]
         if self.group_size is not None and not scheme.is_grouped:
-            raise ValueError(f"group_size is {self.group_size}, but {self.scheme} has a scale a row; accepted: W4A16 alone")
+            raise ValueError(
+                f"group_size is {self.group_size}, but {self.scheme} has a scale a row; accepted: W4A16 alone"
+            )
         if scheme.is_float and (self.method or self.params):
-            raise ValueError(f"method is {self.method!r}, but {self.scheme} takes the nearest float8; accepted: none, and no params")
+            raise ValueError(
+                f"method is {self.method!r}, but {self.scheme} takes the nearest float8; accepted: none, and no params"
+            )
         method = build(WEIGHT_METHODS, self.weight_method, self.params)
         if self.drift and (scheme.is_float or method.needs != "moments"):
-            raise ValueError(f"drift is {self.drift:g}, but {self.weight_method} fits nothing; accepted: error_corrected, ordered")
+            raise ValueError(
+                f"drift is {self.drift:g}, but {self.weight_method} fits nothing; accepted: error_corrected, ordered"
+            )
         return self

@@ -101,7 +101,11 @@ def test_facts_are_counted_from_what_was_written(
     made = run(shared_store, model, questions)
     facts = made.facts
     num_packed, num_bytes = count_packed(made.path, 4)
-    assert num_packed == sum(weight.numel() for weight in unpacked(made.path).values()) == facts["num_block_matmul_parameters"]
+    assert (
+        num_packed
+        == sum(weight.numel() for weight in unpacked(made.path).values())
+        == facts["num_block_matmul_parameters"]
+    )
     assert facts.weight_bytes == num_bytes <= (made.path / "model.safetensors").stat().st_size
     assert facts.bits_per_weight == pytest.approx(8 * num_bytes / facts.num_parameters)
     assert facts.packed_fraction == pytest.approx(num_packed / facts.num_parameters)
@@ -110,7 +114,7 @@ def test_facts_are_counted_from_what_was_written(
     share = facts["packed_fraction"]
     assert facts["bits_per_weight"] == pytest.approx(share * inside + 16 * (1 - share), rel=0.05)
     assert (facts.quantization, facts.format, facts.dtype) == ("W4A16", "compressed_tensors", "bfloat16")
-    assert 0 < float(facts["kl_nats"]) and 0 < float(facts["size_fraction"]) < 0.5
+    assert float(facts["kl_nats"]) > 0 and 0 < float(facts["size_fraction"]) < 0.5
     assert folder_facts(made.path)["num_parameters"] == model.facts.num_parameters
     with (made.path / "modules.csv").open() as stream:
         rows = list(csv.DictReader(stream))
@@ -139,7 +143,10 @@ def test_a_matrix_may_stay_in_float_and_is_told(
 ) -> None:
     made = run(shared_store, model, questions, scheme="W8A16", exclude=["layers.0.mlp.down_proj"])
     assert len(unpacked(made.path)) == NUM_MATRICES - 1
-    assert "model.layers.0.mlp.down_proj" in json.loads((made.path / "config.json").read_text())["quantization_config"]["ignore"]
+    assert (
+        "model.layers.0.mlp.down_proj"
+        in json.loads((made.path / "config.json").read_text())["quantization_config"]["ignore"]
+    )
     assert "model.layers.0.mlp.down_proj,,excluded" in (made.path / "modules.csv").read_text()
 
 
@@ -169,7 +176,11 @@ def test_too_great_a_loss_fails_and_names_the_worst(
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
-        ("random:llama", {"exclude": ["attn.nothing"]}, "exclude has 'attn.nothing', which no matrix of the blocks ends with"),
+        (
+            "random:llama",
+            {"exclude": ["attn.nothing"]},
+            "exclude has 'attn.nothing', which no matrix of the blocks ends with",
+        ),
         ("random:gpt2", {}, r"the blocks hold no plain matrices \(nn.Linear\)"),
         ("random:llama", {"group_size": 128}, "width 64 is no multiple of the group size 128"),
         ("random:llama?hidden_size=40", {"scheme": "W8A8"}, "is not in multiples of 16"),
@@ -187,8 +198,14 @@ def test_the_package_is_named_with_its_install_line(
     store: Store, model: ModelArtifact, questions: DatasetArtifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "compressed_tensors" else find_spec(name, *rest))
-    with pytest.raises(ValueError, match=r"needs the package compressed-tensors: pip install 'attar\[compressed-tensors\]'"):
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "compressed_tensors" else find_spec(name, *rest),
+    )
+    with pytest.raises(
+        ValueError, match=r"needs the package compressed-tensors: pip install 'attar\[compressed-tensors\]'"
+    ):
         run(store, model, questions)
 
 

@@ -82,7 +82,9 @@ def test_damaged_parts_are_refused(store: Store, model: ModelArtifact, tmp_path:
             ingest_model.run(IngestModelConfig(source=f"folder:{path.parent}"), NoInputs(), tmp_path)
 
 
-def test_code_in_a_packed_folder_is_refused_before_it_is_read(store: Store, model: ModelArtifact, tmp_path: Path) -> None:
+def test_code_in_a_packed_folder_is_refused_before_it_is_read(
+    store: Store, model: ModelArtifact, tmp_path: Path
+) -> None:
     packed_folder(model.path, tmp_path / "packed", "awq")
     (tmp_path / "packed" / "modeling.py").write_text("raise SystemExit")
     with pytest.raises(ValueError, match=r"modeling.py can run code"):
