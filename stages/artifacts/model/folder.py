@@ -62,7 +62,7 @@ def load_model(
             refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
-    with _without_bars() if is_stored_quantized else nullcontext():
+    with without_bars() if is_stored_quantized else nullcontext():
         model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
         _expand(model)
     refuse_not_finite(folder, model.state_dict())
@@ -93,7 +93,7 @@ def _expand(model: transformers.PreTrainedModel) -> None:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keep compressed-tensors' progress bars off the console: they take no setting."""
     with redirect_stderr(io.StringIO()):
         yield

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from attar.compressors.quantize.rounded import FLOAT8, RoundedMatrix
+from attar.stages.artifacts.model.folder import without_bars
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.artifacts.model.weight_files import StoredTensor, stored_tensors
 from attar.stages.export.formats.schemes import Scheme
@@ -59,7 +60,8 @@ def write_packed(
     from compressed_tensors.compressors.base import compress_module
     from compressed_tensors.quantization import QuantizationStatus, apply_quantization_config
 
-    apply_quantization_config(model, _package_config(model, matrices, scheme), show_progress=False)
+    with without_bars():
+        apply_quantization_config(model, _package_config(model, matrices, scheme))
     for name, matrix in matrices.items():
         scales = model.get_submodule(name).weight_scale
         scales.copy_(matrix.scales)  # type: ignore[union-attr, operator]
