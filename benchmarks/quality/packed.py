@@ -35,7 +35,7 @@ sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the
 from result_file import recorded
 from retention import cells, pairs_of, sums, text_windows
 
-METHODS = ("ordered", "error_corrected", "searched", "nearest")
+METHODS = ("refined", "ordered", "error_corrected", "searched", "nearest")
 PEER = Path(__file__).with_name("packed_peer.py")
 PEER_METHODS = ("gptq", "rtn")
 GROUP_SIZE = 64

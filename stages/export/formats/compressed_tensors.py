@@ -46,10 +46,10 @@ class CompressedTensorsFormat(StageConfig):
     """Input channels that share a scale, of W4A16; none: the largest of 128, 64 and 32 that divides every width."""
 
     method: str | None = None
-    """How integers are chosen: nearest, searched, error_corrected, ordered (both GPTQ); none: ordered for 4 bits, searched for 8."""
+    """How integers are chosen: nearest, searched, error_corrected, ordered, refined (these are GPTQ); none: refined for 4 bits, searched for 8."""
 
     params: dict[str, Any] = {}
-    """Parameters of the method; for error_corrected and ordered: damping."""
+    """Parameters of the method; for error_corrected, ordered and refined: damping, for refined: num_sweeps."""
 
     drift: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share that a matrix makes up for of what the rounded blocks before it did to its inputs, in [0, 1]; 0: none. Of the GPTQ methods."""
@@ -71,7 +71,7 @@ class CompressedTensorsFormat(StageConfig):
     @property
     def weight_method(self) -> str:
         """Name of the method that chooses the codes."""
-        return self.method or ("ordered" if SCHEMES[self.scheme].is_grouped else "searched")
+        return self.method or ("refined" if SCHEMES[self.scheme].is_grouped else "searched")
 
     @model_validator(mode="after")
     def _fits(self) -> CompressedTensorsFormat:
@@ -87,6 +87,6 @@ class CompressedTensorsFormat(StageConfig):
         method = build(WEIGHT_METHODS, self.weight_method, self.params)
         if self.drift and (scheme.is_float or method.needs != "moments"):
             raise ValueError(
-                f"drift is {self.drift:g}, but {self.weight_method} fits nothing; accepted: error_corrected, ordered"
+                f"drift is {self.drift:g}, but {self.weight_method} fits nothing; accepted: error_corrected, ordered, refined"
             )
         return self
