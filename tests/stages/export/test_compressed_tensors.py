@@ -130,11 +130,11 @@ def test_more_bits_and_better_methods_lose_less(
         name: float(run(shared_store, model, questions, **options).facts["kl_nats"])
         for name, options in {
             "eight": {"scheme": "W8A16"},
-            "ordered": {},
+            "refined": {},
             "nearest": {"method": "nearest"},
         }.items()
     }
-    assert lost["eight"] < 0.2 * lost["ordered"] and lost["ordered"] < lost["nearest"]
+    assert lost["eight"] < 0.2 * lost["refined"] and lost["refined"] < lost["nearest"]
 
 
 @needs_package
