@@ -55,7 +55,7 @@ def swept_codes(
     moments: Float[Tensor, "K K"],
     grid: Grid,
 ) -> Float[Tensor, "N K"]:
-    """Return the codes after each channel, one after the other, took the code with which all others as they are lose least.
+    """Return the codes after each channel in turn took the code that loses least with all others as they are.
 
     No step can raise E|(w - q) x|^2. https://arxiv.org/abs/2309.01885
     """

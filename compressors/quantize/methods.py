@@ -133,7 +133,7 @@ class OrderedCorrected:
 
 @dataclass(frozen=True, kw_only=True)
 class Refined:
-    """GPTQ, the largest inputs first, then in turns the best scales for its codes and the best code of each channel.
+    """GPTQ, the largest inputs first. Then, in turns, the best scales for its codes and the best code of each channel.
 
     https://arxiv.org/abs/2309.01885 for the second part.
     """

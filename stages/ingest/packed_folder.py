@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from attar.compressors.quantize.packed_codes import GPTQ_BITS, awq_weight, gptq_weight
-from attar.stages.artifacts.model.folder import unquantized_skeleton
+from attar.stages.artifacts.model.folder import unquantized_skeleton, without_bars
 from attar.stages.artifacts.model.load_report import one_line, read_model
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
 from attar.stages.artifacts.model.tensor_files import (
@@ -122,7 +123,9 @@ def _read_compressed(folder: Path, packing: Mapping[str, Any], scratch: Path) ->
         )
     from transformers import CompressedTensorsConfig  # a second that a plan need not wait for
 
-    model = read_model(folder, "auto", quantization_config=CompressedTensorsConfig(dequantize=True))
+    with warnings.catch_warnings(), without_bars():
+        warnings.simplefilter("ignore")  # that the folder's own settings are used, as is meant
+        model = read_model(folder, "auto", quantization_config=CompressedTensorsConfig(dequantize=True))
     model._weight_conversions = None  # type: ignore[assignment] - they are of the packed names
     model.save_pretrained(scratch, safe_serialization=True)
     note(f"{COMPRESSED}, {packing.get('format')}: dequantized to {str(model.dtype).removeprefix('torch.')}")

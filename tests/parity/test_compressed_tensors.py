@@ -30,13 +30,15 @@ def test_inputs_are_rounded_as_the_package_rounds_them(is_float8: bool) -> None:
 def test_awq_matrices_are_those_of_the_packages_own_converter() -> None:
     converters = pytest.importorskip("compressed_tensors.entrypoints.convert.converters.autoawq")  # since 0.16
     from compressed_tensors.compressors import BaseCompressor
+    from compressed_tensors.quantization import QuantizationArgs, QuantizationScheme
 
     generator = torch.Generator().manual_seed(1)
     codes, zeros = (torch.randint(16, shape, generator=generator) for shape in ((64, 16), (2, 16)))
     steps = 0.1 + torch.rand(2, 16, generator=generator)
     packed = {"proj.qweight": awq_packed(codes), "proj.qzeros": awq_packed(zeros), "proj.scales": steps}
-    converter = converters.AutoAWQConverter(group_size=32)
-    [scheme] = converter.create_config().config_groups.values()
-    converted = {name.removeprefix("proj."): tensor for name, tensor in converter.process(dict(packed)).items()}
+    weights = QuantizationArgs(num_bits=4, type="int", symmetric=False, strategy="group", group_size=32)  # type: ignore[arg-type]
+    scheme = QuantizationScheme(targets=["Linear"], weights=weights)
+    converted = converters.AutoAWQConverter(group_size=32).process(dict(packed))
+    converted = {name.removeprefix("proj."): tensor for name, tensor in converted.items()}
     expected = BaseCompressor.get_value_from_registry("pack-quantized").decompress(converted, scheme)["weight"]
     assert torch.equal(awq_weight(*packed.values()), expected)
