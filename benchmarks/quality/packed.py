@@ -35,9 +35,9 @@ sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the
 from result_file import recorded
 from retention import cells, pairs_of, sums, text_windows
 
-METHODS = ("refined", "ordered", "error_corrected", "searched", "nearest")
+METHODS = ("refined", "ordered")
 PEER = Path(__file__).with_name("packed_peer.py")
-PEER_METHODS = ("gptq", "rtn")
+PEER_METHODS = ("gptq",)
 GROUP_SIZE = 64
 COLUMNS = (
     "method",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -84,7 +84,7 @@ class BlockWalk:
         self.states = [self._run(index, first, None, is_before=True) for index in range(len(self.batches))]
         self.originals = list(self.states) if self.is_following else []
 
-    def inputs_of(self, linears: dict[str, nn.Module], needs: Needs) -> list[SharedInput]:
+    def inputs_of(self, linears: Mapping[str, nn.Module], needs: Needs) -> list[SharedInput]:
         """Return the inputs of products of block `at`, over all tokens that are no padding. The original's states go on behind it."""
         block = decoder_blocks(self.model)[self.at]
         watched = Watched(linears, needs)

@@ -56,9 +56,9 @@ def write_packed(
     Codes are packed from float32, since eight bits do not survive a division in bfloat16; scales are stored in `dtype`, as all that
     is not packed.
     """
-    from compressed_tensors.compressors import ModelCompressor  # in an extra
-    from compressed_tensors.compressors.base import compress_module
-    from compressed_tensors.quantization import QuantizationStatus, apply_quantization_config
+    from compressed_tensors.compressors import ModelCompressor  # type: ignore[import-not-found] - in an extra
+    from compressed_tensors.compressors.base import compress_module  # type: ignore[import-not-found]
+    from compressed_tensors.quantization import QuantizationStatus, apply_quantization_config  # type: ignore[import-not-found]
 
     with without_bars():
         apply_quantization_config(model, _package_config(model, matrices, scheme))
@@ -78,7 +78,11 @@ def write_packed(
 
 
 def _package_config(model: PreTrainedModel, matrices: Mapping[str, RoundedMatrix], scheme: Scheme) -> Any:
-    from compressed_tensors.quantization import QuantizationArgs, QuantizationConfig, QuantizationScheme  # in an extra
+    from compressed_tensors.quantization import (  # type: ignore[import-not-found] - in an extra
+        QuantizationArgs,
+        QuantizationConfig,
+        QuantizationScheme,
+    )
 
     group_size = next(iter(matrices.values())).group_size if scheme.is_grouped else None
     number = "float" if scheme.is_float else "int"
