@@ -84,7 +84,7 @@ class OnnxFacts(ArtifactFacts):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GgufFacts(ArtifactFacts):
-    """Of a GGUF file: the sizes of its model, the types and bytes of its weights, what reading it back showed and what rounding cost."""
+    """Of a GGUF file: the sizes of its model, types and bytes of its weights. What readers made of it, and what rounding cost."""
 
     num_blocks: int = NOT_KNOWN
     vocab_size: int = NOT_KNOWN
