@@ -22,10 +22,10 @@ from attar.stages.artifacts.model.folder import (
     model_facts,
     quiet_transformers,
 )
+from attar.stages.artifacts.model.packed_folder import plain_folder
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
 from attar.stages.ingest.gguf_file import load_gguf
 from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
-from attar.stages.ingest.packed_folder import plain_folder
 from attar.stages.ingest.tiny_model import random_facts, random_model
 from attar.stages.runtime.progress import note
 
