@@ -1,6 +1,6 @@
 """Peak memory and time of cutting a large model one block at a time, beside the whole model in memory, and whether both write the same.
 
-    python benchmarks/speed/paged.py [--num-blocks 24] [--num-samples 8] [--only scan,prune,narrow,refit,record]
+    python benchmarks/speed/paged.py [--num-blocks 24] [--num-samples 8] [--only scan,prune,narrow,refit,record,quantize]
 
 The model is SmolLM2-1.7B's shape with random weights in bfloat16, 3.4 GB, and a byte tokenizer. Each way of each stage is a process of its
 own; memory is its peak resident size, mapped files, the interpreter and torch included. `bound` is 0.35 of the model in float32 + 1.5 GB.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -32,14 +33,17 @@ from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
+from attar.stages.quantize.bits_and_bytes import QuantizeTorchConfig, QuantizeTorchInputs, quantize_torch
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
 
-STAGES = ("scan", "prune", "narrow", "refit", "record")
+STAGES = ("scan", "prune", "narrow", "refit", "record", "quantize")
 WAYS = ("model", "block")
+# Files that hold times beside numbers.
+TIMED = ("metrics.jsonl", "quality.json")
 
 
 def main(
@@ -59,7 +63,8 @@ def main(
     num_parameters = prepared(folder, num_blocks)
     bound = 0.35 * 4 * num_parameters + 1.5e9
     print(
-        f"{num_parameters / 1e9:.2f} billion parameters, {num_samples} rows of 256 tokens; bound {bound / 1e9:.2f} GB"
+        f"{num_parameters / 1e9:.2f} billion parameters, {num_samples} rows of 256 tokens; bound {bound / 1e9:.2f} GB; load "
+        f"{os.getloadavg()[0]:.1f} when it began, {torch.get_num_threads()} threads"
     )
     print("| stage | way | seconds | of the whole model's | peak GB | same bytes |")
     print("|---|---|---|---|---|---|")
@@ -124,7 +129,7 @@ def measured(stage: str, way: str, folder: Path, num_samples: int) -> dict[str, 
     seconds = time.perf_counter() - start
     digest = hashlib.sha256()
     for path in sorted(artifact.path.rglob("*")):
-        if path.is_file() and path.name != "metrics.jsonl":
+        if path.is_file() and path.name not in TIMED:
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     # ru_maxrss would be that of the process that started this one, which made the model
@@ -145,6 +150,11 @@ def work_of(stage: str, way: str, model: ModelArtifact, data: DatasetArtifact, n
             {"max_rows": num_samples, "max_tokens": 256, "precision": "float32", "in_memory": way}
         )
         return record.execute(config, RecordInputs(model=model, data=data), store, is_forced=True).artifact
+    if stage == "quantize":
+        content = {"method": "nf4", "limits": {"max_kl_nats": 100.0}, "max_tokens": 32, "max_rows": num_samples}
+        config = QuantizeTorchConfig.model_validate(content | {"precision": "bfloat16", "in_memory": way})
+        inputs = QuantizeTorchInputs(model=model, data=data, text=data)
+        return quantize_torch.execute(config, inputs, store, is_forced=True).artifact
     if stage == "narrow":
         content = {
             "size": {"ffn_fraction": 0.75},

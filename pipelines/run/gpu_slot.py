@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
 from attar.pipelines.operate.prefect_home import await_prefect
+from attar.stages.process import StageFailed
 
 # How long a slot stays taken after its holder died without a word: the least that Prefect allows is a minute.
 LEASE_SECONDS = 60.0
@@ -42,14 +43,14 @@ def gpu_slot(home: Path, say: Callable[[str], None], num_cards: int = 1) -> Iter
     """Wait for cards of this host and hold them; give the environment that shows a stage these alone. No card: nothing to wait for.
 
     The limit counts what the server knows of; the lock on a card is the kernel's, and outlives neither its holder nor a lost lease.
-    Raises ValueError for more cards than this host has.
+    Raises StageFailed for more cards than this host has.
     """
     cards = visible_cards()
     if not cards:
         yield {}
         return
     if num_cards > len(cards):
-        raise ValueError(f"the stage asks for {num_cards} GPUs, but {gpu_host()} has {len(cards)}; accepted: up to as many")
+        raise StageFailed(f"the stage asks for {num_cards} GPUs, but {gpu_host()} has {len(cards)}; accepted: up to as many")
     name = f"gpu:{gpu_host()}"
     await_prefect(home, say)
     with get_client(sync_client=True) as client:
