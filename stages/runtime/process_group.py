@@ -43,7 +43,9 @@ class Member:
         torch.set_num_threads(self.num_threads)
         if sys.platform == "linux":  # all of them are here: nobody else needs to reach them
             os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-        if device.type != "cpu":
+        if device.type == "cpu":
+            os.environ["ACCELERATE_USE_CPU"] = "true"
+        else:
             torch.accelerator.set_device_index(self.rank)
         torch.distributed.init_process_group(
             torch.distributed.get_default_backend_for_device(device.type),
