@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -53,8 +54,10 @@ def cache_difference(model: PreTrainedModel) -> float:
     ids = probe_ids(model.config.vocab_size, model.device)
     with_cache, text = _decoded(model, ids)
     text = text[:, : NUM_PROMPT_TOKENS + NUM_DECODED_TOKENS - 1]  # nothing is decoded behind the last token
-    logits = model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits
-    without = logits[:, NUM_PROMPT_TOKENS - 1 :].float().cpu()
+    options = {"attention_mask": torch.ones_like(text), "use_cache": False}
+    if "position_ids" in inspect.signature(model.forward).parameters:  # said by whoever decodes; some families count otherwise by themselves
+        options["position_ids"] = torch.arange(text.shape[1], device=text.device).expand_as(text)
+    without = model(input_ids=text, **options).logits[:, NUM_PROMPT_TOKENS - 1 :].float().cpu()
     steps, rows = range(NUM_DECODED_TOKENS), range(len(ids))
     return max(difference(without[row, step], with_cache[step][row]) for step in steps for row in rows)
 
