@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 InMemory = Literal["auto", "model", "block"]
 # Of what is free: a stage's states, its libraries and whoever else is there need the rest.
 MAX_FREE_FRACTION = 0.8
-# Of the model in float32: what stays in memory of a model by blocks that is asked short texts again and again, as a proof does. At most
-# half of what is free: the rest holds the files' pages.
-ROOM_FRACTION = 0.35
+# What stays in memory of a model by blocks that is asked short texts again and again, as a proof does: this share of it in float32 and
+# half a gigabyte. At most half of what is free: the rest holds the files' pages.
+ROOM_FRACTION, ROOM_BYTES = 0.35, 5e8
 MAX_ROOM_FREE_FRACTION = 0.5
 
 
@@ -44,7 +44,8 @@ class Placement:
         if is_paged:
             why = "asked for" if in_memory == "block" else f"{needed / 1e9:.1f} GB needed, {free / 1e9:.1f} GB free"
             note(f"one block at a time in memory ({why})")
-        return Placement(device, is_paged, scratch, min(ROOM_FRACTION * num_bytes, MAX_ROOM_FREE_FRACTION * free))
+        room_bytes = min(ROOM_FRACTION * num_bytes + ROOM_BYTES, MAX_ROOM_FREE_FRACTION * free)
+        return Placement(device, is_paged, scratch, room_bytes)
 
     def load(
         self, folder: Path, dtype: torch.dtype | str, name: str = "model", *, keeps_blocks: bool = False

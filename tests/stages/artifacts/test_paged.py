@@ -91,9 +91,10 @@ def test_blocks_that_have_room_are_read_once(tmp_path: Path, monkeypatch: pytest
         FolderStore, "read_into", lambda store, name, tensor: (read.append(name), read_into(store, name, tensor))[1]
     )
     model = load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes"))
-    blocks, expected = decoder_blocks(model), model(IDS).logits
+    blocks = decoder_blocks(model)
     block_bytes = sum(parameter.nbytes for parameter in blocks[0].parameters())
     outside_bytes = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
+    expected = model(IDS).logits
     roomy = load_paged(
         folder, torch.float32, CPU, Pages(tmp_path / "roomy", outside_bytes + (len(blocks) - 2) * block_bytes)
     )
