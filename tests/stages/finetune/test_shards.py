@@ -82,6 +82,10 @@ def test_a_killed_training_in_shards_goes_on_to_the_same_weights(
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert 2 <= int(steps[0].stem.partition("-")[2]) < 8
+    path = max(store.root.glob("work/*/shard-1/checkpoint-*.pt"))
+    parts = torch.load(path, weights_only=True)["trainer"]["weights"].values()
+    num_trained = sum(value.numel() for value in weights(straight).values())
+    assert sum(part.numel() for part in parts) == num_trained // 2, "each process holds half"
     resumed = train(model, questions, store, 2, adapt)
     assert curve(resumed, "train_next_token_nats") == curve(straight, "train_next_token_nats")
     before, after = weights(straight), weights(resumed)
