@@ -55,7 +55,9 @@ def cache_difference(model: PreTrainedModel) -> float:
     with_cache, text = _decoded(model, ids)
     text = text[:, : NUM_PROMPT_TOKENS + NUM_DECODED_TOKENS - 1]  # nothing is decoded behind the last token
     options = {"attention_mask": torch.ones_like(text), "use_cache": False}
-    if "position_ids" in inspect.signature(model.forward).parameters:  # said by whoever decodes; some families count otherwise by themselves
+    if (
+        "position_ids" in inspect.signature(model.forward).parameters
+    ):  # said by whoever decodes; some families count otherwise by themselves
         options["position_ids"] = torch.arange(text.shape[1], device=text.device).expand_as(text)
     without = model(input_ids=text, **options).logits[:, NUM_PROMPT_TOKENS - 1 :].float().cpu()
     steps, rows = range(NUM_DECODED_TOKENS), range(len(ids))

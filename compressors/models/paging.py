@@ -1,4 +1,4 @@
-"""Hold the weights of one decoder block in memory, and of more where there is room; the others stay in their store."""
+"""Hold the weights of one decoder block in memory, and of more where there is room. The others stay in their store."""
 
 from __future__ import annotations
 
@@ -176,9 +176,7 @@ class Pager:
         return [(id(slot.parameter), slot.parameter._version) for slot in self.slots[block]]
 
 
-def page_blocks(
-    model: PreTrainedModel, store: TensorStore, device: torch.device, room_bytes: float = 0.0
-) -> None:
+def page_blocks(model: PreTrainedModel, store: TensorStore, device: torch.device, room_bytes: float = 0.0) -> None:
     """Let a model whose blocks have no numbers (device "meta") read each block's from the store when it is needed.
 
     All else must be in memory. The model then runs as any other, without gradients, one block after the other. Blocks of `room_bytes`

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def shard_blocks(model: PreTrainedModel, mesh: DeviceMesh) -> None:
-    """Leave each process of the mesh its part of every block, and of what else is trained below the head, on the mesh's device.
+    """Leave each process of the mesh its part of every block and trained norm, on the mesh's device.
 
     A block's weights are gathered for its run and go behind it, forward and backward; gradients are averaged over the processes. Every
     process must hold the same weights before. Raises ValueError where something is trained that no block and no norm is.

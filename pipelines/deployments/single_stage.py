@@ -82,7 +82,7 @@ def stage(
 
 
 def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
-    """Run the stage in a process of its own, a heavy one with a GPU, or as many as it asks for, to itself where there are any; its numbers go to MLflow as they come."""
+    """Run the stage in a process of its own, a heavy one with the GPUs it asks for to itself; its numbers go to MLflow as they come."""
     console, tracker = plain_console(), Tracker(order.store_root)
     tracker.join(order.stage, mlflow_run_id)
 

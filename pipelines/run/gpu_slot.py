@@ -50,7 +50,9 @@ def gpu_slot(home: Path, say: Callable[[str], None], num_cards: int = 1) -> Iter
         yield {}
         return
     if num_cards > len(cards):
-        raise StageFailed(f"the stage asks for {num_cards} GPUs, but {gpu_host()} has {len(cards)}; accepted: up to as many")
+        raise StageFailed(
+            f"the stage asks for {num_cards} GPUs, but {gpu_host()} has {len(cards)}; accepted: up to as many"
+        )
     name = f"gpu:{gpu_host()}"
     await_prefect(home, say)
     with get_client(sync_client=True) as client:

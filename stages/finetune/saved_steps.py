@@ -19,7 +19,7 @@ CHECKPOINT = "checkpoint.pt"
 
 @dataclass(frozen=True)
 class SavedSteps:
-    """The checkpoint of one training in a folder; with several processes, that of one of them in a folder of its own."""
+    """The checkpoint of one training in a folder. With several processes each has its own folder."""
 
     folder: Path
     accelerator: Accelerator

@@ -88,7 +88,9 @@ class TrainingRun:
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
             self._save_checkpoint()  # the step never reached the weights: they are the last good ones
-            where_kept = f"the weights of step {self.trainer.step} are kept in {self.saved_steps.path(self.trainer.step)}"
+            where_kept = (
+                f"the weights of step {self.trainer.step} are kept in {self.saved_steps.path(self.trainer.step)}"
+            )
             raise ValueError(
                 f"{error} (rows {rows}); {where_kept}; lower learning_rate or set precision to float32"
             ) from error

@@ -145,7 +145,13 @@ def _member_main(work: Callable[[], Any], member: Member, device: torch.device, 
             torch.distributed.destroy_process_group()
     except Exception as error:  # noqa: BLE001 - whatever ended it is raised by the parent, with its traceback
         verdict = "refused" if isinstance(error, ValueError) else "failed"
-        send((verdict, str(error) if verdict == "refused" else f"{type(error).__name__}: {error}", traceback.format_exc()))
+        send(
+            (
+                verdict,
+                str(error) if verdict == "refused" else f"{type(error).__name__}: {error}",
+                traceback.format_exc(),
+            )
+        )
 
 
 def _die_with_parent() -> None:

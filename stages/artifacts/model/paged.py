@@ -95,7 +95,7 @@ class Pages:
 
 
 def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, pages: Pages) -> PreTrainedModel:
-    """Load a safe model folder so that one block's weights are in memory at a time, or as many as have room. All else of it is there.
+    """Load a safe model folder with one block's weights in memory at a time, or those that have room. All else of it is there.
 
     It computes what `load_model` gives, to the bit, and can be changed, but not trained. Raises ValueError as `load_model` does.
     """

@@ -98,7 +98,7 @@ def read_numbers(name: str, info: TensorInfo, tensor: Tensor) -> None:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file, read into memory of its own when its elements are asked for by `[...]`, as a loader asks a safetensors slice."""
+    """A tensor in a file. `[...]` reads its elements into memory of their own, which is what a loader asks of a safetensors slice."""
 
     name: str
     info: TensorInfo

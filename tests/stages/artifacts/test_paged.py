@@ -131,7 +131,10 @@ def test_a_block_that_stays_is_written_when_it_changes(tmp_path: Path) -> None:
 
 def test_a_changed_block_is_read_as_it_was_left(tmp_path: Path) -> None:
     folder = folder_of("llama", tmp_path / "model")
-    whole, paged = load_model(folder, torch.float32), load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes"))
+    whole, paged = (
+        load_model(folder, torch.float32),
+        load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes")),
+    )
     for model in (whole, paged):
         with torch.no_grad():
             bring(decoder_blocks(model)[2]).mlp.down_proj.weight.mul_(1.5)

@@ -49,7 +49,9 @@ def weights(adapter: AdapterArtifact) -> dict[str, torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "adapt", [{"kind": "full"}, {"kind": "lora", "rank": 4}, {"kind": "dora", "rank": 4}], ids=lambda adapt: adapt["kind"]
+    "adapt",
+    [{"kind": "full"}, {"kind": "lora", "rank": 4}, {"kind": "dora", "rank": 4}],
+    ids=lambda adapt: adapt["kind"],
 )
 def test_two_processes_learn_what_one_learns(
     model: ModelArtifact, questions: DatasetArtifact, store: Store, adapt: dict[str, Any]
