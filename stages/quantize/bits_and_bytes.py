@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
+from attar.compressors.measure.likelihood import Pair
 from attar.compressors.measure.same_logits import OTHER_ORDER, difference
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import bring
@@ -25,7 +26,7 @@ from attar.stages.artifacts.model.placement import InMemory, Placement
 from attar.stages.artifacts.model.proof import kept_logits, prove_written
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
+from attar.stages.quantize.limits import Limits, Original, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric
@@ -95,20 +96,11 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     dtype = pick_dtype(config.precision, device)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
     placement = Placement.chosen(config.in_memory, source, 2, device, workdir / "changes")
-    loaded = placement.load(source, dtype, keeps_blocks=True)
-    original = ask_original(
-        TorchRunner(loaded),
-        pairs,
-        scratch=workdir / "logits",
-        vocab_size=inputs.model.facts.vocab_size,
-        reopen=None if placement.is_paged else lambda: TorchRunner(load_model(source, dtype, device)),
-    )
-    if placement.is_paged:  # the room that its blocks had is the quantized model's now
-        del loaded
-        give_back()
-        loaded = placement.load(source, dtype)
+    original = _ask(placement, source, dtype, pairs, workdir / "logits", inputs.model.facts.vocab_size)
+    give_back()  # the room that its blocks had is the quantized model's now
     steps = bar("quantizing", 2, "steps")
     small = (load_quantized if placement.is_paged else load_model)(source, dtype, device, config.method)
+    loaded = placement.load(source, dtype)
     errors = _errors(small, loaded)
     rounded, expected = kept_logits(loaded, "quantize_torch"), kept_logits(small, "quantize_torch")
     _check_rounded(rounded, expected, config.method, dtype)
@@ -134,6 +126,19 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
         csv.writer(stream).writerows([("name", "relative_squared_error"), *errors])
     (content / RESULT).write_text(json.dumps(quality.facts(), indent=1))
     return ModelArtifact.at(content, inputs.model.facts | quality.facts() | {"quantization": config.method})
+
+
+def _ask(
+    placement: Placement, source: Path, dtype: torch.dtype, pairs: list[Pair], scratch: Path, vocab_size: int
+) -> Original:
+    """Ask the original, which is then out of memory. By blocks it is not timed: that would be the time of reading its file."""
+    return ask_original(
+        TorchRunner(placement.load(source, dtype, keeps_blocks=True)),
+        pairs,
+        scratch=scratch,
+        vocab_size=vocab_size,
+        reopen=None if placement.is_paged else lambda: TorchRunner(load_model(source, dtype, placement.device)),
+    )
 
 
 @torch.no_grad()

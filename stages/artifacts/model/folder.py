@@ -83,15 +83,9 @@ def load_quantized(
     skeleton = read_skeleton(folder)
     refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     stored = {name: StoredTensor(name, info) for name, info in tensor_infos(folder).items()}
-    model = type(skeleton).from_pretrained(
-        None,
-        config=skeleton.config,
-        state_dict=stored,
-        dtype=dtype,
-        device_map={"": device},
-        **_quantization(quantized, dtype),
-    )
-    model._weight_conversions = None  # as `read_model` leaves it
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, **_quantization(quantized, dtype)}
+    model = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=stored, **options)  # type: ignore[arg-type]
+    model._weight_conversions = None  # type: ignore[assignment] - as `read_model` leaves it
     model.generation_config = skeleton.generation_config
     refuse_not_finite(folder, model.state_dict())
     return _without_inference_packing(model.eval())
