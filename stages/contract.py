@@ -43,6 +43,10 @@ class StageConfig(BaseModel):
         """Return what was given, in today's form, with each default that follows from another field. Most configs have none."""
         return given
 
+    def with_random_teacher(self) -> Self | None:
+        """Return the config with a teacher that knows nothing. None where nothing is learned from a teacher, as in most stages."""
+        return None
+
     def with_changes(self, **changes: Any) -> Self:
         """Return the config with some fields changed, checked as a recipe's is; a mapping changes the fields within."""
         return type(self).model_validate(_merged(type(self), self.model_dump(), renewed(type(self), changes)[0]))

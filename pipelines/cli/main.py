@@ -145,12 +145,15 @@ def pull(
         str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
+    key: Annotated[
+        str, typer.Option(envvar="ATTAR_VERIFYING_KEY", help="A public ed25519 key in PEM that must have signed it.")
+    ] = "",
     as_json: JsonOption = False,
 ) -> None:
     """Copy a registered model, its ONNX graphs included, into a folder, every file checked by its sha256."""
     from attar.registry.release.pull import download_model
 
-    download_model(model, folder.resolve())
+    download_model(model, folder.resolve(), key=key)
     if as_json:
         _print_json({"model": model, "folder": str(folder.resolve())})
     else:

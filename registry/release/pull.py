@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.release.attestation import ATTESTATION_TAG, check_statement, verifying_key
 from attar.registry.release.checksums import WRITTEN_BY_MLFLOW, DamagedModelError, verify_checksums
 from attar.registry.release.model_registry import CHAMPION, CHECKSUMS_TAG
 from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
@@ -23,12 +24,14 @@ from attar.registry.tracking.reach import reachable
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
-def download_model(reference: str, folder: Path, *, needs_checksums: bool = True) -> Path:
+def download_model(reference: str, folder: Path, *, needs_checksums: bool = True, key: str = "") -> Path:
     """Copy a registered version into `folder`, which may be there if it is empty, and return it.
 
     `reference`: NAME (its champion), NAME@ALIAS or NAME/VERSION, with or without `models:/`. Every file's sha256 is compared with what
     was recorded when the version was registered; without `needs_checksums` a version that another tool registered passes too.
+    With `key`, a PEM file with a public ed25519 key, the version must bear a statement that its holder signed; see attestation.py.
     Raises ValueError when there is no such version or `folder` holds something, DamagedModelError when a file differs,
+    UnsignedModelError when the signature is missing or another's,
     RegistryUnreachableError when the registry does not answer. The folder appears whole or not at all.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
@@ -42,6 +45,9 @@ def download_model(reference: str, folder: Path, *, needs_checksums: bool = True
             raise DamagedModelError(
                 f"{reference}: version {version.version} has no recorded checksums; register it again"
             )
+        if key:
+            who = f"{reference}: version {version.version}"
+            check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
         aside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)

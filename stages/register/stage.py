@@ -29,6 +29,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.model_card import write_card
+from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
@@ -67,6 +68,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
+    check_signing()
     steps = bar("registering", 2, "steps")
     graphs, evaluations = _graphs(inputs), _evaluations(inputs)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
@@ -92,13 +94,10 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags={
-            **number_tags(figures, baseline, release.scan, ratios),
-            **_tags(inputs, graphs, has_passed),
-            "license": release.license,
-        },
+        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, graphs, has_passed, release.license),
         scratch=workdir,
         is_champion=is_champion,
+        sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
     return _released(config, workdir / "content", asdict(registration), checks, is_champion)
@@ -219,11 +218,14 @@ def _release(
     )
 
 
-def _tags(inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], has_passed: bool) -> dict[str, str]:
+def _tags(
+    inputs: RegisterInputs, graphs: Mapping[str, OnnxArtifact], has_passed: bool, license_name: str
+) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": "passed" if has_passed else "failed",
+        "license": license_name,
     }
 
 
