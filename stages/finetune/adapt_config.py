@@ -160,7 +160,7 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
 
 def check_shards(
     num_shards: int,
-    adapt: LowRank | AllWeights | LastBlocks,
+    adapt: AdaptKind,
     *,
     rules: Collection[str],
     has_rollout: bool,
@@ -168,7 +168,7 @@ def check_shards(
 ) -> None:
     """Raise ValueError for what needs a student whose weights are whole. `rules`: the views behind which the student itself stands."""
     refused = {
-        f"adapt.kind {adapt.kind!r}, which trains the head": adapt.kind == "last_blocks",
+        f"adapt.kind {adapt.kind!r}": adapt.kind not in ("lora", "rslora", "dora", "full"),
         f"adapt.blocks {adapt.blocks!r}": adapt.blocks != "all",
         f"adapt.quantized_base {adapt.quantized_base!r}": adapt.quantized_base != "none",
         f"adapt.expert_rank {adapt.expert_rank}": bool(adapt.expert_rank),

@@ -97,7 +97,8 @@ def test_a_killed_training_in_shards_goes_on_to_the_same_weights(
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"adapt": {"kind": "last_blocks"}}, "adapt.kind 'last_blocks', which trains the head"),
+        ({"adapt": {"kind": "last_blocks"}}, "adapt.kind 'last_blocks'"),
+        ({"adapt": {"kind": "quantization_aware"}}, "adapt.kind 'quantization_aware'"),
         ({"adapt": {"kind": "full", "blocks": "after_cut"}}, "adapt.blocks 'after_cut'"),
         ({"adapt": {"kind": "lora", "quantized_base": "nf4"}}, "adapt.quantized_base 'nf4'"),
         ({"adapt": {"kind": "lora", "expert_rank": 2}}, "adapt.expert_rank 2"),
