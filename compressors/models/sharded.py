@@ -44,11 +44,11 @@ def shard_blocks(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     ignored = {parameter for parameter in whole if not parameter.requires_grad}
     for block in blocks:
         fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    root = cast("FSDPModule", fully_shard(base, mesh=mesh, reshard_after_forward=True, ignored_params=ignored))
+    fully_shard(base, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
     for parameter in ignored:  # those are left where they were
         parameter.data = parameter.data.to(device)
     if device.type == "cpu":
-        for module in root.modules():
+        for module in base.modules():
             if isinstance(module, FSDPModule):
                 module.set_force_sum_reduction_for_comms(True)  # gloo has no mean
 
