@@ -50,7 +50,7 @@ def shard_blocks(model: PreTrainedModel, mesh: DeviceMesh) -> None:
     if device.type == "cpu":
         for module in base.modules():
             if isinstance(module, FSDPModule):
-                module.set_force_sum_reduction_for_comms(True)  # gloo has no mean
+                module.set_force_sum_reduction_for_comms(True)  # sums that are divided: the way that is tested on a CPU
 
 
 def is_sharded(model: HasParameters) -> bool:
