@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 
 from attar.registry.artifacts.files import whole_file
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 T = TypeVar("T")
 CHECKPOINT = "checkpoint.pt"
@@ -54,7 +55,11 @@ class SavedSteps:
 
     def agreed(self, value: T) -> T:
         """Return what the first process has: clocks, and last digits, may differ where all must do the same."""
-        return value if self._is_alone else broadcast_object_list([value])[0]
+        if self._is_alone:
+            return value
+        from accelerate.utils import broadcast_object_list  # a plan need not wait for it
+
+        return broadcast_object_list([value])[0]
 
     @property
     def _is_alone(self) -> bool:
