@@ -24,6 +24,7 @@ from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
+from attar.registry.artifacts.handles import GgufArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
@@ -494,7 +495,8 @@ class Stages:
         model: ModelArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
-        opset: int = 23,
+        text: DatasetArtifact | Source | None = None,
+        format: Mapping[str, Any] = ...,
         num_prompts: int = 4,
         num_new_tokens: int = 64,
         min_token_agreement: float = 0.98,
@@ -502,8 +504,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact:
-        """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts."""
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact:
+        """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
@@ -637,6 +639,7 @@ class Stages:
         baseline: EvaluationArtifact | Source,
         onnx: OnnxArtifact | Source | Sequence[OnnxArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
+        forms: OnnxArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,
@@ -646,6 +649,6 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ReleaseArtifact:
-        """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
+        """Register the model with its forms, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
 
 stages: Stages

@@ -30,7 +30,7 @@ class Link:
     @property
     def is_whole_model(self) -> bool:
         """Whether it is a model that runs by itself."""
-        return self.stage in STAGES and STAGES[self.stage].output_type.is_whole_model
+        return self.stage in STAGES and all(kind.is_whole_model for kind in STAGES[self.stage].output_types)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from attar.registry.artifacts.kind_facts import (
     DatasetFacts,
     EvaluationFacts,
     FittedFacts,
+    GgufFacts,
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
@@ -107,6 +108,14 @@ class OnnxArtifact(Artifact[OnnxFacts]):
     is_graph = True
 
 
+class GgufArtifact(Artifact[GgufFacts]):
+    """`model.gguf`: weights, tokenizer and template in one file; a `Modelfile` beside it."""
+
+    kind = "gguf"
+    facts_type = GgufFacts
+    is_whole_model = True
+
+
 class EvaluationArtifact(Artifact[EvaluationFacts]):
     """`evaluation.json`: quality, size and speed of one model."""
 
@@ -150,6 +159,7 @@ KINDS: dict[str, type[Artifact]] = {
         DatasetArtifact,
         ScanArtifact,
         OnnxArtifact,
+        GgufArtifact,
         EvaluationArtifact,
         ComparisonArtifact,
         BehaviourArtifact,

@@ -13,6 +13,7 @@ from attar.registry.artifacts.handles import (
     BehaviourArtifact,
     ComparisonArtifact,
     EvaluationArtifact,
+    GgufArtifact,
     ModelArtifact,
     OnnxArtifact,
 )
@@ -84,7 +85,7 @@ class RegisterConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class RegisterInputs:
-    """The model with its evaluation and the original's; its graphs, and the evaluations of those that are gated.
+    """The model with its evaluation and the original's; its graphs and other forms, the evaluations of those gated.
 
     `comparison` and `behaviour`: of the model with its original, for a gate on what `compare` and `check_behaviour` measure.
     """
@@ -94,5 +95,7 @@ class RegisterInputs:
     baseline: EvaluationArtifact
     onnx: tuple[OnnxArtifact, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
+    # any number, of any kind that `export` and `quantize` make
+    forms: tuple[OnnxArtifact | GgufArtifact | ModelArtifact, ...] = ()
     comparison: ComparisonArtifact | None = None
     behaviour: BehaviourArtifact | None = None

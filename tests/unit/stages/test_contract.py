@@ -22,7 +22,7 @@ def test_slots_come_from_the_signature() -> None:
     assert slots["model"].kinds == (ModelArtifact,) and slots["model"].is_required
     assert slots["scan"].kinds == (ScanArtifact,) and not slots["scan"].is_required
     assert merge.slots["students"].is_many and merge.slots["students"].kinds == (AdapterArtifact, ModelArtifact)
-    assert prune.output_type is ModelArtifact
+    assert prune.output_types == (ModelArtifact,) and prune.makes == "model"
 
 
 def test_key_follows_config_and_content_but_not_place() -> None:
