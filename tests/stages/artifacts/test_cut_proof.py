@@ -16,7 +16,7 @@ from attar.compressors.models.bypass import handing_on
 from attar.compressors.models.skeleton import check_cut
 from attar.compressors.prune.width.layout import attention_parts
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
-from tests.stages.tiny_families import family_config
+from benchmarks.families.sizes import family_config
 
 CPU = torch.device("cpu")
 MAX_PARAMETERS = 5_000_000
@@ -99,10 +99,16 @@ def test_a_model_run_with_some_blocks_is_whole_again() -> None:
     assert torch.equal(kept_logits(model, "prune"), before)
 
 
-def test_attention_that_some_blocks_lack_is_refused_by_name() -> None:
-    for family in ("granitemoehybrid", "mamba"):
-        with pytest.raises(ValueError, match="its heads cannot be removed"):
-            attention_parts(family_model(family))
+def test_heads_are_those_of_the_blocks_that_attend() -> None:
+    assert len(attention_parts(family_model("granitemoehybrid"))) == 3
+    with pytest.raises(ValueError, match="its heads cannot be removed"):
+        attention_parts(family_model("mamba"))
+
+
+def test_a_hybrid_keeps_a_block_that_attends() -> None:
+    model = family_model("granitemoehybrid", layer_types=["linear_attention"] * 5 + ["full_attention"])
+    with pytest.raises(ValueError, match="block 5 would be the last that attends to go; a hybrid keeps one of 5"):
+        check_cut(model, [5])
 
 
 @pytest.mark.parametrize(
