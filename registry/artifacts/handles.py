@@ -54,6 +54,12 @@ class ModelArtifact(Artifact):
     is_whole_model = True
 
 
+class VisionModelArtifact(Artifact):
+    """A vision-language Hugging Face folder with its processor. Facts: num_blocks of its language tower, vocab_size, num_parameters."""
+
+    kind = "vision_model"
+
+
 class AdapterArtifact(Artifact):
     """A PEFT LoRA adapter folder. Facts: rank, base_fingerprint, vocab_size."""
 
@@ -109,6 +115,7 @@ KINDS: dict[str, type[Artifact]] = {
     kind.kind: kind
     for kind in (
         ModelArtifact,
+        VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,
         ScanArtifact,

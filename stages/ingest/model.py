@@ -32,7 +32,8 @@ class IngestModelConfig(StageConfig):
     """Where the model comes from, and what it must turn out to be."""
 
     source: str
-    """One of: folder:PATH, gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+    """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf,
+    hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -50,7 +51,7 @@ class IngestModelConfig(StageConfig):
     @classmethod
     def _known_form(cls, value: str) -> str:
         source = parse_source(value)
-        if source.scheme in ("folder", "gguf") and not source.path.exists():
+        if source.scheme in ("folder", "tower", "gguf") and not source.path.exists():
             raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
         return value
 
