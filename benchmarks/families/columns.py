@@ -60,7 +60,7 @@ def _cut_depth(model: PreTrainedModel, removed: Sequence[int], folder: Path) -> 
 
 def width(build: Build, folder: Path) -> str:
     """Halve the channels, then the KV groups, of every block as the stage `narrow` does, with its proof on what was written."""
-    done, reasons = [], []
+    works, reasons = [], []
     for what, option, find in (
         ("channels", "channels", feed_forward_parts),
         ("KV groups", "groups", attention_parts),
@@ -70,40 +70,40 @@ def width(build: Build, folder: Path) -> str:
         except ValueError as refusal:
             reasons.append(str(refusal))
         else:
-            done.append(what)
-    if not done:
+            works.append(what)
+    if not works:
         raise ValueError("; ".join(dict.fromkeys(reasons)))
-    return "ok" if not reasons else f"{done[0]}: {reasons[0]}"
+    return "ok" if not reasons else f"{works[0]}: {reasons[0]}"
 
 
 def _cut_width(model: PreTrainedModel, option: str, find: Callable[[Any], list[Any]], folder: Path) -> None:
     parts = find(model)
     num_kept = parts[0].num_units // 2
     draw = torch.Generator().manual_seed(0)
-    kept = [torch.randperm(part.num_units, generator=draw)[:num_kept].sort().values for part in parts]
+    units = [torch.randperm(part.num_units, generator=draw)[:num_kept].sort().values for part in parts]
     config_changes(model, **{f"num_{option}": num_kept})  # type: ignore[arg-type]
     before = kept_logits(model, "narrow")
-    with silenced(model, **{option: kept}):
+    with silenced(model, **{option: units}):
         expected = kept_logits(model, "narrow")
     assert not torch.equal(before, expected), "what is removed did nothing: the proof would prove nothing"
-    cut_width(model, **{option: kept})
+    cut_width(model, **{option: units})
     check_kept(model, expected, "narrow")
     _prove(model, kept_logits(model, "narrow"), "narrow", folder)
 
 
 def patch(build: Build, folder: Path) -> str:
     """Repair the cut of block 2 by the linear map, and by the refit of all later blocks; both nearer to the original than the bare cut."""
-    done, reasons = [], []
+    works, reasons = [], []
     for what, repair in (("linear", _linear), ("refit", _refit)):
         try:
             repair(build, folder / what)
         except ValueError as refusal:
             reasons.append(str(refusal))
         else:
-            done.append(what)
-    if not done:
+            works.append(what)
+    if not works:
         raise ValueError("; ".join(dict.fromkeys(reasons)))
-    return "ok" if not reasons else f"{done[0]}: {reasons[0]}"
+    return "ok" if not reasons else f"{works[0]}: {reasons[0]}"
 
 
 def _linear(build: Build, folder: Path) -> None:

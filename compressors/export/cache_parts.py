@@ -1,4 +1,4 @@
-"""What a family's cache is made of, seen in a run over three tokens: keys and values as its attention gets them, and states of fixed size."""
+"""What a family's cache is made of, seen in a run over three tokens. Keys and values as its attention gets them, and states."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def cache_parts(model: PreTrainedModel) -> list[CachePart]:
     parts: list[CachePart] = []
     seen: list[Tensor] = []
 
-    def look(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
+    def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *args: Any, **options: Any) -> Any:
         if not any(key is other for other in seen):
             seen.append(key)
             size = key.shape[1], 0, max(key.shape[-1], value.shape[-1])
             parts.extend(CachePart(block_of(module), name, size) for name in GROWING)
         return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
 
-    with attending_by(model, look):
+    with attending_by(model, record):
         cache = model(input_ids=torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
     if not hasattr(cache, "layers"):
         raise ValueError(f"{type(model).__name__} keeps its past in a {type(cache).__name__}; no graph is built for it")

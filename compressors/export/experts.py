@@ -1,4 +1,4 @@
-"""Trace the experts of a block as one ONNX node that multiplies by the chosen experts alone; by a gather of their weights where none fits."""
+"""Trace the experts of a block as one ONNX node that multiplies by the chosen alone. Where it does not fit, their weights are gathered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ NOT_CHOSEN, LEAST_WEIGHT = -1e9, 1e-30
 
 @dataclass(frozen=True)
 class Gating:
-    """How an expert's two halves become one: min(g, limit) sigmoid(alpha g) (clip(u, limit) + shift), the halves in turn or one by one."""
+    """How an expert's two halves become a single one. min(g, limit) sigmoid(alpha g) (clip(u, limit) + shift), the halves in turn or one by one."""
 
     is_interleaved: bool
     alpha: float = 1.0
@@ -90,10 +90,8 @@ def _experts(
     weights = top_k_weights.float()
     logits = torch.full((hidden_states.shape[0], module.num_experts), NOT_CHOSEN)
     logits = logits.scatter(1, top_k_index, weights.clamp(min=LEAST_WEIGHT).log())
-    is_turned = bool(module.is_transposed)
-    first = {"is_turned": is_turned, "is_interleaved": gating.is_interleaved}
-    last = {"is_turned": is_turned, "is_interleaved": True}
-    plain = {"is_turned": False, "is_interleaved": gating.is_interleaved}
+    first = {"is_turned": bool(module.is_transposed), "is_interleaved": gating.is_interleaved}
+    last, plain = {**first, "is_interleaved": True}, {**first, "is_turned": False}
     attributes: dict[str, Any] = {
         "activation_type": "swiglu",
         "swiglu_fusion": 1,

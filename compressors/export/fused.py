@@ -77,43 +77,40 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
             raise ValueError(f"{type(module).__name__} adds a position bias to its scores; no graph is built for it")
         index, bias = block_of(module), tracing.bias
         assert bias is not None, "begun before the model is called"
-        source = tracing.keys_of(key, index)
-        num_rows, num_heads, num_new, head_size = query.shape
-        scale, value_size = float(scaling if scaling is not None else head_size**-0.5), value.shape[-1]
+        source, value_size = tracing.keys_of(key, index), value.shape[-1]
+        settings = {
+            "scale": float(scaling if scaling is not None else query.shape[-1] ** -0.5),
+            "softcap": float(softcap or 0.0),
+            "local_window_size": sliding_window or _window(config, index) or -1,
+        }
         query, key, value = _of_one_size(query, key, value)
-        num_shared, width = key.shape[1], key.shape[-1]
-        flat = [states.transpose(1, 2).reshape(num_rows, num_new, -1) for states in (query, key, value)]
         past = [tracing.past[source, name] for name in GROWING]
-        grown = (num_rows, num_shared, bias.shape[3], width)
-        window = sliding_window or _window(config, index)
-        output, *present = torch.onnx.ops.symbolic_multi_out(
-            "com.microsoft::GroupQueryAttention",
-            [
-                *flat,
-                *past,
-                tracing.last_columns,
-                tracing.num_columns,
-                *[None] * 3,
-                bias,
-                *([] if s_aux is None else [s_aux]),
-            ],
-            {
-                "num_heads": num_heads,
-                "kv_num_heads": num_shared,
-                "scale": scale,
-                "softcap": float(softcap or 0.0),
-                "local_window_size": window or -1,
-            },
-            dtypes=[query.dtype] * 3,
-            shapes=[flat[0].shape, grown, grown],
-            version=1,
-        )
+        ends = [tracing.last_columns, tracing.num_columns, *[None] * 3, bias, *([] if s_aux is None else [s_aux])]
+        heads, *present = _grouped_attention([query, key, value], [*past, *ends], bias.shape[3], settings)
         if source == index:
             tracing.present |= {(index, name): states for name, states in zip(GROWING, present, strict=True)}
-        heads = output.reshape(num_rows, num_new, num_heads, width)
-        return heads if value_size == width else heads[..., :value_size], None
+        return heads if value_size == heads.shape[-1] else heads[..., :value_size], None
 
     return attend
+
+
+def _grouped_attention(
+    states: list[Float[Tensor, "B H T D"]], others: list[Any], num_columns: int, settings: dict[str, Any]
+) -> list[Tensor]:
+    """Trace the node; return what the heads give (rows, tokens, heads, size), and the grown keys and values."""
+    num_rows, num_heads, num_new, width = states[0].shape
+    flat = [entry.transpose(1, 2).reshape(num_rows, num_new, -1) for entry in states]
+    num_shared = states[1].shape[1]
+    grown = (num_rows, num_shared, num_columns, width)
+    output, *present = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        [*flat, *others],
+        {"num_heads": num_heads, "kv_num_heads": num_shared, **settings},
+        dtypes=[states[0].dtype] * 3,
+        shapes=[flat[0].shape, grown, grown],
+        version=1,
+    )
+    return [output.reshape(num_rows, num_new, num_heads, width), *present]
 
 
 def block_of(module: nn.Module) -> int:

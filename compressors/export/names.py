@@ -13,7 +13,7 @@ GROWING = (KEY, VALUE)
 
 @dataclass(frozen=True)
 class CachePart:
-    """One tensor of a cache: the block that it belongs to, its name, and its size behind the batch, where 0 is the number of tokens."""
+    """One tensor of a cache, by its block and name. `size` is behind the batch, 0 in it the number of tokens."""
 
     block: int
     name: str

@@ -1,4 +1,4 @@
-"""Trace causal convolutions, gated delta rules and state-space scans as one ONNX node each, their state an input and an output.
+"""Trace causal convolutions, gated delta rules and state-space scans as one ONNX node each. Their states come in and go out.
 
 transformers calls them by functions of the family's module. Padding counts for nothing, be it before the tokens or behind them.
 """
@@ -29,7 +29,7 @@ LENGTH_EPSILON = 1e-6
 
 
 class StateTrace(Protocol):
-    """What the nodes need of a trace: the state of the block that is being traced, and which tokens are no padding."""
+    """What the nodes need of a trace. The state of the block that is being traced, and which tokens are no padding."""
 
     is_token: Float[Tensor, "B T"] | None
 
@@ -59,7 +59,7 @@ def fuse_recurrent(model: PreTrainedModel, trace: StateTrace, stack: ExitStack) 
 
 
 def node_state_size(model: PreTrainedModel, size: Sequence[int]) -> tuple[int, ...]:
-    """Return the size (heads, keys, values) of a recurrent state in the node, for the family's own size behind the batch."""
+    """Return the node's size (heads, keys, values) of a recurrent state. `size` is the family's own, behind the batch."""
     sources = _sources(model)
     if any(hasattr(source, CHUNK_SCAN) for source in sources):
         return (size[0], size[2], size[1])

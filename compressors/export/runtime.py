@@ -72,7 +72,7 @@ class OnnxRunner:
         return OnnxSlots(self, num_rows, num_prompt + num_new)
 
     def bind(self, tensors: Sequence[np.ndarray]) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]]]:
-        """Return a binding in which these tensors are the cache that is read and written, and (state, the state that a run writes).
+        """Return a binding of a cache that is read and written, and its states as (read, written).
 
         A state is read while the next one is written: it goes beside and is copied, a small thing next to keys and values.
         """

@@ -1,4 +1,4 @@
-"""What the nodes of a trace share: the graph's inputs, its cache coming in and going out, and the cache that the model sees meanwhile."""
+"""What the nodes of a trace share. The graph's inputs, its cache, and the cache that the model sees meanwhile."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Tracing:
     keys: list[tuple[Tensor, int]] = field(default_factory=list)  # and the block that made them
 
     def begin(self, past: list[Tensor], attention_mask: Int[Tensor, "B S"], position_ids: Int[Tensor, "B T"]) -> Cache:
-        """Read the inputs; return a cache that leaves all as it is: the nodes append keys and values and move states on."""
+        """Read the inputs; return a cache that leaves all as it is. The nodes append keys and values and move states on."""
         (num_rows, num_columns), num_new = attention_mask.shape, position_ids.shape[1]
         columns = torch.arange(num_columns)
         self.past = {(part.block, part.name): tensor for part, tensor in zip(self.parts, past, strict=True)}

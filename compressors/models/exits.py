@@ -1,4 +1,4 @@
-"""Through what a block adds to the residual stream: the last matrices of its attention and its feed-forward part, experts included."""
+"""Through what a block adds to the residual stream. The last matrices of its attention and feed-forward part, experts included."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class MatrixExit:
 
 @dataclass(frozen=True)
 class PartExit:
-    """A whole part with several last matrices, of experts for one: what is read is its output, and a change is folded into all of them."""
+    """A whole part with several last matrices, of experts for instance. Its output is what is read, and all of them take a change."""
 
     modules: tuple[nn.Module, ...]
 
@@ -93,10 +93,9 @@ def feed_forward_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the one last feed-forward matrix of a block. Raises ValueError for families in which a patch cannot be folded into one."""
     block = decoder_blocks(model)[block_index]
     _refuse_norm_after(model, block)
-    parts = _feed_forwards(block)
-    names = [name for name in LAST_MATRICES if hasattr(block, name)] if not parts else []
+    parts = _feed_forwards(block) or [block]
     matrices = [getattr(part, name) for part in parts for name in LAST_MATRICES if hasattr(part, name)]
-    return _only([*matrices, *(getattr(block, name) for name in names)], model, "last feed-forward matrix")
+    return _only(matrices, model, "last feed-forward matrix")
 
 
 def feed_forward_part(model: PreTrainedModel, block_index: int) -> MatrixExit | PartExit:
@@ -136,7 +135,7 @@ def multiply_outputs(parts: list[nn.Module] | tuple[nn.Module, ...], factor: Flo
     """Multiply the outputs of parts by a matrix, in place. Tried on random numbers: raises ValueError, and restores, where it is not so."""
     for part in parts:
         weights = _last_matrices(part)
-        kept = [weight.detach().clone() for weight, _ in weights]
+        originals = [weight.detach().clone() for weight, _ in weights]
         before = _tried(part, factor)
         for weight, is_by_input in weights:
             full = factor.to(weight.device, torch.float32)
@@ -148,7 +147,7 @@ def multiply_outputs(parts: list[nn.Module] | tuple[nn.Module, ...], factor: Flo
         wanted = before.float() @ factor.to(before.device, torch.float32)
         error = float((after.float() - wanted).norm() / wanted.norm().clamp(min=1e-12))
         if not error <= FOLD_TOLERANCE.get(before.dtype, 5e-2):
-            for (weight, _), old in zip(weights, kept, strict=True):
+            for (weight, _), old in zip(weights, originals, strict=True):
                 weight.copy_(old)
             raise ValueError(
                 f"{type(part).__name__}: its output is not linear in its last matrices; a patch cannot be folded"

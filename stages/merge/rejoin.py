@@ -64,7 +64,7 @@ def rejoin(config: RejoinConfig, inputs: RejoinInputs, workdir: Path) -> VisionM
     steps = bar("putting the tower back", 3, "steps")
     whole, tower = load_vision_model(folder), load_model(inputs.model.path, "auto")
     ids = plain_ids(whole.config, probe_ids(tower.config.vocab_size))
-    expected, kept = text_logits(tower, ids), outside_tower(whole)
+    expected, originals = text_logits(tower, ids), outside_tower(whole)
     steps.advance()
     rejoined = with_tower(whole, tower)
     rejoined.save_pretrained(content, safe_serialization=True)
@@ -74,20 +74,20 @@ def rejoin(config: RejoinConfig, inputs: RejoinInputs, workdir: Path) -> VisionM
     num_parameters = sum(parameter.numel() for parameter in rejoined.parameters())
     del whole, tower, rejoined
     give_back()
-    _prove(content, expected, kept, ids)
+    _prove(content, expected, originals, ids)
     steps.advance()
     return VisionModelArtifact.at(
         content, num_blocks=num_blocks, num_parameters=num_parameters, vocab_size=int(expected.shape[-1])
     )
 
 
-def _prove(content: Path, expected: torch.Tensor, kept: Mapping[str, torch.Tensor], ids: torch.Tensor) -> None:
+def _prove(content: Path, expected: torch.Tensor, originals: Mapping[str, torch.Tensor], ids: torch.Tensor) -> None:
     written = load_vision_model(content)
     others = outside_tower(written)
     changed = [
         name
-        for name in {*kept, *others}
-        if name not in kept or name not in others or not torch.equal(kept[name], others[name])
+        for name in {*originals, *others}
+        if name not in originals or name not in others or not torch.equal(originals[name], others[name])
     ]
     if changed:
         raise ValueError(f"rejoin: {sorted(changed)[0]} is not the original's in the written {type(written).__name__}")
@@ -98,5 +98,5 @@ def _prove(content: Path, expected: torch.Tensor, kept: Mapping[str, torch.Tenso
         )
     metric("proof_logit_error", error)
     note(
-        f"proved: {len(kept)} tensors outside the tower are the original's, and on text the whole is its tower to {error:.1e}"
+        f"proved: {len(originals)} tensors outside the tower are the original's, and on text the whole is its tower to {error:.1e}"
     )

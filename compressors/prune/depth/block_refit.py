@@ -72,9 +72,8 @@ def refit_blocks(
     original's, minimise the sum over tokens of ||a M - e||^2 / |original's state| + ridge * mean(a^2) * ||M||^2 and add M to W. This
     carries the layer-wise reconstruction of GPTQ (https://arxiv.org/abs/2210.17323) over from rounding to removed blocks, as
     ReplaceMe (https://arxiv.org/abs/2505.02819) does for the one block before a window. Dividing by the norm keeps tokens with massive
-    activations from outweighing all others together. `result`: the same model in the dtype it is to be kept in; it gets the same
-    updates, unrounded. Memory: two states and the inputs of one matrix for every token, and O(inputs^2). A part with several last
-    matrices, of experts for one, gets the map of its output instead, folded into all of them.
+    activations from outweighing all others together. Where experts make several last matrices, a is their output and M goes into all.
+    `result`: the same model in the dtype it is to be kept in, for the same updates, unrounded. Memory: two states, O(inputs^2).
 
     Raises ValueError for families whose blocks are no plain sum of state, attention and feed-forward part.
     """
@@ -83,14 +82,14 @@ def refit_blocks(
     ours = Walk(student, batches, first, states=walk.states if matches.was[first] == first else None)
     result = student if result is None else result
     for index in range(first, len(matches.was)):
-        exits: list[Exit] = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
+        ends = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
         targets = walk.advance()
         equations = Equations()
         for i, (_, mask) in enumerate(batches):
-            inputs = ours.inputs_of(i, exits[0])
+            inputs = ours.inputs_of(i, ends[0])
             lacking = targets[i] - ours.state_after_attention(i, inputs)
             equations.add(inputs, lacking, targets[i], mask.bool())
-        equations.update(exits, ridge)
+        equations.update(ends, ridge)
         while walk.at <= matches.upto[index]:
             walk.advance()
         exits = [feed_forward_part(model, index) for model in (student, result)]

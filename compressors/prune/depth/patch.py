@@ -101,7 +101,7 @@ class PatchFit:
 
 
 def fold_patch(model: PreTrainedModel, patch: Patch) -> None:
-    """Multiply the output of the feed-forward part before the window by I + delta, folded into its last matrices in float32, in place."""
+    """Multiply the output of the feed-forward part before the window by I + delta. In place, folded in float32."""
     multiply_feed_forward(model, patch.first_block - 1, torch.eye(len(patch.delta)) + patch.delta.cpu())
 
 

@@ -91,7 +91,7 @@ def config_changes(
     removed = sum(
         (part.num_units - count) * part.unit_parameters for find, count in wanted.items() for part in find(model)
     )
-    num_parameters = sum(parameter.numel() for parameter in model.parameters()) - removed
+    num_left = _block_parameters(model) - removed
     options, errors = _options(model, num_channels, num_groups), []
     for changes in options:
         try:
@@ -101,7 +101,7 @@ def config_changes(
         except Exception as error:  # noqa: BLE001 - a config class may raise anything
             errors.append(error)
             continue
-        if is_so and sum(parameter.numel() for parameter in tried.parameters()) == num_parameters:
+        if is_so and _block_parameters(tried) == num_left:
             return changes
     if len(errors) == len(options):
         reason = " ".join(str(errors[0]).split())
@@ -130,6 +130,10 @@ def _options(
         groups = {"num_attention_heads": ratio * num_groups, "num_key_value_heads": num_groups}
         groups |= {"head_dim": head_dim} if head_dim else {}
     return [{**entry, **groups} for entry in channels]
+
+
+def _block_parameters(model: transformers.PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in decoder_blocks(model).parameters())
 
 
 def _like(value: Any, count: int) -> Any:

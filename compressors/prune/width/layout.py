@@ -113,7 +113,7 @@ def _attention(attention: nn.Module, family: str, num_heads: int, num_groups: in
             [0, num_heads * head_dim, (num_heads + num_groups) * head_dim],
             [ratio * head_dim] + [head_dim] * 2,
         )
-        rows = [Rows(matrices[0], *place) for place in zip(starts, widths, strict=True)]
+        rows = [Rows(matrices[0], *span) for span in zip(starts, widths, strict=True)]
     else:
         rows = [_rows(matrix, num_groups, family) for matrix in matrices[:3]]
     # a gate on what the heads give has rows as the queries have

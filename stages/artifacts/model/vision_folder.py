@@ -1,4 +1,4 @@
-"""Read a vision-language model's folder, take its language tower out as a plain causal folder, and put one back in its place."""
+"""Read a vision-language model's folder. Its language tower is taken out as a plain causal folder, and put back."""
 
 from __future__ import annotations
 
