@@ -26,6 +26,10 @@ def fuse_rotary(model: PreTrainedModel, positions: Callable[[], Tensor | None], 
     tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
     if not sources or not tables or not all(_turns_halves(source.apply_rotary_pos_emb) for source in sources):
         return
+    if getattr(
+        model.config, "rope_interleave", False
+    ):  # DeepSeek turns neighbours by a function beside, on whole tables
+        return
     for module in tables:
         stack.enter_context(patch.object(module, "forward", _tables_door(module, model.config)))
     for source in sources:
