@@ -11,6 +11,9 @@ DB ?= sqlite
 # Tests at once: one more than two cores, since a third of their time the tests wait for servers and processes.
 JOBS ?= 3
 
+# Containers like to set it; here each of a hundred processes would compile all of our modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo up down test test-slow test-browser test-postgres docs docs-check mutants lint generated audit secrets image image-check bench constraints clean
 
 demo: $(VENV)/demo
@@ -24,8 +27,9 @@ up: $(VENV)/server
 down:
 	$(BIN)/attar down
 
-# In the order of the files: reordered by number of tests, the few that take minutes would come last, on one core.
+# In the order of tests/conftest.py, the longest files first: reordered by number of tests, the few that take minutes would come last, on one core.
 test: $(VENV)/ready
+	$(BIN)/python -m compileall -q attar pipelines stages compressors registry
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # Minutes of waiting: machines that die, servers that restart, every stage killed once.
@@ -51,10 +55,11 @@ docs-check: $(VENV)/ready
 	PYTHONPATH=. $(BIN)/python -m docs.generate.check
 
 # Which wrong science no test catches: minutes of one core, results in benchmarks/results/mutants.json. Some modules alone:
-# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". The tool lies apart: nothing else needs it.
+# make mutants MODULES="attar.compressors.merge.ties attar.compressors.quantize.blocks". It goes on where the last sitting ended, also another
+# checkout's; after tests have changed: make mutants MODULES="--survivors attar.compressors.merge.ties". The tool lies apart: nothing else needs it.
 mutants: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut>=3.8,<4'
-	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutants.py $(MODULES)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --target build/mutmut 'mutmut==3.8.*'
+	PYTHONPATH=build/mutmut $(BIN)/python benchmarks/mutation/mutants.py $(MODULES)
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .
@@ -96,7 +101,7 @@ image-check:
 	docker/image-check.sh
 
 bench: $(VENV)/ready
-	$(BIN)/python benchmarks/orchestration.py
+	$(BIN)/python benchmarks/operate/orchestration.py
 
 # What the demo runs, and no more: without the tests' tools, the peers that they compare with, the servers, lm-eval, and other data sets'
 # readers. Python compiles a module when it is first imported: most of what pip would compile never is.

@@ -81,7 +81,9 @@ class Stages:
         patch_weight: Literal["none", "norm"] = "norm",
         calibration: Mapping[str, Any] = ...,
         greedy: Mapping[str, Any] = ...,
+        candidates: Mapping[str, Any] = ...,
         measure_latency: bool = False,
+        in_memory: Literal["auto", "model", "block"] = "auto",
         seed: int = 0,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
@@ -102,7 +104,9 @@ class Stages:
         protect_first: int = 0,
         protect_last: int = 0,
         blocks: Sequence[int] = ...,
+        plan: Mapping[str, Any] | None = None,
         patch: Mapping[str, Any] = ...,
+        in_memory: Literal["auto", "model", "block"] = "auto",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -120,11 +124,42 @@ class Stages:
         params: Mapping[str, Any] = ...,
         patch: Mapping[str, Any] = ...,
         calibration: Mapping[str, Any] = ...,
+        in_memory: Literal["auto", "model", "block"] = "auto",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact:
         """Remove feed-forward channels and KV heads. The result loads and decodes like any other model of its family, which is tried."""
+
+    def prune_experts(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        num_experts: int = 0,
+        fraction: float = 0.0,
+        method: str = "reap",
+        params: Mapping[str, Any] = ...,
+        calibration: Mapping[str, Any] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Remove or merge experts, as many in each block. The result loads and decodes like any other model of its family, which is tried."""
+
+    def trim_vocabulary(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
+        num_tokens: int | None = None,
+        min_count: int = 1,
+        keep_scripts: Sequence[str] = ...,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ModelArtifact:
+        """Keep the tokens that a corpus, the chat template, bytes and special tokens need, in tokenizer, embedding and head."""
 
     def self_data(
         self,
@@ -179,6 +214,7 @@ class Stages:
         batch_size: int = 8,
         rows_per_shard: int = 256,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        in_memory: Literal["auto", "model", "block"] = "auto",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -379,6 +415,7 @@ class Stages:
         self,
         *,
         adapters: AdapterArtifact | Source | Sequence[AdapterArtifact | Source],
+        base: ModelArtifact | Source | None = None,
         method: str = "concat",
         params: Mapping[str, Any] = ...,
         weights: Sequence[float] = ...,
@@ -523,8 +560,8 @@ class Stages:
         task_folder: str = "",
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
-        draft_lengths: Sequence[int] = ...,
-        num_draft_prompts: int = 8,
+        drafts: Mapping[str, Any] = ...,
+        part: Literal["heldout", "choose"] = "heldout",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,

@@ -12,12 +12,14 @@ from pydantic import ValidationError
 from attar.compressors.catalogue import did_you_mean
 from attar.folder_inputs import slot_value
 from attar.one_line import told_in_one_line
+from attar.pipelines.recipe.explain import explanations
 from attar.registry.artifacts.delivery import check_output, deliver
 from attar.registry.artifacts.environment import attar_home, configure_process
 from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import Stage, StageConfig, by_slot
+from attar.stages.runtime.older_fields import renewed
 
 # Arguments of every call, beside the stage's inputs and the fields of its config.
 OWN_ARGUMENTS = {
@@ -124,20 +126,9 @@ def _config(stage: Stage[Any, Any, Any], arguments: Mapping[str, Any]) -> StageC
     try:
         return stage.config_type.model_validate(given)
     except ValidationError as error:
-        complaints = {
-            ".".join(map(str, entry["loc"])): str(entry["msg"]).removeprefix("Value error, ")
-            for entry in error.errors(include_url=False)
-        }
-        mistakes = "; ".join(
-            f"{where} = {_at(given, where)}: {what}" if where else what for where, what in complaints.items()
-        )
+        lines = explanations(error, renewed(stage.config_type, given)[0], stage.config_type)
+        mistakes = "; ".join(line.removeprefix("config.").removeprefix("config: ") for line in lines)
         raise ValueError(f"{stage.name}: {' '.join(mistakes.split())}") from error
-
-
-def _at(given: Any, where: str) -> str:
-    for part in where.split("."):
-        given = given.get(part) if isinstance(given, dict) else given
-    return repr(given)[:100]
 
 
 def _inputs(stage: Stage[Any, Any, Any], arguments: Mapping[str, Any], store: Store) -> Any:

@@ -65,7 +65,7 @@ def _accepted(slot: InputSlot) -> str:
     if "model" in kinds:
         forms.append("a Hugging Face folder")
     if "dataset" in kinds:
-        forms.append("a .jsonl, .parquet or .txt file")
+        forms.append("a .jsonl, .csv, .tsv, .parquet or .txt file")
     return f"{_kinds(slot)} as {', '.join(forms)}"
 
 

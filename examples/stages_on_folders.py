@@ -22,7 +22,7 @@ def main(folder: Path) -> None:
     )
     scan = attar.stages.scan(model=folder / "model", data=questions, calibration={"max_tokens": 64}, store=store)
     smaller = attar.stages.prune(model=model, scan=scan, num_blocks=1, output=folder / "smaller", store=store)
-    print(f"{model.facts['num_blocks']} blocks, then {smaller.facts['num_blocks']}: {folder / 'smaller'}")
+    print(f"{model.facts.num_blocks} blocks, then {smaller.facts.num_blocks}: {folder / 'smaller'}")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ def main() -> None:
         changes = [f"pruned.config.blocks=[{block}]", "pruned.config.num_blocks=0"]
         run = attar.run("tiny", overrides=changes, until="pruned", is_quiet=True).raise_for_failure()
         pruned = run["pruned"]
-        print(f"without block {block}: {pruned.facts['num_parameters']:,} parameters, {pruned.path}")
+        print(f"without block {block}: {pruned.facts.num_parameters:,} parameters, {pruned.path}")
 
 
 if __name__ == "__main__":

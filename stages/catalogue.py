@@ -30,7 +30,9 @@ from attar.stages.merge.adapters import merge_adapters
 from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
 from attar.stages.narrow.stage import narrow
+from attar.stages.prune.experts.stage import prune_experts
 from attar.stages.prune.stage import prune
+from attar.stages.prune.vocabulary.stage import trim_vocabulary
 from attar.stages.quantize.bits_and_bytes import quantize_torch
 from attar.stages.quantize.stage import quantize
 from attar.stages.register.stage import register
@@ -45,6 +47,8 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         scan,
         prune,
         narrow,
+        prune_experts,
+        trim_vocabulary,
         self_data,
         curate,
         record,

@@ -188,11 +188,20 @@ class NoInputs:
     """For a stage that reads only the outside world."""
 
 
-def check_vocabulary(model: Facts, other: Facts, who: str) -> None:
+def check_vocabulary(model: Facts, other: Facts, who: str, accepted: str = "") -> None:
     """Raise ValueError when both say how many tokens they know, and differ: ids would mean different tokens."""
     model_size, other_size = model.get("vocab_size"), other.get("vocab_size")
     if model_size is not None and other_size is not None and model_size != other_size:
-        raise ValueError(f"vocabulary mismatch: model {model_size}, {who} {other_size} tokens")
+        raise ValueError(
+            f"vocabulary mismatch: model {model_size}, {who} {other_size} tokens{accepted and f'; {accepted}'}"
+        )
+
+
+def check_covers(other: Facts, model: Facts, who: str) -> None:
+    """Raise ValueError when `other` knows fewer tokens than the model. It can speak over a part of its own, not over more."""
+    if int(other.get("vocab_size", 0)) > int(model.get("vocab_size", 0)):
+        return
+    check_vocabulary(model, other, who)
 
 
 def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:

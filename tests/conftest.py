@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
-from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.store import Store
-from attar.stages.artifacts.model.folder import load_model
-from attar.stages.contract import NoInputs
-from attar.stages.export.stage import ExportConfig, ExportInputs, export
-from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from tests.databases import copy_database
 
+if TYPE_CHECKING:
+    from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+    from attar.registry.artifacts.store import Store
+
+# The stages are imported where they are called: the process that only hands out tests to workers reads this file too.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
 configure_process()
-# one thread: a model of 64 hidden units only waits for its second one
-torch.set_num_threads(1)
+# the libraries are a million objects that stay: without this the collector walks over them again and again
+gc.set_threshold(50_000, 20, 20)
 
 QUESTIONS = [
     {"question": f"What is {a} plus {b}?", "answer": f"The sum of {a} and {b} is {a + b}.", "verifier": "number"}
@@ -31,9 +32,40 @@ QUESTIONS = [
 ]
 
 
+# What waits for servers and processes for minutes begins first, one file a worker; what only computes fills the cores beside it, and no
+# worker is left with a long file when the others are done.
+LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_bad_input.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
+
+
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    if isinstance(collector, pytest.Session):
+        import torch
+
+        torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    """A command that ran in this process may have set more: a fork of it would wait for OpenMP's threads, which it has not."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
+
+
+def pytest_collection_finish() -> None:
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     """A store in a home of its own; whatever the stage leaves lies there."""
+    from attar.registry.artifacts.store import Store
+
     home = tmp_path / "home"
     monkeypatch.setenv("ATTAR_HOME", str(home))
     return Store(home)
@@ -49,12 +81,17 @@ def session_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def shared_store(session_folder: Path) -> Store:
     """A store for what no test changes: made once, by the worker that first asks for it; the store's own locks keep the others waiting."""
+    from attar.registry.artifacts.store import Store
+
     return Store(session_folder / "inputs")
 
 
 @pytest.fixture(scope="session")
 def model(shared_store: Store) -> ModelArtifact:
     """A random Llama of 4 blocks, hidden size 64."""
+    from attar.stages.contract import NoInputs
+    from attar.stages.ingest.model import IngestModelConfig, ingest_model
+
     config = IngestModelConfig(source="random:llama?num_blocks=4&hidden_size=64&seed=0")
     return ingest_model.execute(config, NoInputs(), shared_store).artifact
 
@@ -62,6 +99,9 @@ def model(shared_store: Store) -> ModelArtifact:
 @pytest.fixture(scope="session")
 def questions(shared_store: Store, session_folder: Path) -> DatasetArtifact:
     """Twelve sums with checkable answers, three of them held out."""
+    from attar.stages.contract import NoInputs
+    from attar.stages.ingest.data import IngestDataConfig, ingest_data
+
     path = session_folder / "sums.jsonl"
     with FileLock(f"{path}.lock"):  # its place is part of the key: one for all workers
         if not path.exists():
@@ -73,8 +113,26 @@ def questions(shared_store: Store, session_folder: Path) -> DatasetArtifact:
 @pytest.fixture(scope="session")
 def graph(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> OnnxArtifact:
     """That model as an ONNX graph."""
+    from attar.stages.export.stage import ExportConfig, ExportInputs, export
+
     config = ExportConfig(num_prompts=1, num_new_tokens=8)
     return export.execute(config, ExportInputs(model=model, data=questions), shared_store).artifact
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(session_folder: Path) -> Path:
+    """MLflow's database as its migrations leave it, made once: they take longer than what a test does with it."""
+    from attar.registry.tracking.mlflow_home import open_client
+
+    path = session_folder / "mlflow" / "mlflow.db"
+    with FileLock(session_folder / "mlflow.lock"):
+        if not path.exists():
+            with pytest.MonkeyPatch.context() as patch:
+                patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+                open_client(session_folder / "migrated").search_experiments()
+            path.parent.mkdir()
+            copy_database(session_folder / "migrated" / "mlflow.db", path)
+    return path
 
 
 @pytest.fixture(scope="session")
@@ -87,6 +145,9 @@ def clean_environment() -> dict[str, str]:
 @pytest.fixture
 def kl_between() -> Callable[[ModelArtifact, ModelArtifact, list[int]], float]:
     """KL(first || second) of two models on one sample, in nats a token, in float32."""
+    import torch
+
+    from attar.stages.artifacts.model.folder import load_model
 
     def kl(first: ModelArtifact, second: ModelArtifact, sample: list[int]) -> float:
         with torch.no_grad():

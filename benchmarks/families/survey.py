@@ -68,7 +68,7 @@ def cell(family: str, column: str, folder: Path) -> str:
 
 
 def works(text: str) -> bool:
-    """Whether a cell says that the thing works."""
+    """Say whether a cell tells of a thing that works."""
     return text.startswith(WORKS)
 
 

@@ -69,7 +69,7 @@ class _Pairs(Protocol):
         ...
 
     def add(self, index: int, runs: set[str]) -> None:
-        """Let a text be found."""
+        """Add a text, so that those alike are found."""
         ...
 
 

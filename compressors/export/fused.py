@@ -31,7 +31,7 @@ RMS_NORM_OPSET = 23
 
 @contextmanager
 def attending_by(model: PreTrainedModel, attend: Callable[..., Any]) -> Iterator[None]:
-    """Inside, the model's attention is this function, by transformers' own interface for it; no mask is made for it."""
+    """Let this function be the model's attention inside the block, by transformers' own interface for it; no mask is made for it."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
     config = model.config
@@ -47,7 +47,7 @@ def attending_by(model: PreTrainedModel, attend: Callable[..., Any]) -> Iterator
 
 @contextmanager
 def fused_operators(model: PreTrainedModel, parts: Sequence[CachePart], *, fuse_norms: bool) -> Iterator[Tracing]:
-    """Inside, attention, recurrences and experts (and rotary embeddings and norms that allow it) become single nodes when traced."""
+    """Trace attention, recurrences and experts (and rotary embeddings and norms that allow it) as single nodes inside the block."""
     tracing = Tracing(parts, model.config.num_hidden_layers)
     with ExitStack() as stack:
         stack.enter_context(attending_by(model, _attention_door(tracing, model.config)))

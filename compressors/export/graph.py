@@ -151,7 +151,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No advice from the exporter: torchvision is not installed, axes are merged, a tree is deprecated."""
+    """Silence the exporter's advice: torchvision is not installed, axes are merged, a tree is deprecated."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

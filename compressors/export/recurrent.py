@@ -158,7 +158,7 @@ def _selective_scan_door(trace: StateTrace) -> Callable[..., Any]:
         return_last_state: bool = False,
         **options: Any,
     ) -> Any:
-        """A head a channel: all of them read by the same query, each state entry with a decay of its own."""
+        """Trace a head a channel: all of them read by the same query, each state entry with a decay of its own."""
         step = (dt if delta_bias is None else dt + delta_bias[:, None]).transpose(1, 2)
         step = softplus(step) if delta_softplus else step
         value, decay = hidden_states.transpose(1, 2) * step, step[..., None] * rate

@@ -83,7 +83,7 @@ def _rotary_door(positions: Callable[[], Tensor | None]) -> Callable[..., tuple[
 
 
 def _turns_halves(function: Callable[..., Any]) -> bool:
-    """True when a family's function turns the first half of the leading channels against the second, which is what the node does."""
+    """Say whether a family's function turns the first half of the leading channels against the second, which is what the node does."""
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(1, 2, 3, 12, generator=generator)
     for num_turned in (12, 8):

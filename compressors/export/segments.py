@@ -64,7 +64,7 @@ def hoist(graph: ir.Graph, segments: list[Segment]) -> None:
 
 
 def _is_free(node: ir.Node, known: dict[ir.Node, bool]) -> bool:
-    """Whether a node computes from weights and inputs of the graph alone; the caches are a block's own."""
+    """Say whether a node computes from weights and inputs of the graph alone; the caches are a block's own."""
     if node not in known:
         known[node] = all(
             value is None

@@ -142,7 +142,7 @@ class _Reference:
         return _Reference(logits, wanted, torch.cat(greedy), torch.cat(log_norm), torch.cat(entropy), loss)
 
     def compare(self, student: Float[Tensor, "T V"]) -> TextCloseness:
-        """KL = sum of p (log p - log q) = log norm of q - <p, logits of q> - entropy of p: one pass over the vocabulary for p."""
+        """Compare by KL = sum of p (log p - log q) = log norm of q - <p, logits of q> - entropy of p: one pass over the vocabulary for p."""
         kl, loss, num_agreeing = 0.0, 0.0, 0
         for part in _parts(len(self.tokens)):
             values, best, norm = _normalised(student[part])

@@ -6,15 +6,19 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from attar.compressors.models.experts import idle_parameters
 from attar.compressors.models.runner import CausalRunner
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
+
+# What has one shape takes about the same time: apart by more than a third, it is the machine that was measured.
+MAX_APART = 1.0 / 3.0
 
 
 def num_parameters(model: PreTrainedModel) -> int:
@@ -23,13 +27,16 @@ def num_parameters(model: PreTrainedModel) -> int:
 
 
 def num_matmul_parameters(model: PreTrainedModel) -> int:
-    """Return the parameters each token is multiplied with: all matrices and the output head, but not the embedding lookup."""
+    """Return the parameters each token is multiplied with: all matrices and the output head.
+
+    Not the embedding lookup, and of a mixture no more experts than a token is sent to.
+    """
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     head = model.get_output_embeddings()
     matrices = {id(p): p.numel() for p in model.parameters() if p.ndim >= 2 and id(p) not in embeddings}
     if isinstance(head, nn.Linear):
         matrices[id(head.weight)] = head.weight.numel()
-    return sum(matrices.values())
+    return sum(matrices.values()) - sum(idle_parameters(model))
 
 
 def flops_per_token(num_matmul_parameters: int, config: PretrainedConfig, num_context_tokens: int) -> float:
@@ -84,11 +91,6 @@ class Latency:
     def decode_seconds_per_token(self) -> float:
         """Median seconds to decode a token."""
         return self.decode.median
-
-
-def measure_latency(runner: CausalRunner, **options: Any) -> Latency:
-    """Time one model; see `measure_in_turns`."""
-    return measure_in_turns([runner], **options)[0]
 
 
 def measure_in_turns(

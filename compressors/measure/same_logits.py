@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attar.compressors.models.runner import CausalRunner
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -58,6 +60,21 @@ def cache_difference(model: PreTrainedModel) -> float:
             if first.argmax() != other.argmax():
                 break
     return worst
+
+
+@torch.no_grad()
+def decoded_difference(runner: CausalRunner, vocab_size: int) -> float:
+    """Return how far a runner's logits with its cache are from those of the same text read whole. As a share of the largest logit."""
+    ids = probe_ids(vocab_size, runner.device)
+    logits, cache = runner.forward(ids, torch.ones_like(ids), None, last_only=True)
+    steps, text = [logits[:, -1].clone()], ids
+    for _ in range(NUM_DECODED_TOKENS - 1):
+        token = steps[-1].argmax(dim=-1, keepdim=True)
+        text = torch.cat([text, token], dim=1)
+        logits, cache = runner.forward(token, torch.ones_like(text), cache, last_only=True)
+        steps.append(logits[:, -1].clone())
+    whole, _ = runner.forward(text, torch.ones_like(text), None, last_only=False)
+    return difference(whole[:, NUM_PROMPT_TOKENS - 1 :], torch.stack(steps, dim=1))
 
 
 def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -> list[Float[Tensor, "B V"]]:

@@ -6,9 +6,9 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
-from torch import nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.trained_weights import HasParameters
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def is_adapted(model: Any) -> TypeGuard[PeftModel]:
-    """True for a model that PEFT has wrapped; where nothing has imported PEFT, none is."""
+    """Say whether PEFT has wrapped a model; where nothing has imported PEFT, it has wrapped none."""
     peft = sys.modules.get("peft")
     return peft is not None and isinstance(model, peft.PeftModel)
 
 
-def mixed_precision(model: nn.Module) -> torch.autocast:
+def mixed_precision(model: HasParameters) -> torch.autocast:
     """Return the context in which a model multiplies in bf16. Its weights are bf16, those that are trained float32."""
     dtypes = {parameter.dtype for parameter in model.parameters()}
     device = next(model.parameters()).device

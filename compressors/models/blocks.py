@@ -60,7 +60,7 @@ def remove_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
 
 @contextmanager
 def only_blocks(model: PreTrainedModel, kept_blocks: Sequence[int]) -> Iterator[None]:
-    """Inside, the model has the blocks with these indices alone, in their order, as `remove_blocks` leaves it. Afterwards it is whole."""
+    """Leave the model the blocks with these indices alone inside the block, as `remove_blocks` does. Afterwards it is whole."""
     blocks, config = decoder_blocks(model), model.config
     everything, settings = list(blocks), dict(vars(config))
     weights = [(module, module.weight) for _, module, _ in block_tables(model)]

@@ -87,7 +87,7 @@ def _is_of_the_model(name: str) -> bool:
 
 
 def _spell_out_steps(config: Any, num_blocks: int) -> None:
-    """Qwen's "experts in each second block" as the list of blocks without any, which can be renumbered."""
+    """Write Qwen's "experts in each second block" as the list of blocks without any, which can be renumbered."""
     step = getattr(config, "decoder_sparse_step", None)
     if not isinstance(step, int) or step <= 1 or not isinstance(getattr(config, "mlp_only_layers", None), list | tuple):
         return

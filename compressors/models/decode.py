@@ -105,12 +105,12 @@ class _Batch:
         return [(row, index) for row, index in enumerate(self._indices) if index is not None]
 
     def advance(self, row: int, token: int) -> None:
-        """The row goes on with this token."""
+        """Go on with this token."""
         self._tokens[row] = token
         self._lengths[row] += 1
 
     def release(self, row: int) -> None:
-        """The row is done; until it is given away it stays in the batch as one token that nobody reads."""
+        """Mark the row as done; until it is given away it stays in the batch as one token that nobody reads."""
         self._indices[row], self._lengths[row] = None, 0
 
     def _admit(self, rows: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import bring
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -91,7 +92,7 @@ class PartExit:
 
 def feed_forward_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the one last feed-forward matrix of a block. Raises ValueError for families in which a patch cannot be folded into one."""
-    block = decoder_blocks(model)[block_index]
+    block = bring(decoder_blocks(model)[block_index])
     _refuse_norm_after(model, block)
     parts = _feed_forwards(block) or [block]
     matrices = [getattr(part, name) for part in parts for name in LAST_MATRICES if hasattr(part, name)]
@@ -103,7 +104,7 @@ def feed_forward_part(model: PreTrainedModel, block_index: int) -> MatrixExit | 
 
     Raises ValueError for families in which a patch cannot be folded.
     """
-    block = decoder_blocks(model)[block_index]
+    block = bring(decoder_blocks(model)[block_index])
     parts = _feed_forwards(block)
     if (len(parts) == 1 and not _is_plain(parts[0])) or len(parts) > 1:
         _refuse_norm_after(model, block)
@@ -117,7 +118,7 @@ def feed_forward_part(model: PreTrainedModel, block_index: int) -> MatrixExit | 
 
 @contextmanager
 def feed_forward_output(model: PreTrainedModel, block_index: int, see: Callable[[Tensor], None]) -> Iterator[None]:
-    """Inside, hand what a block's feed-forward part gives, as the block gets it, to `see` in each pass."""
+    """Hand what a block's feed-forward part gives, as the block gets it, to `see` in each pass inside the block."""
     handle = PartExit(tuple(_whole_part(model, block_index))).watch(see)
     try:
         yield
@@ -156,7 +157,7 @@ def multiply_outputs(parts: list[nn.Module] | tuple[nn.Module, ...], factor: Flo
 
 def attention_exit(model: PreTrainedModel, block_index: int) -> Matrix:
     """Return the last matrix of a block's attention, or of what mixes tokens in its place. Raises ValueError where a patch cannot be folded."""
-    block = decoder_blocks(model)[block_index]
+    block = bring(decoder_blocks(model)[block_index])
     parts = [
         getattr(block, name) for name in (*ATTENTION_NAMES, *RECURRENCES) if getattr(block, name, None) is not None
     ]
@@ -194,7 +195,7 @@ def _feed_forwards(block: nn.Module) -> list[nn.Module]:
 
 
 def _is_plain(part: nn.Module) -> bool:
-    """Whether a part's one last matrix is its own, not an expert's."""
+    """Say whether a part's one last matrix is its own, not an expert's."""
     owners = [module for module in part.modules() if any(hasattr(module, name) for name in LAST_MATRICES)]
     return owners == [part]
 

@@ -18,7 +18,7 @@ class Sampling:
 
     @property
     def is_greedy(self) -> bool:
-        """True when no number is drawn."""
+        """Whether no number is drawn."""
         return self.temperature == 0.0
 
     def pick(self, logits: Float[Tensor, "B V"], uniforms: Float[Tensor, "B"]) -> Int[Tensor, "B"]:

@@ -55,7 +55,7 @@ def as_read(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def _number(value: dict[str, Any]) -> Any:
-    """Infinity is written as {"__float__": "Infinity"}: JSON has no word for it."""
+    """Return a number of a config. Infinity is written as {"__float__": "Infinity"}: JSON has no word for it."""
     return float(value["__float__"]) if value.keys() == {"__float__"} else value
 
 

@@ -111,11 +111,11 @@ class _SlotLayer(CacheLayerMixin):
                 states[target, :, :end] = states[source, :, :end]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Length of what is seen, and where it begins."""
+        """Return the length of what is seen, and where it begins."""
         return self.end - self.first + query_length, 0
 
     def get_seq_length(self) -> int:
-        """Columns seen before the new one."""
+        """Return the number of columns seen before the new one."""
         return self.end - self.first
 
     def get_max_length(self) -> int:

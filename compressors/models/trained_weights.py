@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,20 +12,28 @@ from torch import Tensor, nn
 Weights = dict[str, Tensor]
 
 
-def trained_weights(model: nn.Module, device: torch.device | str | None = None) -> Weights:
+class HasParameters(Protocol):
+    """A module, or what stands for one: its parameters are asked for, and no more."""
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+
+def trained_weights(model: HasParameters, device: torch.device | str | None = None) -> Weights:
     """Return copies of the parameters that are trained, by name, where each lies or on another device."""
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return {name: p.to(device or p.device, copy=True) for name, p in trained.items()}
 
 
-def beside(model: nn.Module, weights: Mapping[str, Tensor]) -> Weights:
+def beside(model: HasParameters, weights: Mapping[str, Tensor]) -> Weights:
     """Return weights on the devices of the model's parameters: a checkpoint may come from a machine with another device."""
     parameters = dict(model.named_parameters())
     return {name: value.to(parameters[name].device) for name, value in weights.items()}
 
 
 @torch.no_grad()
-def set_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+def set_weights(model: HasParameters, weights: Mapping[str, Tensor]) -> None:
     """Put weights of `trained_weights` back."""
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
@@ -42,7 +51,7 @@ class WeightAverage:
     weights: Weights
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
+    def update(self, model: HasParameters) -> None:
         """Take the model's weights of now into the average."""
         parameters = dict(model.named_parameters())
         for name, value in self.weights.items():

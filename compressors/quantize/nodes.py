@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from onnx_ir.passes import common
 from torch import Tensor
 
@@ -145,9 +145,7 @@ def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Gr
     The codes have seven bits. On processors with AVX2 or AVX-512 and no VNNI onnxruntime adds two products of an activation (to 255) and
     a code in 16 bits and cuts what does not fit in silence: two of 255 x 127 are 64,770, of 255 x 64 they are 32,640, and 32,767 is the most.
     """
-    largest = weight.abs().amax(dim=1).clamp(min=1e-12)
-    scales = largest / SAFE_CODE
-    codes = (weight / scales[:, None]).round().clamp(-SAFE_CODE, SAFE_CODE).to(torch.int8)
+    codes, scales = dynamic_codes(weight)
     inputs = [
         product.node.inputs[0],
         store_tensor(f"{product.name}.int8", codes.T.contiguous(), graph),
@@ -155,6 +153,12 @@ def dynamic_product(product: Product, weight: Float[Tensor, "N K"], graph: ir.Gr
         store_tensor(f"{product.name}.zero_points", torch.zeros(len(scales), dtype=torch.int8), graph),
     ]
     return _with_bias(product, ir.node("DynamicQuantizeMatMul", inputs, domain=CONTRIB))
+
+
+def dynamic_codes(weight: Float[Tensor, "N K"]) -> tuple[Int8[Tensor, "N K"], Float[Tensor, "N"]]:
+    """Return the codes of a dynamic product and the scale of each output channel. It multiplies with codes * scale."""
+    scales = weight.abs().amax(dim=1).clamp(min=1e-12) / SAFE_CODE
+    return (weight / scales[:, None]).round().clamp(-SAFE_CODE, SAFE_CODE).to(torch.int8), scales
 
 
 def integer_lookup(
@@ -190,9 +194,15 @@ def finished(model: ir.Model) -> ir.Model:
 
 def set_float_inputs(graph: ir.Graph) -> None:
     """Let integer products read what they are given unrounded. Slow, and to the digits of float32 the numbers that the codes stand for."""
-    for node in graph:
+    for node in list(graph):
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", 1)
+        elif node.op_type == "DynamicQuantizeMatMul":
+            # not DequantizeLinear, of which onnxruntime may make an integer product again
+            cast = ir.node("Cast", [node.inputs[1]], {"to": int(ir.DataType.FLOAT)})
+            weight = ir.node("Mul", [cast.outputs[0], node.inputs[2]])
+            product = ir.node("MatMul", [node.inputs[0], weight.outputs[0]])
+            replace_node(node, [cast, weight, product], product.outputs[0], graph)
 
 
 def store_again(stored: ir.Value, matrix: Tensor) -> None:
@@ -207,13 +217,8 @@ def _plain_name(stored: ir.Value) -> str:
 def _twofold(source: ir.Value, block_size: int, name: str, graph: ir.Graph) -> tuple[list[ir.Node], ir.Value]:
     """Return nodes that put (what int8 keeps of the input, what it leaves) one behind the other, and their result."""
     kept_axes = [0] * (len(source.shape) - 1)  # type: ignore[arg-type]
-    constants = {
-        "blocks": torch.tensor([*kept_axes, -1, block_size]),
-        "rows": torch.tensor([*kept_axes, -1]),
-        "last": torch.tensor([-1]),
-        "least": torch.tensor(1e-20),
-        "levels": torch.tensor(127.0),
-    }
+    constants = {"blocks": torch.tensor([*kept_axes, -1, block_size]), "rows": torch.tensor([*kept_axes, -1])}
+    constants |= {"last": torch.tensor([-1]), "least": torch.tensor(1e-20), "levels": torch.tensor(127.0)}
     stored = {part: store_tensor(f"{name}.twofold.{part}", tensor, graph) for part, tensor in constants.items()}
     blocks = ir.node("Reshape", [source, stored["blocks"]])
     size = ir.node("Abs", [blocks.outputs[0]])

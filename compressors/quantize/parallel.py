@@ -30,7 +30,7 @@ def join_parallel(graph: ir.Graph) -> int:
 
 
 def _is_its_own(value: ir.Value) -> bool:
-    """True for a stored tensor that nothing else reads: a tied head's codes are the embedding's too."""
+    """Say whether nothing else reads a stored tensor: a tied head's codes are the embedding's too."""
     return value.const_value is not None and len(value.uses()) == 1
 
 

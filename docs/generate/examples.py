@@ -106,7 +106,7 @@ def _attar_mistakes(line: str, words: list[str]) -> Iterator[str]:
 
 
 def _is_of_the_reader(error: Exception) -> bool:
-    """Whether all that is wrong is a file that an example stands for, such as MODEL, which only its reader has."""
+    """Say whether all that is wrong is a file that an example stands for, such as MODEL, which only its reader has."""
     return all("does not exist" in line for line in str(error).splitlines() if "accepted:" in line) and (
         "does not exist" in str(error)
     )

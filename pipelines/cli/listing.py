@@ -25,6 +25,7 @@ from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
+from attar.compressors.prune.experts.methods import EXPERT_METHODS
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.pipelines.cli.method_table import method_recipes
@@ -41,6 +42,7 @@ from attar.stages.catalogue import STAGES
 CATALOGUES: dict[str, dict[str, type]] = {
     "block metric": BLOCK_METRICS,
     "width score": WIDTH_SCORES,
+    "expert method": EXPERT_METHODS,
     "verifier": ANSWER_CHECKS,
     "chooser": CHOOSERS,
     "adapt method": ADAPT_METHODS,

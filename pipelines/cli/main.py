@@ -189,7 +189,7 @@ for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
 
 
 def main() -> None:
-    """Entry point of the `attar` command."""
+    """Run the `attar` command."""
     set_threshold(100_000)  # imports make half a million objects and no garbage: a tenth of what a plan takes
     # local: `attar --help` should not wait for what it does not need
     from attar.pipelines.operate.service_state import adopt_servers

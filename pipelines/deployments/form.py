@@ -86,8 +86,8 @@ class CompressForm(BaseModel):
     questions: str = Field(
         "jsonl:shipped/everyday.jsonl",
         title="Questions and answers",
-        description="What it is healed and tested on: jsonl:PATH, parquet:PATH, hub:OWNER/NAME@REVISION:SPLIT or reasoning_gym:TASK.",
-        pattern=r"^(jsonl:|parquet:|hub:|reasoning_gym:).+",
+        description="What it is healed and tested on: jsonl:PATH, csv:PATH, parquet:PATH, hub:OWNER/NAME@REVISION:SPLIT or reasoning_gym:TASK.",
+        pattern=r"^(jsonl:|csv:|tsv:|parquet:|hub:|reasoning_gym:).+",
         max_length=500,
         json_schema_extra=_at(2),
     )

@@ -31,7 +31,7 @@ def run_here(recipe: Recipe, home: Path) -> tuple[RunRecord, State]:
 
 
 def is_unchanged(recipe: Recipe, home: Path) -> bool:
-    """True when every node of a recipe is stored already."""
+    """Say whether every node of a recipe is stored already."""
     return all(planned.state == "hit" for planned in make_plan(recipe, Store(home)))
 
 

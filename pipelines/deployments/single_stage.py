@@ -77,7 +77,7 @@ def stage(
     return Completed(
         name="Cached" if is_hit else "Completed",
         message=f"{artifact.kind} {artifact.key[:12]}",
-        data={**made, "is_hit": is_hit, "facts": artifact.facts},
+        data={**made, "is_hit": is_hit, "facts": dict(artifact.facts)},
     )
 
 

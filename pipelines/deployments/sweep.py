@@ -1,4 +1,7 @@
-"""Deployment `sweep`: search over fields of a recipe, by grid or Bayesian. For what no other trial beats in quality, size and speed."""
+"""Deployment `sweep`: search over fields of a recipe, by grid or Bayesian. For what no other trial beats in quality, size and speed.
+
+Trials are judged by the rows set apart for choices. Only what nothing beats is then measured on the held-out rows, which are reported.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +28,11 @@ from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import with_interval
 from attar.registry.tracking.run_record import RunRecord
+from attar.stages.artifacts.dataset.rows import Split
 
 SIZE, SPEED = "num_parameters", "decode_seconds_per_token"
+# Of a study: figure on the held-out rows by trial.
+REPORTED = "reported"
 
 
 @flow(name="sweep", persist_result=True, result_serializer="json")
@@ -41,7 +47,8 @@ def sweep(
 ) -> State:
     """Run a recipe many times with changed fields, up to its evaluation, and show which trials nothing else beats.
 
-    What trials have in common is built once. Run again with the same search, it goes on where it stopped.
+    Trials are compared on the rows set apart for choices; those that nothing beats are measured on the held-out rows too. What trials
+    have in common is built once. Run again with the same search, it goes on where it stopped.
 
     Args:
         space: Fields of the recipe, each with values or with low and high.
@@ -53,10 +60,9 @@ def sweep(
         seed: Of the search.
     """
     home = enter_workplace()
-    study = _study(
-        home, [recipe, node, search, quality, seed, [axis.model_dump() for axis in space]], search, space, seed, quality
-    )
-    _recipe(recipe, node, {})  # refused here rather than in the first trial
+    identity = ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]]
+    study = _study(home, identity, search, space, seed, quality)
+    _check(space, recipe, node)
 
     def objective(trial: optuna.Trial) -> tuple[float, float, float]:
         return _trial(trial, home, recipe, node, {axis.field: axis.suggest(trial) for axis in space}, quality)
@@ -65,11 +71,19 @@ def sweep(
     remaining = num_trials - len([axis for axis in study.trials if axis.state.is_finished()])
     if remaining > 0:
         study.optimize(objective, n_trials=remaining, catch=(ValueError, TrialFailed))
+    _report_front(study, home, recipe, node, quality)
     rows = pareto_rows(study, quality)
     if not rows:
         return Failed(message="; ".join(sorted({str(axis.user_attrs.get("why", "")) for axis in study.trials})))
     create_table_artifact(rows, key="pareto", description=f"{study.study_name}: quality, size and latency by trial")
     return Completed(message=f"{len(rows)} trials, {sum(row['best'] != '' for row in rows)} on the front", data=rows)
+
+
+def _check(space: list[Dimension], recipe: str, node: str) -> None:
+    """Refuse here rather than in the first trial."""
+    if any(axis.field == part_field(node) for axis in space):
+        raise ValueError(f"{part_field(node)} is the sweep's own: trials choose, and their front is reported")
+    _recipe(recipe, node, {}, "choose")
 
 
 class TrialFailed(RuntimeError):
@@ -79,6 +93,7 @@ class TrialFailed(RuntimeError):
 def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
     """Return one row a finished trial, those on the Pareto front first and marked. No other trial is as good in all and better in one."""
     front = {trial.number for trial in study.best_trials}
+    reported = study.user_attrs.get(REPORTED, {})
     rows = []
     for trial in study.get_trials(states=(optuna.trial.TrialState.COMPLETE,)):
         assert trial.values is not None
@@ -90,10 +105,32 @@ def pareto_rows(study: optuna.Study, quality: str) -> list[dict[str, Any]]:
             "best": "*" if trial.number in front else "",
             quality: f"{value:.4f}",
             "95%": trial.user_attrs.get("interval", ""),
+            f"{quality} held out": reported.get(str(trial.number), ""),
         }
         row |= {"parameters M": f"{size / 1e6:.3f}", "decode ms/token": f"{seconds * 1e3:.3f}"}
         rows.append({**row, **trial.user_attrs["fields"], "run": trial.user_attrs["run"]})
     return sorted(rows, key=lambda row: (row["best"] == "", row["trial"]))
+
+
+def part_field(node: str) -> str:
+    """Return the field that says which rows an evaluation reads."""
+    return f"{node}.config.part"
+
+
+def _report_front(study: optuna.Study, home: Path, recipe: str, node: str, quality: str) -> None:
+    """Measure what nothing beats on the held-out rows, each once: only the evaluation is new, the rest lies in the store."""
+    for trial in study.best_trials:
+        reported = study.user_attrs.get(REPORTED, {})
+        if str(trial.number) in reported or not all(map(math.isfinite, trial.values or [])):
+            continue
+        fields = {name: json.loads(value) for name, value in trial.user_attrs["fields"].items()}
+        record = run_as_child(_recipe(recipe, node, fields, "heldout"), home)
+        facts = _measured(record, Store(home), node)
+        study.set_user_attr(REPORTED, reported | {str(trial.number): with_interval(_figures(facts), quality)})
+
+
+def _figures(facts: Facts) -> dict[str, float]:
+    return {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}
 
 
 def _study(home: Path, identity: Any, search: str, space: list[Dimension], seed: int, quality: str) -> optuna.Study:
@@ -115,27 +152,27 @@ def _trial(
 ) -> tuple[float, float, float]:
     trial.set_user_attr("fields", {name: json.dumps(value) for name, value in fields.items()})
     try:
-        loaded = _recipe(recipe, node, fields)
+        loaded = _recipe(recipe, node, fields, "choose")
         record = run_as_child(loaded, home)
         trial.set_user_attr("run", record.id)
         facts = _measured(record, Store(home), node)
         numbers = goals(facts, node, quality)
-        figures = {name: float(value) for name, value in facts.items() if isinstance(value, int | float)}
-        trial.set_user_attr("interval", with_interval(figures, quality).partition(" ")[2])
+        trial.set_user_attr("interval", with_interval(_figures(facts), quality).partition(" ")[2])
         return numbers
     except (ValueError, TrialFailed) as error:
         trial.set_user_attr("why", " ".join(str(error).split()))
         raise
 
 
-def _recipe(recipe: str, node: str, fields: dict[str, Any]) -> Recipe:
+def _recipe(recipe: str, node: str, fields: dict[str, Any], part: Split) -> Recipe:
+    """Return the recipe up to its evaluation, with the fields of a trial, measured on one part of the data."""
     document = read_document(recipe)
-    for field, value in fields.items():
-        override(document, field, value, f"search space, {field}")
     loaded = build_recipe(document, recipe).until(node)
     if loaded.nodes[node].stage.name != "evaluate":
         raise RecipeError(f"node {node!r} is a {loaded.nodes[node].stage.name} node; accepted: an evaluate node")
-    return loaded
+    for field, value in (fields | {part_field(node): part}).items():
+        override(document, field, value, f"search space, {field}")
+    return build_recipe(document, recipe).until(node)
 
 
 def _measured(record: RunRecord, store: Store, node: str) -> Facts:

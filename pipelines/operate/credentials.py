@@ -56,7 +56,7 @@ class Credentials:
         return {"PREFECT_SERVER_API_AUTH_STRING": f"{USER}:{self.prefect}"}
 
     def mlflow_environment(self, home: Path) -> dict[str, str]:
-        """What makes MLflow's server ask for it; its settings file holds no secret."""
+        """Return what makes MLflow's server ask for it; its settings file holds no secret."""
         path = home / "services" / "basic_auth.ini"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(

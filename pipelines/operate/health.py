@@ -18,7 +18,7 @@ BETWEEN_SECONDS = 0.5
 
 
 def is_healthy(url: str) -> bool:
-    """True when the URL answers with a success; of postgres://HOST:PORT, when it takes connections."""
+    """Say whether the URL answers with a success; of postgres://HOST:PORT, when it takes connections."""
     if url.startswith("postgres://"):
         return is_ready(int(url.rpartition(":")[2]))
     try:
@@ -31,7 +31,7 @@ def is_healthy(url: str) -> bool:
 
 
 def answers(url: str) -> bool:
-    """True when a server is there. It says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
+    """Say whether a server is there. It says anything but that it is away, or speaks TLS in a way that is for its own clients to judge."""
     try:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(url, timeout=TIMEOUT_SECONDS):
@@ -53,7 +53,7 @@ def wait_for_answer(url: str, seconds: float) -> bool:
 
 
 def is_port_free(host: str, port: int) -> bool:
-    """True when a server could listen there now."""
+    """Say whether a server could listen there now."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -35,7 +35,7 @@ def postgres_command(folder: Path, port: int) -> tuple[str, ...]:
 
 
 def is_ready(port: int) -> bool:
-    """True when the server takes connections. It answers a client's first message with how to sign in, not with an error."""
+    """Say whether the server takes connections. It answers a client's first message with how to sign in, not with an error."""
     words = f"user\0{USER}\0database\0postgres\0\0".encode()
     message = struct.pack("!ii", len(words) + 8, 3 << 16) + words
     try:
@@ -113,7 +113,7 @@ def _run(command: list[str], text: str = "") -> None:
 
 
 def _as_no_root() -> list[str]:
-    """Postgres refuses to run as root. In a user namespace root's files belong to user 1000, who is all that Postgres sees."""
+    """Put root into a user namespace, as Postgres refuses to run as root. There its files belong to user 1000, who is all that Postgres sees."""
     if os.geteuid() != 0:
         return []
     if shutil.which("unshare") is None:

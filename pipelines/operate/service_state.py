@@ -59,7 +59,7 @@ class SiteState:
 
     @property
     def is_running(self) -> bool:
-        """True while the supervisor is alive."""
+        """Whether the supervisor is alive."""
         return self.supervisor.process is not None
 
     def save(self) -> None:

@@ -13,9 +13,12 @@ from urllib.parse import urlsplit
 
 from attar.pipelines.operate import postgres
 from attar.pipelines.operate.credentials import Credentials
+from attar.pipelines.operate.host_check import VARIABLE as HOST_NAMES
 
 LOOPBACK = "127.0.0.1"
 POOL = "attar"
+# Names of this machine at any port, as MLflow reads them: shell patterns.
+LOOPBACK_HOSTS = "localhost,localhost:*,127.0.0.1,127.0.0.1:*,[::1],[[]::1]:*"
 # Settings of a worker and of what it starts, where the user has not chosen.
 WORKER_SETTINGS = {
     "PREFECT_CLI_PROMPT": "false",
@@ -63,7 +66,7 @@ class Service:
 
     @property
     def is_python(self) -> bool:
-        """True when this Python runs it, which can be asked for the stacks of its threads."""
+        """Whether this Python runs it, which can be asked for the stacks of its threads."""
         return self.command[0] == sys.executable
 
 
@@ -186,6 +189,11 @@ def _server_environments(site: Site, clients: Mapping[str, str]) -> dict[str, di
     # Prefect answers pages of every origin unless told; its own interface is all that should call it from a browser
     prefect = {"PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(_own_origins(site))} | prefect
     mlflow = dict(plain)
+    if is_loopback(site.host):
+        # a page that had its own name pointed here asks by that name; MLflow's own list takes 10.* for addresses, names too
+        names = [urlsplit(origin).hostname or "" for origin in _own_origins(site)]
+        prefect |= {HOST_NAMES: ",".join([*names, clients.get(HOST_NAMES, "")])}
+        mlflow = {"MLFLOW_SERVER_ALLOWED_HOSTS": LOOPBACK_HOSTS} | mlflow
     if site.database == "postgres":
         secret = Credentials.of(site.home).postgres
         prefect |= postgres.prefect_environment(site.postgres_port, secret)
@@ -233,7 +241,7 @@ def _module(name: str) -> tuple[str, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """True when nothing but this machine can reach what listens there. A name that is not an address may mean anything."""
+    """Say whether nothing but this machine can reach what listens there. A name that is not an address may mean anything."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:

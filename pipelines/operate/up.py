@@ -21,6 +21,7 @@ from attar.pipelines.operate.postgres import binaries
 from attar.pipelines.operate.process_tree import end_tree, tree_of
 from attar.pipelines.operate.service_state import SiteState, read_state, state_path
 from attar.pipelines.operate.site import LOOPBACK, Site, client_environment, is_loopback
+from attar.registry.artifacts.environment import is_database_whole
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.stages.runtime.orphans import OWNER, end_orphans, owned_by
@@ -64,6 +65,7 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
                 return Started(state.site, True, time.monotonic() - started, deployments)
             bring_down(site.home)  # what a killed supervisor left would hold the ports
             _check_ports(site)
+            _make_database(site)
             _start_supervisor(site)
             say(f"starting Prefect, MLflow and a worker; logs: {site.log_folder}")
             try:
@@ -77,6 +79,15 @@ def bring_up(site: Site, prefect_file: Path, say: Callable[[str], None], timeout
             return Started(site, False, time.monotonic() - started, deployments)
     except Timeout as error:
         raise ValueError(f"another `attar up` for {site.home} is at work") from error
+
+
+def _make_database(site: Site) -> None:
+    """Make MLflow's SQLite file before its server does: that would leave half of it behind where it is killed."""
+    if site.database != "sqlite" or os.environ.get("MLFLOW_BACKEND_STORE_URI") or is_database_whole(site.home):
+        return
+    from attar.registry.tracking.mlflow_home import make_database  # seconds of imports, for the first `up` alone
+
+    make_database(site.home)
 
 
 def bring_down(home: Path) -> list[str]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.compressors.catalogue import MAX_NAME_LENGTH, did_you_mean
 from attar.pipelines.recipe.mistakes import MAX_LINES, shown
+from attar.stages.runtime.accepted import accepted
 from attar.stages.runtime.older_fields import member_of, models_in
 
 if TYPE_CHECKING:
@@ -52,6 +53,8 @@ def _line(complaint: Any, path: Path, config_type: type[BaseModel], given: Any) 
     if complaint["type"] == "missing":
         field = model.model_fields.get(str(path[-1])) if model else None
         return f"{where}: missing. Accepted: {' '.join((field.description or '').split()) if field else 'a value'}"
+    if path and (instead := accepted(complaint)):
+        return f"{where} is {shown(complaint['input'])}; accepted: {instead}"
     message = complaint["msg"].removeprefix("Value error, ")
     return f"{where} = {shown(complaint['input'])}: {message}" if path else f"config: {message}"
 

@@ -37,7 +37,7 @@ class Mistakes:
 
     @property
     def is_full(self) -> bool:
-        """True when there are as many as will be told."""
+        """Whether there are as many as will be told."""
         return len(self.lines) >= MAX_LINES
 
     def add(self, *lines: str) -> None:

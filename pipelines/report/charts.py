@@ -110,6 +110,22 @@ def retention_bars(retention: Mapping[str, Mapping[str, Ratio]]) -> str:
         return _svg(figure)
 
 
+def front_chart(
+    points: Sequence[tuple[float, float]], chosen: tuple[float, float], measured_nats: float | None, quantity: str
+) -> str:
+    """Return the front of all plans: share of a quantity left across, loss up. The chosen plan is marked."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, 2.7))
+        shares, losses = zip(*[(100.0 * share, loss) for share, loss in points], strict=True)
+        axes.plot(shares, losses, color=MUTED, linewidth=1.2, marker=".", markersize=3, label="best plans, predicted")
+        axes.plot(100.0 * chosen[0], chosen[1], "o", color=ACCENT, label="this plan, predicted")
+        if measured_nats is not None:
+            axes.plot(100.0 * chosen[0], measured_nats, "x", color=INK, label="measured after its repair")
+        axes.set(xlabel=f"{quantity} left, %", ylabel="nats a token", ylim=(0, None))
+        axes.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
 def _count(*axes: Axis) -> None:
     for axis in axes:
         axis.set_major_locator(MaxNLocator(integer=True))

@@ -56,7 +56,7 @@ def evaluations(record: RunRecord, store: Store) -> dict[str, dict[str, Any]]:
         artifact = stored_artifact(record, store, name)
         if artifact is not None:
             content = json.loads((artifact.path / "evaluation.json").read_text())
-            by_node[record.nodes[name].inputs["model"][0]] = {**content, "facts": artifact.facts}
+            by_node[record.nodes[name].inputs["model"][0]] = {**content, "facts": dict(artifact.facts)}
     return by_node
 
 
@@ -70,7 +70,8 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     baseline = next(iter(by_node.values()), {})
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
-        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks)"}
+        rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
+        row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks{rows_of})"}
         for column in COLUMNS:
             facts, ratio = evaluation["facts"], ratios.get(column.metric)
             row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)

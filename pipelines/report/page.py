@@ -19,6 +19,7 @@ from attar.pipelines.report.comparison import (
     warnings,
 )
 from attar.pipelines.report.graph_picture import lineage_svg
+from attar.pipelines.report.plans import plan_sections
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.handles import Artifact
@@ -39,6 +40,7 @@ def write_report(record: RunRecord, store: Store) -> Path:
         table=comparison_rows(record, store),
         warnings=warnings(record, store),
         heat_maps=_heat_maps(record, store),
+        plans=plan_sections(record, store),
         curves=_curves(record, store),
         retention=_retention(record, store),
         retained=retention_rows(record, store),

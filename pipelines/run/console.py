@@ -115,7 +115,7 @@ class _Activity:
         return text
 
     def is_due(self, step: Step) -> bool:
-        """True at the end and every few seconds: a log wants lines, not a film."""
+        """Say whether a line is due: at the end and every few seconds. A log wants lines, not a film."""
         now = time.monotonic()
         is_end = step.total > 0 and step.done >= step.total and now - self._started > 2.0
         if is_end or now - self._printed_at > LINE_INTERVAL_SECONDS:

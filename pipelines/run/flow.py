@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ from attar.registry.artifacts.rates import learn_rate
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from attar.registry.tracking.runs import Tracker
 from attar.stages.contract import by_slot
-from attar.stages.process import OUR_PACKAGES, StageFailed, WorkOrder, run_in_process
+from attar.stages.process import OUR_PACKAGES, StageFailed, WorkOrder, one_line, run_in_process
 from attar.stages.runtime.progress import Event, Note
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,9 @@ def run_recipe(
             return _run_nodes(run)
 
         with tags(RUN_TAG):
-            recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
+            state = recipe_flow(recipe.name, recipe.fingerprint, return_state=True)  # type: ignore[call-arg]
+        if not state.is_completed() and not run.record.has_failed:
+            state.result()  # no node's failure but the run's own: raised here, or it would pass for a run that is done
         return run.record
 
 
@@ -109,7 +112,7 @@ def _prepared(
         for node in recipe.nodes.values()
     }
     record = RunRecord(new_run_folder(home, recipe.name), recipe.name, recipe.fingerprint, nodes, recipe.description)
-    record.save()
+    record.begin()
     with RunConsole(console) as shown, _warnings_shown(shown):
         if lack := lack_of_disk(plan, home):
             logger.warning("%s", lack)
@@ -203,9 +206,12 @@ def _run_node(run: Run, node: Node, planned: PlannedNode, num_threads: int) -> S
     try:
         with Listener(node.name, run.tracker, show) as listener:
             artifact, is_hit = _run_stage(run, node, order, listener)
+        return _node_done(run, node, artifact, is_hit, time.monotonic() - started)
     except StageFailed as error:
         return _node_failed(run, node, error, time.monotonic() - started)
-    return _node_done(run, node, artifact, is_hit, time.monotonic() - started)
+    except Exception as error:  # noqa: BLE001 - what the run does beside the stage: left to Prefect, the node would run for ever
+        failure = StageFailed(one_line(error), traceback.format_exc())
+        return _node_failed(run, node, failure, time.monotonic() - started)
 
 
 def _run_stage(run: Run, node: Node, order: WorkOrder, listener: Listener) -> tuple[Artifact, bool]:

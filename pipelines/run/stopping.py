@@ -65,6 +65,6 @@ def close_dead_runs(home: Path, tracker: Tracker) -> None:
                     client.set_flow_run_state(
                         UUID(record.prefect_flow_run_id), Crashed(message="its process was killed"), force=True
                     )
-        except ObjectNotFound:
+        except (ObjectNotFound, ValueError):  # an id of another server, or none at all
             logger.warning("Prefect does not know run %s: it ran on another server", record.id)
         record.close()

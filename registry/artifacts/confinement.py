@@ -28,7 +28,7 @@ class _Bounds:
 
 
 def confine(folders: Iterable[Path], home: Path, also_private: Iterable[Path] = ()) -> str:
-    """From now on let this process, and those it starts, open paths of requests under these folders only. Return the variable's value.
+    """Let this process, and those it starts, open paths of requests under these folders only. Return the variable's value.
 
     Of `home`, whether it lies in one of the folders or not, artifacts and models alone may be named; of `also_private` nothing.
     """
@@ -43,7 +43,7 @@ def confine(folders: Iterable[Path], home: Path, also_private: Iterable[Path] = 
 
 
 def is_confined() -> bool:
-    """True in a process that works on a request."""
+    """Say whether this is a process that works on a request."""
     return bool(os.environ.get(VARIABLE))
 
 
@@ -83,7 +83,7 @@ def _check(path: Path, real: Path, bounds: _Bounds) -> None:
 
 
 def _closest(real: Path, bounds: _Bounds) -> bool:
-    """True when, on the way up, a private folder comes before an open one."""
+    """Say whether, on the way up, a private folder comes before an open one."""
     opened, private = _identities(bounds.folders), _identities(bounds.private)
     for folder in (real, *real.parents):
         identity = _identity(folder)
@@ -110,7 +110,7 @@ def _check_below(path: Path, real: Path, bounds: _Bounds) -> None:
 
 
 def _is_twin(real: Path, bounds: _Bounds) -> bool:
-    """True when a private file is this one under another name: a hard link is no link that could be followed."""
+    """Say whether a private file is this one under another name: a hard link is no link that could be followed."""
     return _identity(real) in set(_private_files(bounds))
 
 
@@ -127,7 +127,7 @@ def _identities(folders: Iterable[Path]) -> set[Identity]:
 
 
 def _identity(path: Path) -> Identity | None:
-    """Device and inode; None for what is not there."""
+    """Return device and inode; None for what is not there."""
     try:
         status = path.stat()
     except OSError:

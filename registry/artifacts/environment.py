@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+# MLflow's SQLite file, and what stands beside it, with this behind its name, while it is made.
+DATABASE, UNFINISHED = "mlflow.db", ".unfinished"
 PACKAGES = (
     "attar",
     "torch",
@@ -70,7 +72,17 @@ def writable(home: Path) -> Path:
 
 def tracking_uri(home: Path) -> str:
     """Return MLflow's tracking URI: the server that MLFLOW_TRACKING_URI names, else one SQLite file in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_tracking_uri(home)
+
+
+def local_tracking_uri(home: Path) -> str:
+    """Return the URI of MLflow's SQLite file in the home folder."""
+    return f"sqlite:///{home / DATABASE}"
+
+
+def is_database_whole(home: Path) -> bool:
+    """Say whether MLflow's SQLite file is there and was made to its end."""
+    return (home / DATABASE).exists() and not (home / f"{DATABASE}{UNFINISHED}").exists()
 
 
 def num_cores() -> int:
@@ -110,7 +122,7 @@ def processor_flags() -> frozenset[str]:
 
 
 def has_bf16_products() -> bool:
-    """True where the processor multiplies bfloat16 by itself. AMX tiles, or AVX-512's dot product, which not every processor is fast at."""
+    """Say whether the processor multiplies bfloat16 by itself. AMX tiles, or AVX-512's dot product, which not every processor is fast at."""
     return not processor_flags().isdisjoint(("amx_bf16", "avx512_bf16"))
 
 

@@ -1,76 +1,83 @@
-"""What is known of an artifact beside its content. The facts of each kind with their types, and how stored ones are read."""
+"""What is known of an artifact beside its content. Read by attribute with a type of its own, and by name where the kind is any."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypedDict, get_args, get_origin, get_type_hints
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from functools import cache
+from typing import TYPE_CHECKING, Any, Self, get_args, get_origin, get_type_hints
 
 Fact = int | float | str | bool | tuple[int, ...] | tuple[str, ...]
-# By name; what each kind of artifact has is below, and holds when facts are read.
-Facts = dict[str, Any]
+# By name: an artifact's, or what a forecast expects of one that is not made yet, of which any may be missing.
+Facts = Mapping[str, Any]
 
 
-class ModelFacts(TypedDict, total=False):
-    """Of a model: its sizes, its dtype, and the blocks of the model before it that are gone."""
+class _Missing(Enum):
+    """Stands for a fact that is not known. A member of an enum stays the same one in a copy and in another process."""
 
-    num_blocks: int
-    hidden_size: int
-    vocab_size: int
-    num_parameters: int
-    dtype: str
-    removed_blocks: tuple[int, ...]
+    NOT_KNOWN = "not known"
 
 
-class AdapterFacts(TypedDict, total=False):
-    """An adapter's facts. What was trained on which base, and the parts of the data that its best weights were chosen on."""
-
-    method: str
-    rank: int
-    base_fingerprint: str
-    vocab_size: int
-    num_steps: int
-    best_step: int
-    chosen_on: tuple[str, ...]
-
-
-class DatasetFacts(TypedDict, total=False):
-    """Of a data set: its rows, and the vocabulary of a recorded teacher."""
-
-    name: str
-    num_rows: int
-    num_heldout: int
-    num_recorded: int
-    vocab_size: int
-
-
-class ScanFacts(TypedDict, total=False):
-    """Of a scan: what was scored, over how much."""
-
-    num_blocks: int
-    num_tokens: int
-    metrics: tuple[str, ...]
-    sizes: tuple[int, ...]
-    num_greedy_steps: int
-    has_latency: bool
-
-
+# Default of a fact that every artifact of its kind has: what reads one that is not there is told so in a line.
+NOT_KNOWN: Any = _Missing.NOT_KNOWN
 # What joined the parts of a fact in manifests of versions before facts had types; read for one version.
 JOINED = {"removed_blocks": ",", "metrics": ",", "sizes": ",", "chosen_on": "+"}
-FACTS_BY_KIND: dict[str, type] = {
-    "model": ModelFacts,
-    "adapter": AdapterFacts,
-    "dataset": DatasetFacts,
-    "scan": ScanFacts,
-}
 
 
-def read_facts(kind: str, stored: Mapping[str, Any]) -> Facts:
-    """Return the facts of a manifest with the types of their kind. JSON has no tuples, and earlier versions joined them into text."""
-    return {name: _read(name, value, _types(kind).get(name)) for name, value in stored.items()}
+class UnknownFactError(ValueError):
+    """An artifact's record lacks a fact that all of its kind have now."""
 
 
-def several(facts: Mapping[str, Any], name: str) -> tuple[Any, ...]:
-    """Return a fact that has several parts; none where it is not known."""
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ArtifactFacts(Mapping[str, Fact]):
+    """Facts of one artifact. A kind's own class declares its fields; of these only those that are known count by name.
+
+    Three defaults: `NOT_KNOWN` where reading an unknown fact is a refusal, or gives no parts for a tuple; None for a fact that artifacts
+    may lack. `others`: facts whose names are made at work (`accuracy_TASK`), and those of a manifest that another version wrote.
+    """
+
+    others: Mapping[str, Fact] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, known: Mapping[str, Any]) -> Self:
+        """Return facts given by name, with the types of their kind. JSON has no tuples, and earlier versions joined them into text."""
+        hints = _hints(cls)
+        own = {name: _read(name, value, hints[name]) for name, value in known.items() if name in hints}
+        return cls(**own, others={name: _read(name, value) for name, value in known.items() if name not in hints})
+
+    if not TYPE_CHECKING:  # a checker that saw it would let any attribute pass
+
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            return _absent(type(self), name) if value is _Missing.NOT_KNOWN else value
+
+    def __getitem__(self, name: str) -> Fact:
+        value = self.__dict__[name] if name in _hints(type(self)) else self.others[name]
+        if value is None or value is _Missing.NOT_KNOWN:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        values = self.__dict__
+        for name in _hints(type(self)):
+            if values[name] is not None and values[name] is not _Missing.NOT_KNOWN:
+                yield name
+        yield from self.others
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __or__(self, changes: Mapping[str, Any]) -> Self:
+        """Return the facts with some of them changed or added, by name."""
+        return self.of({**self, **changes})
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+def several(facts: Facts, name: str) -> tuple[Any, ...]:
+    """Return a fact that has several parts, of facts of any kind; none where it is not known."""
     value = facts.get(name, ())
     return value if isinstance(value, tuple) else (value,)
 
@@ -86,12 +93,23 @@ def is_fact(value: Any) -> bool:
     return all(isinstance(part, str | int | float) for part in parts)
 
 
-def _types(kind: str) -> dict[str, Any]:
-    return get_type_hints(FACTS_BY_KIND[kind]) if kind in FACTS_BY_KIND else {}
+@cache
+def _hints(kind: type[ArtifactFacts]) -> dict[str, Any]:
+    """Return the type of each fact that a kind declares, in order."""
+    hints = get_type_hints(kind)
+    return {entry.name: hints[entry.name] for entry in fields(kind) if entry.name != "others"}
 
 
-def _read(name: str, value: Any, hint: Any) -> Fact:
-    if get_origin(hint) is not tuple:
+def _absent(kind: type[ArtifactFacts], name: str) -> tuple[()]:
+    """Return no parts for a fact of several. Raises UnknownFactError for a single one."""
+    if get_origin(_hints(kind)[name]) is tuple:
+        return ()
+    what = kind.__name__.removesuffix("Facts").lower()
+    raise UnknownFactError(f"the {what}'s record does not say {name}: an earlier version made it; make it anew")
+
+
+def _read(name: str, value: Any, hint: Any = None) -> Any:
+    if get_origin(hint) is not tuple or value is _Missing.NOT_KNOWN:
         return tuple(value) if isinstance(value, list) else value
     part_type = get_args(hint)[0]
     parts = [part for part in value.split(JOINED[name]) if part] if isinstance(value, str) else value

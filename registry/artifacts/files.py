@@ -17,6 +17,8 @@ NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OS_ERROR = re.compile(r"\(os error (\d+)\)")
 # numpy's tofile, which writes the tensors beside an ONNX graph, drops the number
 SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
+# so SQLite says it, and with it MLflow
+SQLITE_FULL = "database or disk is full"
 
 
 class NoSpaceError(OSError):
@@ -109,7 +111,7 @@ def _is_refusal(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in NO_SPACE or SHORT_WRITE.fullmatch(str(error)) is not None
     match = OS_ERROR.search(str(error))
-    return match is not None and int(match[1]) in NO_SPACE
+    return SQLITE_FULL in str(error) or (match is not None and int(match[1]) in NO_SPACE)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from attar.registry.artifacts.facts import Fact, Facts
+from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
+from attar.registry.artifacts.kind_facts import (
+    AdapterFacts,
+    ComparisonFacts,
+    DatasetFacts,
+    EvaluationFacts,
+    FittedFacts,
+    ModelFacts,
+    OnnxFacts,
+    ReleaseFacts,
+    ScanFacts,
+    VisionModelFacts,
+)
+
+F = TypeVar("F", bound=ArtifactFacts)
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
@@ -15,26 +29,31 @@ TRIALS = "trials"
 
 
 @dataclass(frozen=True)
-class Artifact:
+class Artifact(Generic[F]):
     """A folder on disk with a kind, a key, a fingerprint and facts. Key: how it was made; fingerprint: what is in it.
 
-    A stage returns an unsealed handle (`ModelArtifact.at(folder, num_blocks=24)`); the store seals it with key and fingerprint.
+    A stage returns an unsealed handle (`ModelArtifact.at(folder, ModelFacts(num_blocks=24))`); the store seals it with key and fingerprint.
     """
 
     kind: ClassVar[str] = "artifact"
+    facts_type: ClassVar[type[ArtifactFacts]] = ArtifactFacts
     # a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
     is_whole_model: ClassVar[bool] = False
     is_graph: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = False
     path: Path
-    facts: Facts = field(default_factory=dict)
+    facts: F = field(default_factory=dict)  # type: ignore[assignment] - typed just below
     key: str = ""
     fingerprint: str = ""
 
+    def __post_init__(self) -> None:
+        # given by name, as a manifest has them, or typed already
+        object.__setattr__(self, "facts", self.facts_type.of(self.facts))
+
     @classmethod
-    def at(cls, path: Path, **facts: Fact) -> Self:
-        """Return an unsealed handle on `path`."""
-        return cls(path=path, facts=facts)
+    def at(cls, path: Path, facts: F | Facts | None = None, **named: Fact) -> Self:
+        """Return an unsealed handle on `path`. Its facts are of the kind's own class, or by name where names are made at work."""
+        return cls(path=path, facts={**(facts or {}), **named})  # type: ignore[arg-type]
 
     def as_dict(self) -> dict[str, Any]:
         """Return the handle as plain JSON values."""
@@ -43,72 +62,82 @@ class Artifact:
             "path": str(self.path),
             "key": self.key,
             "fingerprint": self.fingerprint,
-            "facts": self.facts,
+            "facts": dict(self.facts),
         }
 
 
-class ModelArtifact(Artifact):
-    """A plain Hugging Face folder: config.json, safetensors, tokenizer. Facts: num_blocks, hidden_size, vocab_size, num_parameters, dtype."""
+class ModelArtifact(Artifact[ModelFacts]):
+    """A plain Hugging Face folder: config.json, safetensors, tokenizer."""
 
     kind = "model"
+    facts_type = ModelFacts
     is_whole_model = True
 
 
-class VisionModelArtifact(Artifact):
-    """A vision-language Hugging Face folder with its processor. Facts: num_blocks of its language tower, vocab_size, num_parameters."""
+class VisionModelArtifact(Artifact[VisionModelFacts]):
+    """A vision-language Hugging Face folder with its processor."""
 
     kind = "vision_model"
+    facts_type = VisionModelFacts
 
 
-class AdapterArtifact(Artifact):
-    """A PEFT LoRA adapter folder. Facts: rank, base_fingerprint, vocab_size."""
+class AdapterArtifact(Artifact[AdapterFacts]):
+    """A PEFT LoRA adapter folder."""
 
     kind = "adapter"
+    facts_type = AdapterFacts
 
 
-class DatasetArtifact(Artifact):
-    """`rows.jsonl`, `logprobs/` where a teacher recorded some, a data card in `records/`. Facts: num_rows, num_heldout, vocab_size when recorded."""
+class DatasetArtifact(Artifact[DatasetFacts]):
+    """`rows.jsonl`, `logprobs/` where a teacher recorded some, a data card in `records/`."""
 
     kind = "dataset"
+    facts_type = DatasetFacts
     holds_rows = True
 
 
-class ScanArtifact(Artifact):
-    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`. Facts: num_blocks, num_tokens, metrics, sizes."""
+class ScanArtifact(Artifact[ScanFacts]):
+    """`windows.csv`: scores of windows of blocks under each metric; `costs.csv`; `greedy.csv`; `parts.csv`; `candidates.csv`."""
 
     kind = "scan"
+    facts_type = ScanFacts
 
 
-class OnnxArtifact(Artifact):
-    """`model.onnx` with external data, config and tokenizer beside it. Facts: num_blocks, vocab_size, parity numbers."""
+class OnnxArtifact(Artifact[OnnxFacts]):
+    """`model.onnx` with external data, config and tokenizer beside it."""
 
     kind = "onnx"
+    facts_type = OnnxFacts
     is_whole_model = True
     is_graph = True
 
 
-class EvaluationArtifact(Artifact):
-    """`evaluation.json`: quality, size and speed of one model. Facts: the headline numbers."""
+class EvaluationArtifact(Artifact[EvaluationFacts]):
+    """`evaluation.json`: quality, size and speed of one model."""
 
     kind = "evaluation"
+    facts_type = EvaluationFacts
 
 
-class ComparisonArtifact(Artifact):
-    """`comparison.json`: a student's retention of the original, with intervals. Facts: the estimates by measure and data set."""
+class ComparisonArtifact(Artifact[ComparisonFacts]):
+    """`comparison.json`: a student's retention of the original, with intervals."""
 
     kind = "comparison"
+    facts_type = ComparisonFacts
 
 
-class FittedArtifact(Artifact):
-    """`fitted.json`: a number that was fitted on held-out rows. A later stage takes it in place of one of its config. Facts: value."""
+class FittedArtifact(Artifact[FittedFacts]):
+    """`fitted.json`: a number that was fitted on held-out rows. A later stage takes it in place of one of its config."""
 
     kind = "fitted"
+    facts_type = FittedFacts
 
 
-class ReleaseArtifact(Artifact):
-    """`release.json`: the registered version, its aliases and the gate's verdict. Facts: name, version, is_champion."""
+class ReleaseArtifact(Artifact[ReleaseFacts]):
+    """`release.json`: the registered version, its aliases and the gate's verdict."""
 
     kind = "release"
+    facts_type = ReleaseFacts
 
 
 KINDS: dict[str, type[Artifact]] = {

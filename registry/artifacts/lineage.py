@@ -26,7 +26,7 @@ class Ancestor:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the tree as plain JSON values."""
-        return {**self.__dict__, "inputs": [ancestor.as_dict() for ancestor in self.inputs]}
+        return {**self.__dict__, "facts": dict(self.facts), "inputs": [ancestor.as_dict() for ancestor in self.inputs]}
 
 
 def trace(store: Store, artifact: Artifact, via: str = "", below: frozenset[str] = frozenset()) -> Ancestor:

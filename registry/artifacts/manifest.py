@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.facts import is_fact, read_facts
+from attar.registry.artifacts.facts import is_fact
 from attar.registry.artifacts.fingerprint import content_fingerprint, digest
 from attar.registry.artifacts.handles import KINDS, Artifact
 
@@ -90,7 +90,7 @@ def handle(folder: Path, manifest: Mapping[str, Any]) -> Artifact:
     """Return the artifact of a manifest that has been read from `folder`."""
     return KINDS[manifest["kind"]](
         path=folder / CONTENT,
-        facts=read_facts(manifest["kind"], manifest["facts"]),
+        facts=manifest["facts"],
         key=manifest["key"],
         fingerprint=manifest["fingerprint"],
     )

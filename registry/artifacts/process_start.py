@@ -27,7 +27,7 @@ def start_of(pid: int) -> float:
 
 
 def is_same_process(pid: int, began: float) -> bool:
-    """True when the process with this id began then. A later process may have the same id."""
+    """Say whether the process with this id began then. A later process may have the same id."""
     try:
         if abs(start_of(pid) - began) < SAME_SECONDS:
             return True

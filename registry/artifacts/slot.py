@@ -35,7 +35,7 @@ def manifest_of(
         "version": slot.version,
         "config": slot.config,
         "inputs": slot.inputs,
-        "facts": draft.facts,
+        "facts": dict(draft.facts),
         "files": files,
         "num_bytes": sum(entry["bytes"] for entry in files.values()),
         **cost,

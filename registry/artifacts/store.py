@@ -140,7 +140,7 @@ class Store:
         return read_manifest(artifact.path.parent)
 
     def holds(self, stage: str, key: str) -> bool:
-        """True when an artifact lies there, its files in their sizes. They are not read: use it to plan, never to trust."""
+        """Say whether an artifact lies there, its files in their sizes. They are not read: use it to plan, never to trust."""
         folder = self._folder(stage, key)
         try:
             check_files(folder, read_manifest(folder))

@@ -18,7 +18,7 @@ from attar.registry.artifacts.environment import attar_home
 # A decision takes seconds; whoever holds the lock for longer hangs.
 WAIT_SECONDS = 300.0
 # Somebody else writes to MLflow's SQLite file, such as a run that logs: it gives way in a moment.
-BUSY = ("database is locked", "database table is locked", "sqlite3.OperationalError")
+BUSY = ("database is locked", "database table is locked")
 BUSY_SECONDS = 60.0
 # How MLflow says that a model, a version or an alias is not there; any other error says nothing about that.
 NOT_THERE = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")

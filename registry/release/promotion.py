@@ -32,7 +32,7 @@ class Verdict:
 
     @property
     def is_worse(self) -> bool:
-        """True when there is any reason against it."""
+        """Whether there is any reason against it."""
         return bool(self.reasons)
 
 

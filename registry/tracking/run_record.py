@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -12,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from attar.registry.artifacts.disk_space import DiskFullError
 from attar.registry.artifacts.environment import describe_environment
-from attar.registry.artifacts.files import write_synced
+from attar.registry.artifacts.files import is_disk_full, write_synced
 from attar.registry.artifacts.process_start import start_of
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class RunRecord:
     prefect_flow_run_id: str = ""
     environment: dict[str, Any] = field(default_factory=describe_environment)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
+    # whether the file stands behind what is known here, for want of space
+    _is_behind: bool = field(default=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
@@ -66,7 +70,7 @@ class RunRecord:
 
     @property
     def has_failed(self) -> bool:
-        """True when a node failed or could not start."""
+        """Whether a node failed or could not start."""
         return any(node.state in ("Failed", "Skipped") for node in self.nodes.values())
 
     def update(self, node: str, **changes: Any) -> None:
@@ -90,6 +94,14 @@ class RunRecord:
             self.is_open = False
             self._write()
 
+    def begin(self) -> None:
+        """Write the file for the first time. Raises DiskFullError, in one line, where it has no space: a run must be seen."""
+        with self._lock:
+            self._write()
+        if self._is_behind:
+            message = f"no space for the record of a run under {self.folder.parent}: make some, and run the same command again"
+            raise DiskFullError(errno.ENOSPC, message)
+
     def save(self) -> None:
         """Write the file."""
         with self._lock:
@@ -102,8 +114,17 @@ class RunRecord:
         return {"id": self.id, **values}
 
     def _write(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_synced(self.folder / RECORD, json.dumps(self.as_dict(), indent=1))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_synced(self.folder / RECORD, json.dumps(self.as_dict(), indent=1))
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            if not self._is_behind:  # no artifact hangs on it: the run goes on, and the next change writes it whole
+                logger.warning("no space for the record of run %s: what it did is written when there is", self.id)
+            self._is_behind = True
+        else:
+            self._is_behind = False
 
 
 def new_run_folder(home: Path, recipe: str) -> Path:

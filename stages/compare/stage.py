@@ -12,17 +12,18 @@ from typing import Any
 from attar.compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each, ratio_of_sums
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import ComparisonArtifact, Facts
+from attar.registry.artifacts.handles import ComparisonArtifact, Facts, ModelArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
 from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
 from attar.stages.artifacts.dataset.right_answers import right_choices
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.shared_vocabulary import keep_shared, shared_rows, smallest_vocabulary
 from attar.stages.artifacts.work_forecast import TOKENS_PER_ROW, comparison_flops, num_questions_of
 from attar.stages.compare.config import CompareConfig, CompareInputs
 from attar.stages.compare.pairs import gold, own_answers, windows
-from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.contract import Forecast, check_covers, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -45,8 +46,8 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
             )
         if name in others:
             raise ValueError(f"against: {name!r} is set against itself")
-    for student in students:
-        check_vocabulary(student, original, "original")
+    for student in students:  # over the tokens that all know
+        check_covers(original, student, "original")
     num_models = 1 + len(config.groups(len(students))[0])
     return Forecast(
         {},
@@ -71,12 +72,12 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
 
     Retention is student accuracy / original accuracy; above chance, both minus what guessing gives. Several students share what the
     original computes, and `against` tells by how much one differs from another: on the same texts that is known far closer than either
-    measure is. Raises ValueError without data, or where the models have no names of their own.
+    measure is. Models of other vocabularies are compared over the smallest, whose tokens all must know: each distribution is renormalised
+    over these. Raises ValueError without data, or where the models have no names of their own.
     """
-    device = pick_device()
-    dtype = pick_dtype(config.precision, device)
-    tokenizer = load_tokenizer(inputs.original.path)
-    original = TorchRunner(load_model(inputs.original.path, dtype, device))
+    shared = smallest_vocabulary([*(student.path for student in inputs.model), inputs.original.path])
+    tokenizer = load_tokenizer(shared)
+    original = _opened(config, inputs.original, shared, "original")
     data_names = unique_names((*inputs.texts, *inputs.tasks), "data")
     texts = {name: windows(config, data, tokenizer) for name, data in zip(data_names, inputs.texts, strict=False)}
     tasks = zip(data_names[len(texts) :], inputs.tasks, strict=True)
@@ -93,7 +94,7 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     measure = _Measure(config, original, len(inputs.model), tokenizer)
     for group in config.groups(len(inputs.model)):
         measure.students.clear()  # before the next are in memory
-        measure.students |= {i: TorchRunner(load_model(inputs.model[i].path, dtype, device)) for i in group}
+        measure.students |= {i: _opened(config, inputs.model[i], shared, measure.names[i] or "model") for i in group}
         measure.all(read)
     named = dict(zip(config.names or ("",), measure.results, strict=True)) | measure.differences()
     results = named if config.names else measure.results[0]
@@ -108,7 +109,14 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     }
     for name, value in facts.items():
         metric(name, value)
-    return ComparisonArtifact.at(workdir / "content", **facts)
+    return ComparisonArtifact.at(workdir / "content", facts)
+
+
+def _opened(config: CompareConfig, model: ModelArtifact, shared: Path, who: str) -> TorchRunner:
+    """Return a model that speaks over the tokens of the one in `shared`."""
+    device = pick_device()
+    rows = shared_rows(shared, model.path, who)
+    return TorchRunner(keep_shared(load_model(model.path, pick_dtype(config.precision, device), device), rows, who))
 
 
 class _Measure:
@@ -153,7 +161,7 @@ class _Measure:
         return right_choices(runner, rows, self.tokenizer, batch_size=4 * self.config.batch_size, name=name)
 
     def retention(self, rows: Sequence[Row], name: str) -> None:
-        """Accuracy by length-normalised likelihood of the choices' texts, in pairs."""
+        """Measure accuracy by length-normalised likelihood of the choices' texts, in pairs."""
         if name not in self._chosen:
             self._chosen[name] = self._right(self.original, rows, name)
         original_right = self._chosen[name]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -13,6 +14,7 @@ from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
+from attar.stages.runtime.older_fields import Moved
 
 # What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
 Provider = Literal[
@@ -40,6 +42,16 @@ Provider = Literal[
 
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
+
+
+class DraftsConfig(StageConfig):
+    """With the input `original`: how the model drafts for it."""
+
+    lengths: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4]
+    """Tokens that the model drafts before the original checks them, each measured, in 1 to 64."""
+
+    num_prompts: int = Field(default=8, ge=1)
+    """Questions, of all tasks in turn, whose answers are drafted."""
 
 
 class EvaluateConfig(StageConfig):
@@ -75,11 +87,16 @@ class EvaluateConfig(StageConfig):
     provider: Provider = CPU
     """Where onnxruntime must run an ONNX graph, such as CUDAExecutionProvider; where it cannot, the stage fails."""
 
-    draft_lengths: list[Annotated[int, Field(ge=1, le=64)]] = [1, 2, 4]
-    """With the input `original`: tokens that the model drafts before the original checks them, each measured, in 1 to 64."""
+    drafts: DraftsConfig = DraftsConfig()
+    """With the input `original`: how the model drafts for it."""
 
-    num_draft_prompts: int = Field(default=8, ge=1)
-    """With the input `original`: questions, of all tasks in turn, whose answers are drafted."""
+    part: Literal["heldout", "choose"] = "heldout"
+    """Which rows are measured on: heldout, those that are reported, or choose, those that choices are made on, as a sweep's."""
+
+    moved: ClassVar[Mapping[str, Moved]] = {
+        "draft_lengths": Moved("drafts.lengths"),
+        "num_draft_prompts": Moved("drafts.num_prompts"),
+    }
 
     @model_validator(mode="after")
     def _tasks_have_a_home(self) -> EvaluateConfig:

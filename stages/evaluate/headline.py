@@ -25,6 +25,8 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
         pieces = evaluation["text_pieces"]
         numbers |= _known("perplexity", perplexity_estimate(pieces))
         numbers[TEXT_TOKENS] = sum(count for _, count in pieces)
+        if evaluation.get("text_bytes"):  # evaluations of earlier versions did not count them
+            numbers |= _known("bits_per_byte", bits_per_byte(pieces, evaluation["text_bytes"]))
     if tasks := evaluation["tasks"]:
         right = evaluation["right"]
         numbers |= _known(
@@ -45,6 +47,13 @@ def perplexity_estimate(pieces: Sequence[Piece]) -> Estimate:
     """Return the perplexity with the interval that drawing the pieces of its text anew gives."""
     loss = ratio_of_sums([nats for nats, _ in pieces], [count for _, count in pieces])
     return Estimate(perplexity_of(pieces), math.exp(loss.low), math.exp(loss.high))
+
+
+def bits_per_byte(pieces: Sequence[Piece], num_bytes: int) -> Estimate:
+    """Return the bits that a byte of the text costs, with their interval. So the same text in other tokens compares."""
+    loss = ratio_of_sums([nats for nats, _ in pieces], [count for _, count in pieces])
+    scale = sum(count for _, count in pieces) / num_bytes / math.log(2.0)
+    return Estimate(loss.value * scale, loss.low * scale, loss.high * scale)
 
 
 def _counted(name: str, count: int) -> dict[str, float]:

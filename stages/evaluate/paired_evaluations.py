@@ -8,14 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
+from attar.compressors.measure.cost import MAX_APART
 from attar.compressors.measure.paired import paired_retention, share
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
-from attar.stages.evaluate.headline import TIMES
-
-# Two models of one shape take about the same time: apart by more than a third, it is the machine that was measured.
-MAX_APART = 1.0 / 3.0
+from attar.stages.evaluate.headline import TIMES, bits_per_byte
 
 
 def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
@@ -57,15 +55,32 @@ def _apart(pairs: list[tuple[list[float], list[float]]]) -> Estimate:
 def _perplexity_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
     candidate_pieces, baseline_pieces = candidate.get("text_pieces") or [], baseline.get("text_pieces") or []
     counts = [count for _, count in baseline_pieces]
-    if (
-        not counts
-        or candidate.get("text") != baseline.get("text")
-        or counts != [count for _, count in candidate_pieces]
-    ):
+    if not counts or candidate.get("text") != baseline.get("text"):
         return None
+    if counts != [count for _, count in candidate_pieces]:
+        return _ratio_of_other_tokens(candidate, baseline)
     rise = ratio_of_sums([a - b for (a, _), (b, _) in zip(candidate_pieces, baseline_pieces, strict=True)], counts)
     estimate = Estimate(math.exp(rise.value), math.exp(rise.low), math.exp(rise.high))
     return _ratio(estimate, f"{sum(counts)} tokens")
+
+
+def _ratio_of_other_tokens(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:
+    """Return the ratio on a text that the two cut otherwise: both per token of the baseline, so that more tokens cheapen nothing.
+
+    Each end is what the ends of both losses give: there are no pairs.
+    """
+    sides = (candidate, baseline)
+    if not all(side.get("text_pieces") and side.get("text_bytes") for side in sides):
+        return None
+    losses = [bits_per_byte(side["text_pieces"], side["text_bytes"]) for side in sides]
+    num_bytes, num_tokens = baseline["text_bytes"], sum(count for _, count in baseline["text_pieces"])
+    nats = math.log(2.0) * num_bytes / num_tokens
+    rises = (
+        losses[0].value - losses[1].value,
+        losses[0].low - losses[1].high,
+        losses[0].high - losses[1].low,
+    )
+    return _ratio(Estimate(*(math.exp(rise * nats) for rise in rises)), f"{num_bytes} bytes")
 
 
 def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Ratio | None:

@@ -46,15 +46,15 @@ def speculation(
 
     target = load_model(original.path, draft.dtype, draft.device)
     tokenizer = load_tokenizer(original.path)
-    chosen = rows[: config.num_draft_prompts]
-    counter = bar("drafting for the original", 2 * len(chosen) * len(config.draft_lengths), "texts")
+    chosen = rows[: config.drafts.num_prompts]
+    counter = bar("drafting for the original", 2 * len(chosen) * len(config.drafts.lengths), "texts")
     has_generation_config = (original.path / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(original.path) if has_generation_config else None
     runs = measure_speculation(
         target,
         draft,
         [row_prompt(tokenizer, row) for row in chosen],
-        draft_lengths=config.draft_lengths,
+        draft_lengths=config.drafts.lengths,
         max_new_tokens=config.max_new_tokens,
         stop_ids=stop_token_ids(tokenizer, generation_config),
         on_text=counter.advance,

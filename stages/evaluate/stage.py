@@ -10,14 +10,16 @@ from typing import Any
 from attar.compressors.data.prompts import stop_token_ids, text_windows
 from attar.compressors.export.runtime import CPU, OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
-from attar.compressors.measure.likelihood import Piece, perplexity_of, piece_losses
+from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
+from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
-from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
@@ -28,7 +30,7 @@ from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
 from attar.stages.runtime.device import pick_device, pick_dtype
-from attar.stages.runtime.progress import bar, metric
+from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 
@@ -45,7 +47,7 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
-    facts: Facts = {"flops_per_token": counted} if counted else {}
+    facts: Facts = {"part": config.part} | ({"flops_per_token": counted} if counted else {})
     return Forecast(
         facts,
         num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
@@ -57,7 +59,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
 
 
-@stage("evaluate", version=4, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=5, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -72,15 +74,18 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     has_generation_config = (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
     names = unique_names(inputs.tasks, "task")
-    rows = {name: question_rows(data, config.max_rows) for name, data in zip(names, inputs.tasks, strict=True)}
+    rows = {
+        name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
+    }
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts["num_blocks"],
+        "num_blocks": inputs.model.facts.num_blocks,
         "model_fingerprint": inputs.model.fingerprint,
+        "part": config.part,
     }
+    _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
-    pieces = _pieces(config, inputs, runner, tokenizer)
-    evaluation |= {"perplexity": perplexity_of(pieces) if pieces else None, "text_pieces": pieces}
+    evaluation |= _text(config, inputs, runner, tokenizer)
     evaluation |= _questions(config, rows, runner, tokenizer, generation_config)
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
@@ -91,8 +96,20 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     headline = headline_metrics(evaluation)
     for name, value in headline.items():
         metric(name, value)
-    measured = {"format": inputs.model.kind, "model_fingerprint": inputs.model.fingerprint}
-    return EvaluationArtifact.at(workdir / "content", **measured, **headline)
+    facts = EvaluationFacts(
+        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
+    )
+    return EvaluationArtifact.at(workdir / "content", facts)
+
+
+def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
+    """Say which data have no rows set apart for choices, where these are asked for."""
+    if config.part == "choose":
+        note("measured on the rows that choices are made on: figures to choose by, not to report")
+        data = [*inputs.tasks, *([inputs.text] if inputs.text is not None else [])]
+        for some in data:
+            if not split_rows(read_rows(some.path / "rows.jsonl"), "choose"):
+                note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
 def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
@@ -103,10 +120,10 @@ def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> Fork
 
 
 def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
-    num_matmul = int(model.facts["num_matmul_parameters"])
+    num_matmul = model.facts.num_matmul_parameters
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
-        "num_parameters": model.facts["num_parameters"],
+        "num_parameters": model.facts.num_parameters,
         "flops_per_token": flops_per_token(num_matmul, model_config, config.num_prompt_tokens),
         "disk_bytes": sum(path.stat().st_size for path in weights),
     }
@@ -114,23 +131,28 @@ def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_con
 
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
+    if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
+        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)
     timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
     return timing
 
 
-def _pieces(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> list[Piece]:
+def _text(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, tokenizer: Any) -> dict[str, Any]:
+    """Return the perplexity, what it is made of, and the bytes that were predicted: per byte, models of other tokens compare."""
     if inputs.text is None:
-        return []
-    windows = text_windows(tokenizer, plain_text(inputs.text), config.perplexity_window)
+        return {"perplexity": None, "text_pieces": [], "text_bytes": 0}
+    windows = text_windows(tokenizer, plain_text(inputs.text, config.part), config.perplexity_window)
     counter = bar("reading text", len(windows), "windows")
-    return piece_losses(
+    pieces = piece_losses(
         runner,
         windows,
         batch_size=max(1, config.batch_size // 4),
         on_scored=counter.advance,
     )
+    num_bytes = sum(len(tokenizer.decode(part).encode()) for _, part in windows)
+    return {"perplexity": perplexity_of(pieces), "text_pieces": pieces, "text_bytes": num_bytes}
 
 
 def _questions(

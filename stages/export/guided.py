@@ -62,7 +62,7 @@ def export_guided(config: ExportConfig, inputs: ExportInputs, guidance: AdapterA
             parities.append(prove_scale(config, inputs, model, graph, scale))
     (content / "parity.json").write_text(json.dumps([asdict(parity) for parity in parities], indent=1))
     agreement = min(parity.token_agreement for parity in parities)
-    return OnnxArtifact.at(content, **exported(inputs.model.facts), is_guided=True, token_agreement=agreement)
+    return OnnxArtifact.at(content, exported(inputs.model.facts), is_guided=True, token_agreement=agreement)
 
 
 def prove_scale(

@@ -54,8 +54,7 @@ def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArt
     give_back()  # the session's, before the torch model comes again
     parity = _prove(config, answers, TorchRunner(load_model(inputs.model.path, torch.float32)))
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    facts: Facts = {**exported(inputs.model.facts), "quantization": "none", "token_agreement": parity.token_agreement}
-    return OnnxArtifact.at(content, **facts)
+    return OnnxArtifact.at(content, exported(inputs.model.facts), token_agreement=parity.token_agreement)
 
 
 def _prompts(config: ExportConfig, inputs: ExportInputs) -> list[list[int]]:

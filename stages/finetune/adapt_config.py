@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.adapt.lora import Lora
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
+from attar.registry.artifacts.handles import Facts
+from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
 
@@ -33,7 +35,10 @@ class LowRank(StageConfig):
     """Dropout on their input, in [0, 1)."""
 
     targets: list[str] = []
-    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block."""
+    """Names of the matrices they sit on, such as q_proj; empty: every matrix of every block, beside experts those that PEFT can tell from them."""
+
+    expert_rank: int = Field(default=0, ge=0)
+    """Rank of adapters on each matrix of every routed expert, at the same scale; 0: experts and routers stay as they are."""
 
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
@@ -42,6 +47,15 @@ class LowRank(StageConfig):
     """Hold the frozen base in 4 bits (nf4) or 8 (int8) with bitsandbytes. https://arxiv.org/abs/2305.14314"""
 
     trains_base: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _experts_take_plain_pairs(self) -> LowRank:
+        if self.expert_rank and (self.kind == "dora" or self.dropout):
+            given = "kind is 'dora'" if self.kind == "dora" else f"dropout is {self.dropout:g}"
+            raise ValueError(
+                f"expert_rank is {self.expert_rank}, but {given}; accepted with it: lora or rslora, dropout 0"
+            )
+        return self
 
     @property
     def method(self) -> AdaptMethod:
@@ -53,6 +67,7 @@ class LowRank(StageConfig):
             targets=tuple(self.targets),
             is_rank_stabilized=self.kind == "rslora",
             is_decomposed=self.kind == "dora",
+            expert_rank=self.expert_rank,
         )
 
 
@@ -68,6 +83,7 @@ class AllWeights(StageConfig):
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
+    expert_rank: ClassVar[int] = 0
 
     @property
     def method(self) -> AdaptMethod:
@@ -90,6 +106,7 @@ class LastBlocks(StageConfig):
     trains_base: ClassVar[bool] = True
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
+    expert_rank: ClassVar[int] = 0
 
     @property
     def method(self) -> AdaptMethod:
@@ -98,3 +115,13 @@ class LastBlocks(StageConfig):
 
 
 Adapt = Annotated[LowRank | AllWeights | LastBlocks, Field(discriminator="kind"), default_kind("lora")]
+
+
+def check_adapt(adapt: LowRank | AllWeights | LastBlocks, model: Facts) -> None:
+    """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
+    if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
+        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
+    if adapt.quantized_base != "none":
+        refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
+    if adapt.expert_rank and is_dense(model):
+        raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")

@@ -35,6 +35,7 @@ from attar.stages.finetune.teacher_config import (
     has_both_sides,
     kind_of_source,
     policy_of,
+    reads_record,
 )
 from attar.stages.runtime.older_fields import NOTHING, Moved, kind_of, within
 
@@ -207,7 +208,7 @@ class FinetuneInputs:
 def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool, has_fitted: bool) -> None:
     """Raise ValueError when a source is an input that is not given, or the teacher is asked for twice."""
     teacher, anchor, policy = config.teacher, kind_of_source(config.anchor), policy_of(config.rollout)
-    reads_record = teacher.reads_record(has_teacher) and uses_teacher(config.reduction.objectives, policy)
+    is_recorded = reads_record(teacher.record, has_teacher) and uses_teacher(config.reduction.objectives, policy)
     if teacher.kind == "input" and not has_teacher:
         raise ValueError("teacher is 'input', but the node has no input `teacher`")
     if has_teacher and teacher.kind not in ("auto", "input"):
@@ -218,7 +219,7 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
         raise ValueError(
             "teacher.run_once is true, but the node has no input `teacher`; accepted: false, or that input"
         )
-    if config.compute.vocabulary_sample and reads_record:
+    if config.compute.vocabulary_sample and is_recorded:
         raise ValueError(
             "compute.vocabulary_sample is for a live teacher, but it is what is recorded, a few candidates; accepted: 0, "
             "or the input `teacher`"
@@ -229,5 +230,5 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
         raise ValueError(f"anchor is {anchor!r}, but the node has an input `anchor`; set anchor to {{kind: input}}")
     if bool(config.fitted) != has_fitted:
         raise ValueError(f"fitted is {config.fitted!r}: the field to replace and the input `fitted` belong together")
-    if policy is not None and "teacher" in policy.writers and reads_record:
+    if policy is not None and "teacher" in policy.writers and is_recorded:
         raise ValueError("rollout lets the teacher write, but the teacher is what is recorded; give a live one")

@@ -13,6 +13,7 @@ from pydantic import Field
 from attar.compressors.distill.losses.targets.target_ops import best_share, share_sums
 from attar.compressors.measure.likelihood import scoring_batches
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.kind_facts import FittedFacts
 from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens
@@ -67,7 +68,7 @@ def fit_share(config: FitShareConfig, inputs: FitShareInputs, workdir: Path) -> 
     if not rows:
         raise ValueError("the data set has no held-out questions; set heldout_fraction in ingest_data above 0")
     if fitted_on == "heldout":
-        note(shared_rows_note(str(inputs.data.facts.get("name", "the data set")), "fit the share"))
+        note(shared_rows_note(inputs.data.facts.name or "the data set", "fit the share"))
     tokenizer = load_tokenizer(inputs.on_labels.path)
     first, second = (open_runner(model, config.precision) for model in (inputs.on_labels, inputs.on_teacher))
     pairs = [exact_tokens(tokenizer, row) for row in rows]
@@ -86,4 +87,4 @@ def fit_share(config: FitShareConfig, inputs: FitShareInputs, workdir: Path) -> 
     note(f"labels get {share:.3f} of the target (unclipped {numerator / denominator if denominator else 1.0:.3f})")
     content = workdir / "content"
     (content / RESULT).write_text(json.dumps({"value": share, "numerator": numerator, "denominator": denominator}))
-    return FittedArtifact.at(content, value=share, fitted_on=fitted_on)
+    return FittedArtifact.at(content, FittedFacts(value=share, fitted_on=fitted_on))

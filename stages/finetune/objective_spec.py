@@ -23,6 +23,7 @@ from attar.compressors.distill.losses.targets.target_ops import TARGETS, Identit
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES, CoefficientSchedule
 from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
+from attar.stages.runtime.accepted import accepted
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
@@ -150,6 +151,8 @@ def read_objective(name: str, entry: Any) -> Any:
             raise ValueError(f"objective {name!r} has no field {field!r}.{known}") from error
         if first["type"] == "missing":
             raise ValueError(f"objective {name!r}: {field} is missing. Known: {', '.join(sorted(KNOWN))}") from error
+        if instead := accepted(first):
+            raise ValueError(f"objective {name!r}, {field} is {first['input']!r}; accepted: {instead}") from error
         raise ValueError(f"objective {name!r}, {field} = {first['input']!r}: {first['msg']}") from error
 
 

@@ -14,15 +14,18 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, RowsConfig
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, schedule_of
-from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, rule_of
+from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
+from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, reads_record, rule_of
 from attar.stages.runtime.device import pick_device, pick_dtype
+
+# Tokens in one forward and backward pass where none are asked for.
+CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,8 @@ class Adaptation:
     kind: str
     # of low-rank adapters; 0 where the base's own weights learn
     rank: int
+    # of those on routed experts; 0 where they stay
+    expert_rank: int
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
@@ -60,8 +65,43 @@ class Teaching:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LearnedRows:
+    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each."""
+
+    learn: Learned
+    max_tokens: int
+    shares: tuple[float, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all."""
+
+    is_packed: bool
+    gradient_checkpointing: bool
+    vocabulary_sample: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluations:
+    """When the held-out rows are evaluated, by what, and after how many without a better one training stops; 0: never."""
+
+    every: int
+    stop_on: StopOn
+    patience: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """After how many steps (0: by time alone) and minutes all that is needed to continue is written."""
+
+    every: int
+    minutes: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """All that a training does, before anything is loaded."""
+    """All that a training does, before anything is loaded. It holds no config: what a user wrote is read once, in `of`."""
 
     device: torch.device
     dtype: torch.dtype
@@ -70,60 +110,85 @@ class TrainingPlan:
     teaching: Teaching
     # None: the data's own answers
     rollout: RolloutPolicy | None
-    rows: RowsConfig
+    rows: LearnedRows
     schedule: Schedule
     average_decay: float
     seed: int
-    compute: ComputeConfig
-    heldout: HeldoutConfig
-    checkpoints: CheckpointConfig
+    passes: Passes
+    heldout: Evaluations
+    checkpoints: Checkpoints
 
     @staticmethod
     def of(config: FinetuneConfig, inputs: FinetuneInputs) -> TrainingPlan:
         """Return the plan of a config for what the node is given. Raises ValueError when the model's record lacks what it takes."""
         if inputs.fitted is not None:
-            config = config.with_fitted(float(inputs.fitted.facts["value"]))
+            config = config.with_fitted(inputs.fitted.facts.value)
         device, reduction, policy = pick_device(), config.reduction, policy_of(config.rollout)
-        reads_record = config.teacher.reads_record(inputs.teacher is not None)
-        reads_record = reads_record and uses_teacher(reduction.objectives, policy)
+        is_recorded = reads_record(config.teacher.record, inputs.teacher is not None)
+        is_recorded = is_recorded and uses_teacher(reduction.objectives, policy)
+        learned, compute = config.rows, config.compute
         return TrainingPlan(
             device=device,
             dtype=pick_dtype(config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
             reduction=reduction,
             teaching=Teaching(
-                sources=_sources(config, inputs, reduction, reads_record=reads_record),
-                reads_record=reads_record,
+                sources=_sources(config, inputs, reduction, reads_record=is_recorded),
+                reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
             rollout=policy,
-            rows=config.rows,
-            schedule=schedule_of(config.schedule, config.compute.tokens_per_micro_batch, device),
+            rows=LearnedRows(learn=learned.learn, max_tokens=learned.max_tokens, shares=tuple(learned.shares)),
+            schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
             seed=config.schedule.seed,
-            compute=config.compute,
-            heldout=config.heldout,
-            checkpoints=config.checkpoints,
+            passes=Passes(
+                is_packed=compute.is_packed,
+                gradient_checkpointing=compute.gradient_checkpointing,
+                vocabulary_sample=compute.vocabulary_sample,
+            ),
+            heldout=evaluations_of(config.heldout),
+            checkpoints=checkpoints_of(config.checkpoints),
         )
 
 
-def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: Facts) -> Adaptation:
+def schedule_of(config: ScheduleConfig, tokens_per_micro_batch: int, device: torch.device) -> Schedule:
+    """Return how long training lasts and how fast it moves, with micro-batches that suit the device where none are given."""
+    fitting = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
+    settings = {
+        name: getattr(config, name) for name in Schedule.__dataclass_fields__ if name != "tokens_per_micro_batch"
+    }
+    return Schedule(**settings, tokens_per_micro_batch=tokens_per_micro_batch or fitting)
+
+
+def evaluations_of(config: HeldoutConfig) -> Evaluations:
+    """Return when and by what held-out rows are evaluated."""
+    return Evaluations(every=config.every, stop_on=config.stop_on, patience=config.patience)
+
+
+def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
+    """Return when checkpoints are written."""
+    return Checkpoints(every=config.every, minutes=config.minutes)
+
+
+def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
         kind=adapt.kind,
         rank=adapt.rank,
+        expert_rank=adapt.expert_rank,
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,
     )
 
 
-def first_block_after_cut(facts: Facts) -> int:
+def first_block_after_cut(facts: ModelFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = several(facts, "removed_blocks")
+    removed = facts.removed_blocks
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)

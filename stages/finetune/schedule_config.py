@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, field_validator
 
-from attar.compressors.distill.examples.steps import Schedule
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
 
-if TYPE_CHECKING:
-    import torch
-
-# Tokens in one forward and backward pass: the fewest that may be asked for, and what is taken where none are.
-MIN_MICRO_BATCH, CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 16, 512, 4096
+# The fewest tokens that may be asked for in one forward and backward pass.
+MIN_MICRO_BATCH = 16
+StopOn = Literal["loss", "quality"]
 
 
 class ScheduleConfig(StageConfig):
@@ -57,7 +54,7 @@ class HeldoutConfig(StageConfig):
     every: int = Field(default=10, ge=1)
     """Steps between two evaluations on the held-out rows."""
 
-    stop_on: Literal["loss", "quality"] = "loss"
+    stop_on: StopOn = "loss"
     """What they judge by: held-out loss, or the share of checkable held-out questions answered right (loss breaks ties)."""
 
     patience: int = Field(default=3, ge=0)
@@ -102,12 +99,3 @@ class ComputeConfig(StageConfig):
         if 0 < value < MIN_MICRO_BATCH:
             raise ValueError(f"{value} tokens hold no row; accepted: 0, or {MIN_MICRO_BATCH} and more")
         return value
-
-
-def schedule_of(config: ScheduleConfig, tokens_per_micro_batch: int, device: torch.device) -> Schedule:
-    """Return how long training lasts and how fast it moves, with micro-batches that suit the device where none are given."""
-    fitting = CPU_MICRO_BATCH if device.type == "cpu" else ACCELERATOR_MICRO_BATCH
-    settings = {
-        name: getattr(config, name) for name in Schedule.__dataclass_fields__ if name != "tokens_per_micro_batch"
-    }
-    return Schedule(**settings, tokens_per_micro_batch=tokens_per_micro_batch or fitting)

@@ -22,12 +22,13 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
-from attar.stages.contract import Forecast, check_vocabulary, stage
+from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
+from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.teacher_config import policy_of
+from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
@@ -53,14 +54,17 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
-    if config.teacher.reads_record(bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    others = [("recorded teacher", data), ("teacher", teacher), ("anchor", inputs.get("anchor", ()))]
-    for who, other in [(who, entry) for who, several in others for entry in several]:
-        check_vocabulary(model, other, who)
-    if config.adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
-        raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")
-    facts: Facts = {"method": config.adapt.kind}
+    for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
+        for other in others:  # one with more tokens speaks over those of the model
+            check_covers(other, model, who)
+    for dataset in data:
+        check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
+    check_adapt(config.adapt, model)
+    facts: dict[str, Any] = {"method": config.adapt.kind}
+    if config.adapt.expert_rank:
+        facts["expert_rank"] = config.adapt.expert_rank
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
     return Forecast(
@@ -101,7 +105,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     tokenizer = load_tokenizer(inputs.model.path)
     rows = _rows(plan, inputs, tokenizer)
     base, student = _student(plan, inputs.model)
-    is_packed = plan.compute.is_packed and _can_pack(student, rows.train, plan.dtype)
+    is_packed = plan.passes.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
     teacher = teacher_sources.get("teacher")
@@ -116,7 +120,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
         rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
         teacher_sources["teacher"] = RecordedStates(teacher.own_model.head)
-    sample = _sample(plan.compute.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
+    sample = _sample(plan.passes.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,
         rows.train,
@@ -168,7 +172,7 @@ def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel,
     adaptation = plan.adaptation
     base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)
     student = Student(adaptation.method(base, adaptation.first_block))
-    if plan.compute.gradient_checkpointing:
+    if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
     return base, student
 

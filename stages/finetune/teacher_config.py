@@ -16,6 +16,8 @@ from attar.stages.runtime.older_fields import NOTHING, kind_of
 
 Context = Annotated[ContextBuilder, MethodField(CONTEXTS, "teacher context", "none")]
 NO_CONTEXT = CONTEXTS["none"]()
+# When a teacher is the one recorded in the data.
+Record = Literal["always", "without_input", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +64,7 @@ class AutoTeacher(StageConfig):
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
 
     rule: ClassVar[SelfRule | None] = None
-
-    def reads_record(self, has_input: bool) -> bool:
-        """Say whether the teacher is the one recorded in the data."""
-        return not has_input
+    record: ClassVar[Record] = "without_input"
 
 
 class RecordedTeacher(StageConfig):
@@ -77,10 +76,7 @@ class RecordedTeacher(StageConfig):
     rule: ClassVar[SelfRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
-
-    def reads_record(self, has_input: bool) -> bool:
-        """Say whether the teacher is the one recorded in the data."""
-        return True
+    record: ClassVar[Record] = "always"
 
 
 class InputTeacher(StageConfig):
@@ -96,10 +92,7 @@ class InputTeacher(StageConfig):
     """Run it once over all examples and keep its last states, as under auto."""
 
     rule: ClassVar[SelfRule | None] = None
-
-    def reads_record(self, has_input: bool) -> bool:
-        """Say whether the teacher is the one recorded in the data."""
-        return False
+    record: ClassVar[Record] = "never"
 
 
 class SelfTeacher(StageConfig):
@@ -115,15 +108,17 @@ class SelfTeacher(StageConfig):
     """What it reads that the student does not, as under auto."""
 
     run_once: ClassVar[bool] = False
-
-    def reads_record(self, has_input: bool) -> bool:
-        """Say whether the teacher is the one recorded in the data."""
-        return False
+    record: ClassVar[Record] = "never"
 
 
 Teacher = Annotated[
     AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher, Field(discriminator="kind"), default_kind("auto")
 ]
+
+
+def reads_record(record: Record, has_input: bool) -> bool:
+    """Say whether the teacher is the one recorded in the data, where the input `teacher` is given or not."""
+    return record == "always" or (record == "without_input" and not has_input)
 
 
 def rule_of(source: SelfRule | NoSource | InputModel | None) -> SelfRule | None:

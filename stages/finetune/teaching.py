@@ -21,7 +21,8 @@ from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.model.folder import load_model, refuse_other_tokens
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.shared_vocabulary import keep_shared, shared_rows
 from attar.stages.finetune.plan import Source
 from attar.stages.finetune.teacher_config import NO_CONTEXT
 from attar.stages.finetune.training_rows import TrainingRows
@@ -33,19 +34,19 @@ ROLLOUT_ROWS = 32
 def build_teacher_sources(
     sources: Mapping[ViewName, Source], student: Student, folder: Path, dtype: torch.dtype, device: torch.device
 ) -> dict[ViewName, TeacherSource]:
-    """Return who speaks beside the student, whose model lies in `folder`. Raises ValueError when another model's vocabulary is not its."""
+    """Return who speaks beside the student, whose model lies in `folder`. One of a larger vocabulary speaks over the student's tokens.
+
+    Raises ValueError when another model lacks a token of the student's.
+    """
     teacher_sources: dict[ViewName, TeacherSource] = {}
     for name, source in sources.items():
         is_hinted = name == "teacher"
         if source.rule is not None:
             teacher_sources[name] = StudentItself(source.rule, is_hinted).begin(student)
         elif source.model is not None:
-            other = Student(load_model(source.model.path, dtype, device).requires_grad_(False)).eval()
-            num_own, num_other = student.head.weight.shape[0], other.head.weight.shape[0]
-            if num_own != num_other:
-                raise ValueError(f"vocabulary mismatch: model {num_own}, {name} {num_other} tokens")
-            refuse_other_tokens(folder, source.model.path, name)
-            teacher_sources[name] = OtherModel(other, is_hinted)
+            rows = shared_rows(folder, source.model.path, name)
+            other = keep_shared(load_model(source.model.path, dtype, device), rows, name).requires_grad_(False)
+            teacher_sources[name] = OtherModel(Student(other).eval(), is_hinted)
     return teacher_sources
 
 

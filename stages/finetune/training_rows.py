@@ -217,7 +217,7 @@ def _read_dataset(
     part: Split = "choose" if evaluations["choose"] else "heldout"
     into.add_heldout(part, evaluations[part])
     if part == "heldout" and evaluations[part]:
-        note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
+        note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
 
 
 def _row_examples(learned: LearnedTokens, row: Row, tokenizer: Any, teacher: TeacherRecord | None) -> list[Example]:

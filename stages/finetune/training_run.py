@@ -17,11 +17,11 @@ from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, T
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import set_weights, trained_weights
 from attar.registry.artifacts.files import whole_file
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
+from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
-from attar.stages.finetune.plan import Adaptation
-from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig
+from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.training_rows import TrainingRows, is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
@@ -45,8 +45,8 @@ class TrainingRun:
         tokenizer: Any,
         workdir: Path,
         *,
-        heldout: HeldoutConfig,
-        checkpoints: CheckpointConfig,
+        heldout: Evaluations,
+        checkpoints: Checkpoints,
     ) -> None:
         self.heldout, self.checkpoints = heldout, checkpoints
         self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer
@@ -209,19 +209,19 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, 
             f"kept ({run.trainer.step} steps); lower learning_rate, or judge by more rows or another stop_on"
         )
     is_by_quality = run.heldout.stop_on == "quality"
-    # which part of the data the kept state was chosen on: figures of that part flatter it
-    facts: Facts = {"chosen_on": tuple(dict.fromkeys(run.rows.evaluated_parts))}
-    if is_by_quality:
-        facts |= {"heldout_quality": -run.best["score"][0], "num_quality_rows": min(MAX_ROWS, len(run.checkable))}
     nats = run.best["score"][int(is_by_quality) :]  # of an evaluation that has no loss: none
     note(f"kept the weights of step {run.best['step']}" + (f" (held-out loss {nats[0]:.4f} nats)" if nats else ""))
-    return AdapterArtifact.at(
-        content,
+    facts = AdapterFacts(
         method=adaptation.kind,
         rank=adaptation.rank,
+        expert_rank=adaptation.expert_rank or None,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,
-        vocab_size=base.facts["vocab_size"],
-        **facts,
+        vocab_size=base.facts.vocab_size,
+        # which part of the data the kept state was chosen on: figures of that part flatter it
+        chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),
+        heldout_quality=-run.best["score"][0] if is_by_quality else None,
+        num_quality_rows=min(MAX_ROWS, len(run.checkable)) if is_by_quality else None,
     )
+    return AdapterArtifact.at(content, facts)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,7 +23,7 @@ RESULT = "comparison.json"
 class AdapterConfig(StageConfig):
     """The adapters, and the guidance scales that they learn."""
 
-    kind: str = Field(default="cross", pattern="^(cross|offset)$")
+    kind: Literal["cross", "offset"] = "cross"
     """cross: attention over scale, timestep and class; offset: a vector of them."""
 
     rank: int = Field(default=32, ge=2)
@@ -129,7 +129,7 @@ def denoise(config: DenoiseConfig, inputs: NoInputs, workdir: Path) -> Compariso
     for seed in config.seeds:
         for path in sorted((workdir / f"seed-{seed}").glob("*.safetensors")):
             (content / f"seed-{seed}-{path.name}").write_bytes(path.read_bytes())
-    return ComparisonArtifact.at(content, **{name: entry["value"] for name, entry in spreads.items()})
+    return ComparisonArtifact.at(content, {name: entry["value"] for name, entry in spreads.items()})
 
 
 def _report(config: DenoiseConfig, seed: int, result: StudyResult) -> None:

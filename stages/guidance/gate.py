@@ -67,7 +67,7 @@ class GateReport:
 def measure_gates(config: GuideConfig, inputs: GuideInputs, student: Student, rows: Sequence[Row]) -> GateReport:
     """Measure every gate there is data for, on the trained student."""
     student.eval()
-    unseen = {float(data.facts["unseen_scale"]) for data in inputs.data} - {0.0}
+    unseen = {data.facts.unseen_scale for data in inputs.data} - {0.0}
     parts = {
         "seen": [row for row in rows if row.guidance_scale not in unseen],
         "unseen": [row for row in rows if row.guidance_scale in unseen],

@@ -27,9 +27,9 @@ def read_guided(config: GuideConfig, inputs: GuideInputs) -> GuidedRows:
     """Read every data set once. Raises ValueError for rows without a scale, and when none is there to learn or to measure on."""
     teacher = inputs.teacher or inputs.model
     for data in inputs.data:
-        if data.facts.get("guided_model") != teacher.fingerprint:
+        if data.facts.guided_model != teacher.fingerprint:
             raise ValueError(
-                f"the data was drawn from model {str(data.facts.get('guided_model'))[:12]}, not from {teacher.fingerprint[:12]}; "
+                f"the data was drawn from model {str(data.facts.guided_model)[:12]}, not from {teacher.fingerprint[:12]}; "
                 "give the model it was drawn from as the input teacher"
             )
     rows = TrainingRows([], [], [], [], [], [], [])
@@ -40,7 +40,7 @@ def read_guided(config: GuideConfig, inputs: GuideInputs) -> GuidedRows:
     if not rows.heldout_rows:
         raise ValueError("the data has no held-out rows, which the gate is measured on; raise heldout_fraction")
     facts = [data.facts for data in inputs.data]
-    low, high = min(float(fact["min_scale"]) for fact in facts), max(float(fact["max_scale"]) for fact in facts)
+    low, high = min(fact.min_scale for fact in facts), max(fact.max_scale for fact in facts)
     return GuidedRows(rows, low, high)
 
 
@@ -49,7 +49,7 @@ def _read_dataset(config: GuideConfig, data: DatasetArtifact, source: int, into:
     rows = read_rows(data.path / "rows.jsonl")
     part = choosing_part(rows)
     if part == "heldout":
-        note(shared_rows_note(str(data.facts.get("name", f"data {source + 1}")), "decide which state is kept"))
+        note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
     for row in rows:
         if row.guidance_scale is None or not row.answer_ids:
             raise ValueError(f"row {row.id} carries no guidance scale; make the data with guide_data")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,11 +19,12 @@ from attar.compressors.guidance.student import guided_student
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_vocabulary, stage
-from attar.stages.finetune.schedule_config import schedule_of
+from attar.stages.finetune.plan import checkpoints_of, evaluations_of, schedule_of
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.finetune.training_work import training_flops
@@ -56,7 +58,7 @@ def _forecast(config: GuideConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
         for name in ("num_blocks", "hidden_size"):
             if name in beside and name in model and beside[name] != model[name]:
                 raise ValueError(f"{name} mismatch: model {model[name]}, second {beside[name]}")
-    facts: Facts = {"method": config.adapter}
+    facts: dict[str, Any] = {"method": config.adapter}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
     num_flops = training_flops(config.training.schedule, config.training.heldout.every, model, data)
@@ -114,7 +116,8 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         Accelerator(cpu=device.type == "cpu"),
         average=WeightAverage(decay, trained_weights(student)) if decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=training.heldout, checkpoints=training.checkpoints)
+    heldout, checkpoints = evaluations_of(training.heldout), checkpoints_of(training.checkpoints)
+    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=heldout, checkpoints=checkpoints)
 
 
 def _frozen_digest(student: Student) -> str:
@@ -134,14 +137,13 @@ def _save(
     else:
         save_guidance(content, run.student.guidance, config.adapter, report.bases)
     (content / "gate.json").write_text(report.as_json())
-    facts = dict(report.facts)
-    return AdapterArtifact.at(
-        content,
+    facts = AdapterFacts(
         method=config.adapter,
         rank=config.training.adapt.rank if config.adapter == "lora" else config.rank,
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=inputs.model.fingerprint,
-        vocab_size=inputs.model.facts["vocab_size"],
-        **facts,
+        vocab_size=inputs.model.facts.vocab_size,
+        others=report.facts,
     )
+    return AdapterArtifact.at(content, facts)

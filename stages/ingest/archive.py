@@ -13,7 +13,7 @@ MAX_RATIO = 100
 
 
 def is_plain_member(name: str) -> bool:
-    """True for a relative path that stays below where it is unpacked."""
+    """Say whether a relative path stays below where it is unpacked."""
     path = PurePosixPath(name)
     return not path.is_absolute() and ".." not in path.parts and "\\" not in name
 

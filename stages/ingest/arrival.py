@@ -24,7 +24,7 @@ def arrival_facts(fetched: FetchedModel) -> Facts:
     facts, lines = chat_traits(fetched.tokenizer)
     for line in lines:
         note(line)
-    return facts | _row_facts(fetched)
+    return {**facts, **_row_facts(fetched)}
 
 
 def _tell_left_out(folder: Path) -> None:

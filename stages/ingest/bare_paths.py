@@ -8,7 +8,7 @@ from attar.stages.ingest.data import FORMS as DATA_FORMS
 from attar.stages.ingest.source_line import FORMS as MODEL_FORMS
 
 # How a data set's file is read, by its ending.
-DATA_SCHEMES = {".jsonl": "jsonl", ".parquet": "parquet", ".txt": "text"}
+DATA_SCHEMES = {".jsonl": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text"}
 
 
 def model_source(text: str) -> str:
@@ -22,6 +22,6 @@ def model_source(text: str) -> str:
 
 
 def data_source(text: str) -> str:
-    """Return a source line for a data set. A line as it is, a path of a .jsonl, .parquet or .txt file with its scheme."""
+    """Return a source line for a data set. A line as it is, a path of a .jsonl, .csv, .tsv, .parquet or .txt file with its scheme."""
     scheme = DATA_SCHEMES.get(Path(text).suffix)
     return text if text.partition(":")[0] in DATA_FORMS or scheme is None else f"{scheme}:{text}"

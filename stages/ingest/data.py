@@ -12,11 +12,14 @@ from pydantic import Field, field_validator, model_validator
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.registry.artifacts.handles import DatasetArtifact, Facts
+from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.manifest import printable
 from attar.stages.artifacts.dataset.answer_checks import refuse_unusable_references
 from attar.stages.artifacts.dataset.partition import check_fractions, parted
 from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_rows
 from attar.stages.artifacts.work_forecast import size_of_file
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
+from attar.stages.ingest.delimited_table import DELIMITERS, read_table, size_of_table
 from attar.stages.ingest.hub_id import hub_cure
 from attar.stages.ingest.labels import AnswerForm
 from attar.stages.ingest.record_sources import (
@@ -35,11 +38,15 @@ from attar.stages.runtime.progress import note
 
 FORMS = {
     "jsonl": "jsonl:PATH.jsonl",
+    "csv": "csv:PATH.csv",
+    "tsv": "tsv:PATH.tsv",
     "parquet": "parquet:PATH.parquet",
     "text": "text:PATH.txt",
     "hub": HUB,
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
 }
+# Sources that are a file here.
+LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")
 # Our own small data sets lie in the folder of that name beside this file.
 SHIPPED = "shipped/"
 
@@ -68,7 +75,8 @@ class IngestDataConfig(StageConfig):
     """Where rows come from and which columns hold what."""
 
     source: str
-    """One of: jsonl:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK]; shipped/NAME is a file of ours."""
+    """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK];
+    shipped/NAME is a file of ours."""
 
     name: str = ""
     """Name in results and tables; empty: taken from the source, such as the file's name."""
@@ -120,8 +128,9 @@ class IngestDataConfig(StageConfig):
             raise ValueError(f"source {value!r} has no known form; accepted: {known}{hub_cure(value, is_model=False)}")
         if scheme == "hub" and not re.fullmatch(HUB_PATTERN, rest):
             raise ValueError(f"source {value!r} is not of the form {FORMS['hub']}{hub_cure(value, is_model=False)}")
-        if scheme in ("jsonl", "parquet", "text") and not _local_path(value).exists():
-            raise ValueError(f"{_local_path(value)} does not exist; accepted: {FORMS[scheme]} with a path that does")
+        if scheme in LOCAL and not _local_path(value).is_file():
+            problem = "is no plain file" if _local_path(value).exists() else "does not exist"
+            raise ValueError(f"{_local_path(value)} {problem}; accepted: {FORMS[scheme]} with the path of a file")
         return value
 
     @model_validator(mode="after")
@@ -136,13 +145,16 @@ def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]])
     if config.source.startswith("reasoning_gym:") and config.max_rows == 0:
         raise ValueError("max_rows is 0: say how many tasks to generate")
     num_rows, num_bytes = config.max_rows, 0.0
-    if config.source.startswith("jsonl:"):
+    scheme = config.source.partition(":")[0]
+    if scheme == "jsonl":
         num_rows, num_bytes = size_of_file(_local_path(config.source), config.max_rows)
+    elif scheme in DELIMITERS:
+        num_rows, num_bytes = size_of_table(_local_path(config.source), config.source, config.max_rows)
     return Forecast({"num_rows": num_rows} if num_rows else {}, disk_bytes=num_bytes)
 
 
 def _outside(config: IngestDataConfig) -> str:
-    is_local = config.source.partition(":")[0] in ("jsonl", "parquet", "text")
+    is_local = config.source.partition(":")[0] in LOCAL
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
@@ -158,26 +170,32 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         raise ValueError(f"{config.source} gave no rows{_skipped(typed)}")
     if left_out := _skipped(typed):
         note(f"warning: {config.source}{left_out}")
-    if typed.unread:
-        note(f"keys of turns that are not read: {', '.join(sorted(typed.unread))}"[:200])
+    for what, names in (("keys of turns", typed.unread), ("columns", typed.unread_columns)):
+        if names:
+            note(f"{what} that are not read: {', '.join(sorted(map(printable, names)))}"[:200])
+    num_open = sum(bool(row.question) and not row.choices and not row.messages for row in typed.rows)
+    if num_open and any(row.choices for row in typed.rows):
+        note(f"{num_open} of {len(typed.rows)} rows have no choices: they are open questions")
     keys = [content_key(row) for row in typed.rows]
     rows = parted(typed.rows, keys, heldout_fraction=config.heldout_fraction, choose_fraction=config.choose_fraction)
     refuse_unusable_references(rows, config.source)
     write_rows(workdir / "content" / "rows.jsonl", rows)
-    return DatasetArtifact.at(
-        workdir / "content",
+    facts = DatasetFacts(
         name=config.name or _name_of(config.source),
         num_rows=len(rows),
         num_heldout=len(split_rows(rows, "heldout")),
         num_choose=len(split_rows(rows, "choose")),
         source=config.source,
     )
+    return DatasetArtifact.at(workdir / "content", facts)
 
 
 def _records(config: IngestDataConfig) -> Iterator[Record]:
     scheme, _, rest = config.source.partition(":")
     if scheme == "jsonl":
         return read_jsonl(_local_path(config.source), config.source)
+    if scheme in DELIMITERS:
+        return read_table(_local_path(config.source), config.source)
     if scheme == "parquet":
         return read_parquet(_local_path(config.source), config.source)
     if scheme == "text":

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from attar.stages.artifacts.dataset.cells import plain, text_cell
+from attar.stages.artifacts.dataset.cells import is_blank, json_of, plain, text_cell
 
 AnswerForm = Literal["auto", "text", "index", "number"]
 # How unlikely it has to be that no answer among many names the first choice before the count from 0 is doubted.
@@ -39,16 +39,16 @@ class Labelled:
 
 
 def choices_of(cell: Any, name: str) -> Choices | None:
-    """Return the choices in a cell, None for an open question (null or an empty list).
+    """Return the choices in a cell, None for an open question (null, NaN, blank or an empty list).
 
     A list of texts, `{text: [...], label: [...]}`, a list of `{text, label}`, or any of these as JSON text. Raises ValueError for all else.
     """
     if isinstance(cell, str) and cell.strip()[:1] in ("[", "{"):
         try:
-            cell = json.loads(cell)
-        except (ValueError, RecursionError) as error:
+            cell = json_of(cell)
+        except ValueError as error:
             raise ValueError(f"{name} is text that is no JSON list; {_ACCEPTED}") from error
-    if cell is None or cell == []:
+    if is_blank(cell) or cell == []:
         return None
     texts, labels = _parts(cell, name)
     if not texts:
@@ -110,7 +110,7 @@ def _parts(cell: Any, name: str) -> tuple[list[Any], list[Any]]:
 
 
 def _choice(value: Any, name: str) -> str:
-    """A choice's text; that of a boolean is the English word."""
+    """Return a choice's text; that of a boolean is the English word."""
     return ("True" if value else "False") if isinstance(value, bool) else text_cell(value, name, takes_numbers=True)
 
 

@@ -51,8 +51,15 @@ class IngestModelConfig(StageConfig):
     @classmethod
     def _known_form(cls, value: str) -> str:
         source = parse_source(value)
-        if source.scheme in ("folder", "tower", "gguf") and not source.path.exists():
-            raise ValueError(f"{source.path} does not exist; accepted: {FORMS[source.scheme]} with a path that does")
+        kinds = {
+            **dict.fromkeys(("folder", "tower"), (Path.is_dir, "folder")),
+            "gguf": (Path.is_file, "plain file"),
+        }
+        if source.scheme in kinds:
+            is_right, what = kinds[source.scheme]
+            if not is_right(source.path):
+                problem = f"is no {what}" if source.path.exists() else "does not exist"
+                raise ValueError(f"{source.path} {problem}; accepted: {FORMS[source.scheme]} with the path of a {what}")
         return value
 
     @field_validator("strip_from_names")
@@ -113,9 +120,10 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     _check_expected(config, artifact.facts)
     _write_tokenizer(fetched, content)
     steps.advance()
-    facts: Facts = {**artifact.facts, **arrival_facts(fetched)}
-    facts |= {"companion_bytes": companion_bytes(content)}  # the tokenizer came after the weights
-    return ModelArtifact.at(content, **facts, **({"license": license_id} if license_id else {}))
+    facts = artifact.facts | arrival_facts(fetched) | {"license": license_id or None}
+    return ModelArtifact.at(
+        content, facts, companion_bytes=companion_bytes(content)
+    )  # the tokenizer came after the weights
 
 
 def _check_expected(config: IngestModelConfig, facts: Facts) -> None:

@@ -6,12 +6,12 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from decimal import Decimal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from attar.compressors.catalogue import did_you_mean
+from attar.stages.artifacts.dataset.cells import json_of
 
 # (where it stands, for a refusal; what it is)
 Record = tuple[str, dict[str, Any]]
@@ -33,7 +33,7 @@ def read_jsonl(path: Path, source: str) -> Iterator[Record]:
 
 
 def read_parquet(path: Path, source: str) -> Iterator[Record]:
-    """Yield the rows of a table. Raises ValueError for what is no Parquet file, or has two columns of one name."""
+    """Yield the rows of a table. Raises ValueError for what is no Parquet file, is damaged inside, or has two columns of one name."""
     import pyarrow  # comes with the data extra
     import pyarrow.parquet
 
@@ -44,8 +44,14 @@ def read_parquet(path: Path, source: str) -> Iterator[Record]:
     names = Counter(table.schema_arrow.names)
     if twice := [name for name, count in names.items() if count > 1]:
         raise ValueError(f"{source} has two columns {twice[0]!r}; accepted: each name once")
-    index = 0
-    for batch in table.iter_batches(batch_size=PARQUET_ROWS):
+    index, batches = 0, table.iter_batches(batch_size=PARQUET_ROWS)
+    while True:
+        try:  # a file may be whole at its end, which is read first, and damaged before it
+            batch = next(batches, None)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise ValueError(f"{source} is damaged from row {index} on: {_one_line(error)}") from error
+        if batch is None:
+            return
         try:
             records = batch.to_pylist()
         except UnicodeDecodeError as error:
@@ -135,27 +141,16 @@ def task_seed(seed: int, name: str, repeat: int) -> int:
 
 def _object(line: bytes, where: str) -> dict[str, Any]:
     try:
-        # decimals as they were written: a float would lose the 0 of 1.10
-        record = json.loads(line.decode(), parse_float=Decimal, object_pairs_hook=_without_repeats)
+        record = json_of(line.decode())
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} is not UTF-8 at byte {error.start}; accepted: text in UTF-8") from error
-    except RecursionError as error:
-        raise ValueError(f"{where} is not JSON that can be read: nested too deep") from error
     except json.JSONDecodeError as error:
         raise ValueError(f"{where} is not JSON: {error.msg}") from error
-    except ValueError as error:  # a name twice, a number of thousands of digits
+    except ValueError as error:  # a name twice, too deep, a number of thousands of digits
         raise ValueError(f"{where} is not JSON that can be read: {_one_line(error)}") from error
     if not isinstance(record, dict):
         kind = {list: "a list", str: "text", type(None): "null", bool: "a boolean"}.get(type(record), "a number")
         raise ValueError(f'{where} is {kind}; accepted: one object a line, such as {{"question": ..., "answer": ...}}')
-    return record
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
-        raise ValueError(f"the name {name[:40]!r} stands twice in one object")
     return record
 
 

@@ -35,6 +35,7 @@ from attar.stages.runtime.progress import note
 if TYPE_CHECKING:
     import transformers
 
+GGUF_BLOCK = re.compile(r"blk\.(\d+)\.")
 FORMS = {
     "folder": "folder:PATH",
     "tower": "tower:PATH",
@@ -204,6 +205,7 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
     if sha256 and file_digest(path) != sha256:
         raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
     note(f"reading {path.name}")
+    _refuse_other_blocks(path)
     options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
     try:
         model, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
@@ -220,8 +222,24 @@ def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, A
     except Exception as error:
         raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
     refuse_report(path.name, report)
-    refuse_not_finite(path.name, model)
+    refuse_not_finite(path.name, model.state_dict())
     return model, keep_to_rows(tokenizer, model.config.vocab_size)
+
+
+def _refuse_other_blocks(path: Path) -> None:
+    """Raise ValueError where a GGUF header says not how many blocks the file holds: transformers would make others up for seconds."""
+    from gguf import GGUFReader  # in the data extra, as transformers' own reader needs it
+
+    try:
+        reader = GGUFReader(path)
+        name = f"{reader.fields['general.architecture'].contents()}.block_count"
+        count = int(reader.fields[name].contents()) if name in reader.fields else None
+        numbers = [int(match[1]) for tensor in reader.tensors if (match := GGUF_BLOCK.match(tensor.name))]
+    except Exception:  # noqa: BLE001 - a damaged file: what reads the model says how
+        return
+    if numbers and count != max(numbers) + 1:
+        claim = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
+        raise ValueError(f"{path.name}: its header {claim}, it holds {max(numbers) + 1} blocks")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

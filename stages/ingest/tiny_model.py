@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from attar.stages.ingest.expert_families import EXPERT_FAMILIES, expert_options
+
 if TYPE_CHECKING:
     import transformers
     from transformers import PreTrainedTokenizerFast
@@ -42,8 +44,9 @@ def random_model(
     """Return a randomly initialised model and a byte tokenizer for it. Raises ValueError for an unknown family."""
     import transformers  # a second that a plan need not wait for
 
-    if family not in FAMILIES:
-        raise ValueError(f"random model family {family!r} is unknown; known: {', '.join(FAMILIES)}")
+    if family not in FAMILIES and family not in EXPERT_FAMILIES:
+        known = ", ".join((*FAMILIES, *EXPERT_FAMILIES))
+        raise ValueError(f"random model family {family!r} is unknown; known: {known}")
     tokenizer = byte_tokenizer()
     config = tiny_config(family, num_blocks=num_blocks, hidden_size=hidden_size, tokenizer=tokenizer)
     # transformers initialises from the global generator; forked, so that the caller's stays as it was
@@ -101,7 +104,9 @@ def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: An
         options |= {"num_key_value_heads": 2, "head_dim": hidden_size // 4}
     if family in ("gemma2", "gemma3"):
         options |= {"query_pre_attn_scalar": hidden_size // 4, "sliding_window": 16}
-    return AutoConfig.for_model(FAMILIES[family], **options)
+    if family in EXPERT_FAMILIES:
+        options |= expert_options(family, hidden_size)
+    return AutoConfig.for_model(FAMILIES.get(family) or EXPERT_FAMILIES[family], **options)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

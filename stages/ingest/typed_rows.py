@@ -10,7 +10,7 @@ from typing import Any, Literal
 from attar.compressors.catalogue import did_you_mean
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
-from attar.stages.artifacts.dataset.dialogues import turns_of
+from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.ingest.labels import AnswerForm, Choices, Labelled, answer_indices, choices_of
 from attar.stages.ingest.record_sources import Record
@@ -33,6 +33,11 @@ class Columns:
     max_rows: int
     verifier: str
 
+    @property
+    def of_questions(self) -> tuple[str, str, str]:
+        """The columns of a question with its answer."""
+        return self.question, self.answer, self.choices
+
 
 @dataclass
 class TypedRows:
@@ -41,8 +46,9 @@ class TypedRows:
     rows: list[Row] = field(default_factory=list)
     num_blank_texts: int = 0
     num_dropped: int = 0
-    # keys of turns that nothing reads
+    # keys of turns, and columns with something in them, that nothing reads
     unread: set[str] = field(default_factory=set)
+    unread_columns: set[str] = field(default_factory=set)
 
 
 def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
@@ -87,9 +93,14 @@ def _filled(records: Iterable[Record], columns: Columns, made: TypedRows) -> Ite
 def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRows) -> tuple[list[Row], Choices | None]:
     """Return the rows of a record, and its choices where it has some: which one is right, the whole file tells."""
     chat = _chat_field(record, columns)
+    is_text = not chat and _is_text(record, columns)
+    read = (chat, "system", *TOOL_COLUMNS) if chat else ("text",) if is_text else columns.of_questions
+    made.unread_columns |= {
+        column for column, cell in record.items() if column not in (*read, "verifier") and not is_blank(cell)
+    }
     if chat:
         return _chat_rows(record, chat, columns, name, made), None
-    if _is_text(record, columns):
+    if is_text:
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
     for column in (columns.question, columns.answer):
         if column not in record:

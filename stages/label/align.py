@@ -11,6 +11,7 @@ from pydantic import Field
 
 from attar.compressors.distill.examples.chunks import chunk_sums, common_ends
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt
@@ -46,7 +47,7 @@ class AlignInputs:
 def _forecast(config: AlignConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     num_parameters = float(inputs["teacher"][0].get("num_parameters", 0))
     num_rows = float(inputs["data"][0].get("num_rows", 0))
-    facts: Facts = {"num_recorded": 0, **rows_alike(inputs["data"][0])}
+    facts = {"num_recorded": 0, **rows_alike(inputs["data"][0])}
     student = inputs["student"][0]
     if "vocab_size" in student:
         facts["vocab_size"] = student["vocab_size"]
@@ -88,13 +89,14 @@ def align(config: AlignConfig, inputs: AlignInputs, workdir: Path) -> DatasetArt
     note(f"{num_chunks} chunks in {len(aligned)} answers")
     content = workdir / "content"
     write_rows(content / "rows.jsonl", aligned)
-    name = str(inputs.data.facts.get("name", "aligned"))
+    name = inputs.data.facts.name or "aligned"
     write_card(content, aligned, name=name)
     num_heldout = sum(row.split == "heldout" for row in aligned)
-    vocab_size = inputs.student.facts["vocab_size"]
-    return DatasetArtifact.at(
-        content, name=name, num_rows=len(aligned), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
+    vocab_size = inputs.student.facts.vocab_size
+    facts = DatasetFacts(
+        name=name, num_rows=len(aligned), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
     )
+    return DatasetArtifact.at(content, facts)
 
 
 def _aligned(row: Row, student: Any, teacher: Any, nats: Sequence[float]) -> Row:

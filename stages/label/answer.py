@@ -14,6 +14,7 @@ from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.runner import SlotSource
 from attar.compressors.models.sampling import Generation, Sampling
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
@@ -48,7 +49,7 @@ def _forecast(config: AnswerConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
             raise ValueError("temperature is 0, but an anchor bounds what is drawn; accepted: above 0")
     num_answers = float(data.get("num_rows", 0)) * config.num_samples
     num_parameters = sum(float(facts.get("num_parameters", 0)) for facts in (model, anchor) if facts)
-    facts: Facts = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    facts = {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     num_flops = 2.0 * num_parameters * num_answers * config.max_new_tokens
     return Forecast(
         {**facts, "num_recorded": 0, **rows_alike(data)}, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters
@@ -164,13 +165,13 @@ def _finish(config: AnswerConfig, inputs: AnswerInputs, content: Path, rows: lis
     rates = {row.id.rpartition(".")[0]: row.pass_rate or 0.0 for row in rows}
     metric("pass_rate", sum(rates.values()) / len(rates))
     note(f"{len(rows)} answers to {len(rates)} questions stay")
-    name = str(inputs.data.facts.get("name", "answers"))
+    name = inputs.data.facts.name or "answers"
     write_card(content, rows, name=name)
-    return DatasetArtifact.at(
-        content,
+    facts = DatasetFacts(
         name=name,
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_recorded=0,
-        vocab_size=inputs.model.facts["vocab_size"],
+        vocab_size=inputs.model.facts.vocab_size,
     )
+    return DatasetArtifact.at(content, facts)

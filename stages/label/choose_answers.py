@@ -18,6 +18,7 @@ from attar.compressors.distill.losses.weights.sample_weights import teacher_scor
 from attar.compressors.measure.likelihood import scoring_batches
 from attar.compressors.models.runner import CausalRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Dropped
 from attar.stages.artifacts.dataset.partial_rows import by_shard
@@ -74,7 +75,7 @@ def _forecast(config: ChooseAnswersConfig, inputs: Mapping[str, tuple[Facts, ...
     if models:
         check_vocabulary(models[0], models[1], "student")
     unchanged_facts = ("num_rows", "num_recorded", "vocab_size")
-    facts: Facts = {key: inputs["data"][0][key] for key in unchanged_facts if key in inputs["data"][0]}
+    facts = {key: inputs["data"][0][key] for key in unchanged_facts if key in inputs["data"][0]}
     num_parameters = sum(float(model.get("num_parameters", 0)) for model in models)
     num_rows = float(inputs["data"][0].get("num_rows", 0))
     return Forecast(facts, num_flops=2.0 * num_parameters * num_rows * 300, peak_memory_bytes=6.0 * num_parameters)
@@ -150,8 +151,13 @@ def _finish(
     carry_candidates(inputs.data.path, content, chosen)
     note(f"kept {len(chosen)} of {len(rows)} rows; {len(dropped)} {reason}")
     facts = inputs.data.facts
-    name = str(facts.get("name", "chosen"))
+    name = facts.name or "chosen"
     write_card(content, chosen, name=name, dropped=dropped)
-    made: Facts = {key: facts[key] for key in ("num_recorded", "vocab_size") if key in facts}
-    num_heldout = sum(row.split == "heldout" for row in chosen)
-    return DatasetArtifact.at(content, name=name, num_rows=len(chosen), num_heldout=num_heldout, **made)
+    made = DatasetFacts(
+        name=name,
+        num_rows=len(chosen),
+        num_heldout=sum(row.split == "heldout" for row in chosen),
+        num_recorded=facts.num_recorded,
+        vocab_size=facts.vocab_size,
+    )
+    return DatasetArtifact.at(content, made)

@@ -44,22 +44,22 @@ def choose_teacher(config: ChooseTeacherConfig, inputs: ChooseTeacherInputs, wor
     """
     scores = []
     for index, trial in enumerate(inputs.trials):
-        if "heldout_quality" not in trial.facts:
+        if trial.facts.heldout_quality is None:
             raise ValueError(f"trial {index + 1} has no held-out quality; train it with stop_on: quality")
-        scores.append(float(trial.facts["heldout_quality"]))
+        scores.append(trial.facts.heldout_quality)
         metric(f"quality_of_student_{index + 1}", scores[-1])
     best = scores.index(max(scores))
     note(
         f"teacher {best + 1} of {len(scores)}: its student answers {scores[best]:.3f} right, the others {sorted(scores)[:-1]}"
     )
-    counts = [int(trial.facts.get("num_quality_rows", 0)) for trial in inputs.trials]
+    counts = [trial.facts.num_quality_rows or 0 for trial in inputs.trials]
     doubt = chance(scores, best, counts)
     if doubt:
         note(doubt)
     chosen, content = inputs.data[best], workdir / "content"
     shutil.copytree(chosen.path, content, dirs_exist_ok=True, ignore=shutil.ignore_patterns(RECORDS_FOLDER))
-    write_card(content, read_rows(content / "rows.jsonl"), name=str(chosen.facts.get("name", "chosen")))
-    return DatasetArtifact.at(content, **chosen.facts)
+    write_card(content, read_rows(content / "rows.jsonl"), name=chosen.facts.name or "chosen")
+    return DatasetArtifact.at(content, chosen.facts)
 
 
 def chance(scores: Sequence[float], best: int, counts: Sequence[int]) -> str:

@@ -24,6 +24,7 @@ from attar.compressors.data.code_tasks import (
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.models.sampling import Sampling
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
@@ -111,13 +112,12 @@ def compose_tasks(config: ComposeTasksConfig, inputs: ComposeTasksInputs, workdi
     note(f"{len(rows)} of {len(seeds)} tasks have a response that passes its own tests")
     content = workdir / "content"
     write_rows(content / "rows.jsonl", rows)
-    name = str(inputs.data.facts.get("name", "composed"))
+    name = inputs.data.facts.name or "composed"
     write_card(content, rows, name=name)
     num_heldout = sum(row.split == "heldout" for row in rows)
-    vocab_size = inputs.model.facts["vocab_size"]
-    return DatasetArtifact.at(
-        content, name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
-    )
+    vocab_size = inputs.model.facts.vocab_size
+    facts = DatasetFacts(name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size)
+    return DatasetArtifact.at(content, facts)
 
 
 class _Composer:

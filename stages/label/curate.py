@@ -9,6 +9,7 @@ from typing import Any
 
 from attar.compressors.data.keep import reason_kind
 from attar.registry.artifacts.handles import DatasetArtifact, Facts
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Curation
 from attar.stages.artifacts.dataset.measured_data import measured_rows, unique_names
@@ -30,7 +31,7 @@ def _forecast(config: CurateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"length.{name} is {getattr(config.length, name)}: no tokens to count; give the input model, or use characters"
         )
-    facts: Facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
+    facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
     if model is None:
         return Forecast(facts)
     check_vocabulary(model, data, "recorded teacher")
@@ -92,15 +93,19 @@ def _finish(config: CurateConfig, inputs: CurateInputs, content: Path, curation:
     metric("kept_fraction", len(rows) / (len(rows) + len(curation.dropped)))
     why = "".join(f"; {count} {kind}" for kind, count in curation.counts.most_common())
     note(f"kept {len(rows)} of {len(rows) + len(curation.dropped)} rows{why}")
-    name = str(facts.get("name", "curated"))
+    name = facts.name or "curated"
     write_card(content, rows, name=name, dropped=curation.dropped, losses=_losses(config, inputs, rows))
-    made: Facts = {name: facts[name] for name in ("num_recorded", "vocab_size") if name in facts}
-    if "num_rewritten" in facts:
-        made["num_rewritten"] = sum(reason_kind(row.reason) == "rewritten" for row in rows)
-    num_heldout = sum(row.split == "heldout" for row in rows)
-    return DatasetArtifact.at(
-        content, name=name, num_rows=len(rows), num_heldout=num_heldout, num_dropped=len(curation.dropped), **made
+    num_rewritten = sum(reason_kind(row.reason) == "rewritten" for row in rows)
+    made = DatasetFacts(
+        name=name,
+        num_rows=len(rows),
+        num_heldout=sum(row.split == "heldout" for row in rows),
+        num_rewritten=None if facts.num_rewritten is None else num_rewritten,
+        num_dropped=len(curation.dropped),
+        num_recorded=facts.num_recorded,
+        vocab_size=facts.vocab_size,
     )
+    return DatasetArtifact.at(content, made)
 
 
 def _losses(config: CurateConfig, inputs: CurateInputs, rows: list[Row]) -> Losses | None:

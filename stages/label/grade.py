@@ -13,6 +13,7 @@ from attar.compressors.data.judging import NUM_GRADES, REFERENCE_TEMPLATE, digit
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.data.styles import filled
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.model.folder import load_tokenizer
@@ -82,13 +83,12 @@ def grade(config: GradeConfig, inputs: GradeInputs, workdir: Path) -> DatasetArt
     note(f"grades from {min(grades)} to {max(grades)} for {len(grades)} answers")
     content = workdir / "content"
     write_rows(content / "rows.jsonl", made)
-    name = str(inputs.data.facts.get("name", "graded"))
+    name = inputs.data.facts.name or "graded"
     write_card(content, made, name=name)
     num_heldout = sum(row.split == "heldout" for row in made)
-    vocab_size = inputs.model.facts["vocab_size"]
-    return DatasetArtifact.at(
-        content, name=name, num_rows=len(made), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
-    )
+    vocab_size = inputs.model.facts.vocab_size
+    facts = DatasetFacts(name=name, num_rows=len(made), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size)
+    return DatasetArtifact.at(content, facts)
 
 
 def _likeness(rows: Sequence[Row]) -> list[float]:

@@ -14,6 +14,7 @@ from attar.compressors.data.judging import NUM_GRADES, digit_ids, expected_grade
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Dropped
@@ -56,7 +57,7 @@ class JudgeInputs:
 
 def _forecast(config: JudgeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     data = inputs["data"][0]
-    facts: Facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
+    facts = {name: data[name] for name in ("num_rows", "num_recorded", "vocab_size") if name in data}
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_flops = 2.0 * num_parameters * float(data.get("num_rows", 0)) * 300
     return Forecast(facts, num_flops=num_flops, peak_memory_bytes=6.0 * num_parameters)
@@ -85,11 +86,16 @@ def judge(config: JudgeConfig, inputs: JudgeInputs, workdir: Path) -> DatasetArt
     content, facts = workdir / "content", inputs.data.facts
     write_rows(content / "rows.jsonl", chosen_ids)
     carry_candidates(inputs.data.path, content, chosen_ids)
-    name = str(facts.get("name", "judged"))
+    name = facts.name or "judged"
     write_card(content, chosen_ids, name=name, dropped=dropped)
-    made: Facts = {key: facts[key] for key in ("num_recorded", "vocab_size") if key in facts}
-    num_heldout = sum(row.split == "heldout" for row in chosen_ids)
-    return DatasetArtifact.at(content, name=name, num_rows=len(chosen_ids), num_heldout=num_heldout, **made)
+    made = DatasetFacts(
+        name=name,
+        num_rows=len(chosen_ids),
+        num_heldout=sum(row.split == "heldout" for row in chosen_ids),
+        num_recorded=facts.num_recorded,
+        vocab_size=facts.vocab_size,
+    )
+    return DatasetArtifact.at(content, made)
 
 
 class Grader:

@@ -13,6 +13,7 @@ from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.data.styles import filled
 from attar.compressors.models.sampling import GREEDY
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
@@ -114,10 +115,11 @@ def _finish(inputs: LearnSkillsInputs, content: Path, rows: list[Row]) -> Datase
     metric("skilled_fraction", num_skilled / len(rows))
     note(f"{num_skilled} of {len(rows)} questions have a skill")
     write_rows(content / "rows.jsonl", rows)
-    name = str(inputs.data.facts.get("name", "skills"))
+    name = inputs.data.facts.name or "skills"
     write_card(content, rows, name=name)
     num_heldout = sum(row.split == "heldout" for row in rows)
-    return DatasetArtifact.at(content, name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0)
+    facts = DatasetFacts(name=name, num_rows=len(rows), num_heldout=num_heldout, num_recorded=0)
+    return DatasetArtifact.at(content, facts)
 
 
 def _skill_prompt(template: str, row: Row, attempts: Sequence[Row]) -> str:

@@ -13,6 +13,7 @@ from attar.compressors.data.prompts import first_tokens, text_windows
 from attar.compressors.measure.likelihood import Pair, top_candidates
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, write_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.teacher_shards import (
@@ -23,7 +24,8 @@ from attar.stages.artifacts.dataset.teacher_shards import (
     shard_name,
     write_shard,
 )
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.model.folder import load_tokenizer
+from attar.stages.artifacts.model.placement import InMemory, Placement
 from attar.stages.artifacts.work_forecast import rows_alike
 from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
@@ -53,6 +55,9 @@ class RecordConfig(StageConfig):
 
     precision: Precision = "auto"
     """Dtype of the teacher."""
+
+    in_memory: InMemory = "auto"
+    """model: the whole teacher; block: one decoder block at a time, from its file; auto: block where the teacher does not fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +96,8 @@ def record(config: RecordConfig, inputs: RecordInputs, workdir: Path) -> Dataset
     done = finished_shards(folder)
     if done:
         note(f"continuing: {len(done)} of {len(shards)} shards were written before")
-    runner = TorchRunner(load_model(inputs.model.path, pick_dtype(config.precision, device), device))
+    placement = Placement.chosen(config.in_memory, inputs.model.path, 1, device, workdir / "changes")
+    runner = TorchRunner(placement.load(inputs.model.path, pick_dtype(config.precision, device)))
     counter = bar("recording", len(rows), "rows", done=sum(len(shards[index]) for index in done))
     for index, shard in enumerate(shards):
         if index in done:
@@ -138,11 +144,11 @@ def _finish(config: RecordConfig, inputs: RecordInputs, workdir: Path, rows: lis
     content.mkdir(parents=True, exist_ok=True)
     write_rows(content / "rows.jsonl", rows)
     carry_candidates(workdir / "shards", content, rows)
-    return DatasetArtifact.at(
-        content,
-        name=inputs.data.facts.get("name", "recorded"),
+    facts = DatasetFacts(
+        name=inputs.data.facts.name or "recorded",
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_recorded=config.num_recorded,
-        vocab_size=inputs.model.facts["vocab_size"],
+        vocab_size=inputs.model.facts.vocab_size,
     )
+    return DatasetArtifact.at(content, facts)

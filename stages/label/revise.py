@@ -14,6 +14,7 @@ from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.distill.teachers.contexts import ContextParts, OwnAnswer, Wording
 from attar.compressors.models.sampling import Generation, Sampling
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
@@ -106,13 +107,14 @@ def revise(config: ReviseConfig, inputs: ReviseInputs, workdir: Path) -> Dataset
     note(f"{len(rows_by_id) // 2} revisions are right, of {len(rows) * config.num_samples} answers")
     content = workdir / "content"
     write_rows(content / "rows.jsonl", rows_by_id)
-    name = str(inputs.data.facts.get("name", "revised"))
+    name = inputs.data.facts.name or "revised"
     write_card(content, rows_by_id, name=name)
     num_heldout = sum(row.split == "heldout" for row in rows_by_id)
-    vocab_size = inputs.model.facts["vocab_size"]
-    return DatasetArtifact.at(
-        content, name=name, num_rows=len(rows_by_id), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
+    vocab_size = inputs.model.facts.vocab_size
+    facts = DatasetFacts(
+        name=name, num_rows=len(rows_by_id), num_heldout=num_heldout, num_recorded=0, vocab_size=vocab_size
     )
+    return DatasetArtifact.at(content, facts)
 
 
 class _Reviser:

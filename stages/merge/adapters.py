@@ -14,8 +14,11 @@ from safetensors.torch import load_file, save_file
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.merge.adapters import ADAPTER_MERGES, AdapterMerge, Factors, merged_updates
 from attar.compressors.merge.fold import PREFIX, adapter_pairs
-from attar.registry.artifacts.handles import AdapterArtifact, Facts
+from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import AdapterFacts
+from attar.stages.artifacts.work_forecast import parameters_of
 from attar.stages.contract import Forecast, StageConfig, stage
+from attar.stages.merge.adapter_proof import prove_adapter
 from attar.stages.merge.fold_check import check_learned
 from attar.stages.merge.sources import adapter_scale
 from attar.stages.runtime.progress import metric, note, track
@@ -58,9 +61,10 @@ class MergeAdaptersConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class MergeAdaptersInputs:
-    """Low-rank adapters of one base model."""
+    """Low-rank adapters of one base model, and that model: with it the written adapter is tried, not its file alone."""
 
     adapters: tuple[AdapterArtifact, ...]
+    base: ModelArtifact | None = None
 
 
 def _forecast(config: MergeAdaptersConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -74,26 +78,30 @@ def _forecast(config: MergeAdaptersConfig, inputs: Mapping[str, tuple[Facts, ...
             raise ValueError(
                 f"adapters: one of method {adapter['method']!r} {NOT_MERGED[str(adapter['method'])]}; merge the models"
             )
-    facts: Facts = {"method": "lora"}
+        if adapter.get("expert_rank"):
+            raise ValueError(
+                f"adapters: one is on experts too (expert_rank {adapter['expert_rank']}), whose factors no method combines; "
+                "merge the models"
+            )
+    facts: dict[str, Any] = {"method": "lora"}
     if "vocab_size" in adapters[0]:
         facts["vocab_size"] = adapters[0]["vocab_size"]
-    return Forecast(facts)
+    base = inputs.get("base", ())
+    return Forecast(facts, peak_memory_bytes=2.0 * 4.0 * parameters_of(base) if base else 0.0)
 
 
-@stage("merge_adapters", version=1, forecast=_forecast, is_light=True)
+@stage("merge_adapters", version=2, forecast=_forecast)
 def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, workdir: Path) -> AdapterArtifact:
     """Make one low-rank adapter of several of one base, and measure what it misses of their weighted sum.
 
-    Raises ValueError for adapters of different bases, and when more than `max_error` of the sum is missed.
+    Raises ValueError for adapters of different bases, when more than `max_error` of the sum is missed, and when the written adapter is
+    not what was made.
     """
     first = inputs.adapters[0]
     for adapter in inputs.adapters:
         check_learned(adapter)
     _forecast(config, {"adapters": tuple(adapter.facts for adapter in inputs.adapters)})
-    for other in inputs.adapters[1:]:
-        if other.facts["base_fingerprint"] != first.facts["base_fingerprint"]:
-            bases = [str(adapter.facts["base_fingerprint"])[:12] for adapter in (first, other)]
-            raise ValueError(f"the adapters were trained on models {' and '.join(bases)}: they cannot be merged")
+    _refuse_other_bases(inputs)
     weights = config.weights or [1.0 / len(inputs.adapters)] * len(inputs.adapters)
     adapters = [
         (adapter_pairs(load_file(adapter.path / WEIGHTS)), adapter_scale(adapter.path))
@@ -107,14 +115,28 @@ def merge_adapters(config: MergeAdaptersConfig, inputs: MergeAdaptersInputs, wor
         accepted = f"accepted: max_error {config.max_error:g}"
         raise ValueError(f"{worst}: the result misses {errors[worst]:.3g} of the weighted sum; {accepted}")
     rank = _write(merged, [adapter.path for adapter in inputs.adapters], workdir / "content")
-    return AdapterArtifact.at(
-        workdir / "content",
+    prove_adapter(workdir / "content", merged, inputs.base)
+    facts = AdapterFacts(
         method="lora",
         rank=rank,
-        base_fingerprint=first.facts["base_fingerprint"],
-        vocab_size=first.facts["vocab_size"],
+        base_fingerprint=first.facts.base_fingerprint,
+        vocab_size=first.facts.vocab_size,
         max_relative_error=errors[worst],
     )
+    return AdapterArtifact.at(workdir / "content", facts)
+
+
+def _refuse_other_bases(inputs: MergeAdaptersInputs) -> None:
+    prints = [adapter.facts.base_fingerprint for adapter in inputs.adapters]
+    for other in prints[1:]:
+        if other != prints[0]:
+            raise ValueError(
+                f"the adapters were trained on models {prints[0][:12]} and {other[:12]}: they cannot be merged"
+            )
+    if inputs.base is not None and inputs.base.fingerprint != prints[0]:
+        raise ValueError(
+            f"base is model {inputs.base.fingerprint[:12]}, the adapters were trained on {prints[0][:12]}; accepted: that one, or none"
+        )
 
 
 def _write(merged: Mapping[str, Factors], sources: list[Path], content: Path) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from attar.compressors.adapt.lora import patterns_of_experts
 from attar.compressors.merge.fold import PREFIX, check_fold
 from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
 from attar.stages.artifacts.model.folder import load_model
@@ -27,13 +29,20 @@ def check_folded_logits(source: FoldedAdapter, adapter: Path) -> None:
     base = load_model(source.base.folder, "auto", pick_device())
     probe = torch.arange(NUM_PROBE_TOKENS, device=base.device)[None] % base.config.vocab_size
     base_logits = base(input_ids=probe, use_cache=False).logits
-    wrapped = PeftModel.from_pretrained(base, adapter).eval()
+    with patterns_of_experts():
+        wrapped = PeftModel.from_pretrained(base, adapter).eval()
     _refuse_missing_pairs(wrapped, source, adapter)
     adapter_logits = wrapped(input_ids=probe, use_cache=False).logits
     plain = wrapped.unload()  # type: ignore[operator] - PEFT's own, gives the base back without the adapter
-    names = {source.base.file_name(name): name for name, _ in plain.named_parameters()}
+    names = {}
+    for name, _ in plain.named_parameters():
+        with suppress(ValueError):  # of fused experts the files hold parts
+            names[source.base.file_name(name)] = name
     for name in source.pairs:
         plain.get_parameter(names[name]).copy_(source.read(name))
+    for name in source.experts:
+        parameter = plain.get_parameter(name)
+        parameter.copy_(parameter.float() + source.expert_update(name).to(parameter.device))
     folded_logits = plain(input_ids=probe, use_cache=False).logits
     tolerance = FOLD_TOLERANCE.get(base.dtype, 5e-2)
     error, change = check_fold(adapter_logits, folded_logits, base_logits, tolerance)
@@ -46,9 +55,13 @@ def _refuse_missing_pairs(wrapped: torch.nn.Module, source: FoldedAdapter, adapt
 
     PEFT fills such a pair by its config's `init_lora_weights`, which may be random numbers, others at each load.
     """
-    adapted = [name for name, module in wrapped.named_modules() if getattr(module, "lora_A", None)]
-    targets = {f"{name.removeprefix(PREFIX)}.weight" for name in adapted}
-    missing = sorted(name for name in targets if source.base.file_name(name) not in source.pairs)
+    adapted = {name: module for name, module in wrapped.named_modules() if getattr(module, "lora_A", None)}
+    targets = {
+        f"{name.removeprefix(PREFIX).replace('.base_layer', '')}.{getattr(module, 'parameter_name', 'weight')}"
+        for name, module in adapted.items()
+    }
+    plain = targets - source.experts.keys()
+    missing = sorted(name for name in plain if source.base.file_name(name) not in source.pairs)
     if missing:
         raise ValueError(
             f"{adapter.name}: the adapter's config names {len(targets)} matrices, its file lacks {len(missing)} of them,"

@@ -47,7 +47,7 @@ def prove_merged(folder: Path, digests: Mapping[str, int]) -> None:
 
 
 def _compare(state: Mapping[str, torch.Tensor], infos: Mapping[str, TensorInfo]) -> None:
-    """A loaded tensor is the file's; those that a family calls otherwise in files are covered by the loading report alone."""
+    """Compare loaded tensors with the file's. Those that a family calls otherwise in files are covered by the loading report alone."""
     for name in state.keys() & infos.keys():
         stored = read_tensor(name, infos[name])
         loaded = state[name].to("cpu")

@@ -11,6 +11,7 @@ from pydantic import field_validator
 
 from attar.compressors.measure.same_logits import SAME_KERNELS, difference, probe_ids
 from attar.registry.artifacts.handles import Facts, ModelArtifact, VisionModelArtifact
+from attar.registry.artifacts.kind_facts import VisionModelFacts
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.vision_folder import (
     copy_companions_of_pictures,
@@ -76,9 +77,9 @@ def rejoin(config: RejoinConfig, inputs: RejoinInputs, workdir: Path) -> VisionM
     give_back()
     _prove(content, expected, originals, ids)
     steps.advance()
-    return VisionModelArtifact.at(
-        content, num_blocks=num_blocks, num_parameters=num_parameters, vocab_size=int(expected.shape[-1])
-    )
+    vocab_size = int(expected.shape[-1])
+    facts = VisionModelFacts(num_blocks=num_blocks, num_parameters=num_parameters, vocab_size=vocab_size)
+    return VisionModelArtifact.at(content, facts)
 
 
 def _prove(content: Path, expected: torch.Tensor, originals: Mapping[str, torch.Tensor], ids: torch.Tensor) -> None:

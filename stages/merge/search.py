@@ -33,7 +33,7 @@ def dev_rows(config: SearchConfig, data: Sequence[DatasetArtifact]) -> list[Row]
     """
     chosen: list[Row] = []
     for dataset in data:
-        name, rows = dataset.facts.get("name", "dev"), read_rows(dataset.path / "rows.jsonl")
+        name, rows = dataset.facts.name or "dev", read_rows(dataset.path / "rows.jsonl")
         if not split_rows(rows, "heldout"):
             raise ValueError(f"dev: {name} holds no rows out, so an evaluation reads all of them; set heldout_fraction")
         evaluated = {row.question for row in split_rows(rows, "heldout")}

@@ -13,12 +13,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from attar.compressors.merge.fold import Pair, adapter_pairs, fold_pair
+from attar.compressors.merge.fold import ExpertPair, Pair, adapter_pairs, fold_pair, split_experts
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import read_skeleton
 from attar.stages.artifacts.model.safe_folder import refuse_unsafe
 from attar.stages.artifacts.model.tensor_files import TensorInfo, file_infos, read_tensor, tensor_infos
 from attar.stages.artifacts.model.weight_files import stored_dtype
+from attar.stages.merge.fused_files import FusedFiles, expert_targets, has_inputs_first
 
 if TYPE_CHECKING:
     import transformers
@@ -119,18 +120,25 @@ class FoldedAdapter:
     base: FolderSource
     pairs: Mapping[str, Pair]
     scale: float
+    # by the name of the fused parameter; the files may hold a tensor an expert
+    experts: Mapping[str, ExpertPair]
 
     @classmethod
     def open(cls, base: FolderSource, folder: Path) -> FoldedAdapter:
         """Read an adapter. Raises ValueError when one of its tensors has no place in the base."""
-        pairs = adapter_pairs(load_file(folder / "adapter_model.safetensors"))
+        tensors, experts = split_experts(
+            load_file(folder / "adapter_model.safetensors"), expert_targets(folder, base.skeleton)
+        )
         placed = {}
-        for target, pair in pairs.items():
+        for target, pair in adapter_pairs(tensors).items():
             try:
                 placed[base.file_name(target)] = pair
             except ValueError as error:
                 raise ValueError(f"adapter tensor {pair.name!r} has no place in the base model") from error
-        return cls(base, placed, adapter_scale(folder))
+        source = cls(base, placed, adapter_scale(folder), experts)
+        if lost := sorted(experts.keys() - set(source._fused.owners.values())):
+            raise ValueError(f"adapter tensor {experts[lost[0]].name!r} has no place in the base model")
+        return source
 
     @property
     def adapter(self) -> FoldedAdapter:
@@ -142,9 +150,21 @@ class FoldedAdapter:
 
     def read(self, name: str) -> Tensor:
         weight = self.base.read(name)
+        if name in self._fused.owners:
+            return _added(name, weight, self._fused.read(name, self.expert_update))
         if name not in self.pairs:
             return weight
         return fold_pair(name, weight, self.pairs[name], scale=self.scale, is_transposed=self.is_transposed)
+
+    def expert_update(self, parameter: str) -> Tensor:
+        """Return what the adapter adds to a fused parameter of the loaded base, in float32."""
+        shape = self.base.skeleton.get_parameter(parameter).shape
+        is_transposed = has_inputs_first(self.base.skeleton, parameter)
+        return self.experts[parameter].update(parameter, shape, scale=self.scale, is_transposed=is_transposed)
+
+    @cached_property
+    def _fused(self) -> FusedFiles:
+        return FusedFiles(self.base.skeleton, list(self.experts), self.base.infos)
 
     @cached_property
     def is_transposed(self) -> bool:
@@ -160,17 +180,23 @@ class FoldedWeights:
 
     base: FolderSource
     trained: Mapping[str, tuple[str, TensorInfo]]
+    # of parameters that the files hold in parts, such as fused experts
+    fused: FusedFiles
 
     @classmethod
     def open(cls, base: FolderSource, path: Path) -> FoldedWeights:
         """Read the header. Raises ValueError for a weight without a place in the base, or when all are the base's own."""
-        trained = {}
-        for name, info in file_infos(path).items():
-            target = base.file_name(name)
-            if base.infos[target].shape != info.shape:
+        infos = file_infos(path)
+        fused = FusedFiles(base.skeleton, [name for name in infos if name not in base.infos], base.infos)
+        trained = {file: (name, infos[name]) for file, name in fused.owners.items()}
+        for name, info in infos.items():
+            is_fused = name in fused.owners.values()
+            target = name if is_fused else base.file_name(name)
+            shape = tuple(base.skeleton.get_parameter(name).shape) if is_fused else base.infos[target].shape
+            if shape != info.shape:
                 raise ValueError(f"trained weight {name!r} {info.shape} has no place in the base model")
-            trained[target] = (name, info)
-        source = cls(base, trained)
+            trained |= {} if is_fused else {target: (name, info)}
+        source = cls(base, trained, fused)
         if all(torch.equal(source.read(target), base.read(target)) for target in trained):
             raise ValueError("folding changed nothing: the trained weights are the base's own")
         return source
@@ -187,7 +213,16 @@ class FoldedWeights:
         if name not in self.trained:
             return self.base.read(name)
         own_name, info = self.trained[name]
-        return read_tensor(own_name, info).to(self.base.infos[name].dtype)
+        is_fused = name in self.fused.owners
+        own = self.fused.read(name, lambda own: read_tensor(own, info)) if is_fused else read_tensor(own_name, info)
+        return own.to(self.base.infos[name].dtype)
+
+
+def _added(name: str, weight: Tensor, update: Tensor) -> Tensor:
+    """Return weight + update, added in float32 and rounded once."""
+    if not weight.is_floating_point():
+        raise ValueError(f"{name} is quantized ({weight.dtype}): fold into the float model it came from")
+    return (weight.float() + update).to(weight.dtype)
 
 
 def adapter_scale(folder: Path) -> float:

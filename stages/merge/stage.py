@@ -16,6 +16,7 @@ from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
+from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes
 from attar.stages.contract import Forecast, stage
@@ -44,7 +45,7 @@ def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
             if name in facts and name in student and facts[name] != student[name]:
                 raise ValueError(f"{name} mismatch: {who} {facts[name]}, student {student[name]}")
     num_parameters = float(facts.get("num_parameters", 0))
-    made: Facts = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
+    made = dict(facts) if config.dtype == "auto" else {**facts, "dtype": config.dtype}
     largest = 4.0 * float(facts.get("vocab_size", 0)) * float(facts.get("hidden_size", 0))
     num_models = len(students) + (
         config.method != "fold" and any(_build(config, p).needs_base for p in config.trials())
@@ -105,6 +106,8 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
         max_shard_bytes=config.max_shard_bytes,
     )
     order.check()
+    for number, source in enumerate(order.students, start=1):
+        refuse_other_ids(order.template.folder, source.base.folder, (_first(order), f"student {number}"))
     for source, student in zip(order.students, inputs.students, strict=True):
         check_learned(student)
         if source.adapter is not None:  # checked as a whole, whatever becomes of it
@@ -116,8 +119,12 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     written = write_merged(order, workdir / "content", workdir / "shards")
     _report(written.branches)
     prove_merged(workdir / "content", written.digests)
-    facts = _facts(order) | _cut((inputs.base, *inputs.students))
-    return ModelArtifact.at(workdir / "content", **facts, companion_bytes=companion_bytes(workdir / "content"))
+    facts = {**_facts(order), **_cut((inputs.base, *inputs.students))}
+    return ModelArtifact.at(workdir / "content", facts, companion_bytes=companion_bytes(workdir / "content"))
+
+
+def _first(order: MergeOrder) -> str:
+    return "student 1" if order.base is None else "the base"
 
 
 def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
@@ -132,9 +139,9 @@ def _open(
         return FolderSource(student.path)
     if base is None or artifact is None:
         raise ValueError("students: an adapter is folded into its base; give the input `base`")
-    trained_on = student.facts["base_fingerprint"]
+    trained_on = cast(AdapterArtifact, student).facts.base_fingerprint
     if trained_on != artifact.fingerprint:
-        raise ValueError(f"the adapter was trained on model {str(trained_on)[:12]}, not on the base given here")
+        raise ValueError(f"the adapter was trained on model {trained_on[:12]}, not on the base given here")
     if (student.path / WEIGHTS_FILE).exists():
         return FoldedWeights.open(base, student.path / WEIGHTS_FILE)
     return FoldedAdapter.open(base, student.path)

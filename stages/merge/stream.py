@@ -56,7 +56,7 @@ class MergeOrder:
         return self.base or self.students[0].base
 
     def infos(self) -> Mapping[str, TensorInfo]:
-        """What is written: the template's tensors, in the dtype asked for."""
+        """Return what is written: the template's tensors, in the dtype asked for."""
         return {name: self._cast(info) for name, info in self.template.infos.items()}
 
     def _cast(self, info: TensorInfo) -> TensorInfo:

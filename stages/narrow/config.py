@@ -12,6 +12,7 @@ from attar.compressors.catalogue import build
 from attar.compressors.prune.width.budget import WidthCost
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind, within
@@ -114,6 +115,9 @@ class NarrowConfig(StageConfig):
     calibration: CalibrationConfig = CalibrationConfig()
     """The rows that scores and patches read."""
 
+    in_memory: InMemory = "auto"
+    """model: the whole model; block: one decoder block at a time, from its file; auto: block where the model does not fit."""
+
     moved: ClassVar[Mapping[str, Moved]] = {
         **within("size", *SizeConfig.model_fields),
         "patch": Moved("patch", named_kind),
@@ -133,7 +137,17 @@ class NarrowConfig(StageConfig):
             build(WIDTH_SCORES, self.score, self.params)
         except ValueError as error:
             raise ValueError(f"score: {error}") from error
+        if self.in_memory == "block" and self.needs_gradients:
+            raise ValueError(
+                f"in_memory is 'block', but score {self.score!r} runs backwards through the whole model; accepted: 'model', or score "
+                f"{', '.join(name for name, score in WIDTH_SCORES.items() if score.source != 'gradients')}"
+            )
         return self
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the score runs backwards through the model, which needs all of it in memory."""
+        return WIDTH_SCORES[self.score].source == "gradients"
 
     @property
     def reads_data(self) -> bool:

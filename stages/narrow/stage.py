@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from attar.compressors.catalogue import build
 from attar.compressors.prune.depth.block_refit import Matches
@@ -13,7 +13,8 @@ from attar.compressors.prune.width.cut import config_changes, cut_width, silence
 from attar.compressors.prune.width.scores import WIDTH_SCORES
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.dataset.samples import mixed_samples
-from attar.stages.artifacts.model.folder import load_model, save_model
+from attar.stages.artifacts.model.folder import save_model
+from attar.stages.artifacts.model.placement import Placement
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import narrowed, stored_bytes
 from attar.stages.artifacts.model.width_facts import known_cost
@@ -25,9 +26,12 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
     from transformers import PreTrainedModel
+
+
+# Models in memory at once, in float32.
+NUM_COPIES = {"none": 2, "linear": 2, "refit": 3}
 
 
 def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -35,7 +39,7 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         why = f"score is {config.score!r} and patch {config.patch.kind!r}"
         raise ValueError(f"{why}: they need the input `data`" if config.reads_data else f"{why}: they read no `data`")
     model = inputs["model"][0]
-    facts: Facts = {name: model[name] for name in ("vocab_size", "hidden_size", "num_blocks") if name in model}
+    facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size", "num_blocks") if name in model}
     num_bytes, num_gram_bytes = 4.0 * float(model.get("num_parameters", 0)), 0.0
     cost = known_cost(model)
     if cost is not None:
@@ -50,8 +54,8 @@ def _forecast(config: NarrowConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
     num_passes += {"none": 0, "linear": 1, "refit": 4}[config.patch.kind]
     num_flops = 0.5 * num_bytes * num_passes * config.calibration.num_samples * config.calibration.max_tokens
     disk_bytes = stored_bytes(facts) or num_bytes
-    num_copies = 3 if config.patch.kind == "refit" else 2
-    return Forecast(facts, num_flops, peak_memory_bytes=num_copies * num_bytes + num_gram_bytes, disk_bytes=disk_bytes)
+    peak_bytes = NUM_COPIES[config.patch.kind] * num_bytes
+    return Forecast(facts, num_flops, peak_memory_bytes=peak_bytes + num_gram_bytes, disk_bytes=disk_bytes)
 
 
 @stage("narrow", version=4, forecast=_forecast)
@@ -60,20 +64,26 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
 
     Raises ValueError when a plain config of the family cannot say the new sizes, the budget cannot be reached, or the proof fails.
     """
-    device = pick_device()
-    result, kept_units, expected = _narrowed(config, inputs, device)
+    placement = Placement.chosen(
+        "model" if config.needs_gradients else config.in_memory,
+        inputs.model.path,
+        NUM_COPIES[config.patch.kind],
+        pick_device(),
+        workdir / "changes",
+    )
+    result, kept_units, expected = _narrowed(config, inputs, placement)
     artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
     record_kept(workdir / "content", kept_units)
     del result
-    prove_written(artifact.path, expected, "narrow", device)
+    prove_written(artifact.path, expected, "narrow", placement.device, pages=placement.pages("proof"))
     return artifact
 
 
 def _narrowed(
-    config: NarrowConfig, inputs: NarrowInputs, device: torch.device
+    config: NarrowConfig, inputs: NarrowInputs, placement: Placement
 ) -> tuple[PreTrainedModel, dict[Units, list[Tensor]], Tensor]:
     """Return the narrower model, the units that it kept, and its logits on the proof's prompts."""
-    model = load_model(inputs.model.path, pick_dtype(config.calibration.precision, device), device)
+    model = placement.load(inputs.model.path, pick_dtype(config.calibration.precision, placement.device), "original")
     cost = width_cost(model)
     num_channels, num_groups = kept_channels(config, cost), cost.num_groups - config.num_removed_groups
     num_kept: dict[Units, int] = {}
@@ -89,19 +99,19 @@ def _narrowed(
         )
     passes = Passes(model, samples, config.calibration.batch_size)
     kept_units = passes.choose(build(WIDTH_SCORES, config.score, config.params), num_kept)
-    result = load_model(inputs.model.path, "auto", device)  # the passes may have run in another dtype
+    result = placement.load(inputs.model.path, "auto")  # the passes may have run in another dtype
     if config.patch.kind != "none":
         passes.patch(result, kept_units, config.patch.ridge)
     expected = _cut(result, kept_units)
     if config.patch.kind == "refit":
         every = tuple(range(cost.num_blocks))
         matches, ridge = Matches(every, every), config.patch.refit_ridge
-        refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=config.calibration.batch_size)
+        batch_size = config.calibration.batch_size
+        refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=batch_size)
         expected = kept_logits(result, "narrow")
-    note(
-        f"kept in each block: {num_channels} of {cost.num_channels} channels"
-        + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
-    )
+    totals = {"channels": ("channels", cost.num_channels), "groups": ("KV groups", cost.num_groups)}
+    left = (f"{count} of {totals[what][1]} {totals[what][0]}" for what, count in num_kept.items())
+    note(f"kept in each block: {', '.join(left)}")
     return result, kept_units, expected
 
 

@@ -27,7 +27,7 @@ def chosen_blocks(config: PruneConfig, scan: ScanArtifact | None) -> list[int]:
     if config.blocks:
         return sorted(config.blocks)
     assert scan is not None, "the forecast refuses a choice without a scan"
-    num_blocks = int(scan.facts["num_blocks"])
+    num_blocks = scan.facts.num_blocks
     protected = protected_blocks(num_blocks, config.protect_first, config.protect_last)
     costed = [name for name in config.keep_fraction if name != "blocks"]
     savings = _savings(config, num_blocks, {name: read_costs(scan.path / COST_TABLE, name) for name in costed})

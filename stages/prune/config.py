@@ -10,12 +10,15 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
+from attar.compressors.prune.solve.items import QUANTITIES
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, ScanArtifact
+from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, named_kind
 
 Quantity = Literal["blocks", "parameters", "flops", "latency"]
+PlanQuantity = Literal["parameters", "bytes", "kv_bytes", "flops", "ms"]
 
 
 class NoPatch(StageConfig):
@@ -74,6 +77,31 @@ class RefitPatch(StageConfig):
 
 Patch = Annotated[NoPatch | LinearPatch | RefitPatch, Field(discriminator="kind"), default_kind("none")]
 FITTED = ("linear", "refit")
+# What says how much goes; exactly one is given.
+WAYS = ("num_blocks", "blocks", "keep_fraction", "plan")
+
+
+class PlanConfig(StageConfig):
+    """A solve over the candidates that the scan measured: the plan that loses least under every budget."""
+
+    budget: dict[PlanQuantity, float]
+    """Share of the whole model's parameters, bytes, kv_bytes, flops or ms that may be left, each in (0, 1)."""
+
+    axes: list[str] = []
+    """Axes that may be used, of those that the scan measured. Empty: all."""
+
+    trials: bool = False
+    """Repair one plan of each axis first and price the axis by what the repair leaves of its losses: a refit an axis more."""
+
+    @field_validator("budget")
+    @classmethod
+    def _inside(cls, value: dict[PlanQuantity, float]) -> dict[PlanQuantity, float]:
+        if not value:
+            raise ValueError(f"budget is empty; accepted: one or more of {', '.join(QUANTITIES)}")
+        for quantity, fraction in value.items():
+            if not 0.0 < fraction < 1.0:
+                raise ValueError(f"budget.{quantity} is {fraction:g}; accepted: above 0 and below 1")
+        return value
 
 
 class PruneConfig(StageConfig):
@@ -101,8 +129,14 @@ class PruneConfig(StageConfig):
     blocks: list[int] = []
     """Zero-based indices to remove instead, in any order; needs no scan."""
 
+    plan: PlanConfig | None = None
+    """Instead of blocks alone: the best plan over all axes that the scan measured, {budget: {parameters: 0.75}}."""
+
     patch: Patch = NoPatch()
     """What repairs the cut without training: {kind: none}, {kind: linear}, or {kind: refit} for any number of cuts."""
+
+    in_memory: InMemory = "auto"
+    """model: the whole model; block: one decoder block at a time, from its file; auto: block where the model does not fit."""
 
     moved: ClassVar[Mapping[str, Moved]] = {
         "patch": Moved("patch", named_kind),
@@ -139,10 +173,10 @@ class PruneInputs:
 
 def _check_fields(config: PruneConfig) -> None:
     """Raise ValueError for fields that contradict each other whatever the model."""
-    given = [name for name in ("num_blocks", "blocks", "keep_fraction") if getattr(config, name)]
+    given = [name for name in WAYS if getattr(config, name)]
     if not given:
         raise ValueError(
-            "num_blocks and blocks contradict: neither given, exactly one of num_blocks, blocks, keep_fraction is accepted"
+            f"num_blocks and blocks contradict: neither given, exactly one of {', '.join(WAYS)} is accepted"
         )
     if len(given) > 1:
         raise ValueError(f"{given[0]} and {given[1]} contradict: both given, exactly one is accepted")
@@ -152,6 +186,14 @@ def _check_fields(config: PruneConfig) -> None:
     if config.choice == "free" and config.metric in PATCH_METRICS:
         raise ValueError(
             f"metric {config.metric} scores windows, not single blocks; choice 'window' is accepted with it"
+        )
+    if config.plan is not None and config.plan.trials and config.patch.kind != "refit":
+        raise ValueError("plan.trials is true, but nothing is repaired; accepted with patch {kind: refit}")
+    if config.plan is not None and config.patch.kind == "linear":
+        raise ValueError("patch.kind is 'linear', but a plan makes many cuts; accepted with plan: none, refit")
+    if config.plan is not None and config.in_memory == "block":
+        raise ValueError(
+            "in_memory is 'block', but a plan's cuts are tried on the whole model; accepted: 'model', 'auto'"
         )
     if config.choice == "free" and config.patch.kind == "linear":
         raise ValueError(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from attar.compressors.models.paging import twin
 from attar.compressors.models.slots import pad_right
 from attar.compressors.prune.depth.block_refit import Matches, refit_blocks
 from attar.stages.runtime.progress import bar, metric, note
@@ -28,7 +28,7 @@ def refit_result(
 
     The passes run in the dtype of `original`, through a copy of `result` where that is in another.
     """
-    student = result if result.dtype == original.dtype else copy.deepcopy(result).to(original.dtype)  # type: ignore[arg-type]
+    student = result if result.dtype == original.dtype else twin(result, original.dtype, "student")
     batches = [pad_right(samples[at : at + batch_size], original.device) for at in range(0, len(samples), batch_size)]
     counter = bar("refitting", len(matches.was) - first, "blocks")
     fits = []

@@ -16,6 +16,7 @@ from pydantic import Field
 from attar.compressors.measure.same_logits import OTHER_ORDER, difference
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.model.expert_facts import float_fraction, refuse_float_experts
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.older_form import write_older_config
 from attar.stages.artifacts.model.proof import kept_logits, prove_written
@@ -68,6 +69,7 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
     model = dict(inputs["model"][0])
     if model.get("quantization", "none") != "none":
         raise ValueError(f"method is {config.method!r}, but the input is quantized already ({model['quantization']})")
+    refuse_float_experts(float_fraction(model), "method", config.method)
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * (1.0 if config.method == "int8" else 0.56)
     return Forecast(
@@ -75,7 +77,7 @@ def _forecast(config: QuantizeTorchConfig, inputs: Mapping[str, tuple[Facts, ...
     )
 
 
-@stage("quantize_torch", version=2, forecast=_forecast)
+@stage("quantize_torch", version=3, forecast=_forecast)
 def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, workdir: Path) -> ModelArtifact:
     """Quantize a model with bitsandbytes and compare it with the original: KL, greedy agreement, perplexity, size, speed.
 
@@ -86,8 +88,14 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     dtype = pick_dtype(config.precision, device)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
     loaded = load_model(source, dtype, device)
-    vocab_size = int(inputs.model.facts["vocab_size"])
-    original = ask_original(TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size)
+    vocab_size = inputs.model.facts.vocab_size
+    original = ask_original(
+        TorchRunner(loaded),
+        pairs,
+        scratch=workdir / "logits",
+        vocab_size=vocab_size,
+        reopen=lambda: TorchRunner(load_model(source, dtype, device)),
+    )
     steps = bar("quantizing", 2, "steps")
     small = load_model(source, dtype, device, config.method)
     errors = _errors(small, loaded)
@@ -114,7 +122,7 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     with (content / TABLE).open("w", newline="") as stream:
         csv.writer(stream).writerows([("name", "relative_squared_error"), *errors])
     (content / RESULT).write_text(json.dumps(quality.facts(), indent=1))
-    return ModelArtifact.at(content, **{**inputs.model.facts, **quality.facts(), "quantization": config.method})
+    return ModelArtifact.at(content, inputs.model.facts | quality.facts() | {"quantization": config.method})
 
 
 @torch.inference_mode()

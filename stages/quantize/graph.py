@@ -75,14 +75,25 @@ class QuantizedGraph:
         for product in products:
             if product.name in float_nodes and not self._has_more_bits(product):
                 continue
-            weights = self._eight_bits(product) if product.name in float_nodes else self.integers[product.name]
-            matrix = weights.dequantized()
+            matrix = self._rounded(product, is_kept=product.name in float_nodes)
             nodes.store_again(product.stored, matrix.T if product.is_transposed else matrix)
         tied = {id(product.stored) for product in products}
         for table in nodes.embeddings(model.graph):
             if id(table.stored) not in tied:
                 nodes.store_again(table.stored, self._table(table).dequantized())
         return nodes.finished(model)
+
+    def _rounded(self, product: Any, *, is_kept: bool) -> Tensor:
+        """Return the numbers that a product's integers stand for."""
+        from attar.compressors.quantize.nodes import dynamic_codes
+
+        if self._is_dynamic(product):
+            codes, scales = dynamic_codes(product.weight())
+            return codes.float() * scales[:, None]
+        return (self._eight_bits(product) if is_kept else self.integers[product.name]).dequantized()
+
+    def _is_dynamic(self, product: Any) -> bool:
+        return self.config.weights.kind == "dynamic" and product.lookup is None
 
     def _table(self, table: Any) -> BlockWeights:
         from attar.compressors.quantize.nodes import block_size_for
@@ -177,7 +188,7 @@ class QuantizedGraph:
     def _nodes(self, product: Any, weights: BlockWeights, graph: Any) -> tuple[list[Any], Any]:
         from attar.compressors.quantize import nodes
 
-        if self.config.weights.kind == "dynamic" and product.lookup is None:
+        if self._is_dynamic(product):
             return nodes.dynamic_product(product, product.weight(), graph)
         is_twofold = any(product.name.endswith(end) for end in self.config.twofold)
         return nodes.integer_product(product, weights, graph, is_twofold=is_twofold)

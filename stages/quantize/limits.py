@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.measure.closeness import closeness
-from attar.compressors.measure.cost import measure_latency
+from attar.compressors.measure.cost import Spread, measure_in_turns
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import CausalRunner
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -20,7 +21,7 @@ from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.quantize.recorded_runner import RecordedRunner
 from attar.stages.runtime.progress import bar, metric, note
 
-NUM_TIMED_ROUNDS = 3
+NUM_TIMED_ROUNDS = 5
 
 
 class Limits(BaseModel):
@@ -51,8 +52,13 @@ class Quality:
     original_perplexity: float
     num_tokens: int
     size_fraction: float
+    # medians of rounds in which both had their turn, and the quartiles around them
     decode_seconds_per_token: float
+    decode_seconds_per_token_low: float
+    decode_seconds_per_token_high: float
     original_decode_seconds_per_token: float
+    original_decode_seconds_per_token_low: float
+    original_decode_seconds_per_token_high: float
 
     @property
     def perplexity_ratio(self) -> float:
@@ -83,27 +89,30 @@ def heldout_pairs(
 
 @dataclass(frozen=True)
 class Original:
-    """What the model said to the pairs before it was quantized, on disk, and its time a token."""
+    """What the model said to the pairs before it was quantized, on disk. `reopen` gives it once more, to be timed."""
 
     pairs: list[Pair]
     recorded: RecordedRunner
-    decode_seconds_per_token: float
+    reopen: Callable[[], CausalRunner]
     vocab_size: int
 
 
-def ask_original(runner: CausalRunner, pairs: list[Pair], *, scratch: Path, vocab_size: int) -> Original:
-    """Ask and time the original. Then it can leave the memory: what it said to the pairs lies in `scratch`."""
+def ask_original(
+    runner: CausalRunner, pairs: list[Pair], *, scratch: Path, vocab_size: int, reopen: Callable[[], CausalRunner]
+) -> Original:
+    """Ask the original. Then it can leave the memory: what it said to the pairs lies in `scratch`."""
     counter = bar("asking the original", len(pairs), "texts")
     recorded = RecordedRunner(runner, pairs, scratch, counter.advance)
-    return Original(pairs, recorded, _decode_seconds(runner, vocab_size, "original"), vocab_size)
+    return Original(pairs, recorded, reopen, vocab_size)
 
 
 def measure_quality(quantized: CausalRunner, original: Original, *, size_fraction: float) -> Quality:
-    """Compare the quantized model with what the original said, and time it; record the numbers as metrics."""
+    """Compare the quantized model with what the original said, and time both in turns; record the numbers as metrics."""
     pairs = original.pairs
     counter = bar("measuring the loss", len(pairs), "texts")
     texts = closeness(quantized, original.recorded, pairs, batch_size=1, on_scored=counter.advance)
     num_tokens = sum(text.num_tokens for text in texts)
+    own, before = _decode_spreads(quantized, original)
     quality = Quality(
         kl_nats=sum(text.kl_nats for text in texts) / num_tokens,
         agreement=sum(text.num_agreeing for text in texts) / num_tokens,
@@ -111,8 +120,12 @@ def measure_quality(quantized: CausalRunner, original: Original, *, size_fractio
         original_perplexity=math.exp(sum(text.original_loss_nats for text in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
-        decode_seconds_per_token=_decode_seconds(quantized, original.vocab_size, "quantized"),
-        original_decode_seconds_per_token=original.decode_seconds_per_token,
+        decode_seconds_per_token=own.median,
+        decode_seconds_per_token_low=own.low,
+        decode_seconds_per_token_high=own.high,
+        original_decode_seconds_per_token=before.median,
+        original_decode_seconds_per_token_low=before.low,
+        original_decode_seconds_per_token_high=before.high,
     )
     for name, value in quality.facts().items():
         metric(name, value)
@@ -138,13 +151,15 @@ def broken_limits(limits: Limits, quality: Quality) -> list[str]:
     ]
 
 
-def _decode_seconds(runner: CausalRunner, vocab_size: int, name: str) -> float:
-    rounds = bar(f"timing the {name}", NUM_TIMED_ROUNDS + 1, "rounds")
-    return measure_latency(
-        runner,
-        vocab_size=vocab_size,
+def _decode_spreads(quantized: CausalRunner, original: Original) -> tuple[Spread, Spread]:
+    """Return seconds a token of both. Each round gives both their turn, so that what the machine does meanwhile meets both."""
+    rounds = bar("timing both", NUM_TIMED_ROUNDS + 1, "rounds")
+    own, before = measure_in_turns(
+        [quantized, original.reopen()],
+        vocab_size=original.vocab_size,
         num_prompt_tokens=32,
         num_new_tokens=16,
         num_rounds=NUM_TIMED_ROUNDS,
         on_round=rounds.advance,
-    ).decode_seconds_per_token
+    )
+    return own.decode, before.decode

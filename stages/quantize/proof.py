@@ -11,7 +11,13 @@ import torch
 from torch import Tensor
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.compressors.measure.same_logits import OTHER_ORDER, difference, probe_ids
+from attar.compressors.measure.same_logits import (
+    NUM_DECODED_TOKENS,
+    OTHER_ORDER,
+    decoded_difference,
+    difference,
+    probe_ids,
+)
 from attar.stages.artifacts.onnx_folder import read_graph, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.quantize.graph import QuantizedGraph
@@ -21,7 +27,7 @@ from attar.stages.runtime.progress import metric, note
 def prove_graph(
     quantized: QuantizedGraph, float_nodes: Sequence[str], content: Path, scratch: Path, vocab_size: int
 ) -> None:
-    """Compare the written graph with the float graph that holds the rounded numbers, one after the other in memory.
+    """Compare the written graph with the float graph that holds the rounded numbers, and decode by it. They are in memory in turn.
 
     The products' own rounding of what they read is switched off for it, so that float32's tolerance holds. Raises ValueError otherwise.
     """
@@ -33,15 +39,28 @@ def prove_graph(
     shutil.rmtree(scratch)
     graph = read_graph(content)
     set_float_inputs(graph.graph)
-    error = difference(expected, _logits(open_session(content, graph=_serialized(graph), is_frugal=True), vocab_size))
+    session = open_session(content, graph=_serialized(graph), is_frugal=True)
+    error, cached = (
+        difference(expected, _logits(session, vocab_size)),
+        decoded_difference(OnnxRunner(session), vocab_size),
+    )
     metric("proof_rounded_error", error)
+    metric("proof_cache_error", cached)
     allowed = OTHER_ORDER[torch.float32]
     if not error <= allowed:
         raise ValueError(
             f"quantize: the written graph computes otherwise than with the numbers that its integers stand for, {error:.2g} of the largest "
             f"logit apart (allowed {allowed:g})"
         )
-    note(f"proved: the written graph computes with the rounded numbers, logits to {error:.1e} of the largest")
+    if not cached <= allowed:
+        raise ValueError(
+            f"quantize: the written graph decodes otherwise with a KV cache than without, {cached:.2g} of the largest logit apart "
+            f"(allowed {allowed:g})"
+        )
+    note(
+        f"proved: the written graph computes with the rounded numbers, logits to {error:.1e} of the largest, and {NUM_DECODED_TOKENS} "
+        "tokens are the same with and without a cache"
+    )
 
 
 def _logits(session: Any, vocab_size: int) -> Tensor:

@@ -43,7 +43,7 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("quantize", version=5, forecast=_forecast)
+@stage("quantize", version=6, forecast=_forecast)
 def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
@@ -52,21 +52,18 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     source, content = inputs.model.path, workdir / "content"
     samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
-    original = ask_original(  # first, while nothing else is held: this opens all float weights at once
-        OnnxRunner(open_session(source, is_frugal=True)),
-        pairs,
-        scratch=workdir / "logits",
-        vocab_size=int(inputs.model.facts["vocab_size"]),
-    )
+    vocab_size = inputs.model.facts.vocab_size
+
+    def reopen() -> OnnxRunner:
+        return OnnxRunner(open_session(source, is_frugal=True))
+
+    # first, while nothing else is held: this opens all float weights at once
+    original = ask_original(reopen(), pairs, scratch=workdir / "logits", vocab_size=vocab_size, reopen=reopen)
     give_back()
     quantized = QuantizedGraph(config, source, samples)
     float_nodes = _float_nodes(config, quantized, workdir) if config.max_kept else []
     write_graph(quantized.with_floats(float_nodes), content)
-    if (
-        config.weights.kind == "weights"
-    ):  # dynamic products round what they read by nature: their loss is measured, below
-        vocab_size = int(inputs.model.facts["vocab_size"])
-        prove_graph(quantized, float_nodes, content, workdir / "dequantized", vocab_size)
+    prove_graph(quantized, float_nodes, content, workdir / "dequantized", vocab_size)
     quantized.forget()
     copy_companions(source, content)
     runner = OnnxRunner(open_session(content, is_frugal=True))
@@ -80,9 +77,8 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
         )
     quantized.write_table(content / TABLE)
     (content / RESULT).write_text(json.dumps(quality.facts() | {"kept": float_nodes}, indent=1))
-    facts: Facts = {**exported(inputs.model.facts, _label(config)), **quality.facts(), "num_kept": len(float_nodes)}
-    facts["weight_bytes"] = float((content / DATA).stat().st_size)
-    return OnnxArtifact.at(content, **facts)
+    held = {"num_kept": len(float_nodes), "weight_bytes": float((content / DATA).stat().st_size)}
+    return OnnxArtifact.at(content, {**exported(inputs.model.facts, _label(config)), **quality.facts(), **held})
 
 
 def _ranked(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) -> Switches:

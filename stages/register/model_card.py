@@ -16,6 +16,8 @@ from attar.stages.register.release_numbers import MEASURES, plain
 STEPS = {
     "prune": {"metric": "metric", "choice": "choice", "patch": "patch.kind"},
     "narrow": {"score": "score", "patch": "patch.kind"},
+    "trim_vocabulary": {"num_tokens": "num_tokens", "keep_scripts": "keep_scripts"},
+    "prune_experts": {"method": "method", "params": "params"},
     "self_data": {"sampler": "sampler", "style": "prompt.style", "max_new_tokens": "drawing.max_new_tokens"},
     "curate": {},
     "record": {"num_recorded": "num_recorded"},
@@ -89,6 +91,10 @@ def _steps(release: Release) -> list[str]:
             groups = f", {step.facts['num_kv_groups']} KV groups" if step.facts.get("num_kv_groups") else ""
             channels = step.facts.get("num_ffn_channels", "?")
             parts.insert(0, f"{channels} feed-forward channels{groups} left in each block")
+        if step.stage == "trim_vocabulary":
+            parts.insert(0, f"{step.facts.get('vocab_size', '?')} tokens left")
+        if step.stage == "prune_experts":
+            parts.insert(0, f"{step.facts.get('num_experts', '?')} experts left in each block")
         if step.kind == "dataset":
             parts.append(_rows(step.facts))
         lines.append(f"- {step.stage}: {', '.join(parts) or step.key[:12]}")

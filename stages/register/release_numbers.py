@@ -20,6 +20,7 @@ MEASURES = (
     "num_questions",
     "perplexity",
     "num_text_tokens",
+    "bits_per_byte",
     "num_parameters",
     "flops_per_token",
     "disk_bytes",

@@ -18,6 +18,7 @@ from attar.registry.artifacts.handles import (
     OnnxArtifact,
     ReleaseArtifact,
 )
+from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.release.gate import Ratio, run_gate
@@ -39,6 +40,11 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
         )
+    for name in ("evaluation", "baseline", "onnx_evaluation"):
+        if any(facts.get("part") == "choose" for facts in inputs.get(name, ())):
+            raise ValueError(
+                f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
+            )
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms
@@ -109,7 +115,7 @@ def _released(
     note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
     metric("gate_passed", float(_passes(checks)))
     (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
-    return ReleaseArtifact.at(content, name=config.name, version=version, is_champion=is_champion)
+    return ReleaseArtifact.at(content, ReleaseFacts(name=config.name, version=version, is_champion=is_champion))
 
 
 def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
@@ -140,7 +146,7 @@ def _graphs(inputs: RegisterInputs) -> dict[str, OnnxArtifact]:
 
 
 def _quantization(graph: OnnxArtifact) -> str:
-    return str(graph.facts.get("quantization", "none"))
+    return graph.facts.quantization or "none"
 
 
 def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
@@ -149,7 +155,7 @@ def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
     evaluations = {"model": inputs.evaluation}
     by_fingerprint = {graph.fingerprint: name for name, graph in _graphs(inputs).items()}
     for evaluation in inputs.onnx_evaluation:
-        form = by_fingerprint.get(str(evaluation.facts["model_fingerprint"]))
+        form = by_fingerprint.get(evaluation.facts.model_fingerprint)
         if form is None:
             raise ValueError("onnx_evaluation: it measured none of the graphs given as onnx")
         evaluations[form] = evaluation
@@ -157,7 +163,7 @@ def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
 
 
 def _check_measured(slot: str, evaluation: EvaluationArtifact, model: Artifact) -> None:
-    fingerprint = str(evaluation.facts["model_fingerprint"])
+    fingerprint = evaluation.facts.model_fingerprint
     if fingerprint != model.fingerprint:
         raise ValueError(
             f"{slot}: it measured model {fingerprint[:12]}, not {model.fingerprint[:12]} that is to be registered"
@@ -185,7 +191,7 @@ def _verdict(
 
 
 def _passes(checks: list[dict[str, Any]]) -> bool:
-    """True when none fails, and one at least could be decided where any was asked for."""
+    """Say whether none fails, and one at least could be decided where any was asked for."""
     is_decided = not checks or any(not check["undecided"] for check in checks)
     return is_decided and all(check["has_passed"] for check in checks)
 

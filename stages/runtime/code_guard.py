@@ -84,7 +84,7 @@ def possible_guards() -> Iterator[Guard]:
 
 
 def holds(guard: Guard) -> bool:
-    """True when a guard holds here. A program of ours tries to write outside its folder, to open sockets and to fork."""
+    """Say whether a guard holds here. A program of ours tries to write outside its folder, to open sockets and to fork."""
     if sys.platform != "linux":
         return False
     outside = Path(tempfile.mkdtemp(prefix="attar-guard-"))

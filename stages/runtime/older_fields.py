@@ -40,8 +40,8 @@ def kind_of(value: Any) -> Any:
     """Return the mapping of a method that was spelt by its name, or by its name with its parameters. `{gate: {limit: 2}}`."""
     if isinstance(value, str):
         return {"kind": value}
-    if isinstance(value, Mapping) and isinstance(value.get(value.get("kind")), Mapping):  # set within the flat spelling
-        kind = value["kind"]
+    kind = value.get("kind") if isinstance(value, Mapping) else None
+    if isinstance(kind, str) and isinstance(value.get(kind), Mapping):  # set within the flat spelling
         return {**{name: param for name, param in value.items() if name != kind}, **value[kind]}
     if isinstance(value, Mapping) and "kind" not in value and len(value) == 1:
         [(name, params)] = value.items()

@@ -44,7 +44,7 @@ def owned_by(pid: int) -> list[int]:
 
 
 def _is_alive(owner: int, child: psutil.Process) -> bool:
-    """A process id may have been given to someone else since: an owner is older than its child."""
+    """Say whether an owner is alive. Its process id may have been given to someone else since: an owner is older than its child."""
     try:
         process = psutil.Process(owner)
         return process.status() != psutil.STATUS_ZOMBIE and start_of(owner) <= start_of(child.pid)

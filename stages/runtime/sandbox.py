@@ -79,5 +79,5 @@ def required_guard() -> Guard:
 
 
 def is_text(text: str) -> bool:
-    """True when a text can be written as UTF-8: half an emoji cannot."""
+    """Say whether a text can be written as UTF-8: half an emoji cannot."""
     return not any("\ud800" <= character <= "\udfff" for character in text)

@@ -57,7 +57,7 @@ Instruction = tuple[int, int, int, int]
 
 
 def is_known_machine() -> bool:
-    """True where the numbers of the system calls are known."""
+    """Say whether the numbers of the system calls are known."""
     return platform.system() == "Linux" and platform.machine() in MACHINES
 
 

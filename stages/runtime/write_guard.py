@@ -31,7 +31,7 @@ def landlock_version() -> int:
 
 
 def lock_writes(folder: Path) -> None:
-    """From now on let this process and its children write under `folder` and to /dev/null alone. Raises OSError.
+    """Let this process and its children write under `folder` and to /dev/null alone, from now on. Raises OSError.
 
     From version 4 on it also takes TCP, from version 6 on abstract sockets and signals to other processes.
     """

@@ -9,11 +9,13 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.calibration import CountedTokens
-from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS, REMOVAL_METRICS
+from attar.compressors.prune.depth.metrics import BLOCK_METRICS, GRADIENT_METRICS, PATCH_METRICS, REMOVAL_METRICS
 from attar.registry.artifacts.handles import Facts
+from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved, within
+from attar.stages.scan.candidates import CandidatesConfig
 
 # What one forward pass over the samples gives, and what costs next to nothing.
 DEFAULT_METRICS = ["angular_distance", "block_influence", "magnitude", "reverse_order", "random"]
@@ -78,8 +80,14 @@ class ScanConfig(StageConfig):
     greedy: GreedyConfig = GreedyConfig()
     """The order in which the increases remove blocks one after the other."""
 
+    candidates: CandidatesConfig = CandidatesConfig()
+    """Which axes are measured for a solve (`prune.plan`), every candidate with its loss and its savings."""
+
     measure_latency: bool = False
     """Time each block while a token is decoded, for a latency budget. Times differ from run to run."""
+
+    in_memory: InMemory = "auto"
+    """model: the whole model; block: one decoder block at a time, from its file; auto: block where the model does not fit."""
 
     seed: int = 0
     """Of the metric random."""
@@ -115,7 +123,16 @@ class ScanConfig(StageConfig):
             raise ValueError(
                 f"metric {one_size_at_a_time[0]} has nothing to score: greedy.num_steps is 0, sizes is empty"
             )
+        if self.in_memory == "block" and self.needs_whole_model:
+            raise ValueError(
+                "in_memory is 'block', but taylor, measure_latency and candidates need the whole model; accepted: 'model', or none of them"
+            )
         return self
+
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether a metric runs backwards, times are taken, or candidates cut: they need all of the model in memory."""
+        return self.measure_latency or bool(GRADIENT_METRICS.keys() & set(self.metrics)) or bool(self.candidates.axes)
 
 
 def scan_facts(config: ScanConfig) -> Facts:
@@ -125,4 +142,5 @@ def scan_facts(config: ScanConfig) -> Facts:
         "sizes": tuple(config.sizes),
         "num_greedy_steps": config.greedy.num_steps,
         "has_latency": config.measure_latency,
+        "axes": tuple(config.candidates.axes),
     }

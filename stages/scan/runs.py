@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from attar.compressors.catalogue import build
 from attar.compressors.models.blocks import decoder_blocks
-from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency
+from attar.compressors.models.paging import brought
+from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency, unlike_blocks
 from attar.compressors.prune.depth.calibration import Batch, Sample, batches
 from attar.compressors.prune.depth.gradient import gradient_scores
 from attar.compressors.prune.depth.metrics import (
@@ -20,10 +23,15 @@ from attar.compressors.prune.depth.metrics import (
     REMOVAL_METRICS,
     WEIGHT_METRICS,
 )
+from attar.compressors.prune.depth.part_influence import PartInfluence, adds_parts
 from attar.compressors.prune.depth.removal import Removal, greedy_order, removal_scores
 from attar.compressors.prune.depth.scan import Scores, WindowScan, window_table
 from attar.compressors.prune.depth.select import protected_blocks
+from attar.compressors.prune.solve.candidates import Units
+from attar.compressors.prune.solve.items import Problem
+from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.stages.runtime.progress import bar, note
+from attar.stages.scan.candidates import measure_candidates
 from attar.stages.scan.config import ScanConfig
 
 if TYPE_CHECKING:
@@ -43,10 +51,8 @@ class ScanRun:
             raise ValueError(
                 f"calibration.tokens is 'answer', but no answer begins within max_tokens = {config.calibration.max_tokens}"
             )
-        # evenly spaced: the samples are sorted by length
-        stride = max(1, len(samples) // config.calibration.num_loss_samples)
-        loss_samples = samples[stride - 1 :: stride][: config.calibration.num_loss_samples]
-        self._loss_batches = list(self._batches(loss_samples))
+        self.parts, self._has_parts = PartInfluence(), adds_parts(model)
+        self._loss_batches = self._spaced(config.calibration.num_loss_samples)
 
     def window_scores(self) -> dict[str, Scores]:
         """Return each metric's table of windows, in the order of the config; one with a greedy order alone has none."""
@@ -80,23 +86,58 @@ class ScanRun:
         costs = counted_costs(self.model, NUM_LATENCY_TOKENS)
         if self.config.measure_latency:
             counter = bar("timing blocks", NUM_LATENCY_ROUNDS + 1, "rounds")
-            costs["latency"] = measured_latency(
+            costs |= measured_latency(
                 self.model,
                 num_context_tokens=NUM_LATENCY_TOKENS,
                 num_rounds=NUM_LATENCY_ROUNDS,
                 on_round=counter.advance,
             )
+            if apart := unlike_blocks(self.model, costs["latency"]):
+                times = " and ".join(f"block {index} {1e3 * costs['latency'].blocks[index]:.3g} ms" for index in apart)
+                note(
+                    f"warning: blocks of one shape are more than a third apart, {times}: the machine was busy, choose nothing by latency"
+                )
         return costs
+
+    def vocabulary_texts(self) -> list[list[int]]:
+        """Return the samples on which vocabularies are measured, evenly spaced."""
+        count = self.config.candidates.num_vocabulary_samples
+        stride = max(1, len(self.samples) // count)
+        return [sample.ids for sample in self.samples[stride - 1 :: stride][:count]]
+
+    def candidates(self, vocabularies: Sequence[FewerTokens] = ()) -> tuple[Problem, Units]:
+        """Return the candidates of the asked axes, and the scores of units by which they stay."""
+        greedy, candidates = self.config.greedy, self.config.candidates
+        return measure_candidates(
+            candidates,
+            self.model,
+            self._spaced(candidates.num_samples, candidates.max_tokens),
+            self._spaced(candidates.num_scoring_samples),
+            protected_blocks(self.num_blocks, greedy.protect_first, greedy.protect_last),
+            vocabularies,
+            self.vocabulary_texts(),
+            is_timed=self.config.measure_latency,
+        )
+
+    def _spaced(self, count: int, max_tokens: int | None = None) -> list[Batch]:
+        """Return so many samples, evenly spaced, since they are sorted by length; each cut at `max_tokens`."""
+        stride = max(1, len(self.samples) // count)
+        spaced = self.samples[stride - 1 :: stride][:count]
+        return list(self._batches([replace(sample, ids=sample.ids[:max_tokens]) for sample in spaced]))
 
     def _cosine(self) -> dict[str, Scores]:
         totals = WindowScan(self._metrics_of(COSINE_METRICS))
         if totals.metrics:
             counter = bar("scanning", self.num_tokens, "tokens")
             for batch in self._batches(self.samples):
-                with torch.inference_mode():
+                with torch.inference_mode(), self._watched(batch):
                     totals.update(self.model, batch.input_ids, batch.attention_mask, batch.counted)
                 counter.advance(int(batch.attention_mask.sum()))
         return {name: totals.scores(name) for name in totals.metrics}
+
+    def _watched(self, batch: Batch) -> AbstractContextManager[None]:
+        """Return what watches the parts of every block while a batch runs; nothing for families whose parts are not known."""
+        return self.parts.watching(self.model, batch.counted) if self._has_parts else nullcontext()
 
     def _control(self) -> dict[str, Scores]:
         return {
@@ -107,7 +148,7 @@ class ScanRun:
     def _of_blocks(self) -> dict[str, Scores]:
         """Score single blocks; a window's score is the sum of its blocks'."""
         of_blocks = {
-            name: [metric(block.parameters()) for block in decoder_blocks(self.model)]
+            name: [metric(block.parameters()) for block in brought(self.model)]
             for name, metric in self._metrics_of(WEIGHT_METRICS).items()
         }
         gradient_metrics = self._metrics_of(GRADIENT_METRICS)

@@ -8,15 +8,28 @@ from pathlib import Path
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
 from attar.compressors.prune.depth.select import protected_blocks
+from attar.compressors.prune.solve.vocabulary import FewerTokens
+from attar.compressors.prune.vocabulary.tables import num_rows
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
 from attar.stages.artifacts.dataset.samples import calibration_samples
-from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric
+from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.runs import ScanRun
-from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, write_costs, write_orders, write_scores
+from attar.stages.scan.tables import (
+    COST_TABLE,
+    GREEDY_TABLE,
+    PART_TABLE,
+    TABLE,
+    write_costs,
+    write_orders,
+    write_parts,
+    write_scores,
+)
+from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +42,7 @@ class ScanInputs:
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
-    facts: Facts = scan_facts(config)
+    facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
     if "num_blocks" in model:
         num_blocks = facts["num_blocks"] = int(model["num_blocks"])
@@ -44,8 +57,10 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
         config.calibration.num_samples * (1 + ("patch_residual" in config.metrics))
         + config.calibration.num_loss_samples * num_runs
     )
+    if config.candidates.axes:
+        num_passes += _candidate_passes(config.candidates, int(model.get("num_blocks", 0)))
     num_parameters = float(model.get("num_parameters", 0))
-    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics))
+    needs_gradients = bool(GRADIENT_METRICS.keys() & set(config.metrics) or config.candidates.axes)
     return Forecast(
         facts,
         num_flops=2.0 * num_parameters * num_passes * num_tokens,
@@ -53,14 +68,42 @@ def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Fo
     )
 
 
-@stage("scan", version=6, forecast=_forecast)
+def _measure_candidates(config: ScanConfig, inputs: ScanInputs, run: ScanRun, content: Path) -> None:
+    """Measure and write the candidates, with the tokens of each vocabulary where that is an axis."""
+    vocabularies: list[FewerTokens] = []
+    if "vocabulary" in config.candidates.axes:
+        vocabularies = measured_vocabularies(
+            inputs.model.path,
+            inputs.data,
+            num_rows(run.model),
+            run.vocabulary_texts(),
+            config.candidates.vocabulary_fractions,
+            config.calibration.max_tokens,
+        )
+        write_vocabularies(content / VOCABULARIES, vocabularies)
+    write_problem(content, *run.candidates(vocabularies))
+
+
+def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
+    """Return how many samples' forward passes the candidates take: half of one a block or seam, a whole one a width."""
+    num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
+    num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
+    num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
+    num_vocabularies = len(candidates.vocabulary_fractions) * ("vocabulary" in candidates.axes)
+    num_read = candidates.num_vocabulary_samples * (num_vocabularies + bool(num_vocabularies))
+    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring + num_read
+
+
+@stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     """Score every window of decoder blocks under each of the metrics, as tables.
 
     Raises ValueError for calibration text that is empty or too short.
     """
     device = pick_device()
-    model = load_model(inputs.model.path, pick_dtype(config.calibration.precision, device), device)
+    in_memory = "model" if config.needs_whole_model else config.in_memory
+    placement = Placement.chosen(in_memory, inputs.model.path, 1, device, workdir / "changes")
+    model = placement.load(inputs.model.path, pick_dtype(config.calibration.precision, device))
     samples = calibration_samples(
         inputs.model.path,
         inputs.data,
@@ -73,10 +116,14 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     content = workdir / "content"
     write_scores(content / TABLE, run.num_blocks, scores)
     write_costs(content / COST_TABLE, run.costs())
+    if run.parts.num_tokens:
+        write_parts(content / PART_TABLE, run.parts.scores())
     if orders:
         write_orders(content / GREEDY_TABLE, orders)
+    if config.candidates.axes:
+        _measure_candidates(config, inputs, run, content)
     for name, table in scores.items():
         ones = [score for (_, size), score in table.items() if size == 1]
         if ones:
             metric(f"lowest_{name}_of_one_block", min(ones))
-    return ScanArtifact.at(content, num_blocks=run.num_blocks, num_tokens=run.num_tokens, **scan_facts(config))
+    return ScanArtifact.at(content, scan_facts(config), num_blocks=run.num_blocks, num_tokens=run.num_tokens)

@@ -18,6 +18,8 @@ TABLE = "windows.csv"
 GREEDY_TABLE = "greedy.csv"
 # A line a block and one for the rest of the model: part, a column for each quantity.
 COST_TABLE = "costs.csv"
+# A line a block: 1 - cos of the states around its attention part and around its feed-forward part.
+PART_TABLE = "parts.csv"
 REST = "rest"
 
 
@@ -62,6 +64,20 @@ def read_order(path: Path, metric_name: str) -> list[int]:
     if not order:
         raise ValueError(f"the scan has no greedy order by {metric_name!r}; add it to the scan's metrics")
     return order
+
+
+def write_parts(path: Path, influence: Mapping[str, Sequence[float]]) -> None:
+    """Write how far each part of every block turns the state."""
+    rows = zip(*influence.values(), strict=True)
+    _write(path, ["block", *influence], [[index, *map(_number, row)] for index, row in enumerate(rows)])
+
+
+def read_parts(path: Path) -> dict[str, list[float]]:
+    """Read the influence of each part of every block; empty where the scan has none."""
+    if not path.exists():
+        return {}
+    rows = list(_rows(path))
+    return {part: [float(row[part]) for row in rows] for part in rows[0] if part != "block"}
 
 
 def write_costs(path: Path, costs: Mapping[str, Costs]) -> None:

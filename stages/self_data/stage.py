@@ -10,6 +10,7 @@ from pathlib import Path
 from attar.compressors.data.compact import bytes_per_token
 from attar.compressors.data.keep import reason_kind
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.original_losses import NUM_SCORED_ROWS, recorded_losses
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, write_rows
@@ -92,17 +93,17 @@ def _finish(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path, rows:
     write_rows(content / "rows.jsonl", rows)
     carry_candidates(workdir / "shards", content, rows)
     num_kept = _report(rows)
-    name = str(inputs.data.facts.get("name", "rewritten"))
+    name = inputs.data.facts.name or "rewritten"
     write_card(content, rows, name=name, losses=recorded_losses(content, rows, NUM_SCORED_ROWS))
-    return DatasetArtifact.at(
-        content,
+    facts = DatasetFacts(
         name=name,
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_rewritten=num_kept,
         num_recorded=config.recorded.num_candidates,
-        vocab_size=inputs.model.facts["vocab_size"],
+        vocab_size=inputs.model.facts.vocab_size,
     )
+    return DatasetArtifact.at(content, facts)
 
 
 def _report(rows: list[Row]) -> int:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
 
 import attar.stages
 from attar.stages.contract import StageConfig
@@ -15,6 +20,7 @@ from attar.stages.contract import StageConfig
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("pipelines", "stages", "registry", "compressors")
 STAGE = "stages.finetune.stage"
+# What issue 21 asks for; the whole stage meets 4 files and comes back 5 times, building the run stays in one.
 MAX_FILES, MAX_RETURNS = 12, 5
 MAX_FIELDS = 12
 # Module and name of a class.
@@ -28,8 +34,11 @@ class Module:
     functions: dict[str, ast.FunctionDef] = field(default_factory=dict)
     classes: dict[str, ast.ClassDef] = field(default_factory=dict)
     imports: dict[str, tuple[str, str]] = field(default_factory=dict)
+    # unions of classes under a name: Teacher = Annotated[AutoTeacher | InputTeacher, ...]
+    aliases: dict[str, ast.expr] = field(default_factory=dict)
 
 
+@cache
 def read_modules(root: Path) -> dict[str, Module]:
     """Return every module of the source by its dotted name below the root."""
     modules = {}
@@ -42,6 +51,7 @@ def read_modules(root: Path) -> dict[str, Module]:
                     module.imports |= {alias.asname or alias.name: (origin, alias.name) for alias in node.names}
             module.functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
             module.classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+            module.aliases = {unparsed(name): value for name, value in _assignments(ast.Module(tree.body[:], []))}
             modules[".".join(path.relative_to(root).with_suffix("").parts)] = module
     return modules
 
@@ -49,9 +59,10 @@ def read_modules(root: Path) -> dict[str, Module]:
 class Walk:
     """Follows settings from a function through every function of ours that takes them whole.
 
-    Settings are a config, a config nested in it, or the plan made of it. Followed: a parameter annotated with one of these classes; a local
-    name bound to one, or made by one of the classes (`TrainingPlan.of(...)`); an attribute of `self` that a constructor keeps one in; and
-    `self` in their own methods and properties. A plain value read off them (`config.schedule.seed`) is what it should be, and not followed.
+    Settings are a config, a config nested in it, or the plan made of it. Followed: a parameter annotated with one of these classes, or with
+    a union of them under a name; a local name bound to one, or made by one of the classes (`TrainingPlan.of(...)`); an attribute of `self`
+    that a constructor keeps one in; an attribute that holds one (`config.teacher`), as deep as they go; and `self` in their own methods and
+    properties. A plain value read off them (`config.schedule.seed`) is what it should be, and not followed.
 
     Counted: `files`, those that the settings are handed into, the start included; `num_returns`, how often the walk comes back to a file that
     it had left, whether by a call or because a call is over.
@@ -87,9 +98,10 @@ class Walk:
         self._below.add((module, name))
         tracked = self._tracked(module, node, owner)
         for inner in _in_order(node):
-            for target in self._steps(module, inner, tracked, owner):
+            for target in (targets := self._steps(module, inner, tracked, owner)):
                 self._enter(target[0])
                 self._visit(*target)
+            if targets:
                 self._enter(module)
         self._below.discard((module, name))
 
@@ -101,65 +113,73 @@ class Walk:
         body = owner.body if owner else []
         return next((n for n in body if isinstance(n, ast.FunctionDef) and n.name == tail), None), owner
 
-    def _tracked(self, module: str, node: ast.FunctionDef, owner: ast.ClassDef | None) -> dict[str, Held]:
-        """Return the names in a function that hold settings, each with the module and name of its class."""
+    def _tracked(self, module: str, node: ast.FunctionDef, owner: ast.ClassDef | None) -> dict[str, list[Held]]:
+        """Return the names in a function that hold settings, each with the module and name of its classes."""
         tracked = self._parameters(module, node)
         if owner is not None and owner.name in self.settings:
-            tracked["self"] = (module, owner.name)
+            tracked["self"] = [(module, owner.name)]
         if owner is not None:
             tracked |= self._held(module, owner)
         for target, value in _assignments(node):
-            if (held := tracked.get(ast.unparse(value)) or self._made(module, value)) is not None:
-                tracked[ast.unparse(target)] = held
+            if held := self._classes(value, tracked) or self._made(module, value):
+                tracked[unparsed(target)] = held
         return tracked
 
-    def _parameters(self, module: str, node: ast.FunctionDef) -> dict[str, Held]:
-        held = {arg.arg: self._class_of(module, arg.annotation) for arg in [*node.args.args, *node.args.kwonlyargs]}
-        return {name: known for name, known in held.items() if known is not None}
+    def _parameters(self, module: str, node: ast.FunctionDef) -> dict[str, list[Held]]:
+        held = {arg.arg: self._annotated(module, arg.annotation) for arg in [*node.args.args, *node.args.kwonlyargs]}
+        return {name: classes for name, classes in held.items() if classes}
 
-    def _held(self, module: str, owner: ast.ClassDef) -> dict[str, Held]:
+    def _held(self, module: str, owner: ast.ClassDef) -> dict[str, list[Held]]:
         """Return the attributes of `self` in which a constructor keeps settings."""
         init = next((n for n in owner.body if isinstance(n, ast.FunctionDef) and n.name == "__init__"), None)
         given = self._parameters(module, init) if init else {}
         pairs = _assignments(init) if init else []
-        return {ast.unparse(to): given[ast.unparse(value)] for to, value in pairs if ast.unparse(value) in given}
+        return {unparsed(to): classes for to, value in pairs if (classes := self._classes(value, given))}
 
-    def _class_of(self, module: str, annotation: ast.expr | None) -> Held | None:
+    def _annotated(self, module: str, annotation: ast.expr | None) -> list[Held]:
+        """Return the settings classes that an annotation names, unions under a name included."""
+        classes: list[Held] = []
         for node in ast.walk(annotation) if annotation is not None else ():
-            if isinstance(node, ast.Name) and node.id in self.settings:
-                return self.modules[module].imports.get(node.id, (module, node.id))
-        return None
+            if not isinstance(node, ast.Name):
+                continue
+            origin, name = self.modules[module].imports.get(node.id, (module, node.id))
+            if name in self.settings:
+                classes.append((origin, name))
+            elif origin in self.modules and name in self.modules[origin].aliases:
+                classes += self._annotated(origin, self.modules[origin].aliases[name])
+        return classes
 
-    def _made(self, module: str, value: ast.expr) -> Held | None:
-        head = ast.unparse(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
-        return self.modules[module].imports.get(head, (module, head)) if head in self.settings else None
+    def _classes(self, value: ast.expr, tracked: dict[str, list[Held]]) -> list[Held]:
+        """Return the settings classes that an expression may be of: a tracked name, or an attribute that holds settings."""
+        if (text := unparsed(value)) in tracked:
+            return tracked[text]
+        if not isinstance(value, ast.Attribute):
+            return []
+        classes: list[Held] = []
+        for module, name in self._classes(value.value, tracked):
+            owner = self.modules[module].classes.get(name) if module in self.modules else None
+            for entry in owner.body if owner else ():
+                if isinstance(entry, ast.AnnAssign) and unparsed(entry.target) == value.attr:
+                    classes += self._annotated(module, entry.annotation)
+        return classes
+
+    def _made(self, module: str, value: ast.expr) -> list[Held]:
+        head = unparsed(value.func).partition(".")[0] if isinstance(value, ast.Call) else ""
+        return [self.modules[module].imports.get(head, (module, head))] if head in self.settings else []
 
     def _steps(
-        self, module: str, node: ast.AST, tracked: dict[str, Held], owner: ast.ClassDef | None
+        self, module: str, node: ast.AST, tracked: dict[str, list[Held]], owner: ast.ClassDef | None
     ) -> list[tuple[str, str]]:
         """Return where settings go from one node of the syntax: functions that they are handed to, their own methods and properties."""
-        if isinstance(node, ast.Attribute) and (held := tracked.get(ast.unparse(node.value))):
-            target = (held[0], f"{held[1]}.{node.attr}")
-            return [target] if held[0] in self.modules and self._find(*target)[0] is not None else []
+        if isinstance(node, ast.Attribute):
+            targets = [(held[0], f"{held[1]}.{node.attr}") for held in self._classes(node.value, tracked)]
+            return [target for target in targets if target[0] in self.modules and self._find(*target)[0] is not None]
         if not isinstance(node, ast.Call):
             return []
         given = [*node.args, *(keyword.value for keyword in node.keywords)]
-        if not any(self._is_whole(value, tracked) for value in given):
+        if not any(self._classes(value, tracked) for value in given):
             return []
-        return self._callee(module, ast.unparse(node.func), owner)
-
-    def _is_whole(self, value: ast.expr, tracked: dict[str, Held]) -> bool:
-        if ast.unparse(value) in tracked:
-            return True
-        held = tracked.get(ast.unparse(value.value)) if isinstance(value, ast.Attribute) else None
-        module = self.modules.get(held[0]) if held else None
-        owner = module.classes.get(held[1]) if module and held else None
-        fields = [node for node in owner.body if isinstance(node, ast.AnnAssign)] if owner else []
-        return any(
-            ast.unparse(node.target) == value.attr and self._class_of(held[0], node.annotation) is not None
-            for node in fields
-            if held and isinstance(value, ast.Attribute)
-        )
+        return self._callee(module, unparsed(node.func), owner)
 
     def _callee(self, module: str, text: str, owner: ast.ClassDef | None) -> list[tuple[str, str]]:
         head, _, tail = text.partition(".")
@@ -172,6 +192,12 @@ class Walk:
         if known is not None and name in known.classes:
             return [(origin, f"{name}.{tail or '__init__'}")]
         return []
+
+
+@cache
+def unparsed(node: ast.AST) -> str:
+    """The text of a node; a walk comes by the same ones again and again."""
+    return ast.unparse(node)
 
 
 def _in_order(node: ast.AST) -> Iterator[ast.AST]:
@@ -204,18 +230,43 @@ def settings_classes() -> set[str]:
     return names
 
 
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """The nodes of syntax need not stay."""
+    yield
+    for cached in (read_modules, unparsed):
+        cached.cache_clear()
+
+
 def test_what_a_training_is_told_goes_through_few_files() -> None:
     walk = Walk(read_modules(ROOT), settings_classes()).through(STAGE, "build_run")
-    assert {STAGE, "stages.finetune.training_run"} <= walk.files
+    assert {STAGE} <= walk.files
     assert len(walk.files) <= MAX_FILES, sorted(walk.files)
     assert walk.num_returns <= MAX_RETURNS, " -> ".join(walk.trail)
 
 
 def test_a_config_is_resolved_once() -> None:
-    """The whole stage, resolving included: the plan asks the config twice, for the fitted number and for the objectives."""
+    """The whole stage, resolving included: the plan asks the config for the fitted number, its objectives and what learns."""
     walk = Walk(read_modules(ROOT), settings_classes()).through(STAGE, "finetune")
     assert {"stages.finetune.plan", "stages.finetune.config"} <= walk.files
-    assert len(walk.files) <= MAX_FILES and walk.num_returns <= MAX_RETURNS + 1, " -> ".join(walk.trail)
+    assert len(walk.files) <= MAX_FILES and walk.num_returns <= MAX_RETURNS, " -> ".join(walk.trail)
+
+
+def test_a_plan_holds_no_config() -> None:
+    """What runs takes values of its own types: none of a plan's fields, however deep, is what a user wrote."""
+    from attar.stages.finetune.plan import TrainingPlan
+
+    pending: list[Any] = [TrainingPlan]
+    seen: set[Any] = set()
+    while pending:
+        if (hint := pending.pop()) in seen:
+            continue
+        seen.add(hint)
+        assert not (isinstance(hint, type) and issubclass(hint, StageConfig)), hint
+        pending += [part for part in get_args(hint) if not isinstance(part, str)]
+        if dataclasses.is_dataclass(hint):
+            pending += list(get_type_hints(hint).values())
+    assert len(seen) > 20
 
 
 def test_the_walk_counts_files_and_returns(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ VARIABLES = {
 }
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
-    """Every module of the four packages by its dotted name."""
+    """Every module of the four packages by its dotted name; read by the worker that asks, not by all who collect this file."""
     files = (path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py")))
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(path.read_text())
@@ -30,10 +32,23 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
-MODULES = modules()
-CLASSES = {
-    name: {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)} for name, tree in MODULES.items()
-}
+@cache
+def classes(name: str) -> set[str]:
+    """The classes that a module defines."""
+    return {node.name for node in ast.walk(modules()[name]) if isinstance(node, ast.ClassDef)}
+
+
+@cache
+def scope_of(name: str) -> Scope:
+    return Scope(name)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget() -> Iterator[None]:
+    """Three million nodes of syntax need not stay."""
+    yield
+    for cached in (modules, classes, scope_of):
+        cached.cache_clear()
 
 
 class Scope:
@@ -42,14 +57,14 @@ class Scope:
     def __init__(self, name: str) -> None:
         self.name, self.imported = name, {}
         self.assigned: dict[str, ast.expr] = {}
-        for node in ast.walk(MODULES[name]):
+        for node in ast.walk(modules()[name]):
             if isinstance(node, ast.ImportFrom) and node.module:
                 for alias in node.names:
                     self.imported[alias.asname or alias.name] = (node.module.removeprefix("attar."), alias.name)
             elif isinstance(node, ast.Import):
                 for alias in node.names:
                     self.imported[alias.asname or alias.name.split(".")[0]] = (alias.name.removeprefix("attar."), "")
-        for node in MODULES[name].body:  # unions and tuples of types under a name of their own
+        for node in modules()[name].body:  # unions and tuples of types under a name of their own
             if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
                 self.assigned[node.targets[0].id] = node.value
 
@@ -70,7 +85,7 @@ class Scope:
             case ast.Attribute(value=ast.Attribute()):
                 top = ast.unparse(expression).split(".")[0]
                 yield ("", ast.unparse(expression)) if top in self.imported else None
-            case ast.Name(id=name) if name in CLASSES[self.name]:
+            case ast.Name(id=name) if name in classes(self.name):
                 yield self.name, name
             case ast.Name(id=name) if name in self.assigned:
                 yield from self.types(self.assigned[name])
@@ -84,10 +99,10 @@ class Scope:
 
 def resolved(module: str, name: str) -> Iterator[tuple[str, str] | None]:
     """Yield the types behind a name of a module, ours or another's."""
-    if module not in MODULES or name in CLASSES[module]:
+    if module not in modules() or name in classes(module):
         yield module, name
     else:
-        yield from Scope(module).types(ast.Name(id=name))
+        yield from scope_of(module).types(ast.Name(id=name))
 
 
 def questions(tree: ast.Module) -> Iterator[tuple[int, ast.expr]]:
@@ -104,21 +119,21 @@ def questions(tree: ast.Module) -> Iterator[tuple[int, ast.expr]]:
 
 def told_apart(name: str) -> list[str]:
     """Lines of a module that tell apart types of ours which another file defines, or types that cannot be known."""
-    path, scope, lines = name.replace(".", "/") + ".py", Scope(name), []
-    for line, against in questions(MODULES[name]):
+    path, scope, lines = name.replace(".", "/") + ".py", scope_of(name), []
+    for line, against in questions(modules()[name]):
         text = ast.unparse(against)
         for kind in scope.types(against):
             if kind is None:
                 if (path, text) not in VARIABLES and not text.startswith("type("):
                     lines.append(f"{path}:{line}: {text}, a variable")
-            elif kind[0] in MODULES and kind[0] != name:
+            elif kind[0] in modules() and kind[0] != name:
                 lines.append(f"{path}:{line}: {kind[1]} of {kind[0]}")
     return lines
 
 
 def test_no_type_of_ours_is_told_apart_outside_its_file() -> None:
-    assert len(MODULES) > 200
-    assert [line for name in MODULES for line in told_apart(name)] == []
+    assert len(modules()) > 200
+    assert [line for name in modules() for line in told_apart(name)] == []
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in VARIABLES}))
@@ -143,11 +158,11 @@ match x:
 isinstance(x, kinds)
 isinstance(x, int)
 """
-    MODULES["stages.invented"], CLASSES["stages.invented"] = ast.parse(source), set()
+    modules()["stages.invented"] = ast.parse(source)
     try:
         lines = told_apart("stages.invented")
     finally:
-        del MODULES["stages.invented"], CLASSES["stages.invented"]
+        del modules()["stages.invented"]
     assert len(lines) == 9 and sum(": Distil of" in line for line in lines) == 4
     assert {line.split(": ")[1].split(" of ")[0] for line in lines} >= {
         "Progress",

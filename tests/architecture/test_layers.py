@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+@cache
 def imported(path: Path) -> set[str]:
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
@@ -92,7 +94,7 @@ def test_test_files_stay_small(path: Path) -> None:
 
 
 def test_folders_show_at_most_twenty_names() -> None:
-    top = [ROOT / package for package in (*PACKAGES, "attar", "tests")]
+    top = [ROOT / package for package in (*PACKAGES, "attar", "tests", "benchmarks")]
     folders = [
         folder
         for root in top

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 
@@ -18,6 +19,7 @@ from tests.builders import OneBatch, table_teachers
 VOCAB, LENGTH = 7, 4
 
 
+@cache
 def config_of(preset: str, *changes: str, node: str = "student") -> FinetuneConfig:
     """The config of a preset's training, with some fields of it changed."""
     overrides = [f"{node}.config.{change}" for change in changes]

@@ -62,6 +62,23 @@ def test_packed_codes_are_two_a_byte_the_earlier_channel_below() -> None:
     assert (zeros[:, 1] >> 4 == 0).all(), "an odd row is filled up"
 
 
+def test_codes_of_eight_bits_are_their_own_bytes() -> None:
+    made = RoundToNearest()(tensor(3, 3 * BLOCK, seed=3), None, Grid(bits=8, is_symmetric=False), BLOCK)
+    packed, zeros = made.packed_codes(), made.packed_zero_points()
+    assert packed.shape == (3, 3, BLOCK) and torch.equal(packed.flatten(1), made.codes) and int(packed.max()) > 15
+    assert zeros is not None and made.zero_points is not None
+    assert zeros.shape == (3, 3) and torch.equal(zeros, made.zero_points), "an odd row of bytes is whole"
+
+
+def test_an_even_row_of_four_bit_zero_points_is_not_filled_up() -> None:
+    made = RoundToNearest()(tensor(3, 4 * BLOCK, seed=3), None, Grid(bits=4, is_symmetric=False), BLOCK)
+    zeros = made.packed_zero_points()
+    assert zeros is not None and made.zero_points is not None and zeros.shape == (3, 2)
+    assert torch.equal(torch.stack([zeros & 15, zeros >> 4], dim=-1).flatten(1), made.zero_points)
+    symmetric = RoundToNearest()(tensor(3, 4 * BLOCK, seed=3), None, Grid(bits=4, is_symmetric=True), BLOCK)
+    assert symmetric.packed_zero_points() is None
+
+
 @pytest.mark.parametrize("is_symmetric", [True, False])
 def test_the_searched_range_is_the_best_of_all_that_are_tried_under_the_inputs_powers(is_symmetric: bool) -> None:
     blocks, grid = tensor(10, 2, BLOCK, seed=4), Grid(bits=4, is_symmetric=is_symmetric)

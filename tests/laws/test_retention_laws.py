@@ -65,6 +65,34 @@ def test_a_check_passes_at_its_limit_and_says_so(
     )
 
 
+def test_a_check_says_all_that_it_knows() -> None:
+    check = Check("accuracy_ratio", 0.81, 0.7, False, 0.6, 1.02, "23 questions", "the machine was busy")
+    assert check.as_dict() == {
+        "name": "accuracy_ratio", "measured": 0.81, "limit": 0.7, "is_lower_better": False, "low": 0.6, "high": 1.02,
+        "measured_on": "23 questions", "undecided": "the machine was busy", "has_passed": True, "verdict": "not decided",
+        "laxness": "30% of the accuracy may be lost", "known": "[0.6, 1.02]",
+    }  # fmt: skip
+    assert str(Check("perplexity_ratio", 1.5, 1.2, True)) == "perplexity_ratio 1.5 <= 1.2 failed"
+    assert (
+        Check("x", 0.81, 0.7, False, None, 1.0).as_dict()["known"]
+        == Check("x", 1.0, 1.0, True, 0.5).as_dict()["known"]
+        == ""
+    )
+
+
+@pytest.mark.parametrize(
+    ("is_lower_better", "limit", "text"),
+    [
+        (False, 1.0, "0% of the accuracy may be lost"),
+        (False, 1.25, "accuracy must rise by 25%"),
+        (True, 1.0, "accuracy may rise by 0%"),
+        (True, 0.75, "accuracy must fall by 25%"),
+    ],
+)
+def test_what_a_limit_lets_through_at_its_ends(is_lower_better: bool, limit: float, text: str) -> None:
+    assert Check("accuracy_ratio", 1.0, limit, is_lower_better).laxness == text
+
+
 def test_rounding_alone_fails_nothing_and_more_than_rounding_does() -> None:
     for is_lower_better, sign in ((True, 1.0), (False, -1.0)):
         assert Check("x", 0.9 + sign * 1e-10, 0.9, is_lower_better).has_passed

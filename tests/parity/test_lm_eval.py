@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import datasets
 import pytest
-from lm_eval.api.instance import Instance
-from lm_eval.models.huggingface import HFLM
 
 from attar.compressors.catalogue import build
 from attar.compressors.models.runner import TorchRunner
@@ -18,8 +15,13 @@ from attar.stages.artifacts.dataset.prompts import row_prompt, row_prompt_text
 from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks
 
+if TYPE_CHECKING:
+    from lm_eval.models.huggingface import HFLM
+
+    from attar.stages.evaluate.harness import RunnerLM
+
+# lm-eval and datasets are imported where they are called: every worker reads this file to know its tests, and one runs them.
 ROWS = [
     Row(
         id=f"{i}",
@@ -34,6 +36,10 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def both(model: ModelArtifact) -> tuple[RunnerLM, HFLM]:
+    from lm_eval.models.huggingface import HFLM
+
+    from attar.stages.evaluate.harness import RunnerLM
+
     loaded, tokenizer = load_model(model.path, "float32"), load_tokenizer(model.path)
     ours = RunnerLM(TorchRunner(loaded), tokenizer, None, batch_size=3)
     peer = HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=2, add_bos_token=False)
@@ -41,6 +47,8 @@ def both(model: ModelArtifact) -> tuple[RunnerLM, HFLM]:
 
 
 def test_likelihoods_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
+    from lm_eval.api.instance import Instance
+
     pairs = [(f"Question: {row.question}\nAnswer:", f" {choice}") for row in ROWS for choice in row.choices]
     requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
     ours, peer_scores = (runner.loglikelihood(requests, disable_tqdm=True) for runner in both)
@@ -50,6 +58,8 @@ def test_likelihoods_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
 
 
 def test_generated_texts_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
+    from lm_eval.api.instance import Instance
+
     options = {"until": ["."], "max_gen_toks": 16, "do_sample": False}
     requests = [Instance("generate_until", {}, (row.question, options), index) for index, row in enumerate(ROWS)]
     ours, peer_texts = (runner.generate_until(requests, disable_tqdm=True) for runner in both)
@@ -57,6 +67,10 @@ def test_generated_texts_are_the_same(both: tuple[RunnerLM, HFLM]) -> None:
 
 
 def test_choices_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) -> None:
+    import datasets
+
+    from attar.stages.evaluate.harness import RIGHT, run_tasks
+
     documents = [
         {"prompt": f"Question: {row.question}\nAnswer:", "choices": row.choices, "answer_index": row.answer_index}
         for row in ROWS
@@ -80,6 +94,10 @@ def test_choices_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) ->
 
 def test_written_answers_are_right_where_lm_eval_says_so(both: tuple[RunnerLM, HFLM]) -> None:
     """Every second row is asked for what the model writes: some are right, some wrong."""
+    import datasets
+
+    from attar.stages.evaluate.harness import RIGHT, run_tasks
+
     runner, tokenizer = both[0].runner, both[0].tokenizer
     rows = [Row(id=row.id, question=row.question, answer="?", verifier="contains") for row in ROWS]
     options: dict[str, Any] = {"max_new_tokens": 8, "stop_ids": both[0].stop_ids, "batch_size": 2}

@@ -6,11 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import mergekit.sparsify
 import pytest
 import torch
-from mergekit.config import MergeConfiguration
-from mergekit.merge import MergeOptions, run_merge
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -116,6 +113,10 @@ def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 @pytest.mark.parametrize("case", CASES)
 def test_equals_mergekit(case: str, folders: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # local: every worker reads this file to know its tests, and only the one that runs them should wait
+    from mergekit.config import MergeConfiguration
+    from mergekit.merge import MergeOptions, run_merge
+
     name, params, peer, shared, by_model = CASES[case]
     base, *students = folders
     students = students[: len(by_model) or 2]
@@ -147,6 +148,8 @@ def test_equals_mergekit(case: str, folders: list[Path], tmp_path: Path, monkeyp
 
 def throw_our_coins(base: Path, students: list[Path]) -> Callable[..., torch.Tensor]:
     """Mergekit's own masking and rescaling with our coins: its own are drawn from the global generator, in order of execution."""
+    import mergekit.sparsify
+
     states = [load_file(student / "model.safetensors") for student in students]
     origin = load_file(base / "model.safetensors")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +37,41 @@ def export(model: PreTrainedModel, folder: Path, **options: Any) -> OnnxRunner:
     return OnnxRunner(open_session(folder))
 
 
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[PreTrainedModel, Path]]:
+    """A family's model and the folder of its graph, traced once."""
+
+    @cache
+    def of_family(family: str) -> tuple[PreTrainedModel, Path]:
+        model, _ = random_model(
+            family, num_blocks=3
+        )  # two are traced where all are of a kind, the third is a repetition
+        folder = tmp_path_factory.mktemp("onnx")
+        write_graph(export_graph(model), folder)
+        return model, folder
+
+    return of_family
+
+
 @pytest.fixture(scope="module", params=["llama", "gpt2", "qwen3"])
-def runners(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[TorchRunner, OnnxRunner]:
-    model, _ = random_model(request.param)
-    return TorchRunner(model), export(model, tmp_path_factory.mktemp("onnx"))
+def runners(
+    request: pytest.FixtureRequest, traced: Callable[[str], tuple[PreTrainedModel, Path]]
+) -> tuple[TorchRunner, OnnxRunner]:
+    model, folder = traced(request.param)
+    return TorchRunner(model), OnnxRunner(open_session(folder))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_graph_of_every_family_writes_the_same_text(family: str, tmp_path: Path) -> None:
-    model, _ = random_model(family, num_blocks=3)  # two are traced where all are of a kind, the third is a repetition
+def test_graph_of_every_family_writes_the_same_text(
+    family: str, traced: Callable[[str], tuple[PreTrainedModel, Path]], tmp_path: Path
+) -> None:
+    model, folder = traced(family)
     parity = measure_parity(
-        listen_to(export(model, tmp_path), PROMPTS, tmp_path / "said", num_new_tokens=48), TorchRunner(model)
+        listen_to(OnnxRunner(open_session(folder)), PROMPTS, tmp_path / "said", num_new_tokens=48), TorchRunner(model)
     )
     assert parity.token_agreement == 1.0
     assert parity.max_logit_difference < 1e-3  # float32, two orders of summation
-    kinds = {node.op_type for node in onnx.load(tmp_path / "model.onnx", load_external_data=False).graph.node}
+    kinds = {node.op_type for node in onnx.load(folder / "model.onnx", load_external_data=False).graph.node}
     assert "GroupQueryAttention" in kinds and "Softmax" not in kinds
 
 

@@ -8,10 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from trl.experimental.gkd import GKDTrainer
-from trl.experimental.sdft import loss_utils
-from trl.trainer.dpo_trainer import DPOTrainer
-from trl.trainer.grpo_trainer import GRPOTrainer
 
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
 from attar.compressors.distill.losses.divergences.listwise import AnchoredListwise
@@ -21,6 +17,7 @@ from attar.compressors.distill.losses.divergences.sampled import SampledToken
 from attar.compressors.distill.losses.traits import Drawn
 from attar.compressors.distill.losses.views import Outcomes
 
+# TRL is imported where it is called: every worker reads this file to know its tests, and only the one that runs them should wait.
 NUM_TOKENS, VOCAB = 11, 23
 
 
@@ -37,6 +34,9 @@ NOTHING = Drawn(torch.zeros(NUM_TOKENS, dtype=torch.long))
 
 @pytest.mark.parametrize("beta", [0.1, 0.5, 0.9])
 def test_jensen_shannon_is_trls_inside_the_interval(beta: float) -> None:
+    from trl.experimental.gkd import GKDTrainer
+    from trl.experimental.sdft import loss_utils
+
     target, student = pair()
     actual = JensenShannon(beta=beta)(target, student, NOTHING)
     # float32's log(1 - beta) in TRL's tensor of beta: their mixture is off by some 1e-8
@@ -46,6 +46,8 @@ def test_jensen_shannon_is_trls_inside_the_interval(beta: float) -> None:
 
 
 def test_at_the_ends_trl_jumps_to_the_kls_and_ours_says_so() -> None:
+    from trl.experimental.sdft import loss_utils
+
     target, student = pair()
     forward, reverse = ForwardKL()(target, student, NOTHING), ReverseKL()(target, student, NOTHING)
     torch.testing.assert_close(loss_utils.compute_divergence(student, target, 0.0), forward)
@@ -58,6 +60,8 @@ def test_at_the_ends_trl_jumps_to_the_kls_and_ours_says_so() -> None:
 
 
 def test_candidates_with_a_rest_are_trls_tail_bucket() -> None:
+    from trl.experimental.sdft import loss_utils
+
     target, student = pair()
     ids = student.topk(5, dim=-1).indices
     fold = Outcomes.of(ids, ids[:, 0], with_labels=False)
@@ -69,6 +73,8 @@ def test_candidates_with_a_rest_are_trls_tail_bucket() -> None:
 
 
 def test_sampled_token_has_the_gradient_of_trls() -> None:
+    from trl.experimental.sdft import loss_utils
+
     ids = torch.arange(NUM_TOKENS) % VOCAB
     gradients = []
     for is_ours in (True, False):
@@ -96,6 +102,8 @@ def test_a_pair_is_dpos_sigmoid_loss(tau: float) -> None:
 
 def dpo_loss(chosen_ratio: torch.Tensor, rejected_ratio: torch.Tensor, beta: float) -> torch.Tensor:
     """Call TRL's DPOTrainer._compute_loss on given log-probabilities: one token a sequence, the reference's at zero."""
+    from trl.trainer.dpo_trainer import DPOTrainer
+
     given = torch.stack([chosen_ratio, rejected_ratio])[:, None]
     outputs = SimpleNamespace(
         log_probs=given,
@@ -161,6 +169,8 @@ def test_clipped_ratio_is_grpos_loss_and_gradient(seed: int) -> None:
 
 def grpo_loss(own: torch.Tensor, old: torch.Tensor, advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Call TRL's GRPOTrainer._compute_loss on given log-probabilities, without a model behind it."""
+    from trl.trainer.grpo_trainer import GRPOTrainer
+
     entropies = torch.zeros_like(own)
     trainer = SimpleNamespace(
         beta=0.0,

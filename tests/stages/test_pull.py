@@ -12,6 +12,7 @@ from attar.pipelines.cli.main import app
 from attar.registry.artifacts.store import Store
 from attar.registry.release.model_registry import register_model
 from attar.registry.tracking.mlflow_home import open_client
+from tests.databases import copy_database
 
 RUNNER = CliRunner()
 
@@ -22,15 +23,37 @@ def write(folder: Path) -> None:
     (folder / "onnx" / "model.onnx_data").write_bytes(bytes(range(256)) * 64)
 
 
+def registered(home: Path, database: Path) -> Path:
+    """Fill a registry with two versions of `small`: 1 is the champion, 2 a candidate."""
+    copy_database(database, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for key, is_champion in (("first", True), ("second", False)):
+            register_model(
+                "small", key, write, metrics={}, params={}, tags={}, scratch=home / "scratch", is_champion=is_champion
+            )
+    return home
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    """A registry that no test changes."""
+    return registered(tmp_path_factory.mktemp("registry"), mlflow_database)
+
+
 @pytest.fixture
-def home(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A registry with two versions of `small`: 1 is the champion, 2 a candidate."""
+def home(whole: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ATTAR_HOME", str(whole))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for key, is_champion in (("first", True), ("second", False)):
-        register_model(
-            "small", key, write, metrics={}, params={}, tags={}, scratch=tmp_path / "scratch", is_champion=is_champion
-        )
-    return store.root
+    return whole
+
+
+@pytest.fixture
+def own_home(store: Store, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A registry that its test may damage."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return registered(store.root, mlflow_database)
 
 
 def version_folder(home: Path, version: str) -> Path:
@@ -89,8 +112,8 @@ def flip_byte_and_list(folder: Path) -> None:
         (lambda folder: (folder / "SHA256SUMS").unlink(), "SHA256SUMS is not the list that was registered"),
     ],
 )
-def test_a_version_that_was_tampered_with_never_arrives(home: Path, tmp_path: Path, damage, message: str) -> None:
-    damage(version_folder(home, "1"))
+def test_a_version_that_was_tampered_with_never_arrives(own_home: Path, tmp_path: Path, damage, message: str) -> None:
+    damage(version_folder(own_home, "1"))
     (tmp_path / "out").mkdir()
     code, line = pull("small@champion", tmp_path / "out" / "dest")
     assert code == 1
@@ -114,9 +137,9 @@ def test_what_is_not_there_is_refused_with_what_is(home: Path, tmp_path: Path, r
     assert not (tmp_path / "dest").exists()
 
 
-def test_a_version_without_checksums_is_refused(home: Path, tmp_path: Path) -> None:
+def test_a_version_without_checksums_is_refused(own_home: Path, tmp_path: Path) -> None:
     """As another tool registers it."""
-    client = open_client(home)
+    client = open_client(own_home)
     client.delete_model_version_tag("small", "1", "attar.checksums")
     code, line = pull("small/1", tmp_path / "dest")
     assert code == 1 and "version 1 has no recorded checksums; register it again" in line

@@ -11,23 +11,33 @@ from typing import Any
 import pytest
 
 from attar.pipelines.operate.prefect_home import configure_prefect
+from tests.databases import copy_database
 from tests.system.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
 from tests.system.tiny_models import make_tiny_models
 
 
 @pytest.fixture(scope="module")
-def serve_prefect() -> Iterator[Callable[[Path], dict[str, str]]]:
+def serve_prefect(session_folder: Path) -> Iterator[Callable[[Path], dict[str, str]]]:
     """Start a server whose database lies in a home; gives the environment that its clients need."""
     before = dict(os.environ)
     servers = []
+    migrated = session_folder / "prefect.db"
 
     def serve(home: Path) -> dict[str, str]:
         configure_prefect(home)
         from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
 
-        server = SubprocessASGIServer()
+        database = home / "prefect" / "prefect.db"
+        is_new = not database.exists()
+        if is_new and migrated.exists():
+            copy_database(migrated, database)
+        # A port of the kernel's. Prefect draws one of a thousand; where two workers draw the same, the second takes the first's server,
+        # which answers there, for its own, and its runs are among the other test's.
+        server = SubprocessASGIServer(int(free_ports(1)[0]))
         server.start(timeout=180)
         servers.append(server)
+        if is_new and not migrated.exists():
+            copy_database(database, migrated)
         return {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": str(home / "prefect")}
 
     yield serve
@@ -76,7 +86,8 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
         ports += ("--database", "postgres", "--postgres-port", postgres)
     done = attar(environment, "up", *ports, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
-    yield json.loads(done.stdout) | {"ports": ports}
+    site = json.loads(done.stdout)
+    yield site | {"ports": ports, "client": {"PREFECT_API_URL": site["api"], "MLFLOW_TRACKING_URI": site["mlflow"]}}
     attar(environment, "down")
 
 

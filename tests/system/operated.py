@@ -123,6 +123,12 @@ class Api:
             assert not ended and time.monotonic() < deadline, f"{state['state']}\n{self.logs(run)}"
             BETWEEN_POLLS.wait(0.5)
 
+    def question(self, run: str, seconds: float = 60.0) -> Any:
+        """What a suspended run asks: Prefect names the state first, and keeps the question a moment later."""
+        name = self.wait(run, "Suspended")["state"]["state_details"]["run_input_keyset"]["description"]
+        [kept] = until(lambda: self.ask(f"flow_runs/{run}/input/filter", {"prefix": name}), seconds)
+        return json.loads(kept["value"])
+
     def logs(self, run: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
         return "\n".join(entry["message"] for entry in self.ask("logs/filter", body))
@@ -145,17 +151,27 @@ def attar(environment: Environment, *arguments: str) -> subprocess.CompletedProc
 
 
 def attar_here(environment: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already."""
+    """Run the command in this process, where imports and fork server are warm, beside a Prefect server that is up already.
+
+    Flows of one server alone: Prefect keeps clients of the first for the life of the process, and a dead one is asked for minutes.
+    """
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from attar.pipelines.cli.main import app
 
     with pytest.MonkeyPatch.context() as patch, temporary_settings({PREFECT_API_URL: environment["PREFECT_API_URL"]}):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        for name in ("ATTAR_HOME", "PREFECT_API_URL", "PREFECT_HOME"):
-            patch.setenv(name, environment[name])
+        for name, value in environment.items():
+            if os.environ.get(name) != value:
+                patch.setenv(name, value)
+        patch.chdir(Path(environment["ATTAR_HOME"]).parent)
         done = CliRunner().invoke(app, list(arguments))
     return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
+
+
+def doctor_checks(environment: Environment) -> dict[str, dict[str, str]]:
+    """What `attar doctor` says, by check."""
+    return {row["check"]: row for row in json.loads(attar_here(environment, "doctor", "--json").stdout)}
 
 
 def environment_of(workspace: Path, clean_environment: Environment) -> Environment:

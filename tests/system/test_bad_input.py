@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
 from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
+from tests.databases import copy_database
+from tests.system.operated import attar
 
 TINY = "random:llama?num_blocks=2&hidden_size=32"
 PROOF = {"num_prompts": 1, "num_new_tokens": 4}
@@ -101,7 +102,7 @@ def everything_below(home: Path) -> list[str]:
                 "m": ingest(TINY),
                 "e": {"stage": "evaluate", "config": {"provider": "cuda"}, "inputs": {"model": "m"}},
             },
-            "node 'e', config.provider = 'cuda': Input should be 'CPUExecutionProvider', 'CUDAExecutionProvider'",
+            "node 'e', config.provider is 'cuda'; accepted: 'CPUExecutionProvider', 'CUDAExecutionProvider'",
         ),
     ],
     ids=[
@@ -135,9 +136,11 @@ def failed(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: dict[str, str],
     serve_prefect: Callable[[Path], dict[str, str]],
+    mlflow_database: Path,
 ) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """One run whose independent branches fail: a family without a graph, a provider that is not there."""
     home = tmp_path_factory.mktemp("failed") / "home"
+    copy_database(mlflow_database, home / "mlflow.db")
     data = {"stage": "ingest_data", "config": {"source": f"jsonl:{folders}/rows.jsonl", "heldout_fraction": 0.0}}
     nodes = {
         "rows": data,
@@ -152,9 +155,7 @@ def failed(
         },
     }
     environment = clean_environment | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()} | serve_prefect(home)
-    command = [sys.executable, "-m", "attar.pipelines", "run", write_recipe(home.parent, nodes)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=280, check=False)
-    return home, done
+    return home, attar(environment, "run", write_recipe(home.parent, nodes))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -22,6 +21,9 @@ import yaml
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
+from tests.databases import copy_database
+from tests.system.kill_recipes import everyday_nodes, rare_nodes
+from tests.system.operated import BETWEEN_POLLS
 
 # How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
 KILLS = (
@@ -46,8 +48,8 @@ KILLS = (
     ("healed_scores", "evaluate"),
     ("release", "register"),
 )
-# Those that every run of the tests tries; `make test-slow` tries them all.
-EVERYDAY = ("prune", "finetune", "register")
+# What every run of the tests tries, on a recipe of eight small nodes; `make test-slow` tries every stage, on the shipped one.
+EVERYDAY_KILLS = (("smaller", "prune"), ("student", "finetune"), ("release", "register"))
 # The same for stages that only methods of the literature use, in one recipe of the test's.
 RARE_KILLS = (
     ("attempts", "answer"),
@@ -60,15 +62,10 @@ RARE_KILLS = (
     ("best", "choose_teacher"),
     ("share", "fit_share"),
     ("tasks", "compose_tasks"),
+    ("trimmed", "trim_vocabulary"),
+    ("fewer_experts", "prune_experts"),
 )
 NUM_MISSES = 5
-DRAW = {"max_new_tokens": 6, "precision": "float32"}
-TRIAL = {
-    "adapt": {"rank": 4},
-    "schedule": {"max_steps": 2, "tokens_per_step": 256},
-    "compute": {"tokens_per_micro_batch": 256},
-    "heldout": {"patience": 0, "stop_on": "quality"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -76,8 +73,10 @@ def environment(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: dict[str, str],
     serve_prefect: Callable[[Path], dict[str, str]],
+    mlflow_database: Path,
 ) -> dict[str, str]:
     home = tmp_path_factory.mktemp("home")
+    copy_database(mlflow_database, home / "mlflow.db")
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
@@ -85,17 +84,16 @@ def test_every_stage_is_killed_somewhere() -> None:
     assert sorted(stage for _, stage in KILLS + RARE_KILLS) == sorted(STAGES)
 
 
-@pytest.mark.timeout(900)  # runs in a row, each 10 to 50 s
+@pytest.mark.timeout(900)  # four runs in a row
 def test_a_run_killed_inside_a_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
-    everyday = tuple(kill for kill in KILLS if kill[1] in EVERYDAY)
-    assert len(everyday) == len(EVERYDAY)
-    kill_and_finish("tiny", everyday, environment, tmp_path)
+    (tmp_path / "everyday.yaml").write_text(yaml.safe_dump({"name": "everyday", "nodes": everyday_nodes(tmp_path)}))
+    kill_and_finish("everyday.yaml", EVERYDAY_KILLS, environment, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_so_is_one_killed_inside_any_other_stage(environment: dict[str, str], tmp_path: Path) -> None:
-    kill_and_finish("tiny", tuple(kill for kill in KILLS if kill[1] not in EVERYDAY), environment, tmp_path)
+def test_so_is_one_killed_inside_any_stage_of_the_whole_dag(environment: dict[str, str], tmp_path: Path) -> None:
+    kill_and_finish("tiny", KILLS, environment, tmp_path)
 
 
 @pytest.mark.slow
@@ -105,42 +103,6 @@ def test_so_is_one_killed_inside_a_stage_of_the_methods(
 ) -> None:
     (tmp_path / "rare.yaml").write_text(yaml.safe_dump({"name": "rare", "nodes": rare_nodes(tiny)}))
     kill_and_finish("rare.yaml", RARE_KILLS, environment, tmp_path)
-
-
-def rare_nodes(tiny: Path) -> dict[str, Any]:
-    """One node a stage, each as small as it can be, and what it reads."""
-
-    def node(stage: str, config: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
-        return {"stage": stage, "config": config or {}, "inputs": inputs}
-
-    models = {
-        name: node("ingest_model", {"source": f"folder:{tiny / name}"}) for name in ("weak", "strong", "coder", "other")
-    }
-    source = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
-    return models | {
-        "questions": node("ingest_data", source),
-        "snippets": node("ingest_data", {"source": f"jsonl:{tiny / 'snippets.jsonl'}", "heldout_fraction": 0.25}),
-        "attempts": node("answer", {**DRAW, "num_samples": 4, "keep": "all"}, model="weak", data="questions"),
-        "revisions": node("revise", {**DRAW, "num_samples": 8}, model="weak", data="questions"),
-        "skills": node("learn_skills", {"max_new_tokens": 8}, model="weak", data="questions", attempts="attempts"),
-        "chosen": node("choose_answers", {"by": "edit_distance", "num_kept": 2}, data="attempts"),
-        "grades": node("grade", model="weak", data="attempts"),
-        "judged": node("judge", {"keep_best": 1}, model="weak", data="attempts"),
-        "chunks": node("align", teacher="strong", student="other", data="questions"),
-        "trial": node("finetune", TRIAL, model="weak", data=["chosen"]),
-        "other_trial": node("finetune", TRIAL | {"seed": 1}, model="weak", data=["attempts"]),
-        "best": node("choose_teacher", data=["chosen", "attempts"], trials=["trial", "other_trial"]),
-        "share": node(
-            "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
-        ),
-        "other_labels": node("prune", {"blocks": [2]}, model="strong"),
-        "tasks": node(
-            "compose_tasks",
-            {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},
-            model="coder",
-            data="snippets",
-        ),
-    }
 
 
 def kill_and_finish(
@@ -199,7 +161,12 @@ def flow_names(home: Path) -> list[tuple[str, str]]:
         return database.execute("select name, state_name from flow_run").fetchall()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+# SIGTERM stops a run on pools in every run of the tests
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)],
+    ids=lambda number: number.name,
+)
 def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
     number: signal.Signals, environment: dict[str, str], tmp_path: Path
 ) -> None:
@@ -225,6 +192,7 @@ def wait_for_work(process: subprocess.Popen[bytes], home: Path) -> None:
     while process.poll() is None and time.monotonic() < deadline:
         if list(home.glob("work/*/work.json")):
             return
+        BETWEEN_POLLS.wait(0.01)
     pytest.fail(f"no stage was seen at work before the run ended ({process.poll()})")
 
 
@@ -242,6 +210,7 @@ def kill_inside(process: subprocess.Popen[bytes], home: Path, stage: str, log: P
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 return work.parent.name
+        BETWEEN_POLLS.wait(0.001)  # what looks without a pause takes a core from the run
     assert process.poll() == 0, f"{stage} was not seen at work before the run failed: {log.read_text()[-2000:]}"
     return ""
 

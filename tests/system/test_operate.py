@@ -21,6 +21,8 @@ from tests.system.operated import (
     Api,
     Environment,
     attar,
+    attar_here,
+    doctor_checks,
     events_named,
     owned,
     scheduled,
@@ -32,6 +34,11 @@ from tests.system.operated import (
 # each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
 ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
+
+
+def command_lines() -> str:
+    """What every process of this machine was started as."""
+    return "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +57,16 @@ def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: En
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200 and b"<html" in answer.read().lower()
-    again = json.loads(attar(environment, "up", "--json").stdout)
+    again = json.loads(attar_here(environment | up["client"], "up", "--json").stdout)
     assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
 
 
 def test_a_second_up_applies_a_changed_file_and_leaves_what_was_switched_alone_else(
-    environment: Environment, api: Api, tmp_path: Path
+    environment: Environment, api: Api, up: dict[str, Any], tmp_path: Path
 ) -> None:
     def again(file: Path) -> tuple[str, bool]:
-        assert attar(environment, "up", "--prefect-file", str(file), "--json").returncode == 0
+        done = attar_here(environment | up["client"], "up", "--prefect-file", str(file), "--json")
+        assert done.returncode == 0, done.stderr
         (schedule,) = api.deployment("nightly")["schedules"]
         return schedule["schedule"]["cron"], schedule["active"]
 
@@ -167,14 +175,11 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
 ) -> None:
     number = read_version("wee@candidate").number
     waiting = api.trigger("promote", {"name": "wee", "max_quality_loss": 1.0})
-    state = api.wait(waiting, "Suspended")["state"]
-    question = api.ask(f"flow_runs/{waiting}/input/{state['state_details']['run_input_keyset']['description']}")
+    question = api.question(waiting)
     assert "model/perplexity" in question and f"wee version {number}" in question, (
         "the report is shown with the question"
     )
-    assert not [
-        process for process in psutil.process_iter(["cmdline"]) if waiting in " ".join(process.info["cmdline"] or ())
-    ]
+    until(lambda: waiting not in command_lines(), 60.0, lambda: "a process waits with the person")
     answer = api.ask(f"flow_runs/{waiting}/resume", {"run_input": {"approve": True, "reason": "looks good"}})
     assert answer["status"] == "ACCEPT"
     api.wait(waiting, "COMPLETED")
@@ -232,18 +237,16 @@ def test_a_stage_takes_handles_and_returns_one(api: Api, first_night: dict[str, 
 
 def test_a_sweep_shows_what_nothing_beats(api: Api, environment: Environment) -> None:
     space = [{"field": "smaller.config.blocks", "values": [[1], [0, 1], [2]]}]
-    options = {
-        "space": space,
-        "recipe": "wee.yaml",
-        "node": "after",
-        "search": "grid",
-        "num_trials": 3,
-        "quality": "perplexity",
-    }
+    options = {"space": space, "recipe": "wee.yaml", "node": "after", "search": "grid", "num_trials": 3}
+    options |= {"quality": "perplexity"}
     run = api.wait(api.trigger("sweep", options), "COMPLETED")
     rows = api.artifact(run["id"], "pareto")
     assert sorted(row["smaller.config.blocks"] for row in rows) == ["[0, 1]", "[1]", "[2]"]
     numbers = [(float(row["perplexity"]), float(row["parameters M"]), float(row["decode ms/token"])) for row in rows]
+    reported = {row["trial"]: row["perplexity held out"] for row in rows}
+    assert all(bool(reported[row["trial"]]) is (row["best"] == "*") for row in rows), (
+        "what is reported was not chosen on"
+    )
     for row, trial_numbers in zip(rows, numbers, strict=True):
         is_beaten = any(
             all(a <= b for a, b in zip(other, trial_numbers, strict=True)) and other != trial_numbers
@@ -261,16 +264,9 @@ def test_gc_frees_what_nothing_needs(api: Api, first_night: dict[str, Any], home
 
 
 def test_doctor_is_content_and_says_who_listens(environment: Environment, up: dict[str, Any]) -> None:
-    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
-    for check in (
-        "service prefect",
-        "service mlflow",
-        "service worker",
-        "prefect",
-        "work pool",
-        "deployments",
-        "registry",
-    ):
+    checks = doctor_checks(environment | up["client"])
+    services = ("service prefect", "service mlflow", "service worker")
+    for check in (*services, "prefect", "work pool", "deployments", "registry"):
         assert checks[check]["verdict"] in ("ok", "note"), checks[check]
     assert checks["deployments"]["observed"] == ", ".join(ALL)
 
@@ -279,7 +275,7 @@ def test_a_killed_worker_comes_back(environment: Environment, up: dict[str, Any]
     before = worker_of(home)
     psutil.Process(before[0]).kill()
     until(lambda: worker_of(home)[0] not in (0, before[0]) and worker_of(home)[1] == "healthy")
-    checks = {row["check"]: row for row in json.loads(attar(environment, "doctor", "--json").stdout)}
+    checks = doctor_checks(environment | up["client"])
     assert checks["service worker"]["verdict"] == "note" and "started again" in checks["service worker"]["observed"]
 
 

@@ -62,7 +62,7 @@ def word_spans(part: Sequence[str], words: Sequence[str]) -> Iterator[tuple[int,
 
 
 def occurs_as_sign(part: str, text: str) -> bool:
-    """True when a sign form stands in another by itself. No letter and no sign like its own touches it, so ? is not in `is it?`."""
+    """Say whether a sign form stands in another by itself. No letter and no sign like its own touches it, so ? is not in `is it?`."""
     if not part:
         return False
     start = text.find(part)

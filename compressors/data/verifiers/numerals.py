@@ -70,7 +70,7 @@ class Numeral:
     is_glued: bool = False
 
     def equals(self, other: Numeral) -> bool:
-        """True when both are one number; 50% is 50 as well as 0.5, but not 50% of something else."""
+        """Say whether both are one number; 50% is 50 as well as 0.5, but not 50% of something else."""
         if self.value is None or other.value is None:
             return False
         if self.share == other.share:
@@ -172,7 +172,7 @@ def _is_short(exponent: str, num_digits: int) -> bool:
 
 
 def _is_negative(before: str, after: str, *, is_bare: bool) -> bool:
-    """True when the minus in front is a sign: not that of a range, a difference, a word or a list."""
+    """Say whether the minus in front is a sign: not that of a range, a difference, a word or a list."""
     match = re.search(r"(-)([ ]?)[({$\\]*$", before)
     if match is None:
         return False
@@ -186,7 +186,7 @@ def _is_negative(before: str, after: str, *, is_bare: bool) -> bool:
 
 
 def _is_in_word(before: str) -> bool:
-    """True behind a letter of a script that puts spaces between its words."""
+    """Say whether a number stands behind a letter of a script that puts spaces between its words."""
     last = before[-1:]
     return last.lower() != last.upper() and re.search(r"\\[a-zA-Z]+$", before) is None
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 
@@ -105,7 +106,7 @@ def batches(
         yield collate(examples, chosen, is_packed=is_packed)
 
 
-def units(examples: Sequence[Example], order: Sequence[int]) -> list[list[int]]:
+def units(examples: Sequence[LearnedExample], order: Sequence[int]) -> list[list[int]]:
     """Return `order` in parts that must not be torn apart: the sequences of one group, or a single example."""
     bundles: list[list[int]] = []
     for index in order:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from attar.compressors.distill.examples.packing import Example
+from attar.compressors.distill.examples.learned import LearnedExample
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Schedule:
         return self.learning_rate * left[self.decay]
 
 
-def steps_of(order: Sequence[int], examples: Sequence[Example], tokens_per_step: int) -> list[list[int]]:
+def steps_of(order: Sequence[int], examples: Sequence[LearnedExample], tokens_per_step: int) -> list[list[int]]:
     """Return the examples of each step: whole ones in `order`, at most `tokens_per_step` tokens, or one example that is longer.
 
     At most, not at least: a step that runs over by a little would need a second micro-batch, which costs nearly as much as a full one.
@@ -70,7 +70,9 @@ class Steps:
     Epochs are as long as the first: one that packs into fewer steps begins again, one that packs into more is cut.
     """
 
-    def __init__(self, order: Callable[[int], Sequence[int]], examples: Sequence[Example], schedule: Schedule) -> None:
+    def __init__(
+        self, order: Callable[[int], Sequence[int]], examples: Sequence[LearnedExample], schedule: Schedule
+    ) -> None:
         self.schedule = schedule
         self._order, self._examples = order, examples
         self._epoch, self._steps = 0, self._of_epoch(0)

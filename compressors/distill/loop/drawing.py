@@ -9,9 +9,11 @@ import math
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.examples.sample_facts import SampleFacts, group_advantages
@@ -36,6 +38,18 @@ class Verdict:
 Judge = Callable[[Example, Sequence[int], bool], Verdict]
 # Says what the teacher reads before this answer: (example, answer, verdict, a right sibling's answer) -> token ids, None: no hint.
 Hint = Callable[[Example, Sequence[int], Verdict, Sequence[int] | None], list[int] | None]
+
+
+class RolloutSource(Protocol):
+    """Writes what each step learns anew, with that step's weights."""
+
+    def examples(self, student: Any, given: Sequence[Any], clock: Clock) -> Sequence[LearnedExample]:
+        """Return the examples of a step; without any, the data's own."""
+        ...
+
+    def facts(self) -> dict[str, float]:
+        """Return what the last step's examples were like, for its record."""
+        ...
 
 
 # Groups of the hinted side are counted from here.

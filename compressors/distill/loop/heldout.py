@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import Example, collate
 from attar.compressors.distill.loop.fixed_measure import measured_sum, on_given_text, with_measure
 from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taught_by
@@ -24,7 +25,7 @@ class HeldoutLosses:
 
 
 @torch.no_grad()
-def evaluate_heldout(trainer: Trainer, examples: Sequence[Example]) -> HeldoutLosses:
+def evaluate_heldout(trainer: Trainer, examples: Sequence[LearnedExample]) -> HeldoutLosses:
     """Evaluate held-out examples, in their given order. Objectives that need rollouts of the student say nothing about given text."""
     trainer.student.eval()
     student = trainer.plain_student
@@ -52,7 +53,7 @@ def evaluate_heldout(trainer: Trainer, examples: Sequence[Example]) -> HeldoutLo
 
 @torch.no_grad()
 def packing_matches(student: Student, examples: Sequence[Example], tolerance: float) -> bool:
-    """True when packing these examples gives the same logits as running each alone: some families attend across them."""
+    """Say whether packing these examples gives the same logits as running each alone: some families attend across them."""
     student.eval()
     order = range(len(examples))
     packed = student.logits(collate(examples, order, is_packed=True))

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from attar.compressors.distill.examples.learned import LearnedBatch
 from attar.compressors.distill.examples.packing import Batch, Example, batches
 from attar.compressors.distill.losses.distributions import TOKENS_PER_CHUNK, Distributions, with_teachers
 from attar.compressors.distill.losses.hidden_states import StateViews
@@ -27,8 +28,7 @@ Means = Mapping[tuple[object, str], float]
 class Modality(Protocol):
     """Text, classes, sentence embeddings, images or a denoiser's states: what the loop asks beside the models themselves.
 
-    Its batches say `num_positions` and what a teacher reads (`for_teacher`); its examples `num_tokens` (what counts toward a step's
-    size) and `facts`.
+    What it asks of examples and batches is in examples/learned.py, of the models in teachers/trained_model.py.
     """
 
     def at(self, step: int) -> Modality:
@@ -37,7 +37,7 @@ class Modality(Protocol):
 
     def batches(
         self, examples: Sequence[Any], order: Sequence[int], tokens_per_batch: int, *, has_teacher: bool
-    ) -> Iterator[Any]:
+    ) -> Iterator[LearnedBatch]:
         """Yield batches of the examples. `has_teacher`: a live one, which speaks of every position."""
         ...
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from attar.compressors.distill.loop.modality import Means, Modality
 from attar.compressors.distill.losses.objective import MeanOne
 from attar.compressors.distill.losses.reduction import Reduction, Sums
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.outputs import Teachers
-from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TaughtBatch:
         return self.teach(self.batch)
 
 
-def taught_by(teacher_sources: Mapping[ViewName, TeacherSource], student: Student) -> Callable[[Any], Teachers]:
+def taught_by(teacher_sources: Mapping[ViewName, TeacherSource], student: TrainedModel) -> Callable[[Any], Teachers]:
     """Return what asks every teacher for its outputs of a batch."""
     return lambda batch: Teachers(**{name: source.speak(student, batch) for name, source in teacher_sources.items()})
 
@@ -77,7 +77,7 @@ class StepLoss:
         }
         return StepLoss(reduction, modality, num_terms, means)
 
-    def loss(self, module: nn.Module, student: Student, taught: TaughtBatch) -> tuple[Tensor, Sums]:
+    def loss(self, module: Callable[[Any], Tensor], student: TrainedModel, taught: TaughtBatch) -> tuple[Tensor, Sums]:
         """Return the part of the step's loss that one batch has, and its sums; see Reduction.loss.
 
         `module` is the student as accelerate wraps it, which several processes must run through.

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from attar.compressors.distill.examples.packing import Example, units
+from attar.compressors.distill.examples.learned import LearnedExample
+from attar.compressors.distill.examples.packing import units
 from attar.compressors.distill.examples.steps import Clock, Schedule, Steps
-from attar.compressors.distill.loop.drawing import Rollouts
+from attar.compressors.distill.loop.drawing import RolloutSource
 from attar.compressors.distill.loop.fixed_measure import fixed_measure
 from attar.compressors.distill.loop.modality import Modality
 from attar.compressors.distill.loop.step_loss import StepLoss, TaughtBatch, taught_by
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, TeacherSource
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.models.adapted import mixed_precision
 from attar.compressors.models.trained_weights import WeightAverage, beside, set_weights, trained_weights
 
@@ -49,17 +50,17 @@ class Trainer:
     `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
     """
 
-    student: Student
-    examples: Sequence[Example]
+    student: TrainedModel
+    examples: Sequence[LearnedExample]
     steps: Steps
     reduction: Reduction
     modality: Modality
     accelerator: Accelerator
-    teacher: Student | None = None
+    teacher: TrainedModel | None = None
     average: WeightAverage | None = None
     step: int = 0
     teacher_sources: dict[ViewName, TeacherSource] = field(default_factory=dict)
-    rollouts: Rollouts | None = None
+    rollouts: RolloutSource | None = None
 
     def __post_init__(self) -> None:
         if self.teacher is not None:
@@ -82,7 +83,7 @@ class Trainer:
         return fixed_measure(self.reduction, self.clock(max(0, self.num_steps - 1)), moving)
 
     @property
-    def plain_student(self) -> Student:
+    def plain_student(self) -> TrainedModel:
         """The student without accelerate's wrapping."""
         return self.accelerator.unwrap_model(self.student)
 
@@ -213,7 +214,7 @@ class _Share:
     is_idle: bool
 
     @staticmethod
-    def of(examples: Sequence[Example], chosen: Sequence[int], accelerator: Accelerator) -> _Share:
+    def of(examples: Sequence[LearnedExample], chosen: Sequence[int], accelerator: Accelerator) -> _Share:
         if accelerator.num_processes == 1:
             return _Share(list(chosen), False)
         parts = units(examples, chosen)

@@ -59,7 +59,7 @@ class Distil:
 
     @property
     def is_whole(self) -> bool:
-        """True when candidates with a rest do not do."""
+        """Whether candidates with a rest do not do."""
         traits = self.divergence.traits
         return self._weighs_by_teacher or traits.needs_whole or (traits.needs_target and self.target.needs_whole)
 

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from attar.compressors.distill.examples.learned import LearnedBatch
 from attar.compressors.distill.examples.packing import Batch, Example, batches
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.student import Student, record_prefix
+from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.models.adapted import is_adapted, mixed_precision, plain_model
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.head import OutputHead
@@ -35,23 +37,23 @@ class TeacherSource(Protocol):
     def moves(self) -> bool: ...
 
     @property
-    def own_model(self) -> Student | None:
+    def own_model(self) -> Any:
         """A model of its own, in memory beside the student; None where there is none."""
         ...
 
-    def follow(self, student: Student, example: Example) -> bool:
+    def follow(self, student: Any, example: Any) -> bool:
         """Go on from the states of the student's frozen blocks, where its own model begins with them. Say whether it does."""
         ...
 
-    def speak(self, student: Student, batch: Batch) -> Any:
+    def speak(self, student: TrainedModel, batch: Any) -> Any:
         """Return its outputs of a batch: distributions or states, as its kind of model gives them; see outputs.py."""
         ...
 
-    def advance(self, student: Student, clock: Clock) -> None:
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
         """Follow the student, before a step."""
         ...
 
-    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+    def model_of(self, student: Any) -> AbstractContextManager[Any]:
         """Return a context that gives the source as a model which writes; a student with other weights inside the block."""
         ...
 
@@ -63,7 +65,7 @@ class OtherModel:
     `begins_alike`: its first blocks are the frozen ones of the student, so that it goes on from their recorded states; see `follow`.
     """
 
-    model: Student
+    model: TrainedModel
     is_hinted: bool = True
     weights: Weights = field(default_factory=dict)
     begins_alike: bool = False
@@ -73,48 +75,47 @@ class OtherModel:
         return False
 
     @property
-    def own_model(self) -> Student:
+    def own_model(self) -> Any:
         return self.model
 
     @torch.no_grad()
-    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
+    def speak(self, student: TrainedModel, batch: LearnedBatch) -> Any:
         with mixed_precision(self.model):
             return self.model.outputs(batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=self.begins_alike))
 
     def follow(self, student: Student, example: Example) -> bool:
         """Go on from the states that the student's frozen blocks give, if this model begins with them. Return whether it does.
 
+        Of causal models alone, whose frozen blocks are run once.
+
         It does when all their weights are equal, the embedding's too, and both make the same of an example: some of what a block
         computes lies in the config.
         """
-        count, student_model, teacher_model = (
-            student.first_block,
-            plain_model(student.model),
-            plain_model(self.model.model),
-        )
+        own: Any = self.model
+        count, student_model, teacher_model = student.first_block, plain_model(student.model), plain_model(own.model)
         if (
             not count
             or type(student_model) is not type(teacher_model)
             or count >= teacher_model.config.num_hidden_layers
         ):
             return False
-        first = self.model.first_block
-        self.model.first_block = count
+        first = own.first_block
+        own.first_block = count
         parts = [
             [model.get_input_embeddings(), *decoder_blocks(model)[:count]] for model in (student_model, teacher_model)
         ]
         self.begins_alike = all(map(_has_same_weights, *parts)) and torch.equal(
-            *(states for reader in (student, self.model) for _, states in _prefix(reader, example))
+            *(states for reader in (student, own) for _, states in _prefix(reader, example))
         )
         if not self.begins_alike:
-            self.model.first_block = first
+            own.first_block = first
         return self.begins_alike
 
-    def advance(self, student: Student, clock: Clock) -> None:
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
         pass
 
     @contextmanager
-    def model_of(self, student: Student) -> Iterator[Student]:
+    def model_of(self, student: Any) -> Iterator[Any]:
         yield self.model
 
 
@@ -155,17 +156,17 @@ class RecordedStates:
     def own_model(self) -> None:
         return None
 
-    def follow(self, student: Student, example: Example) -> bool:
+    def follow(self, student: Any, example: Any) -> bool:
         return False
 
-    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
+    def speak(self, student: TrainedModel, batch: Batch) -> LiveTeacher:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or evaluated"
         return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
 
-    def advance(self, student: Student, clock: Clock) -> None:
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
         pass
 
-    def model_of(self, student: Student) -> AbstractContextManager[Student]:
+    def model_of(self, student: Any) -> AbstractContextManager[Any]:
         raise TypeError("a teacher that was run once cannot write; a rollout needs a live one")
 
 
@@ -188,12 +189,12 @@ class StudentItself:
     def own_model(self) -> None:
         return None
 
-    def follow(self, student: Student, example: Example) -> bool:
+    def follow(self, student: Any, example: Any) -> bool:
         return False
 
-    def begin(self, student: Student) -> StudentItself:
+    def begin(self, student: TrainedModel) -> StudentItself:
         """Keep the weights of now, where the rule keeps any. Raises ValueError for a base that is trained itself."""
-        if self.rule.is_base and not is_adapted(student.model):
+        if self.rule.is_base and not is_adapted(getattr(student, "model", None)):
             raise ValueError(
                 "the base is a teacher only under low-rank adapters; here its own weights are trained, use start"
             )
@@ -202,7 +203,7 @@ class StudentItself:
         return self
 
     @torch.no_grad()
-    def speak(self, student: Student, batch: Batch) -> LiveTeacher:
+    def speak(self, student: TrainedModel, batch: LearnedBatch) -> Any:
         read = batch.for_teacher(is_hinted=self.is_hinted, keeps_prefix=True)
         was_training = student.training
         student.eval()
@@ -213,7 +214,7 @@ class StudentItself:
             student.train(was_training)
 
     @torch.no_grad()
-    def advance(self, student: Student, clock: Clock) -> None:
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
         share = self.rule.share(clock)
         if not self.rule.keeps or not share:
             return
@@ -222,7 +223,7 @@ class StudentItself:
             value.lerp_(parameters[name].detach().to(value.dtype), share)
 
     @contextmanager
-    def model_of(self, student: Student) -> Iterator[Student]:
+    def model_of(self, student: Any) -> Iterator[Any]:
         if self.rule.is_base:
             assert is_adapted(student.model), "checked in begin"
             with student.model.disable_adapter():
@@ -233,7 +234,7 @@ class StudentItself:
 
 
 @contextmanager
-def swapped(student: Student, weights: Weights) -> Iterator[None]:
+def swapped(student: TrainedModel, weights: Weights) -> Iterator[None]:
     """Run with other weights in place of the trained ones."""
     own = trained_weights(student)
     set_weights(student, weights)

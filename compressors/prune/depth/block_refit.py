@@ -29,22 +29,37 @@ SUM_TOLERANCE = 3e-2
 
 @dataclass(frozen=True)
 class Matches:
-    """Blocks of a student and of its original. For each kept block: what it was, and after which block it should give the same state."""
+    """Blocks of a student and of its original. For each kept block: what it was, and after which block it should give the same state.
+
+    `was` names the block of its attention part, `feed_forward` that of its feed-forward part: the same block, but for seams.
+    """
 
     was: tuple[int, ...]
     upto: tuple[int, ...]
+    feed_forward: tuple[int, ...] = ()
 
     @staticmethod
     def of_removed(num_blocks: int, removed: Sequence[int]) -> Matches:
         """Return them for a model without some blocks. Each kept block also does the work of the removed ones behind it."""
         was = tuple(index for index in range(num_blocks) if index not in set(removed))
-        return Matches(was, (*(following - 1 for following in was[1:]), num_blocks - 1))
+        return Matches.of_pairs(num_blocks, was, was)
+
+    @staticmethod
+    def of_pairs(num_blocks: int, attention: Sequence[int], feed_forward: Sequence[int]) -> Matches:
+        """Return them for blocks made of these attention parts, each with a feed-forward part at or behind it."""
+        upto = (*(following - 1 for following in attention[1:]), num_blocks - 1)
+        return Matches(tuple(attention), upto, tuple(feed_forward))
+
+    @property
+    def middle(self) -> tuple[int, ...]:
+        """For each kept block, the original block whose state between attention and feed-forward part it should give too."""
+        return self.feed_forward or self.was
 
     @property
     def first(self) -> int:
         """The first kept block whose state is not the original's any more; the number of blocks when there is none."""
-        pairs = enumerate(zip(self.was, self.upto, strict=True))
-        return next((index for index, (was, upto) in pairs if was != index or upto != index), len(self.was))
+        rows = enumerate(zip(self.was, self.middle, self.upto, strict=True))
+        return next((index for index, row in rows if {*row} != {index}), len(self.was))
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,7 @@ def refit_blocks(
     result = student if result is None else result
     for index in range(first, len(matches.was)):
         ends = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
+        walk.advance_to(matches.middle[index])  # behind a seam another block
         targets = walk.advance()
         equations = Equations()
         for i, (_, mask) in enumerate(batches):
@@ -90,8 +106,7 @@ def refit_blocks(
             lacking = targets[i] - ours.state_after_attention(i, inputs)
             equations.add(inputs, lacking, targets[i], mask.bool())
         equations.update(ends, ridge)
-        while walk.at <= matches.upto[index]:
-            walk.advance()
+        walk.advance_to(matches.upto[index] + 1)
         exits = [feed_forward_part(model, index) for model in (student, result)]
         equations, passed = Equations(), []
         for i, (_, mask) in enumerate(batches):
@@ -155,6 +170,11 @@ class Walk:
         between = [state + attention.apply(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
         self.move_on([state for _, state in passed])
         return between
+
+    def advance_to(self, index: int) -> None:
+        """Take every batch on until it stands before block `index`."""
+        while self.at < index:
+            self.advance()
 
     def move_on(self, states: list[Tensor]) -> None:
         """Go on behind block `at`, with these states."""

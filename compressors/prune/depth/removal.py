@@ -74,25 +74,27 @@ def removal_scores(
     """
     sums, is_tuple = [0.0] * len(candidates), returns_tuple(model)
     for batch in batches:
-        original = _logits(model, batch)
+        original = batch_logits(model, batch)
         with residual_stream(model) as states, without_blocks(model, gone, is_tuple=is_tuple):
-            _logits(model, batch)
+            batch_logits(model, batch)
         for index, candidate in enumerate(candidates):
             resume_at = min(candidate - gone)
             with without_blocks(model, candidate, resume_at, states[resume_at], is_tuple=is_tuple):
-                sums[index] += _summed(metric, batch, original, _logits(model, batch))
+                sums[index] += summed_loss(metric, batch, original, batch_logits(model, batch))
             on_run(1)
     num_predicted = sum(int(batch.predicted.sum()) for batch in batches)
     return [total / num_predicted for total in sums]
 
 
-def _logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B T V"]:
+def batch_logits(model: PreTrainedModel, batch: Batch) -> Float[Tensor, "B T V"]:
+    """Return a batch's logits."""
     return model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False).logits
 
 
-def _summed(
+def summed_loss(
     metric: RemovalMetric, batch: Batch, original: Float[Tensor, "B T V"], pruned: Float[Tensor, "B T V"]
 ) -> float:
+    """Return a batch's sum of losses over its predicted tokens, in nats."""
     total = 0.0
     for row, mask in enumerate(batch.predicted[:, 1:]):  # row by row: float32 logits of one sample at a time
         if mask.any():

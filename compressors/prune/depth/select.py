@@ -19,12 +19,12 @@ class Saving:
 
     @staticmethod
     def of_count(num_removed: int, num_blocks: int) -> Saving:
-        """At least `num_removed` blocks must go."""
+        """Demand that at least `num_removed` blocks go."""
         return Saving("blocks", [1.0] * num_blocks, num_removed)
 
     @staticmethod
     def of_quantity(quantity: str, costs: Costs, kept_fraction: float) -> Saving:
-        """At most `kept_fraction` of the whole model's cost may be left."""
+        """Demand that at most `kept_fraction` of the whole model's cost is left."""
         return Saving(quantity, costs.blocks, (1.0 - kept_fraction) * costs.total)
 
     def is_met(self, removed: Collection[int]) -> bool:

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import bring
 from attar.compressors.prune.width.layout import attention_of, attention_parts, feed_forward_parts
 from attar.compressors.prune.width.parts import Part, num_inputs
 
@@ -49,6 +50,7 @@ def cut_width(
         if kept_units is not None:
             for part, units in zip(find(model), kept_units, strict=True):
                 assert len(units) == len(kept_units[0]), "every block keeps the same number"
+                bring(part.block)
                 _cut_part(part, units.to(part.exit.weight.device))
     for name, value in changes.items():
         setattr(model.config, name, value)
@@ -60,13 +62,13 @@ def cut_width(
 def silenced(
     model: transformers.PreTrainedModel, *, channels: KeptUnits | None = None, groups: KeptUnits | None = None
 ) -> Iterator[None]:
-    """Inside, channels and KV groups other than the given ones add nothing. What a cut must leave the model to compute."""
+    """Silence channels and KV groups other than the given ones inside the block. What a cut must leave the model to compute."""
     hooks = []
     for kept_units, find in ((channels, feed_forward_parts), (groups, attention_parts)):
         for part, units in zip(find(model), kept_units, strict=True) if kept_units is not None else ():
             mask = torch.zeros(num_inputs(part.exit), dtype=torch.bool)
             mask[part.exit_columns(units.cpu())] = True
-            mask = mask.to(part.exit.weight.device)
+            mask = mask.to(model.device)
             hooks.append(part.exit.register_forward_pre_hook(lambda _, args, mask=mask: (args[0] * mask, *args[1:])))
     try:
         yield
@@ -229,7 +231,7 @@ def _keep_inputs(matrix: Matrix, index: Int[Tensor, "N"]) -> None:
 
 
 def _recount_heads(model: transformers.PreTrainedModel) -> None:
-    """Attention modules that noted their number of heads when they were built must hear of the new one."""
+    """Tell attention modules, which noted their number of heads when they were built, the new one."""
     counts = {
         "num_heads": model.config.num_attention_heads,
         "num_attention_heads": model.config.num_attention_heads,

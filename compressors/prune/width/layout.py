@@ -52,10 +52,10 @@ def attention_parts(model: PreTrainedModel) -> list[Part]:
     if not isinstance(num_heads, int):
         raise ValueError(f"{_family(model)}: its config has no one num_attention_heads; its heads cannot be removed")
     num_groups = getattr(model.config, "num_key_value_heads", None) or num_heads
-    attentions = [attention for block in decoder_blocks(model) if (attention := attention_of(block)) is not None]
-    if not attentions:
+    blocks = [block for block in decoder_blocks(model) if attention_of(block) is not None]
+    if not blocks:
         raise ValueError(f"{_family(model)}: no attention of a known form; {KEPT_HEADS}")
-    parts = [_attention(attention, _family(model), num_heads, num_groups) for attention in attentions]
+    parts = [_attention(block, _family(model), num_heads, num_groups) for block in blocks]
     return _same_width(parts, model, "KV groups")
 
 
@@ -87,20 +87,22 @@ def _feed_forward(block: nn.Module, family: str) -> Part:
     rows = [Rows(matrix, num * num_channels, 1) for matrix in matrices[:-1] for num in range(num_fused)]
     if any(num_outputs(matrix) != num_fused * num_channels for matrix in matrices[:-1]):
         raise ValueError(f"{family}: {entries[0]} and {exit_name} differ in size; its channels cannot be removed")
-    return Part(num_channels, tuple(rows), matrices[-1], 1)
+    return Part(num_channels, tuple(rows), matrices[-1], 1, block)
 
 
 def _within(container: str, name: str) -> str:
     return f"{container}.{name}" if container else name
 
 
-def _attention(attention: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
+def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -> Part:
+    attention = attention_of(block)
+    assert attention is not None, "of blocks that attend"
     modules = dict(attention.named_children())
     exit_name = next((name for name in ATTENTION_EXITS if name in modules), "")
     if "c_attn" in modules or "query_key_value" in modules or hasattr(attention, "embed_dim"):
         raise ValueError(f"{family}: its attention is hidden_size wide whatever the number of heads; {KEPT_HEADS}")
     if exit_name and LATENT_KEYS in modules:
-        return _latent_attention(attention, modules, exit_name, family, num_heads)
+        return _latent_attention(block, attention, exit_name, family, num_heads)
     names = next((form for form in ATTENTION_FORMS if exit_name and all(name in modules for name in form)), None)
     if names is None:
         raise ValueError(f"{family}: no attention of a known form; {KEPT_HEADS}")
@@ -125,13 +127,14 @@ def _attention(attention: nn.Module, family: str, num_heads: int, num_groups: in
     known = {id(parameter) for matrix in (*matrices, *gates) for parameter in matrix.parameters()}
     vectors = _vectors(attention, known, num_heads, num_groups, head_dim, family)
     _refuse_others(attention, known, f"{family}: attention", KEPT_HEADS)
-    return Part(num_groups, tuple(rows), matrices[-1], ratio * head_dim, vectors, head_dim)
+    return Part(num_groups, tuple(rows), matrices[-1], ratio * head_dim, block, vectors, head_dim)
 
 
 def _latent_attention(
-    attention: nn.Module, modules: dict[str, nn.Module], exit_name: str, family: str, num_heads: int
+    block: nn.Module, attention: nn.Module, exit_name: str, family: str, num_heads: int
 ) -> Part:
     """Return the heads of attention over latents, which all heads share and which stay as they are."""
+    modules = dict(attention.named_children())
     query = next((name for name in LATENT_QUERIES if name in modules), "")
     if not query:
         raise ValueError(f"{family}: no queries of a known form; {KEPT_HEADS}")
@@ -140,7 +143,7 @@ def _latent_attention(
     known = {id(parameter) for module in (*matrices, *latents) for parameter in module.parameters()}
     _refuse_others(attention, known, f"{family}: attention", KEPT_HEADS)
     rows = tuple(_rows(matrix, num_heads, family) for matrix in matrices[:2])
-    return Part(num_heads, rows, matrices[-1], num_inputs(matrices[-1]) // num_heads)
+    return Part(num_heads, rows, matrices[-1], num_inputs(matrices[-1]) // num_heads, block)
 
 
 def _rows(matrix: Matrix, num_units: int, family: str) -> Rows:
@@ -177,7 +180,7 @@ def _vectors(
 
 
 def _refuse_others(module: nn.Module, known: set[int], where: str, refusal: str) -> None:
-    """A parameter we do not know (routers, gates) may follow the units: better no model than a wrong one. A single number does not."""
+    """Refuse a parameter we do not know (routers, gates). It may follow the units: better no model than a wrong one. A single number does not."""
     for name, parameter in module.named_parameters():
         if id(parameter) not in known and parameter.numel() > 1:
             raise ValueError(f"{where} has {name} of shape {tuple(parameter.shape)}, which is not known; {refusal}")

@@ -41,7 +41,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Part:
-    """A place where units can be taken out: `num_units` made by `entries` and read by `exit`, `unit_width` inputs each.
+    """A place in a block where units can be taken out. `entries` make them, `exit` reads `unit_width` inputs of each.
 
     `head_dim`: of a KV group whose config says it; 0 where other settings do, as over latents.
     """
@@ -50,6 +50,7 @@ class Part:
     entries: tuple[Rows, ...]
     exit: Matrix
     unit_width: int
+    block: nn.Module
     vectors: tuple[Vector, ...] = ()
     head_dim: int = 0
 

@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from attar.compressors.models.exits import by_input
+from attar.compressors.models.paging import bring
 from attar.compressors.prune.depth.scan import last_logits_only
 from attar.compressors.prune.width.parts import Part, num_inputs
 from attar.compressors.prune.width.scores import watched
@@ -55,6 +56,7 @@ class Refit:
 
         Returns the squared contribution of the removed units that is left undone, as a fraction in [0, 1]; lower is better.
         """
+        bring(target.block)
         gram = self._grams.pop(index).double()
         kept_columns = target.exit_columns(units.to(gram.device))
         is_removed = torch.ones(num_inputs(target.exit), dtype=torch.bool, device=gram.device)

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.models.exits import by_input
+from attar.compressors.models.paging import bring
 from attar.compressors.prune.depth.scan import last_logits_only
 from attar.compressors.prune.width.parts import Part, num_inputs
 
@@ -143,8 +144,12 @@ class WidthScan:
         """Return the scores of every part's units, in the order of the parts."""
         if self.score.source == "weights":
             with torch.no_grad():
-                return [self.score(Evidence(part, index))[0].cpu() for index, part in enumerate(self.parts)]
+                return [self._of_weights(index, part) for index, part in enumerate(self.parts)]
         return [(self._sums[index] / self.num_samples).sqrt().cpu() for index in range(len(self.parts))]
+
+    def _of_weights(self, index: int, part: Part) -> Float[Tensor, "U"]:
+        bring(part.block)
+        return self.score(Evidence(part, index))[0].cpu()
 
     def _see(self, attention_mask: Int[Tensor, "B T"]):
         def see(index: int, inputs: Tensor) -> None:

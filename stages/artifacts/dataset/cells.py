@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import unicodedata
+from collections import Counter
 from decimal import Decimal
 from typing import Any
 
@@ -52,6 +54,14 @@ def is_unicode(text: str) -> bool:
     return True
 
 
+def json_of(text: str) -> Any:
+    """Return the JSON that a text holds, decimals as they were written. Raises ValueError for what is none, or names a key twice."""
+    try:
+        return json.loads(text, parse_float=Decimal, object_pairs_hook=_without_repeats)
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+
+
 def plain(value: Any, depth: int = 0) -> Any:
     """Return nested JSON with its decimals as floats. Raises ValueError for NaN, infinity, half characters and what is nested too deep."""
     if depth > MAX_DEPTH:
@@ -74,6 +84,14 @@ _UNSEEN = {"Zs", "Zl", "Zp", "Cc", "Cf"}
 _KINDS = {bool: "a boolean", int: "a number", str: "text", list: "a list", dict: "a mapping", bytes: "bytes"}
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    record = dict(pairs)
+    if len(record) < len(pairs):
+        name = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the name {name[:40]!r} stands twice in one object")
+    return record
+
+
 def _kind(value: Any) -> str:
     if value is None:
         return "null"
@@ -85,7 +103,7 @@ def _kind(value: Any) -> str:
 
 
 def _is_nan(value: Any) -> bool:
-    """A decimal may be too large for a float: it is asked itself."""
+    """Say whether a value is no number. A decimal may be too large for a float: it is asked itself."""
     return value.is_nan() if isinstance(value, Decimal) else isinstance(value, float) and math.isnan(value)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, plain, text_cell
+from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, json_of, plain, text_cell
 
 # What a turn's speaker is called, in both forms -> as chat templates know it.
 ROLES = {
@@ -25,7 +25,13 @@ ROLES = {
     "function": "tool",
 }
 # Keys of a turn that change what is said or learned, and that are not read.
-REFUSED_KEYS = ("reasoning_content", "reasoning", "thinking", "audio", "images", "refusal")
+REFUSED_KEYS = (
+    *("reasoning_content", "reasoning", "thinking", "audio", "images", "refusal", "parts"),
+    # which turns are learned, as several trainers write it
+    *("loss", "loss_weight", "loss_mask", "mask", "train", "train_detail", "trainable", "training"),
+)
+# Columns with the tools that a conversation may call; the second is what OpenAI called them first.
+TOOL_COLUMNS = ("tools", "functions")
 READ_KEYS = ("role", "from", "content", "value", "name", "tool_calls", "tool_call_id", "function_call", "weight")
 
 
@@ -69,7 +75,7 @@ def turns_of(
         for index, message in enumerate(messages)
         if message["role"] == "assistant" and weights[index]
     ]
-    return turns, _tools(record.get("tools")), unread
+    return turns, _tools(_either(record, TOOL_COLUMNS, "the row")), unread
 
 
 def transcript(messages: Sequence[Mapping[str, Any]]) -> str:
@@ -90,7 +96,8 @@ def _turn(before: list[dict[str, Any]], message: dict[str, Any], *, is_last: boo
 
 
 def _list_of(cell: Any, name: str) -> list[Mapping[str, Any]]:
-    """Return the turns in a cell: a list of mappings, or, as `datasets` gives some, a mapping of lists."""
+    """Return the turns in a cell: a list of mappings, that as JSON text, or, as `datasets` gives some, a mapping of lists."""
+    cell = _json(cell, name) if isinstance(cell, str) and not is_blank(cell) else cell
     if is_blank(cell) or cell == []:
         raise BlankCellError(f"{name} is empty; accepted: a list of turns")
     if isinstance(cell, Mapping) and all(isinstance(column, list) for column in cell.values()):
@@ -105,20 +112,20 @@ def _list_of(cell: Any, name: str) -> list[Mapping[str, Any]]:
 def _message(turn: Mapping[str, Any], name: str) -> dict[str, Any]:
     if refused := [key for key in REFUSED_KEYS if not is_blank(turn.get(key)) and turn[key] != []]:
         raise ValueError(f"{name} has {refused[0]}, which is not read; accepted: {', '.join(READ_KEYS)}")
-    speaker = turn.get("role", turn.get("from"))
+    speaker = _either(turn, ("role", "from"), name)
     role = ROLES.get(speaker) if isinstance(speaker, str) else None
     if role is None:
         raise ValueError(f"{name} has the role {str(speaker)[:40]!r}; accepted: {', '.join(ROLES)}")
-    text = turn["content"] if "content" in turn else turn.get("value")
+    text = _either(turn, ("content", "value"), name)
     if speaker == "function_call":
         return {"role": role, "content": "", "tool_calls": [_call(text, name)]}
     calls = turn.get("tool_calls") or []
+    if not isinstance(calls, list):
+        raise ValueError(f"{name}.tool_calls is no list; accepted: a list of {{function: {{name, arguments}}}}")
     if not is_blank(turn.get("function_call")):
         calls = [*calls, turn["function_call"]]
     if calls and role != "assistant":
         raise ValueError(f"{name} calls tools as {role}; accepted: the assistant alone")
-    if not isinstance(calls, list):
-        raise ValueError(f"{name}.tool_calls is no list; accepted: a list of {{function: {{name, arguments}}}}")
     content = "" if calls and (is_blank(text) or text == []) else _content(text, name)
     message: dict[str, Any] = {"role": role, "content": content}
     if calls:
@@ -127,6 +134,14 @@ def _message(turn: Mapping[str, Any], name: str) -> dict[str, Any]:
         key: text_cell(turn[key], f"{name}.{key}") for key in ("name", "tool_call_id") if not is_blank(turn.get(key))
     }
     return message | names
+
+
+def _either(turn: Mapping[str, Any], keys: tuple[str, str], name: str) -> Any:
+    """Return what a turn says under OpenAI's key or under ShareGPT's: a table of both forms has null in one of them."""
+    given = {key: turn[key] for key in keys if key in turn and turn[key] is not None}
+    if len(given) == 2 and given[keys[0]] != given[keys[1]]:
+        raise ValueError(f"{name} has {keys[0]} and {keys[1]}, and they differ; accepted: one of them")
+    return next(iter(given.values()), None)
 
 
 def _content(text: Any, name: str) -> str:
@@ -193,8 +208,8 @@ def _json(cell: Any, name: str) -> Any:
     if not isinstance(cell, str):
         return cell
     try:
-        return json.loads(cell)
-    except (ValueError, RecursionError) as error:
+        return json_of(cell)
+    except ValueError as error:
         raise ValueError(f"{name} is no JSON; accepted: a JSON object, or it as text") from error
 
 

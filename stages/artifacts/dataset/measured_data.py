@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
 from attar.registry.artifacts.handles import DatasetArtifact
-from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 
 
 def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
     """Return the data sets' names, numbered where two have the same. What is measured on one must not overwrite the other's."""
-    names = [str(data.facts.get("name", f"{default}_{index}")) for index, data in enumerate(datasets)]
+    names = [data.facts.name or f"{default}_{index}" for index, data in enumerate(datasets)]
     return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
 
 
-def question_rows(data: DatasetArtifact, max_rows: int = 0) -> list[Row]:
-    """Return the questions of a task, the held-out ones where there are any; at most `max_rows`, 0: all."""
-    rows = _questions(read_rows(data.path / "rows.jsonl"))
+def question_rows(data: DatasetArtifact, max_rows: int = 0, part: Split = "heldout") -> list[Row]:
+    """Return the questions of a task, those of a part where it has any; at most `max_rows`, 0: all."""
+    rows = _questions(read_rows(data.path / "rows.jsonl"), part)
     return rows[:max_rows] if max_rows else rows
 
 
@@ -27,13 +27,15 @@ def measured_rows(data: DatasetArtifact) -> list[Row]:
     return [*_questions(rows), *_unseen(row for row in rows if row.text and not row.question)]
 
 
-def _questions(rows: Sequence[Row]) -> list[Row]:
-    return _unseen(row for row in rows if row.question)
+def _questions(rows: Sequence[Row], part: Split = "heldout") -> list[Row]:
+    return _unseen((row for row in rows if row.question), part)
 
 
-def _unseen(rows: Iterable[Row]) -> list[Row]:
+def _unseen(rows: Iterable[Row], part: Split = "heldout") -> list[Row]:
+    """Return the rows of a part, else of the other that is not learned, else all."""
     some = list(rows)
-    return split_rows(some, "heldout") or split_rows(some, "choose") or some
+    other: Split = "heldout" if part == "choose" else "choose"
+    return split_rows(some, part) or split_rows(some, other) or some
 
 
 def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
@@ -41,9 +43,10 @@ def in_turn(rows: Mapping[str, Sequence[Row]]) -> list[Row]:
     return [row for together in zip_longest(*rows.values()) for row in together if row is not None]
 
 
-def plain_text(data: DatasetArtifact) -> str:
-    """Return the text rows of a data set, the held-out ones where there are any, as one text. Raises ValueError when there is none."""
-    text = "\n\n".join(row.text for row in _unseen(row for row in read_rows(data.path / "rows.jsonl") if row.text))
+def plain_text(data: DatasetArtifact, part: Split = "heldout") -> str:
+    """Return the text rows of a data set, those of a part where it has any, as one text. Raises ValueError when there is none."""
+    texts = (row for row in read_rows(data.path / "rows.jsonl") if row.text)
+    text = "\n\n".join(row.text for row in _unseen(texts, part))
     if not text:
         raise ValueError("input text: the data set has no text rows; ingest it from text:PATH or a `text` column")
     return text

@@ -34,7 +34,7 @@ class Losses:
 
     @property
     def is_recorded(self) -> bool:
-        """True when read off recorded candidates, False when the model scored the answers with the question alone in view."""
+        """Whether it was read off recorded candidates, and not off the model with the question alone in view."""
         return self.source == RECORDED
 
 

@@ -28,6 +28,19 @@ def training_samples(
     return [sample.ids for sample in calibration_samples(model_folder, data, num_samples, max_tokens)]
 
 
+def heldout_samples(
+    model_folder: str | Path, data: Sequence[DatasetArtifact], num_samples: int, max_tokens: int
+) -> list[list[int]]:
+    """Return the token ids of rows that nothing is fitted on, an equal share of each data set. Empty where none has any."""
+    tokenizer, samples = load_tokenizer(Path(model_folder)), []
+    for dataset in data:
+        rows = split_rows(read_rows(dataset.path / "rows.jsonl"), "heldout")
+        for row in rows[: max(1, num_samples // len(data))]:
+            prompt, answer = _tokens(tokenizer, row)
+            samples.append([*first_tokens(tokenizer), *prompt, *answer][:max_tokens])
+    return [ids for ids in samples if len(ids) > 1]
+
+
 def mixed_samples(
     model_folder: str | Path, data: Sequence[DatasetArtifact], num_samples: int, max_tokens: int
 ) -> list[list[int]]:

@@ -86,9 +86,9 @@ def carry_candidates(source: Path, content: Path, rows: Sequence[Row]) -> None:
             shutil.copyfile(shard, target)
 
 
-def recorded_facts(num_recorded: int, model: Facts) -> Facts:
+def recorded_facts(num_recorded: int, model: Facts) -> dict[str, Any]:
     """Return what is known beforehand of data that this teacher is recorded for. Raises ValueError for more candidates than tokens."""
-    facts: Facts = {"num_recorded": num_recorded}
+    facts = {"num_recorded": num_recorded}
     if "vocab_size" in model:
         facts["vocab_size"] = model["vocab_size"]
         if num_recorded > int(model["vocab_size"]):

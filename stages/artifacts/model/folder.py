@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
-from attar.compressors.models.product_attention import attend_by_products
+from attar.compressors.models.experts import expert_fraction
+from attar.compressors.models.paging import pager_of
+from attar.compressors.models.row_products import take_fast_paths
 from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.stages.artifacts.model.expert_facts import expert_facts, refuse_float_experts
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
 from attar.stages.artifacts.model.older_form import write_older_config
+from attar.stages.artifacts.model.paged import write_paged
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_other_kinds, refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import (
     companion_bytes,
@@ -51,16 +55,17 @@ def load_model(
     quiet_transformers()
     is_stored_quantized = "quantization_config" in read_object(folder / "config.json")
     if not is_stored_quantized:
-        read_skeleton(folder, strip_from_names)  # before there is memory to be taken
+        skeleton = read_skeleton(folder, strip_from_names)  # before there is memory to be taken
+        if quantized != "none":
+            refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
     model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
-    refuse_not_finite(folder, model)
+    refuse_not_finite(folder, model.state_dict())
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
-    if dtype in (torch.bfloat16, "bfloat16"):
-        attend_by_products(model)
+    take_fast_paths(model, dtype)
     return model.eval()
 
 
@@ -118,11 +123,17 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
-    """Raise ValueError when `who` gives over one in a hundred of the tokens another id. A few special ones may bear other names."""
+    """Raise ValueError when `who` gives a shared word another id, or lacks over one in a hundred of the tokens.
+
+    A few may bear other names: reserved ones mostly. Two vocabularies trimmed to one size have words in both under other ids.
+    """
     refuse_no_tokenizer(other)
-    own, others = (load_tokenizer(path).get_vocab() for path in (folder, other))
+    tokenizers = [load_tokenizer(path) for path in (folder, other)]
+    own, others = (tokenizer.get_vocab() for tokenizer in tokenizers)
+    added = {token for tokenizer in tokenizers for token in tokenizer.get_added_vocab()}
     differing = sorted(token for token, index in own.items() if others.get(token) != index)
-    if len(differing) > len(own) / 100:
+    has_moved = any(token in others and token not in added for token in differing)
+    if has_moved or len(differing) > len(own) / 100:
         example = differing[len(differing) // 2]
         raise ValueError(
             f"vocabulary mismatch: {who} gives {len(differing)} of {len(own)} tokens another id, {example!r} for one"
@@ -132,11 +143,15 @@ def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
 def save_model(model: transformers.PreTrainedModel, folder: Path, tokenizer_from: Path | None = None) -> ModelArtifact:
     """Write a model as safetensors, copy the tokenizer files beside it, and return the handle with its facts."""
     quiet_transformers()
-    model.save_pretrained(folder, safe_serialization=True)
+    pager = pager_of(model)
+    if pager is None:
+        model.save_pretrained(folder, safe_serialization=True)
+    else:
+        write_paged(model, pager, folder)
     write_older_config(folder)
     if tokenizer_from is not None:
         copy_tokenizer(tokenizer_from, folder)
-    return ModelArtifact.at(folder, **model_facts(model), companion_bytes=companion_bytes(folder))
+    return ModelArtifact.at(folder, model_facts(model), companion_bytes=companion_bytes(folder))
 
 
 def model_facts(model: transformers.PreTrainedModel) -> Facts:
@@ -144,6 +159,7 @@ def model_facts(model: transformers.PreTrainedModel) -> Facts:
     return {
         **config_facts(model.config),
         **width_facts(model),
+        **expert_facts(model),
         "num_parameters": num_parameters(model),
         "num_matmul_parameters": num_matmul_parameters(model),
         "attention_width": attention_width(model.config),
@@ -177,7 +193,7 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
 
 
 def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
-    """Packed weights are of other names and shapes than the model they stand for: only its config is asked."""
+    """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 
     weight_files(folder)

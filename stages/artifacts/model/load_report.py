@@ -49,9 +49,9 @@ def read_skeleton(folder: Path, strip_from_names: Sequence[str] = ()) -> transfo
     return read_model(folder, "auto", strip_from_names, device_map="meta")
 
 
-def refuse_not_finite(name: str | Path, model: torch.nn.Module) -> None:
-    """Raise ValueError naming the first tensors of a loaded model that hold NaN or an infinity."""
-    floats = {key: tensor for key, tensor in model.state_dict().items() if _is_checkable(tensor)}
+def refuse_not_finite(name: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError naming the first of a model's tensors that hold NaN or an infinity."""
+    floats = {key: tensor for key, tensor in tensors.items() if _is_checkable(tensor)}
     if broken := [key for key, tensor in floats.items() if not _is_finite(tensor)]:
         dtype = floats[broken[0]].dtype
         raise ValueError(f"{name}: NaN or infinite numbers in {named(broken, 'tensors')} ({str(dtype)[6:]}); refused")
@@ -147,7 +147,7 @@ def _renames(parts: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_half_tied(folder: Path, model: transformers.PreTrainedModel) -> None:
-    """A config that ties the head to the embedding, beside a file with another head, is two models: each reader takes one of them."""
+    """Refuse a config that ties the head to the embedding, beside a file with another head: two models, of which each reader takes one."""
     head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
     is_tied = getattr(model.config.get_text_config(), "tie_word_embeddings", False)
     # without memory two equal heads look like two different ones

@@ -24,6 +24,7 @@ from attar.compressors.measure.same_logits import (
 )
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import one_line
+from attar.stages.artifacts.model.paged import load_paged
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import metric, note
 
@@ -57,13 +58,15 @@ def prove_written(
     what: str,
     device: torch.device,
     tolerances: Mapping[torch.dtype, float] = SAME_KERNELS,
+    pages: Path | None = None,
 ) -> None:
     """Load a written model as anyone would and hold it to `expected`. These are the logits in memory on the probe.
 
-    Free that model before: then one copy is in memory. Raises ValueError in one line that names the difference.
+    Free that model before: then one copy is in memory, or with `pages`, a scratch folder, one block.
+    Raises ValueError in one line that names the difference.
     """
     give_back()
-    model = load_whole(folder, what, device)
+    model = load_whole(folder, what, device, pages=pages)
     family = type(model).__name__
     error = difference(expected, kept_logits(model, what))
     if not error <= tolerances.get(model.dtype, 1e-2):
@@ -71,7 +74,7 @@ def prove_written(
             f"{what}: the written {family} speaks otherwise than the model in memory, {error:.2g} of the largest logit apart"
         )
     cached = check_cache(
-        model, folder, what, device, {name: max(OTHER_ORDER[name], tolerances[name]) for name in OTHER_ORDER}
+        model, folder, what, device, {name: max(OTHER_ORDER[name], tolerances[name]) for name in OTHER_ORDER}, pages
     )
     metric("proof_logit_error", error)
     metric("proof_cache_error", cached)
@@ -81,10 +84,17 @@ def prove_written(
     )
 
 
-def load_whole(folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto") -> PreTrainedModel:
-    """Load a folder by plain transformers. Raises ValueError with the first names when a tensor is missing, unknown or of another shape."""
+def load_whole(
+    folder: Path, what: str, device: torch.device, dtype: torch.dtype | str = "auto", pages: Path | None = None
+) -> PreTrainedModel:
+    """Load a folder by plain transformers. With `pages`, a scratch folder, they compare its tensors, and blocks are read one at a time.
+
+    Raises ValueError with the first names when a tensor is missing, unknown or of another shape.
+    """
     import transformers  # a second that a plan need not wait for
 
+    if pages is not None:
+        return _run(lambda: load_paged(folder, dtype, device, pages), f"{what}: the written folder does not load")
     quiet_transformers()
     is_placed = "quantization_config" in json.loads((folder / "config.json").read_text())
     model, report = _run(  # type: ignore[misc] - a pair, by output_loading_info
@@ -115,6 +125,7 @@ def check_cache(
     what: str,
     device: torch.device,
     tolerances: Mapping[torch.dtype, float] = OTHER_ORDER,
+    pages: Path | None = None,
 ) -> float:
     """Return how far the cached logits are apart, as a share of the largest. Raises ValueError when that is more than another order gives.
 
@@ -125,7 +136,7 @@ def check_cache(
     if not error <= tolerances.get(dtype, 5e-2) and dtype in HALF:
         del model
         gc.collect()
-        dtype, whole = torch.float32, load_whole(folder, what, device, torch.float32)
+        dtype, whole = torch.float32, load_whole(folder, what, device, torch.float32, pages)
         error = _run(lambda: cache_difference(whole), refusal)
     if not error <= tolerances.get(dtype, 5e-2):
         raise ValueError(

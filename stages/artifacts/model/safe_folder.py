@@ -72,7 +72,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def _stays_inside(link: Path, folder: Path) -> bool:
-    """True when a link ends in its folder, or, in the hub's cache, among the blobs that its snapshots consist of."""
+    """Say whether a link ends in its folder, or, in the hub's cache, among the blobs that its snapshots consist of."""
     real, home = link.resolve(), folder.resolve()
     is_snapshot = home.parent.name == "snapshots"
     return real.is_relative_to(home) or (is_snapshot and real.is_relative_to(home.parents[1] / "blobs"))
@@ -89,7 +89,7 @@ def _plain_size(path: Path) -> int:
 
 
 def _refuse_odd_file(folder: Path, path: Path) -> None:
-    """A pipe would stall whoever opens it, a pointer of git-lfs is not the file it stands for, and a huge text no text."""
+    """Refuse a pipe, which would stall whoever opens it, a pointer of git-lfs, which is not the file, and a huge text."""
     if path.is_dir():
         return
     size = _plain_size(path)
@@ -121,7 +121,7 @@ def _unsafe_key(path: Path) -> str:
 
 
 def _refuse_far_shards(folder: Path, index: Path) -> None:
-    """An index names the files that hold the weights; they lie beside it."""
+    """Refuse an index that names files elsewhere: those that hold the weights lie beside it."""
     weight_map = read_object(index).get("weight_map", {})
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
         raise ValueError(f"{folder}: {index.name} has no weight_map of names to files; refused")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from attar.compressors.measure.cost import decode_flops
 from attar.registry.artifacts.handles import Facts
@@ -19,6 +20,7 @@ SHAPE_FACTS = (
     "vocab_size",
     "num_parameters",
     "num_matmul_parameters",
+    "num_idle_parameters",
     "attention_width",
     "companion_bytes",
 )
@@ -37,12 +39,12 @@ GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
 }
 
 
-def without_blocks(model: Facts, num_removed: int) -> Facts:
+def without_blocks(model: Facts, num_removed: int) -> dict[str, Any]:
     """Return the facts of a model without some of its blocks, taken as equally large. Empty where the model's own are not known."""
     if not num_removed or not model.keys() >= {"num_blocks", "num_parameters", *BLOCK_FACTS[:2]}:
         return {}
     share = num_removed / int(model["num_blocks"])
-    facts: Facts = {name: round(float(model[name]) * (1 - share)) for name in BLOCK_FACTS if name in model}
+    facts: dict[str, Any] = {name: round(float(model[name]) * (1 - share)) for name in BLOCK_FACTS if name in model}
     for whole, part in (("num_parameters", BLOCK_FACTS[0]), ("num_matmul_parameters", BLOCK_FACTS[1])):
         facts[whole] = int(model[whole]) - round(float(model[part]) * share)
     return {**_unchanged(model), **facts, "num_blocks": int(model["num_blocks"]) - num_removed}
@@ -57,11 +59,11 @@ def blocks_over(model: Facts, parameter_fraction: float) -> int:
     return -int(-excess // block)
 
 
-def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
+def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> dict[str, Any]:
     """Return the facts of a model with fewer channels and KV groups in each block. They follow from its width facts."""
     removed = (int(model["num_ffn_channels"]) - num_channels) * int(model["ffn_channel_parameters"])
     removed += num_removed_groups * int(model["kv_group_parameters"])
-    facts: Facts = {**_unchanged(model), "num_ffn_channels": num_channels}
+    facts: dict[str, Any] = {**_unchanged(model), "num_ffn_channels": num_channels}
     for name in ("num_parameters", "num_matmul_parameters", *BLOCK_FACTS[:2]):
         if name in model:
             facts[name] = int(model[name]) - removed
@@ -73,7 +75,23 @@ def narrowed(model: Facts, num_channels: int, num_removed_groups: int) -> Facts:
     return facts
 
 
-def exported(model: Facts, quantization: str = "none") -> Facts:
+def with_tokens(model: Facts, num_tokens: int | None) -> dict[str, Any]:
+    """Return the facts of a model with another number of tokens. Those that hang on it are left out where it is not known."""
+    sized = ("vocab_size", "num_parameters", "num_matmul_parameters", "companion_bytes")
+    every = {**_unchanged(model), **{name: model[name] for name in BLOCK_FACTS if name in model}}
+    facts: dict[str, Any] = {name: value for name, value in every.items() if name not in sized}
+    if num_tokens is None or not model.keys() >= {*sized[:3], "hidden_size"}:
+        return facts
+    row, num_cut = int(model["hidden_size"]), int(model["vocab_size"]) - num_tokens
+    num_ends = 1 if _is_tied(model, row) else 2
+    facts |= {"vocab_size": num_tokens, "num_parameters": int(model["num_parameters"]) - num_ends * num_cut * row}
+    facts |= {"num_matmul_parameters": int(model["num_matmul_parameters"]) - num_cut * row}
+    if "companion_bytes" in model:  # nearly all of it is the tokenizer, of about as many bytes a token
+        facts["companion_bytes"] = round(int(model["companion_bytes"]) * num_tokens / int(model["vocab_size"]))
+    return facts
+
+
+def exported(model: Facts, quantization: str = "none") -> dict[str, Any]:
     """Return the facts of a model's graph."""
     return {
         **{name: model[name] for name in SHAPE_FACTS if name in model},
@@ -90,8 +108,7 @@ def integer_bytes(model: Facts, bits: int, head_bits: int, block_size: int, *, i
     if not model.keys() >= {"num_parameters", "num_matmul_parameters", "vocab_size", "attention_width"}:
         return 0.0
     vocabulary = int(model["vocab_size"]) * int(model["attention_width"])
-    is_tied = int(model["num_parameters"]) - int(model["num_matmul_parameters"]) < vocabulary / 2
-    num_ends = vocabulary * (1 if is_tied else 2)
+    num_ends = vocabulary * (1 if _is_tied(model, int(model["attention_width"])) else 2)
     shares = ((num_ends, head_bits), (int(model["num_parameters"]) - num_ends, bits))
     return sum(count * (part + (32 + (0 if is_symmetric else part)) / block_size) / 8 for count, part in shares)
 
@@ -113,6 +130,12 @@ def flops_of_token(facts: Facts, num_context_tokens: int = CONTEXT_TOKENS) -> fl
         return 0.0
     width = int(facts["attention_width"])
     return decode_flops(int(facts["num_matmul_parameters"]), int(facts["num_blocks"]), width, num_context_tokens)
+
+
+def _is_tied(model: Facts, width: int) -> bool:
+    """Say whether the head is the embedding: what is not multiplied with is far less than an embedding then."""
+    num_passed_by = int(model["num_parameters"]) - int(model["num_matmul_parameters"])
+    return num_passed_by - int(model.get("num_idle_parameters", 0)) < int(model["vocab_size"]) * width / 2
 
 
 def _unchanged(model: Facts) -> Facts:

@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -36,11 +37,12 @@ DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """What a header says of one tensor."""
+    """What a header says of one tensor. `key`: its name there, where that is another than it is asked for by."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     path: Path
+    key: str = ""
 
     @property
     def num_bytes(self) -> int:
@@ -75,7 +77,41 @@ def file_infos(path: Path) -> dict[str, TensorInfo]:
 def read_tensor(name: str, info: TensorInfo) -> Tensor:
     """Return one tensor, mapped from its file. The mapping is its own: when the tensor goes, so does its memory."""
     with safe_open(info.path, framework="pt") as opened:
-        return opened.get_tensor(name)
+        return opened.get_tensor(info.key or name)
+
+
+def read_numbers(name: str, info: TensorInfo, tensor: Tensor) -> None:
+    """Fill a tensor of the same shape and dtype, on the CPU, from a file. Memory that was used before is not mapped anew."""
+    start, end = _data_offsets(info.path)[info.key or name]
+    target = tensor.reshape(-1).view(torch.uint8).numpy().data
+    assert len(target) == end - start, f"{name} has {end - start} bytes in {info.path.name}, not {len(target)}"
+    with info.path.open("rb", buffering=0) as stream:
+        stream.seek(start)
+        num_read = 0
+        while num_read < len(target):  # one read gives 2 GB at most
+            count = stream.readinto(target[num_read:])
+            if not count:
+                raise ValueError(f"{info.path} ends within {name}: it is damaged")
+            num_read += count
+
+
+def _data_offsets(path: Path) -> dict[str, tuple[int, int]]:
+    status = path.stat()
+    return _read_offsets(path, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read_offsets(path: Path, inode: int, modified: int) -> dict[str, tuple[int, int]]:
+    """Return where in a safetensors file each tensor's bytes begin and end. https://github.com/huggingface/safetensors#format"""
+    with path.open("rb") as stream:
+        num_header_bytes = struct.unpack("<Q", stream.read(8))[0]
+        header = json.loads(stream.read(num_header_bytes))
+    first = 8 + num_header_bytes
+    return {
+        name: (first + entry["data_offsets"][0], first + entry["data_offsets"][1])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
 
 
 def plan_shards(sizes: Mapping[str, TensorInfo], max_shard_bytes: int) -> list[list[str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.artifacts.model.weight_files import named
 
@@ -65,6 +67,17 @@ def companion_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in names if (folder / name).exists())
 
 
+def tokenizer_document(tokenizer: Any) -> dict[str, Any]:
+    """Return a loaded tokenizer as its JSON document. Raises ValueError for one that the `tokenizers` library does not run."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ValueError(
+            f"the tokenizer is a {type(tokenizer).__name__}, which has no tokenizer.json and cannot be trimmed; "
+            "accepted: BPE, Unigram or WordPiece of the tokenizers library"
+        )
+    return json.loads(backend.to_str())
+
+
 def refuse_no_tokenizer(folder: Path) -> None:
     """Raise ValueError when a folder has no vocabulary: for some families transformers would make up an empty tokenizer."""
     if not any(path.is_file() for pattern in VOCABULARY_FILES for path in folder.glob(pattern)):
@@ -81,11 +94,20 @@ def refuse_changed_tokens(before: Any, after: Any) -> None:
             (each.bos_token_id, each.eos_token_id, each.pad_token_id) for each in (before, after)
         ),
         "chat templates": (before.chat_template, after.chat_template),
-        "cuts of a probe": (before(text).input_ids, after(text).input_ids),
+        "cuts of a probe": (_cut(before, text), _cut(after, text)),
     }
     changed = [name for name, (was, now) in pairs.items() if was != now]
     if changed:
         raise ValueError(f"the tokenizer does not survive being saved: other {', '.join(changed)} when read again")
+
+
+def _cut(tokenizer: Any, text: str) -> list[int]:
+    try:
+        return tokenizer(text).input_ids
+    except Exception as error:  # a library's own, of any kind: settings or words that do not fit together
+        raise ValueError(
+            f"the tokenizer cannot cut a probe of scripts, spaces and digits: {one_line(error)}"
+        ) from error
 
 
 def num_rows(folder: Path) -> int | None:

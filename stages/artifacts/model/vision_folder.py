@@ -59,7 +59,7 @@ def load_vision_model(folder: Path) -> PreTrainedModel:
     except Exception as error:
         raise ValueError(f"{folder} does not load: {one_line(error)}") from error
     refuse_report(folder, report)
-    refuse_not_finite(folder, model)
+    refuse_not_finite(folder, model.state_dict())
     return model.eval()
 
 

@@ -19,6 +19,7 @@ SHARD = re.compile(r"(model|shard)-\d+.*\.safetensors")
 # Floating dtypes of a header, the least precise first; eight bits and fewer are packed weights, which a config describes.
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64}
 NUM_NAMED = 3
+MAX_NAME_CHARS = 120
 
 
 @dataclass(frozen=True)
@@ -104,8 +105,10 @@ def stored_dtype(folder: Path) -> tuple[torch.dtype, dict[str, int]]:
 
 
 def named(names: Collection[str], what: str) -> str:
-    """Return the first names and, where there are more, their count: `a, b, c and 37 more tensors`."""
-    first = ", ".join(list(names)[:NUM_NAMED])
+    """Return the first names and, where there are more, their count: `a, b, c and 37 more tensors`. Very long ones are cut."""
+    first = ", ".join(
+        name if len(name) <= MAX_NAME_CHARS else f"{name[:MAX_NAME_CHARS]}..." for name in [*names][:NUM_NAMED]
+    )
     return first if len(names) <= NUM_NAMED else f"{first} and {len(names) - NUM_NAMED} more {what}"
 
 

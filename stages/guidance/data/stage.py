@@ -17,6 +17,7 @@ from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.compressors.models.sampling import Sampling
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.dataset.teacher_shards import (
@@ -183,18 +184,18 @@ def _finish(config: GuideDataConfig, inputs: GuideDataInputs, workdir: Path, row
     content.mkdir(parents=True, exist_ok=True)
     write_rows(content / "rows.jsonl", rows)
     carry_candidates(workdir / "shards", content, rows)
-    name = str(inputs.data.facts.get("name", "guided"))
+    name = inputs.data.facts.name or "guided"
     write_card(content, rows, name=name)
     num_tokens = sum(len(row.answer_ids) for row in rows)
     metric("num_guided_tokens", num_tokens)
     note(f"{len(rows)} continuations, {num_tokens:,} tokens, scales {config.scales.min:g} to {config.scales.max:g}")
-    return DatasetArtifact.at(
-        content,
+    facts = DatasetFacts(
         name=name,
         num_rows=len(rows),
         num_heldout=sum(row.split == "heldout" for row in rows),
         num_recorded=config.num_recorded,
-        vocab_size=inputs.model.facts["vocab_size"],
+        vocab_size=inputs.model.facts.vocab_size,
         guided_model=inputs.model.fingerprint,
         **_scale_facts(config),
     )
+    return DatasetArtifact.at(content, facts)

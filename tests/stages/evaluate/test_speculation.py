@@ -20,8 +20,7 @@ CONFIG = EvaluateConfig(
     num_samples=0,
     num_prompt_tokens=16,
     precision="float32",
-    draft_lengths=[1, 3],
-    num_draft_prompts=2,
+    drafts={"lengths": [1, 3], "num_prompts": 2},
 )
 
 

@@ -13,7 +13,7 @@ from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, M
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.schedule_config import schedule_of
+from attar.stages.finetune.plan import schedule_of
 from attar.stages.finetune.stage import finetune
 from attar.stages.runtime.progress import Metric, listen
 from attar.stages.self_data.config import SelfDataConfig

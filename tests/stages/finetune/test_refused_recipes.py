@@ -142,5 +142,5 @@ def test_what_the_inputs_do_not_have_is_refused_before_anything_runs(
         finetune.forecast(FinetuneConfig(**config), facts)
     assert message in str(refused.value)
     # with a live teacher of the same vocabulary each of the first two would do, with another one none
-    with pytest.raises(ValueError, match="vocabulary mismatch: model 259, teacher 512 tokens"):
-        finetune.forecast(FinetuneConfig(objectives={"forward_kl": 1.0}), {**facts, "teacher": ({"vocab_size": 512},)})
+    with pytest.raises(ValueError, match="vocabulary mismatch: model 259, teacher 200 tokens"):
+        finetune.forecast(FinetuneConfig(objectives={"forward_kl": 1.0}), {**facts, "teacher": ({"vocab_size": 200},)})

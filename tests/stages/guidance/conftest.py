@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
@@ -18,19 +20,25 @@ from attar.stages.ingest.tiny_model import random_model
 from tests.stages.guidance.guided import DRAW, GUIDE, STYLES, learn, question, teach
 
 
-@pytest.fixture(scope="module")
-def taught(shared_store: Store, tmp_path_factory: pytest.TempPathFactory) -> list[ModelArtifact]:
-    """A model that follows its prompt, and the same model tuned a little further."""
+@pytest.fixture(scope="session")
+def taught(shared_store: Store, session_folder: Path) -> list[ModelArtifact]:
+    """A model that follows its prompt, and the same model tuned a little further; trained once, whichever worker asks first."""
+    home = session_folder / "taught"
+    with FileLock(f"{home}.lock"):
+        if not home.exists():
+            train_both(unfinished := session_folder / "taught.unfinished")
+            unfinished.rename(home)
+    configs = [IngestModelConfig(source=f"folder:{home / name}") for name in ("first", "second")]
+    return [ingest_model.execute(config, NoInputs(), shared_store).artifact for config in configs]
+
+
+def train_both(home: Path) -> None:
     model, tokenizer = random_model("llama", num_blocks=2)
-    models = []
-    for seed, num_steps in ((0, 250), (1, 10)):
-        teach(model.train(), tokenizer, num_steps, seed, 3e-3 if seed == 0 else 3e-4)
-        folder = tmp_path_factory.mktemp("taught")
-        save_model(model.eval(), folder)
-        tokenizer.save_pretrained(folder)
-        config = IngestModelConfig(source=f"folder:{folder}")
-        models.append(ingest_model.execute(config, NoInputs(), shared_store).artifact)
-    return models
+    for name, seed, num_steps, learning_rate in (("first", 0, 250, 3e-3), ("second", 1, 10, 3e-4)):
+        teach(model.train(), tokenizer, num_steps, seed, learning_rate)
+        (home / name).mkdir(parents=True)
+        save_model(model.eval(), home / name)
+        tokenizer.save_pretrained(home / name)
 
 
 @pytest.fixture(scope="module")

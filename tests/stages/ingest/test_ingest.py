@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import struct
 import zipfile
 from base64 import urlsafe_b64encode
 from pathlib import Path
@@ -84,6 +85,27 @@ def test_gguf_comes_in_as_safetensors_and_its_digest_is_checked(store: Store, gg
     assert torch.isfinite(model(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
     with pytest.raises(ValueError, match="the recipe says 0000"):
         ingest(store, f"gguf:{gguf_file}", sha256="0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("key", "count", "message"),
+    [
+        (b"llama.block_count", 33, "says 33 blocks, it holds 2 blocks"),
+        (b"llama.block_count", 1, "says 1 blocks, it holds 2 blocks"),
+        (b"llama.block_coun_", 2, "has no llama.block_count, it holds 2 blocks"),
+    ],
+)
+def test_a_gguf_header_that_says_other_blocks_is_refused_before_they_are_made_up(
+    key: bytes, count: int, message: str, store: Store, gguf_file: Path, tmp_path: Path
+) -> None:
+    def entry(key: bytes, count: int) -> bytes:
+        return key + struct.pack("<II", 4, count)  # 4: a whole number of 32 bits
+
+    content, before = gguf_file.read_bytes(), entry(b"llama.block_count", 2)
+    assert content.count(before) == 1
+    (tmp_path / "other.gguf").write_bytes(content.replace(before, entry(key, count)))
+    with pytest.raises(ValueError, match=f"^other.gguf: its header {message}$"):
+        ingest(store, f"gguf:{tmp_path / 'other.gguf'}")
 
 
 def make_wheel(folder: Path, member: Path, recorded: str) -> None:

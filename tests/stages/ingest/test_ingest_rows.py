@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from attar.registry.artifacts.store import Store
@@ -72,3 +74,15 @@ def test_bad_rows_are_refused(store: Store, tmp_path: Path, line: str, message: 
     path.write_text(line)
     with pytest.raises(ValueError, match=message.replace("(", r"\(")):
         ingest_data.execute(IngestDataConfig(source=f"jsonl:{path}"), NoInputs(), store)
+
+
+def test_a_table_that_is_damaged_inside_is_refused_by_its_row(store: Store, tmp_path: Path) -> None:
+    """Its end, which is read first and says that it is a table, is whole."""
+    path = tmp_path / "rows.parquet"
+    rows = [{"question": f"What is {n}?", "answer": str(n)} for n in range(50)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    with pytest.raises(ValueError, match=f"^parquet:{path} is damaged from row 0 on: ") as refusal:
+        ingest_data.execute(IngestDataConfig(source=f"parquet:{path}"), NoInputs(), store)
+    assert "\n" not in str(refusal.value)

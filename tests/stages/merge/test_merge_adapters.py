@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from attar.compressors.merge.adapters import Factors
+from attar.compressors.merge.fold import adapter_pairs
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
+from attar.stages.merge.adapter_proof import prove_adapter
 from attar.stages.merge.adapters import MergeAdaptersConfig, MergeAdaptersInputs, merge_adapters
 from attar.stages.merge.config import MergeConfig, MergeInputs
 from attar.stages.merge.stage import merge
@@ -50,6 +56,43 @@ def test_an_exact_merge_folds_to_the_model_with_both_updates(
     expected = merge.execute(plain, MergeInputs(base=model, students=adapters), store).artifact
     for name, tensor in folded(store, model, joined).items():
         torch.testing.assert_close(tensor, load_file(expected.path / "model.safetensors")[name], atol=1e-6, rtol=0)
+
+
+def test_on_its_base_the_written_adapter_is_tried(store: Store, model: ModelArtifact, adapters: tuple) -> None:
+    inputs = MergeAdaptersInputs(adapters=adapters, base=model)
+    joined = merge_adapters.execute(MergeAdaptersConfig(method="svd", params={"rank": 3}), inputs, store).artifact
+    lines = (joined.path / "records" / "metrics.jsonl").read_text().splitlines()
+    metrics = {entry["name"]: entry["value"] for entry in map(json.loads, lines)}
+    assert 0 <= metrics["proof_cache_error"] < 1e-3 and 0 <= metrics["fold_max_logit_error"] < 1e-3
+    assert metrics["fold_max_logit_change"] > 1e-2, "the adapter does something"
+    other = ingest_model.execute(IngestModelConfig(source="random:llama?seed=8"), NoInputs(), store).artifact
+    with pytest.raises(
+        ValueError, match="base is model .*, the adapters were trained on .*; accepted: that one, or none"
+    ):
+        merge_adapters.execute(MergeAdaptersConfig(), MergeAdaptersInputs(adapters=adapters, base=other), store)
+
+
+@pytest.mark.parametrize("damage", ["other numbers", "one fewer", "scale"])
+def test_a_written_adapter_that_is_not_what_was_merged_fails(
+    damage: str, store: Store, adapters: tuple, tmp_path: Path
+) -> None:
+    joined = merge_adapters.execute(MergeAdaptersConfig(), MergeAdaptersInputs(adapters=adapters), store).artifact
+    folder = Path(shutil.copytree(joined.path, tmp_path / "joined"))
+    pairs = adapter_pairs(load_file(folder / "adapter_model.safetensors"))
+    merged = {target: Factors(pair.down, pair.up) for target, pair in pairs.items()}
+    prove_adapter(folder, merged, None)
+    first = min(merged)
+    if damage == "other numbers":
+        merged[first] = Factors(merged[first].down, merged[first].up + 1e-6)
+    elif damage == "one fewer":
+        del merged[first]
+    else:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 2 * config["lora_alpha"]}))
+    with pytest.raises(
+        ValueError, match=f"merge_adapters: {re.escape(first)} in the written file is not what was merged"
+    ):
+        prove_adapter(folder, merged, None)
 
 
 def test_what_a_lower_rank_loses_is_told_and_can_be_too_much(store: Store, adapters: tuple) -> None:

@@ -22,6 +22,7 @@ from attar.stages.merge.config import MergeConfig, MergeInputs, SearchConfig
 from attar.stages.merge.search import dev_rows
 from attar.stages.merge.stage import merge
 from attar.stages.runtime.progress import listen
+from tests.databases import copy_database
 from tests.stages.merge.students import two_students
 
 SCALES = [0.0, 1.0, 40.0]
@@ -78,9 +79,15 @@ def test_the_best_trial_is_what_is_merged_and_its_loss_is_the_models(
 
 
 def test_the_trials_lie_in_the_nodes_mlflow_run(
-    store: Store, model: ModelArtifact, questions: DatasetArtifact, students: tuple, monkeypatch: pytest.MonkeyPatch
+    store: Store,
+    model: ModelArtifact,
+    questions: DatasetArtifact,
+    students: tuple,
+    monkeypatch: pytest.MonkeyPatch,
+    mlflow_database: Path,
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    copy_database(mlflow_database, store.root / "mlflow.db")
     inputs = MergeInputs(base=model, students=students, dev=(questions,))
     merged = merge.execute(config(max_rows=2), inputs, store).artifact
     tracker = Tracker(store.root)

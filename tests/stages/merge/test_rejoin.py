@@ -78,7 +78,7 @@ def test_a_tower_is_cut_and_put_back(family: str, tmp_path: Path) -> None:
     cut = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=tower), store).artifact
     back = rejoin.execute(RejoinConfig(source=source), RejoinInputs(model=cut), store).artifact
     before, after = load_vision_model(tmp_path / "whole"), load_vision_model(back.path)
-    assert after.config.text_config.num_hidden_layers == 3 and back.facts["num_blocks"] == 3
+    assert after.config.text_config.num_hidden_layers == 3 and back.facts.num_blocks == 3
     for name, tensor in outside_tower(before).items():
         assert torch.equal(tensor, outside_tower(after)[name]), name
     first, other = seen(before, family), seen(after, family)

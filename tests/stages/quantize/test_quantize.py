@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import numpy_helper
@@ -15,7 +16,7 @@ from onnx import numpy_helper
 from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
-from attar.stages.artifacts.onnx_folder import disk_bytes
+from attar.stages.artifacts.onnx_folder import disk_bytes, write_graph
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
@@ -24,7 +25,9 @@ from attar.stages.export.stage import export
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.quantize import calibration_taps
 from attar.stages.quantize.calibration_taps import input_moments
+from attar.stages.quantize.graph import QuantizedGraph
 from attar.stages.quantize.limits import Limits
+from attar.stages.quantize.proof import prove_graph
 from attar.stages.quantize.stage import QuantizeConfig, QuantizeInputs, quantize
 
 LOOSE = Limits(max_kl_nats=100.0)
@@ -83,6 +86,42 @@ def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
 def test_dynamic_int8(shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact) -> None:
     dynamic = run(shared_store, graph, questions, kind="dynamic")
     assert 0 < kl(dynamic) < 1.0 and dynamic.facts["quantization"] == "dynamic int8"
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "weights"])
+def test_the_written_graph_is_tried_without_the_rounding_of_its_inputs(
+    kind: str, shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
+) -> None:
+    """By its products as float products of the written codes: to float32's digits the rounded weights, with a cache as without."""
+    quantized = run(shared_store, graph, questions, kind=kind)
+    lines = (quantized.path / "records" / "metrics.jsonl").read_text().splitlines()
+    metrics = {entry["name"]: entry["value"] for entry in map(json.loads, lines)}
+    assert 0 <= metrics["proof_rounded_error"] < 1e-4 and 0 <= metrics["proof_cache_error"] < 1e-4
+    saved = json.loads((quantized.path / "quality.json").read_text())
+    for name in ("decode_seconds_per_token", "original_decode_seconds_per_token"):
+        assert 0 < saved[f"{name}_low"] <= saved[name] <= saved[f"{name}_high"], "a time has its quartiles"
+
+
+@pytest.mark.parametrize("damage", ["codes", "scales"])
+def test_a_dynamic_graph_with_other_numbers_fails(
+    damage: str, shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact, tmp_path: Path
+) -> None:
+    config = QuantizeConfig(limits=LOOSE, weights={"kind": "dynamic"})  # type: ignore[arg-type]
+    quantized = QuantizedGraph(config, graph.path, [[5, 6, 7]])
+    content, vocab_size = tmp_path / "content", int(graph.facts["vocab_size"])
+    content.mkdir()
+    written = quantized.with_floats([])
+    stored = next(
+        value
+        for name, value in written.graph.initializers.items()
+        if name.endswith(".int8" if damage == "codes" else ".scales")
+    )
+    numbers = np.array(stored.const_value.numpy())
+    numbers[0] += numbers.dtype.type(9 if damage == "codes" else 0.1)
+    stored.const_value = ir.tensor(numbers, name=stored.name)
+    write_graph(written, content)
+    with pytest.raises(ValueError, match="the written graph computes otherwise than with the numbers"):
+        prove_graph(quantized, [], content, tmp_path / "scratch", vocab_size)
 
 
 def test_no_sum_of_8_bit_products_outgrows_16_bits(

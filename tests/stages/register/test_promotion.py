@@ -17,6 +17,7 @@ from attar.registry.release.promotion import judge, link_version, make_champion,
 from attar.registry.release.versions import Version, compare_versions, find_version, read_version
 from attar.registry.tracking.mlflow_home import open_client
 from attar.stages.ingest.newest_source import newest_source
+from tests.databases import copy_database
 
 
 def version(
@@ -53,10 +54,11 @@ def test_a_worse_model_is_worse_in_whichever_quality_both_measured(
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One registry for the file: its database takes seconds to make. Each test has a model of its own."""
+def home(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Iterator[Path]:
+    """One registry for the file. Each test has a model of its own."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("promotion") / "home"
+        copy_database(mlflow_database, folder / "mlflow.db")
         patch.setenv("ATTAR_HOME", str(folder))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.delenv("ATTAR_MLFLOW_RUN_ID", raising=False)

@@ -120,7 +120,6 @@ def test_gc_keeps_what_a_registered_model_needs(store: Store) -> None:
 
 def test_closing_a_dead_run_never_raises(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """The next run closes what a killed one left, even where MLflow's database is broken by then."""
-    store.root.mkdir(parents=True)
     (store.root / "mlflow.db").write_text("this is no database")
     Tracker(store.root).close_dead_run("0123456789abcdef")
     assert "MLflow tracking failed in close_dead_run" in caplog.text

@@ -31,6 +31,7 @@ from attar.stages.register.stage import RegisterConfig, RegisterInputs, register
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
+from tests.databases import copy_database
 
 SCRIPTS = (Path(__file__).parents[3] / "docs" / "how-to" / "use-a-model.md").read_text()
 QUESTIONS = [{"question": f"What is {a} plus 2?", "answer": str(a + 2), "verifier": "number"} for a in range(8)]
@@ -40,8 +41,7 @@ SCORES = EvaluateConfig(
     num_samples=0,
     num_prompt_tokens=16,
     precision="float32",
-    draft_lengths=[2],
-    num_draft_prompts=1,
+    drafts={"lengths": [2], "num_prompts": 1},
 )
 TORCH_LIBRARIES = {"torch", "transformers", "tokenizers", "numpy"}
 ONNX_LIBRARIES = {"onnxruntime", "tokenizers", "numpy"}
@@ -56,10 +56,11 @@ assert ours & known <= {allowed}, sorted(ours & known)
 
 
 @pytest.fixture(scope="module")
-def released(tmp_path_factory: pytest.TempPathFactory) -> dict:
+def released(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> dict:
     """A pruned model and its graph, evaluated and registered twice: as a champion with the graph, then without."""
     with pytest.MonkeyPatch.context() as patch:
         home = tmp_path_factory.mktemp("release") / "home"
+        copy_database(mlflow_database, home / "mlflow.db")
         patch.setenv("ATTAR_HOME", str(home))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         store = Store(home)

@@ -78,6 +78,8 @@ def test_tables_are_plain_and_complete(everything: ScanArtifact, model: ModelArt
     assert [row["metric"] for row in rows] == ["perplexity_increase"] * 2 + ["kl_increase"] * 2
     assert [row["step"] for row in rows] == ["0", "1", "0", "1"]
     costs = {name: read_costs(everything.path / "costs.csv", name) for name in ("parameters", "flops", "latency")}
+    spread = [read_costs(everything.path / "costs.csv", f"latency{end}").blocks for end in ("_low", "", "_high")]
+    assert all(low <= median <= high for low, median, high in zip(*spread, strict=True)), "a time has its quartiles"
     assert costs["parameters"].total == model.facts["num_parameters"]
     assert all(len(cost.blocks) == 4 and cost.total > 0 for cost in costs.values())
     assert everything.facts["metrics"] == tuple(BLOCK_METRICS) and everything.facts["sizes"] == (1, 2)

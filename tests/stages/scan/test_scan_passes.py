@@ -13,8 +13,8 @@ from attar.compressors.models.blocks import decoder_blocks
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.samples import calibration_samples
+from attar.stages.artifacts.model import placement
 from attar.stages.artifacts.model.folder import load_model
-from attar.stages.scan import stage as scan_stage
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import read_scores
@@ -57,7 +57,7 @@ def test_every_window_is_scored_from_one_pass_over_the_text(
     num_batches: int,
 ) -> None:
     passes = Passes()
-    monkeypatch.setattr(scan_stage, "load_model", passes.load)
+    monkeypatch.setattr(placement, "load_model", passes.load)
     config = ScanConfig(
         metrics=metrics,
         calibration={"num_samples": num_samples, "batch_size": 2, "max_tokens": 64, "precision": "float32"},

@@ -1,71 +1,76 @@
-"""The campaign: `python -m tests.system.campaign recipes stores` tries all inputs of these kinds and writes down how they ended."""
+"""The campaign: `python -m tests.system.campaign recipes stores` tries inputs of these kinds and writes down how they ended.
+
+Each sitting goes on behind the last one's inputs until a kind has its full count; it may be ended at any moment.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
-import platform
-import subprocess
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from attar.registry.artifacts.environment import describe_environment
 from tests.system.campaign.crew import Tally, try_inputs
+from tests.system.campaign.ledger import (
+    RESULTS,
+    added,
+    begun,
+    commit,
+    next_seeds,
+    read_record,
+    retried,
+    write_record,
+)
 
 # One module of this folder each, with COUNT, CLEAN, prepare(scratch) and attempt(prepared, seed, folder).
 KINDS = ("recipes", "rows", "stores", "gguf", "folders")
-RESULTS = Path(__file__).parents[3] / "benchmarks" / "results" / "campaign.json"
-NUM_FAULTS_WRITTEN = 20
+# So often a sitting is written down while it goes on.
+NUM_BETWEEN_WRITES = 50
 
 
 def main() -> None:
-    """Try, print, and write each kind's figures as it ends."""
+    """Try, print, and write each kind's figures as they grow."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("kinds", nargs="*", default=list(KINDS))
-    parser.add_argument("--count", type=int, default=0, help="inputs a kind; 0: as many as its module says")
-    parser.add_argument("--seed", type=int, default=0, help="of the first input; the next ones follow")
+    parser.add_argument("--count", type=int, default=0, help="inputs a kind; 0: those missing to what its module says")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="when it is enough, for all kinds together")
+    parser.add_argument("--retry", action="store_true", help="try the inputs of listed faults again, and no others")
+    parser.add_argument("--fresh", action="store_true", help="forget earlier sittings: count from the first input on")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--results", type=Path, default=RESULTS / "campaign.json")
     options = parser.parse_args()
+    deadline = time.monotonic() + 60 * options.minutes
     for name in options.kinds:
-        count = options.count or importlib.import_module(f"tests.system.campaign.{name}").COUNT
-        started = time.monotonic()
-        tally = try_inputs(name, range(options.seed, options.seed + count), options.workers)
-        figures = _figures(tally, count, options.seed, time.monotonic() - started)
-        print(json.dumps({name: {**figures, "faults": figures["faults"][:3]}}, indent=1))
-        _write(options.results, name, figures)
-    sys.exit(0)
+        record = {} if options.fresh else read_record(options.results, name)
+        if options.retry:
+            tally = try_inputs(name, [fault["seed"] for fault in record.get("faults", [])], options.workers)
+            record = retried(record, tally, commit())
+            write_record(options.results, name, record)
+        else:
+            record = sit(name, record, options, deadline)
+        print(json.dumps({name: {**record, "machine": {}, "sittings": len(record.get("sittings", []))}}, indent=1))
 
 
-def _figures(tally: Tally, count: int, seed: int, seconds: float) -> dict[str, Any]:
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": subprocess.run(
-            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-        ).stdout.strip(),
-        "command": " ".join(["python", "-m", "tests.system.campaign", *sys.argv[1:]]),
-        "machine": {"platform": platform.platform(), **describe_environment()},
-        "first_seed": seed,
-        "num_inputs": count,
-        "seconds": round(seconds, 1),
-        "accepted": tally.counts["accepted"],
-        "refused": tally.counts["refused"],
-        "faults_counted": tally.counts["fault"],
-        "max_cpu_seconds": tally.max_cpu_seconds,
-        "max_growth_mb": tally.peak_growth_mb,
-        "max_line_length": tally.max_line_length,
-        "faults": tally.faults[:NUM_FAULTS_WRITTEN],
-    }
+def sit(name: str, record: dict, options: argparse.Namespace, deadline: float) -> dict:
+    """Try a kind's next inputs, and write them down as they end."""
+    seeds = next_seeds(record, importlib.import_module(f"tests.system.campaign.{name}").COUNT, options.count)
+    sitting = begun(seeds.start, " ".join(["python", "-m", "tests.system.campaign", *sys.argv[1:]]))
+    started = time.monotonic()
 
+    def grown(tally: Tally) -> dict:
+        return added(record, tally, sitting | {"seconds": round(time.monotonic() - started, 1)})
 
-def _write(path: Path, name: str, figures: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = json.loads(path.read_text()) if path.is_file() else {}
-    path.write_text(json.dumps({**written, name: figures}, indent=1, sort_keys=True) + "\n")
+    def write_down(tally: Tally) -> None:
+        if len(tally.seeds) % NUM_BETWEEN_WRITES == 0:
+            write_record(options.results, name, grown(tally))
+
+    tally = try_inputs(name, seeds, options.workers, deadline, write_down)
+    if not tally.seeds:
+        return record
+    write_record(options.results, name, grown(tally))
+    return grown(tally)
 
 
 if __name__ == "__main__":

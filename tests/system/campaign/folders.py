@@ -8,11 +8,14 @@ import random
 import shutil
 from pathlib import Path
 
+import torch
+from safetensors.torch import load_file, save_file
+
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
-from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
+from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value, changed_word
 
 COUNT = 2_000
 CLEAN = (ValueError,)
@@ -35,10 +38,58 @@ def attempt(folders: list[Path], seed: int, folder: Path) -> None:
     copy = folder / "model"
     shutil.copytree(random_.choice(folders), copy)
     for _ in range(random_.choice([1, 1, 2, 3])):
-        _change(copy, random_)
+        _change_tensors(copy, random_) if random_.random() < 0.25 else _change(copy, random_)
     config = IngestModelConfig(source=f"folder:{copy}")
     ingest_model.forecast(config, {})
     ingest_model.execute(config, NoInputs(), Store(folder / "home"))
+
+
+def _change_tensors(folder: Path, random_: random.Random) -> None:
+    """Change what the weights' file holds, or cut it into shards that an index names: the file itself stays readable."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        return
+    try:
+        tensors = load_file(path)
+    except Exception:  # noqa: BLE001 - damaged before: it stays as it is
+        return
+    name = random_.choice(sorted(tensors))
+    action = random_.choice(["gone", "rename", "prefix", "shape", "dtype", "number", "surplus", "shards"])
+    if action == "gone":
+        del tensors[name]
+    elif action == "rename":
+        tensors[changed_word(name, random_)] = tensors.pop(name)
+    elif action == "prefix":
+        mark = random_.choice(["module.", "_orig_mod.", "base_model.model.", "x."])
+        tensors = {f"{mark}{key}": tensor for key, tensor in tensors.items()}
+    elif action == "shape":
+        tensor = tensors[name]
+        tensors[name] = random_.choice([tensor[:1], tensor.reshape(-1), tensor[None], tensor[:0]]).contiguous()
+    elif action == "dtype":
+        kind = random_.choice([torch.float16, torch.bfloat16, torch.float64, torch.int8, torch.float8_e4m3fn])
+        tensors[name] = tensors[name].to(kind)
+    elif action == "number":
+        tensors[name] = torch.full_like(tensors[name], random_.choice([float("nan"), float("inf"), 0.0, 1e38]))
+    elif action == "surplus":
+        tensors[random_.choice(["x", "model.layers.9.mlp.up_proj.weight", "lm_head.bias"])] = tensors[name].clone()
+    else:
+        _shard(folder, tensors, random_)
+        return
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _shard(folder: Path, tensors: dict[str, torch.Tensor], random_: random.Random) -> None:
+    names, total = sorted(tensors), random_.choice([2, 3])
+    files = {name: f"model-{index % total + 1:05d}-of-{total:05d}.safetensors" for index, name in enumerate(names)}
+    for file in sorted(set(files.values())):
+        save_file(
+            {name: tensors[name] for name in names if files[name] == file}, folder / file, metadata={"format": "pt"}
+        )
+    index: dict[str, object] = {"metadata": {"total_size": 0}, "weight_map": files}
+    if random_.random() < 0.6:
+        index = changed_value(index, random_)
+    (folder / "model.safetensors.index.json").write_bytes(json.dumps(index).encode(errors="surrogatepass"))
+    (folder / "model.safetensors").unlink()
 
 
 def _change(folder: Path, random_: random.Random) -> None:

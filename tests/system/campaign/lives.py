@@ -19,9 +19,11 @@ from typing import Any
 
 import psutil
 import yaml
+from pydantic import BaseModel
 
 from attar.pipelines.recipe.file import shipped_recipes
 from attar.stages.catalogue import STAGES
+from attar.stages.runtime.older_fields import member_of
 
 # Carried by every process of one run, whatever session it is in: who still has it afterwards is an orphan.
 MARK = "ATTAR_CAMPAIGN_LIFE"
@@ -55,13 +57,21 @@ def write_tiny(folder: Path) -> None:
     """Write `tiny` with every precision said: `auto` is decided by a measurement, which another load of the machine can turn."""
     document = yaml.safe_load(shipped_recipes()["tiny"].read_text())
     for node in document["nodes"].values():
-        fields = STAGES[node["stage"]].config_type.model_fields
-        config = node.setdefault("config", {})
-        if "precision" in fields:
-            config["precision"] = "float32"
-        if "precision" in getattr(getattr(fields.get("training"), "annotation", None), "model_fields", {}):
-            config["training"] = config.get("training", {}) | {"precision": "float32"}
+        node["config"] = with_precision(STAGES[node["stage"]].config_type, node.get("config", {}))
     (folder / "tiny.yaml").write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+def with_precision(model: type[BaseModel], config: dict[str, Any]) -> dict[str, Any]:
+    """Return a config in which every precision is float32, in the configs within it too."""
+    config = dict(config)
+    for name, field in model.model_fields.items():
+        given = config.get(name, {})
+        inner = member_of(model, name, given) if isinstance(given, dict) else None
+        if name == "precision":
+            config[name] = "float32"
+        elif inner is not None and (given or field.get_default(call_default_factory=True) is not None):
+            config |= {name: nested} if (nested := with_precision(inner, given)) else {}
+    return config
 
 
 class Life:

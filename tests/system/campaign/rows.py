@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import random
 from pathlib import Path
@@ -14,6 +16,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.ingest.delimited_table import DELIMITERS
 from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 2_000
@@ -41,7 +44,7 @@ def attempt(prepared: None, seed: int, folder: Path) -> None:
     rows = [random_.choice(ROWS) for _ in range(random_.randint(1, 6))]
     for _ in range(random_.choice([1, 1, 2, 3])):
         rows = changed_value(rows, random_)
-    form = random_.choice(["jsonl", "jsonl", "jsonl", "text", "parquet"])
+    form = random_.choice(["jsonl", "jsonl", "jsonl", "text", "parquet", "csv", "tsv"])
     path = folder / f"rows.{'txt' if form == 'text' else form}"
     _write(path, form, rows if isinstance(rows, list) else [rows], random_)
     options = {
@@ -65,9 +68,32 @@ def _write(path: Path, form: str, rows: list[Any], random_: random.Random) -> No
         if random_.random() < 0.3:
             path.write_bytes(changed_bytes(path.read_bytes(), random_))
         return
+    if form in DELIMITERS:
+        text = _table(rows, DELIMITERS[form], random_)
+        text = changed_text(text, random_) if random_.random() < 0.5 else text
+        path.write_bytes(random_.choice([b"", b"\xef\xbb\xbf"]) + text.encode(errors="surrogatepass"))
+        return
     lines = [json.dumps(row, ensure_ascii=random_.random() < 0.5) for row in rows]
     text = random_.choice(["\n", "\n", "\r\n", "\n\n"]).join(lines)
     if random_.random() < 0.4:
         text = changed_text(text, random_)
     content = random_.choice([b"", b"", b"\xef\xbb\xbf"]) + text.encode(errors="surrogatepass")
     path.write_bytes(changed_bytes(content, random_) if random_.random() < 0.2 else content)
+
+
+def _table(rows: list[Any], delimiter: str, random_: random.Random) -> str:
+    """Return the rows as a table, their lists and mappings as JSON."""
+    records = [row for row in rows if isinstance(row, dict)]
+    names = list(dict.fromkeys(str(name) for record in records for name in record)) or ["question"]
+    stream = io.StringIO(newline="")
+    quoting = random_.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+    writer = csv.writer(stream, delimiter=delimiter, quoting=quoting, lineterminator=random_.choice(["\n", "\r\n"]))
+    writer.writerow(names)
+    for record in records:
+        cells = {str(name): cell for name, cell in record.items()}
+        writer.writerow([_cell(cells.get(name)) for name in names])
+    return stream.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else "" if value is None else json.dumps(value)

@@ -8,9 +8,13 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
+from attar.pipelines.recipe.whole import load_recipe
 from tests.system.campaign.__main__ import KINDS
-from tests.system.campaign.crew import try_inputs
+from tests.system.campaign.crew import Tally, try_inputs
+from tests.system.campaign.ledger import added, next_seeds, note_scenario, read_record, retried, write_record
+from tests.system.campaign.lives import write_tiny
 from tests.system.campaign.mutate import ODD_VALUES
 from tests.system.campaign.worker import verdict_on
 
@@ -73,8 +77,60 @@ def test_an_input_that_takes_too_long_is_a_fault(tmp_path: Path, monkeypatch: py
     assert "processor time" in verdict_on(Broken(seconds=0.1), None, 0, tmp_path)["reason"]
 
 
+def test_the_recipe_of_the_kills_says_every_precision(tmp_path: Path) -> None:
+    write_tiny(tmp_path)
+    nodes = yaml.safe_load((tmp_path / "tiny.yaml").read_text())["nodes"]
+    assert nodes["student_a"]["config"]["compute"]["precision"] == "float32"
+    assert nodes["guidance"]["config"]["training"]["compute"]["precision"] == "float32"
+    for node in load_recipe(str(tmp_path / "tiny.yaml")).nodes.values():
+        config = json.dumps(node.config.model_dump(mode="json"))
+        assert '"precision": "auto"' not in config, (node.name, config)
+
+
 def test_there_are_enough_odd_values() -> None:
     assert len(ODD_VALUES) > 40
+
+
+def tally_of(*ends: tuple[int, str]) -> Tally:
+    tally = Tally()
+    for seed, end in ends:
+        tally.add({"seed": seed, "end": end, "cpu_seconds": seed / 10})
+    return tally
+
+
+def test_a_sitting_goes_on_behind_the_last_one(tmp_path: Path) -> None:
+    path = tmp_path / "campaign.json"
+    assert next_seeds(read_record(path, "rows"), 10, 0) == range(10)
+    first = added({}, tally_of((0, "accepted"), (2, "fault"), (1, "refused")), {"first_seed": 0, "commit": "a"})
+    write_record(path, "gguf", {"num_inputs": 7})
+    write_record(path, "rows", first)
+    read = read_record(path, "rows")
+    assert read == first and read_record(path, "gguf") == {"num_inputs": 7}
+    assert next_seeds(read, 10, 0) == range(3, 10)
+    assert next_seeds(read, 10, 2) == range(3, 5)
+    assert next_seeds(read, 2, 0) == range(3, 3), "it has its full count"
+    second = added(read, tally_of((4, "fault"), (3, "accepted"), (6, "accepted")), {"first_seed": 3, "commit": "b"})
+    assert second["next_seed"] == 5, "5 was under way when the sitting was ended: it comes first in the next"
+    assert (second["num_inputs"], second["accepted"], second["refused"], second["num_faults"]) == (6, 3, 1, 2)
+    assert second["max_cpu_seconds"] == 0.6
+    assert [(fault["seed"], fault["commit"]) for fault in second["faults"]] == [(2, "a"), (4, "b")]
+    assert [(sitting["commit"], sitting["num_inputs"]) for sitting in second["sittings"]] == [("a", 3), ("b", 3)]
+
+
+def test_a_fault_is_listed_until_its_input_ends_cleanly() -> None:
+    record = added({}, tally_of((0, "fault"), (1, "fault")), {"first_seed": 0, "commit": "a"})
+    after = retried(record, tally_of((0, "refused"), (1, "fault")), "b")
+    assert [fault["seed"] for fault in after["faults"]] == [1]
+    assert [(fault["seed"], fault["commit"], fault["mended_at"]) for fault in after["mended"]] == [(0, "a", "b")]
+    assert after["num_faults"] == 2
+
+
+def test_a_scenario_counts_how_often_it_passed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTAR_CAMPAIGN_RESULTS", str(tmp_path))
+    for count in (2, 4):
+        note_scenario("runs at once", count=count)
+    record = read_record(tmp_path / "scenarios.json", "runs at once")
+    assert record["num_passed"] == 2 and record["count"] == 4 and record["commit"]
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.system.campaign.ledger import note_scenario
 from tests.system.campaign.lives import Life, fingerprints, prefect_server, rows_of, write_tiny
 
 pytestmark = pytest.mark.slow
@@ -33,6 +34,7 @@ def test_runs_at_once_build_each_artifact_once(count: int, tmp_path: Path, clean
     assert built == Counter(results[0]["nodes"].keys()), "each node is built by one run, and reused by the others"
     [[num_versions]] = rows_of(home / "mlflow.db", "select count(*) from model_versions where name = 'tiny'")
     assert num_versions == 1
+    note_scenario(f"{count} runs at once")
 
 
 @pytest.mark.parametrize("home_path", ["file", "not-ours"])

@@ -18,6 +18,7 @@ import pytest
 
 from attar.pipelines.operate.health import answers
 from attar.pipelines.operate.service_state import read_state
+from tests.system.campaign.ledger import note_scenario
 from tests.system.campaign.lives import BETWEEN_POLLS, rows_of
 from tests.system.operated import Api, Environment, attar, environment_of, free_ports, until, write_recipe
 
@@ -121,6 +122,7 @@ def test_runs_that_start_while_prefect_is_away_wait_and_go_on(api: Api, home: Pa
     until(lambda: answers(f"{up['api']}/health"))
     for run in runs:
         api.wait(run, "COMPLETED", seconds=900)
+    note_scenario("Prefect away while runs start")
 
 
 def test_the_command_line_waits_for_a_server_that_is_away(environment: Environment, home: Path, api: Api) -> None:
@@ -133,6 +135,7 @@ def test_the_command_line_waits_for_a_server_that_is_away(environment: Environme
     assert process.returncode == 0, warned
     assert "does not answer: waiting up to 900 s" in warned and "Traceback" not in warned
     assert json.loads(printed)["prefect_flow_run_id"]
+    note_scenario("Prefect away at the command line")
 
 
 def test_prefect_gone_in_the_middle_costs_nothing(environment: Environment, home: Path, api: Api) -> None:
@@ -144,6 +147,7 @@ def test_prefect_gone_in_the_middle_costs_nothing(environment: Environment, home
     assert "Traceback" not in warned
     nodes = json.loads(printed)["nodes"].values()
     assert {node["state"] for node in nodes} <= {"Completed", "Cached"}
+    note_scenario("Prefect away in the middle")
 
 
 def test_mlflow_killed_inside_register_makes_no_second_version(environment: Environment, home: Path, api: Api) -> None:
@@ -164,6 +168,7 @@ def test_mlflow_killed_inside_register_makes_no_second_version(environment: Envi
         rows_of(home / "mlflow.db", "select alias, version from registered_model_aliases where name = 'once'")
     )
     assert {str(version) for version in aliases.values()} == {"1"} and "candidate" in aliases
+    note_scenario("MLflow killed inside register")
 
 
 def test_a_locked_database_of_mlflow_costs_no_artifact(
@@ -181,3 +186,4 @@ def test_a_locked_database_of_mlflow_costs_no_artifact(
         done = attar(environment, "run", "wee.yaml", "--set", "release.config.name=locked", "--json")
         assert done.returncode == 0, done.stderr
     assert rows_of(home / "mlflow.db", "select count(*) from model_versions where name = 'locked'") == [(1,)]
+    note_scenario("MLflow's database locked")

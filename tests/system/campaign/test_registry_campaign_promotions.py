@@ -1,7 +1,8 @@
-"""Eight promotions of one model at once, by eight processes on one database: no raw error, one champion, one chain of who replaced whom."""
+"""MLflow's database under promotions at once, locks and kills: no raw error, one champion, one chain, and what was half made is made whole."""
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from attar.registry.release.alias_lock import patiently
 from attar.registry.release.model_registry import CHAMPION, PREVIOUS, register_model
 from attar.registry.release.promotion import REPLACES_TAG, make_champion
 from attar.registry.release.versions import NoSuchVersionError, find_version, read_version
+from tests.system.campaign.ledger import note_scenario
 
 pytestmark = pytest.mark.slow
 NUM = 8
@@ -27,6 +29,37 @@ while not gate.exists():
     pass
 make_champion("one", sys.argv[1], f"by {sys.argv[1]}")
 """
+# Makes a home's database in a fork of its own, killed after a share of the time that it takes; then makes it again, undisturbed.
+MAKE = """
+import json, os, signal, sys, time, traceback
+from pathlib import Path
+from attar.registry.tracking.mlflow_home import experiment_id, open_client
+
+def begin(home):
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        experiment_id(open_client(home), home)
+        os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+        os._exit(1)
+
+folder, shares = Path(sys.argv[1]), json.loads(sys.argv[2])
+started = time.monotonic()
+assert os.waitpid(begin(folder / "whole"), 0)[1] == 0
+seconds, ends = time.monotonic() - started, []
+for index, share in enumerate(shares):
+    home = folder / str(index)
+    pid = begin(home)
+    time.sleep(share * seconds)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    ends.append(os.waitpid(begin(home), 0)[1])
+print(json.dumps({"seconds": seconds, "ends": ends}))
+"""
+NUM_MADE = 25
 
 
 @pytest.fixture
@@ -65,6 +98,21 @@ def test_eight_promotions_at_once_leave_one_champion_and_a_whole_chain(home: Pat
         chain.append(replaced)
     assert chain[1] == previous.number
     assert sorted(chain) == sorted(numbers), "each took over from another one, and none twice"
+
+
+@pytest.mark.timeout(900)
+def test_a_database_whose_making_was_killed_is_made_whole(tmp_path: Path) -> None:
+    own = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    shares = [round((index + 0.5) / NUM_MADE, 3) for index in range(NUM_MADE)]
+    done = subprocess.run(
+        [sys.executable, "-c", MAKE, str(tmp_path), json.dumps(shares)],
+        env=own | {"PYTHONPATH": os.getcwd()}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    failed = [share for share, end in zip(shares, report["ends"], strict=True) if end]
+    assert not failed, f"killed after these shares of {report['seconds']:.1f} s: {failed}\n{done.stderr[-3000:]}"
+    note_scenario("killed while MLflow's database was made", num_kills=NUM_MADE)
 
 
 @pytest.mark.timeout(300)

@@ -18,7 +18,7 @@ from typing import Any
 
 import psutil
 
-from tests.system.campaign.crew import MAX_CPU_SECONDS
+from tests.system.campaign.crew import MAX_CPU_SECONDS, READY
 
 MAX_GROWTH_BYTES = 1_000_000_000
 MAX_LINES, MAX_LINE_LENGTH = 25, 2000
@@ -73,6 +73,8 @@ def main() -> None:
         data = psutil.Process().memory_info().data
         resource.setrlimit(resource.RLIMIT_DATA, (data + MAX_GROWTH_BYTES, resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        answers.write(READY)
+        answers.flush()
         for line in sys.stdin:
             folder = Path(tempfile.mkdtemp(dir=scratch))
             answers.write(json.dumps(verdict_on(kind, prepared, int(line), folder)) + "\n")

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from attar.registry.artifacts.store import Store
+from tests.databases import copy_database
 from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
 from tests.system.pools.machines import Machines, kill_tree
 
@@ -54,7 +55,9 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def machines(tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment) -> Iterator[Machines]:
+def machines(
+    tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment, mlflow_database: Path
+) -> Iterator[Machines]:
     from socket import socket
 
     workspace = tmp_path_factory.mktemp("pools")
@@ -65,6 +68,7 @@ def machines(tmp_path_factory: pytest.TempPathFactory, clean_environment: Enviro
     (workspace / "long.yaml").write_text(yaml.safe_dump(LONG, sort_keys=False))
     (workspace / "sums.jsonl").write_text(SUMS)
     made = Machines(workspace, clean_environment, port)
+    copy_database(mlflow_database, made.home / "mlflow.db")
     try:
         made.start_server()
         done = made.attar("pool", "cpu", "gpu")

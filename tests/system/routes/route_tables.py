@@ -1,6 +1,6 @@
 """Ask every route of a protected server as a stranger does; run in a process with that server's environment: it reads it when imported.
 
-python tests/system/routes/route_tables.py prefect|mlflow|browser ORIGIN...
+python tests/system/routes/route_tables.py prefect|mlflow|browser|hosts ORIGIN...
 """
 
 from __future__ import annotations
@@ -129,5 +129,23 @@ def browser() -> dict[str, Any]:
     return answers
 
 
+def hosts() -> dict[str, Any]:
+    """Ask both servers by each name for something; return the status of each."""
+    from mlflow.server.fastapi_app import create_fastapi_app
+    from prefect.server.api import server
+
+    from attar.pipelines.operate.host_check import check_hosts_of_prefect
+
+    check_hosts_of_prefect()
+    clients = {
+        "/api/admin/version": TestClient(server.create_app(), raise_server_exceptions=False),
+        "/": TestClient(create_fastapi_app()),
+    }
+    return {
+        host: [client.get(path, headers={"Host": host}).status_code for path, client in clients.items()]
+        for host in sys.argv[2:]
+    }
+
+
 if __name__ == "__main__":
-    print(json.dumps({"prefect": prefect, "mlflow": mlflow, "browser": browser}[sys.argv[1]]()))
+    print(json.dumps({"prefect": prefect, "mlflow": mlflow, "browser": browser, "hosts": hosts}[sys.argv[1]]()))

@@ -19,8 +19,14 @@ REFUSED = (401, 403)
 def answers_of(what: str, site: Site, *arguments: str, **more: str) -> dict[str, Any]:
     """Ask a server's routes in a process with the environment that `attar up` gives it."""
     name = "mlflow" if what == "mlflow" else "prefect"
-    environment = {service.name: service for service in services(site)}[name].environment
-    own = environment | more | {"PYTHONPATH": os.getcwd()}
+    environments = {service.name: service.environment for service in services(site)}
+    hosts = "MLFLOW_SERVER_ALLOWED_HOSTS"
+    own = (
+        environments[name]
+        | ({hosts: environments["mlflow"][hosts]} if what == "hosts" else {})
+        | more
+        | {"PYTHONPATH": os.getcwd()}
+    )
     command = [sys.executable, str(Path(__file__).with_name("route_tables.py")), what, *arguments]
     # MLflow makes a database where it is started
     done = subprocess.run(command, env=own, capture_output=True, text=True, check=False, cwd=site.workspace)
@@ -65,6 +71,19 @@ def test_prefect_answers_pages_of_its_own_origin_alone(tmp_path: Path, monkeypat
         is_ours = origin in ours
         assert answer["preflight"] == answer["read"] == (origin if is_ours else ""), origin
         assert "Missing CSRF token" in answer["change"], "from wherever it comes"
+
+
+def test_on_loopback_both_servers_answer_to_their_own_names_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A page whose name was pointed at this machine asks by that name, and its browser lets it read the answer."""
+    monkeypatch.delenv("MLFLOW_SERVER_ALLOWED_HOSTS", raising=False)
+    ours = ("localhost:4200", "127.0.0.1:5000", "localhost", "[::1]:5000")
+    others = ("evil.example", "10.evil.example:5000", "192.168.evil.example", "localhost.evil.example")
+    site = Site(home=tmp_path / "home", workspace=tmp_path)
+    answers = answers_of("hosts", site, *ours, *others, _MLFLOW_SGI_NAME="uvicorn")
+    assert {host: answers[host] for host in ours} == {host: [200, 200] for host in ours}
+    assert {host: answers[host] for host in others} == {host: [421, 403] for host in others}
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,10 @@ def test_its_answer_for_scripts(folder: Path) -> None:
     ("options", "message"),
     [
         (["--model", "./nowhere"], "nowhere does not exist"),
-        (["--model", "nowhere"], "model = 'nowhere'"),
+        (["--model", "nowhere"], "model is 'nowhere'"),
         (["--questions", "no.jsonl"], "no.jsonl does not exist"),
         (["--num-blocks", "4"], "num_blocks"),
-        (["--name", "a/b"], "name = 'a/b'"),
+        (["--name", "a/b"], "name is 'a/b'"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line_and_nothing_is_written(

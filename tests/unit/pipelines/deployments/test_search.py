@@ -84,7 +84,9 @@ def test_the_front_is_what_no_other_trial_beats() -> None:
     for quality, size, seconds in numbers:
         attributes = {"fields": {"n.config.f": "1"}, "run": "r"}
         study.add_trial(optuna.trial.create_trial(values=[quality, size, seconds], user_attrs=attributes))
+    study.set_user_attr("reported", {"1": "0.75 [0.6, 0.9] on 40 questions"})
     rows = pareto_rows(study, "accuracy")
+    assert [row["accuracy held out"] for row in rows] == ["0.75 [0.6, 0.9] on 40 questions", "", "", "", ""]
     assert [row["trial"] for row in rows if row["best"]] == [1, 3, 4]
     assert [row["trial"] for row in rows] == [1, 3, 4, 0, 2], "the front comes first"
     assert rows[0]["accuracy"] == "0.8000" and rows[0]["decode ms/token"] == "2000.000"

@@ -208,7 +208,7 @@ def test_one_line_names_the_new_form() -> None:
         ({"adapt": {"kind": "lroa"}}, "config.adapt.kind = 'lroa': unknown. Did you mean 'lora'?"),
         ({"adapt": {"kind": "full", "rank": 4}}, "config.adapt.rank: unknown field."),
         ({"method": "lroa"}, "config.adapt.kind = 'lroa': unknown. Did you mean 'lora'?"),
-        ({"rank": 0}, "config.adapt.rank = 0:"),
+        ({"rank": 0}, "config.adapt.rank is 0; accepted: at least 1"),
         ({"teacher": {"kind": "recorded", "run_once": True}}, "config.teacher.run_once: unknown field."),
         ({"teacher": "leiv"}, "config.teacher.kind = 'leiv': unknown."),
         ({"past": {"kind": "emma"}}, "unknown past 'emma'. Did you mean 'ema'?"),

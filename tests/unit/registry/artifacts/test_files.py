@@ -61,6 +61,8 @@ def test_what_cannot_be_reserved_is_told_with_its_size(tmp_path: Path, monkeypat
         (FULL, True),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
         (Exception("Error while serializing: I/O error: No space left on device (os error 28)"), True),
+        (Exception("(sqlite3.OperationalError) database or disk is full [SQL: INSERT INTO params"), True),
+        (Exception("(sqlite3.OperationalError) database is locked"), False),
         (OSError("4096 requested and 2880 written"), True),
         (OSError(errno.EACCES, "Permission denied"), False),
         (Exception("Error while serializing: I/O error: Permission denied (os error 13)"), False),

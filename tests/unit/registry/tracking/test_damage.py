@@ -130,10 +130,10 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """One registry without a model for all: a database of its own for each would take seconds."""
+def registry(mlflow_database: Path) -> Iterator[None]:
+    """One registry without a model for all: none of them writes to it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db")
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{mlflow_database}")
         yield
 
 

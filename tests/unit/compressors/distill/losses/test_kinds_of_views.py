@@ -35,10 +35,10 @@ NUM_STEPS = 40
 
 def run_of(kind: str, objective: Any, size: int = NUM_EXAMPLES, *, with_past: bool = False, **more: Any) -> Any:
     student, rows = model(kind, 0, 12), samples(kind)
-    teacher_sources: dict[str, Any] = {"teacher": OtherModel(model(kind, 1, 20).requires_grad_(False).eval())}  # type: ignore[arg-type]
+    teacher_sources: dict[str, Any] = {"teacher": OtherModel(model(kind, 1, 20).requires_grad_(False).eval())}
     if with_past:
-        teacher_sources["past"] = StudentItself(Ema(decay=0.5)).begin(student)  # type: ignore[arg-type]
-    steps = Steps(lambda epoch: range(NUM_EXAMPLES), rows, schedule_of(NUM_STEPS, tokens_per_micro_batch=size))  # type: ignore[arg-type]
+        teacher_sources["past"] = StudentItself(Ema(decay=0.5)).begin(student)
+    steps = Steps(lambda epoch: range(NUM_EXAMPLES), rows, schedule_of(NUM_STEPS, tokens_per_micro_batch=size))
     reduction = Reduction({"own": objective}, {"own": 1.0}, **more)
     return trainer_of(student, rows, steps, reduction, modality=Samples(kind), teacher_sources=teacher_sources)
 
@@ -46,9 +46,9 @@ def run_of(kind: str, objective: Any, size: int = NUM_EXAMPLES, *, with_past: bo
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_comes_down_through_the_loop_and_is_measured_by_itself(kind: str) -> None:
     run = run_of(kind, KINDS[kind])
-    before = evaluate_heldout(run, samples(kind))  # type: ignore[arg-type]
+    before = evaluate_heldout(run, samples(kind))
     losses = [record.losses["own"] for record in run.run()]
-    after = evaluate_heldout(run, samples(kind))  # type: ignore[arg-type]
+    after = evaluate_heldout(run, samples(kind))
     assert len(losses) == NUM_STEPS and losses[-1] < 0.5 * losses[0]
     assert before.measure == pytest.approx(losses[0], rel=1e-5)
     assert after.measure is not None and after.measure < losses[-1]

@@ -37,6 +37,14 @@ def test_each_turn_of_the_assistant_is_learned_behind_all_before_it() -> None:
     [
         {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
         {"conversations": {"from": ["human", "gpt"], "value": ["Hi", "Hello"]}},
+        {"conversations": json.dumps([USER, REPLY])},
+        # a table of rows of both forms
+        {
+            "conversations": [
+                USER | {"from": None, "value": None},
+                {"role": None, "content": None, "from": "gpt", "value": "Hello"},
+            ]
+        },
         {
             "conversations": [
                 {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]},
@@ -110,7 +118,14 @@ def test_a_system_column_comes_first_and_other_keys_are_told() -> None:
         ),
         ([USER, {"role": "assistant", "tool_calls": [{"function": {"arguments": {}}}]}], "no function with a name"),
         (["Hi", "Hello"], "messages is no list of turns"),
-        ("Hi", "messages is no list of turns"),
+        ("Hi", "messages is no JSON"),
+        ('{"role": "user"}', "messages is no list of turns"),
+        ('[{"role": "user", "content": "a", "content": "b"}]', "messages is no JSON"),
+        ([USER | {"value": "Ho"}, REPLY], r"messages\[0\] has content and value, and they differ"),
+        ([USER | {"from": "gpt"}, REPLY], r"messages\[0\] has role and from, and they differ"),
+        ([USER, REPLY | {"train": False}], r"messages\[1\] has train, which is not read"),
+        ([USER, REPLY | {"loss_weight": 0}], r"messages\[1\] has loss_weight, which is not read"),
+        ([USER | {"tool_calls": "x", "function_call": {"name": "f"}}, REPLY], "tool_calls is no list"),
         ({"role": ["user"], "content": ["a", "b"]}, "lists of different lengths"),
     ],
 )
@@ -125,6 +140,13 @@ def test_what_no_template_could_take_is_refused(turns: Any, message: str) -> Non
 def test_an_empty_turn_is_a_blank_cell(turns: Any) -> None:
     with pytest.raises(BlankCellError):
         turns_of({"messages": turns}, "messages")
+
+
+def test_tools_under_their_first_name_are_tools() -> None:
+    [turn], tools, _ = turns_of({"messages": [USER, REPLY], "functions": [TOOLS[0]["function"]]}, "messages")
+    assert tools == TOOLS and turn.answer == "Hello"
+    with pytest.raises(ValueError, match="the row has tools and functions, and they differ"):
+        turns_of({"messages": [USER, REPLY], "functions": [{"name": "g"}], "tools": TOOLS}, "messages")
 
 
 @pytest.mark.parametrize(

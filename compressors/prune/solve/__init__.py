@@ -1,0 +1,1 @@
+"""Choose among measured cuts of every axis by one exact solve."""

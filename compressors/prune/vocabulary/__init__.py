@@ -1,0 +1,1 @@
+"""Cut the vocabulary: which tokens stay, the tokenizer without the others, and the rows of embedding and head."""

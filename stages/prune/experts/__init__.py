@@ -1,0 +1,1 @@
+"""Remove or merge the experts of mixtures."""

@@ -1,0 +1,1 @@
+"""Cut a model's vocabulary down to what a corpus needs."""

@@ -1,0 +1,89 @@
+"""The recipes in which the kill tests kill: a stage of each kind that a kill could hurt, each as small as it can be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+DRAW = {"max_new_tokens": 6, "precision": "float32"}
+TRIAL = {
+    "adapt": {"rank": 4},
+    "schedule": {"max_steps": 2, "tokens_per_step": 256},
+    "compute": {"tokens_per_micro_batch": 256},
+    "heldout": {"patience": 0, "stop_on": "quality"},
+}
+
+
+def everyday_nodes(folder: Path) -> dict[str, Any]:
+    """Remove, heal, measure and register: a stage of each kind that a kill could hurt, and no more."""
+    sums = [{"question": f"What is {a} plus {a}?", "answer": f"It is {2 * a}."} for a in range(24)]
+    (folder / "sums.jsonl").write_text("\n".join(map(json.dumps, sums)))
+    (folder / "prose.txt").write_text("The quick brown fox jumps over the lazy dog. " * 40)
+    training = {
+        "adapt": {"rank": 2},
+        "schedule": {"max_steps": 10, "tokens_per_step": 256},
+        "compute": {"tokens_per_micro_batch": 256},
+        "heldout": {"every": 1000},
+        "checkpoints": {"every": 1},
+    }
+    small = {"num_prompt_tokens": 8}
+    return {
+        "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=4&hidden_size=64&seed=0"}},
+        "sums": {"stage": "ingest_data", "config": {"source": "jsonl:sums.jsonl", "heldout_fraction": 0.25}},
+        "prose": {"stage": "ingest_data", "config": {"source": "text:prose.txt"}},
+        "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
+        "student": {"stage": "finetune", "config": training, "inputs": {"model": "smaller", "data": ["sums"]}},
+        "before": {"stage": "evaluate", "config": small, "inputs": {"model": "original", "text": "prose"}},
+        "after": {"stage": "evaluate", "config": small, "inputs": {"model": "smaller", "text": "prose"}},
+        "release": {
+            "stage": "register",
+            "config": {"name": "everyday", "gate": {"max_size_ratio": 0.95}},
+            "inputs": {"model": "smaller", "evaluation": "after", "baseline": "before"},
+        },
+    }
+
+
+def rare_nodes(tiny: Path) -> dict[str, Any]:
+    """One node a stage, each as small as it can be, and what it reads."""
+
+    def node(stage: str, config: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+        return {"stage": stage, "config": config or {}, "inputs": inputs}
+
+    models = {
+        name: node("ingest_model", {"source": f"folder:{tiny / name}"}) for name in ("weak", "strong", "coder", "other")
+    }
+    source = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
+    return models | {
+        "questions": node("ingest_data", source),
+        "snippets": node("ingest_data", {"source": f"jsonl:{tiny / 'snippets.jsonl'}", "heldout_fraction": 0.25}),
+        "attempts": node("answer", {**DRAW, "num_samples": 4, "keep": "all"}, model="weak", data="questions"),
+        "revisions": node("revise", {**DRAW, "num_samples": 8}, model="weak", data="questions"),
+        "skills": node("learn_skills", {"max_new_tokens": 8}, model="weak", data="questions", attempts="attempts"),
+        "chosen": node("choose_answers", {"by": "edit_distance", "num_kept": 2}, data="attempts"),
+        "grades": node("grade", model="weak", data="attempts"),
+        "judged": node("judge", {"keep_best": 1}, model="weak", data="attempts"),
+        "chunks": node("align", teacher="strong", student="other", data="questions"),
+        "trial": node("finetune", TRIAL, model="weak", data=["chosen"]),
+        "other_trial": node("finetune", TRIAL | {"seed": 1}, model="weak", data=["attempts"]),
+        "best": node("choose_teacher", data=["chosen", "attempts"], trials=["trial", "other_trial"]),
+        "share": node(
+            "fit_share", {"precision": "float32"}, on_labels="strong", on_teacher="other_labels", data="questions"
+        ),
+        "other_labels": node("prune", {"blocks": [2]}, model="strong"),
+        # the one whose tokenizer has words
+        "trimmed": node("trim_vocabulary", model="other", data=["questions"]),
+        "mixture": node("ingest_model", {"source": "random:mixtral?num_blocks=2&hidden_size=32"}),
+        "fewer_experts": node(
+            "prune_experts",
+            {"num_experts": 4, "calibration": {"num_samples": 8, "precision": "float32"}},
+            model="mixture",
+            data="questions",
+        ),
+        "tasks": node(
+            "compose_tasks",
+            {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},
+            model="coder",
+            data="snippets",
+        ),
+    }
