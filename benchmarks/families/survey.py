@@ -1,8 +1,8 @@
 """Which families can be cut, repaired and exported: python benchmarks/families/survey.py
 
-Builds a tiny random model of every family in transformers' mapping for causal language models and asks four things of it, each in a
-process of its own, so that a crash is a cell too. Writes benchmarks/results/families.json; a run over some families or columns
-replaces their cells alone.
+Builds a tiny random model of every family in transformers' mapping for causal language models and asks four things of it, in a
+process of its own, so that a crash is a cell too. Writes benchmarks/results/families.json after each family; a run over some families
+or columns replaces their cells alone.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import multiprocessing
 import sys
 import tempfile
+import time
 import traceback
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -28,14 +29,22 @@ from benchmarks.families.sizes import family_config
 from benchmarks.result_file import RESULTS, write_result
 
 MAX_PARAMETERS = 5_000_000
-MAX_SECONDS = 300
+MAX_SECONDS = 120
 FILE = RESULTS / "families.json"
 # Cells that say that the thing works, whole or in part.
 WORKS = ("ok", "last blocks alone:", "channels:", "KV groups:", "linear:", "refit:")
+# Asked first, and shown by name in the README.
 WELL_KNOWN = (
-    "llama", "mistral", "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "gemma2", "gemma3_text", "gemma4_text", "phi3", "gpt_oss",
-    "mixtral", "deepseek_v3", "glm4_moe", "olmo2", "olmoe", "smollm3", "granite", "granitemoehybrid", "lfm2", "falcon_h1",
-    "nemotron_h", "ernie4_5", "gpt2", "gpt_neox", "opt",
+    "llama", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "phi3", "granite", "smollm3", "olmo2", "qwen3_moe", "mixtral",
+    "gpt_oss", "deepseek_v3", "glm4_moe", "olmoe", "qwen3_next", "lfm2", "granitemoehybrid", "falcon_h1", "nemotron_h", "gemma3n_text",
+    "gemma4_text", "gpt2", "gpt_neox",
+)  # fmt: skip
+# Asked next; after these whatever the mapping has.
+ALSO_USED = (
+    "gemma", "phi", "olmo", "olmo3", "cohere", "cohere2", "starcoder2", "stablelm", "glm", "glm4", "exaone4", "seed_oss", "apertus",
+    "arcee", "helium", "hunyuan_v1_dense", "nemotron", "ministral", "ministral3", "bitnet", "qwen2_moe", "granitemoe",
+    "granitemoeshared", "deepseek_v2", "ernie4_5", "opt", "ernie4_5_moe", "phimoe", "dots1", "lfm2_moe", "qwen3_5_text", "jamba", "bamba", "zamba2",
+    "recurrent_gemma", "mamba", "mamba2", "falcon_mamba", "minimax", "gptj", "gpt_neo", "falcon", "bloom", "mpt",
 )  # fmt: skip
 
 
@@ -70,6 +79,18 @@ def cell(family: str, column: str, folder: Path) -> str:
 def works(text: str) -> bool:
     """Say whether a cell tells of a thing that works."""
     return text.startswith(WORKS)
+
+
+def is_whole(cells: dict[str, str], column: str) -> bool:
+    """Say whether all of a question works for a family; `all four` is every question."""
+    return all(cells.get(name) == "ok" for name in ([column] if column in COLUMNS else COLUMNS))
+
+
+def mark(text: str | None) -> str:
+    """Return a cell in a word."""
+    if text is None:
+        return "not asked"
+    return "yes" if text == "ok" else "in part" if works(text) else "no"
 
 
 def _one_line(error: BaseException) -> str:
@@ -121,30 +142,34 @@ def write_cells(cells: dict[str, dict[str, str]]) -> None:
     green = {column: [family for family in ordered if works(cells[family].get(column, ""))] for column in COLUMNS}
     green["all four"] = [family for family in ordered if all(family in green[column] for column in COLUMNS)]
     counts = [
-        [column, str(len(families)), ", ".join(name for name in WELL_KNOWN if name in families)]
+        [column, str(len(families)), str(sum(is_whole(cells[name], column) for name in families))]
         for column, families in green.items()
     ]
     rows = [[family, *(cells[family].get(column, "not asked") for column in COLUMNS)] for family in ordered]
+    known = [[family, *(mark(cells[family].get(column)) for column in COLUMNS)] for family in WELL_KNOWN if family in cells]
     tables = [
-        {"title": "Counts", "columns": ["what works", "families", "among them"], "rows": counts},
+        {"title": "Counts", "columns": ["what works", "families", "of these wholly"], "rows": counts},
+        {"title": "Well known", "columns": ["family", *COLUMNS], "rows": known},
         {"title": "Cells", "columns": ["family", *COLUMNS], "rows": rows},
     ]
-    write_result(
-        "families",
-        tables,
-        [f"{len(ordered)} families in the mapping; part of a question may work: the cell names what does not."],
-    )
+    num_all = len(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+    line = f"{len(ordered)} of {num_all} families of the mapping were asked; part of a question may work: the cell names what does not."
+    write_result("families", tables, [line])
 
 
 def main(
     families: Annotated[list[str] | None, typer.Argument(help="Families to ask; all where none is named.")] = None,
     column: Annotated[list[str] | None, typer.Option(help="Questions to ask; all where none is named.")] = None,
     unanswered: Annotated[bool, typer.Option(help="Only cells that are not in the file.")] = False,
+    minutes: Annotated[float, typer.Option(help="Ask no further family after these.")] = float("inf"),
 ) -> None:
-    """Ask, and write after each family."""
+    """Ask, the most used families first, and write after each."""
     torch.set_num_threads(1)
-    cells = read_cells()
-    for family in families or MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    cells, end = read_cells(), time.monotonic() + 60 * minutes
+    every = dict.fromkeys((*WELL_KNOWN, *ALSO_USED, *MODEL_FOR_CAUSAL_LM_MAPPING_NAMES))
+    for family in families or every:
+        if time.monotonic() > end:
+            break
         columns = [name for name in column or COLUMNS if not (unanswered and name in cells.get(family, {}))]
         if columns:
             cells[family] = cells.get(family, {}) | ask(family, columns)

@@ -38,10 +38,17 @@ def cache_parts(model: PreTrainedModel) -> list[CachePart]:
         cache = model(input_ids=torch.ones(1, 3, dtype=torch.long), use_cache=True).past_key_values
     if not hasattr(cache, "layers"):
         raise ValueError(f"{type(model).__name__} keeps its past in a {type(cache).__name__}; no graph is built for it")
+    attending = {part.block for part in parts}
     for index, layer in enumerate(cache.layers):
+        if getattr(layer, "keys", None) is not None and index not in attending:
+            raise ValueError(
+                f"{type(model).__name__}: block {index} attends behind another door than transformers' own; no graph is built for it"
+            )
         if hasattr(layer, "update_indexer"):
             raise ValueError(f"{type(model).__name__} keeps an index beside its keys; no graph is built for it")
         parts += _states(model, index, layer)
+    if not parts:
+        raise ValueError(f"{type(model).__name__} keeps no past in its cache; no graph is built for it")
     return sorted(parts, key=lambda part: part.block)
 
 

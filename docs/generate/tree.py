@@ -49,6 +49,7 @@ WORDS = {
     "tests/laws/": "What must hold for every input, a file a method.",
     "tests/mutants/": "What mutation testing lets survive, and why.",
     "tests/parity/": "Against transformers, PEFT, mergekit, TRL, lm-eval, ONNX Runtime.",
+    "tests/parity/graphs/": "Graphs with experts, states and repeated blocks, against the model that they were traced from.",
     "tests/parity/cuts/": "What is cut, against the whole model with those parts silenced by hand.",
     "tests/system/recipes/": "The shipped recipes of methods, recovery and vocabularies, node by node.",
     "tests/pipeline/": "Recipes under Prefect, kills, the interfaces in a real browser.",

@@ -25,7 +25,7 @@ PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 # Names that families give the language tower within the inner model.
 TOWERS = ("language_model", "text_model")
 # Towers without a class of their own for text alone, and the family that computes the same on text: positions along time, height and
-# width are then one and the same. Held to it by `tower_difference`.
+# width are then one and the same. Held to it by `rejoin`.
 PLAIN_FAMILIES = {"qwen2_vl_text": "qwen2", "qwen2_5_vl_text": "qwen2"}
 # Of a config, what says where it came from and not what the model is.
 NOT_SETTINGS = {"model_type", "architectures", "dtype", "transformers_version", "_name_or_path", "tie_word_embeddings"}
@@ -125,6 +125,7 @@ def with_tower(whole: PreTrainedModel, tower: PreTrainedModel) -> PreTrainedMode
         raise ValueError(
             f"{type(whole).__name__}: its tower does not fit back: {', '.join([*missing, *unexpected][:3])}"
         )
+    rejoined.tie_weights()
     rejoined.generation_config = whole.generation_config
     return rejoined.eval()
 
