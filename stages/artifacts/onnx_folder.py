@@ -159,7 +159,7 @@ def _genai_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     special = {**config.to_dict(), **(json.loads(path.read_text()) if path.exists() else {})}
     ends = _ends(folder, special.get("eos_token_id"))
-    num_heads = config.num_attention_heads
+    num_cached, head_size = _cached_heads(config)
     first_end = ends[0] if isinstance(ends, list) else ends
     pad = special.get("pad_token_id")
     has_states = bool(STATE_KINDS & set(getattr(config, "layer_types", None) or []))
@@ -176,9 +176,9 @@ def _genai_config(folder: Path) -> dict[str, Any]:
                 "filename": GRAPH,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "hidden_size": config.hidden_size,
-                "head_size": getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-                "num_attention_heads": num_heads,
-                "num_key_value_heads": getattr(config, "num_key_value_heads", None) or num_heads,
+                "head_size": head_size,
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": num_cached,
                 "num_hidden_layers": config.num_hidden_layers,
                 **names,
             },
@@ -190,3 +190,12 @@ def _genai_config(folder: Path) -> dict[str, Any]:
             "past_present_share_buffer": not has_states,
         },
     }
+
+
+def _cached_heads(config: Any) -> tuple[int, int]:
+    """Return the number and the size of the heads whose keys and values are cached; of latents the graph caches what they expand to."""
+    num_heads = config.num_attention_heads
+    if getattr(config, "kv_lora_rank", None):
+        return num_heads, max(config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return getattr(config, "num_key_value_heads", None) or num_heads, head_size

@@ -11,11 +11,14 @@ import torch
 
 from attar.compressors.export.experts import Gating, stored_experts
 from attar.compressors.export.graph import export_graph
-from attar.stages.artifacts.onnx_folder import write_graph
+from attar.stages.artifacts.onnx_folder import _cached_heads, write_graph
 from benchmarks.families.survey import build_family
 
 
-@pytest.mark.parametrize("family", ["qwen3_moe", "mixtral", "gpt_oss", "deepseek_v3", "glm4_moe", "olmoe"])
+OTHERS = ["qwen3_moe", "mixtral", "gpt_oss", "glm4_moe", "olmoe"]
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)])
 def test_a_block_of_experts_is_one_node(family: str, tmp_path: Path) -> None:
     """Parity is in the table of families; here: no weight of experts is gathered, multiplied whole, or stored twice."""
     model = build_family(family)
@@ -31,6 +34,9 @@ def test_a_block_of_experts_is_one_node(family: str, tmp_path: Path) -> None:
     assert num_sparse and set().union(*readers.values()) == {"MoE"}
     assert len(readers) == 2 * num_sparse
     assert sum(node.op_type == "MoE" for node in graph.node) == num_sparse
+    [key] = [value for value in graph.input if value.name == "past_key_values.0.key"]
+    dims = [key.type.tensor_type.shape.dim[index].dim_value for index in (1, 3)]
+    assert tuple(dims) == _cached_heads(model.config), "what onnxruntime-genai is told of the cache"
 
 
 def test_gate_and_up_in_turn_are_what_they_were_in_halves() -> None:

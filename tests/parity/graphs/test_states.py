@@ -20,7 +20,10 @@ from benchmarks.families.survey import build_family
 NUM_NEW = 12
 
 
-@pytest.fixture(scope="module", params=["lfm2", "qwen3_next", "falcon_h1"])
+OTHERS = ["qwen3_next", "falcon_h1"]
+
+
+@pytest.fixture(scope="module", params=["lfm2", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)])
 def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, OnnxRunner, Path]:
     model, folder = build_family(request.param), tmp_path_factory.mktemp(request.param)
     write_graph(export_graph(model), folder)
