@@ -13,7 +13,7 @@ from attar.stages.runtime.progress import bar
 
 NUM_TIMED_ROUNDS = 5
 # Decoded in a round, and their mean taken: more of them cost more time and leave the rounds' spread, which the interval is of, as it is.
-NUM_TIMED_TOKENS = 16
+NUM_TIMED_TOKENS = 8
 
 
 def timed(
