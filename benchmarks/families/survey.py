@@ -146,7 +146,9 @@ def write_cells(cells: dict[str, dict[str, str]]) -> None:
         for column, families in green.items()
     ]
     rows = [[family, *(cells[family].get(column, "not asked") for column in COLUMNS)] for family in ordered]
-    known = [[family, *(mark(cells[family].get(column)) for column in COLUMNS)] for family in WELL_KNOWN if family in cells]
+    known = [
+        [family, *(mark(cells[family].get(column)) for column in COLUMNS)] for family in WELL_KNOWN if family in cells
+    ]
     tables = [
         {"title": "Counts", "columns": ["what works", "families", "of these wholly"], "rows": counts},
         {"title": "Well known", "columns": ["family", *COLUMNS], "rows": known},

@@ -94,7 +94,8 @@ def kv_bytes_per_block(model: PreTrainedModel) -> float:
     except ValueError:
         return 0.0
     part = parts[0]
-    if not part.head_dim or len(parts) < len(decoder_blocks(model)):  # latents, and blocks without attention, cache otherwise
+    # latents, and blocks without attention, cache otherwise
+    if not part.head_dim or len(parts) < len(decoder_blocks(model)):
         return 0.0
     return 2.0 * part.num_units * part.head_dim * model.dtype.itemsize
 

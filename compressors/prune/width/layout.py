@@ -130,9 +130,7 @@ def _attention(block: nn.Module, family: str, num_heads: int, num_groups: int) -
     return Part(num_groups, tuple(rows), matrices[-1], ratio * head_dim, block, vectors, head_dim)
 
 
-def _latent_attention(
-    block: nn.Module, attention: nn.Module, exit_name: str, family: str, num_heads: int
-) -> Part:
+def _latent_attention(block: nn.Module, attention: nn.Module, exit_name: str, family: str, num_heads: int) -> Part:
     """Return the heads of attention over latents, which all heads share and which stay as they are."""
     modules = dict(attention.named_children())
     query = next((name for name in LATENT_QUERIES if name in modules), "")
