@@ -37,8 +37,11 @@ class RejoinConfig(StageConfig):
     @classmethod
     def _is_a_tower(cls, value: str) -> str:
         source = parse_source(value)
-        if source.scheme != "tower" or not source.path.is_dir():
-            raise ValueError(f"source is {value!r}; accepted: {FORMS['tower']} with a folder that is there")
+        if source.scheme != "tower":
+            raise ValueError(f"source is {value!r}; accepted: {FORMS['tower']}")
+        if not source.path.is_dir():
+            problem = "is no folder" if source.path.exists() else "does not exist"
+            raise ValueError(f"{source.path} {problem}; accepted: {FORMS['tower']} with the path of a folder")
         return value
 
 
