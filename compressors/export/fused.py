@@ -31,7 +31,7 @@ RMS_NORM_OPSET = 23
 
 @contextmanager
 def attending_by(model: PreTrainedModel, attend: Callable[..., Any]) -> Iterator[None]:
-    """Let this function be the model's attention inside the block, by transformers' own interface for it; no mask is made for it."""
+    """Let this function be the model's attention inside the block, by transformers' own interface. No mask is made for it."""
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
     config = model.config
