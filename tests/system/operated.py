@@ -126,8 +126,8 @@ class Api:
     def question(self, run: str, seconds: float = 60.0) -> Any:
         """What a suspended run asks: Prefect names the state first, and keeps the question a moment later."""
         name = self.wait(run, "Suspended")["state"]["state_details"]["run_input_keyset"]["description"]
-        [kept] = until(lambda: self.ask(f"flow_runs/{run}/input/filter", {"prefix": name}), seconds)
-        return json.loads(kept["value"])
+        [answer] = until(lambda: self.ask(f"flow_runs/{run}/input/filter", {"prefix": name}), seconds)
+        return json.loads(answer["value"])
 
     def logs(self, run: str) -> str:
         body = {"logs": {"flow_run_id": {"any_": [run]}}, "limit": 200, "sort": "TIMESTAMP_ASC"}
