@@ -17,9 +17,7 @@ from benchmarks.families.survey import build_family
 OTHERS = ["qwen3_moe", "deepseek_v3", "gpt_oss", "glm4_moe", "olmoe"]
 
 
-@pytest.mark.parametrize(
-    "family", ["mixtral", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)]
-)
+@pytest.mark.parametrize("family", ["mixtral", *(pytest.param(family, marks=pytest.mark.slow) for family in OTHERS)])
 def test_a_block_of_experts_is_one_node(family: str, tmp_path: Path) -> None:
     """Parity is in the table of families; here: no weight of experts is gathered, multiplied whole, or stored twice."""
     model = build_family(family)
