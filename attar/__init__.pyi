@@ -19,10 +19,12 @@ from attar.runs import Run as Run
 from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
+from attar.registry.artifacts.handles import BehaviourArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
+from attar.registry.artifacts.handles import GgufArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
@@ -505,7 +507,7 @@ class Stages:
         model: ModelArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
-        opset: int = 23,
+        format: Mapping[str, Any] = ...,
         num_prompts: int = 4,
         num_new_tokens: int = 64,
         min_token_agreement: float = 0.98,
@@ -513,8 +515,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact:
-        """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts."""
+    ) -> OnnxArtifact | GgufArtifact:
+        """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
@@ -563,17 +565,19 @@ class Stages:
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
         beside: ModelArtifact | OnnxArtifact | Source | None = None,
+        baseline: EvaluationArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,
         perplexity_window: int = 512,
         num_samples: int = 4,
         num_prompt_tokens: int = 128,
-        task_folder: str = "",
+        harness: Mapping[str, Any] = ...,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
         drafts: Mapping[str, Any] = ...,
         part: Literal["heldout", "choose"] = "heldout",
+        stop: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -603,6 +607,26 @@ class Stages:
     ) -> ComparisonArtifact:
         """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval."""
 
+    def check_behaviour(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        original: ModelArtifact | Source,
+        cases: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        training: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        groups: Sequence[Literal["refusals", "format", "copying", "arithmetic", "brackets", "position"]] = ...,
+        max_cases: int = 0,
+        max_new_tokens: int = 96,
+        batch_size: int = 16,
+        verbatim: Mapping[str, Any] = ...,
+        level: float = 0.05,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> BehaviourArtifact:
+        """Ask student and original the same cases and count the flips, each group with an interval."""
+
     def denoise(
         self,
         *,
@@ -626,13 +650,16 @@ class Stages:
         baseline: EvaluationArtifact | Source,
         onnx: OnnxArtifact | Source | Sequence[OnnxArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
+        forms: OnnxArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | Source] = (),
+        comparison: ComparisonArtifact | Source | None = None,
+        behaviour: BehaviourArtifact | Source | None = None,
         name: str,
-        gate: Mapping[str, float] = ...,
+        gate: Mapping[str, float] | Mapping[str, Any] = ...,
         champion: Literal["past_gate", "by_decision"] = "past_gate",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
     ) -> ReleaseArtifact:
-        """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
+        """Register the model with its forms, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
 
 stages: Stages

@@ -62,7 +62,7 @@ def _method(stage: Stage[Any, Any, Any]) -> Iterator[str]:
             yield f"    {name}: {annotation_text(field.annotation)}{default},"
     types_of_own = {"config": "Mapping[str, Any] | None", "output": "Source | None", "store": "Store | None"}
     yield from (f"    {name}: {types_of_own[name]} = None," for name in OWN_ARGUMENTS)
-    yield f") -> {stage.output_type.__name__}:"
+    yield f") -> {' | '.join(kind.__name__ for kind in stage.output_types)}:"
     yield f'    """{_docstring(stage)}"""'
 
 
@@ -104,7 +104,7 @@ def _docstring(stage: Stage[Any, Any, Any]) -> str:
 
 
 def _artifact_types(stage: Stage[Any, Any, Any]) -> list[type[Artifact]]:
-    return [stage.output_type, *(kind for slot in stage.slots.values() for kind in slot.kinds)]
+    return [*stage.output_types, *(kind for slot in stage.slots.values() for kind in slot.kinds)]
 
 
 if __name__ == "__main__":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +70,7 @@ def refusal_of_name(name: str) -> str:
 
 def call_signature(name: str) -> inspect.Signature:
     """Return the keyword arguments of a stage's call, with their defaults."""
-    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=_stage(name).output_type)
+    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=reduce(or_, _stage(name).output_types))
 
 
 def call_docs(name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.stages.compare.behaviour.stage import check_behaviour
 from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
@@ -73,6 +74,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         quantize_torch,
         evaluate,
         compare,
+        check_behaviour,
         denoise,
         register,
     )

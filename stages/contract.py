@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, model_validator
 
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
-from attar.stages.runtime.older_fields import Moved, member_of, renewed
+from attar.stages.runtime.described import DescribedModel
+from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of
+from attar.stages.runtime.older_fields import Moved, is_plain, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
 
 C = TypeVar("C", bound="StageConfig")
@@ -25,10 +26,8 @@ I = TypeVar("I")  # noqa: E741
 A = TypeVar("A", bound=Artifact)
 
 
-class StageConfig(BaseModel):
+class StageConfig(DescribedModel):
     """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # where each field of the flat form of earlier versions is now
     moved: ClassVar[Mapping[str, Moved]] = {}
@@ -43,6 +42,10 @@ class StageConfig(BaseModel):
         """Return what was given, in today's form, with each default that follows from another field. Most configs have none."""
         return given
 
+    def with_random_teacher(self) -> Self | None:
+        """Return the config with a teacher that knows nothing. None where nothing is learned from a teacher, as in most stages."""
+        return None
+
     def with_changes(self, **changes: Any) -> Self:
         """Return the config with some fields changed, checked as a recipe's is; a mapping changes the fields within."""
         return type(self).model_validate(_merged(type(self), self.model_dump(), renewed(type(self), changes)[0]))
@@ -56,7 +59,7 @@ def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping
         merged[name] = value
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             inner = member_of(model, name, {**before, **value})
-            if inner is not None and inner is member_of(model, name, before):
+            if inner is not None and inner is member_of(model, name, before) and not is_plain(model, name, value):
                 merged[name] = _merged(inner, before, value)
     return merged
 
@@ -77,20 +80,6 @@ class Forecast:
 
 
 @dataclass(frozen=True)
-class InputSlot:
-    """One input of a stage: its name, the artifact kinds it takes, and how many."""
-
-    name: str
-    kinds: tuple[type[Artifact], ...]
-    is_required: bool
-    is_many: bool
-
-    def accepts(self, artifact: Artifact) -> bool:
-        """Say whether the artifact is of a kind that this input takes."""
-        return artifact.kind in {kind.kind for kind in self.kinds}
-
-
-@dataclass(frozen=True)
 class Stage(Generic[C, I, A]):
     """A stage with its contract, read from the signature of the function that does the work."""
 
@@ -99,7 +88,9 @@ class Stage(Generic[C, I, A]):
     run: Callable[[C, I, Path], A]
     config_type: type[C]
     input_type: type[I]
-    output_type: type[A]
+    # every kind of artifact that it can make, and which of them under a config
+    output_types: tuple[type[A], ...]
+    output_type: Callable[[C], type[A]]
     # Facts, cost and refusals that follow from the config and from the inputs' facts alone. Raises ValueError for a combination that cannot work.
     forecast: Callable[[C, Mapping[str, tuple[Facts, ...]]], Forecast]
     # Digest of what the config only points to (a file's content), so that a changed file is a different work order.
@@ -115,7 +106,12 @@ class Stage(Generic[C, I, A]):
     @property
     def slots(self) -> dict[str, InputSlot]:
         """The stage's inputs by name."""
-        return {slot.name: slot for slot in _slots(self.input_type)}
+        return {slot.name: slot for slot in slots_of(self.input_type)}
+
+    @property
+    def makes(self) -> str:
+        """The kinds of what the stage can make, in words."""
+        return " or ".join(kind.kind for kind in self.output_types)
 
     def key(self, config: C, inputs: I) -> str:
         """Return the identity of this piece of work: stage, version, config, input fingerprints, outside content."""
@@ -148,7 +144,7 @@ class Stage(Generic[C, I, A]):
 
         return store.get_or_build(
             slot,
-            self.output_type,
+            self.output_type(config),
             key,
             build,
             is_forced=is_forced,
@@ -163,18 +159,24 @@ def stage(
     forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
     outside: Callable[[Any], str] | None = None,
     is_light: bool | Callable[[Any], bool] = False,
+    output: Callable[[Any], type[Artifact]] | None = None,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
-    """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning."""
+    """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
+
+    `output`: of a function that returns one of several kinds, which one under a config.
+    """
 
     def decorate(run: Callable[[C, I, Path], A]) -> Stage[C, I, A]:
         hints = typing.get_type_hints(run)
+        made = members(hints["return"])
         return Stage(
             name=name,
             version=version,
             run=run,
             config_type=hints["config"],
             input_type=hints["inputs"],
-            output_type=hints["return"],
+            output_types=made,
+            output_type=output or (lambda config: made[0]),
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
@@ -202,33 +204,6 @@ def check_covers(other: Facts, model: Facts, who: str) -> None:
     if int(other.get("vocab_size", 0)) > int(model.get("vocab_size", 0)):
         return
     check_vocabulary(model, other, who)
-
-
-def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:
-    """Return the artifacts of an inputs object by slot name, empty slots left out."""
-    slots = {}
-    for entry in dataclasses.fields(inputs):
-        value = getattr(inputs, entry.name)
-        artifacts = value if isinstance(value, tuple) else () if value is None else (value,)
-        if artifacts:
-            slots[entry.name] = artifacts
-    return slots
-
-
-def _slots(input_type: type) -> list[InputSlot]:
-    hints = typing.get_type_hints(input_type)
-    slots = []
-    for entry in dataclasses.fields(input_type):
-        hint = hints[entry.name]
-        is_many = typing.get_origin(hint) is tuple
-        if is_many:
-            hint = typing.get_args(hint)[0]
-        is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-        choices: tuple[Any, ...] = typing.get_args(hint) if is_union else (hint,)
-        kinds = tuple(choice for choice in choices if choice is not type(None))
-        has_default = entry.default is not dataclasses.MISSING
-        slots.append(InputSlot(entry.name, kinds, is_required=not has_default, is_many=is_many))
-    return slots
 
 
 def _input_entries(store: Store, inputs: Any) -> dict[str, list[dict[str, str]]]:

@@ -3,7 +3,8 @@
 python benchmarks/solve/study.py MODEL DATA [--seeds 0,1,2] [--fractions 0.85,0.6] [--tokens 4096] [--texts 16] [--out FOLDER] [--tables-only]
 DATA holds wikitext2, gsm8k and self_instruct. Each arm is cut, refitted in closed form on the seed's draw of calibration texts, and its
 KL to the original is measured on held-out texts. Losses of candidates are measured on the first seed's draw; ranks of units, trials of
-the repair, plans and fits are each seed's own. What is done is kept in --out; benchmarks/results/solve.json is written at the end.
+the repair, plans and fits are each seed's own. A narrower stream is priced bare.
+What is done is kept in --out; benchmarks/results/solve.json is written at the end.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 
 NUM_OWN, PROBED_A_KIND, TIMES = 72, 4, "times.json"
 BLOCKS_OF_BUDGET = 6
-# Arms of every seed; the others are the first seed's.
-EVERY_SEED = ("solve-size",)
+# Arms of every seed, in this order; then the others, the first seed's.
+EVERY_SEED = ("window-size", "channels-size", "solve-size", "channels-time", "solve-time")
 
 
 def main(
@@ -74,22 +75,26 @@ def main(
     heldout = heldout_texts(whole, tokenizer, model, data, out, texts)
     remembered = Remembered(whole)
     pool = calibration_pool(whole, tokenizer, model, data, out, NUM_OWN)
+    later: list[tuple[Study, Sequence[Arm]]] = []
     for index, seed in enumerate(map(int, seeds.split(","))):
         part = drawn(pool, seed, tokens, PROBED_A_KIND)
         if not index:
             candidates = kept_measurement(out / f"candidates-{seed}.pickle", whole, tokenizer, model, part)
         measured = candidates if not index else redrawn(candidates, whole, part)
         study = Study(measured, remembered, model, part, heldout, out, seed)
-        at_size = measured.left_without_blocks(BLOCKS_OF_BUDGET, "parameters")
-        singles = [study.done(arm) for arm in single_axis_plans(measured, {"parameters": at_size}, "size")]
-        repaired = with_repair(measured, *singles)
-        for arm in solved_arms(repaired, [float(word) for word in fractions.split(",") if word]):
-            if not index or arm.name in EVERY_SEED:
-                study.done(arm)
-    times = out / TIMES
-    if not times.exists():
-        timed = [*single_axis_plans(measured, {"parameters": at_size}, "size"), *solved_arms(repaired, [])]
-        times.write_text(json.dumps(decode_times(whole, model, repaired, timed), indent=1))
+        singles = single_axis_plans(measured, {"parameters": measured.left_without_blocks(BLOCKS_OF_BUDGET)}, "size")
+        repaired = with_repair(measured, *(study.done(arm) for arm in singles if arm.name in EVERY_SEED))
+        arms = solved_arms(repaired, [float(word) for word in fractions.split(",") if word])
+        study.done(arms[0])  # equal parameters of every seed before anything else
+        later.append((study, [arm for arm in arms if arm.name in EVERY_SEED]))
+        if not index:
+            first = study, [*singles, *arms]
+    for study, arms in [*later, first]:
+        for arm in arms:
+            study.done(arm)
+    if not (out / TIMES).exists():
+        timed = decode_times(whole, model, repaired, [*singles, *solved_arms(repaired, [])])
+        (out / TIMES).write_text(json.dumps(timed, indent=1))
     write_tables(out, seeds)
 
 
@@ -107,6 +112,8 @@ def solved_arms(measured: Measured, fractions: Sequence[float]) -> list[Arm]:
     at_size = measured.left_without_blocks(BLOCKS_OF_BUDGET, "parameters")
     at_time = measured.left_without_blocks(BLOCKS_OF_BUDGET, "ms")
     arms = [Arm("solve-size", solve(measured.problem, {"parameters": at_size}))]
+    singles = single_axis_plans(measured, {"ms": at_time}, "time")
+    arms += [arm for arm in singles if arm.name == "channels-time"]  # the window is the one of equal parameters
     arms.append(Arm("solve-time", solve(measured.problem, {"ms": at_time})))
     arms.append(Arm("blocks-size", solve(without(measured.problem, "vocabulary"), {"parameters": at_size})))
     for fraction in fractions:

@@ -13,9 +13,9 @@ from texts import GSM8K, OWN, WIKITEXT
 KINDS = (WIKITEXT, GSM8K, OWN)
 NUM_RESAMPLES = 2000
 BUDGETS = {
-    "parameters of 24 blocks": ("window-size", "channels-size", "solve-size"),
-    "the same without the vocabulary": ("window-size", "channels-size", "blocks-size"),
-    "decode time of 24 blocks": ("window-size", "solve-time"),
+    "parameters of 24 blocks": ("window-size", "channels-size", "hidden-size", "solve-size"),
+    "the same without the vocabulary": ("window-size", "channels-size", "hidden-size", "blocks-size"),
+    "decode time of 24 blocks": ("window-size", "channels-time", "solve-time"),
 }
 # arm -> seed -> what was measured
 Results = Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -79,7 +79,9 @@ def predictions(results: Results) -> list[str]:
 def groups(results: Results) -> dict[str, tuple[str, ...]]:
     """Return the arms that share a budget, the solved one last."""
     others = sorted({name.partition("-")[2] for name in results} - {"size", "time"})
-    return BUDGETS | {name: (f"window-{name}", f"channels-{name}", f"solve-{name}") for name in others}
+    return BUDGETS | {
+        name: (f"window-{name}", f"channels-{name}", f"hidden-{name}", f"solve-{name}") for name in others
+    }
 
 
 def resampled(arms: Sequence[Mapping[int, Mapping[str, Any]]], kind: str) -> list[np.ndarray]:

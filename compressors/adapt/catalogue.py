@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.quantization_aware import QuantizationAware
 from attar.compressors.adapt.weights import FullWeights, LastBlocks
 
 if TYPE_CHECKING:
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 
 
 class AdaptMethod(Protocol):
-    """Makes some of a model's weights trainable, none before `first_block`; what it returns computes what the model computed."""
+    """Makes some of a model's weights trainable, none before `first_block`; what it returns computes what the model computed.
+
+    `quantization_aware` alone computes what the rounded model will.
+    """
 
     def __call__(self, model: PreTrainedModel, first_block: int) -> PreTrainedModel | PeftModel: ...
 
@@ -24,6 +28,7 @@ ADAPT_METHODS: dict[str, type[AdaptMethod]] = {
     "dora": Lora,
     "full": FullWeights,
     "last_blocks": LastBlocks,
+    "quantization_aware": QuantizationAware,
 }
 # three names of one class: what each is
 DIFFERENCES = {

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attar.compressors.models.blocks import INDEX_NAMES, block_tables, check_removal, decoder_blocks
 from attar.compressors.models.config_cut import check_attending, cut_config
@@ -52,6 +52,31 @@ def check_cut(model: PreTrainedModel, removed: Sequence[int]) -> None:
 def as_read(config: PretrainedConfig) -> PretrainedConfig:
     """Return a config as a later load reads it from its file: settings that follow from others are derived anew."""
     return type(config).from_dict(json.loads(config.to_json_string(), object_hook=_number))
+
+
+def stored_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return parameters and stored buffers by name, those that are tied under each of their names."""
+    stored = model.state_dict().keys()
+    buffers = {name: tensor for name, tensor in model.named_buffers() if name in stored}
+    return dict(model.named_parameters(remove_duplicate=False)) | buffers
+
+
+def put_tensors(model: nn.Module, skeleton: nn.Module, cut: Mapping[int, nn.Parameter], noted: Sequence[str]) -> None:
+    """Put cut tensors, by the id of the whole one, wherever that stands: what was tied stays tied.
+
+    `noted`: what modules note of their sizes when they are built; they are told what the skeleton's note.
+    """
+    skeletons = dict(skeleton.named_modules())
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) in cut:
+                module._parameters[key] = cut[id(parameter)]
+        for key, buffer in module._buffers.items():
+            if buffer is not None and id(buffer) in cut:
+                module._buffers[key] = cut[id(buffer)].data
+        for key in noted:
+            if isinstance(vars(module).get(key), int | None) and key in vars(module):
+                setattr(module, key, getattr(skeletons[name], key))
 
 
 def _number(value: dict[str, Any]) -> Any:

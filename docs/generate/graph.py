@@ -14,6 +14,7 @@ COLORS = {
     "adapter": ("#f6e9fb", "#7b3fa0"),
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
+    "gguf": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")
 
@@ -31,7 +32,7 @@ def recipe_svg(recipe: Recipe) -> str:
     for name, node in recipe.nodes.items():
         parts += [_edge(corners[source], corners[name]) for source in sorted(node.upstream)]
     for name, node in recipe.nodes.items():
-        parts.append(_box(corners[name], name, node.stage.name, node.stage.output_type.kind))
+        parts.append(_box(corners[name], name, node.stage.name, node.kinds[0].kind))
     return "".join([*parts, "</svg>"])
 
 
@@ -56,7 +57,7 @@ def _corners(recipe: Recipe) -> dict[str, tuple[int, int]]:
 def _mean_row(recipe: Recipe, name: str, row: dict[str, float]) -> float:
     """Return the mean row of what a node reads, measurements below all else, so that the way of the model stays on top."""
     upstream = recipe.nodes[name].upstream
-    kind = recipe.nodes[name].stage.output_type.kind
+    kind = recipe.nodes[name].kinds[0].kind
     mean = sum(row[source] for source in upstream) / len(upstream) if upstream else 0.0
     return mean + (100.0 if kind not in COLORS else 0.0)
 

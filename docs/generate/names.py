@@ -52,7 +52,8 @@ def known_names() -> set[str]:
     names = {*STAGES, *RECIPE_FIELDS, *NODE_FIELDS}
     for stage in STAGES.values():
         names |= set(stage.slots) | _fields(stage.config_type) | _values(stage.config_type)
-        names |= {kind.kind for slot in stage.slots.values() for kind in slot.kinds} | {stage.output_type.kind}
+        names |= {kind.kind for slot in stage.slots.values() for kind in slot.kinds}
+        names |= {kind.kind for kind in stage.output_types}
     for methods in CATALOGUES.values():
         names |= set(methods)
         for method in methods.values():

@@ -75,7 +75,7 @@ def list_stages() -> list[dict[str, Any]]:
             {
                 "stage": stage.name,
                 "inputs": ", ".join(inputs) or "-",
-                "makes": stage.output_type.kind,
+                "makes": stage.makes,
                 "what": stage.summary,
             }
         )

@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from attar.pipelines.recipe.control import CONTROLS
 from attar.pipelines.recipe.execution import IN_PROCESS, POOL_NAME
 from attar.pipelines.recipe.file import RECIPES_FOLDER
 from attar.pipelines.recipe.method_card import MethodCard
@@ -34,6 +35,10 @@ def recipe_schema() -> dict[str, Any]:
     properties = {
         "name": {"type": ["string", "number"], "description": "Name of the recipe; default: that of its file."},
         "description": {"description": "What it is for, in a sentence."},
+        "control": {
+            "description": "Run it as the control that it must beat: every teacher gets random weights, and nothing is registered.",
+            "enum": [*CONTROLS, None],
+        },
         "execution": {
             "description": "Where the nodes of a stage run, by stage.",
             "type": ["object", "null"],

@@ -12,7 +12,7 @@ from attar.pipelines.deployments.workplace import enter_workplace
 from attar.registry.release.collect import UNFINISHED, collect_garbage
 
 
-@flow(name="gc", persist_result=True, result_serializer="json")
+@flow(name="gc", flow_run_name="gc", persist_result=True, result_serializer="json")
 def gc(
     keep_runs: Annotated[int, Field(ge=0, le=10_000)] = 10,
     dry_run: bool = False,

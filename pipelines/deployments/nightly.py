@@ -10,7 +10,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments import (
+    head_start,  # noqa: F401 - starts the stages' imports
+    run_names,
+)
 from attar.pipelines.deployments.recipe_run import is_unchanged, outcome, run_as_child
 from attar.pipelines.deployments.workplace import enter_workplace
 from attar.pipelines.recipe.whole import Recipe, build_recipe, override, read_document
@@ -23,7 +26,7 @@ from attar.stages.ingest.newest_source import newest_source
 INGEST = ("ingest_model", "ingest_data")
 
 
-@flow(name="nightly", persist_result=True, result_serializer="json")
+@flow(name="nightly", flow_run_name=run_names.of_night, persist_result=True, result_serializer="json")
 def nightly(
     recipes: Annotated[list[str], Field(min_length=1, max_length=100)] = ["demo"],  # noqa: B006
     max_quality_loss: Annotated[float, Field(ge=0, le=1)] = 0.01,

@@ -31,7 +31,7 @@ class Decision(RunInput):
     reason: str = Field("", max_length=2000, description="For whoever reads the registry later.")
 
 
-@flow(name="promote", persist_result=True, result_serializer="json")
+@flow(name="promote", flow_run_name="promote {name} {version}", persist_result=True, result_serializer="json")
 def promote(
     name: Name,
     version: Annotated[str, Field(pattern=r"^(candidate|\d+)$")] = "candidate",
@@ -73,7 +73,7 @@ def promote(
     return Completed(message=f"version {number} is champion", data={**facts, "decision": "approved"})
 
 
-@flow(name="rollback", persist_result=True, result_serializer="json")
+@flow(name="rollback", flow_run_name="roll back {name}", persist_result=True, result_serializer="json")
 def rollback(
     name: Name, reason: Annotated[str, Field(max_length=2000)] = "rolled back from the Prefect UI"
 ) -> dict[str, str]:

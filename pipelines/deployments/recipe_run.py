@@ -24,10 +24,10 @@ def run_as_child(recipe: Recipe, home: Path) -> RunRecord:
     return run_recipe(recipe, plan, home, forced=frozenset(), num_workers=0, console=plain_console())
 
 
-def run_here(recipe: Recipe, home: Path) -> tuple[RunRecord, State]:
-    """Run a recipe with its nodes as tasks of the flow that calls."""
+def run_here(recipe: Recipe, home: Path, forced: frozenset[str] = frozenset()) -> tuple[RunRecord, State]:
+    """Run a recipe with its nodes as tasks of the flow that calls; `forced` nodes are built whatever is stored."""
     start_fork_server()
-    return run_in_flow(recipe, make_plan(recipe, Store(home)), home, plain_console())
+    return run_in_flow(recipe, make_plan(recipe, Store(home), forced), home, plain_console(), forced)
 
 
 def is_unchanged(recipe: Recipe, home: Path) -> bool:

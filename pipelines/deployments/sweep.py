@@ -19,7 +19,10 @@ from prefect.artifacts import create_table_artifact
 from prefect.states import Completed, Failed, State
 from pydantic import Field
 
-from attar.pipelines.deployments import head_start  # noqa: F401 - starts the stages' imports
+from attar.pipelines.deployments import (
+    head_start,  # noqa: F401 - starts the stages' imports
+    run_names,
+)
 from attar.pipelines.deployments.recipe_run import run_as_child
 from attar.pipelines.deployments.search_space import Dimension, make_sampler
 from attar.pipelines.deployments.workplace import enter_workplace
@@ -35,7 +38,7 @@ SIZE, SPEED = "num_parameters", "decode_seconds_per_token"
 REPORTED = "reported"
 
 
-@flow(name="sweep", persist_result=True, result_serializer="json")
+@flow(name="sweep", flow_run_name=run_names.of_sweep, persist_result=True, result_serializer="json")
 def sweep(
     space: Annotated[list[Dimension], Field(min_length=1, max_length=20)],
     recipe: Annotated[str, Field(max_length=500)] = "demo",

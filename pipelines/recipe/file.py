@@ -13,7 +13,7 @@ from attar.pipelines.recipe.mistakes import RecipeError, shown
 from attar.registry.artifacts.confinement import confined
 
 RECIPES_FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPE_FIELDS = ("name", "description", "execution", "method", "nodes")
+RECIPE_FIELDS = ("name", "description", "control", "execution", "method", "nodes")
 MAX_BYTES = 1_000_000
 # A few anchors that name each other stand for billions of values.
 MAX_VALUES = 100_000

@@ -13,6 +13,7 @@ from attar.compressors.catalogue import did_you_mean
 from attar.pipelines.recipe.execution import IN_PROCESS, node_pool
 from attar.pipelines.recipe.explain import explanations
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
+from attar.registry.artifacts.handles import Artifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage, StageConfig
 from attar.stages.runtime.older_fields import renewed
@@ -32,6 +33,8 @@ class Node:
     inputs: dict[str, tuple[str, ...]]
     # a work pool, or IN_PROCESS; no part of what is made
     execution: str = IN_PROCESS
+    # of what it makes: the one that its config says, of a node whose config is wrong any that its stage can make
+    kinds: tuple[type[Artifact], ...] = ()
 
     @property
     def upstream(self) -> set[str]:
@@ -70,7 +73,8 @@ def read_node(
     inputs = _inputs(where, spec.get("inputs"), stage, specs, mistakes)
     config = _config(where, spec.get("config"), stage, mistakes)
     # a node whose config is wrong still has edges
-    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool)
+    kinds = (stage.output_type(config),) if config is not None else stage.output_types
+    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool, kinds)
 
 
 def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any], mistakes: Mistakes) -> None:
@@ -86,11 +90,11 @@ def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any],
         for name in names:
             if name not in nodes:  # a mistake that is noted already, there or here
                 continue
-            made = nodes[name].stage.output_type
-            if made not in slot.kinds:
-                fitting = [other.name for other in nodes.values() if other.stage.output_type in slot.kinds]
+            made = nodes[name].kinds
+            if not set(made) & set(slot.kinds):
+                fitting = [other.name for other in nodes.values() if set(other.kinds) & set(slot.kinds)]
                 mistakes.add(
-                    f"{where} = {shown(name)}: {name} makes {made.kind}; accepted: {_kinds(slot)}"
+                    f"{where} = {shown(name)}: {name} makes {' or '.join(kind.kind for kind in made)}; accepted: {_kinds(slot)}"
                     f" (here: {', '.join(fitting) or 'none'})"
                 )
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 import yaml
 
 from attar.compressors.catalogue import did_you_mean
+from attar.pipelines.recipe.control import as_control, read_control
 from attar.pipelines.recipe.execution import stage_pools
 from attar.pipelines.recipe.file import RECIPE_FIELDS, parse_yaml, read_document, recipe_path
 from attar.pipelines.recipe.flat_form import flat_fields, renew_node
@@ -39,6 +40,8 @@ class Recipe:
     card: MethodCard | None = None
     # nodes with a config in the flat form of earlier versions, and what the new form says instead
     flat: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    # what it is run as a control of, such as random_teacher; empty: as it is written
+    control: str = ""
 
     @classmethod
     def build(
@@ -58,7 +61,8 @@ class Recipe:
         """Return the recipe's YAML content, with the fields that were given."""
         nodes = {node.name: node.as_dict() for node in self.nodes.values()}
         method = {"method": {**asdict(self.card), "tests": list(self.card.tests)}} if self.card else {}
-        return {"name": self.name, "description": self.description, **method, "nodes": nodes}
+        control = {"control": self.control} if self.control else {}
+        return {"name": self.name, "description": self.description, **control, **method, "nodes": nodes}
 
     def to_yaml(self) -> str:
         """Return the recipe as the text of a file that `load_recipe` reads."""
@@ -103,7 +107,7 @@ class Recipe:
                 needed.add(current)
                 pending.extend(self.nodes[current].upstream)
         nodes = {key: node for key, node in self.nodes.items() if key in needed}
-        return Recipe(self.name, self.description, nodes, self.card, self.flat)
+        return replace(self, nodes=nodes)
 
     def downstream(self, name: str) -> set[str]:
         """Return the names of `name` and of every node that follows from it."""
@@ -147,8 +151,12 @@ def build_recipe(document: Mapping[str, Any], default_name: str = "recipe") -> R
     nodes: dict[str, Node] = {}
     with mistakes.noted():
         nodes = _nodes(document.get("nodes"), pools, mistakes)
+    control = ""
+    with mistakes.noted():
+        control = read_control(document.get("control"))
     mistakes.refuse()
-    return Recipe(name, str(document.get("description", "")), nodes, card, flat_fields(document))
+    nodes = as_control(nodes, control)
+    return Recipe(name, str(document.get("description", "")), nodes, card, flat_fields(document), control)
 
 
 def override_document(document: dict[str, Any], overrides: Sequence[str]) -> None:
@@ -162,6 +170,9 @@ def override_document(document: dict[str, Any], overrides: Sequence[str]) -> Non
 
 def override(document: dict[str, Any], target: str, value: Any, where: str) -> None:
     """Set `node.config.field` or `node.inputs.slot` of a recipe's YAML content. Raises RecipeError, beginning with `where`."""
+    if target == "control":
+        document["control"] = value
+        return
     parts = target.split(".")
     nodes = document.get("nodes")
     is_place = len(parts) == 2 and parts[1] == "execution"

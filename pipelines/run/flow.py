@@ -83,12 +83,11 @@ def run_recipe(
         return run.record
 
 
-def run_in_flow(recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console) -> tuple[RunRecord, State]:
-    """Run a planned recipe inside the flow that calls, one of its tasks a node. Return the record and the state to end in.
-
-    The flow needs a task runner with a thread for each node: a node that waits holds one.
-    """
-    with _prepared(recipe, plan, home, frozenset(), 0, console) as run:
+def run_in_flow(
+    recipe: Recipe, plan: list[PlannedNode], home: Path, console: Console, forced: frozenset[str] = frozenset()
+) -> tuple[RunRecord, State]:
+    """Run a planned recipe inside the flow that calls, one of its tasks a node, each in a thread. Return the record and the end state."""
+    with _prepared(recipe, plan, home, forced, 0, console) as run:
         return run.record, _run_nodes(run)
 
 
@@ -141,6 +140,7 @@ def _run_nodes(run: Run) -> State:
         run.record.prefect_flow_run_id = str(context.flow_run.id)
     run_id = run.record.id
     marks = {"attar.recipe": run.recipe.name, "attar.recipe_hash": run.recipe.fingerprint, "attar.run": run_id}
+    marks |= {"attar.control": run.recipe.control} if run.recipe.control else {}
     chosen = {
         node.name: node.config.model_dump(mode="json", exclude_defaults=True) for node in run.recipe.nodes.values()
     }

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_busy
+from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
@@ -54,15 +55,17 @@ def register_model(
     tags: Mapping[str, str],
     scratch: Path,
     is_champion: bool,
+    sign: Callable[[str], str] = lambda checksums: "",
 ) -> Registration:
     """Store what `write(folder)` writes as a LoggedModel, register it as a new version of `name` and set its aliases.
 
     The candidate alias always moves to it; champion only when `is_champion`, and then previous moves to the former champion.
+    `sign` returns the signed statement of a list of checksums by its sha256, empty where nothing signs.
     Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
     """
     with reachable(tracking_uri(attar_home())):
         # asked again as a whole: it finds by its key what it has begun
-        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion))
+        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion, sign))
 
 
 def _register(
@@ -74,12 +77,15 @@ def _register(
     tags: Mapping[str, str],
     scratch: Path,
     is_champion: bool,
+    sign: Callable[[str], str],
 ) -> Registration:
     client = open_client(attar_home())
     version = _version_of_key(client, name, key)
     if version is None:
         model_id, checksums = _log_model(client, name, write, metrics, params, tags, scratch)
-        version = _create_version(client, name, model_id, {**tags, CHECKSUMS_TAG: checksums, KEY_TAG: key})
+        statement = sign(checksums)
+        signed = {ATTESTATION_TAG: statement} if statement else {}
+        version = _create_version(client, name, model_id, {**tags, **signed, CHECKSUMS_TAG: checksums, KEY_TAG: key})
     number = str(version.version)
     with moving_aliases(name):
         while_busy(lambda: _set_aliases(client, name, number, is_champion))

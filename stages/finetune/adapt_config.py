@@ -8,12 +8,15 @@ from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.adapt.lora import Lora
+from attar.compressors.adapt.quantization_aware import QuantizationAware as QuantizationAwareMethod
 from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
+from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
 from attar.registry.artifacts.handles import Facts
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.runtime.method_field import MethodField
 
 # after_cut: the block before the first removed one and those behind it; what lies before is run once, not every epoch.
 AdaptedBlocks = Literal["all", "after_cut"]
@@ -114,10 +117,37 @@ class LastBlocks(StageConfig):
         return LastBlocksMethod(num_blocks=self.num_blocks)
 
 
-Adapt = Annotated[LowRank | AllWeights | LastBlocks, Field(discriminator="kind"), default_kind("lora")]
+class QuantizationAware(StageConfig):
+    """All weights of the blocks, each pass through the rounding of the format that they will be stored in."""
+
+    kind: Literal["quantization_aware"] = "quantization_aware"
+    """The weights behind the rounded ones learn. Quantize the folded model on the same grid: method nearest, smooth 0."""
+
+    rounding: Annotated[Rounding, MethodField(ROUNDINGS, "rounding", "blocks")] = BlockIntegers()
+    """The grid: {kind: blocks, bits: 4, block_size: 32, symmetric: false} of stage quantize, or ggml's {kind: q4_0} and {kind: q8_0}."""
+
+    head: Annotated[Rounding, MethodField(ROUNDINGS, "rounding", "blocks")] = BlockIntegers(bits=8)
+    """The grid of embedding and output head, which stay as they are."""
+
+    blocks: AdaptedBlocks = "all"
+    """after_cut: the blocks before the cut are rounded and stay."""
+
+    trains_base: ClassVar[bool] = True
+    quantized_base: ClassVar[QuantizedBase] = "none"
+    rank: ClassVar[int] = 0
+    expert_rank: ClassVar[int] = 0
+
+    @property
+    def method(self) -> AdaptMethod:
+        """The method that makes weights trainable."""
+        return QuantizationAwareMethod(rounding=self.rounding, head=self.head)
 
 
-def check_adapt(adapt: LowRank | AllWeights | LastBlocks, model: Facts) -> None:
+AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware
+Adapt = Annotated[AdaptKind, Field(discriminator="kind"), default_kind("lora")]
+
+
+def check_adapt(adapt: AdaptKind, model: Facts) -> None:
     """Raise ValueError for what the model's facts, where they are known, say cannot be adapted so."""
     if adapt.blocks == "after_cut" and model and not model.get("removed_blocks", "unknown"):
         raise ValueError("adapt.blocks is 'after_cut', but no block of the model was removed")

@@ -90,13 +90,14 @@ class FinetuneConfig(StageConfig):
     """What learns, what it learns from, and for how long."""
 
     adapt: Adapt = LowRank()
-    """What of the student learns: {kind: lora, rank: 16} (or rslora, dora), {kind: full}, {kind: last_blocks, num_blocks: 2}."""
+    """What of the student learns: {kind: lora, rank: 16} (or rslora, dora), {kind: full}, {kind: last_blocks, num_blocks: 2},
+    {kind: quantization_aware, rounding: {kind: blocks, bits: 4}}."""
 
     objectives: dict[str, float | ObjectiveSpec] = {"next_token": 1.0}
     """What is learned: `next_token` or `forward_kl` (toward the teacher) with its weight, or any name with an objective made of components."""
 
     teacher: Teacher = AutoTeacher()
-    """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, or {kind: self, rule: {kind: ema, decay: 0.999}}."""
+    """Who the teacher is: {kind: auto}, {kind: recorded}, {kind: input}, {kind: random}, or {kind: self, rule: {kind: ema, decay: 0.999}}."""
 
     past: Past = NoSource()
     """Who stands behind `past` in a target: the student itself by a rule, {kind: previous_epoch}; none."""
@@ -178,6 +179,15 @@ class FinetuneConfig(StageConfig):
         holder[last] = value
         return FinetuneConfig.model_validate({**content, "fitted": ""})
 
+    def with_random_teacher(self) -> FinetuneConfig | None:
+        """Return the config with a random teacher, which reads what the other read; None where no objective reads a teacher."""
+        if not uses_teacher(self.reduction.objectives, policy_of(self.rollout)):
+            return None
+        content = self.model_dump(mode="json", exclude_unset=True)
+        context = content.get("teacher", {}).get("context")
+        teacher = {"kind": "random"} if context is None else {"kind": "random", "context": context}
+        return FinetuneConfig.model_validate({**content, "teacher": teacher})
+
     @property
     def reduction(self) -> Reduction:
         """The objectives that count, with their weights and schedules."""
@@ -211,9 +221,9 @@ def check_inputs(config: FinetuneConfig, *, has_teacher: bool, has_anchor: bool,
     is_recorded = reads_record(teacher.record, has_teacher) and uses_teacher(config.reduction.objectives, policy)
     if teacher.kind == "input" and not has_teacher:
         raise ValueError("teacher is 'input', but the node has no input `teacher`")
-    if has_teacher and teacher.kind not in ("auto", "input"):
+    if has_teacher and teacher.kind not in ("auto", "input", "random"):
         raise ValueError(
-            f"teacher is {teacher.kind!r}, but the node has an input `teacher` too; accepted: auto or input"
+            f"teacher is {teacher.kind!r}, but the node has an input `teacher` too; accepted: auto, input or random"
         )
     if teacher.run_once and not has_teacher:
         raise ValueError(

@@ -17,11 +17,17 @@ from attar.compressors.distill.teachers.sources import SelfRule
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
-from attar.stages.finetune.adapt_config import AllWeights, LastBlocks, LowRank
+from attar.stages.finetune.adapt_config import AdaptKind
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
-from attar.stages.finetune.teacher_config import NO_CONTEXT, has_both_sides, policy_of, reads_record, rule_of
+from attar.stages.finetune.teacher_config import (
+    NO_CONTEXT,
+    has_both_sides,
+    policy_of,
+    reads_record,
+    rule_of,
+)
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 # Tokens in one forward and backward pass where none are asked for.
@@ -44,10 +50,14 @@ class Adaptation:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Who stands behind a view of an objective: another model, or the student itself by a rule. Exactly one is given."""
+    """Who stands behind a view of an objective: another model, or the student itself by a rule.
+
+    With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
+    """
 
     model: ModelArtifact | None = None
     rule: SelfRule | None = None
+    random_seed: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,7 +183,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: LowRank | AllWeights | LastBlocks, facts: ModelFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -203,12 +213,12 @@ def _sources(
     if not reads_record and uses_teacher(objectives, policy_of(config.rollout)):
         read.add("teacher")
     sources: dict[ViewName, Source] = {
-        "teacher": _source(config.teacher.rule, inputs.teacher),
+        "teacher": _source(config.teacher.rule, inputs.teacher, config.teacher.seed),
         "past": _source(rule_of(config.past), None),
         "anchor": _source(rule_of(config.anchor), inputs.anchor),
     }
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | None) -> Source:
-    return Source(rule=rule) if rule is not None else Source(model=model)
+def _source(rule: SelfRule | None, model: ModelArtifact | None, seed: int | None = None) -> Source:
+    return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

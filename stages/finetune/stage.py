@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
@@ -15,7 +14,7 @@ from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
-from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
@@ -127,7 +126,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         steps,
         plan.reduction,
         CausalText(is_packed, sample),
-        Accelerator(cpu=plan.device.type == "cpu"),
+        accelerator_on(plan.device),
         teacher_sources=teacher_sources,
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,

@@ -64,6 +64,7 @@ class AutoTeacher(StageConfig):
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
 
     rule: ClassVar[SelfRule | None] = None
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
 
 
@@ -76,6 +77,7 @@ class RecordedTeacher(StageConfig):
     rule: ClassVar[SelfRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "always"
 
 
@@ -92,6 +94,7 @@ class InputTeacher(StageConfig):
     """Run it once over all examples and keep its last states, as under auto."""
 
     rule: ClassVar[SelfRule | None] = None
+    seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
 
@@ -108,11 +111,34 @@ class SelfTeacher(StageConfig):
     """What it reads that the student does not, as under auto."""
 
     run_once: ClassVar[bool] = False
+    seed: ClassVar[int | None] = None
+    record: ClassVar[Record] = "never"
+
+
+class RandomTeacher(StageConfig):
+    """A model with random weights, which knows nothing: the control that a distillation must beat. https://arxiv.org/abs/2302.12091
+
+    Of the shape of the input `teacher` where it is given, else of the student's.
+    """
+
+    kind: Literal["random"]
+    """Random weights, which stay as they are."""
+
+    seed: int = Field(default=0, ge=0)
+    """What the weights are drawn with."""
+
+    context: Context = NO_CONTEXT
+    """What it reads that the student does not, as under auto."""
+
+    rule: ClassVar[SelfRule | None] = None
+    run_once: ClassVar[bool] = False
     record: ClassVar[Record] = "never"
 
 
 Teacher = Annotated[
-    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher, Field(discriminator="kind"), default_kind("auto")
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher,
+    Field(discriminator="kind"),
+    default_kind("auto"),
 ]
 
 

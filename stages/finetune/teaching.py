@@ -22,6 +22,7 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Stude
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.random_weights import draw_weights
 from attar.stages.artifacts.model.shared_vocabulary import keep_shared, shared_rows
 from attar.stages.finetune.plan import Source
 from attar.stages.finetune.teacher_config import NO_CONTEXT
@@ -43,9 +44,15 @@ def build_teacher_sources(
         is_hinted = name == "teacher"
         if source.rule is not None:
             teacher_sources[name] = StudentItself(source.rule, is_hinted).begin(student)
-        elif source.model is not None:
-            rows = shared_rows(folder, source.model.path, name)
-            other = keep_shared(load_model(source.model.path, dtype, device), rows, name).requires_grad_(False)
+        else:
+            at = source.model.path if source.model is not None else folder
+            rows = shared_rows(folder, at, name)
+            other = (
+                load_model(at, dtype, device)
+                if source.random_seed is None
+                else draw_weights(at, dtype, device, source.random_seed)
+            )
+            other = keep_shared(other, rows, name).requires_grad_(False)
             teacher_sources[name] = OtherModel(Student(other).eval(), is_hinted)
     return teacher_sources
 

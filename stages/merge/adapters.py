@@ -29,6 +29,7 @@ NOT_MERGED = {
     "dora": "is no sum of updates",
     "full": "trained the weights themselves",
     "last_blocks": "trained the weights themselves",
+    "quantization_aware": "trained the weights themselves",
 }
 
 

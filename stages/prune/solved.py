@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from attar.compressors.measure.closeness import closeness, ratio_of_sums
 from attar.compressors.models.runner import TorchRunner
+from attar.compressors.prune.hidden.cut import KeptChannels
+from attar.compressors.prune.hidden.refit import StreamRefit
+from attar.compressors.prune.hidden.rotate import rotate_stream
 from attar.compressors.prune.solve.candidates import Units
 from attar.compressors.prune.solve.exact import pareto, solve
 from attar.compressors.prune.solve.items import Plan, Problem, scaled
@@ -113,6 +116,12 @@ def carried_out(model: PreTrainedModel, shape: Shape, repair: Repair | None) -> 
 
     What is left must first speak as the whole model does with all that goes silenced.
     """
+    if shape.stream is not None and shape.stream.rotation is not None:
+        expected = kept_logits(model, "prune")
+        rotate_stream(model, shape.stream.rotation)
+        check_kept(model, expected, "prune")
+    if repair is not None and shape.stream is not None:
+        _fold_stream(model, shape.stream, repair)
     if repair is not None:
         for axis, units in (("channels", shape.channels), ("groups", shape.groups)):
             if units is not None:
@@ -131,6 +140,7 @@ def carried_out(model: PreTrainedModel, shape: Shape, repair: Repair | None) -> 
         first=shape.first_changed,
         ridge=repair.ridge,
         batch_size=repair.batch_size,
+        channels=shape.stream.of if shape.stream is not None else None,
     )
     return kept_logits(model, "prune")
 
@@ -197,6 +207,15 @@ def _fold(axis: str, model: PreTrainedModel, units: Sequence, repair: Repair) ->
     run_through(repair.original, repair.samples, repair.batch_size, fit.update, f"fitting {axis}")
     for index, (part, stays) in enumerate(zip(parts(model), units, strict=True)):
         metric(f"{axis}_patch_residual_fraction", fit.fold(index, part, stays, WIDTH_RIDGE), step=index)
+
+
+def _fold_stream(model: PreTrainedModel, channels: KeptChannels, repair: Repair) -> None:
+    """Let what reads the stream take from the channels that stay, by least squares, what the others held."""
+    fit = StreamRefit(channels.rotated)
+    source = repair.original if channels.rotation is None else model
+    run_through(source, repair.samples, repair.batch_size, fit.update, "fitting the stream")
+    for index, left in enumerate(fit.fold(model, WIDTH_RIDGE)):
+        metric("stream_patch_residual_fraction", left, step=index)
 
 
 def _as_shares(problem: Problem) -> str:

@@ -11,6 +11,8 @@ from attar.compressors.models.bypass import handing_on
 from attar.compressors.models.skeleton import check_cut
 from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
+from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Facts, ModelArtifact
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
@@ -71,6 +73,8 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
     """Forecast a plan by its budget: what the solve takes is known when the scan is there."""
     check_plan(plan, scan)
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
+    if {HIDDEN, ROTATED} & {*(plan.axes or several(scan, "axes"))}:
+        facts.pop("hidden_size", None)  # the solve may take some of it
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     share = min((plan.budget[name] for name in ("parameters", "bytes") if name in plan.budget), default=0.0)
     if share and num_bytes:

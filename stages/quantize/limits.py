@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.measure.closeness import closeness
@@ -19,15 +19,14 @@ from attar.stages.artifacts.dataset.measured_data import plain_text, question_ro
 from attar.stages.artifacts.dataset.prompts import row_prompt, row_reference
 from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.quantize.recorded_runner import RecordedRunner
+from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.progress import bar, metric, note
 
 NUM_TIMED_ROUNDS = 5
 
 
-class Limits(BaseModel):
+class Limits(DescribedModel):
     """Limits of the loss; each is checked on held-out text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     max_kl_nats: float = Field(gt=0.0)
     """KL from the original to the quantized model, nats a token."""

@@ -31,6 +31,14 @@ STEPS = {
     "merge": {"method": "method", "params": "params"},
 }
 
+# What a form is and what runs it; another is a folder of transformers.
+FORMS = {
+    "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
+    "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
+}
+# Weights that are not rounded to integers.
+FLOATS = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
+
 
 def write_card(release: Release) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
@@ -62,13 +70,9 @@ def _blocks(release: Release) -> str:
 def _forms(release: Release) -> list[str]:
     lines = []
     for folder, facts in release.forms.items():
-        is_graph = facts.get("format") == "onnx"
-        what = (
-            "ONNX graph with a KV cache: onnxruntime, tokenizers"
-            if is_graph
-            else f"Hugging Face folder: {release.readers}, torch"
-        )
-        lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}")
+        what = FORMS.get(str(facts.get("format")), f"Hugging Face folder: {release.readers}, torch")
+        bits = f", {facts['bits_per_weight']:.2f} bits each" if "bits_per_weight" in facts else ""
+        lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}{bits}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
 
 
@@ -158,11 +162,7 @@ def _gate(release: Release) -> list[str]:
 
 
 def _quantization(release: Release) -> list[str]:
-    graphs = {
-        folder: facts
-        for folder, facts in release.forms.items()
-        if _weights(facts) not in ("float32", "bfloat16", "float16")
-    }
+    graphs = {folder: facts for folder, facts in release.forms.items() if _weights(facts) not in FLOATS}
     if not graphs:
         return ["", "None: every form holds full-precision weights."]
     return [

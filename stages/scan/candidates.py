@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.calibration import Batch
 from attar.compressors.prune.depth.scores.removal import KLIncrease
+from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED, StreamUnits
 from attar.compressors.prune.solve.candidates import (
     MEASURED_AXES,
     NOT_SAYABLE,
@@ -26,6 +27,7 @@ from attar.compressors.prune.solve.candidates import (
     seam_items,
 )
 from attar.compressors.prune.solve.costs import part_costs
+from attar.compressors.prune.solve.hidden import hidden_items, stream_widths
 from attar.compressors.prune.solve.items import Item, Problem
 from attar.compressors.prune.solve.probe import Probe
 from attar.compressors.prune.solve.vocabulary import FewerTokens, vocabulary_items
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
 # A line a candidate, and one for the whole model: axis, where, how it combines with others, loss_nats, a column a quantity it saves.
 CANDIDATE_TABLE = "candidates.csv"
-# Scores of channels and KV groups, a tensor an axis: blocks by units.
+# Scores of channels and KV groups, a tensor an axis: blocks by units; and what was seen of the residual stream.
 UNIT_SCORES = "units.safetensors"
 TOTAL = "total"
 COLUMNS = ("axis", "where", "group", "reach", "amount", "block", "parts", "enters", "leaves", "loss_nats")
@@ -48,7 +50,7 @@ class CandidatesConfig(StageConfig):
     """Which axes are measured for a solve, and on how much of the calibration text."""
 
     axes: list[str] = []
-    """Axes of which every candidate is run once: depth, seams, channels, groups, vocabulary. Empty: none."""
+    """Axes of which every candidate is run once: depth, seams, channels, groups, hidden, rotated, vocabulary. Empty: none."""
 
     num_samples: int = Field(default=2, ge=1)
     """How many samples each candidate is run on, evenly spaced among the scan's: KL in nats a token."""
@@ -57,13 +59,19 @@ class CandidatesConfig(StageConfig):
     """Cut of those samples, in tokens."""
 
     num_scoring_samples: int = Field(default=8, ge=1)
-    """How many samples rank the channels and KV groups, forward and backward."""
+    """How many samples rank the channels, KV groups and channels of the stream, forward and backward."""
 
     channel_fractions: list[float] = [0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95]
     """Shares of the channels at which a width is measured, in (0, 1); between them losses lie on straight lines."""
 
     channel_step: int = Field(default=32, ge=1)
     """Widths that may be chosen are multiples of this many channels."""
+
+    hidden_fractions: list[float] = [0.75, 0.8125, 0.875, 0.9375]
+    """Shares of the residual stream at which a width is measured, in (0, 1); those nearest that the config takes beside its heads."""
+
+    hidden_step: int = Field(default=4, ge=1)
+    """Widths of the residual stream that may be chosen are multiples of this many channels."""
 
     vocabulary_fractions: list[float] = [0.25, 0.33, 0.42, 0.5, 0.67]
     """Shares of the tokens at which a vocabulary is measured, in (0, 1); the training rows choose which tokens stay."""
@@ -81,7 +89,7 @@ class CandidatesConfig(StageConfig):
                 raise ValueError(f"unknown axis {axis!r}.{did_you_mean(axis, MEASURED_AXES)}")
         return value
 
-    @field_validator("channel_fractions", "vocabulary_fractions")
+    @field_validator("channel_fractions", "hidden_fractions", "vocabulary_fractions")
     @classmethod
     def _inside(cls, value: list[float], field: ValidationInfo) -> list[float]:
         if not value or any(not 0.0 < fraction < 1.0 for fraction in value):
@@ -107,7 +115,8 @@ def measure_candidates(
     for axis in config.axes:
         reason = can_say(model, axis)
         if reason:
-            raise ValueError(f"axis {axis!r}: {type(model).__name__}: {reason}")
+            family = type(model).__name__
+            raise ValueError(f"axis {axis!r}: {family}: {reason.removeprefix(f'{family}: ')}")
     costs = part_costs(model, is_timed=is_timed)
     units = score_units(model, scoring, config.axes)
     probe = Probe(model, probed, KLIncrease())
@@ -122,6 +131,10 @@ def measure_candidates(
         items += channel_items(probe, costs, units, counts, config.channel_step, counter.advance)
     if "groups" in config.axes:
         items += group_items(probe, costs, units, counter.advance)
+    for axis in [axis for axis in (HIDDEN, ROTATED) if axis in config.axes]:
+        counts = [item.amount for item in items if item.axis == "groups"]
+        widths = stream_widths(model, config.hidden_fractions, config.hidden_step, counts)
+        items += hidden_items(probe, costs, units, axis, widths, counter.advance)
     items += vocabulary_items(model, texts, vocabularies, costs, counter.advance)
     for axis in config.axes:
         losses = [item.loss_nats for item in items if item.axis == axis]
@@ -161,6 +174,7 @@ def write_problem(folder: Path, problem: Problem, units: Units) -> None:
         totals = {name: f"{value:.12g}" for name, value in problem.totals.items()}
         writer.writerow({"axis": TOTAL, "amount": problem.num_blocks, **totals})
     tensors = {axis: torch.stack(list(scores)).float() for axis, scores in units.of_axis.items()}
+    tensors |= units.stream.tensors() if units.stream is not None else {}
     if tensors:
         save_file(tensors, folder / UNIT_SCORES)
 
@@ -177,7 +191,8 @@ def read_problem(folder: Path) -> tuple[Problem, Units]:
     items = tuple(_item(row, quantities) for row in rows if row["axis"] != TOTAL)
     problem = Problem({name: float(totals[name]) for name in quantities}, int(totals["amount"]), items)
     scores = load_file(folder / UNIT_SCORES) if (folder / UNIT_SCORES).exists() else {}
-    return problem, Units({axis: list(tensor) for axis, tensor in scores.items()})
+    of_axis = {axis: list(scores[axis]) for axis in ("channels", "groups") if axis in scores}
+    return problem, Units(of_axis, StreamUnits.of_tensors(scores))
 
 
 def _item(row: dict[str, str], quantities: Sequence[str]) -> Item:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
 from attar.compressors.prune.depth.select import protected_blocks
+from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
@@ -88,10 +89,12 @@ def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
     """Return how many samples' forward passes the candidates take: half of one a block or seam, a whole one a width."""
     num_runs = 0.5 * num_blocks * len({"depth", "seams"} & {*candidates.axes})
     num_runs += len(candidates.channel_fractions) * ("channels" in candidates.axes)
-    num_scoring = candidates.num_scoring_samples * bool({"channels", "groups"} & {*candidates.axes})
+    num_runs += len(candidates.hidden_fractions) * len({HIDDEN, ROTATED} & {*candidates.axes})
+    # forward and backward, or forward alone where nothing but the stream is ranked
+    passes = 2.5 if {"channels", "groups"} & {*candidates.axes} else float(bool({HIDDEN, ROTATED} & {*candidates.axes}))
     num_vocabularies = len(candidates.vocabulary_fractions) * ("vocabulary" in candidates.axes)
     num_read = candidates.num_vocabulary_samples * (num_vocabularies + bool(num_vocabularies))
-    return candidates.num_samples * (1 + num_runs) + 2.5 * num_scoring + num_read
+    return candidates.num_samples * (1 + num_runs) + passes * candidates.num_scoring_samples + num_read
 
 
 @stage("scan", version=7, forecast=_forecast)

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from attar.compressors.models.experts import Routing, moe_layers
-from attar.compressors.prune.experts.clusters import average_linkage
 from attar.compressors.prune.experts.cut import cut_experts, fold_merged
-from attar.compressors.prune.experts.methods import EXPERT_METHODS, Merge, assign, scores_of
+from attar.compressors.prune.experts.methods import EXPERT_METHODS, Merge, assign, average_linkage, scores_of
 from attar.compressors.prune.experts.scan import ExpertScan, Routed
 from tests.expert_models import IDS, expert_model
 

@@ -44,6 +44,28 @@ def everyday_nodes(folder: Path) -> dict[str, Any]:
     }
 
 
+def planned_nodes(folder: Path) -> dict[str, Any]:
+    """Measure candidates of every axis, and carry a plan over all of them out, repaired and priced by trials."""
+    nodes = everyday_nodes(folder)
+    rows = {"num_samples": 8, "max_tokens": 32}
+    axes = ["depth", "seams", "channels", "groups", "hidden", "rotated"]
+    plan = {"plan": {"budget": {"parameters": 0.7}, "trials": True}, "patch": {"kind": "refit", **rows}}
+    return {
+        "original": nodes["original"],
+        "sums": nodes["sums"],
+        "candidates": {
+            "stage": "scan",
+            "config": {"candidates": {"axes": axes}, "calibration": rows},
+            "inputs": {"model": "original", "data": "sums"},
+        },
+        "planned": {
+            "stage": "prune",
+            "config": plan,
+            "inputs": {"model": "original", "scan": "candidates", "data": ["sums"]},
+        },
+    }
+
+
 def rare_nodes(tiny: Path) -> dict[str, Any]:
     """One node a stage, each as small as it can be, and what it reads."""
 

@@ -47,6 +47,7 @@ FORM = {
     "min_accuracy_retention": 0, "max_perplexity_ratio": 0,
     "overrides": {"questions.config.verifier": "number", "block_scan.config.calibration.num_samples": 4, "scores.config.num_samples": 1},
 }  # fmt: skip
+ALL = ["compare", "compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
 # Of a deployment's parameters: what the server itself refuses, and what it says.
 OUT_OF_BOUNDS = [
     ("compress", {"form": FORM | {"num_blocks": 500}}, "500 is greater than the maximum of 128"),
@@ -203,6 +204,11 @@ def until(condition: Callable[[], Any], seconds: float = 300.0, what: Callable[[
         assert time.monotonic() < deadline, what()
         BETWEEN_POLLS.wait(0.3)
     return result
+
+
+def command_lines() -> str:
+    """What every process of this machine was started as."""
+    return "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
 def owned(home: Path) -> list[psutil.Process]:

@@ -22,7 +22,7 @@ from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
 from tests.databases import copy_database
-from tests.system.kill_recipes import everyday_nodes, rare_nodes
+from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes
 from tests.system.operated import BETWEEN_POLLS
 
 # How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
@@ -65,6 +65,8 @@ RARE_KILLS = (
     ("trimmed", "trim_vocabulary"),
     ("fewer_experts", "prune_experts"),
 )
+# A plan over every axis: its measurement, and the solve with its cuts and repairs.
+PLAN_KILLS = (("candidates", "scan"), ("planned", "prune"))
 NUM_MISSES = 5
 
 
@@ -88,6 +90,13 @@ def test_every_stage_is_killed_somewhere() -> None:
 def test_a_run_killed_inside_a_stage_is_continued(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "everyday.yaml").write_text(yaml.safe_dump({"name": "everyday", "nodes": everyday_nodes(tmp_path)}))
     kill_and_finish("everyday.yaml", EVERYDAY_KILLS, environment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_so_is_one_killed_inside_a_plan(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"name": "plan", "nodes": planned_nodes(tmp_path)}))
+    kill_and_finish("plan.yaml", PLAN_KILLS, environment, tmp_path)
 
 
 @pytest.mark.slow

@@ -16,12 +16,14 @@ from attar.registry.artifacts.store import Store
 from attar.registry.release.promotion import make_champion
 from attar.registry.release.versions import read_version
 from tests.system.operated import (
+    ALL,
     FORM,
     OUT_OF_BOUNDS,
     Api,
     Environment,
     attar,
     attar_here,
+    command_lines,
     doctor_checks,
     events_named,
     owned,
@@ -33,12 +35,6 @@ from tests.system.operated import (
 
 # each flow run is a process that imports all of it: seconds on a quiet machine, a minute on one with ten others at work
 pytestmark = pytest.mark.timeout(900)
-ALL = ["compress", "gc", "nightly", "promote", "recipe", "rollback", "stage", "sweep"]
-
-
-def command_lines() -> str:
-    """What every process of this machine was started as."""
-    return "\n".join(" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +53,7 @@ def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: En
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200 and b"<html" in answer.read().lower()
+    assert all(f"\n{name} answers after" in up["printed"] for name in ("prefect", "mlflow", "worker")), up["printed"]
     again = json.loads(attar_here(environment | up["client"], "up", "--json").stdout)
     assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
 
@@ -142,9 +139,8 @@ def test_a_run_on_the_command_line_shows_in_the_same_places(
     assert done.returncode == 0, done.stderr
     run = json.loads(done.stdout)
     assert api.ask(f"flow_runs/{run['prefect_flow_run_id']}")["state"]["type"] == "COMPLETED"
-    with urllib.request.urlopen(
-        f"{up['mlflow']}/api/2.0/mlflow/runs/get?run_id={run['mlflow_run_id']}", timeout=30
-    ) as answer:
+    page = f"{up['mlflow']}/api/2.0/mlflow/runs/get?run_id={run['mlflow_run_id']}"
+    with urllib.request.urlopen(page, timeout=30) as answer:
         assert json.loads(answer.read())["run"]["info"]["status"] == "FINISHED"
 
 
@@ -152,6 +148,7 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     api: Api, first_night: dict[str, Any], served: None, home: Path
 ) -> None:
     first, again = api.artifact(first_night["id"], "nightly")
+    assert first_night["name"] == "night of wee.yaml, wee.yaml", "a list of runs says what each is of"
     assert first["outcome"] == "candidate" and first["version"] == "wee/1"
     assert again["outcome"] == "unchanged" and read_version("wee@candidate").number == "1"
     assert read_version("wee/1").aliases == ("candidate",), "the gate held, but a night promotes nothing"
@@ -170,15 +167,22 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
+def test_a_run_is_begun_again_at_a_node_and_compared(api: Api, first_night: Any, home: Path) -> None:
+    earlier = read_version("wee/1").tags["attar.run"]
+    again = {"name": "wee.yaml", "overrides": ["release.config.name=again"], "from_node": "after"}
+    made = stored_result(home, api.wait(api.trigger("recipe", again), "COMPLETED"))
+    assert (made["nodes"]["smaller"], made["nodes"]["after"]) == ("Cached", "Completed")
+    compared = api.wait(api.trigger("compare", {"first": earlier, "second": made["run"]}), "COMPLETED")
+    assert compared["name"] == f"compare {earlier} and {made['run']}"
+
+
 def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     api: Api, first_night: dict[str, Any], served: None
 ) -> None:
     number = read_version("wee@candidate").number
     waiting = api.trigger("promote", {"name": "wee", "max_quality_loss": 1.0})
     question = api.question(waiting)
-    assert "model/perplexity" in question and f"wee version {number}" in question, (
-        "the report is shown with the question"
-    )
+    assert "model/perplexity" in question and f"wee version {number}" in question, "the report"
     until(lambda: waiting not in command_lines(), 60.0, lambda: "a process waits with the person")
     answer = api.ask(f"flow_runs/{waiting}/resume", {"run_input": {"approve": True, "reason": "looks good"}})
     assert answer["status"] == "ACCEPT"

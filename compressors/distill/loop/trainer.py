@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import units
@@ -26,6 +25,16 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Teach
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.models.adapted import mixed_precision
 from attar.compressors.models.trained_weights import WeightAverage, beside, set_weights, trained_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def accelerator_on(device: torch.device) -> Accelerator:
+    """Return what runs a training on a device, in all of its processes."""
+    from accelerate import Accelerator  # a plan need not wait for it
+
+    return Accelerator(cpu=device.type == "cpu")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -80,6 +80,7 @@ def refit_blocks(
     ridge: float,
     first: int,
     result: PreTrainedModel | None = None,
+    channels: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[BlockFit]:
     """Refit the student's blocks from `first` on, in place, each on what the ones before it now give. Yield after each.
 
@@ -88,34 +89,47 @@ def refit_blocks(
     carries the layer-wise reconstruction of GPTQ (https://arxiv.org/abs/2210.17323) over from rounding to removed blocks, as
     ReplaceMe (https://arxiv.org/abs/2505.02819) does for the one block before a window. Dividing by the norm keeps tokens with massive
     activations from outweighing all others together. Where experts make several last matrices, a is their output and M goes into all.
-    `result`: the same model in the dtype it is to be kept in, for the same updates, unrounded. Memory: two states, O(inputs^2).
+    `result`: the same model in the dtype it is to be kept in; it gets the same updates, unrounded. `channels`: what a student with a
+    narrower stream holds of the original's states. Memory: two states and the inputs of one matrix for every token, and O(inputs^2).
 
     Raises ValueError for families whose blocks are no plain sum of state, attention and feed-forward part.
     """
     walk = Walk(original, batches, matches.was[first])
+    held = channels or _all_channels
     # what lies before the first block that changed is the original's
-    ours = Walk(student, batches, first, states=walk.states if matches.was[first] == first else None)
+    is_same = matches.was[first] == first and channels is None
+    ours = Walk(student, batches, first, states=walk.states if is_same else None)
     result = student if result is None else result
     for index in range(first, len(matches.was)):
-        ends = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
         walk.advance_to(matches.middle[index])  # behind a seam another block
-        targets = walk.advance()
-        equations = Equations()
-        for i, (_, mask) in enumerate(batches):
-            inputs = ours.inputs_of(i, ends[0])
-            lacking = targets[i] - ours.state_after_attention(i, inputs)
-            equations.add(inputs, lacking, targets[i], mask.bool())
-        equations.update(ends, ridge)
+        targets = [held(state) for state in walk.advance()]
+        ends = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
+        _fit_attention(ours, targets, ends, ridge)
         walk.advance_to(matches.upto[index] + 1)
+        targets = [held(state) for state in walk.states]
         exits = [feed_forward_part(model, index) for model in (student, result)]
         equations, passed = Equations(), []
         for i, (_, mask) in enumerate(batches):
             inputs, state = ours.through_block(i, exits[0])
             passed.append((inputs, state))
-            equations.add(inputs, walk.states[i] - state, walk.states[i], mask.bool())
+            equations.add(inputs, targets[i] - state, targets[i], mask.bool())
         change, residual_fraction = equations.update(exits, ridge)
         ours.move_on([(state.float() + inputs.float() @ change).to(state.dtype) for inputs, state in passed])
         yield BlockFit(index, residual_fraction)
+
+
+def _fit_attention(ours: Walk, targets: Sequence[Tensor], exits: Sequence[MatrixExit], ridge: float) -> None:
+    """Fit the last attention matrix of the block before which `ours` stands, so that the states behind it near the targets."""
+    equations = Equations()
+    for i, (_, mask) in enumerate(ours.batches):
+        inputs = ours.inputs_of(i, exits[0])
+        lacking = targets[i] - ours.state_after_attention(i, inputs)
+        equations.add(inputs, lacking, targets[i], mask.bool())
+    equations.update(exits, ridge)
+
+
+def _all_channels(state: Tensor) -> Tensor:
+    return state
 
 
 class Walk:

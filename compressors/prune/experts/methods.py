@@ -11,7 +11,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attar.compressors.models.experts import MoeLayer
-from attar.compressors.prune.experts.clusters import average_linkage
 from attar.compressors.prune.experts.scan import Routed
 
 # weights: no pass. routed: a pass. dense: a pass in which every expert computes every token.
@@ -205,3 +204,22 @@ def refuse_unseen(scores: Sequence[Tensor], layers: Sequence[MoeLayer]) -> None:
 def _highest(scores: Float[Tensor, "N"], num_kept: int) -> Assignment:
     """Keep the `num_kept` highest; of equal scores the earlier expert stays."""
     return Assignment(scores.argsort(descending=True, stable=True)[:num_kept].sort().values)
+
+
+def average_linkage(distances: Float[Tensor, "N N"], num_clusters: int) -> list[list[int]]:
+    """Return clusters of indices: the nearest two are joined until `num_clusters` are left.
+
+    Two clusters are as far apart as their members are in the mean (UPGMA); of equal pairs the earlier is joined.
+    """
+    between = distances.double().clone().fill_diagonal_(torch.inf)
+    clusters: list[list[int] | None] = [[index] for index in range(len(distances))]
+    for _ in range(len(distances) - num_clusters):
+        first, other = sorted(divmod(int(between.argmin()), len(distances)))
+        own, joined = clusters[first], clusters[other]
+        assert own is not None and joined is not None, "joined clusters are infinitely far"
+        mean = (len(own) * between[first] + len(joined) * between[other]) / (len(own) + len(joined))
+        between[first], between[:, first] = mean, mean
+        between[first, first] = torch.inf
+        between[other], between[:, other] = torch.inf, torch.inf
+        clusters[first], clusters[other] = [*own, *joined], None
+    return [sorted(members) for members in clusters if members is not None]

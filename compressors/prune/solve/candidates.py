@@ -1,8 +1,9 @@
-"""Candidates of the axes that a dense model has: whole blocks, seams, feed-forward channels, KV groups. Losses measured, savings counted."""
+"""Candidates of what lies inside blocks: whole blocks, seams, feed-forward channels, KV groups. Losses measured, savings counted."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.prune.depth.calibration import Batch
+from attar.compressors.prune.depth.scan import last_logits_only
+from attar.compressors.prune.hidden.cut import KeptChannels
+from attar.compressors.prune.hidden.rotate import check_rotation
+from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED, StreamScan, StreamUnits
+from attar.compressors.prune.hidden.stream import check_stream
 from attar.compressors.prune.solve.costs import PartCosts, has_halves
 from attar.compressors.prune.solve.items import ATTENTION, FEED_FORWARD, PARTS, Item
 from attar.compressors.prune.solve.probe import Probe, WithoutParts, WithoutUnits
@@ -25,7 +31,7 @@ if TYPE_CHECKING:
 
 Costs = Mapping[str, PartCosts]
 # What a plain config of one width can say, by axis.
-MEASURED_AXES = ("depth", "seams", "channels", "groups", "vocabulary")
+MEASURED_AXES = ("depth", "seams", "channels", "groups", HIDDEN, ROTATED, "vocabulary")
 # The other half of a seam: its loss is told once, by the seam.
 SEAM_ENDS = "seam_ends"
 # Axes that people ask for, and why they are not offered as they stand.
@@ -34,22 +40,28 @@ NOT_SAYABLE = {
     "a single part (Nemotron-H)",
     "feed_forward": "a feed-forward part alone cannot go: a block of a plain config has one; accepted: seams, or depth where blocks are "
     "of a single part (Nemotron-H)",
-    "linear_attention": "a linear map in an attention part's stead (Neural Block Linearization) has no name in a plain config, and no "
-    "matrix beside it reads the same input; accepted: seams with patch refit, which fits the matrices before and behind in closed form",
+    "linear_attention": "a linear map in an attention part's stead (Neural Block Linearization) has no name in a plain config; matrices of "
+    "an attention part can hold one, each token attending to itself by its biases, at the same parameters, cache and time; accepted: "
+    "seams with patch refit, which fits the matrices before and behind in closed form",
     "block_channels": "another width in each block is more than one intermediate_size can say; accepted: channels",
-    "hidden": "the width of the residual stream is not measured; accepted: depth, seams, channels, groups, vocabulary",
 }
 
 
 @dataclass
 class Units:
-    """Scores of the units of every block, low means removable, by axis."""
+    """Scores of the units of every block, low means removable, by axis; and what was seen of the residual stream."""
 
     of_axis: dict[str, list[Float[Tensor, "U"]]] = field(default_factory=dict)
+    stream: StreamUnits | None = None
 
     def highest(self, axis: str, count: int) -> list[Tensor]:
         """Return the units of every block that stay where so many do."""
         return [highest(scores, count) for scores in self.of_axis[axis]]
+
+    def keep(self, axis: str, count: int) -> KeptChannels:
+        """Return the channels of the stream that stay where so many do."""
+        assert self.stream is not None, "measured where the axis was asked for"
+        return self.stream.keep(axis, count)
 
 
 def can_say(model: PreTrainedModel, axis: str) -> str:
@@ -62,6 +74,10 @@ def can_say(model: PreTrainedModel, axis: str) -> str:
         if axis == "channels":
             feed_forward_parts(model)
             config_changes(model, num_channels=max(1, feed_forward_parts(model)[0].num_units - 8), num_groups=None)
+        if axis in (HIDDEN, ROTATED):
+            check_stream(model)
+        if axis == ROTATED:
+            check_rotation(model)
         if axis == "groups" and attention_parts(model)[0].num_units < 2:
             return "it has one KV group, which cannot go"
     except ValueError as error:
@@ -71,19 +87,27 @@ def can_say(model: PreTrainedModel, axis: str) -> str:
 
 @torch.no_grad()
 def score_units(model: PreTrainedModel, batches: Sequence[Batch], axes: Sequence[str]) -> Units:
-    """Return the Taylor scores of channels and KV groups from one forward and one backward pass."""
+    """Return the Taylor scores of channels and KV groups, and the stream's moments, from one forward and one backward pass.
+
+    Axes of the stream alone need no backward pass.
+    """
     parts: dict[str, list[Part]] = {}
     if "channels" in axes:
         parts["channels"] = feed_forward_parts(model)
     if "groups" in axes:
         parts["groups"] = attention_parts(model)
-    if not parts:
-        return Units()
-    scan = WidthScan(Taylor(), [part for axis_parts in parts.values() for part in axis_parts])
-    for batch in batches:
-        scan.update(model, batch.input_ids, batch.attention_mask)
-    scores = iter(scan.scores())
-    return Units({axis: [next(scores) for _ in axis_parts] for axis, axis_parts in parts.items()})
+    scan = WidthScan(Taylor(), [part for axis_parts in parts.values() for part in axis_parts]) if parts else None
+    stream = StreamScan(model, is_rotated=ROTATED in axes) if {HIDDEN, ROTATED} & {*axes} else None
+    for batch in batches if scan or stream else ():
+        with stream.watching(batch.attention_mask) if stream else nullcontext():
+            if scan:
+                scan.update(model, batch.input_ids, batch.attention_mask)
+            else:
+                ids, mask = batch.input_ids, batch.attention_mask
+                model(input_ids=ids, attention_mask=mask, use_cache=False, **last_logits_only(model))  # type: ignore[operator]
+    scores = iter(scan.scores() if scan else ())
+    of_axis = {axis: [next(scores) for _ in axis_parts] for axis, axis_parts in parts.items()}
+    return Units(of_axis, stream.units() if stream else None)
 
 
 def depth_items(probe: Probe, costs: Costs, protected: frozenset[int], on_run: Callable[[int], None]) -> list[Item]:

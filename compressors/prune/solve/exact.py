@@ -63,8 +63,12 @@ def solve(problem: Problem, budget: Mapping[str, float]) -> Plan:
 def pareto(problem: Problem, quantity: str) -> list[Plan]:
     """Return every plan that no other beats both in loss and in what it leaves of a quantity. Losses ascend."""
     points: list[tuple[float, float, list[Item], Front, int]] = []
+    fronts: dict[tuple[int, ...], Front] = {}
     for setting in _settings(problem):
-        front, lost = _front(problem, setting, [quantity], None), sum(item.loss_nats for item in setting)
+        # what takes a share of all that is left leaves the sums over blocks as they are: they are walked once
+        spread = tuple(id(item) for item in setting if item.reach == "blocks")
+        front = fronts.get(spread) or fronts.setdefault(spread, _front(problem, setting, [quantity], None))
+        lost = sum(item.loss_nats for item in setting)
         kept_share = _kept_share(problem, setting, quantity)
         for index, saved in enumerate(front.savings[:, 0]):
             left = kept_share * (problem.totals[quantity] - _spread(setting, quantity) - float(saved))

@@ -15,6 +15,7 @@ from attar.compressors.prune.depth.calibration import Batch
 from attar.compressors.prune.depth.removal import RemovalMetric, batch_logits, summed_loss
 from attar.compressors.prune.depth.scan import residual_stream
 from attar.compressors.prune.depth.seam import silent_parts
+from attar.compressors.prune.hidden.cut import KeptChannels, fewer_channels
 from attar.compressors.prune.width.cut import KeptUnits, silenced
 
 if TYPE_CHECKING:
@@ -67,6 +68,18 @@ class WithoutUnits:
 
     def applied(self, model: PreTrainedModel) -> AbstractContextManager[None]:
         return silenced(model, channels=self.channels, groups=self.groups)
+
+
+@dataclass(frozen=True)
+class NarrowStream:
+    """All but some channels of the residual stream."""
+
+    stream: KeptChannels
+    first: int = 0
+    blocks: frozenset[int] = frozenset()
+
+    def applied(self, model: PreTrainedModel) -> AbstractContextManager[None]:
+        return fewer_channels(model, self.stream)
 
 
 class Probe:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.bypass import handing_on
 from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.seam import Pairing, pair_parts, removed_parts, silent_parts
+from attar.compressors.prune.hidden.cut import KeptChannels, cut_hidden, fewer_channels
+from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.candidates import Units
 from attar.compressors.prune.solve.items import Plan
 from attar.compressors.prune.width.cut import cut_width, silenced
@@ -23,13 +25,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Shape:
-    """The blocks, seams and units that are left. `channels` and `groups`: the units of every block, None where all stay."""
+    """The blocks, seams and units that are left. `channels`, `groups`: the units of every block; `stream`: of the residual stream.
+
+    None where all stay. What is shaped or cut is a model whose stream was rotated before, where `stream` asks for it.
+    """
 
     num_blocks: int
     blocks: tuple[int, ...] = ()
     seams: tuple[int, ...] = ()
     channels: Sequence[Tensor] | None = None
     groups: Sequence[Tensor] | None = None
+    stream: KeptChannels | None = None
     # how many tokens stay; cut by who has the tokenizer
     num_tokens: int | None = None
     # amounts of axes that others carry out
@@ -42,8 +48,16 @@ class Shape:
         stays = {axis: units.highest(axis, amounts[axis]) for axis in ("channels", "groups") if axis in amounts}
         others = {axis: amount for axis, amount in amounts.items() if axis not in OWN_AXES}
         blocks, seams = (tuple(sorted(plan.amounts(axis))) for axis in ("depth", "seams"))
+        streams = [units.keep(axis, amounts[axis]) for axis in (HIDDEN, ROTATED) if axis in amounts]
         return Shape(
-            num_blocks, blocks, seams, stays.get("channels"), stays.get("groups"), amounts.get("vocabulary"), others
+            num_blocks,
+            blocks,
+            seams,
+            stays.get("channels"),
+            stays.get("groups"),
+            stream=streams[0] if streams else None,
+            num_tokens=amounts.get("vocabulary"),
+            others=others,
         )
 
     @property
@@ -60,7 +74,8 @@ class Shape:
     @property
     def first_changed(self) -> int:
         """The first block of the result that is not the original's."""
-        return 0 if self.channels is not None or self.groups is not None else self.matches.first
+        narrower = (self.channels, self.groups, self.stream)
+        return self.matches.first if all(units is None for units in narrower) else 0
 
     @property
     def removed_blocks(self) -> tuple[int, ...]:
@@ -69,7 +84,7 @@ class Shape:
         return tuple(sorted(attention | feed_forward))
 
 
-OWN_AXES = ("depth", "seams", "seam_ends", "channels", "groups", "vocabulary")
+OWN_AXES = ("depth", "seams", "seam_ends", "channels", "groups", HIDDEN, ROTATED, "vocabulary")
 
 
 @contextmanager
@@ -77,6 +92,7 @@ def shaped(model: PreTrainedModel, shape: Shape) -> Iterator[None]:
     """Let the whole model compute, inside, what the cut one must."""
     attention, feed_forward = removed_parts(shape.num_blocks, (), shape.seams)
     with (
+        fewer_channels(model, shape.stream.rotated) if shape.stream is not None else nullcontext(),
         silenced(model, channels=shape.channels, groups=shape.groups),
         silent_parts(model, attention, feed_forward),
         handing_on(model, shape.blocks),
@@ -88,6 +104,8 @@ def cut_to(model: PreTrainedModel, shape: Shape) -> None:
     """Cut a model in place. Raises ValueError when a plain config of the family cannot say what is left."""
     assert len(decoder_blocks(model)) == shape.num_blocks, "a shape is of one model"
     pairing = shape.pairing
+    if shape.stream is not None:  # while every norm is still there
+        cut_hidden(model, shape.stream.rotated)
     if shape.blocks or shape.seams:
         pair_parts(model, pairing)
     channels, groups = (

@@ -8,7 +8,7 @@ from attar.compressors.prune.solve.exact import pareto, solve
 from attar.compressors.prune.solve.items import Plan, Problem
 
 # Axes that are repaired alike, each group tried once; the second name of a seam carries no loss of its own.
-TRIED_TOGETHER = (("depth", "seams", "seam_ends"), ("channels",), ("groups",))
+TRIED_TOGETHER = (("depth", "seams", "seam_ends"), ("channels",), ("groups",), ("hidden",), ("rotated",))
 
 
 def repair_shares(problem: Problem, budget: Mapping[str, float], trial: Callable[[Plan], float]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.measure.same_logits import probe_ids
-from attar.compressors.models.skeleton import as_read
+from attar.compressors.models.skeleton import as_read, put_tensors, stored_tensors
 from attar.compressors.prune.vocabulary.renumber import SIZES, renumbered, resized
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def cut_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> None:
     new_ids = {old: new for new, old in enumerate(kept_ids)}
     skeleton = _skeleton(model, rows, new_ids)
     index = torch.as_tensor(list(kept_ids), dtype=torch.long, device=model.device)
-    tensors, shapes = _tensors(model), {name: tensor.shape for name, tensor in _tensors(skeleton).items()}
+    tensors, shapes = stored_tensors(model), {name: tensor.shape for name, tensor in stored_tensors(skeleton).items()}
     if tensors.keys() != shapes.keys():
         raise ValueError(f"{family}: a model of another vocabulary has other tensors; its vocabulary cannot be cut")
     cut: dict[int, nn.Parameter] = {}
@@ -59,7 +59,7 @@ def cut_vocabulary(model: PreTrainedModel, kept_ids: Sequence[int]) -> None:
         if id(tensor) not in cut:
             cut[id(tensor)] = _rows_of(tensor, index)
     _refuse_whole_tables(model, cut, len(index))
-    _put(model, skeleton, cut)
+    put_tensors(model, skeleton, cut, NOTED)
     _write_config(model, rows, new_ids)
 
 
@@ -102,13 +102,6 @@ def _skeleton(model: PreTrainedModel, rows: int, new_ids: dict[int, int]) -> Pre
         raise ValueError(f"{type(model).__name__}: its config cannot say {len(new_ids)} tokens: {reason}") from error
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return parameters and stored buffers by name, those that are tied under each of their names."""
-    stored = model.state_dict().keys()
-    buffers = {name: tensor for name, tensor in model.named_buffers() if name in stored}
-    return dict(model.named_parameters(remove_duplicate=False)) | buffers
-
-
 def _rows_of(tensor: Tensor, index: Int[Tensor, "K"]) -> nn.Parameter:
     rows = tensor.detach()[index.to(tensor.device)].contiguous()
     return nn.Parameter(rows, requires_grad=tensor.requires_grad)
@@ -121,21 +114,6 @@ def _refuse_whole_tables(model: PreTrainedModel, cut: dict[int, nn.Parameter], n
             raise ValueError(
                 f"{type(model).__name__}: its config does not size its {type(table).__name__} of tokens; not cut"
             )
-
-
-def _put(model: PreTrainedModel, skeleton: PreTrainedModel, cut: dict[int, nn.Parameter]) -> None:
-    """Put the cut tensors wherever the whole ones stand, so that what was tied stays tied, and what modules note of their sizes."""
-    skeletons = dict(skeleton.named_modules())
-    for name, module in model.named_modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None and id(parameter) in cut:
-                module._parameters[key] = cut[id(parameter)]
-        for key, buffer in module._buffers.items():
-            if buffer is not None and id(buffer) in cut:
-                module._buffers[key] = cut[id(buffer)].data
-        for key in NOTED:
-            if isinstance(vars(module).get(key), int | None) and key in vars(module):
-                setattr(module, key, getattr(skeletons[name], key))
 
 
 def _write_config(model: PreTrainedModel, rows: int, new_ids: dict[int, int]) -> None:

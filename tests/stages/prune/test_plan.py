@@ -17,7 +17,7 @@ from attar.stages.scan.candidates import CandidatesConfig, read_problem
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 
-AXES = ["depth", "seams", "channels", "groups"]
+AXES = ["depth", "seams", "channels", "groups", "hidden", "rotated"]
 SMALL = {"calibration": {"num_samples": 4, "max_tokens": 32}}
 REFIT = {"kind": "refit", "num_samples": 4, "max_tokens": 32}
 
@@ -42,6 +42,9 @@ def test_the_table_gives_back_what_was_measured(measured: ScanArtifact) -> None:
     assert {item.axis for item in problem.items} == {*AXES, "seam_ends"}
     assert set(problem.totals) == {"parameters", "bytes", "kv_bytes", "flops", "ms"}
     assert len(units.of_axis["channels"]) == problem.num_blocks == 4
+    assert (
+        units.stream is not None and units.stream.rotation is not None and set(units.of_axis) == {"channels", "groups"}
+    )
     assert measured.facts["axes"] == tuple(AXES)
 
 
@@ -56,7 +59,7 @@ def test_a_plan_meets_its_budget(
         assert record["left"][quantity] <= share * record["totals"][quantity] * (1 + 1e-9)
         front = record["fronts"][quantity]
         assert [point["left"] for point in front] == sorted((point["left"] for point in front), reverse=True)
-    assert record["left"]["parameters"] == artifact.facts["num_parameters"]
+    assert record["left"]["parameters"] == pytest.approx(artifact.facts["num_parameters"], rel=1e-12)
     assert record["predicted_nats"] == pytest.approx(sum(item["loss_nats"] for item in record["items"]))
     assert record["measured_nats"] is None
     assert artifact.facts["predicted_nats"] == record["predicted_nats"]
@@ -95,6 +98,19 @@ def test_axes_may_be_left_out(model: ModelArtifact, measured: ScanArtifact, stor
     _, record = planned({"budget": {"parameters": 0.8}, "axes": ["channels"]}, model, measured, store)
     assert {item["axis"] for item in record["items"]} == {"channels"}
     assert all("seams" not in point["plan"] for point in record["fronts"]["parameters"])
+
+
+@pytest.mark.parametrize("axis", ["hidden", "rotated"])
+@pytest.mark.parametrize("is_repaired", [False, True])
+def test_a_narrower_stream_alone(
+    axis: str, is_repaired: bool, model: ModelArtifact, measured: ScanArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    more = {"data": (questions,), "patch": REFIT} if is_repaired else {}
+    artifact, record = planned({"budget": {"flops": 0.9}, "axes": [axis]}, model, measured, store, **more)
+    assert artifact.facts["hidden_size"] < 64 and artifact.facts["num_blocks"] == 4
+    assert artifact.facts["attention_width"] == 64  # heads stay as they are
+    assert [item["axis"] for item in record["items"]] == [axis]
+    assert (record["measured_nats"] is not None) == is_repaired
 
 
 def test_seams_alone_give_whole_blocks(model: ModelArtifact, measured: ScanArtifact, store: Store) -> None:
@@ -169,3 +185,8 @@ def test_the_forecast_prices_a_plan_by_its_budget() -> None:
         PruneConfig(plan={"budget": {"parameters": 0.75}}), {"model": (facts,), "scan": ({"axes": ("depth",)},)}
     )
     assert forecast.facts["num_parameters"] == 750 and forecast.disk_bytes > 0
+    assert forecast.facts["hidden_size"] == 8
+    narrower = prune.forecast(
+        PruneConfig(plan={"budget": {"parameters": 0.75}}), {"model": (facts,), "scan": ({"axes": ("hidden",)},)}
+    )
+    assert "hidden_size" not in narrower.facts

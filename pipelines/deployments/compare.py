@@ -1,0 +1,38 @@
+"""Deployment `compare`: what differs between two runs, as tables in Prefect, without a command line."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+from prefect.states import Completed
+from pydantic import Field
+
+from attar.pipelines.deployments.workplace import enter_workplace
+from attar.pipelines.report.difference import figure_differences, run_difference, shown_rows
+from attar.registry.artifacts.store import Store
+from attar.registry.tracking.run_record import find_run
+
+RunId = Annotated[str, Field(pattern=r"^[\w.-]+$", max_length=200)]
+
+
+@flow(name="compare", flow_run_name="compare {first} and {second}", persist_result=True, result_serializer="json")
+def compare(first: RunId, second: RunId = "latest") -> Any:
+    """Say what differs between two runs: fields of their recipes, what they made, and figures with second / first.
+
+    Args:
+        first: Start of a run's id, as its report and `attar list runs` show it.
+        second: The run beside it; latest is the newest.
+    """
+    home = enter_workplace()
+    runs = tuple((find_run(home, run_id), Store(home)) for run_id in (first, second))
+    differences = run_difference(*runs)
+    figures = [figure.as_row() for figure in figure_differences(*runs) if figure.first != figure.second]
+    tables = {"fields": shown_rows(differences["fields"]), "artifacts": shown_rows(differences["artifacts"])}
+    names = [record.id for record, _ in runs]
+    for kind, rows in {**tables, "figures": figures}.items():
+        if rows:
+            create_table_artifact(rows, key=f"compare-{kind}", description=f"{kind} of {names[0]} and {names[1]}")
+    counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in differences.items())
+    return Completed(message=f"{names[0]} and {names[1]}: {counts} differ", data={"runs": names, **differences})
