@@ -507,6 +507,7 @@ class Stages:
         model: ModelArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
+        text: DatasetArtifact | Source | None = None,
         format: Mapping[str, Any] = ...,
         num_prompts: int = 4,
         num_new_tokens: int = 64,
@@ -515,7 +516,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact:
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(

@@ -44,6 +44,13 @@ class ModelFacts(ArtifactFacts):
     decode_seconds_per_token: float | None = None
     original_decode_seconds_per_token: float | None = None
     perplexity_ratio: float | None = None
+    # of a folder of packed weights: its form, what is really in it, and how its reader differs from the rounded model
+    format: str | None = None
+    weight_bytes: float | None = None
+    bits_per_weight: float | None = None
+    packed_fraction: float | None = None
+    token_agreement: float | None = None
+    max_logit_difference: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

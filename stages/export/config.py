@@ -10,19 +10,20 @@ from pydantic import Field
 
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
 from attar.stages.contract import StageConfig, default_kind
+from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.gguf import GgufFormat
 from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.runtime.older_fields import Moved
 
 # To add a format: its config in `formats`, a member here, a room, a row in `rooms.py`.
-Format = Annotated[OnnxFormat | GgufFormat, Field(discriminator="kind"), default_kind("onnx")]
+Format = Annotated[OnnxFormat | GgufFormat | CompressedTensorsFormat, Field(discriminator="kind"), default_kind("onnx")]
 
 
 class ExportConfig(StageConfig):
     """The form that is written, and how much proof it owes."""
 
     format: Format = OnnxFormat()
-    """What is written: onnx, gguf."""
+    """What is written: onnx, gguf, compressed_tensors."""
 
     num_prompts: int = Field(default=4, ge=1)
     """Questions of the data set on which torch and the written form are compared."""
@@ -41,11 +42,12 @@ class ExportConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInputs:
-    """The model, the data set whose questions prove what is written, and guidance adapters.
+    """The model, the data set whose questions prove what is written, guidance adapters, and plain text to measure on.
 
-    These stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
+    Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
     """
 
     model: ModelArtifact
     data: DatasetArtifact
     guidance: AdapterArtifact | None = None
+    text: DatasetArtifact | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.stages.contract import Forecast
+from attar.stages.export.compressed_tensors.room import export_compressed_tensors, forecast_compressed_tensors
 from attar.stages.export.gguf.room import export_gguf, forecast_gguf
 from attar.stages.export.onnx.room import export_onnx, forecast_onnx
 
@@ -29,4 +30,5 @@ class Room:
 ROOMS: dict[str, Room] = {
     "onnx": Room(forecast_onnx, export_onnx, takes_guidance=True),
     "gguf": Room(forecast_gguf, export_gguf),
+    "compressed_tensors": Room(forecast_compressed_tensors, export_compressed_tensors),
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from attar.registry.artifacts.handles import Facts, GgufArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact, OnnxArtifact
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.rooms import ROOMS
@@ -23,10 +23,11 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 
 
 @stage("export", version=4, forecast=_forecast, output=lambda config: config.format.makes)
-def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | GgufArtifact:
+def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | GgufArtifact | ModelArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
+    compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     return ROOMS[config.format.kind].run(config.format, config, inputs, workdir)  # type: ignore[return-value] - the format's kind

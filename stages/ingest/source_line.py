@@ -22,6 +22,7 @@ from attar.stages.artifacts.model.folder import (
     model_facts,
     quiet_transformers,
 )
+from attar.stages.artifacts.model.packed_folder import plain_folder
 from attar.stages.artifacts.model.vision_folder import write_tower
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
 from attar.stages.ingest.gguf_file import load_gguf
@@ -96,7 +97,7 @@ def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_name
     quiet_transformers()
     if source.scheme in FOLDERS:
         folder = FOLDERS[source.scheme](source, scratch)
-        model = load_model(folder, "auto", strip_from_names=strip_from_names)
+        model = load_model(plain_folder(folder, scratch / "plain"), "auto", strip_from_names=strip_from_names)
         return FetchedModel(model, load_tokenizer(folder), folder)
     return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -60,7 +62,9 @@ def load_model(
             refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
-    model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
+    with without_bars() if is_stored_quantized else nullcontext():
+        model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
+        _expand(model)
     refuse_not_finite(folder, model.state_dict())
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
@@ -80,6 +84,19 @@ def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[st
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": four_bits}
+
+
+def _expand(model: transformers.PreTrainedModel) -> None:
+    """Expand the matrices of a folder of compressed-tensors now, which otherwise happens within the first pass."""
+    if hasattr(model, "ct_decompress_hook"):
+        model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[union-attr, operator]
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep compressed-tensors' progress bars off the console: they take no setting."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def _without_inference_packing(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -188,12 +205,12 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
     refuse_no_tokenizer(folder)
     quiet_transformers()
     is_packed = "quantization_config" in read_object(folder / "config.json")
-    model = _unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
+    model = unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
     return {**model_facts(model), "companion_bytes": companion_bytes(folder)}
 
 
-def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
-    """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
+def unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
+    """Build the skeleton by the config alone. Packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 
     weight_files(folder)
