@@ -550,6 +550,7 @@ class Stages:
         limits: Mapping[str, Any],
         method: Literal["int8", "nf4"],
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        in_memory: Literal["auto", "model", "block"] = "auto",
         max_tokens: int = 256,
         max_rows: int = 64,
         config: Mapping[str, Any] | None = None,

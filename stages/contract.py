@@ -97,6 +97,8 @@ class Stage(Generic[C, I, A]):
     outside: Callable[[C], str]
     # True when the stage, so configured, mostly waits for disk, network or a database: it may run beside a heavy one.
     is_light: Callable[[C], bool]
+    # How many GPUs it trains on at once, so configured.
+    num_devices: Callable[[C], int] = lambda config: 1
 
     @property
     def summary(self) -> str:
@@ -160,6 +162,7 @@ def stage(
     outside: Callable[[Any], str] | None = None,
     is_light: bool | Callable[[Any], bool] = False,
     output: Callable[[Any], type[Artifact]] | None = None,
+    num_devices: Callable[[Any], int] = lambda config: 1,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
@@ -180,6 +183,7 @@ def stage(
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
+            num_devices=num_devices,
         )
 
     return decorate

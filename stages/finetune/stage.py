@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
+from attar.compressors.models.adapted import plain_model
+from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
@@ -32,6 +35,8 @@ from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
 from attar.stages.finetune.training_work import training_flops
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.process_group import run_in_group
 from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
@@ -81,13 +86,19 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("finetune", version=5, forecast=_forecast)
+@stage("finetune", version=5, forecast=_forecast, num_devices=lambda config: config.compute.num_shards)
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
+    if config.compute.num_shards > 1:
+        return _in_shards(config, inputs, workdir)
     plan = TrainingPlan.of(config, inputs)
+    return save_adapter(_trained(plan, inputs, workdir), plan.adaptation, inputs.model, workdir / "content")
+
+
+def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     device = plan.device
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
@@ -95,7 +106,31 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
         run = build_run(plan, inputs, workdir)
         run.resume()
         run.train()
-    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
+    return run
+
+
+def _in_shards(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
+    """Train in several processes that hold a part of the blocks each. Raises ValueError for more of them than there are GPUs."""
+    num_shards, device = config.compute.num_shards, pick_device()
+    if device.type != "cpu" and num_shards > torch.accelerator.device_count():
+        raise ValueError(
+            f"compute.num_shards is {num_shards}, one a GPU, but there are {torch.accelerator.device_count()}; accepted: up to as many"
+        )
+    # decided once: what a processor is measured at, each would measure anew
+    dtype = str(pick_dtype(config.compute.precision, device)).removeprefix("torch.")
+    work = partial(_train_shard, config.with_changes(compute={"precision": dtype}), inputs, workdir)
+    note(f"{num_shards} processes, each with its part of the blocks")
+    return run_in_group(work, num_shards, device)
+
+
+def _train_shard(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact | None:
+    """Train as one of the processes. The first one writes what all have learned."""
+    plan, rank = TrainingPlan.of(config, inputs), torch.distributed.get_rank()
+    folder = workdir / f"shard-{rank}"
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _trained(plan, inputs, folder)
+    run.gather()
+    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content") if rank == 0 else None
 
 
 def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
@@ -169,8 +204,15 @@ def _rollouts(
 def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
-    base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)
-    student = Student(adaptation.method(base, adaptation.first_block))
+    is_sharded = plan.passes.num_shards > 1
+    device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
+    base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
+    adapted = adaptation.method(base, adaptation.first_block)
+    if is_sharded:
+        from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
+
+        shard_blocks(plain_model(adapted), init_device_mesh(plan.device.type, (plan.passes.num_shards,)))
+    student = Student(adapted)
     if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
     return base, student

@@ -75,7 +75,8 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
     artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
     record_kept(workdir / "content", kept_units)
     del result
-    prove_written(artifact.path, expected, "narrow", placement.device, pages=placement.pages("proof"))
+    pages = placement.pages("proof", keeps_blocks=True)
+    prove_written(artifact.path, expected, "narrow", placement.device, pages=pages)
     return artifact
 
 

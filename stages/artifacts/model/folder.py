@@ -21,6 +21,7 @@ from attar.stages.artifacts.model.load_report import one_line, read_model, read_
 from attar.stages.artifacts.model.older_form import write_older_config
 from attar.stages.artifacts.model.paged import write_paged
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_other_kinds, refuse_unsafe
+from attar.stages.artifacts.model.tensor_files import StoredTensor, tensor_infos
 from attar.stages.artifacts.model.tokenizer_files import (
     companion_bytes,
     copy_tokenizer,
@@ -71,6 +72,27 @@ def load_model(
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
     take_fast_paths(model, dtype)
     return model.eval()
+
+
+def load_quantized(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantized: QuantizedBase
+) -> transformers.PreTrainedModel:
+    """Load a folder of float weights as `load_model` does, each matrix read when it is its turn. Memory holds the quantized model and one.
+
+    `load_model` maps the files too, whose pages count until all is loaded. Raises ValueError as it does.
+    """
+    refuse_unsafe(folder)
+    refuse_other_kinds(folder)
+    quiet_transformers()
+    skeleton = read_skeleton(folder)
+    refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
+    stored = {name: StoredTensor(name, info) for name, info in tensor_infos(folder).items()}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, **_quantization(quantized, dtype)}
+    model = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=stored, **options)  # type: ignore[arg-type]
+    model._weight_conversions = None  # type: ignore[assignment] - as `read_model` leaves it
+    model.generation_config = skeleton.generation_config
+    refuse_not_finite(folder, model.state_dict())
+    return _without_inference_packing(model.eval())
 
 
 def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:
