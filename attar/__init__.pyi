@@ -29,6 +29,7 @@ from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import ScanArtifact
+from attar.registry.artifacts.handles import VisionModelArtifact
 
 __version__: str
 HOMES: dict[str, str]
@@ -488,6 +489,17 @@ class Stages:
         store: Store | None = None,
     ) -> ModelArtifact:
         """Make one plain model of a base and its students."""
+
+    def rejoin(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        source: str,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> VisionModelArtifact:
+        """Write the whole vision-language model with this language tower; picture tower and projector stay bit for bit."""
 
     def export(
         self,

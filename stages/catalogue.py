@@ -28,6 +28,7 @@ from attar.stages.label.learn_skills import learn_skills
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
 from attar.stages.merge.adapters import merge_adapters
+from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
 from attar.stages.narrow.stage import narrow
 from attar.stages.prune.experts.stage import prune_experts
@@ -67,6 +68,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         guide_data,
         guide,
         merge,
+        rejoin,
         export,
         quantize,
         quantize_torch,

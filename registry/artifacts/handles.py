@@ -19,6 +19,7 @@ from attar.registry.artifacts.kind_facts import (
     OnnxFacts,
     ReleaseFacts,
     ScanFacts,
+    VisionModelFacts,
 )
 
 F = TypeVar("F", bound=ArtifactFacts)
@@ -75,6 +76,13 @@ class ModelArtifact(Artifact[ModelFacts]):
     kind = "model"
     facts_type = ModelFacts
     is_whole_model = True
+
+
+class VisionModelArtifact(Artifact[VisionModelFacts]):
+    """A vision-language Hugging Face folder with its processor."""
+
+    kind = "vision_model"
+    facts_type = VisionModelFacts
 
 
 class AdapterArtifact(Artifact[AdapterFacts]):
@@ -155,6 +163,7 @@ KINDS: dict[str, type[Artifact]] = {
     kind.kind: kind
     for kind in (
         ModelArtifact,
+        VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,
         ScanArtifact,

@@ -54,6 +54,15 @@ class ModelFacts(ArtifactFacts):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class VisionModelFacts(ArtifactFacts):
+    """Of a vision-language model: the blocks of its language tower, its tokens, the parameters of the whole."""
+
+    num_blocks: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class OnnxFacts(ArtifactFacts):
     """Of a graph: the sizes of its model, how its weights are held, its parity with torch. What quantizing cost."""
 

@@ -47,7 +47,7 @@ def source_license(source: ModelSource, scratch: Path) -> str:
         return _license_id(
             _header_license(source.path if source.scheme == "gguf" else scratch / source.parts["member"])
         )
-    homes = {"folder": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
+    homes = {"folder": source.path, "tower": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
     home = homes.get(source.scheme)
     return folder_license(home) if home is not None else ""
 

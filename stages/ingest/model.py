@@ -32,7 +32,8 @@ class IngestModelConfig(StageConfig):
     """Where the model comes from, and what it must turn out to be."""
 
     source: str
-    """One of: folder:PATH, gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+    """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf,
+    hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -50,7 +51,10 @@ class IngestModelConfig(StageConfig):
     @classmethod
     def _known_form(cls, value: str) -> str:
         source = parse_source(value)
-        kinds = {"folder": (Path.is_dir, "folder"), "gguf": (Path.is_file, "plain file")}
+        kinds = {
+            **dict.fromkeys(("folder", "tower"), (Path.is_dir, "folder")),
+            "gguf": (Path.is_file, "plain file"),
+        }
         if source.scheme in kinds:
             is_right, what = kinds[source.scheme]
             if not is_right(source.path):

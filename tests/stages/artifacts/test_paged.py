@@ -26,7 +26,7 @@ from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
-from tests.stages.tiny_families import family_config
+from benchmarks.families.sizes import family_config
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43)[None]
