@@ -19,16 +19,17 @@ from attar.runs import Run as Run
 from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
+from attar.registry.artifacts.handles import BehaviourArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
-from attar.registry.artifacts.handles import EncoderArtifact
-from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
+from attar.registry.artifacts.handles import GgufArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import ScanArtifact
+from attar.registry.artifacts.handles import VisionModelArtifact
 
 __version__: str
 HOMES: dict[str, str]
@@ -42,7 +43,6 @@ class Stages:
         self,
         *,
         source: str,
-        model: Mapping[str, Any] = ...,
         sha256: str = "",
         strip_from_names: Sequence[str] = ...,
         license: str = "",
@@ -50,8 +50,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
+    ) -> ModelArtifact:
+        """Bring a model in as a plain safetensors folder."""
 
     def ingest_data(
         self,
@@ -77,7 +77,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | Source,
         data: DatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -92,12 +92,12 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token."""
+        """Score every window of decoder blocks under each of the metrics, as tables."""
 
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -113,8 +113,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
+    ) -> ModelArtifact:
+        """Remove decoder blocks. The result loads and decodes like any other model of its family, which is tried on what was written."""
 
     def narrow(
         self,
@@ -379,9 +379,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | Source,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | Source | None = None,
+        teacher: ModelArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -475,7 +475,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | Source | None = None,
+        base: ModelArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -487,16 +487,28 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Make one plain model of a base and its students. An encoder takes the weights that were trained on it."""
+    ) -> ModelArtifact:
+        """Make one plain model of a base and its students."""
+
+    def rejoin(
+        self,
+        *,
+        model: ModelArtifact | Source,
+        source: str,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> VisionModelArtifact:
+        """Write the whole vision-language model with this language tower; picture tower and projector stay bit for bit."""
 
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
-        opset: int = 23,
+        text: DatasetArtifact | Source | None = None,
+        format: Mapping[str, Any] = ...,
         num_prompts: int = 4,
         num_new_tokens: int = 64,
         min_token_agreement: float = 0.98,
@@ -504,13 +516,13 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact:
-        """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts."""
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact:
+        """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | Source,
+        model: OnnxArtifact | Source,
         data: DatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -526,7 +538,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -538,6 +550,7 @@ class Stages:
         limits: Mapping[str, Any],
         method: Literal["int8", "nf4"],
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        in_memory: Literal["auto", "model", "block"] = "auto",
         max_tokens: int = 256,
         max_rows: int = 64,
         config: Mapping[str, Any] | None = None,
@@ -549,22 +562,24 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source,
+        model: ModelArtifact | OnnxArtifact | Source,
         tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source | None = None,
+        beside: ModelArtifact | OnnxArtifact | Source | None = None,
+        baseline: EvaluationArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,
         perplexity_window: int = 512,
         num_samples: int = 4,
         num_prompt_tokens: int = 128,
-        task_folder: str = "",
+        harness: Mapping[str, Any] = ...,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
         drafts: Mapping[str, Any] = ...,
         part: Literal["heldout", "choose"] = "heldout",
+        stop: Mapping[str, Any] | None = None,
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
@@ -594,6 +609,26 @@ class Stages:
     ) -> ComparisonArtifact:
         """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval."""
 
+    def check_behaviour(
+        self,
+        *,
+        model: ModelArtifact | OnnxArtifact | Source,
+        original: ModelArtifact | Source,
+        cases: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        training: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        groups: Sequence[Literal["refusals", "format", "copying", "arithmetic", "brackets", "position"]] = ...,
+        max_cases: int = 0,
+        max_new_tokens: int = 96,
+        batch_size: int = 16,
+        verbatim: Mapping[str, Any] = ...,
+        level: float = 0.05,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> BehaviourArtifact:
+        """Ask student and original the same cases and count the flips, each group with an interval."""
+
     def denoise(
         self,
         *,
@@ -612,18 +647,21 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | Source | Sequence[OnnxArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
+        forms: OnnxArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | Source] = (),
+        comparison: ComparisonArtifact | Source | None = None,
+        behaviour: BehaviourArtifact | Source | None = None,
         name: str,
-        gate: Mapping[str, float] = ...,
+        gate: Mapping[str, float] | Mapping[str, Any] = ...,
         champion: Literal["past_gate", "by_decision"] = "past_gate",
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
     ) -> ReleaseArtifact:
-        """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
+        """Register the model with its forms, card, lineage and figures; alias `candidate`, and `champion` once the gate holds."""
 
 stages: Stages

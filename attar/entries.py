@@ -49,9 +49,10 @@ def as_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Rec
 
 
 @told_in_one_line
-def pull(model: str, folder: str | Path, *, key: str = "") -> Path:
+def pull(model: str, folder: str | Path, *, form: str = "", key: str = "") -> Path:
     """Copy a registered model into a new or empty folder. NAME (its champion), NAME@ALIAS or NAME/VERSION; every file is checked by its sha256.
 
+    `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does.
     `key`: a PEM file with the public ed25519 key that must have signed the version.
 
     Raises AttarError where there is no such version, a file differs, or the registry does not answer.
@@ -60,4 +61,4 @@ def pull(model: str, folder: str | Path, *, key: str = "") -> Path:
     from attar.registry.release.pull import download_model  # local: MLflow takes seconds to import
 
     configure_process()
-    return download_model(model, Path(folder).expanduser().resolve(), key=key)
+    return download_model(model, Path(folder).expanduser().resolve(), form=form, key=key)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
-import operator
 from collections.abc import Iterator, Mapping
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any
 
@@ -70,8 +70,7 @@ def refusal_of_name(name: str) -> str:
 
 def call_signature(name: str) -> inspect.Signature:
     """Return the keyword arguments of a stage's call, with their defaults."""
-    made = functools.reduce(operator.or_, _stage(name).output_types)
-    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=made)
+    return inspect.Signature(list(_parameters(_stage(name))), return_annotation=reduce(or_, _stage(name).output_types))
 
 
 def call_docs(name: str) -> str:

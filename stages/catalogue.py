@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.stages.compare.behaviour.stage import check_behaviour
 from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
@@ -27,6 +28,7 @@ from attar.stages.label.learn_skills import learn_skills
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
 from attar.stages.merge.adapters import merge_adapters
+from attar.stages.merge.rejoin import rejoin
 from attar.stages.merge.stage import merge
 from attar.stages.narrow.stage import narrow
 from attar.stages.prune.experts.stage import prune_experts
@@ -66,11 +68,13 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         guide_data,
         guide,
         merge,
+        rejoin,
         export,
         quantize,
         quantize_torch,
         evaluate,
         compare,
+        check_behaviour,
         denoise,
         register,
     )

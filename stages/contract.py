@@ -11,24 +11,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, model_validator
+from pydantic import BaseModel, BeforeValidator, model_validator
 
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
-from attar.stages.runtime.older_fields import Moved, member_of, renewed
+from attar.stages.runtime.described import DescribedModel
+from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of
+from attar.stages.runtime.older_fields import Moved, is_plain, member_of, renewed
 from attar.stages.runtime.progress import Metric, hearing, listen, note
-from attar.stages.runtime.slots import InputSlot, by_slot, kinds_of, slots_of
 
 C = TypeVar("C", bound="StageConfig")
 I = TypeVar("I")  # noqa: E741
 A = TypeVar("A", bound=Artifact)
 
 
-class StageConfig(BaseModel):
+class StageConfig(DescribedModel):
     """Base of every stage's config: frozen, closed to unknown fields, each field described by the docstring under it."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     # where each field of the flat form of earlier versions is now
     moved: ClassVar[Mapping[str, Moved]] = {}
@@ -60,7 +59,7 @@ def _merged(model: type[BaseModel], content: Mapping[str, Any], changes: Mapping
         merged[name] = value
         if isinstance(before, Mapping) and isinstance(value, Mapping):
             inner = member_of(model, name, {**before, **value})
-            if inner is not None and inner is member_of(model, name, before):
+            if inner is not None and inner is member_of(model, name, before) and not is_plain(model, name, value):
                 merged[name] = _merged(inner, before, value)
     return merged
 
@@ -89,16 +88,19 @@ class Stage(Generic[C, I, A]):
     run: Callable[[C, I, Path], A]
     config_type: type[C]
     input_type: type[I]
-    # every kind that it makes; where there are several, `makes` tells which from the config and the kind in the slot `follows`
+    # every kind of artifact that it can make; which of them, from the config and the kind in the slot that it follows
     output_types: tuple[type[A], ...]
-    makes: Callable[[C, type[Artifact] | None], type[A]]
-    follows: str
+    output_type: Callable[[C, type[Artifact] | None], type[A]]
     # Facts, cost and refusals that follow from the config and from the inputs' facts alone. Raises ValueError for a combination that cannot work.
     forecast: Callable[[C, Mapping[str, tuple[Facts, ...]]], Forecast]
     # Digest of what the config only points to (a file's content), so that a changed file is a different work order.
     outside: Callable[[C], str]
     # True when the stage, so configured, mostly waits for disk, network or a database: it may run beside a heavy one.
     is_light: Callable[[C], bool]
+    # Name of the input whose kind has a say in what is made; empty: none has.
+    follows: str = ""
+    # How many GPUs it trains on at once, so configured.
+    num_devices: Callable[[C], int] = lambda config: 1
 
     @property
     def summary(self) -> str:
@@ -111,8 +113,8 @@ class Stage(Generic[C, I, A]):
         return {slot.name: slot for slot in slots_of(self.input_type)}
 
     @property
-    def output_kinds(self) -> str:
-        """The kinds that it makes, as text."""
+    def makes(self) -> str:
+        """The kinds of what the stage can make, in words."""
         return " or ".join(kind.kind for kind in self.output_types)
 
     def key(self, config: C, inputs: I) -> str:
@@ -147,7 +149,7 @@ class Stage(Generic[C, I, A]):
 
         return store.get_or_build(
             slot,
-            self.makes(config, type(followed[0]) if followed else None),
+            self.output_type(config, type(followed[0]) if followed else None),
             key,
             build,
             is_forced=is_forced,
@@ -162,27 +164,33 @@ def stage(
     forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
     outside: Callable[[Any], str] | None = None,
     is_light: bool | Callable[[Any], bool] = False,
-    makes: Callable[[Any, type[Artifact] | None], type[Any]] | None = None,
+    output: Callable[[Any, type[Artifact] | None], type[Artifact]] | None = None,
     follows: str = "",
+    num_devices: Callable[[Any], int] = lambda config: 1,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
-    """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning."""
+    """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
+
+    `output`: of a function that returns one of several kinds, which one under a config, given the kind of what is in the slot `follows`.
+    Without it the stage makes the kind that it follows, or the first.
+    """
 
     def decorate(run: Callable[[C, I, Path], A]) -> Stage[C, I, A]:
         hints = typing.get_type_hints(run)
-        kinds = kinds_of(hints["return"])
-        assert len(kinds) == 1 or makes or follows, f"{name} makes several kinds: say which by `makes` or `follows`"
+        made = members(hints["return"])
+        assert len(made) == 1 or output or follows, f"{name} makes several kinds: say which by `output` or `follows`"
         return Stage(
             name=name,
             version=version,
             run=run,
             config_type=hints["config"],
             input_type=hints["inputs"],
-            output_types=kinds,
-            makes=makes or (lambda config, kind: next((own for own in kinds if own is kind), kinds[0])),
+            output_types=made,
+            output_type=output or (lambda config, kind: next((own for own in made if own is kind), made[0])),
             follows=follows,
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),
+            num_devices=num_devices,
         )
 
     return decorate

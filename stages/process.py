@@ -12,16 +12,13 @@ import multiprocessing
 import os
 import resource
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from attar.registry.artifacts.disk_space import full_error
@@ -31,14 +28,13 @@ from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.orphans import end_orphans
+from attar.stages.runtime.process_group import start_without_main
 from attar.stages.runtime.progress import Event, Metric, Note, emit, listen
 
 OUR_PACKAGES = ("attar",)
 PRELOAD = ("attar.stages.runtime.preload",)
 # Python's own: how many new objects make it look for garbage.
 GARBAGE_THRESHOLDS = (700, 10, 10)
-# Nodes start from threads of their own, and the main module is one for all.
-_starting = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -100,7 +96,7 @@ def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple
     context = multiprocessing.get_context("forkserver")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=_child_main, args=(order, sender), name=f"attar-{order.stage}")
-    _start(child)
+    start_without_main(child)
     sender.close()
     answer: tuple[str, Any, Any] | None = None
     try:
@@ -124,20 +120,6 @@ def run_in_process(order: WorkOrder, on_event: Callable[[Event], None]) -> tuple
     if verdict == "failed":
         raise StageFailed(first, second)
     return first, second
-
-
-def _start(child: BaseProcess) -> None:
-    """Start a process that needs nothing of this one's main module.
-
-    Python would run that again in it: the script `attar`, with all of the command line, or Prefect's engine: 1.1 s and 70 MB a node.
-    """
-    with _starting:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")
-        try:
-            child.start()
-        finally:
-            sys.modules["__main__"] = main
 
 
 def _child_main(order: WorkOrder, sender: Connection) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from attar.stages.finetune.training_run import CHECKPOINT
+from attar.stages.finetune.saved_steps import CHECKPOINT
 
 FORK = multiprocessing.get_context("fork")
 LONGEST_SECONDS = 120.0

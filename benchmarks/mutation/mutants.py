@@ -1,10 +1,11 @@
 """Which wrong science no test catches: mutate the modules that [tool.mutmut] of pyproject.toml names, and count what the quick tests kill.
 
-python benchmarks/mutation/mutants.py [MODULE ...] [--minutes 35] [--survivors] [--show]
+python benchmarks/mutation/mutants.py [MODULE ...] [--minutes 35] [--sample 300] [--survivors] [--show]
 MODULE: such as attar.compressors.quantize.blocks; none: all that are configured. Each sitting goes on where the last one ended:
-tests/mutants/verdicts.json holds a letter a mutant. --survivors runs those that lived once more (after tests have changed), --show
-prints how each differs and runs nothing, --minutes 0 only writes down what an interrupted sitting left. A mutant is killed when a test
-fails, or runs into its time limit; one that no test reaches is counted as surviving.
+tests/mutants/verdicts.json holds a letter a mutant. --sample runs the first so many of one random order over all modules, however many
+those have: what is killed of them tells the share of all, with its interval. --survivors runs those that lived once more (after tests
+have changed), --show prints how each differs and runs nothing, --minutes 0 only writes down what an interrupted sitting left. A mutant
+is killed when a test fails, or runs into its time limit; one that no test reaches is counted as surviving.
 """
 
 from __future__ import annotations
@@ -23,7 +24,21 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from verdicts import Verdicts, collected, figures, read_verdicts, restore, survivors, undecided, write_verdicts
+from verdicts import (
+    SEED,
+    Verdicts,
+    collected,
+    figures,
+    read_verdicts,
+    restore,
+    sample_verdicts,
+    sampled,
+    survivors,
+    undecided,
+    write_verdicts,
+)
+
+from attar.compressors.measure.paired import share
 
 FOLDER = Path("mutants")
 VERDICTS = Path("tests/mutants/verdicts.json")
@@ -34,6 +49,7 @@ def main(
     modules: Annotated[list[str] | None, typer.Argument()] = None,
     minutes: float = 35.0,
     out: Path = Path("benchmarks/results/mutants.json"),
+    sample: Annotated[int, typer.Option(min=0, help="run a random sample of so many")] = 0,
     survivors_too: Annotated[bool, typer.Option("--survivors", help="run again what lived")] = False,
     is_shown: Annotated[bool, typer.Option("--show", help="print what lives, and run nothing")] = False,
 ) -> None:
@@ -43,8 +59,8 @@ def main(
         show(survivors(earlier, modules or ()))
         return
     restore(FOLDER, earlier, modules or (), forget_survivors=survivors_too)
-    names = undecided(FOLDER, modules or ())
-    if minutes > 0 and (names or not modules):
+    names = sampled(FOLDER, sample) if sample else undecided(FOLDER, modules or ())
+    if minutes > 0 and (names or not (modules or sample)):
         run(names, 60.0 * minutes)
     verdicts = collected(FOLDER, earlier, commit())
     write_verdicts(VERDICTS, verdicts)
@@ -56,6 +72,7 @@ def main(
             f"{counts['killed_share']:6.1%}  {counts['killed']:>4} of {counts['killed'] + counts['survived']:<4} {name}"
         )
     print(f"{made['killed']} of {made['run']} killed, {made['not_run']} not run; what lives: --show")
+    print(f"of a random sample: {json.dumps(made['sample'])}")
 
 
 def result(verdicts: Verdicts) -> dict[str, Any]:
@@ -75,9 +92,20 @@ def result(verdicts: Verdicts) -> dict[str, Any]:
         "run": killed + survived,
         "not_run": not_run,
         "modules_run_whole": len(whole),
+        "sample": sample_result(sample_verdicts(verdicts)),
         "below_wanted": [name for name, counts in whole.items() if counts["killed_share"] < WANTED_SHARE],
         "modules": modules,
     }
+
+
+def sample_result(are_killed: list[bool]) -> dict[str, Any]:
+    """Return the share that is killed of the random sample, with Wilson's 95% interval."""
+    if not are_killed:
+        return {"seed": SEED, "run": 0}
+    estimate = share([float(is_killed) for is_killed in are_killed])
+    shares = {"share": estimate.value, "low": estimate.low, "high": estimate.high}
+    rounded = {name: round(float(figure), 4) for name, figure in shares.items()}
+    return {"seed": SEED, "run": len(are_killed), "killed": sum(are_killed), **rounded}
 
 
 def run(names: list[str], seconds: float) -> None:

@@ -5,6 +5,7 @@ A verdict stands as long as its function is the same to the letter of its syntax
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -30,6 +31,8 @@ CODES = {KILLED: 1, SURVIVED: 0, TIMEOUT: 36}
 MARK = "__mutmut_"
 # Before each hash: which mutants a function has. To be raised with decorated.py's rules, or with mutmut's: numbers mean other mutants then.
 RULES = "1."
+# Of the order in which samples are drawn.
+SEED = "attar 0"
 
 
 def read_verdicts(path: Path) -> Verdicts:
@@ -84,6 +87,32 @@ def undecided(folder: Path, modules: Iterable[str]) -> list[str]:
         keys = [key for key in codes if _is_of(key, (module,))]
         names += [key for key in keys if codes[key] is None] if keys else [f"{module}.*"]
     return names
+
+
+def sampled(folder: Path, size: int) -> list[str]:
+    """Return the mutants of a random sample that have no verdict, in its order."""
+    codes = {key: code for _, record in _metas(folder) for key, code in record["exit_code_by_key"].items()}
+    return [key for key in in_random_order(codes)[:size] if codes[key] is None]
+
+
+def in_random_order(names: Iterable[str]) -> list[str]:
+    """Return names in one order for all sittings: its first hundred are a random sample, so are its first thousand.
+
+    Each has its place by itself, so that mutants that come and go move no other.
+    """
+    return sorted(names, key=lambda name: hashlib.sha256(f"{SEED}:{name}".encode()).digest())
+
+
+def sample_verdicts(verdicts: Verdicts) -> list[bool]:
+    """Return of the largest random sample without a gap which mutants were killed."""
+    letters = {
+        f"{_module(source)}.{function}{MARK}{number}": letter
+        for source, functions in verdicts.items()
+        for function, entry in functions.items()
+        for number, letter in enumerate(entry["verdicts"], 1)
+    }
+    ordered = [letters[name] for name in in_random_order(letters)]
+    return [letter in (KILLED, TIMEOUT) for letter in ordered[: [*ordered, NOT_RUN].index(NOT_RUN)]]
 
 
 def collected(folder: Path, earlier: Verdicts, commit: str) -> Verdicts:

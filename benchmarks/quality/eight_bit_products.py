@@ -1,6 +1,6 @@
 """What a graph with dynamic 8-bit products loses, by part: its weights' codes, the rounding of activations, sums cut at 16 bits.
 
-python benchmarks/quality/eight_bit_products.py ONNX_FOLDER QUESTIONS.jsonl [--train QUESTIONS.jsonl] [--num-tokens 3000]
+python benchmarks/quality/eight_bit_products.py ONNX_FOLDER QUESTIONS.jsonl [--train QUESTIONS.jsonl] [--num-tokens 3000] [--forms NAME ...]
 
 ONNX_FOLDER: a float graph of the stage `export`. Each product is written out in plain operators, so that any processor computes what
 another would: sums whole, as with VNNI, or each pair of neighbouring products cut to 16 bits, as AVX2's and AVX-512's `vpmaddubsw` do.
@@ -149,7 +149,7 @@ def main() -> None:
     print(f"{sum(len(ids) for _, ids in pairs)} tokens of answers to {len(pairs)} questions; KL from the float graph")
     print("| products | KL nats a token | agreement | perplexity ratio |")
     print("|---|---|---|---|")
-    for form in FORMS:
+    for form in [form for form in FORMS if not options.forms or form.name in options.forms]:
         with tempfile.TemporaryDirectory() as scratch:
             write_graph(graph_of(source, form), Path(scratch))
             runner = OnnxRunner(open_session(Path(scratch), is_frugal=True))
@@ -183,6 +183,7 @@ def arguments() -> Any:
     parser.add_argument("graph", type=Path)
     parser.add_argument("questions", type=Path)
     parser.add_argument("--train", type=Path, required=True)
+    parser.add_argument("--forms", nargs="*", choices=[form.name for form in FORMS], help="some rows alone")
     parser.add_argument("--num-tokens", type=int, default=3000)
     return parser.parse_args()
 

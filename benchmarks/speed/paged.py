@@ -1,15 +1,17 @@
 """Peak memory and time of cutting a large model one block at a time, beside the whole model in memory, and whether both write the same.
 
-    python benchmarks/speed/paged.py [--num-blocks 24] [--num-samples 8] [--only scan,prune,narrow,refit,record]
+    python benchmarks/speed/paged.py [--num-blocks 24] [--num-samples 8] [--only scan,prune,narrow,refit,record,quantize]
 
 The model is SmolLM2-1.7B's shape with random weights in bfloat16, 3.4 GB, and a byte tokenizer. Each way of each stage is a process of its
-own; memory is its peak resident size, mapped files, the interpreter and torch included. `bound` is 0.35 of the model in float32 + 1.5 GB.
+own; memory is its peak resident size, mapped files, the interpreter and torch included; processor seconds are those of
+the process, whoever else is on the machine. `bound` is 0.35 of the model in float32 + 1.5 GB.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -32,14 +34,17 @@ from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.narrow.stage import NarrowConfig, NarrowInputs, narrow
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
+from attar.stages.quantize.bits_and_bytes import QuantizeTorchConfig, QuantizeTorchInputs, quantize_torch
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results
 from result_file import recorded
 
-STAGES = ("scan", "prune", "narrow", "refit", "record")
+STAGES = ("scan", "prune", "narrow", "refit", "record", "quantize")
 WAYS = ("model", "block")
+# Files that hold times beside numbers.
+TIMED = ("metrics.jsonl", "quality.json")
 
 
 def main(
@@ -59,10 +64,13 @@ def main(
     num_parameters = prepared(folder, num_blocks)
     bound = 0.35 * 4 * num_parameters + 1.5e9
     print(
-        f"{num_parameters / 1e9:.2f} billion parameters, {num_samples} rows of 256 tokens; bound {bound / 1e9:.2f} GB"
+        f"{num_parameters / 1e9:.2f} billion parameters, {num_samples} rows of 256 tokens; bound {bound / 1e9:.2f} GB; load "
+        f"{os.getloadavg()[0]:.1f} when it began, {torch.get_num_threads()} threads"
     )
-    print("| stage | way | seconds | of the whole model's | peak GB | same bytes |")
-    print("|---|---|---|---|---|---|")
+    print(
+        "| stage | way | seconds | of the whole model's | processor seconds | of the whole model's | peak GB | same bytes |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
     for stage in only.split(","):
         runs = {}
         for way in WAYS:
@@ -78,10 +86,12 @@ def main(
             ]
             done = subprocess.run(command, capture_output=True, text=True, check=True)
             run = runs[way] = json.loads(done.stdout.splitlines()[-1])
-            ratio = run["seconds"] / runs["model"]["seconds"]
+            shown = " | ".join(
+                f"{run[key]:.1f} | {run[key] / runs['model'][key]:.2f}" for key in ("seconds", "processor_seconds")
+            )
             is_same = "yes" if run["digest"] == runs["model"]["digest"] else "NO"
             print(
-                f"| {stage} | {way} | {run['seconds']:.1f} | {ratio:.2f} | {run['peak_bytes'] / 1e9:.2f} | {is_same} |",
+                f"| {stage} | {way} | {shown} | {run['peak_bytes'] / 1e9:.2f} | {is_same} |",
                 flush=True,
             )
     if work is None:
@@ -119,19 +129,20 @@ def measured(stage: str, way: str, folder: Path, num_samples: int) -> dict[str, 
     model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder / 'source'}"), NoInputs(), store).artifact
     config = IngestDataConfig.model_validate({"source": f"jsonl:{folder / 'rows.jsonl'}"})
     data = ingest_data.execute(config, NoInputs(), store).artifact
-    start = time.perf_counter()
+    start, processor_start = time.perf_counter(), time.process_time()
     artifact = work_of(stage, way, model, data, num_samples, store)
-    seconds = time.perf_counter() - start
+    seconds, processor_seconds = time.perf_counter() - start, time.process_time() - processor_start
     digest = hashlib.sha256()
     for path in sorted(artifact.path.rglob("*")):
-        if path.is_file() and path.name != "metrics.jsonl":
+        if path.is_file() and path.name not in TIMED:
             with path.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     # ru_maxrss would be that of the process that started this one, which made the model
     status = Path("/proc/self/status").read_text()
     peak_bytes = 1024 * int(status.partition("VmHWM:")[2].split()[0])
     shutil.rmtree(artifact.path)
-    return {"seconds": seconds, "peak_bytes": peak_bytes, "digest": digest.hexdigest()}
+    times = {"seconds": seconds, "processor_seconds": processor_seconds}
+    return {**times, "peak_bytes": peak_bytes, "digest": digest.hexdigest()}
 
 
 def work_of(stage: str, way: str, model: ModelArtifact, data: DatasetArtifact, num_samples: int, store: Store):
@@ -145,6 +156,11 @@ def work_of(stage: str, way: str, model: ModelArtifact, data: DatasetArtifact, n
             {"max_rows": num_samples, "max_tokens": 256, "precision": "float32", "in_memory": way}
         )
         return record.execute(config, RecordInputs(model=model, data=data), store, is_forced=True).artifact
+    if stage == "quantize":
+        content = {"method": "nf4", "limits": {"max_kl_nats": 100.0}, "max_tokens": 32, "max_rows": num_samples}
+        config = QuantizeTorchConfig.model_validate(content | {"precision": "bfloat16", "in_memory": way})
+        inputs = QuantizeTorchInputs(model=model, data=data, text=data)
+        return quantize_torch.execute(config, inputs, store, is_forced=True).artifact
     if stage == "narrow":
         content = {
             "size": {"ffn_fraction": 0.75},

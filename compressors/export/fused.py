@@ -1,95 +1,62 @@
-"""Trace attention, rotary embedding and RMS norms of any family as one ONNX node each.
+"""Trace attention, recurrences, experts, rotary embedding and RMS norms of any family as one ONNX node each.
 
-transformers calls all three through few doors: the attention interface, `apply_rotary_pos_emb` of the family's module, and norm
-modules. What stands behind a door is replaced only if it computes what the node does, on random numbers; else it is traced as written.
+transformers calls them through few doors: the attention interface, functions of the family's module, and modules. Where families
+compute different things behind a door, it is replaced only if it computes what the node does, on random numbers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from unittest.mock import patch
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers.cache_utils import Cache, CacheLayerMixin
 
+from attar.compressors.export.experts import fuse_experts
+from attar.compressors.export.names import GROWING, CachePart
+from attar.compressors.export.recurrent import fuse_recurrent
 from attar.compressors.export.rotary import fuse_rotary
+from attar.compressors.export.tracing import Tracing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 INTERFACE = "attar_graph"
-# Added to the score of a column that no token may see. Not -inf: a row of padding alone must stay finite.
-MASKED = -1e9
 RMS_NORM_OPSET = 23
 
 
-@dataclass
-class Tracing:
-    """What the attention of every block needs of the graph's inputs. Set by the traced forward before the model is called."""
+@contextmanager
+def attending_by(model: PreTrainedModel, attend: Callable[..., Any]) -> Iterator[None]:
+    """Let this function be the model's attention inside the block, by transformers' own interface. No mask is made for it."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
 
-    past: list[Float[Tensor, "B heads past head_size"]]
-    present: list[Tensor]
-    position_ids: Int[Tensor, "B T"] | None = None
-    last_columns: Int[Tensor, "B"] | None = None
-    num_columns: Int[Tensor, "1"] | None = None
-    bias: Float[Tensor, "B 1 T S"] | None = None
-
-    def begin(self, past: list[Tensor], attention_mask: Int[Tensor, "B S"], position_ids: Int[Tensor, "B T"]) -> Cache:
-        """Read the inputs; return a cache that leaves keys and values alone: the attention node appends them."""
-        (num_rows, num_columns), num_new = attention_mask.shape, position_ids.shape[1]
-        columns = torch.arange(num_columns)
-        self.past, self.present, self.position_ids = past, [], position_ids
-        # the last real column of each row: the row's end, be its padding before the tokens or behind them
-        self.last_columns = (attention_mask * columns).amax(dim=-1).to(torch.int32)
-        self.num_columns = torch.full((1,), num_columns, dtype=torch.int32)
-        hidden = torch.where(attention_mask == 0, MASKED, 0.0)
-        self.bias = hidden[:, None, None, :].expand(num_rows, 1, num_new, num_columns)
-        return Cache(layers=[_Untouched() for _ in range(len(past) // 2)])
-
-
-class _Untouched(CacheLayerMixin):
-    """The cache as the model sees it during the trace."""
-
-    is_sliding = False
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.is_initialized = True
-
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        return key_states, value_states
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return query_length, 0
-
-    def get_seq_length(self) -> int:
-        return 0
-
-    def get_max_length(self) -> int:
-        return -1
+    config = model.config
+    before = config._attn_implementation
+    AttentionInterface.register(INTERFACE, attend)
+    config._attn_implementation = INTERFACE
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None)
 
 
 @contextmanager
-def fused_operators(model: PreTrainedModel, *, fuse_norms: bool) -> Iterator[Tracing]:
-    """Trace the model's attention (and rotary embeddings and norms that allow it) as single nodes inside the block."""
-    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
-
-    tracing = Tracing([], [])
-    config = model.config
-    before = config._attn_implementation
-    AttentionInterface.register(INTERFACE, _attention_door(tracing, config))
+def fused_operators(model: PreTrainedModel, parts: Sequence[CachePart], *, fuse_norms: bool) -> Iterator[Tracing]:
+    """Trace attention, recurrences and experts (and rotary embeddings and norms that allow it) as single nodes inside the block."""
+    tracing = Tracing(parts, model.config.num_hidden_layers)
     with ExitStack() as stack:
-        config._attn_implementation = INTERFACE
-        stack.callback(lambda: setattr(config, "_attn_implementation", before))
-        stack.callback(lambda: ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None))
+        stack.enter_context(attending_by(model, _attention_door(tracing, model.config)))
         for module in model.modules():
             if fuse_norms and (norm := _norm_door(module)):
                 stack.enter_context(patch.object(module, "forward", norm))
         fuse_rotary(model, lambda: tracing.position_ids, stack)
+        fuse_recurrent(model, tracing, stack)
+        fuse_experts(model, stack)
         yield tracing
 
 
@@ -98,48 +65,68 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
         module: nn.Module,
         query: Float[Tensor, "B H T D"],
         key: Float[Tensor, "B K T D"],
-        value: Float[Tensor, "B K T D"],
+        value: Float[Tensor, "B K T V"],
         attention_mask: Tensor | None,
         scaling: float | None = None,
         softcap: float | None = None,
         sliding_window: int | None = None,
+        s_aux: Float[Tensor, "H"] | None = None,
         **options: Any,
     ) -> tuple[Tensor, None]:
-        _check_attention(module, key, value, options)
-        index = int(module.layer_idx)  # type: ignore[arg-type]
-        num_rows, num_heads, num_new, head_size = query.shape
-        num_shared, bias = key.shape[1], tracing.bias
+        if options.get("position_bias") is not None:
+            raise ValueError(f"{type(module).__name__} adds a position bias to its scores; no graph is built for it")
+        index, bias = block_of(module), tracing.bias
         assert bias is not None, "begun before the model is called"
-        flat = [states.transpose(1, 2).reshape(num_rows, num_new, -1) for states in (query, key, value)]
-        past = tracing.past[2 * index : 2 * index + 2]
-        grown = (num_rows, num_shared, bias.shape[3], head_size)
-        window = sliding_window or _window(config, index)
-        output, *present = torch.onnx.ops.symbolic_multi_out(
-            "com.microsoft::GroupQueryAttention",
-            [*flat, *past, tracing.last_columns, tracing.num_columns, *[None] * 3, bias],
-            {
-                "num_heads": num_heads,
-                "kv_num_heads": num_shared,
-                "scale": float(scaling if scaling is not None else head_size**-0.5),
-                "softcap": float(softcap or 0.0),
-                "local_window_size": window or -1,
-            },
-            dtypes=[query.dtype] * 3,
-            shapes=[flat[0].shape, grown, grown],
-            version=1,
-        )
-        tracing.present += present
-        return output.reshape(num_rows, num_new, num_heads, head_size), None
+        source, value_size = tracing.keys_of(key, index), value.shape[-1]
+        settings = {
+            "scale": float(scaling if scaling is not None else query.shape[-1] ** -0.5),
+            "softcap": float(softcap or 0.0),
+            "local_window_size": sliding_window or _window(config, index) or -1,
+        }
+        query, key, value = _of_one_size(query, key, value)
+        past = [tracing.past[source, name] for name in GROWING]
+        ends = [tracing.last_columns, tracing.num_columns, *[None] * 3, bias, *([] if s_aux is None else [s_aux])]
+        heads, *present = _grouped_attention([query, key, value], [*past, *ends], bias.shape[3], settings)
+        if source == index:
+            tracing.present |= {(index, name): states for name, states in zip(GROWING, present, strict=True)}
+        return heads if value_size == heads.shape[-1] else heads[..., :value_size], None
 
     return attend
 
 
-def _check_attention(module: nn.Module, key: Tensor, value: Tensor, options: Mapping[str, Any]) -> None:
-    name = type(module).__name__
-    if options.get("s_aux") is not None or options.get("position_bias") is not None:
-        raise ValueError(f"{name} adds sinks or a position bias to its scores; no graph is built for it")
-    if value.shape[-1] != key.shape[-1]:
-        raise ValueError(f"{name} has values of another size than keys; no graph is built for it")
+def _grouped_attention(
+    states: list[Float[Tensor, "B H T D"]], others: list[Any], num_columns: int, settings: dict[str, Any]
+) -> list[Tensor]:
+    """Trace the node; return what the heads give (rows, tokens, heads, size), and the grown keys and values."""
+    num_rows, num_heads, num_new, width = states[0].shape
+    flat = [entry.transpose(1, 2).reshape(num_rows, num_new, -1) for entry in states]
+    num_shared = states[1].shape[1]
+    grown = (num_rows, num_shared, num_columns, width)
+    output, *present = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        [*flat, *others],
+        {"num_heads": num_heads, "kv_num_heads": num_shared, **settings},
+        dtypes=[states[0].dtype] * 3,
+        shapes=[flat[0].shape, grown, grown],
+        version=1,
+    )
+    return [output.reshape(num_rows, num_new, num_heads, width), *present]
+
+
+def block_of(module: nn.Module) -> int:
+    """Return the number of the block that an attention is in. Raises ValueError where the family does not tell it."""
+    index = getattr(module, "layer_idx", None)
+    if not isinstance(index, int):
+        raise ValueError(f"{type(module).__name__} does not know its block; no graph is built for it")
+    return index
+
+
+def _of_one_size(*states: Tensor) -> list[Tensor]:
+    """Pad queries, keys and values with zeros to the largest of their sizes, which changes no score: the node has one size for all."""
+    width = max(entry.shape[-1] for entry in states)
+    return [
+        nn.functional.pad(entry, (0, width - entry.shape[-1])) if entry.shape[-1] < width else entry for entry in states
+    ]
 
 
 def _window(config: Any, index: int) -> int | None:
@@ -152,6 +139,8 @@ def _norm_door(module: nn.Module) -> Callable[[Tensor], Tensor] | None:
     weight = getattr(module, "weight", None)
     epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
     if "RMSNorm" not in type(module).__name__ or weight is None or weight.ndim != 1 or epsilon is None:
+        return None
+    if len(inspect.signature(module.forward).parameters) != 1:  # one with a gate beside
         return None
     probe = torch.randn(3, len(weight), generator=torch.Generator().manual_seed(0))
     scaled = probe * torch.rsqrt(probe.square().mean(-1, keepdim=True) + epsilon)

@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
 from attar.compressors.export.block_kinds import block_kinds, representatives
-from attar.compressors.export.fused import Tracing, fused_operators
-from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.export.cache_parts import cache_parts, of_blocks
+from attar.compressors.export.fused import fused_operators
+from attar.compressors.export.names import PAST, PRESENT, CachePart, cache_names
 from attar.compressors.export.segments import NotRepeatedError
 from attar.compressors.export.tidy import tidy
+from attar.compressors.export.tracing import Tracing
 from attar.compressors.export.unroll import unroll
 from attar.compressors.models.blocks import decoder_blocks, only_blocks
+from attar.compressors.models.config_cut import cut_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-# Kinds of attention whose cache is all keys and values seen, which is what the attention node keeps.
-ATTENTION_KINDS = {"full_attention", "sliding_attention"}
+# Kinds of blocks for which there are nodes, by the names that configs give them.
+BLOCK_KINDS = {
+    *("full_attention", "sliding_attention", "attention"),
+    *("linear_attention", "conv", "mamba", "mamba2", "hybrid", "hybrid_sliding"),
+    *("mlp", "moe", "dense", "sparse", "experts"),
+}
 OPSETS = (20, 23)
 
 
 class CachedForward(nn.Module):
     """A causal model with its cache as a flat list of tensors. A graph can hold nothing else.
 
-    In: input_ids, attention_mask (cache and input), position_ids, then key and value of every block. Out: logits and the grown cache.
+    In: input_ids, attention_mask (cache and input), position_ids, then the parts of the cache. Out: logits and the grown cache.
     """
 
     def __init__(self, model: PreTrainedModel, tracing: Tracing) -> None:
@@ -46,7 +54,7 @@ class CachedForward(nn.Module):
         input_ids: Int[Tensor, "B T"],
         attention_mask: Int[Tensor, "B S"],
         position_ids: Int[Tensor, "B T"],
-        past: list[Float[Tensor, "B heads past head_size"]],
+        past: list[Tensor],
     ) -> tuple[Tensor, ...]:
         cache = self._tracing.begin(past, attention_mask, position_ids)
         output = self.model(
@@ -56,42 +64,48 @@ class CachedForward(nn.Module):
             past_key_values=cache,
             use_cache=True,
         )
-        return (output.logits, *self._tracing.present)
+        return (output.logits, *self._tracing.outputs())
 
 
 def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
     """Return the graph of a model in float32; batch, input, cache and total lengths dynamic. Weights stay the model's own until saved.
 
     Attention is one GroupQueryAttention node a block: it appends to the cache, in place where the caller binds one buffer to both
-    ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. Raises ValueError for a model without such a graph.
+    ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. A convolution or recurrence is one node that
+    moves its state on, and the experts of a block one that multiplies by those chosen. Raises ValueError for a model without such a graph.
     """
     _check_exportable(model)
-    kinds = block_kinds(model)
+    kinds, parts = block_kinds(model), cache_parts(model)
     traced = representatives(kinds)
-    program = _few_repeated(model, opset, kinds, traced) if len(traced) < len(kinds) else None
-    program = program or _trace(model, opset)
+    program = _few_repeated(model, opset, parts, kinds, traced) if len(traced) < len(kinds) else None
+    program = program or _trace(model, opset, parts)
     tidy(program)
-    _name_axes(program)
+    _name_axes(program, parts)
     return program
 
 
-def _few_repeated(model: PreTrainedModel, opset: int, kinds: list[int], traced: list[int]) -> ir.Model | None:
+def _few_repeated(
+    model: PreTrainedModel, opset: int, parts: Sequence[CachePart], kinds: list[int], traced: list[int]
+) -> ir.Model | None:
     """Trace these blocks and repeat them for the others; None where that cannot be done."""
     blocks = decoder_blocks(model)
     prefix = next(f"model.{name}" for name, module in model.named_modules() if module is blocks)
     try:
+        cut_config(copy.deepcopy(model.config), len(blocks), traced)
+    except ValueError:  # a block reads what one left out has made for it
+        return None
+    try:
         with only_blocks(model, traced):
-            program = _trace(model, opset)
-        unroll(program.graph, model, prefix, kinds, traced)
+            program = _trace(model, opset, of_blocks(parts, traced))
+        unroll(program.graph, model, prefix, parts, kinds, traced)
     except NotRepeatedError:
         return None
     return program
 
 
-def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
-    num_blocks = model.config.num_hidden_layers
-    example, shapes = _example_inputs(model)
-    with fused_operators(model, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
+def _trace(model: PreTrainedModel, opset: int, parts: Sequence[CachePart]) -> ir.Model:
+    example, shapes = _example_inputs(parts)
+    with fused_operators(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
         try:
             program = torch.onnx.export(
                 CachedForward(model, tracing).eval(),
@@ -100,9 +114,9 @@ def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
                     "input_ids",
                     "attention_mask",
                     "position_ids",
-                    *cache_names(num_blocks, PAST),
+                    *cache_names(parts, PAST),
                 ],
-                output_names=["logits", *cache_names(num_blocks, PRESENT)],
+                output_names=["logits", *cache_names(parts, PRESENT)],
                 dynamic_shapes=shapes,
                 opset_version=opset,
                 dynamo=True,
@@ -112,16 +126,7 @@ def _trace(model: PreTrainedModel, opset: int) -> ir.Model:
         except torch.onnx.errors.OnnxExporterError as error:
             raise ValueError(f"{type(model).__name__} has no ONNX graph: {_reason(error)}") from error
     assert program is not None, "the dynamo exporter returns a program"
-    if len(tracing.present) != 2 * num_blocks:
-        raise ValueError(f"{type(model).__name__} does its attention behind another door than transformers' interface")
     return program.model
-
-
-def cache_shape(config: Any) -> tuple[int, int]:
-    """Return (key/value heads, head size) of a config."""
-    num_heads = config.num_attention_heads
-    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
-    return getattr(config, "num_key_value_heads", None) or num_heads, head_size
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
@@ -133,10 +138,8 @@ def _check_exportable(model: PreTrainedModel) -> None:
         raise ValueError(f"{name} is an encoder, or has one; only decoders are exported")
     if "position_ids" not in parameters or "past_key_values" not in parameters:
         raise ValueError(f"{name} takes no position_ids or no cache; it has no cached graph")
-    if others := set(getattr(config, "layer_types", None) or []) - ATTENTION_KINDS:
-        raise ValueError(
-            f"{name} has blocks of {', '.join(sorted(others))}; accepted: {', '.join(sorted(ATTENTION_KINDS))}"
-        )
+    if others := set(getattr(config, "layer_types", None) or []) - BLOCK_KINDS:
+        raise ValueError(f"{name} has blocks of {', '.join(sorted(others))}; no graph is built for these")
 
 
 def _reason(error: BaseException) -> str:
@@ -160,15 +163,13 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, Any]]:
-    num_heads, head_size = cache_shape(model.config)
+def _example_inputs(parts: Sequence[CachePart]) -> tuple[dict[str, Any], dict[str, Any]]:
     num_rows, num_new, num_past = 2, 3, 5  # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
-    past = [torch.zeros(num_rows, num_heads, num_past, head_size) for _ in range(2 * model.config.num_hidden_layers)]
     example = {
         "input_ids": torch.ones(num_rows, num_new, dtype=torch.long),
         "attention_mask": torch.ones(num_rows, num_past + num_new, dtype=torch.long),
         "position_ids": torch.arange(num_past, num_past + num_new).repeat(num_rows, 1),
-        "past": past,
+        "past": [torch.zeros(num_rows, *(dim or num_past for dim in part.size)) for part in parts],
     }
     batch, new = torch.export.Dim("batch"), torch.export.Dim("new")
     old, total = torch.export.Dim("past"), torch.export.Dim.DYNAMIC
@@ -176,22 +177,21 @@ def _example_inputs(model: PreTrainedModel) -> tuple[dict[str, Any], dict[str, A
         "input_ids": {0: batch, 1: new},
         "attention_mask": {0: batch, 1: total},
         "position_ids": {0: batch, 1: new},
-        "past": [{0: batch, 2: old} for _ in past],
+        "past": [{0: batch, 2: old} if part.is_growing else {0: batch} for part in parts],
     }
     return example, shapes
 
 
-def _name_axes(model: ir.Model) -> None:
+def _name_axes(model: ir.Model, parts: Sequence[CachePart]) -> None:
     """Give the axes of inputs and outputs the names that optimum's graphs have."""
     tokens, cached, grown = ["batch_size", "sequence_length"], "past_sequence_length", "total_sequence_length"
-    for value in model.graph.inputs:
-        if value.name and value.name.startswith(PAST):
-            heads, size = value.shape[1], value.shape[3]  # type: ignore[index]
-            value.shape = ir.Shape([tokens[0], heads, cached, size])
-        else:
-            value.shape = ir.Shape([tokens[0], grown if value.name == "attention_mask" else tokens[1]])
-    for value in model.graph.outputs:
-        inner = list(value.shape)  # type: ignore[arg-type]
-        value.shape = ir.Shape(
-            [*tokens, inner[2]] if value.name == "logits" else [tokens[0], inner[1], grown, inner[3]]
-        )
+    for ports, prefix, columns in ((model.graph.inputs, PAST, cached), (model.graph.outputs, PRESENT, grown)):
+        sizes = {part.port(prefix): part.size for part in parts}
+        for value in ports:
+            name = str(value.name)
+            if name in sizes:
+                value.shape = ir.Shape([tokens[0], *(dim or columns for dim in sizes[name])])
+            elif name == "logits":
+                value.shape = ir.Shape([*tokens, list(value.shape)[2]])  # type: ignore[arg-type]
+            else:
+                value.shape = ir.Shape([tokens[0], grown if name == "attention_mask" else tokens[1]])

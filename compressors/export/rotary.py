@@ -26,6 +26,10 @@ def fuse_rotary(model: PreTrainedModel, positions: Callable[[], Tensor | None], 
     tables = [module for module in model.modules() if type(module).__name__.endswith("RotaryEmbedding")]
     if not sources or not tables or not all(_turns_halves(source.apply_rotary_pos_emb) for source in sources):
         return
+    if getattr(
+        model.config, "rope_interleave", False
+    ):  # DeepSeek turns neighbours by a function beside, on whole tables
+        return
     for module in tables:
         stack.enter_context(patch.object(module, "forward", _tables_door(module, model.config)))
     for source in sources:
@@ -59,7 +63,8 @@ def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, 
 def _rotary_door(positions: Callable[[], Tensor | None]) -> Callable[..., tuple[Tensor, Tensor]]:
     def rotate(q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, unsqueeze_dim: int = 1) -> tuple[Tensor, Tensor]:
         turned = []
-        for states in (q, k):
+        for entry in (q, k):
+            states = entry if unsqueeze_dim == 1 else entry.transpose(1, 2)
             num_rows, num_heads, num_new, head_size = states.shape
             flat = states.transpose(1, 2).reshape(num_rows, num_new, num_heads * head_size)
             flat = torch.onnx.ops.symbolic(
@@ -70,7 +75,8 @@ def _rotary_door(positions: Callable[[], Tensor | None]) -> Callable[..., tuple[
                 shape=flat.shape,
                 version=1,
             )
-            turned.append(flat.reshape(num_rows, num_new, num_heads, head_size).transpose(1, 2))
+            heads = flat.reshape(num_rows, num_new, num_heads, head_size)
+            turned.append(heads.transpose(1, 2) if unsqueeze_dim == 1 else heads)
         return turned[0], turned[1]
 
     return rotate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.export.names import GROWING, PAST, PRESENT
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
@@ -35,7 +36,10 @@ class OnnxRunner:
         self.session = session
         self.device = torch.device("cpu")  # where logits and cache lie, wherever the session computes
         past = [entry for entry in session.get_inputs() if entry.name.startswith(f"{PAST}.")]
-        self.cache_sizes = len(past), past[0].shape[1], past[0].shape[3]  # tensors, heads, head size
+        # of each tensor: its names coming in and going out, and its size behind the batch, 0 for the columns of keys and values
+        self.ports = [(entry.name, entry.name.replace(PAST, PRESENT, 1)) for entry in past]
+        self.sizes = [tuple(dim if isinstance(dim, int) else 0 for dim in entry.shape[1:]) for entry in past]
+        self.has_states = any(not name.endswith(GROWING) for name, _ in self.ports)
         self._vocab_size = session.get_outputs()[0].shape[2]
 
     @property
@@ -67,16 +71,20 @@ class OnnxRunner:
     def open_slots(self, num_rows: int, num_prompt: int, num_new: int) -> Slots:
         return OnnxSlots(self, num_rows, num_prompt + num_new)
 
-    def bind(self, tensors: Sequence[np.ndarray]) -> Any:
-        """Return a binding in which these tensors are the cache that is read and the cache that is written."""
-        binding = self.session.io_binding()
-        num_blocks = len(tensors) // 2
-        names = zip(cache_names(num_blocks, PAST), cache_names(num_blocks, PRESENT), strict=True)
-        for (past, present), tensor in zip(names, tensors, strict=True):
-            target = ("cpu", 0, np.float32, list(tensor.shape), tensor.ctypes.data)
-            binding.bind_input(past, *target)
-            binding.bind_output(present, *target)
-        return binding
+    def bind(self, tensors: Sequence[np.ndarray]) -> tuple[Any, list[tuple[np.ndarray, np.ndarray]]]:
+        """Return a binding of a cache that is read and written, and its states as (read, written).
+
+        A state is read while the next one is written: it goes beside and is copied, a small thing next to keys and values.
+        """
+        binding, states = self.session.io_binding(), []
+        for (past, present), tensor in zip(self.ports, tensors, strict=True):
+            written = tensor
+            if not past.endswith(GROWING):
+                written = np.empty_like(tensor)
+                states.append((tensor, written))
+            for bind, name, array in ((binding.bind_input, past, tensor), (binding.bind_output, present, written)):
+                bind(name, "cpu", 0, np.float32, list(array.shape), array.ctypes.data)
+        return binding, states
 
     def run(
         self, binding: Any, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]
@@ -100,13 +108,14 @@ class OnnxCache:
     """Keys and values of all blocks for some rows, with room for `capacity` columns."""
 
     def __init__(self, runner: OnnxRunner, num_rows: int, capacity: int, tensors: Sequence[np.ndarray] = ()) -> None:
-        num_tensors, num_heads, head_size = runner.cache_sizes
-        shape = (num_rows, num_heads, capacity, head_size)
-        # zeros: what a mask hides must still be finite
-        self.tensors = list(tensors) or [np.zeros(shape, np.float32) for _ in range(num_tensors)]
+        # zeros: what a mask hides must still be finite, and a state begins with nothing
+        self.tensors = list(tensors) or [
+            np.zeros((num_rows, *(dim or capacity for dim in size)), np.float32) for size in runner.sizes
+        ]
         self.capacity = capacity
         self._runner = runner
         self._binding: Any = None
+        self._states: list[tuple[np.ndarray, np.ndarray]] = []
 
     def reserve(self, num_columns: int) -> None:
         """Make room for so many columns; twice what is there at least, so that a growing text is copied seldom."""
@@ -114,8 +123,11 @@ class OnnxCache:
             return
         capacity = max(num_columns, 2 * self.capacity)
         grown = OnnxCache(self._runner, self.tensors[0].shape[0], capacity)
-        for old, new in zip(self.tensors, grown.tensors, strict=True):
-            new[:, :, : self.capacity] = old
+        for size, old, new in zip(self._runner.sizes, self.tensors, grown.tensors, strict=True):
+            if 0 in size:
+                new[:, :, : self.capacity] = old
+            else:
+                new[:] = old
         self.tensors, self.capacity, self._binding = grown.tensors, capacity, None
 
     def view(self, rows: slice) -> OnnxCache:
@@ -125,8 +137,11 @@ class OnnxCache:
     def run(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
         """Feed new tokens to all rows and return their logits. Their keys and values are written behind those of the row."""
         if self._binding is None:
-            self._binding = self._runner.bind(self.tensors)
-        return self._runner.run(self._binding, input_ids, attention_mask)
+            self._binding, self._states = self._runner.bind(self.tensors)
+        logits = self._runner.run(self._binding, input_ids, attention_mask)
+        for state, written in self._states:
+            np.copyto(state, written)
+        return logits
 
 
 class OnnxSlots:
@@ -138,16 +153,30 @@ class OnnxSlots:
         self._live = self._cache
 
     def fill(self, rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> None:
+        for row in rows:
+            for size, tensor in zip(self._runner.sizes, self._cache.tensors, strict=True):
+                if 0 not in size:
+                    tensor[row] = 0.0  # the state of whoever had the row before
         for chunk in prefill_chunks(rows, prompts):
-            unique = list(
-                dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk)
-            )  # samples of one prompt share its pass
-            ids, mask = pad_right(unique, self._runner.device)
-            _, read = self._runner.forward(ids, mask, None, last_only=True)
-            for row, prompt in chunk:
-                source, length = unique.index(tuple(prompt[:-1])), len(prompt) - 1
-                for old, new in zip(self._cache.tensors, read.tensors, strict=True):
-                    old[row, :, :length] = new[source, :, :length]
+            # samples of one prompt share its pass
+            unique = list(dict.fromkeys(tuple(prompt[:-1]) for _, prompt in chunk))
+            # a state is of every token that was read: such rows are read together only where none is padded
+            by_length = groupby(sorted(unique, key=len), key=len)
+            groups = [list(group) for _, group in by_length] if self._runner.has_states else [unique]
+            for group in groups:
+                self._read(group, chunk)
+
+    def _read(self, prompts: Sequence[tuple[int, ...]], chunk: Sequence[tuple[int, Sequence[int]]]) -> None:
+        """Read prompts, and give the rows of `chunk` that go on from them what the cache then holds."""
+        ids, mask = pad_right(prompts, self._runner.device)
+        _, read = self._runner.forward(ids, mask, None, last_only=True)
+        for row, prompt in chunk:
+            if tuple(prompt[:-1]) not in prompts:
+                continue
+            source, length = prompts.index(tuple(prompt[:-1])), len(prompt) - 1
+            for size, old, new in zip(self._runner.sizes, self._cache.tensors, read.tensors, strict=True):
+                columns = slice(0, length if 0 in size else None)
+                old[row, :, columns] = new[source, :, columns]
 
     def step(self, tokens: Sequence[int], lengths: Sequence[int]) -> Float[Tensor, "B V"]:
         if self._live.tensors[0].shape[0] != len(tokens):

@@ -9,6 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from attar.compressors.export.experts import STORED, stored_experts
+
 SWAP_HEADS = (0, 2, 1, 3)
 
 
@@ -25,10 +27,12 @@ def tidy(model: ir.Model) -> None:
         _without_pair,
         _stored_transposed,
         _stored_sum,
+        _stored_experts,
     ):
         for node in list(model.graph):
             rewrite(model.graph, node)
         common.RemoveUnusedNodesPass()(model)
+    model.graph.opset_imports.pop(STORED.partition("::")[0], None)
     common.CommonSubexpressionEliminationPass()(model)
     common.RemoveUnusedNodesPass()(model)
     common.ClearMetadataAndDocStringPass()(
@@ -93,6 +97,17 @@ def _stored_sum(graph: ir.Graph, node: ir.Node) -> None:
         return
     name = f"{node.inputs[0].name}.sum"  # type: ignore[union-attr]
     _store(graph, node, name, weight.dtype, weight.shape, lambda: weight.numpy() + number.numpy())
+
+
+def _stored_experts(graph: ir.Graph, node: ir.Node) -> None:
+    """Store the weights of experts in the order in which their node reads them."""
+    weight = node.inputs[0] if f"{node.domain}::{node.op_type}" == STORED else None
+    if weight is None or weight.const_value is None:
+        return
+    order = {name: bool(attribute.as_int()) for name, attribute in node.attributes.items()}
+    tensor = weight.const_value
+    shape = node.outputs[0].shape
+    _store(graph, node, f"{weight.name}.stored", tensor.dtype, shape, lambda: stored_experts(tensor.numpy(), **order))
 
 
 def _store(graph: ir.Graph, node: ir.Node, name: str, dtype: Any, shape: Any, made: Callable[[], Any]) -> None:

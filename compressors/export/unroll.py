@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from attar.compressors.export.names import PAST, PRESENT, cache_names
+from attar.compressors.export.names import PAST, PRESENT, CachePart, cache_names
 from attar.compressors.export.segments import NotRepeatedError, Segment, check_same, hoist, joints
 from attar.compressors.models.blocks import decoder_blocks
 
@@ -17,8 +17,15 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence[int], traced: Sequence[int]) -> None:
-    """Turn the graph of a model's blocks `traced` into the graph of all, in place. `prefix` names its list of blocks.
+def unroll(
+    graph: ir.Graph,
+    model: PreTrainedModel,
+    prefix: str,
+    parts: Sequence[CachePart],
+    kinds: Sequence[int],
+    traced: Sequence[int],
+) -> None:
+    """Turn the graph of a model's blocks `traced` into the graph of all, in place. `prefix` names its list of blocks, `parts` its cache.
 
     What belongs to a block is known by the scopes of its nodes, a weight by its name. Raises NotRepeatedError, and leaves the graph
     unusable, unless the two traced blocks of a kind are the same nodes on other weights, joined to the rest by one state.
@@ -49,7 +56,7 @@ def unroll(graph: ir.Graph, model: PreTrainedModel, prefix: str, kinds: Sequence
         made |= copy.ports
     if state is not states[-1]:
         _reread(around, states[-1], state)
-    _order_ports(graph, made, len(kinds))
+    _order_ports(graph, made, parts)
 
 
 def _patterns(segments: Sequence[Segment], states: Sequence[ir.Value], kinds: Sequence[int]) -> dict[int, int]:
@@ -144,11 +151,11 @@ class _Copy:
         return weight
 
 
-def _order_ports(graph: ir.Graph, made: Mapping[str, ir.Value], num_blocks: int) -> None:
+def _order_ports(graph: ir.Graph, made: Mapping[str, ir.Value], parts: Sequence[CachePart]) -> None:
     """Put the caches of all blocks in order, among inputs and outputs."""
     for ports, prefix in ((graph.inputs, PAST), (graph.outputs, PRESENT)):
         known = {str(value.name): value for value in ports} | dict(made)
-        caches = [known[name] for name in cache_names(num_blocks, prefix)]
+        caches = [known[name] for name in cache_names(parts, prefix)]
         others = [value for value in ports if not str(value.name).startswith(f"{prefix}.")]
         ports.clear()
         ports.extend([*others, *caches])

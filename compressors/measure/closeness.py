@@ -87,6 +87,12 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
     value = float(above.sum() / below.sum()) if below.sum() else float("nan")
     if len(above) < 2 or not below.any():
         return Estimate(value, float("nan"), float("nan"))
+    low, high = np.quantile(resampled_ratios(above, below, seed), [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def resampled_ratios(above: np.ndarray, below: np.ndarray, seed: int = 0) -> np.ndarray:
+    """Return sum / sum of each resampling of the texts, pairs kept together."""
     generator = np.random.default_rng(seed)
     ratios: list[np.ndarray] = []
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -94,8 +100,7 @@ def ratio_of_sums(numerators: Sequence[float], denominators: Sequence[float], se
             count = min(RESAMPLES_AT_ONCE, NUM_RESAMPLES - start)
             drawn = generator.integers(0, len(above), (count, len(above)))
             ratios.append(above[drawn].sum(axis=-1) / below[drawn].sum(axis=-1))
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return np.concatenate(ratios)
 
 
 @dataclass(frozen=True)

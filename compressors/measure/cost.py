@@ -60,17 +60,18 @@ def attention_width(config: PretrainedConfig) -> int:
 
 @dataclass(frozen=True)
 class Spread:
-    """Seconds of several rounds: the median, and the quartiles around it."""
+    """Seconds of several rounds: the median, the quartiles around it, and the rounds themselves."""
 
     median: float
     low: float
     high: float
+    rounds: tuple[float, ...] = ()
 
     @staticmethod
     def of(seconds: Sequence[float]) -> Spread:
         """Return the spread of at least two rounds."""
         low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        return Spread(middle, low, high)
+        return Spread(middle, low, high, tuple(seconds))
 
 
 @dataclass(frozen=True)

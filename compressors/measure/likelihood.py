@@ -48,6 +48,19 @@ def continuation_likelihoods(
     return [results[index] for index in range(len(pairs))]
 
 
+@torch.inference_mode()
+def token_logprobs(runner: CausalRunner, pairs: Sequence[Pair], *, batch_size: int) -> list[list[float]]:
+    """Return the log-probability in nats of each token of each continuation given what stands before it."""
+    results: dict[int, list[float]] = {}
+    for locations, input_ids, attention_mask in scoring_batches(pairs, batch_size, runner.device):
+        logits, _ = runner.forward(input_ids, attention_mask, None, last_only=False)
+        for row, (index, tokens) in enumerate(locations):
+            logprobs = logits[row, tokens].float().log_softmax(dim=-1)
+            targets = torch.tensor(list(pairs[index][1]), device=logprobs.device)
+            results[index] = refuse_nan(logprobs.gather(-1, targets[:, None])[:, 0]).tolist()
+    return [results[index] for index in range(len(pairs))]
+
+
 def top_candidates(
     runner: CausalRunner,
     pairs: Sequence[Pair],

@@ -46,15 +46,24 @@ def paired_retention(tasks: Sequence[tuple[Sequence[float], Sequence[float]]], s
     A question is in one of four cells: right in both, in one, in the other, in none. Shares of the cells are drawn from their posterior
     under Jeffreys' prior, which is Dirichlet; the interval holds the middle 95% of the ratios that they make.
     """
+    cells = [_cells(candidate, baseline) for candidate, baseline in tasks]
+    reference = sum(float(np.mean(baseline)) for _, baseline in tasks)
+    value = sum(float(np.mean(candidate)) for candidate, _ in tasks) / reference if reference else math.nan
+    low, high = np.quantile(drawn_retentions(cells, seed), [0.025, 0.975])
+    return Estimate(value, float(low), float(high))
+
+
+def drawn_retentions(tasks: Sequence[Sequence[float]], seed: int = 0) -> np.ndarray:
+    """Return draws of the retention from the posterior of each task's cells. Right in both, in the candidate alone, in the other alone, in none."""
     generator = np.random.default_rng(seed)
     above, below = np.zeros(NUM_DRAWS), np.zeros(NUM_DRAWS)
-    for candidate, baseline in tasks:
-        first, second = np.asarray(candidate) > 0.5, np.asarray(baseline) > 0.5
-        cells = [(first & second).sum(), (first & ~second).sum(), (~first & second).sum(), (~first & ~second).sum()]
+    for cells in tasks:
         drawn = generator.dirichlet(np.asarray(cells, float) + PRIOR, NUM_DRAWS)
         above += drawn[:, 0] + drawn[:, 1]
         below += drawn[:, 0] + drawn[:, 2]
-    reference = sum(float(np.mean(baseline)) for _, baseline in tasks)
-    value = sum(float(np.mean(candidate)) for candidate, _ in tasks) / reference if reference else math.nan
-    low, high = np.quantile(above / below, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    return above / below
+
+
+def _cells(candidate: Sequence[float], baseline: Sequence[float]) -> list[int]:
+    first, second = np.asarray(candidate) > 0.5, np.asarray(baseline) > 0.5
+    return [int(cell.sum()) for cell in (first & second, first & ~second, ~first & second, ~first & ~second)]

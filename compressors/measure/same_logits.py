@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -46,20 +47,21 @@ def difference(first: Tensor, other: Tensor) -> float:
 
 @torch.no_grad()
 def cache_difference(model: PreTrainedModel) -> float:
-    """Return how far decoding with a cache is from decoding without. The largest difference as a share of the largest logit.
+    """Return how far decoding with a cache is from reading the decoded text without one. The largest difference as a share of the largest logit.
 
-    A prompt is compared up to the first token that differs: behind it the two read different texts.
+    The text is read in one run: a causal model's logits do not depend on what follows, and a model that is none is apart here.
     """
     ids = probe_ids(model.config.vocab_size, model.device)
-    with_cache, without = (_decoded(model, ids, is_cached) for is_cached in (True, False))
-    worst = 0.0
-    for row in range(len(ids)):
-        for step in range(NUM_DECODED_TOKENS):
-            first, other = without[step][row], with_cache[step][row]
-            worst = max(worst, difference(first, other))
-            if first.argmax() != other.argmax():
-                break
-    return worst
+    with_cache, text = _decoded(model, ids)
+    text = text[:, : NUM_PROMPT_TOKENS + NUM_DECODED_TOKENS - 1]  # nothing is decoded behind the last token
+    options = {"attention_mask": torch.ones_like(text), "use_cache": False}
+    if (
+        "position_ids" in inspect.signature(model.forward).parameters
+    ):  # said by whoever decodes; some families count otherwise by themselves
+        options["position_ids"] = torch.arange(text.shape[1], device=text.device).expand_as(text)
+    without = model(input_ids=text, **options).logits[:, NUM_PROMPT_TOKENS - 1 :].float().cpu()
+    steps, rows = range(NUM_DECODED_TOKENS), range(len(ids))
+    return max(difference(without[row, step], with_cache[step][row]) for step in steps for row in rows)
 
 
 @torch.no_grad()
@@ -77,7 +79,8 @@ def decoded_difference(runner: CausalRunner, vocab_size: int) -> float:
     return difference(whole[:, NUM_PROMPT_TOKENS - 1 :], torch.stack(steps, dim=1))
 
 
-def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -> list[Float[Tensor, "B V"]]:
+def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"]) -> tuple[list[Float[Tensor, "B V"]], Int[Tensor, "B S"]]:
+    """Return the logits of each step of greedy decoding with a cache, and prompts with what was decoded."""
     from transformers import GenerationConfig  # seconds at import
 
     # the model's own config may end a text or bend the logits; it is put back
@@ -85,13 +88,13 @@ def _decoded(model: PreTrainedModel, ids: Int[Tensor, "B T"], is_cached: bool) -
     generation = GenerationConfig(
         max_new_tokens=NUM_DECODED_TOKENS,
         do_sample=False,
-        use_cache=is_cached,
+        use_cache=True,
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
     )
     try:
-        steps = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=generation).logits  # type: ignore[union-attr, operator]
+        decoded: Any = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=generation)  # type: ignore[operator]
     finally:
         model.generation_config = own
-    return [step.float().cpu() for step in steps]
+    return [step.float().cpu() for step in decoded.logits], decoded.sequences

@@ -23,6 +23,8 @@ INDEX_LISTS = {
 COUNTS_FROM_FIRST = ("first_k_dense_replace", "num_dense_layers", "moe_layer_start_index", "max_window_layers")
 COUNTS_FROM_LAST = ("num_kv_shared_layers",)
 LAST_INDICES = ("moe_layer_end_index",)
+# Blocks of a hybrid that attend, by the words of lists with an entry a block.
+ATTENDING = ("attention", "full_attention", "sliding_attention", "hybrid", "hybrid_sliding", "*")
 # A block that reads what an earlier one has made for it, where a list says so: glm_moe_dsa's indexer_types, for one.
 SHARED = "shared"
 
@@ -66,6 +68,16 @@ def cut_config(config: Any, num_blocks: int, kept_blocks: Sequence[int]) -> None
     config.num_hidden_layers = len(kept_blocks)
     if overrides:
         config.per_layer_config = {new: overrides[old] for new, old in enumerate(kept_blocks) if old in overrides}
+
+
+def check_attending(config: Any, num_blocks: int, kept_blocks: Sequence[int]) -> None:
+    """Raise ValueError where a hybrid would lose its last block that attends: its cache and positions are counted there."""
+    for entries in per_block_settings(config, num_blocks).values():
+        attending = [index for index, entry in enumerate(entries) if entry in ATTENDING]
+        if attending and len(attending) < num_blocks and not set(attending) & set(kept_blocks):
+            raise ValueError(
+                f"block {attending[-1]} would be the last that attends to go; a hybrid keeps one of {', '.join(map(str, attending))}"
+            )
 
 
 def _is_of_the_model(name: str) -> bool:

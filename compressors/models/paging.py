@@ -1,4 +1,4 @@
-"""Hold the weights of one decoder block at a time in memory; the others stay in their store."""
+"""Hold the weights of one decoder block in memory, and of more where there is room. The others stay in their store."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class Buffers:
 
 @dataclass
 class Pager:
-    """Brings a block's weights into memory before it runs or is read, and takes the block before it out again.
+    """Brings a block's weights into memory before it runs or is read. The block before it goes, or stays where there is room.
 
     A block whose weights were changed in between is written back to the store first, so that a walk along the blocks may change each.
     A reference to a weight is good until another block is brought: its memory is the next one's.
@@ -89,25 +89,33 @@ class Pager:
     store: TensorStore
     device: torch.device
     slots: dict[nn.Module, list[Slot]]
+    # how many bytes of blocks stay in memory beside the one that is in use
+    room_bytes: float = 0.0
     _current: nn.Module | None = None
     _versions: list[tuple[int, int]] = field(default_factory=list)
     _buffers: Buffers = field(default_factory=Buffers)
-    _taken: list[Tensor] = field(default_factory=list)
+    # of the blocks in memory: the buffers that were read into
+    _taken: dict[nn.Module, list[Tensor]] = field(default_factory=dict)
+    # in which turn a block was last in use
+    _turns: dict[nn.Module, int] = field(default_factory=dict)
+    _turn: int = 0
 
     def bring(self, block: nn.Module) -> None:
-        """Bring this block's weights into memory, and no other's."""
+        """Bring this block's weights into memory."""
         if block is self._current:
             return
         self.leave()
-        # a tensor made in inference mode could not be changed outside, and would not tell that it was
-        with torch.inference_mode(False), torch.no_grad():
-            for slot in self.slots[block]:
-                self._taken.append(self._read(slot))
-                slot.put(self._taken[-1])
+        if block not in self._taken:
+            taken = self._taken[block] = []
+            # a tensor made in inference mode could not be changed outside, and would not tell that it was
+            with torch.inference_mode(False), torch.no_grad():
+                for slot in self.slots[block]:
+                    taken.append(self._read(slot))
+                    slot.put(taken[-1])
         self._current, self._versions = block, self._read_versions(block)
 
     def leave(self) -> None:
-        """Take the block in memory out, keeping what was changed."""
+        """End the turn of the block in use, keeping what was changed. It stays in memory where there is room."""
         block, self._current = self._current, None
         if block is None:
             return
@@ -115,9 +123,40 @@ class Pager:
             for slot, before, now in zip(self.slots[block], self._versions, self._read_versions(block), strict=True):
                 if before != now:
                     self.store.write(slot.name, slot.parameter.detach())
+        if not self._has_room(block):
+            self._take_out(block)
+
+    def empty(self) -> None:
+        """Take every block out of memory."""
+        self.leave()
+        for block in list(self._taken):
+            self._take_out(block)
+
+    def _has_room(self, block: nn.Module) -> bool:
+        """Say whether a block stays. One that was not in use since this one's turn before makes room: it is not of this round.
+
+        Rounds go along the blocks: the block that was used longest ago is the next to be used, and the last one to be taken out.
+        """
+        before, self._turn = self._turns.get(block, 0), self._turn + 1
+        self._turns[block] = self._turn
+        others = sorted((other for other in self._taken if other is not block), key=self._turns.__getitem__)
+        num_bytes = self._num_bytes(block) + sum(map(self._num_bytes, others))
+        for other in others:
+            if num_bytes <= self.room_bytes or self._turns[other] >= before:
+                break
+            num_bytes -= self._num_bytes(other)
+            self._take_out(other)
+        return num_bytes <= self.room_bytes
+
+    def _num_bytes(self, block: nn.Module) -> int:
+        return sum(slot.parameter.nbytes for slot in self.slots[block])
+
+    def _take_out(self, block: nn.Module) -> None:
+        with torch.inference_mode(False), torch.no_grad():
+            for slot in self.slots[block]:
                 slot.put(torch.empty_like(slot.parameter, device="meta"))
-            while self._taken:
-                self._buffers.give_back(self._taken.pop())
+        for tensor in self._taken.pop(block):
+            self._buffers.give_back(tensor)
 
     def _read(self, slot: Slot) -> Tensor:
         shape, dtype = slot.parameter.shape, slot.parameter.dtype
@@ -137,10 +176,11 @@ class Pager:
         return [(id(slot.parameter), slot.parameter._version) for slot in self.slots[block]]
 
 
-def page_blocks(model: PreTrainedModel, store: TensorStore, device: torch.device) -> None:
+def page_blocks(model: PreTrainedModel, store: TensorStore, device: torch.device, room_bytes: float = 0.0) -> None:
     """Let a model whose blocks have no numbers (device "meta") read each block's from the store when it is needed.
 
-    All else must be in memory. The model then runs as any other, without gradients, one block after the other.
+    All else must be in memory. The model then runs as any other, without gradients, one block after the other. Blocks of `room_bytes`
+    in all stay in memory: a run reads the others alone.
     """
     names = {module: name for name, module in model.named_modules()}
     slots = {
@@ -152,7 +192,7 @@ def page_blocks(model: PreTrainedModel, store: TensorStore, device: torch.device
         ]
         for block in decoder_blocks(model)
     }
-    _point(model, Pager(store, device, slots))
+    _point(model, Pager(store, device, slots, room_bytes))
     for block in decoder_blocks(model):
         block.register_forward_pre_hook(_before_run, prepend=True)
 
@@ -180,7 +220,7 @@ def twin(model: PreTrainedModel, dtype: torch.dtype, name: str) -> PreTrainedMod
     pager = pager_of(model)
     if pager is None:
         return copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]
-    pager.leave()
+    pager.empty()
     _point(model, None)
     try:
         other = copy.deepcopy(model).to(dtype)  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from attar.compressors.models.blocks import INDEX_NAMES, block_tables, check_removal, decoder_blocks
-from attar.compressors.models.config_cut import cut_config
+from attar.compressors.models.config_cut import check_attending, cut_config
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -32,6 +32,7 @@ def check_cut(model: PreTrainedModel, removed: Sequence[int]) -> None:
     config = copy.deepcopy(model.config)
     family = type(model).__name__
     try:
+        check_attending(config, len(blocks), kept_blocks)
         cut_config(config, len(blocks), kept_blocks)
         with torch.device("meta"):
             skeleton = type(model)(as_read(config))

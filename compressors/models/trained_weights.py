@@ -1,4 +1,4 @@
-"""The weights that training moves: taken out, put back, and averaged along the way."""
+"""The weights that training moves: taken out, put back, and averaged along the way. Of sharded ones, this process's part."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ class HasParameters(Protocol):
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
 
+@torch.no_grad()
+def local(tensor: Tensor) -> Tensor:
+    """Return this process's part of a sharded tensor, in the same memory; of another one all of it."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor  # type: ignore[operator]
+
+
 def trained_weights(model: HasParameters, device: torch.device | str | None = None) -> Weights:
     """Return copies of the parameters that are trained, by name, where each lies or on another device."""
-    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    trained = {name: local(p).detach() for name, p in model.named_parameters() if p.requires_grad}
     return {name: p.to(device or p.device, copy=True) for name, p in trained.items()}
 
 
@@ -37,7 +43,7 @@ def set_weights(model: HasParameters, weights: Mapping[str, Tensor]) -> None:
     """Put weights of `trained_weights` back."""
     parameters = dict(model.named_parameters())
     for name, value in weights.items():
-        parameters[name].copy_(value)
+        local(parameters[name]).copy_(value)
 
 
 @dataclass
@@ -55,4 +61,4 @@ class WeightAverage:
         """Take the model's weights of now into the average."""
         parameters = dict(model.named_parameters())
         for name, value in self.weights.items():
-            value.lerp_(parameters[name].detach().to(value.dtype), 1.0 - self.decay)
+            value.lerp_(local(parameters[name]).detach().to(value.dtype), 1.0 - self.decay)

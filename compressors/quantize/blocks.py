@@ -49,6 +49,10 @@ class Grid:
 
     bits: int
     is_symmetric: bool
+    # symmetric, and without the one code that has no mirror image: for products of integers with integers
+    is_mirrored: bool = False
+    # what scales are stored in: they are rounded to it before codes are chosen
+    scale_dtype: torch.dtype = torch.float32
 
     def fit(
         self, blocks: Float[Tensor, "N blocks size"], shrink: float = 1.0
@@ -58,16 +62,20 @@ class Grid:
         if self.is_symmetric:
             # the largest magnitude becomes -half, the one code without a mirror image
             largest = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)).squeeze(-1) * shrink
-            scale = largest / -half
-            return torch.where(scale == 0, torch.ones_like(scale), scale), torch.full_like(scale, half)
+            scale = self.stored(largest.abs() / (half - 1) if self.is_mirrored else largest / -half)
+            return scale, torch.full_like(scale, half)
         low, high = blocks.amin(-1).clamp(max=0) * shrink, blocks.amax(-1).clamp(min=0) * shrink
-        scale = (high - low) / (2.0**self.bits - 1)
-        scale = torch.where(scale == 0, torch.ones_like(scale), scale)
+        scale = self.stored((high - low) / (2.0**self.bits - 1))
         return scale, (-low / scale).round().clamp(0, 2**self.bits - 1)
+
+    def stored(self, scale: Tensor) -> Tensor:
+        """Return scales as they will be read back. A block of zeros has 1."""
+        scale = scale.to(self.scale_dtype).float()
+        return torch.where(scale == 0, torch.ones_like(scale), scale)
 
     def codes(self, values: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         """Return the nearest codes, as floats; shapes broadcast."""
-        return (values / scale + zero).round().clamp(0, 2**self.bits - 1)
+        return (values / scale + zero).round().clamp(int(self.is_mirrored), 2**self.bits - 1)
 
     def weights(self, codes: Tensor, scale: Tensor, zero: Tensor) -> BlockWeights:
         """Return codes of N by K and their scales as `BlockWeights`."""

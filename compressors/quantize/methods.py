@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attar.compressors.quantize.blocks import BlockWeights, Grid
+from attar.compressors.quantize.descent import COLUMNS_AT_ONCE, fitted_scales, swept_codes
 
 # Shares of a block's range that a search tries: what is cut off at the ends makes the steps between finer.
 SHRINKS = tuple(1.0 - 0.025 * step for step in range(17))
@@ -92,6 +93,74 @@ class ErrorCorrected:
         return grid.weights(codes, torch.stack(scales, 1), torch.stack(zeros, 1))
 
 
+@dataclass(frozen=True, kw_only=True)
+class OrderedCorrected:
+    """GPTQ with the channels of the largest inputs first, whose errors then have all others to make up for them.
+
+    Each block's range is searched before, so that a block stays a block whatever the order (`actorder: static` of other tools).
+    https://arxiv.org/abs/2210.17323
+    """
+
+    damping: float = 0.01  # added to the diagonal, as a share of its mean
+    needs: ClassVar[Needs] = "moments"
+
+    def __post_init__(self) -> None:
+        if not self.damping > 0:
+            raise ValueError(f"damping is {self.damping}; accepted: above 0")
+
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+        assert inputs is not None and inputs.ndim == 2, "needs moments"
+        powers = inputs.diagonal()
+        scale, zero = best_range(weight.unflatten(1, (-1, block_size)), powers.reshape(-1, block_size), grid)
+        order = powers.argsort(descending=True, stable=True)
+        factor = _inverse_factor(inputs[order][:, order], self.damping)
+        left, blocks = weight[:, order], order // block_size
+        codes = torch.empty_like(left)
+        for start in range(0, weight.shape[1], COLUMNS_AT_ONCE):
+            end = min(start + COLUMNS_AT_ONCE, weight.shape[1])
+            part, corner = left[:, start:end], factor[start:end, start:end]
+            errors = torch.empty_like(part)
+            for column in range(end - start):
+                steps, middle = scale[:, blocks[start + column]], zero[:, blocks[start + column]]
+                values = part[:, column]
+                chosen = grid.codes(values, steps, middle)
+                codes[:, order[start + column]] = chosen
+                errors[:, column] = (values - (chosen - middle) * steps) / corner[column, column]
+                part[:, column:] -= errors[:, column, None] * corner[column, column:]
+            left[:, end:] -= errors @ factor[start:end, end:]
+        return grid.weights(codes, scale, zero)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refined:
+    """GPTQ, the largest inputs first. Then, in turns, the best scales for its codes and the best code of each channel.
+
+    https://arxiv.org/abs/2309.01885 for the second part.
+    """
+
+    damping: float = 0.01  # added to the diagonal, as a share of its mean
+    num_sweeps: int = 2  # turns over all channels
+    needs: ClassVar[Needs] = "moments"
+
+    def __post_init__(self) -> None:
+        OrderedCorrected(damping=self.damping)
+        if self.num_sweeps < 1:
+            raise ValueError(f"num_sweeps is {self.num_sweeps}; accepted: at least 1")
+
+    def __call__(self, weight: Tensor, inputs: Tensor | None, grid: Grid, block_size: int) -> BlockWeights:
+        assert inputs is not None and inputs.ndim == 2, "needs moments"
+        first = OrderedCorrected(damping=self.damping)(weight, inputs, grid, block_size)
+        codes, scale = first.codes.float(), first.scales
+        zero = (
+            torch.full_like(scale, 2.0 ** (grid.bits - 1)) if first.zero_points is None else first.zero_points.float()
+        )
+        moments = _damped(inputs.double(), self.damping).float()
+        for _ in range(self.num_sweeps):
+            scale = fitted_scales(weight, codes, scale, zero, moments, grid)
+            codes = swept_codes(weight, codes, scale, zero, moments, grid)
+        return grid.weights(codes, scale, zero)
+
+
 # A matrix is quantized so many rows at a time: rows do not know of each other, and the search holds several copies.
 ROWS_AT_ONCE = 4096
 
@@ -120,6 +189,8 @@ WEIGHT_METHODS: dict[str, type[WeightMethod]] = {
     "nearest": RoundToNearest,
     "searched": SearchedRange,
     "error_corrected": ErrorCorrected,
+    "ordered": OrderedCorrected,
+    "refined": Refined,
 }
 
 
@@ -155,9 +226,12 @@ def output_error(weight: Float[Tensor, "N K"], rounded: Float[Tensor, "N K"], in
 
 def _inverse_factor(moments: Float[Tensor, "K K"], damping: float) -> Float[Tensor, "K K"]:
     """Return U with U^T U = (H + damping)^-1, upper triangular; in float64, since a massive channel squares the condition."""
-    hessian = moments.double()
-    diagonal = hessian.diagonal()
-    mean = float(diagonal.mean()) or 1.0
-    hessian = hessian + torch.diag(damping * mean + (diagonal == 0) * mean)
-    inverse = torch.cholesky_inverse(torch.linalg.cholesky(hessian))
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(_damped(moments.double(), damping)))
     return torch.linalg.cholesky(inverse, upper=True).float()
+
+
+def _damped(moments: Float[Tensor, "K K"], damping: float) -> Float[Tensor, "K K"]:
+    """Return moments with a share of their mean power added to each channel's; to a silent channel's all of it."""
+    diagonal = moments.diagonal()
+    mean = float(diagonal.mean()) or 1.0
+    return moments + torch.diag(damping * mean + (diagonal == 0) * mean)

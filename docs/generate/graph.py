@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from html import escape
 
-from attar.pipelines.recipe.node import made_kind
 from attar.pipelines.recipe.whole import Recipe
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 42, 40, 16, 4
@@ -17,6 +16,7 @@ COLORS = {
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
     "encoder_onnx": ("#dff3f6", "#11727f"),
+    "gguf": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")
 
@@ -34,7 +34,7 @@ def recipe_svg(recipe: Recipe) -> str:
     for name, node in recipe.nodes.items():
         parts += [_edge(corners[source], corners[name]) for source in sorted(node.upstream)]
     for name, node in recipe.nodes.items():
-        parts.append(_box(corners[name], name, node.stage.name, made_kind(name, recipe.nodes).kind))
+        parts.append(_box(corners[name], name, node.stage.name, node.kinds[0].kind))
     return "".join([*parts, "</svg>"])
 
 
@@ -59,7 +59,7 @@ def _corners(recipe: Recipe) -> dict[str, tuple[int, int]]:
 def _mean_row(recipe: Recipe, name: str, row: dict[str, float]) -> float:
     """Return the mean row of what a node reads, measurements below all else, so that the way of the model stays on top."""
     upstream = recipe.nodes[name].upstream
-    kind = made_kind(name, recipe.nodes).kind
+    kind = recipe.nodes[name].kinds[0].kind
     mean = sum(row[source] for source in upstream) / len(upstream) if upstream else 0.0
     return mean + (100.0 if kind not in COLORS else 0.0)
 

@@ -53,9 +53,8 @@ def known_names() -> set[str]:
     names = {*STAGES, *RECIPE_FIELDS, *NODE_FIELDS}
     for stage in STAGES.values():
         names |= set(stage.slots) | _fields(stage.config_type) | _values(stage.config_type)
-        names |= {kind.kind for slot in stage.slots.values() for kind in slot.kinds} | {
-            kind.kind for kind in stage.output_types
-        }
+        names |= {kind.kind for slot in stage.slots.values() for kind in slot.kinds}
+        names |= {kind.kind for kind in stage.output_types}
     names |= THRESHOLDS.keys()
     for methods in CATALOGUES.values():
         names |= set(methods)

@@ -50,7 +50,7 @@ def _overview() -> str:
     rows = []
     for name, stage in STAGES.items():
         inputs = ", ".join(slot.name for slot in stage.slots.values()) or "nothing"
-        rows.append((f"[{code(name)}]({name}.md)", inputs, stage.output_kinds, stage.summary))
+        rows.append((f"[{code(name)}]({name}.md)", inputs, stage.makes, stage.summary))
     return "\n\n".join(
         [
             "# Stages",
@@ -76,7 +76,7 @@ def _page(name: str) -> str:
     parts = [
         f"# {name}",
         prose(inspect.getdoc(stage.run) or ""),
-        f"**Makes**: {stage.output_kinds}. **Version**: {stage.version}; a new version builds again what an older one made.",
+        f"**Makes**: {stage.makes}. **Version**: {stage.version}; a new version builds again what an older one made.",
         "## Inputs",
         table(("input", "kind", "how many", "needed"), inputs) or "None: it reads the outside world alone.",
         "## Fields",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-import httpx
-
 from attar.pipelines.recipe.plan import PlannedNode
 from attar.registry.artifacts.handles import Facts
 
@@ -59,6 +57,8 @@ def _silent_hub(plan: list[PlannedNode]) -> list[str]:
 
 def _no_answer(address: str) -> str:
     """Return why a hub does not answer; empty when it does, whatever it says."""
+    import httpx  # most plans ask no hub
+
     try:
         httpx.head(address, timeout=HUB_SECONDS, follow_redirects=False)
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, OSError) as error:

@@ -77,7 +77,7 @@ def list_stages() -> list[dict[str, Any]]:
             {
                 "stage": stage.name,
                 "inputs": ", ".join(inputs) or "-",
-                "makes": stage.output_kinds,
+                "makes": stage.makes,
                 "what": stage.summary,
             }
         )

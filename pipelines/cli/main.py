@@ -10,12 +10,14 @@ import typer
 from rich.console import Console
 
 from attar.pipelines.cli.author_commands import AUTHOR_COMMANDS
+from attar.pipelines.cli.bisect_command import bisect
 from attar.pipelines.cli.completion import complete_recipe
 from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
 from attar.pipelines.cli.operate_commands import COMMANDS
 from attar.pipelines.cli.pool_commands import POOL_COMMANDS
 from attar.pipelines.cli.show import SHOW_COMMANDS, RunArgument
+from attar.pipelines.cli.suggest_command import suggest
 from attar.pipelines.cli.tables import print_json as _print_json
 from attar.pipelines.cli.tables import print_table as _print_table
 
@@ -145,17 +147,21 @@ def pull(
         str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
     folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
+    form: Annotated[
+        str,
+        typer.Option(metavar="FORM", help="One form alone, by its folder or how that begins: gguf, onnx-int8, model."),
+    ] = "",
     key: Annotated[
         str, typer.Option(envvar="ATTAR_VERIFYING_KEY", help="A public ed25519 key in PEM that must have signed it.")
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a registered model, its ONNX graphs included, into a folder, every file checked by its sha256."""
+    """Copy a registered model, all its forms or one, into a folder, every file checked by its sha256."""
     from attar.registry.release.pull import download_model
 
-    download_model(model, folder.resolve(), key=key)
+    download_model(model, folder.resolve(), form=form, key=key)
     if as_json:
-        _print_json({"model": model, "folder": str(folder.resolve())})
+        _print_json({"model": model, "folder": str(folder.resolve())} | ({"form": form} if form else {}))
     else:
         out.print(f"{model} is in {folder}", highlight=False)
 
@@ -187,7 +193,7 @@ def gc(
 
 for command_name, command in SHOW_COMMANDS.items():
     app.command(command_name)(guarded(command))
-for command in (*AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
+for command in (bisect, suggest, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 

@@ -82,7 +82,7 @@ def stage(
 
 
 def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
-    """Run the stage in a process of its own, a heavy one with a GPU to itself where there is one; its numbers go to MLflow as they come."""
+    """Run the stage in a process of its own, a heavy one with the GPUs it asks for to itself; its numbers go to MLflow as they come."""
     console, tracker = plain_console(), Tracker(order.store_root)
     tracker.join(order.stage, mlflow_run_id)
 
@@ -90,10 +90,11 @@ def _run(order: WorkOrder, mlflow_run_id: str) -> tuple[Artifact, bool]:
         console.print(text, markup=False, highlight=False)
 
     show = hearing(note=lambda note: say(note.text))
-    is_light = STAGES[order.stage].is_light(order.config)
+    chosen = STAGES[order.stage]
+    is_light, num_cards = chosen.is_light(order.config), chosen.num_devices(order.config)
     try:
         with (
-            nullcontext({}) if is_light else gpu_slot(order.store_root, say) as visible,
+            nullcontext({}) if is_light else gpu_slot(order.store_root, say, num_cards) as visible,
             Listener(order.stage, tracker, show) as listener,
         ):
             return run_in_process(replace(order, environment=order.environment | visible), listener)

@@ -3,8 +3,8 @@
 python -m attar.pipelines.operate.run_start
 
 Prefect's client asks again when a connection it once had is refused, and not when the first one is: a run that starts while the server
-restarts ends at once with `exited with non-zero status code 1`. Here the engine is started when the server answers, and once more when
-it was refused before the run had begun.
+restarts ends at once with `exited with non-zero status code 1`. Here the engine is started when the server answers, and again when it was
+refused before the run had begun: it ends the process then, and what refused it stands in the context of that end alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import runpy
 import sys
 import time
+from contextlib import suppress
 from gc import set_threshold
 from uuid import UUID
 
@@ -37,16 +38,32 @@ def start_run(patience_seconds: float = PATIENCE_SECONDS) -> None:
         try:
             runpy.run_module(ENGINE, run_name="__main__", alter_sys=True)
             return
-        except httpx.TransportError as error:
-            wait_for_answer(health_url(), deadline - time.monotonic())
-            if time.monotonic() > deadline or not _is_yet_to_begin():
+        except (httpx.TransportError, SystemExit) as end:
+            refusal = refusal_behind(end)
+            if refusal is None or not _may_start_again(deadline):
                 raise
-            print(f"attar: Prefect's server was away ({error}): starting the run again", file=sys.stderr)
+        print(f"attar: Prefect's server was away ({refusal}): starting the run again", file=sys.stderr)
+
+
+def refusal_behind(end: BaseException) -> httpx.TransportError | None:
+    """Return the error of a connection that ended the engine, if one did."""
+    cause: BaseException | None = end
+    while cause is not None and not isinstance(cause, httpx.TransportError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
 
 
 def health_url() -> str:
     """Return where Prefect's server says that it is well, which needs no password."""
     return f"{os.environ['PREFECT_API_URL'].rstrip('/')}/health"
+
+
+def _may_start_again(deadline: float) -> bool:
+    """Wait for the server, and say whether the run had not begun when it went."""
+    while time.monotonic() < deadline and wait_for_answer(health_url(), deadline - time.monotonic()):
+        with suppress(httpx.TransportError):  # it went again
+            return _is_yet_to_begin()
+    return False
 
 
 def _is_yet_to_begin() -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,6 +33,8 @@ class Node:
     inputs: dict[str, tuple[str, ...]]
     # a work pool, or IN_PROCESS; no part of what is made
     execution: str = IN_PROCESS
+    # of what it makes: the one that its config and inputs say, of a node whose config is wrong any that its stage can make
+    kinds: tuple[type[Artifact], ...] = ()
 
     @property
     def upstream(self) -> set[str]:
@@ -70,8 +72,9 @@ def read_node(
     stage = STAGES[stage_name]
     inputs = _inputs(where, spec.get("inputs"), stage, specs, mistakes)
     config = _config(where, spec.get("config"), stage, mistakes)
-    # a node whose config is wrong still has edges
-    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool)
+    # a node whose config is wrong still has edges; of the others `with_kinds` tells
+    kinds = stage.output_types if config is None else ()
+    return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool, kinds)
 
 
 def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any], mistakes: Mistakes) -> None:
@@ -87,26 +90,28 @@ def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any],
         for name in names:
             if name not in nodes:  # a mistake that is noted already, there or here
                 continue
-            made = made_kind(name, nodes)
-            if made not in slot.kinds:
-                fitting = [other for other in nodes if made_kind(other, nodes) in slot.kinds]
+            made = nodes[name].kinds
+            if not set(made) & set(slot.kinds):
+                fitting = [other.name for other in nodes.values() if set(other.kinds) & set(slot.kinds)]
                 mistakes.add(
-                    f"{where} = {shown(name)}: {name} makes {made.kind}; accepted: {_kinds(slot)}"
+                    f"{where} = {shown(name)}: {name} makes {' or '.join(kind.kind for kind in made)}; accepted: {_kinds(slot)}"
                     f" (here: {', '.join(fitting) or 'none'})"
                 )
 
 
-def made_kind(name: str, nodes: Mapping[str, Node]) -> type[Artifact]:
-    """Return the kind of artifact that a node makes. Where a stage makes what it is given, the nodes before it tell."""
-    chain: dict[str, Node] = {}
-    while name in nodes and name not in chain:  # a cycle is refused elsewhere
-        chain[name] = nodes[name]
-        name = next(iter(nodes[name].inputs.get(nodes[name].stage.follows, ())), "")
-    kind: type[Artifact] | None = None
-    for node in reversed(chain.values()):
-        kind = node.stage.makes(node.config, kind)
-    assert kind is not None, "the node itself is in the chain"
-    return kind
+def with_kinds(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """Return the nodes with the kinds that each makes. Where a stage makes what it is given, the nodes before it tell."""
+    made: dict[str, tuple[type[Artifact], ...]] = {name: node.kinds for name, node in nodes.items() if node.kinds}
+    for name in nodes:
+        chain: dict[str, Node] = {}
+        while name in nodes and name not in chain and name not in made:  # a cycle is refused elsewhere
+            chain[name] = node = nodes[name]
+            name = next(iter(node.inputs.get(node.stage.follows, ())), "")
+        kinds: tuple[type[Artifact] | None, ...] = made.get(name) or (None,)
+        for node in reversed(chain.values()):
+            kinds = tuple(dict.fromkeys(node.stage.output_type(node.config, kind) for kind in kinds))
+            made[node.name] = kinds
+    return {name: replace(node, kinds=made[name]) for name, node in nodes.items()}
 
 
 def checked_name(name: Any, what: str) -> str:

@@ -22,7 +22,7 @@ from attar.pipelines.report.graph_picture import lineage_svg
 from attar.pipelines.report.plans import plan_sections
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.files import write_synced
-from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts.handles import FLIPS, Artifact
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import RunRecord
 from attar.stages.scan.tables import TABLE, read_scores, scored_metrics
@@ -47,6 +47,7 @@ def write_report(record: RunRecord, store: Store) -> Path:
         drafts=draft_rows(record, store),
         samples=_samples(record, store),
         releases=_releases(record, store),
+        behaviours=_behaviours(record, store),
         parities=_contents(record, store, "export", "parity.json"),
         lineage=lineage_svg(record.nodes),
     )
@@ -107,12 +108,24 @@ def _samples(record: RunRecord, store: Store) -> list[dict[str, Any]]:
     return list(questions.values())
 
 
+def _behaviours(record: RunRecord, store: Store) -> dict[str, Any]:
+    """Return the checks of behaviour by node: their groups, and the texts of what changed."""
+    behaviours = {}
+    for name, node in record.nodes.items():
+        artifact = stored_artifact(record, store, name)
+        if node.stage == "check_behaviour" and artifact is not None:
+            content = json.loads((artifact.path / "behaviour.json").read_text())
+            flips = [json.loads(line) for line in (artifact.path / FLIPS).read_text().splitlines()]
+            behaviours[name] = {**content, "flips": flips}
+    return behaviours
+
+
 def _releases(record: RunRecord, store: Store) -> dict[str, Any]:
     """Return the releases; of those that an earlier version made, the checks without what it did not know."""
-    unknown = {"known": "", "measured_on": "", "laxness": "", "verdict": "", "undecided": ""}
+    unknown = {"known": "", "measured_on": "", "laxness": "", "verdict": "", "undecided": "", "level": None}
     releases = _contents(record, store, "register", "release.json")
     return {
-        name: {**release, "checks": [{**unknown, **check} for check in release["checks"]]}
+        name: {"verdict": "", **release, "checks": [{**unknown, **check} for check in release["checks"]]}
         for name, release in releases.items()
     }
 

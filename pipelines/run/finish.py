@@ -56,7 +56,7 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
             "measured": f"{check['measured']:.4g} {check.get('known', '')}".rstrip(),
             "on": check.get("measured_on", ""),
             "limit": f"{'<=' if check['is_lower_better'] else '>='} {check['limit']:.4g}",
-            "verdict": check.get("verdict") or ("passed" if check["has_passed"] else "failed"),
+            "verdict": _verdict(check),
             "lets through": check.get("laxness", ""),
         }
         for check in release["checks"]
@@ -64,6 +64,11 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
     for name in (*node.inputs["evaluation"], *node.inputs.get("onnx_evaluation", ())):
         rows += _retention(record, store, name, node.inputs["baseline"][0])
     return rows
+
+
+def _verdict(check: dict[str, Any]) -> str:
+    verdict = check.get("verdict") or ("passed" if check["has_passed"] else "failed")
+    return f"{verdict}: {check['undecided']}" if check.get("undecided") else verdict
 
 
 def _retention(record: RunRecord, store: Store, name: str, baseline: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""One stage a GPU. A slot of the global concurrency limit gpu:<host>, and the number of a card that nobody else holds."""
+"""One stage a GPU. A slot of the global concurrency limit gpu:<host> for each, and the numbers of cards that nobody else holds."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.concurrency.sync import concurrency
 
 from attar.pipelines.operate.prefect_home import await_prefect
+from attar.stages.process import StageFailed
 
 # How long a slot stays taken after its holder died without a word: the least that Prefect allows is a minute.
 LEASE_SECONDS = 60.0
@@ -38,42 +39,52 @@ def visible_cards() -> list[str]:
 
 
 @contextmanager
-def gpu_slot(home: Path, say: Callable[[str], None]) -> Iterator[dict[str, str]]:
-    """Wait for a card of this host and hold it; give the environment that shows a stage this card alone. No card: nothing to wait for.
+def gpu_slot(home: Path, say: Callable[[str], None], num_cards: int = 1) -> Iterator[dict[str, str]]:
+    """Wait for cards of this host and hold them; give the environment that shows a stage these alone. No card: nothing to wait for.
 
-    The limit counts what the server knows of; the lock on the card is the kernel's, and outlives neither its holder nor a lost lease.
+    The limit counts what the server knows of; the lock on a card is the kernel's, and outlives neither its holder nor a lost lease.
+    Raises StageFailed for more cards than this host has.
     """
     cards = visible_cards()
     if not cards:
         yield {}
         return
+    if num_cards > len(cards):
+        raise StageFailed(
+            f"the stage asks for {num_cards} GPUs, but {gpu_host()} has {len(cards)}; accepted: up to as many"
+        )
     name = f"gpu:{gpu_host()}"
     await_prefect(home, say)
     with get_client(sync_client=True) as client:
         client.upsert_global_concurrency_limit_by_name(name, len(cards))
-    say(f"waiting for a slot of {name}")
+    say(f"waiting for a slot of {name}" if num_cards == 1 else f"waiting for {num_cards} slots of {name}")
     # strict: a limit that is missing would be a warning only, and two stages would share a card. A renewal that fails
     # (the server restarts) must not end hours of training: the lock on the card still holds.
-    with (
-        concurrency(name, occupy=1, strict=True, raise_on_lease_renewal_failure=False, lease_duration=LEASE_SECONDS),
-        _card(cards, home / "locks") as card,
-    ):
-        say(f"on card {card} of {gpu_host()}")
-        yield {"CUDA_VISIBLE_DEVICES": card}
+    slots = concurrency(
+        name, occupy=num_cards, strict=True, raise_on_lease_renewal_failure=False, lease_duration=LEASE_SECONDS
+    )
+    with slots, _held_cards(cards, num_cards, home / "locks") as held:
+        say(f"on card {', '.join(held)} of {gpu_host()}")
+        yield {"CUDA_VISIBLE_DEVICES": ",".join(held)}
 
 
 @contextmanager
-def _card(cards: list[str], folder: Path) -> Iterator[str]:
+def _held_cards(cards: list[str], num_cards: int, folder: Path) -> Iterator[list[str]]:
+    """Hold the locks of so many cards, all or none: two stages with half of what they need would wait for each other."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        while True:
+    while True:
+        with ExitStack() as locks:
+            held: list[str] = []
             for card in cards:
                 lock = FileLock(folder / f"gpu-{gpu_host()}-{card}.lock")
-                try:
-                    held.enter_context(lock.acquire(timeout=0))
-                except Timeout:
-                    continue
-                yield card
+                if len(held) < num_cards:
+                    try:
+                        locks.enter_context(lock.acquire(timeout=0))
+                    except Timeout:
+                        continue
+                    held.append(card)
+            if len(held) == num_cards:
+                yield held
                 return
-            # its holder has lost its slot but not ended
-            threading.Event().wait(CARD_POLL_SECONDS)
+        # a holder has lost its slot but not ended
+        threading.Event().wait(CARD_POLL_SECONDS)

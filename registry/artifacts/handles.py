@@ -9,16 +9,19 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
+    BehaviourFacts,
     ComparisonFacts,
     DatasetFacts,
     EncoderFacts,
     EncoderGraphFacts,
     EvaluationFacts,
     FittedFacts,
+    GgufFacts,
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
     ScanFacts,
+    VisionModelFacts,
 )
 
 F = TypeVar("F", bound=ArtifactFacts)
@@ -27,6 +30,8 @@ F = TypeVar("F", bound=ArtifactFacts)
 DATA_CARD = "data_card"
 # Name of the table in a merged model's `records/` that says what was tried
 TRIALS = "trials"
+# Name of the file of a behaviour check that holds the texts of what changed, a line each
+FLIPS = "flips.jsonl"
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,13 @@ class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
     is_encoder = True
 
 
+class VisionModelArtifact(Artifact[VisionModelFacts]):
+    """A vision-language Hugging Face folder with its processor."""
+
+    kind = "vision_model"
+    facts_type = VisionModelFacts
+
+
 class AdapterArtifact(Artifact[AdapterFacts]):
     """A PEFT LoRA adapter folder."""
 
@@ -126,6 +138,14 @@ class OnnxArtifact(Artifact[OnnxFacts]):
     is_graph = True
 
 
+class GgufArtifact(Artifact[GgufFacts]):
+    """`model.gguf`: weights, tokenizer and template in one file; a `Modelfile` beside it."""
+
+    kind = "gguf"
+    facts_type = GgufFacts
+    is_whole_model = True
+
+
 class EvaluationArtifact(Artifact[EvaluationFacts]):
     """`evaluation.json`: quality, size and speed of one model."""
 
@@ -138,6 +158,13 @@ class ComparisonArtifact(Artifact[ComparisonFacts]):
 
     kind = "comparison"
     facts_type = ComparisonFacts
+
+
+class BehaviourArtifact(Artifact[BehaviourFacts]):
+    """`behaviour.json`: drops by group of cases, with intervals; `flips.jsonl`: what changed, with both texts."""
+
+    kind = "behaviour"
+    facts_type = BehaviourFacts
 
 
 class FittedArtifact(Artifact[FittedFacts]):
@@ -160,12 +187,15 @@ KINDS: dict[str, type[Artifact]] = {
         ModelArtifact,
         EncoderArtifact,
         EncoderGraphArtifact,
+        VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,
         ScanArtifact,
         OnnxArtifact,
+        GgufArtifact,
         EvaluationArtifact,
         ComparisonArtifact,
+        BehaviourArtifact,
         FittedArtifact,
         ReleaseArtifact,
     )

@@ -44,6 +44,22 @@ class ModelFacts(ArtifactFacts):
     decode_seconds_per_token: float | None = None
     original_decode_seconds_per_token: float | None = None
     perplexity_ratio: float | None = None
+    # of a folder of packed weights: its form, what is really in it, and how its reader differs from the rounded model
+    format: str | None = None
+    weight_bytes: float | None = None
+    bits_per_weight: float | None = None
+    packed_fraction: float | None = None
+    token_agreement: float | None = None
+    max_logit_difference: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class VisionModelFacts(ArtifactFacts):
+    """Of a vision-language model: the blocks of its language tower, its tokens, the parameters of the whole."""
+
+    num_blocks: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -126,6 +142,35 @@ class EncoderGraphFacts(ArtifactFacts):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GgufFacts(ArtifactFacts):
+    """Of a GGUF file: the sizes of its model, types and bytes of its weights. What readers made of it, and what rounding cost."""
+
+    num_blocks: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    num_matmul_parameters: int = NOT_KNOWN
+    attention_width: int = NOT_KNOWN
+    companion_bytes: int | None = None
+    format: str = NOT_KNOWN
+    # llama.cpp's name of the family, and the type of the matrices
+    architecture: str | None = None
+    quantization: str | None = None
+    # of all tensors as they lie in the file, and the share of the numbers that fell back to f16
+    weight_bytes: float | None = None
+    bits_per_weight: float | None = None
+    fallback_fraction: float | None = None
+    # programs that read it and wrote what torch writes
+    readers: tuple[str, ...] = NOT_KNOWN
+    token_agreement: float | None = None
+    max_logit_difference: float | None = None
+    kl_nats: float | None = None
+    agreement: float | None = None
+    decode_seconds_per_token: float | None = None
+    original_decode_seconds_per_token: float | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AdapterFacts(ArtifactFacts):
     """Of an adapter: what was trained, on which base. `chosen_on`: the parts of the data that its best weights were chosen on.
 
@@ -197,6 +242,14 @@ class EvaluationFacts(ArtifactFacts):
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class ComparisonFacts(ArtifactFacts):
     """Of a comparison: `others` hold its estimates by measure, data set and end of interval."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BehaviourFacts(ArtifactFacts):
+    """Of a behaviour check: the two models. `others` hold drops, their ends and the flips by group, `drop_refusals` and so on."""
+
+    model_fingerprint: str = NOT_KNOWN
+    original_fingerprint: str = NOT_KNOWN
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 from attar.registry.artifacts.fingerprint import folder_digests
@@ -27,12 +28,20 @@ def write_checksums(folder: Path) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def verify_checksums(folder: Path, digest: str) -> None:
-    """Raise DamagedModelError naming the first file that is missing, changed or not in the list. Also when the list is not `digest`."""
+def listed_files(folder: Path, digest: str) -> dict[str, str]:
+    """Return the sha256 of every file that a version was registered with. Raises DamagedModelError when the list is not `digest`."""
     listing = folder / CHECKSUMS
     if not listing.is_file() or hashlib.sha256(listing.read_bytes()).hexdigest() != digest:
         raise DamagedModelError(f"{CHECKSUMS} is not the list that was registered")
-    expected = {name: digest for digest, _, name in (line.partition("  ") for line in listing.read_text().splitlines())}
+    return {name: digest for digest, _, name in (line.partition("  ") for line in listing.read_text().splitlines())}
+
+
+def verify_checksums(folder: Path, digest: str, of: Callable[[str], bool] = lambda name: True) -> None:
+    """Raise DamagedModelError naming the first file that is missing, changed or not in the list. Also when the list is not `digest`.
+
+    `of`: which of the listed files should be there; all.
+    """
+    expected = {name: sha256 for name, sha256 in listed_files(folder, digest).items() if of(name)}
     actual = {name: entry["sha256"] for name, entry in folder_digests(folder).items()}
     for name in sorted(expected.keys() | actual.keys() - {CHECKSUMS, WRITTEN_BY_MLFLOW}):
         if name not in actual:

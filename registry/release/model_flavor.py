@@ -31,17 +31,18 @@ def write_version(
     tokenizer: Any,
     *,
     model_folder: Path,
-    onnx_folders: Mapping[str, Path],
+    form_folders: Mapping[str, Path],
     card: str,
     metadata: Mapping[str, Any],
     task: str = "text-generation",
 ) -> None:
-    """Write `model` so that `mlflow.transformers.load_model` finds it and, of `onnx_folders`, the first so that `mlflow.onnx.load_model` does.
+    """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
-    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `onnx_folders`
-    (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all graphs in its metadata.
+    `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
+    (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     """
     versions = package_versions()
+    graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
     mlflow.transformers.save_model(
         transformers_model={"model": model, "tokenizer": tokenizer},
@@ -51,13 +52,13 @@ def write_version(
         input_example=EXAMPLE,
         model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
-        metadata={**metadata, "attar.onnx": sorted(onnx_folders)},
+        metadata={**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)},
     )
     _copy_words(model_folder, folder / "model")
-    for name, source in onnx_folders.items():
+    for name, source in form_folders.items():
         shutil.copytree(source, folder / name, dirs_exist_ok=True, ignore=shutil.ignore_patterns("records"))
-    if onnx_folders:
-        _add_onnx_flavor(folder, next(iter(onnx_folders)), versions)
+    if graphs:
+        _add_onnx_flavor(folder, graphs[0], versions)
     (folder / CARD).write_text(card)
 
 

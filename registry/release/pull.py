@@ -16,17 +16,28 @@ from mlflow.exceptions import MlflowException
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.release.attestation import ATTESTATION_TAG, check_statement, verifying_key
-from attar.registry.release.checksums import WRITTEN_BY_MLFLOW, DamagedModelError, verify_checksums
+from attar.registry.release.checksums import (
+    CHECKSUMS,
+    WRITTEN_BY_MLFLOW,
+    DamagedModelError,
+    listed_files,
+    verify_checksums,
+)
 from attar.registry.release.model_registry import CHAMPION, CHECKSUMS_TAG
 from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
+# The model card of a version.
+CARD = "README.md"
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
-def download_model(reference: str, folder: Path, *, needs_checksums: bool = True, key: str = "") -> Path:
+def download_model(
+    reference: str, folder: Path, *, needs_checksums: bool = True, form: str = "", key: str = ""
+) -> Path:
     """Copy a registered version into `folder`, which may be there if it is empty, and return it.
 
+    `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does; the card comes with it.
     `reference`: NAME (its champion), NAME@ALIAS or NAME/VERSION, with or without `models:/`. Every file's sha256 is compared with what
     was recorded when the version was registered; without `needs_checksums` a version that another tool registered passes too.
     With `key`, a PEM file with a public ed25519 key, the version must bear a statement that its holder signed; see attestation.py.
@@ -52,8 +63,8 @@ def download_model(reference: str, folder: Path, *, needs_checksums: bool = True
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         try:
-            whole = _download(client, version, aside)
-            if digest:
+            whole = _download_form(client, version, aside, form, digest) if form else _download(client, version, aside)
+            if digest and not form:
                 verify_checksums(whole, digest)
             os.rename(whole, folder)  # an empty folder is replaced
         except DamagedModelError as error:
@@ -74,6 +85,32 @@ def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
     whole = aside if len(inner) != 1 or (aside / "MLmodel").exists() else inner[0]
     (whole / WRITTEN_BY_MLFLOW).unlink(missing_ok=True)
     return whole
+
+
+def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, form: str, digest: str) -> Path:
+    """Download one form, the list of checksums and the card. Raises ValueError for a form that the version does not have."""
+    _refuse_foreign_files(client, version)
+    _fetch(client, version, CHECKSUMS, aside)
+    listed = listed_files(aside, digest)
+    forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
+    [chosen, *others] = (
+        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
+    )
+    if not chosen or others:
+        problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
+        raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")
+    _fetch(client, version, chosen, aside)
+    if CARD in listed:
+        _fetch(client, version, CARD, aside)
+    verify_checksums(aside, digest, of=lambda name: name == CARD or name.startswith(f"{chosen}/"))
+    return aside
+
+
+def _fetch(client: MlflowClient, version: ModelVersion, name: str, aside: Path) -> None:
+    """Download one file or folder of a version under its own name."""
+    source = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
+    with global_tracking_uri(client.tracking_uri):
+        download_artifacts(artifact_uri=f"{source}/{name}", dst_path=str(aside), tracking_uri=client.tracking_uri)
 
 
 def _refuse_foreign_files(client: MlflowClient, version: ModelVersion) -> None:

@@ -8,9 +8,8 @@ import re
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 from pydantic import Field, field_validator
 
 from attar.compressors.data.prompts import end_token_id
@@ -19,6 +18,9 @@ from attar.registry.artifacts.confinement import is_confined
 from attar.stages.artifacts.samplers import Prompt
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.progress import note
+
+if TYPE_CHECKING:
+    import httpx
 
 # A busy or restarting server says these; anything else above 399 is our mistake, and asking again does not mend it.
 RETRIED_STATUS = {408, 409, 429, 500, 502, 503, 504}
@@ -84,6 +86,8 @@ class ServerSampler:
     """A chat server as a sampler. Its text is tokenized again here; it gives no distributions."""
 
     def __init__(self, config: ServerConfig, tokenizer: Any) -> None:
+        import httpx  # no plan asks a server
+
         self._config, self._tokenizer = config, tokenizer
         self._is_over = threading.Event()
         headers = {}
@@ -136,6 +140,8 @@ class ServerSampler:
 
     def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the first choice of one completion. Raises ValueError in one line when the server cannot or will not answer."""
+        import httpx  # as above
+
         config = self._config
         trouble = ""
         for attempt in range(config.num_retries + 1):

@@ -43,6 +43,15 @@ GENAI_NAMES = {
         "present_value_names": "present.%d.value",
     },
 }
+# Of blocks that keep a state of fixed size, by the kinds that configs name.
+STATE_KINDS = {"linear_attention", "conv", "mamba", "mamba2", "hybrid", "hybrid_sliding"}
+STATE_NAMES = {
+    "inputs": {
+        "past_conv_names": "past_key_values.%d.conv_state",
+        "past_recurrent_names": "past_key_values.%d.recurrent_state",
+    },
+    "outputs": {"present_conv_names": "present.%d.conv_state", "present_recurrent_names": "present.%d.recurrent_state"},
+}
 # What no weight is smaller than; the rest (constants, shapes) stays in the graph, so that shape inference sees it.
 EXTERNAL_BYTES = 256
 # onnxruntime maps the file; a page's beginning is where it can.
@@ -150,9 +159,11 @@ def _genai_config(folder: Path) -> dict[str, Any]:
     path = folder / "generation_config.json"
     special = {**config.to_dict(), **(json.loads(path.read_text()) if path.exists() else {})}
     ends = _ends(folder, special.get("eos_token_id"))
-    num_heads = config.num_attention_heads
+    num_cached, head_size = _cached_heads(config)
     first_end = ends[0] if isinstance(ends, list) else ends
     pad = special.get("pad_token_id")
+    has_states = bool(STATE_KINDS & set(getattr(config, "layer_types", None) or []))
+    names = {ports: {**GENAI_NAMES[ports], **(STATE_NAMES[ports] if has_states else {})} for ports in GENAI_NAMES}
     return {
         "model": {
             "type": config.model_type if config.model_type in GENAI_TYPES else "decoder",
@@ -165,17 +176,26 @@ def _genai_config(folder: Path) -> dict[str, Any]:
                 "filename": GRAPH,
                 "session_options": {"log_id": "onnxruntime-genai", "provider_options": []},
                 "hidden_size": config.hidden_size,
-                "head_size": getattr(config, "head_dim", None) or config.hidden_size // num_heads,
-                "num_attention_heads": num_heads,
-                "num_key_value_heads": getattr(config, "num_key_value_heads", None) or num_heads,
+                "head_size": head_size,
+                "num_attention_heads": config.num_attention_heads,
+                "num_key_value_heads": num_cached,
                 "num_hidden_layers": config.num_hidden_layers,
-                **GENAI_NAMES,
+                **names,
             },
         },
         "search": {
             "do_sample": False,
             "max_length": config.max_position_embeddings,
-            # the attention node writes the cache in place
-            "past_present_share_buffer": True,
+            # the attention node writes the cache in place, a recurrence beside it
+            "past_present_share_buffer": not has_states,
         },
     }
+
+
+def _cached_heads(config: Any) -> tuple[int, int]:
+    """Return the number and the size of the heads whose keys and values are cached; of latents the graph caches what they expand to."""
+    num_heads = config.num_attention_heads
+    if getattr(config, "kv_lora_rank", None):
+        return num_heads, max(config.qk_nope_head_dim + config.qk_rope_head_dim, config.v_head_dim)
+    head_size = getattr(config, "head_dim", None) or config.hidden_size // num_heads
+    return getattr(config, "num_key_value_heads", None) or num_heads, head_size

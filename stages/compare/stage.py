@@ -15,7 +15,7 @@ from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import ComparisonArtifact, Facts, ModelArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
-from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import names_ahead, question_rows, unique_names
 from attar.stages.artifacts.dataset.right_answers import right_choices
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
@@ -28,6 +28,8 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "comparison.json"
+# What intervals are made of, text by text, by the fingerprints of the models.
+TEXTS = "texts.json"
 
 
 def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -49,8 +51,9 @@ def _forecast(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     for student in students:  # over the tokens that all know
         check_covers(original, student, "original")
     num_models = 1 + len(config.groups(len(students))[0])
+    names = names_ahead((*inputs.get("texts", ()), *inputs.get("tasks", ())))
     return Forecast(
-        {},
+        {"measured": (*names, "own_answers")} if names else {},
         num_flops=comparison_flops([original, *students], _num_read(config, inputs)),
         peak_memory_bytes=4.0 * num_models * float(original.get("num_parameters", 0)),
     )
@@ -66,7 +69,7 @@ def _num_read(config: CompareConfig, inputs: Mapping[str, tuple[Facts, ...]]) ->
     return num_rows * TOKENS_PER_ROW + config.max_text_tokens * len(texts) + own
 
 
-@stage("compare", version=7, forecast=_forecast)
+@stage("compare", version=8, forecast=_forecast)
 def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> ComparisonArtifact:
     """Measure KL to the original, greedy agreement, loss ratio and paired retention of accuracy, each with a 95% interval.
 
@@ -99,6 +102,7 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     named = dict(zip(config.names or ("",), measure.results, strict=True)) | measure.differences()
     results = named if config.names else measure.results[0]
     (workdir / "content" / RESULT).write_text(json.dumps(results, indent=1))
+    _write_texts(workdir / "content" / TEXTS, inputs, measure.texts)
     facts = {
         f"{model.replace(' ', '_')}{'_' if model else ''}{measured}_{name}{suffix}": entry[end]
         for model, figures in named.items()
@@ -110,6 +114,11 @@ def compare(config: CompareConfig, inputs: CompareInputs, workdir: Path) -> Comp
     for name, value in facts.items():
         metric(name, value)
     return ComparisonArtifact.at(workdir / "content", facts)
+
+
+def _write_texts(path: Path, inputs: CompareInputs, texts: Sequence[Mapping[str, Any]]) -> None:
+    students = {model.fingerprint: sums for model, sums in zip(inputs.model, texts, strict=True)}
+    path.write_text(json.dumps({"original": inputs.original.fingerprint, "students": students}))
 
 
 def _opened(config: CompareConfig, model: ModelArtifact, shared: Path, who: str) -> TorchRunner:
@@ -128,6 +137,7 @@ class _Measure:
         self.students: dict[int, TorchRunner] = {}  # those in memory, by their place in the input
         self.results: list[dict[str, dict[str, Any]]] = [{} for _ in range(num_students)]
         self.sums: list[dict[str, list[Sums]]] = [{} for _ in range(num_students)]
+        self.texts: list[dict[str, dict[str, list[float]]]] = [{} for _ in range(num_students)]
         self._chosen: dict[str, list[float]] = {}  # by data set, which choices the original got right
 
     def all(self, read: Sequence[tuple[str, Sequence[Pair], Sequence[Row]]]) -> None:
@@ -152,6 +162,12 @@ class _Measure:
                 [text.num_tokens for text in texts],
             )
             self.sums[student].setdefault(name, []).append(sums)
+            self.texts[student][name] = {
+                "counts": [text.num_tokens for text in texts],
+                "kl_nats": [text.kl_nats for text in texts],
+                "agreement": [text.num_agreeing for text in texts],
+                "loss_rise_nats": [text.loss_nats - text.original_loss_nats for text in texts],
+            }
             summary = sums.estimates() | {"perplexity_ratio": _perplexity_ratio(texts)}
             kl, rise = _with_interval(summary["kl_nats"]), _with_interval(summary["perplexity_ratio"])
             measured_on = f"{len(texts)} texts, {sum(sums.counts):,.0f} tokens"

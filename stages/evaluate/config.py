@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
@@ -15,10 +15,12 @@ from attar.registry.artifacts.handles import (
     DatasetArtifact,
     EncoderArtifact,
     EncoderGraphArtifact,
+    EvaluationArtifact,
     ModelArtifact,
     OnnxArtifact,
 )
 from attar.stages.contract import StageConfig
+from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved
 
@@ -62,6 +64,50 @@ class DraftsConfig(StageConfig):
     """Questions, of all tasks in turn, whose answers are drafted."""
 
 
+class HarnessConfig(StageConfig):
+    """Tasks of lm-eval, by name."""
+
+    folder: str = ""
+    """Folder with lm-eval task YAML files of your own."""
+
+    tasks: list[str] = []
+    """Names of tasks in `folder` to run besides the inputs."""
+
+    @model_validator(mode="after")
+    def _tasks_have_a_home(self) -> HarnessConfig:
+        if bool(self.tasks) != bool(self.folder):
+            raise ValueError("tasks and folder belong together: give both or neither")
+        if self.folder and not confined(Path(self.folder)).is_dir():
+            raise ValueError(f"folder {self.folder} is not a folder")
+        return self
+
+
+class StopConfig(StageConfig):
+    """When enough questions were asked: intervals that hold whenever they are read, https://arxiv.org/abs/2010.09686."""
+
+    checks: Annotated[tuple[GateCheck, ...], Field(min_length=1)]
+    """Checks of accuracy, as in the gate: asking ends when each is surely passed, or any surely failed."""
+
+    level: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided error of a wrong verdict, over all checks (Holm); not above that of the gate."""
+
+    block_size: int = Field(default=16, ge=1)
+    """Questions of a block, about: after each the verdict is looked at."""
+
+    seed: int = 0
+    """Seed of the questions' order, which also depends on the model."""
+
+    @field_validator("checks")
+    @classmethod
+    def _of_questions(cls, checks: tuple[GateCheck, ...]) -> tuple[GateCheck, ...]:
+        for check in checks:
+            if not check.measure.startswith("accuracy_"):
+                raise ValueError(
+                    f"{check.measure} is not asked question by question; accepted: accuracy_drop, accuracy_retention"
+                )
+        return checks
+
+
 class EvaluateConfig(StageConfig):
     """What is measured, on how much."""
 
@@ -83,11 +129,8 @@ class EvaluateConfig(StageConfig):
     num_prompt_tokens: int = Field(default=128, ge=1)
     """Prompt length at which prefill and decode are timed and FLOPs are counted."""
 
-    task_folder: str = ""
-    """Folder with lm-eval task YAML files of your own."""
-
-    tasks: list[str] = []
-    """Names of tasks in task_folder to run besides the inputs."""
+    harness: HarnessConfig = HarnessConfig()
+    """Tasks of lm-eval to run besides the inputs."""
 
     precision: Precision = "auto"
     """Dtype of a Hugging Face model; ONNX graphs bring their own."""
@@ -101,17 +144,22 @@ class EvaluateConfig(StageConfig):
     part: Literal["heldout", "choose"] = "heldout"
     """Which rows are measured on: heldout, those that are reported, or choose, those that choices are made on, as a sweep's."""
 
+    stop: StopConfig | None = None
+    """With the input `baseline`: questions are asked in random blocks until the verdict on these checks is sure. Left out: all are asked."""
+
     moved: ClassVar[Mapping[str, Moved]] = {
+        "task_folder": Moved("harness.folder"),
+        "tasks": Moved("harness.tasks"),
         "draft_lengths": Moved("drafts.lengths"),
         "num_draft_prompts": Moved("drafts.num_prompts"),
     }
 
     @model_validator(mode="after")
-    def _tasks_have_a_home(self) -> EvaluateConfig:
-        if bool(self.tasks) != bool(self.task_folder):
-            raise ValueError("tasks and task_folder belong together: give both or neither")
-        if self.task_folder and not confined(Path(self.task_folder)).is_dir():
-            raise ValueError(f"task_folder {self.task_folder} is not a folder")
+    def _blocks_are_of_questions(self) -> EvaluateConfig:
+        if self.stop is not None and self.harness.tasks:
+            raise ValueError(
+                "stop asks the questions of data sets in blocks; tasks of lm-eval run whole: leave either out"
+            )
         return self
 
 
@@ -120,8 +168,8 @@ class EvaluateInputs:
     """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus.
     `original`: what the model is to draft for.
 
-       `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. Held-out rows are used
-       where there are any.
+    `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
+    evaluation on the same questions, by which `stop` knows when enough were asked. Held-out rows are used where there are any.
     """
 
     model: Measured
@@ -129,3 +177,4 @@ class EvaluateInputs:
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
     beside: Measured | None = None
+    baseline: EvaluationArtifact | None = None

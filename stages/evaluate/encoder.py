@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,15 @@ from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
-from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.kinds import refuse_causal_fields
+from attar.stages.artifacts.encoder.kinds import refuse_causal_fields, refuse_mixed
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
+from attar.stages.contract import Forecast
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import Task, read_corpus, read_task, timed_texts
@@ -33,28 +35,36 @@ CAUSAL_FIELDS = (
     "max_new_tokens",
     "perplexity_window",
     "num_samples",
-    "task_folder",
-    "tasks",
+    "harness",
     "drafts",
+    "stop",
     "num_prompt_tokens",
 )
 # Context at which the FLOPs of a token are counted: about the length of a sentence or two.
 NUM_CONTEXT_TOKENS = 64
 
 
-def check_encoder_evaluation(config: EvaluateConfig, *, is_graph: bool, has_tasks: bool, has_original: bool) -> None:
-    """Raise ValueError for what is asked that an encoder does not do: it writes nothing and predicts no next token."""
+def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    """Return what the evaluation will cost. Raises ValueError for what an encoder does not do: write, and predict a next token."""
+    model = inputs["model"][0]
+    refuse_mixed(model, {"beside": inputs.get("beside", ())})
     refuse_causal_fields(
         sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
     )
-    if not has_tasks:
+    if not inputs.get("tasks"):
         raise ValueError(
             "nothing to measure quality on: give the input tasks (pairs with a similarity, or questions with their texts)"
         )
-    if has_original:
+    if inputs.get("original"):
         raise ValueError("input original is what a model drafts for, and an encoder drafts nothing; accepted: beside")
-    if config.provider != CPU and not is_graph:
+    if inputs.get("baseline"):
+        raise ValueError("input baseline is read by stop alone, and an encoder is asked everything; accepted: beside")
+    if config.provider != CPU and model.get("format") != "onnx":
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
+    num_parameters = float(model.get("num_parameters", 0))
+    num_rows = num_questions_of(inputs["tasks"], config.max_rows)
+    flops = FORWARD * float(model.get("num_matmul_parameters", num_parameters)) * num_rows * TOKENS_PER_ROW
+    return Forecast({"part": config.part}, num_flops=flops, peak_memory_bytes=6.0 * num_parameters)
 
 
 def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:

@@ -18,7 +18,8 @@ TIMES = ("prefill_seconds", "decode_seconds_per_token")
 
 def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers by name: `accuracy`, its ends `accuracy_low` and `accuracy_high`, `num_questions`; and so for the others."""
-    numbers = {name: evaluation[name] for name in ("num_parameters", "flops_per_token", "disk_bytes")}
+    sizes = ("num_parameters", "flops_per_token", "disk_bytes", "memory_bytes")
+    numbers = {name: evaluation[name] for name in sizes if name in evaluation}
     for name in TIMES:
         numbers |= {key: evaluation["latency"][key] for key in (name, name + LOW, name + HIGH)}
     if evaluation["perplexity"] is not None:

@@ -14,6 +14,7 @@ from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
+from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
 
 
@@ -33,17 +34,15 @@ def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
 def accuracy_ratio(candidate: Mapping[str, Any], baseline: Mapping[str, Any], task: str = "") -> Ratio | None:
     """Return the retention of the baseline's accuracy, over all tasks or in one; None where the questions are not known."""
     names = [task] if task else list(baseline.get("tasks", {}))
-    candidate_right, baseline_right = candidate.get("right", {}), baseline.get("right", {})
-    if not names or not all(candidate_right.get(name) and baseline_right.get(name) for name in names):
+    pairs = [paired_right(candidate, baseline, name) for name in names]
+    if pairs and all(pairs):
+        known = [pair for pair in pairs if pair is not None]
+        return _ratio(paired_retention(known), f"{sum(len(first) for first, _ in known)} questions")
+    sides = [evaluation.get("right", {}) for evaluation in (candidate, baseline)]
+    if not names or not all(side.get(name) for side in sides for name in names):
         return None
-    questions = (candidate.get("asked", {}), baseline.get("asked", {}))
-    is_paired = all(
-        len(candidate_right[name]) == len(baseline_right[name]) and questions[0].get(name) == questions[1].get(name)
-        for name in names
-    )
-    pairs = [(candidate_right[name], baseline_right[name]) for name in names]
-    estimate = paired_retention(pairs) if is_paired else _apart(pairs)
-    return _ratio(estimate, f"{sum(len(baseline_right[name]) for name in names)} questions")
+    estimate = _apart([(sides[0][name], sides[1][name]) for name in names])
+    return _ratio(estimate, f"{sum(len(sides[1][name]) for name in names)} questions")
 
 
 def _apart(pairs: list[tuple[list[float], list[float]]]) -> Estimate:

@@ -11,24 +11,27 @@ from attar.compressors.data.prompts import stop_token_ids, text_windows
 from attar.compressors.export.runtime import CPU, OnnxRunner
 from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
+from attar.compressors.measure.memory import held_bytes
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.stages.artifacts.dataset.measured_data import in_turn, plain_text, question_rows, unique_names
+from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
-from attar.stages.artifacts.dataset.prompts import row_prompt
-from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
-from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
+from attar.stages.artifacts.encoder.kinds import is_encoder
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
+from attar.stages.evaluate.answering import Answering, by_kind
+from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
-from attar.stages.evaluate.encoder import check_encoder_evaluation, evaluate_encoder
+from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.paired_evaluations import evaluation_of
+from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -39,19 +42,29 @@ RESULT = "evaluation.json"
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     if is_encoder(inputs["model"][0]):
-        return _encoder_forecast(config, inputs)
-    if not (inputs.get("tasks") or inputs.get("text") or config.tasks):
-        raise ValueError("nothing to measure quality on: give the input tasks or text, or config tasks")
+        return encoder_evaluation_forecast(config, inputs)
+    if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
+        raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
     if config.provider != CPU and "hidden_size" in inputs["model"][0]:
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     if inputs.get("original"):
         check_draft(inputs)
+    if config.stop is not None and not inputs.get("tasks"):
+        raise ValueError("stop: there is no question to ask; give the input tasks")
+    if config.stop is not None and not inputs.get("baseline"):
+        raise ValueError(
+            "stop: which answers changed is not known without the original's evaluation; give the input baseline"
+        )
+    if inputs.get("baseline") and config.stop is None:
+        raise ValueError("baseline is read by stop alone: set stop, or leave the input out")
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
     counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
     facts: Facts = {"part": config.part} | ({"flops_per_token": counted} if counted else {})
+    if not config.harness.tasks and (names := names_ahead(inputs.get("tasks", ()))):
+        facts = {**facts, "measured": names}
     return Forecast(
         facts,
         num_flops=FORWARD * num_parameters * num_rows * TOKENS_PER_ROW,
@@ -59,26 +72,11 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-def _encoder_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    model = inputs["model"][0]
-    refuse_mixed(model, {"beside": inputs.get("beside", ())})
-    check_encoder_evaluation(
-        config,
-        is_graph=model.get("format") == "onnx",
-        has_tasks=bool(inputs.get("tasks")),
-        has_original=bool(inputs.get("original")),
-    )
-    num_parameters = float(model.get("num_parameters", 0))
-    num_rows = num_questions_of(inputs["tasks"], config.max_rows)
-    flops = FORWARD * float(model.get("num_matmul_parameters", num_parameters)) * num_rows * TOKENS_PER_ROW
-    return Forecast({"part": config.part}, num_flops=flops, peak_memory_bytes=6.0 * num_parameters)
-
-
 def _outside(config: EvaluateConfig) -> str:
-    return json.dumps(folder_digests(Path(config.task_folder)), sort_keys=True) if config.task_folder else ""
+    return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-@stage("evaluate", version=5, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=6, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -107,8 +105,11 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     }
     _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
+    evaluation["memory_bytes"] = held_bytes(runner, evaluation["disk_bytes"], config.num_prompt_tokens)
     evaluation |= _text(config, inputs, runner, tokenizer)
-    evaluation |= _questions(config, rows, runner, tokenizer, generation_config)
+    stop_ids = stop_token_ids(tokenizer, generation_config)
+    answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
+    evaluation |= _questions(config, inputs, rows, answering, generation_config)
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
@@ -179,68 +180,53 @@ def _text(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, 
 
 def _questions(
     config: EvaluateConfig,
+    inputs: EvaluateInputs,
     rows: Mapping[str, Sequence[Row]],
-    runner: ForkingRunner,
-    tokenizer: Any,
+    answering: Answering,
     generation_config: Any,
 ) -> dict[str, Any]:
     """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word."""
     sampled = in_turn(rows)[: config.num_samples]
-    # written together, answers that are checked and those that are only read: a step of one row costs about as much as one of many
-    written = [row for some in rows.values() for row in some if not row.choices] + sampled
-    answers = written_answers(
-        runner,
-        written,
-        tokenizer,
-        max_new_tokens=config.max_new_tokens,
-        stop_ids=stop_token_ids(tokenizer, generation_config),
-        batch_size=config.batch_size,
-    )
-    tasks, right = _named_tasks(config, runner, tokenizer, generation_config)
-    by_kind = _by_kind(rows)
-    for name, some in by_kind.items():
-        right[name] = (
-            right_choices(runner, some, tokenizer, batch_size=config.batch_size, name=name)
-            if some[0].choices
-            else right_answers(some, tokenizer, answers)
-        )
-        tasks[name] = sum(right[name]) / len(right[name])
+    tasks, right = _named_tasks(config, answering.runner, answering.tokenizer, generation_config)
+    answered, stopping = by_kind(rows), None
+    ids = {name: question_ids(some) for name, some in answered.items()}
+    if config.stop is None:
+        right |= answering.right(answered, sampled)
+    else:
+        assert inputs.baseline is not None, "the forecast refuses it"
+        seed = order_seed(config.stop, inputs.model.fingerprint)
+        blocks = Blocks.of(answered, evaluation_of(inputs.baseline), seed)
+        stopping = ask_in_blocks(config.stop, blocks, answering.right)
+        answering.right({}, sampled)
+        right |= blocks.right
+        ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
+        answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
     return {
-        "tasks": tasks,
+        "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,
         "num_rows": {name: len(some) for name, some in right.items()},
-        # what two evaluations can be compared on question by question
-        "asked": {name: digest([row.question for row in some]) for name, some in by_kind.items()},
-        "samples": [_sample(row, answers[tuple(row_prompt(tokenizer, row))]) for row in sampled],
+        # what two evaluations can be compared on, all questions at once and question by question
+        "asked": {name: digest([row.question for row in some]) for name, some in answered.items()},
+        "question_ids": ids,
+        "stopping": stopping,
+        "samples": [answering.sample(row) for row in sampled],
     }
 
 
 def _named_tasks(
     config: EvaluateConfig, runner: ForkingRunner, tokenizer: Any, generation_config: Any
 ) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Return accuracy by task, and which questions were right, of the tasks in `task_folder`."""
-    if not config.tasks:
+    """Return accuracy by task, and which questions were right, of the tasks of lm-eval."""
+    if not config.harness.tasks:
         return {}, {}
     try:
         from attar.stages.evaluate.harness import RIGHT, RunnerLM, run_tasks  # lm-eval: slow to import, and in an extra
     except ImportError as error:
-        raise ValueError(f"tasks {', '.join(config.tasks)} need lm-eval: install attar[eval]") from error
+        raise ValueError(f"tasks {', '.join(config.harness.tasks)} need lm-eval: install attar[eval]") from error
     model = RunnerLM(runner, tokenizer, generation_config, config.batch_size)
-    results = run_tasks(model, config.tasks, Path(config.task_folder))
+    results = run_tasks(model, config.harness.tasks, Path(config.harness.folder))
     right = {name: scores.pop(RIGHT) for name, scores in results.items()}
     return {name: _accuracy(scores) for name, scores in results.items()}, right
-
-
-def _by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
-    """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
-    counts: dict[str, list[Row]] = {}
-    for name, some in rows.items():
-        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
-        is_mixed = bool(choice and generative)
-        for chosen, kind in ((choice, "_choice"), (generative, "_open")):
-            if chosen:
-                counts[name + (kind if is_mixed else "")] = chosen
-    return counts
 
 
 def _accuracy(scores: Mapping[str, Any]) -> float:
@@ -249,7 +235,3 @@ def _accuracy(scores: Mapping[str, Any]) -> float:
             if key.partition(",")[0] == metric_name:
                 return float(value)
     raise ValueError(f"the task reports none of {', '.join(COUNTED)}; it has {', '.join(scores)}")
-
-
-def _sample(row: Row, answer: str) -> dict[str, str]:
-    return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}

@@ -45,10 +45,13 @@ def timed(
     return {**conditions, **_numbers(latencies[0]), **others}
 
 
-def _numbers(latency: Latency) -> dict[str, float]:
-    numbers = {}
+def _numbers(latency: Latency) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
     for name, spread in (("prefill_seconds", latency.prefill), ("decode_seconds_per_token", latency.decode)):
         numbers |= {name: spread.median, f"{name}_low": spread.low, f"{name}_high": spread.high}
+        numbers[f"{name}_rounds"] = list(
+            spread.rounds
+        )  # what a gate's interval is made of, round by round beside the other's
     return numbers
 
 

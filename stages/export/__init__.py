@@ -1,1 +1,1 @@
-"""Write a model as an ONNX graph with a KV cache."""
+"""Write a model in a form that a runtime reads, a room a format."""

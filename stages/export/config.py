@@ -1,23 +1,32 @@
-"""What the stage `export` is told: the graph's operator set, the proof it owes, and its inputs."""
+"""What the stage `export` is told: the form that is written, the proof that it owes, and its inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, EncoderArtifact, ModelArtifact
-from attar.stages.contract import StageConfig
+from attar.stages.contract import StageConfig, default_kind
+from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
+from attar.stages.export.formats.gguf import GgufFormat
+from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.runtime.older_fields import Moved
+
+# To add a format: its config in `formats`, a member here, a room, a row in `rooms.py`.
+Format = Annotated[OnnxFormat | GgufFormat | CompressedTensorsFormat, Field(discriminator="kind"), default_kind("onnx")]
 
 
 class ExportConfig(StageConfig):
-    """The graph's operator set, and how much proof it owes."""
+    """The form that is written, and how much proof it owes."""
 
-    opset: int = Field(default=23, ge=20, le=23)
-    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
+    format: Format = OnnxFormat()
+    """What is written: onnx, gguf, compressed_tensors."""
 
     num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and ONNX Runtime are compared; of an encoder its texts."""
+    """Questions of the data set on which torch and the written form are compared; of an encoder its texts."""
 
     num_new_tokens: int = Field(default=64, ge=1)
     """Greedy tokens compared on each."""
@@ -26,13 +35,21 @@ class ExportConfig(StageConfig):
     """Share of greedy tokens that must agree before the first difference, in [0, 1]; below it the stage fails."""
 
     max_logit_difference: float = Field(default=1e-2, gt=0.0)
-    """Largest absolute difference of any logit; above it the stage fails. An encoder's vectors differ by 0.0001 at most."""
+    """Largest absolute difference of any logit from torch with the weights as they are written; above it the stage fails.
+
+    An encoder's vectors differ by 0.0001 at most."""
+
+    moved: ClassVar[Mapping[str, Moved]] = {"opset": Moved("format.opset", kinds=("onnx",))}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportInputs:
-    """The model, the data set whose questions prove the graph, and guidance adapters, which stay: `guidance_scale` is an input then."""
+    """The model, the data set whose questions prove what is written, guidance adapters, and plain text to measure on.
+
+    Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
+    """
 
     model: ModelArtifact | EncoderArtifact
     data: DatasetArtifact
     guidance: AdapterArtifact | None = None
+    text: DatasetArtifact | None = None

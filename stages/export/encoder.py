@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -21,6 +23,7 @@ from attar.stages.artifacts.onnx_folder import JS_CONFIG, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.runtime.progress import bar, metric, note
 
 # Largest difference of a number of a vector: other sums of the same float32 numbers are a hundredth of it apart.
@@ -28,13 +31,17 @@ MAX_DIFFERENCE = 1e-4
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
-def encoder_graph_forecast(config: ExportConfig, model: Facts, *, has_guidance: bool) -> Forecast:
-    """Return what the graph will be. Raises ValueError for what no encoder has: guidance, and text that it writes."""
-    if has_guidance:
-        raise ValueError("input guidance is for causal language models, and the model is an encoder; accepted: none")
+def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
+    """Return what the graph will be. Raises ValueError for what no encoder has: other formats, guidance, text that it writes."""
+    if config.format.kind != "onnx":
+        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is an encoder; accepted: 'onnx'")
+    if other_inputs:
+        raise ValueError(
+            f"input {other_inputs[0]} is for causal language models, and the model is an encoder; accepted: none"
+        )
     if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(
-            f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: opset, num_prompts"
+            f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: format.opset, num_prompts"
         )
     facts = {**exported(model), **{name: model[name] for name in FORM if name in model}}
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
@@ -45,14 +52,14 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     """Write the graph and what reads it, and hold its vectors of texts to torch's. Raises ValueError where they differ."""
     from attar.compressors.encode.graph import export_encoder  # its libraries are in an extra
 
-    folder, facts = inputs.model.path, inputs.model.facts
+    folder, facts, form = inputs.model.path, inputs.model.facts, cast(OnnxFormat, config.format)
     texts = texts_of(read_rows(inputs.data.path / "rows.jsonl"))[: config.num_prompts]
     if not texts:
         raise ValueError("input data: no row has a text to compare the graph on")
     ids = TextReader.of(inputs.model)(texts)
     encoder = load_encoder(folder, torch.float32)
     steps = bar("tracing the graph", 1, "steps")
-    graph = export_encoder(encoder, config.opset)
+    graph = export_encoder(encoder, form.opset)
     steps.advance()
     write_graph(graph, content)
     write_companions(folder, content)

@@ -1,109 +1,54 @@
-"""Stage `export`: a plain model as one ONNX graph with a KV cache. Accepted only when it writes the same text."""
+"""Stage `export`: a plain model in the form that a runtime reads. Accepted only when it writes the same text."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
-import torch
-
-from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to, measure_parity
-from attar.compressors.export.runtime import OnnxRunner
-from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifact, Facts, OnnxArtifact
-from attar.stages.artifacts.dataset.prompts import row_prompt
-from attar.stages.artifacts.dataset.rows import read_rows
+from attar.registry.artifacts.handles import (
+    Artifact,
+    EncoderArtifact,
+    EncoderGraphArtifact,
+    Facts,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+)
 from attar.stages.artifacts.encoder.kinds import is_encoder
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
-from attar.stages.artifacts.onnx_folder import copy_companions, write_graph
-from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
-from attar.stages.export.guided import export_guided
-from attar.stages.runtime.free_memory import give_back
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.export.rooms import ROOMS
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    model = inputs["model"][0]
+    form, model = config.format, inputs["model"][0]
     if model.get("quantization", "none") != "none":
         raise ValueError(
-            f"opset is {config.opset}, but the input is in {model['quantization']}: export first, then quantize"
+            f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
     if is_encoder(model):
-        return encoder_graph_forecast(config, model, has_guidance=bool(inputs.get("guidance")))
-    num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    facts = exported(model)
-    return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
+        return encoder_graph_forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
+    if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance:
+        raise ValueError(f"format.kind is {form.kind!r}, which has no input for guidance_scale; accepted: onnx")
+    return ROOMS[form.kind].forecast(form, model)
 
 
-@stage(
-    "export",
-    version=4,
-    forecast=_forecast,
-    follows="model",
-    makes=lambda config, kind: EncoderGraphArtifact if kind is EncoderArtifact else OnnxArtifact,
-)
-def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | EncoderGraphArtifact:
-    """Export to ONNX (float32, external data, what other runtimes read beside it) and compare it with torch on real prompts.
+def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
+    return EncoderGraphArtifact if kind is EncoderArtifact else config.format.makes
 
-    An encoder's graph pools and normalizes itself, and is compared by its vectors.
-    Raises ValueError for a family without a cached graph, and when the text or the logits differ.
+
+@stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
+def export(
+    config: ExportConfig, inputs: ExportInputs, workdir: Path
+) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
+    """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
+
+    onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors.
+    compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
+    Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if inputs.model.is_encoder:
         return export_encoder_graph(config, inputs, workdir / "content")
-    if inputs.guidance is not None:
-        return export_guided(config, inputs, inputs.guidance, workdir)
-    content = workdir / "content"
-    prompts = _prompts(config, inputs)  # first: without a tokenizer nothing is traced
-    _write(config, inputs, content)
-    copy_companions(inputs.model.path, content)
-    give_back()  # the torch model: with the session's own weights it would be twice the memory
-    answers = _listen(config, content, prompts, workdir / "said")
-    give_back()  # the session's, before the torch model comes again
-    parity = _prove(config, answers, TorchRunner(load_model(inputs.model.path, torch.float32)))
-    (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    return OnnxArtifact.at(content, exported(inputs.model.facts), token_agreement=parity.token_agreement)
-
-
-def _prompts(config: ExportConfig, inputs: ExportInputs) -> list[list[int]]:
-    tokenizer = load_tokenizer(inputs.model.path)
-    rows = [row for row in read_rows(inputs.data.path / "rows.jsonl") if row.question][: config.num_prompts]
-    if not rows:
-        raise ValueError("input data: no row has a question to compare the graph on")
-    return [row_prompt(tokenizer, row) for row in rows]
-
-
-def _write(config: ExportConfig, inputs: ExportInputs, content: Path) -> None:
-    from attar.compressors.export.graph import export_graph  # its libraries are in an extra
-
-    model = load_model(inputs.model.path, torch.float32)
-    steps = bar("tracing the graph", 1, "steps")
-    graph = export_graph(model, config.opset)
-    steps.advance()
-    write_graph(graph, content)
-
-
-def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scratch: Path) -> list[DecodedPrompt]:
-    counter = bar("writing with the graph", len(prompts), "prompts")
-    graph = OnnxRunner(open_session(content, is_frugal=True))
-    return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
-
-
-def _prove(config: ExportConfig, answers: list[DecodedPrompt], original: TorchRunner) -> Parity:
-    counter = bar("comparing with torch", len(answers), "prompts")
-    parity = measure_parity(answers, original, on_prompt=counter.advance)
-    for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
-        metric(name, getattr(parity, name))
-    summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"
-    note(f"{summary} over {parity.num_prompts} prompts")
-    if parity.token_agreement < config.min_token_agreement or parity.max_logit_difference > config.max_logit_difference:
-        raise ValueError(
-            f"the exported graph is not the model: {summary}; "
-            f"accepted: agreement >= {config.min_token_agreement:.0%}, difference <= {config.max_logit_difference:g}"
-        )
-    return parity
+    return ROOMS[config.format.kind].run(config.format, config, inputs, workdir)  # type: ignore[return-value] - the format's kind

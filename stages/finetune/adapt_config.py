@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -155,3 +156,29 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
         refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
+
+
+def check_shards(
+    num_shards: int,
+    adapt: AdaptKind,
+    *,
+    rules: Collection[str],
+    has_rollout: bool,
+    stop_on: str,
+) -> None:
+    """Raise ValueError for what needs a student whose weights are whole. `rules`: the views behind which the student itself stands."""
+    refused = {
+        f"adapt.kind {adapt.kind!r}": adapt.kind not in ("lora", "rslora", "dora", "full"),
+        f"adapt.blocks {adapt.blocks!r}": adapt.blocks != "all",
+        f"adapt.quantized_base {adapt.quantized_base!r}": adapt.quantized_base != "none",
+        f"adapt.expert_rank {adapt.expert_rank}": bool(adapt.expert_rank),
+        "a rollout": has_rollout,
+        f"heldout.stop_on {stop_on!r}": stop_on != "loss",
+        f"the student itself as {' and '.join(sorted(rules))}": bool(rules),
+    }
+    for what, is_asked in refused.items():
+        if is_asked:
+            raise ValueError(
+                f"compute.num_shards is {num_shards}, but there is {what}; accepted with shards: adapt.kind lora, rslora, dora or full over "
+                "all blocks, given answers, a teacher that is another model or recorded, stop_on 'loss'"
+            )

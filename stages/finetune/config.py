@@ -13,7 +13,7 @@ from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
-from attar.stages.finetune.adapt_config import Adapt, LowRank
+from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
     check_rollout,
     check_sample,
@@ -59,7 +59,7 @@ FLAT = {
     **within("heldout", "stop_on", "patience"),
     "checkpoint_every": Moved("checkpoints.every"),
     "checkpoint_minutes": Moved("checkpoints.minutes"),
-    **within("compute", *ComputeConfig.model_fields),
+    **within("compute", *(name for name in ComputeConfig.model_fields if name != "num_shards")),
 }
 
 
@@ -164,6 +164,14 @@ class FinetuneConfig(StageConfig):
             )
         if self.compute.vocabulary_sample:
             check_sample(objectives, has_rollout=policy is not None)
+        if self.compute.num_shards > 1:
+            check_shards(
+                self.compute.num_shards,
+                self.adapt,
+                rules={name for name, kind in (teacher | sources).items() if kind not in ("none", "input")},
+                has_rollout=policy is not None,
+                stop_on=self.heldout.stop_on,
+            )
         if self.fitted:
             self.with_fitted(0.5)
         return self

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.sentences import SentenceTexts
-from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
@@ -64,6 +63,10 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
     if config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
         given = "vocabulary_sample" if config.compute.vocabulary_sample else "gradient_checkpointing"
         raise ValueError(f"compute.{given} is for causal language models; accepted for an encoder: none")
+    if config.compute.num_shards > 1:
+        raise ValueError(
+            f"compute.num_shards is {config.compute.num_shards}, but the model is an encoder, which trains whole; accepted: 1"
+        )
 
 
 def refuse_vectors(objectives: Mapping[str, Objective]) -> None:
@@ -124,7 +127,7 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
         steps,
         plan.reduction,
         SentenceTexts(),
-        Accelerator(cpu=plan.device.type == "cpu"),
+        accelerator_on(plan.device),
         teacher_sources=teacher_sources,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )

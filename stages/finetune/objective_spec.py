@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.distill.examples.sample_facts import Route
@@ -25,6 +25,7 @@ from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SC
 from attar.compressors.distill.losses.weights.sample_weights import SAMPLE_WEIGHTS
 from attar.compressors.distill.losses.weights.token_weights import TOKEN_WEIGHTS
 from attar.stages.runtime.accepted import accepted
+from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
@@ -38,10 +39,8 @@ _FILLS_MASKS = "needs a student that fills masks and sees both sides, such as LL
 NOT_CAUSAL = dict.fromkeys(("mask_predict", "masked_entropy", "dparallel", "bang"), _FILLS_MASKS)
 
 
-class ObjectiveSpec(BaseModel):
+class ObjectiveSpec(DescribedModel):
     """One objective made of components; see compressors/distill/losses/composite.py."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     divergence: Component
     """How far the student is from its target, per token."""

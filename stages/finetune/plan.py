@@ -85,11 +85,15 @@ class LearnedRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Passes:
-    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all."""
+    """How the forward and backward passes of a step are computed. `vocabulary_sample`: entries that are compared; 0: all.
+
+    `num_shards`: processes that hold a part of the blocks each.
+    """
 
     is_packed: bool
     gradient_checkpointing: bool
     vocabulary_sample: int
+    num_shards: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,6 +162,7 @@ class TrainingPlan:
                 is_packed=compute.is_packed,
                 gradient_checkpointing=compute.gradient_checkpointing,
                 vocabulary_sample=compute.vocabulary_sample,
+                num_shards=compute.num_shards,
             ),
             heldout=evaluations_of(config.heldout),
             checkpoints=checkpoints_of(config.checkpoints),

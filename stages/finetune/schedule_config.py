@@ -93,6 +93,11 @@ class ComputeConfig(StageConfig):
     drawn anew to stand for the rest, and the tokens of the batch; 0: over all. Costs less where the output head is most of a step;
     evaluations on held-out rows stay whole. For given answers, a live teacher or none, and losses that are sums over the vocabulary."""
 
+    num_shards: int = Field(default=1, ge=1)
+    """Processes of this machine that train together, one a GPU, each with its part of the blocks' weights, gradients and moments, and its
+    share of every step (FSDP2); embedding and head are whole in each. On a CPU they talk by gloo. 1: this process alone.
+    https://arxiv.org/abs/2304.11277"""
+
     @field_validator("tokens_per_micro_batch")
     @classmethod
     def _holds_a_row(cls, value: int) -> int:

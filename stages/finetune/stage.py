@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.distill.examples.packing import Example
@@ -15,10 +15,12 @@ from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.drawing import Rollouts
 from attar.compressors.distill.loop.heldout import packing_matches
 from attar.compressors.distill.loop.modality import CausalText
-from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
+from attar.compressors.models.adapted import plain_model
+from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
@@ -35,6 +37,8 @@ from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
 from attar.stages.finetune.training_run import TrainingRun, save_adapter
 from attar.stages.finetune.training_work import training_flops
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.process_group import run_in_group
 from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
@@ -89,13 +93,19 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("finetune", version=5, forecast=_forecast)
+@stage("finetune", version=5, forecast=_forecast, num_devices=lambda config: config.compute.num_shards)
 def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
     """Train on the student what the method makes trainable, keeping the best state seen on the held-out rows.
 
     Raises ValueError when an objective lacks its teacher, there is nothing to train on, or a step gives no number.
     """
+    if config.compute.num_shards > 1:
+        return _in_shards(config, inputs, workdir)
     plan = TrainingPlan.of(config, inputs)
+    return save_adapter(_trained(plan, inputs, workdir), plan.adaptation, inputs.model, workdir / "content")
+
+
+def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     device = plan.device
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
@@ -104,7 +114,31 @@ def finetune(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> A
         run = build(plan, inputs, workdir)
         run.resume()
         run.train()
-    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content")
+    return run
+
+
+def _in_shards(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact:
+    """Train in several processes that hold a part of the blocks each. Raises ValueError for more of them than there are GPUs."""
+    num_shards, device = config.compute.num_shards, pick_device()
+    if device.type != "cpu" and num_shards > torch.accelerator.device_count():
+        raise ValueError(
+            f"compute.num_shards is {num_shards}, one a GPU, but there are {torch.accelerator.device_count()}; accepted: up to as many"
+        )
+    # decided once: what a processor is measured at, each would measure anew
+    dtype = str(pick_dtype(config.compute.precision, device)).removeprefix("torch.")
+    work = partial(_train_shard, config.with_changes(compute={"precision": dtype}), inputs, workdir)
+    note(f"{num_shards} processes, each with its part of the blocks")
+    return run_in_group(work, num_shards, device)
+
+
+def _train_shard(config: FinetuneConfig, inputs: FinetuneInputs, workdir: Path) -> AdapterArtifact | None:
+    """Train as one of the processes. The first one writes what all have learned."""
+    plan, rank = TrainingPlan.of(config, inputs), torch.distributed.get_rank()
+    folder = workdir / f"shard-{rank}"
+    folder.mkdir(parents=True, exist_ok=True)
+    run = _trained(plan, inputs, folder)
+    run.gather()
+    return save_adapter(run, plan.adaptation, inputs.model, workdir / "content") if rank == 0 else None
 
 
 def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
@@ -135,7 +169,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         steps,
         plan.reduction,
         CausalText(is_packed, sample),
-        Accelerator(cpu=plan.device.type == "cpu"),
+        accelerator_on(plan.device),
         teacher_sources=teacher_sources,
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
@@ -178,8 +212,15 @@ def _rollouts(
 def _student(plan: TrainingPlan, model: ModelArtifact | EncoderArtifact) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
-    base = load_base(model.path, plan.dtype, plan.device, adaptation.quantized_base)
-    student = Student(adaptation.method(base, adaptation.first_block))
+    is_sharded = plan.passes.num_shards > 1
+    device = torch.device("cpu") if is_sharded else plan.device  # no device needs to hold all of it
+    base = load_base(model.path, plan.dtype, device, adaptation.quantized_base)
+    adapted = adaptation.method(base, adaptation.first_block)
+    if is_sharded:
+        from torch.distributed.device_mesh import init_device_mesh  # a plan need not wait for it
+
+        shard_blocks(plain_model(adapted), init_device_mesh(plan.device.type, (plan.passes.num_shards,)))
+    student = Student(adapted)
     if plan.passes.gradient_checkpointing:
         student.checkpoint_blocks()
     return base, student

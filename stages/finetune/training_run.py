@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
@@ -18,18 +16,18 @@ from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
+from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.files import whole_file
 from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
 from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
+from attar.stages.finetune.saved_steps import SavedSteps
 from attar.stages.finetune.training_rows import is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
-CHECKPOINT = "checkpoint.pt"
 WEIGHTS_FILE = "weights.safetensors"
 # Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
@@ -71,7 +69,7 @@ class TrainingRun:
         self.heldout, self.checkpoints = heldout, checkpoints
         self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer
         self.checkable = [row for row in rows.heldout_rows if is_checkable(row)]
-        self.checkpoint = workdir / CHECKPOINT
+        self.saved_steps = SavedSteps(workdir, trainer.accelerator)
         self.history: list[dict[str, Any]] = []
         self.best: dict[str, Any] = {"score": [float("inf")], "step": 0, "weights": {}}
         self.num_worse = 0
@@ -84,11 +82,10 @@ class TrainingRun:
 
     def resume(self) -> None:
         """Continue from the checkpoint of an interrupted run, or evaluate the held-out rows before the first step."""
-        if not self.checkpoint.exists():
+        saved = self.saved_steps.read()
+        if saved is None:
             self._evaluate(0)
             return
-        # a worker that goes on with it may have no such device
-        saved = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         self.trainer.restore(saved["trainer"])
         self.best, self.num_worse = saved["best"], saved["num_worse"]
         for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
@@ -111,10 +108,18 @@ class TrainingRun:
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
             self._save_checkpoint()  # the step never reached the weights: they are the last good ones
-            where_kept = f"the weights of step {self.trainer.step} are kept in {self.checkpoint}"
+            where_kept = (
+                f"the weights of step {self.trainer.step} are kept in {self.saved_steps.path(self.trainer.step)}"
+            )
             raise ValueError(
                 f"{error} (rows {rows}); {where_kept}; lower learning_rate or set precision to float32"
             ) from error
+
+    def gather(self) -> None:
+        """Put the best weights into the student, whole: of shards every process gives its part, and none trains on."""
+        set_weights(self.student, self.best["weights"])
+        gather_trained(self.student)
+        self.best["weights"] = trained_weights(self.student, "cpu")
 
     def _tell_measure(self) -> None:
         if not self.best["score"]:
@@ -137,7 +142,7 @@ class TrainingRun:
         if record.step % self.heldout.every == 0 or is_last:
             self._evaluate(record.step)
         every = self.checkpoints.every
-        is_due = time.monotonic() - self._saved_at >= 60.0 * self.checkpoints.minutes
+        is_due = self.saved_steps.agreed(time.monotonic() - self._saved_at >= 60.0 * self.checkpoints.minutes)
         if is_due or is_last or self._is_over() or (every and record.step % every == 0):
             self._save_checkpoint()
 
@@ -169,6 +174,7 @@ class TrainingRun:
             quality = heldout_quality(self.trainer, self.checkable, self.tokenizer, QUALITY_NEW_TOKENS)
             self._record(Metric("heldout_quality", quality, step))
             score = [-quality, *score]
+        score = self.saved_steps.agreed(score)
         # with nothing to judge by, the last step is the best one there is
         if not score or score < self.best["score"]:
             self.best = {"score": score, "step": step, "weights": trained_weights(self.student, "cpu")}
@@ -196,10 +202,7 @@ class TrainingRun:
             "num_worse": self.num_worse,
             "history": self.history,
         }
-        with whole_file(self.checkpoint) as temporary, temporary.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
+        self.saved_steps.write(state, self.trainer.step)
         self._saved_at = time.monotonic()
 
 

@@ -20,7 +20,7 @@ from attar.stages.runtime.older_fields import renewed
 TRAINING_DEFAULTS: dict[str, Any] = {"objectives": {"forward_kl": 1.0}, "compute": {"is_packed": False}}
 # Settings of finetune that have no meaning here, or only one: the teacher is what guide_data recorded.
 FIXED = ("teacher", "past", "anchor", "rollout", "adapt.blocks", "rows.learn", "rows.shares", "heldout.stop_on")
-FIXED += ("compute.is_packed",)
+FIXED += ("compute.is_packed", "compute.num_shards")
 
 
 class GuideConfig(StageConfig):

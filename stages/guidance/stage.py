@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.modality import CausalText
-from attar.compressors.distill.loop.trainer import Trainer
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.teachers.student import Student
 from attar.compressors.guidance.adapters import ScaleRange, build_adapters
 from attar.compressors.guidance.student import guided_student
@@ -113,7 +112,7 @@ def build_run(config: GuideConfig, inputs: GuideInputs, workdir: Path) -> Traini
         Steps(Mixture(rows.train, rows.sources, [], training.schedule.seed), rows.train, schedule),
         training.reduction,
         CausalText(is_packed=False),
-        Accelerator(cpu=device.type == "cpu"),
+        accelerator_on(device),
         average=WeightAverage(decay, trained_weights(student)) if decay else None,
     )
     heldout, checkpoints = evaluations_of(training.heldout), checkpoints_of(training.checkpoints)

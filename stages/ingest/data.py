@@ -63,7 +63,8 @@ class ColumnsConfig(StageConfig):
     """Column with the reference answer: text, or for multiple choice the text, letter or index (from 0) of the right choice."""
 
     choices: str = "choices"
-    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions."""
+    """Column with the list of choices, or `{text: [...], label: [...]}`; rows without it are open questions. Where `is_correct` marks one
+    choice as right, an answer beside it must name that one, and may be left out."""
 
     answer_form: AnswerForm = "auto"
     """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
@@ -161,7 +162,8 @@ def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]])
         num_rows, num_bytes = size_of_file(_local_path(config.source), config.max_rows)
     elif scheme in DELIMITERS:
         num_rows, num_bytes = size_of_table(_local_path(config.source), config.source, config.max_rows)
-    return Forecast({"num_rows": num_rows} if num_rows else {}, disk_bytes=num_bytes)
+    name = config.name or _name_of(config.source)
+    return Forecast({"name": name} | ({"num_rows": num_rows} if num_rows else {}), disk_bytes=num_bytes)
 
 
 def _outside(config: IngestDataConfig) -> str:
@@ -171,7 +173,7 @@ def _outside(config: IngestDataConfig) -> str:
     return file_digest(_local_path(config.source)) if is_local else ""
 
 
-@stage("ingest_data", version=3, forecast=_forecast, outside=_outside, is_light=True)
+@stage("ingest_data", version=4, forecast=_forecast, outside=_outside, is_light=True)
 def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> DatasetArtifact:
     """Bring a data set in as checkable questions and answers, or as the turns of conversations.
 

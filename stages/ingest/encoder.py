@@ -34,7 +34,7 @@ from attar.stages.artifacts.model.tokenizer_files import (
     without_rows,
 )
 from attar.stages.contract import StageConfig
-from attar.stages.ingest.source_line import FORMS, ModelSource, plain_folder, random_options
+from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder
 from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder
 from attar.stages.runtime.progress import note
 
@@ -106,7 +106,7 @@ def ingest_encoder(
 ) -> EncoderArtifact:
     """Write the encoder of a source as sentence-transformers lays it out, and prove it. Raises ValueError as `load_encoder` does."""
     quiet_transformers()
-    folder = plain_folder(source, sha256, scratch)
+    folder = source_folder(source, sha256, scratch)
     if folder is None:
         model, tokenizer = random_encoder(source.parts["family"], **random_options(source))
         form = _form(None, config, model.config, NO_LIMIT)

@@ -1,11 +1,17 @@
-"""Names of models and data sets on a hub, as people copy them, and how a recipe writes them."""
+"""Names of models and data sets on a hub, as people copy them, and how a recipe writes them. And what its clients refuse."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from attar.registry.artifacts.files import is_disk_full
 
 # No name of a hub is half as long.
 MAX_LENGTH = 300
+# What a hub's clients say goes over lines, with advice and the number of the request.
+MAX_REASON_LENGTH = 240
 # Where the pages and the file system of the public hub are, with and without a scheme.
 ADDRESS = re.compile(
     r"(?:(?:hub|hf|huggingface):(?!//))?\s*(?P<address>(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/|hf://|git@hf\.co:)?(?P<rest>.*)",
@@ -44,3 +50,15 @@ def hub_cure(source: str, *, is_model: bool) -> str:
 def _is_bare(text: str) -> bool:
     """Tell whether a text is OWNER/NAME alone, as a hub's own tools take it: no path that begins or ends elsewhere."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(?:@[\w./-]*)?/?", text) is not None
+
+
+@contextmanager
+def asked_of_hub(source: str) -> Iterator[None]:
+    """Refuse, in one line that names the source, what the hub's clients raise inside the block. A full disk stays one."""
+    try:
+        yield
+    except Exception as error:
+        if is_disk_full(error):
+            raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{source}: the hub did not give it: {reason[:MAX_REASON_LENGTH]}") from error

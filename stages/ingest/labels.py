@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
 
-from attar.stages.artifacts.dataset.cells import is_blank, json_of, plain, text_cell
+from attar.stages.artifacts.dataset.cells import is_blank, text_cell
+from attar.stages.ingest.choices import Choices, shortened
 
 AnswerForm = Literal["auto", "text", "index", "number"]
 # How unlikely it has to be that no answer among many names the first choice before the count from 0 is doubted.
@@ -22,46 +22,12 @@ WORDS_OF = {True: ("true", "yes"), False: ("false", "no")}
 
 
 @dataclass(frozen=True)
-class Choices:
-    """The choices of one question: their texts as written, and the labels that the data gives them, if any."""
-
-    texts: tuple[str, ...]
-    labels: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Labelled:
     """An answer beside its choices, and where both come from."""
 
     where: str
     answer: Any
     choices: Choices
-
-
-def choices_of(cell: Any, name: str) -> Choices | None:
-    """Return the choices in a cell, None for an open question (null, NaN, blank or an empty list).
-
-    A list of texts, `{text: [...], label: [...]}`, a list of `{text, label}`, or any of these as JSON text. Raises ValueError for all else.
-    """
-    if isinstance(cell, str) and cell.strip()[:1] in ("[", "{"):
-        try:
-            cell = json_of(cell)
-        except ValueError as error:
-            raise ValueError(f"{name} is text that is no JSON list; {_ACCEPTED}") from error
-    if is_blank(cell) or cell == []:
-        return None
-    texts, labels = _parts(cell, name)
-    if not texts:
-        return None
-    choices = Choices(
-        tuple(_choice(text, f"{name}[{index}]") for index, text in enumerate(texts)),
-        tuple(_choice(label, f"label {index} of {name}") for index, label in enumerate(labels)),
-    )
-    if len(choices.texts) == 1:
-        raise ValueError(f"{name} has one choice alone; accepted: two or more, or none for an open question")
-    _refuse_equal(choices.texts, name)
-    _refuse_equal(choices.labels, f"the labels of {name}")
-    return choices
 
 
 def answer_indices(rows: Sequence[Labelled], form: AnswerForm) -> list[int]:
@@ -83,47 +49,29 @@ def answer_indices(rows: Sequence[Labelled], form: AnswerForm) -> list[int]:
         if len({*reading.values()}) > 1 and len(whole) != 1:
             ways = ", ".join(f"as {_WAYS[name]} choice {index}" for name, index in sorted(reading.items()))
             raise ValueError(
-                f"{row.where} answer {_short(row.answer)} is ambiguous ({ways}, from 0); accepted: answer_form: text, index or number"
+                f"{row.where} answer {shortened(row.answer)} is ambiguous ({ways}, from 0); accepted: answer_form: text, index or number"
             )
         indices.append(reading[next(iter(whole & {*reading} or {*reading}))])
     return indices
 
 
-_ACCEPTED = "accepted: a list of texts, {text: [...], label: [...]}, or either as JSON text"
 _WAYS = {"text": "its text", "letter": "a letter", "digit": "a count", "label": "a label"}
 
 
-def _parts(cell: Any, name: str) -> tuple[list[Any], list[Any]]:
-    """Return (texts, labels) of a cell, not yet looked at one by one."""
-    if isinstance(cell, Mapping):
-        texts, labels = cell.get("text"), cell.get("label")
-        if not isinstance(texts, list) or not isinstance(labels, list) or len(texts) != len(labels):
-            raise ValueError(f"{name} is a mapping without text and label of one length; {_ACCEPTED}")
-        return texts, labels
-    if not isinstance(cell, list):
-        raise ValueError(f"{name} is {'one text' if isinstance(cell, str) else 'no list'}; {_ACCEPTED}")
-    if all(isinstance(item, Mapping) for item in cell):
-        if not all({"text", "label"} <= {*item} for item in cell):
-            raise ValueError(f"{name} holds mappings without text and label; {_ACCEPTED}")
-        return [item["text"] for item in cell], [item["label"] for item in cell]
-    return cell, []
-
-
-def _choice(value: Any, name: str) -> str:
-    """Return a choice's text; that of a boolean is the English word."""
-    return ("True" if value else "False") if isinstance(value, bool) else text_cell(value, name, takes_numbers=True)
-
-
-def _refuse_equal(texts: Sequence[str], name: str) -> None:
-    first: dict[str, int] = {}
-    for index, text in enumerate(texts):
-        if text.strip() in first:
-            raise ValueError(f"{name} has the same text twice, {first[text.strip()]} and {index}: {_short(text)}")
-        first[text.strip()] = index
-
-
 def _readings(row: Labelled) -> dict[str, int]:
-    """Return every way to read an answer, with the choice it names; `zero` and `one` count from there."""
+    """Return every way to read an answer, with the choice it names; `zero` and `one` count from there.
+
+    Where a choice is marked as right, only what names that one: a blank answer does, by the mark alone.
+    """
+    marked = row.choices.marked_index
+    if marked is not None and is_blank(row.answer):
+        return {"mark": marked}
+    readings = _plain_readings(row)
+    return {name: index for name, index in readings.items() if marked is None or index == marked}
+
+
+def _plain_readings(row: Labelled) -> dict[str, int]:
+    """Return every way to read an answer, whatever is marked."""
     texts = [text.strip() for text in row.choices.texts]
     if isinstance(row.answer, bool):
         words = [text.casefold() for text in texts]
@@ -167,41 +115,42 @@ def _base(rows: Sequence[Labelled], readings: Sequence[Mapping[str, int]], form:
         is_told = begins != ends or not (begins or any(isinstance(rows[index].answer, str) for index in counted))
         if not is_told:
             raise ValueError(
-                f"{rows[counted[0]].where} answer {_short(rows[counted[0]].answer)} is a count in a file of letters, and no answer "
+                f"{rows[counted[0]].where} answer {shortened(rows[counted[0]].answer)} is a count in a file of letters, and no answer "
                 f"tells whether the first choice is 0 or 1; {cure}"
             )
         return "one" if ends else "zero"
     no_first = math.prod(1.0 - 1.0 / len(rows[index].choices.texts) for index in counted)
     if not begins and not ends and no_first < DOUBTFUL:
         raise ValueError(
-            f"{rows[counted[0]].where} answer {_short(rows[counted[0]].answer)} is a count, and none of {len(counted)} answers is 0; {cure}"
+            f"{rows[counted[0]].where} answer {shortened(rows[counted[0]].answer)} is a count, and none of {len(counted)} answers is 0; {cure}"
         )
     return "zero"
 
 
 def _allowed(reading: Mapping[str, int], form: AnswerForm, base: str) -> dict[str, int]:
-    """Return the ways that the form allows, the count as `digit`."""
-    float_nodes = {name: reading[name] for name in ("label", "text", "letter") if name in reading}
+    """Return the ways that the form allows, the count as `digit`. What is marked as right needs no form."""
+    if "mark" in reading:
+        return dict(reading)
+    ways = {name: reading[name] for name in ("label", "text", "letter") if name in reading}
     if form == "text":
-        return {name: index for name, index in float_nodes.items() if name == "text"}
+        return {name: index for name, index in ways.items() if name == "text"}
     if base in reading:
-        float_nodes["digit"] = reading[base]
-    if form in ("index", "number") and "digit" in float_nodes:
-        return {"digit": float_nodes["digit"]}
-    return float_nodes
+        ways["digit"] = reading[base]
+    if form in ("index", "number") and "digit" in ways:
+        return {"digit": ways["digit"]}
+    return ways
 
 
 def _shown(row: Labelled) -> str:
-    choices = ", ".join(_short(text) for text in row.choices.texts[:6])
+    choices = ", ".join(shortened(text) for text in row.choices.texts[:6])
     more = ", ..." if len(row.choices.texts) > 6 else ""
+    marked = row.choices.marked_index
+    if marked is not None:
+        return (
+            f"answer {shortened(row.answer)} does not name {shortened(row.choices.texts[marked])}, which its choices {choices}{more} mark as "
+            "right; accepted: that one, or no answer"
+        )
     return (
-        f"answer {_short(row.answer)} is not one of its choices {choices}{more}; "
+        f"answer {shortened(row.answer)} is not one of its choices {choices}{more}; "
         "accepted: a choice's text, its letter, or its index from 0 (from 1 with answer_form: number)"
     )
-
-
-def _short(value: Any) -> str:
-    """Return a value for a message: at most 40 characters of JSON."""
-    if isinstance(value, str):
-        return f"'{value[:40]}'"
-    return json.dumps(plain(value), ensure_ascii=False)[:40]

@@ -46,7 +46,7 @@ def source_license(source: ModelSource, scratch: Path) -> str:
     if source.scheme in ("gguf", "wheel"):
         path = source.path if source.scheme == "gguf" else scratch / source.parts["member"]
         return folder_license(path) if path.is_dir() else _license_id(_header_license(path))
-    homes = {"folder": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
+    homes = {"folder": source.path, "tower": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
     home = homes.get(source.scheme)
     return folder_license(home) if home is not None else ""
 

@@ -40,8 +40,8 @@ class IngestModelConfig(StageConfig):
     """Where the model comes from, and what it must turn out to be."""
 
     source: str
-    """One of: folder:PATH, gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS,
-    random:FAMILY."""
+    """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
+    (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[CausalModel | SentenceModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, or {kind: encoder, pooling: mean}, which makes vectors of texts."""
@@ -62,7 +62,10 @@ class IngestModelConfig(StageConfig):
     @classmethod
     def _known_form(cls, value: str) -> str:
         source = parse_source(value)
-        kinds = {"folder": (Path.is_dir, "folder"), "gguf": (Path.is_file, "plain file")}
+        kinds = {
+            **dict.fromkeys(("folder", "tower"), (Path.is_dir, "folder")),
+            "gguf": (Path.is_file, "plain file"),
+        }
         if source.scheme in kinds:
             is_right, what = kinds[source.scheme]
             if not is_right(source.path):
@@ -117,7 +120,7 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     forecast=_forecast,
     outside=lambda config: source_digest(parse_source(config.source)),
     is_light=True,
-    makes=lambda config, kind: config.model.artifact,
+    output=lambda config, kind: config.model.artifact,
 )
 def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
     """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.

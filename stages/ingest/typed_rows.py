@@ -14,7 +14,8 @@ from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
 from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.ingest.labels import AnswerForm, Choices, Labelled, answer_indices, choices_of
+from attar.stages.ingest.choices import Choices, choices_of
+from attar.stages.ingest.labels import AnswerForm, Labelled, answer_indices
 from attar.stages.ingest.record_sources import Record
 
 # Columns in which conversations are looked for.
@@ -71,7 +72,7 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
         except ValueError as error:
             raise ValueError(f"{where} {error}") from error
         if choices is not None:
-            labelled[len(made.rows)] = Labelled(where, record[columns.answer], choices)
+            labelled[len(made.rows)] = Labelled(where, record.get(columns.answer), choices)
         made.rows.extend(rows)
     if columns.row_id:
         _refuse_repeated(made.rows, columns.row_id)
@@ -109,16 +110,19 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return _chat_rows(record, chat, columns, name, made), None
     if is_text:
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
-    wanted = (columns.question,) if columns.positives else (columns.question, columns.answer)
-    for column in (*wanted, *filter(None, (columns.similarity, columns.positives))):
+    is_retrieved = bool(columns.similarity or columns.positives)
+    choices = None if is_retrieved else choices_of(record.get(columns.choices), columns.choices)
+    is_told = choices is not None and choices.marked_index is not None
+    answer_columns = () if is_told or columns.positives else (columns.answer,)
+    for column in (columns.question, *answer_columns, *filter(None, (columns.similarity, columns.positives))):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     question = text_cell(record[columns.question], columns.question)
-    if columns.similarity or columns.positives:
+    if is_retrieved:
         return [_retrieved(record, columns, name, question)], None
-    choices = choices_of(record.get(columns.choices), columns.choices)
     if choices is not None:
-        if is_blank(record[columns.answer]):
+        made.unread_columns |= {f"{columns.choices}.{key}" for key in choices.unread_keys}
+        if not is_told and is_blank(record[columns.answer]):
             text_cell(record[columns.answer], columns.answer)  # says what is blank
         verifier = "choice" if columns.verifier == "auto" else columns.verifier
         return [Row(id=name, question=question, verifier=verifier)], choices

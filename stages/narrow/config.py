@@ -170,6 +170,10 @@ def kept_channels(config: NarrowConfig, cost: WidthCost) -> int:
     if not given:
         return cost.num_channels
     value = getattr(size, given)
+    if not cost.num_channels:
+        raise ValueError(
+            f"{given}: channels of this family's feed-forward part cannot be removed; accepted: num_removed_groups"
+        )
     if given == "num_ffn_channels":
         if value >= cost.num_channels:
             accepted = f"accepted: 1 to {cost.num_channels - 1}"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from attar.compressors.prune.width.layout import Part, attention_parts, feed_forward_parts, num_inputs
+from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
+from attar.compressors.prune.width.parts import Part, num_inputs
 from attar.compressors.prune.width.refit import Refit
 from attar.compressors.prune.width.scores import WidthScan, WidthScore, highest
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
@@ -43,7 +44,7 @@ class Passes:
         kept_units: dict[Units, list[Tensor]] = {}
         for what, count in num_kept.items():
             kept_units[what] = []
-            for block_index in range(self.model.config.num_hidden_layers):
+            for block_index in range(len(_parts(self.model, what))):
                 scores_of_block = next(scores)
                 if not torch.isfinite(scores_of_block).all():
                     raise ValueError(f"block {block_index}: a score of its {what} is not a finite number")

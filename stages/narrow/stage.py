@@ -75,7 +75,8 @@ def narrow(config: NarrowConfig, inputs: NarrowInputs, workdir: Path) -> ModelAr
     artifact = save_model(result, workdir / "content", tokenizer_from=inputs.model.path)
     record_kept(workdir / "content", kept_units)
     del result
-    prove_written(artifact.path, expected, "narrow", placement.device, pages=placement.pages("proof"))
+    pages = placement.pages("proof", keeps_blocks=True)
+    prove_written(artifact.path, expected, "narrow", placement.device, pages=pages)
     return artifact
 
 
@@ -109,10 +110,9 @@ def _narrowed(
         batch_size = config.calibration.batch_size
         refit_result(result, model, samples, matches, first=0, ridge=ridge, batch_size=batch_size)
         expected = kept_logits(result, "narrow")
-    note(
-        f"kept in each block: {num_channels} of {cost.num_channels} channels"
-        + (f", {num_groups} of {cost.num_groups} KV groups" if "groups" in num_kept else "")
-    )
+    totals = {"channels": ("channels", cost.num_channels), "groups": ("KV groups", cost.num_groups)}
+    left = (f"{count} of {totals[what][1]} {totals[what][0]}" for what, count in num_kept.items())
+    note(f"kept in each block: {', '.join(left)}")
     return result, kept_units, expected
 
 

@@ -18,7 +18,8 @@ from attar.compressors.prune.solve.exact import pareto, solve
 from attar.compressors.prune.solve.items import Plan, Problem, scaled
 from attar.compressors.prune.solve.shape import OWN_AXES, Shape, cut_to, shaped
 from attar.compressors.prune.solve.trials import repair_shares
-from attar.compressors.prune.width.layout import Part, attention_parts, feed_forward_parts
+from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
+from attar.compressors.prune.width.parts import Part
 from attar.compressors.prune.width.refit import Refit
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER

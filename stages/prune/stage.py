@@ -107,7 +107,7 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     device = pick_device()
     num_copies = NUM_COPIES[config.patch.kind]
     placement = Placement.chosen(config.in_memory, inputs.model.path, num_copies, device, workdir / "changes")
-    model = placement.load(inputs.model.path, "auto")
+    model = placement.load(inputs.model.path, "auto", keeps_blocks=config.patch.kind == "none")
     check_cut(model, removed)  # before any weight is computed
     steps.advance()
     expected = _cut(config.patch, inputs, placement, model, removed)
@@ -116,7 +116,7 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     artifact = save_model(model, workdir / "content", tokenizer_from=inputs.model.path)
     steps.advance()
     del model
-    prove_written(artifact.path, expected, "prune", device, pages=placement.pages("proof"))
+    prove_written(artifact.path, expected, "prune", device, pages=placement.pages("proof", keeps_blocks=True))
     return ModelArtifact.at(artifact.path, artifact.facts | {"removed_blocks": tuple(removed)})
 
 

@@ -13,16 +13,20 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from pydantic import Field
 
+from attar.compressors.measure.likelihood import Pair
 from attar.compressors.measure.same_logits import OTHER_ORDER, difference
+from attar.compressors.models.blocks import decoder_blocks
+from attar.compressors.models.paging import bring
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.expert_facts import float_fraction, refuse_float_experts
-from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.model.folder import load_model, load_quantized
 from attar.stages.artifacts.model.older_form import write_older_config
+from attar.stages.artifacts.model.placement import InMemory, Placement
 from attar.stages.artifacts.model.proof import kept_logits, prove_written
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.contract import Forecast, StageConfig, stage
-from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
+from attar.stages.quantize.limits import Limits, Original, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.runtime.device import Precision, pick_device, pick_dtype
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import bar, metric
@@ -48,6 +52,10 @@ class QuantizeTorchConfig(StageConfig):
 
     precision: Precision = "auto"
     """Dtype that the products compute in, and that of what is not quantized."""
+
+    in_memory: InMemory = "auto"
+    """What is in memory at once beside the quantized model: model, the whole original; block, one decoder block of it, read from its file;
+    auto, the whole one where it fits. By blocks neither is timed. The numbers are the same."""
 
     max_tokens: int = Field(default=256, ge=2)
     """Longest held-out continuation, in tokens."""
@@ -87,17 +95,12 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     device = pick_device()
     dtype = pick_dtype(config.precision, device)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.max_rows, config.max_tokens)
-    loaded = load_model(source, dtype, device)
-    vocab_size = inputs.model.facts.vocab_size
-    original = ask_original(
-        TorchRunner(loaded),
-        pairs,
-        scratch=workdir / "logits",
-        vocab_size=vocab_size,
-        reopen=lambda: TorchRunner(load_model(source, dtype, device)),
-    )
+    placement = Placement.chosen(config.in_memory, source, 2, device, workdir / "changes")
+    original = _ask(placement, source, dtype, pairs, workdir / "logits", inputs.model.facts.vocab_size)
+    give_back()  # the room that its blocks had is the quantized model's now
     steps = bar("quantizing", 2, "steps")
-    small = load_model(source, dtype, device, config.method)
+    small = (load_quantized if placement.is_paged else load_model)(source, dtype, device, config.method)
+    loaded = placement.load(source, dtype)
     errors = _errors(small, loaded)
     rounded, expected = kept_logits(loaded, "quantize_torch"), kept_logits(small, "quantize_torch")
     _check_rounded(rounded, expected, config.method, dtype)
@@ -125,29 +128,53 @@ def quantize_torch(config: QuantizeTorchConfig, inputs: QuantizeTorchInputs, wor
     return ModelArtifact.at(content, inputs.model.facts | quality.facts() | {"quantization": config.method})
 
 
-@torch.inference_mode()
+def _ask(
+    placement: Placement, source: Path, dtype: torch.dtype, pairs: list[Pair], scratch: Path, vocab_size: int
+) -> Original:
+    """Ask the original, which is then out of memory. By blocks it is not timed: that would be the time of reading its file."""
+    return ask_original(
+        TorchRunner(placement.load(source, dtype, keeps_blocks=True)),
+        pairs,
+        scratch=scratch,
+        vocab_size=vocab_size,
+        reopen=None if placement.is_paged else lambda: TorchRunner(load_model(source, dtype, placement.device)),
+    )
+
+
+@torch.no_grad()
 def _errors(small: PreTrainedModel, original: PreTrainedModel) -> list[tuple[str, float]]:
     """Return |w - q|^2 / |w|^2 of each quantized matrix by name, the largest first. The original gets the rounded numbers in their place."""
-    from bitsandbytes.functional import dequantize_4bit  # in an extra
     from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
 
-    weights = dict(original.named_parameters())
-    # bitsandbytes makes nn.Linear of GPT-2's Conv1D, which holds its matrix the other way round
-    turned = {f"{name}.weight" for name, module in original.named_modules() if isinstance(module, Conv1D)}
+    blocks = {module: block for block in decoder_blocks(original) for module in block.modules()}
     errors = {}
     for name, parameter in small.named_parameters():
-        state, row_scales = getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)
-        if state is not None:
-            rounded = dequantize_4bit(parameter.data, state)
-        elif row_scales is not None:
-            rounded = parameter.data.float() * row_scales.float()[:, None] / 127.0
-        else:
+        rounded = _rounded(parameter)
+        if rounded is None:
             continue
-        rounded = rounded.T if name in turned else rounded
-        weight = weights[name].float()
-        weights[name].copy_(rounded)
-        errors[name.removesuffix(".weight")] = float((weight - rounded.float()).square().sum() / weight.square().sum())
+        path, _, key = name.rpartition(".")
+        module = original.get_submodule(path)
+        if module in blocks:
+            bring(blocks[module])
+        # bitsandbytes makes nn.Linear of GPT-2's Conv1D, which holds its matrix the other way round
+        rounded = rounded.T if isinstance(module, Conv1D) else rounded
+        weight = module.get_parameter(key)
+        before = weight.float()
+        weight.copy_(rounded)
+        errors[path] = float((before - rounded.float()).square().sum() / before.square().sum())
     return sorted(errors.items(), key=lambda entry: -entry[1])
+
+
+def _rounded(parameter: Tensor) -> Tensor | None:
+    """Return the numbers that a matrix's codes stand for; None for one that is not quantized."""
+    from bitsandbytes.functional import dequantize_4bit  # in an extra
+
+    state, row_scales = getattr(parameter, "quant_state", None), getattr(parameter, "SCB", None)
+    if state is not None:
+        return dequantize_4bit(parameter.data, state)
+    if row_scales is not None:
+        return parameter.data.float() * row_scales.float()[:, None] / 127.0
+    return None
 
 
 def _check_rounded(rounded: Tensor, quantized: Tensor, method: str, dtype: torch.dtype) -> None:

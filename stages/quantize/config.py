@@ -68,10 +68,11 @@ class QuantizeConfig(StageConfig):
     """How weights become integers."""
 
     method: str = "error_corrected"
-    """How integers are chosen: nearest (the only one of kind dynamic), searched (range by squared error), error_corrected (GPTQ)."""
+    """How integers are chosen: nearest (the only one of kind dynamic), searched (range by squared error), error_corrected (GPTQ),
+    ordered (GPTQ, the largest inputs first), refined (that, then scales and codes in turns)."""
 
     params: dict[str, Any] = {}
-    """Parameters of the method; for error_corrected: damping."""
+    """Parameters of the method; for error_corrected, ordered and refined: damping, for refined: num_sweeps."""
 
     smooth: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Share of the inputs' unevenness over channels that moves into the weights, in [0, 1); 0: none."""

@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.measure.closeness import closeness
-from attar.compressors.measure.cost import Spread, measure_in_turns
+from attar.compressors.measure.cost import measure_in_turns
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import CausalRunner
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -20,15 +20,14 @@ from attar.stages.artifacts.dataset.measured_data import plain_text, question_ro
 from attar.stages.artifacts.dataset.prompts import row_prompt, row_reference
 from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.quantize.recorded_runner import RecordedRunner
+from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.progress import bar, metric, note
 
 NUM_TIMED_ROUNDS = 5
 
 
-class Limits(BaseModel):
+class Limits(DescribedModel):
     """Limits of the loss; each is checked on held-out text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["text"] = "text"
     """Of a causal model: of what it says next."""
@@ -46,10 +45,8 @@ class Limits(BaseModel):
     """Size on disk / that of the original."""
 
 
-class VectorLimits(BaseModel):
+class VectorLimits(DescribedModel):
     """Limits of an encoder's loss; each is checked on held-out text."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     kind: Literal["vectors"]
     """Of an encoder: of its vectors."""
@@ -71,13 +68,13 @@ class Quality:
     original_perplexity: float
     num_tokens: int
     size_fraction: float
-    # medians of rounds in which both had their turn, and the quartiles around them
-    decode_seconds_per_token: float
-    decode_seconds_per_token_low: float
-    decode_seconds_per_token_high: float
-    original_decode_seconds_per_token: float
-    original_decode_seconds_per_token_low: float
-    original_decode_seconds_per_token_high: float
+    # medians of rounds in which both had their turn, and the quartiles around them; None where the original is no model to be timed
+    decode_seconds_per_token: float | None = None
+    decode_seconds_per_token_low: float | None = None
+    decode_seconds_per_token_high: float | None = None
+    original_decode_seconds_per_token: float | None = None
+    original_decode_seconds_per_token_low: float | None = None
+    original_decode_seconds_per_token_high: float | None = None
 
     @property
     def perplexity_ratio(self) -> float:
@@ -85,8 +82,9 @@ class Quality:
         return self.perplexity / self.original_perplexity
 
     def facts(self) -> dict[str, float]:
-        """Return the numbers by name."""
-        return {**asdict(self), "perplexity_ratio": self.perplexity_ratio}
+        """Return the numbers by name, those that were measured."""
+        numbers = {**asdict(self), "perplexity_ratio": self.perplexity_ratio}
+        return {name: value for name, value in numbers.items() if value is not None}
 
 
 def heldout_pairs(
@@ -108,16 +106,21 @@ def heldout_pairs(
 
 @dataclass(frozen=True)
 class Original:
-    """What the model said to the pairs before it was quantized, on disk. `reopen` gives it once more, to be timed."""
+    """What the model said to the pairs before it was quantized, on disk. `reopen` gives it once more, to be timed; None: it is not."""
 
     pairs: list[Pair]
     recorded: RecordedRunner
-    reopen: Callable[[], CausalRunner]
+    reopen: Callable[[], CausalRunner] | None
     vocab_size: int
 
 
 def ask_original(
-    runner: CausalRunner, pairs: list[Pair], *, scratch: Path, vocab_size: int, reopen: Callable[[], CausalRunner]
+    runner: CausalRunner,
+    pairs: list[Pair],
+    *,
+    scratch: Path,
+    vocab_size: int,
+    reopen: Callable[[], CausalRunner] | None,
 ) -> Original:
     """Ask the original. Then it can leave the memory: what it said to the pairs lies in `scratch`."""
     counter = bar("asking the original", len(pairs), "texts")
@@ -131,7 +134,6 @@ def measure_quality(quantized: CausalRunner, original: Original, *, size_fractio
     counter = bar("measuring the loss", len(pairs), "texts")
     texts = closeness(quantized, original.recorded, pairs, batch_size=1, on_scored=counter.advance)
     num_tokens = sum(text.num_tokens for text in texts)
-    own, before = _decode_spreads(quantized, original)
     quality = Quality(
         kl_nats=sum(text.kl_nats for text in texts) / num_tokens,
         agreement=sum(text.num_agreeing for text in texts) / num_tokens,
@@ -139,12 +141,7 @@ def measure_quality(quantized: CausalRunner, original: Original, *, size_fractio
         original_perplexity=math.exp(sum(text.original_loss_nats for text in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
-        decode_seconds_per_token=own.median,
-        decode_seconds_per_token_low=own.low,
-        decode_seconds_per_token_high=own.high,
-        original_decode_seconds_per_token=before.median,
-        original_decode_seconds_per_token_low=before.low,
-        original_decode_seconds_per_token_high=before.high,
+        **_decode_seconds(quantized, original),
     )
     for name, value in quality.facts().items():
         metric(name, value)
@@ -170,10 +167,12 @@ def broken_limits(limits: Limits, quality: Quality) -> list[str]:
     ]
 
 
-def _decode_spreads(quantized: CausalRunner, original: Original) -> tuple[Spread, Spread]:
+def _decode_seconds(quantized: CausalRunner, original: Original) -> dict[str, float]:
     """Return seconds a token of both. Each round gives both their turn, so that what the machine does meanwhile meets both."""
+    if original.reopen is None:
+        return {}
     rounds = bar("timing both", NUM_TIMED_ROUNDS + 1, "rounds")
-    own, before = measure_in_turns(
+    spreads = measure_in_turns(
         [quantized, original.reopen()],
         vocab_size=original.vocab_size,
         num_prompt_tokens=32,
@@ -181,4 +180,8 @@ def _decode_spreads(quantized: CausalRunner, original: Original) -> tuple[Spread
         num_rounds=NUM_TIMED_ROUNDS,
         on_round=rounds.advance,
     )
-    return own.decode, before.decode
+    seconds = {}
+    for name, spread in zip(("decode_seconds_per_token", "original_decode_seconds_per_token"), spreads, strict=True):
+        decode = spread.decode
+        seconds |= {name: decode.median, f"{name}_low": decode.low, f"{name}_high": decode.high}
+    return seconds

@@ -10,6 +10,7 @@ from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.encoder.kinds import is_encoder
+from attar.stages.register.encoder import CAUSAL_FRONT, ENCODER_FORMS, ENCODER_FRONT
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import MEASURES, plain
 
@@ -32,9 +33,13 @@ STEPS = {
     "merge": {"method": "method", "params": "params"},
 }
 
-
-# For model hubs: the library that reads a version, and what it does.
-CAUSAL_FRONT, ENCODER_FRONT = ("transformers", "text-generation"), ("sentence-transformers", "sentence-similarity")
+# What a form is and what runs it; another is a folder of transformers.
+FORMS = {
+    "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
+    "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
+}
+# Weights that are not rounded to integers.
+FLOATS = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
 
 
 def write_card(release: Release) -> str:
@@ -69,14 +74,11 @@ def _blocks(release: Release) -> str:
 def _forms(release: Release) -> list[str]:
     lines = []
     for folder, facts in release.forms.items():
-        is_graph = facts.get("format") == "onnx"
-        graph, folder_kind = (
-            ("ONNX graph, pooling inside", "sentence-transformers folder")
-            if is_encoder(facts)
-            else ("ONNX graph with a KV cache", "Hugging Face folder")
-        )
-        what = f"{graph}: onnxruntime, tokenizers" if is_graph else f"{folder_kind}: {release.readers}, torch"
-        lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}")
+        own = is_encoder(facts)
+        forms, folder_kind = (ENCODER_FORMS, "sentence-transformers folder") if own else (FORMS, "Hugging Face folder")
+        what = forms.get(str(facts.get("format")), f"{folder_kind}: {release.readers}, torch")
+        bits = f", {facts['bits_per_weight']:.2f} bits each" if "bits_per_weight" in facts else ""
+        lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}{bits}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
 
 
@@ -166,11 +168,7 @@ def _gate(release: Release) -> list[str]:
 
 
 def _quantization(release: Release) -> list[str]:
-    graphs = {
-        folder: facts
-        for folder, facts in release.forms.items()
-        if _weights(facts) not in ("float32", "bfloat16", "float16")
-    }
+    graphs = {folder: facts for folder, facts in release.forms.items() if _weights(facts) not in FLOATS}
     if not graphs:
         return ["", "None: every form holds full-precision weights."]
     return [

@@ -24,6 +24,7 @@ MEASURES = (
     "num_parameters",
     "flops_per_token",
     "disk_bytes",
+    "memory_bytes",
     "prefill_seconds",
     "decode_seconds_per_token",
     "draft_gain",

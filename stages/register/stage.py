@@ -14,17 +14,15 @@ from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     Artifact,
     EncoderArtifact,
-    EncoderGraphArtifact,
     EvaluationArtifact,
     Facts,
     ModelArtifact,
-    OnnxArtifact,
     ReleaseArtifact,
 )
 from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
-from attar.registry.release.gate import Ratio, run_gate
+from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
@@ -32,19 +30,21 @@ from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
-from attar.stages.register.config import RegisterConfig, RegisterInputs, check_gate
+from attar.stages.register.config import RegisterConfig, RegisterInputs
+from attar.stages.register.encoder import CAUSAL_TASK, ENCODER_TASK, check_gate
+from attar.stages.register.forms import Form, format_of, forms_by_folder
+from attar.stages.register.gate_verdict import Verdict, check_inputs, check_names, interval_verdict, threshold_verdict
 from attar.stages.register.model_card import write_card
 from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
 from attar.stages.runtime.progress import bar, metric, note
 
-Graph = OnnxArtifact | EncoderGraphArtifact
-
 
 def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    graphs, evaluations = inputs.get("onnx", ()), inputs.get("onnx_evaluation", ())
-    refuse_mixed(inputs["model"][0], {"onnx": graphs})
+    graphs = (*inputs.get("onnx", ()), *inputs.get("forms", ()))
+    evaluations = inputs.get("onnx_evaluation", ())
+    refuse_mixed(inputs["model"][0], {name: inputs.get(name, ()) for name in ("onnx", "forms")})
     check_gate(config.gate, is_encoder=is_encoder(inputs["model"][0]))
     if len(evaluations) > len(graphs):
         raise ValueError(
@@ -55,6 +55,8 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             raise ValueError(
                 f"{name} was measured on the rows that choices are made on; accepted: evaluate.part heldout"
             )
+    check_inputs(config.interval_gate, [name for name, some in inputs.items() if some])
+    check_names(config.interval_gate, inputs)
     return Forecast(
         {}, disk_bytes=sum(map(stored_bytes, (inputs["model"][0], *graphs)))
     )  # the registry's copy of all forms
@@ -68,7 +70,7 @@ def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     is_light=True,
 )
 def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> ReleaseArtifact:
-    """Register the model with its graphs, card, lineage and figures; alias `candidate`, and `champion` once the gate holds.
+    """Register the model with its forms, card, lineage and figures; alias `candidate`, and `champion` once the gate holds.
 
     A failed gate is not a failed stage: the version stays candidate and the verdict says why.
     Raises ValueError when an evaluation measured something else than what is registered.
@@ -78,14 +80,17 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     from attar.registry.release.model_registry import register_model
 
     check_signing()
-    steps = bar("registering", 2, "steps")
-    graphs, evaluations = _graphs(inputs), _evaluations(inputs)
+    steps, forms = bar("registering", 2, "steps"), forms_by_folder(inputs.onnx, inputs.forms)
+    evaluations = _evaluations(inputs, forms)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
     baseline = measured(inputs.baseline)
     ratios = _ratios(inputs, evaluations)
-    checks = _verdict(config, figures, baseline, ratios)
-    is_champion = (has_passed := _passes(checks)) and config.champion == "past_gate"
-    release = _release(config, inputs, graphs, {"original": baseline, **figures}, checks)
+    if config.interval_gate is None:
+        verdict = threshold_verdict(config.thresholds, figures, baseline, ratios)
+    else:
+        verdict = interval_verdict(config.interval_gate, inputs, evaluations)
+    is_champion = verdict.has_passed and config.champion == "past_gate"
+    release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
     model, tokenizer = _loaded(inputs.model), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
@@ -96,20 +101,20 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             model,
             tokenizer,
             model_folder=inputs.model.path,
-            onnx_folders={name: graph.path for name, graph in graphs.items()},
+            form_folders={name: form.path for name, form in forms.items()},
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
-            task="feature-extraction" if inputs.model.is_encoder else "text-generation",
+            task=ENCODER_TASK if inputs.model.is_encoder else CAUSAL_TASK,
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, graphs, has_passed, release.license),
+        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, forms, verdict, release.license),
         scratch=workdir,
         is_champion=is_champion,
         sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
-    return _released(config, workdir / "content", asdict(registration), checks, is_champion)
+    return _released(config, workdir / "content", asdict(registration), verdict, is_champion)
 
 
 def _loaded(model: ModelArtifact | EncoderArtifact) -> Any:
@@ -121,52 +126,23 @@ def _released(
     config: RegisterConfig,
     content: Path,
     registration: Mapping[str, Any],
-    checks: list[dict[str, Any]],
+    verdict: Verdict,
     is_champion: bool,
 ) -> ReleaseArtifact:
     version = registration["version"]
-    note(f"registered {config.name} version {version} as {_standing(is_champion, checks)}")
-    metric("gate_passed", float(_passes(checks)))
-    (content / "release.json").write_text(json.dumps({**registration, "checks": checks}, indent=1))
+    standing = "champion" if is_champion else f"candidate{verdict.standing}"
+    note(f"registered {config.name} version {version} as {standing}")
+    metric("gate_passed", float(verdict.has_passed))
+    released = {**registration, "verdict": verdict.text, "checks": verdict.checks}
+    (content / "release.json").write_text(json.dumps(released, indent=1))
     return ReleaseArtifact.at(content, ReleaseFacts(name=config.name, version=version, is_champion=is_champion))
 
 
-def _standing(is_champion: bool, checks: list[dict[str, Any]]) -> str:
-    if is_champion:
-        return "champion"
-    return f"candidate; the gate failed: {_failed(checks)}" if _failed(checks) else "candidate"
-
-
-def _failed(checks: list[dict[str, Any]]) -> str:
-    return "; ".join(
-        f"{check['of']} {check['name']} {check['measured']:.4g} {check['known']}".rstrip()
-        + f", limit {check['limit']:.4g}"
-        for check in checks
-        if not check["has_passed"]
-    )
-
-
-def _graphs(inputs: RegisterInputs) -> dict[str, Graph]:
-    """Return the graphs by their folder in the version: `onnx` holds float32 weights, `onnx-int8` and the like say what they hold."""
-    graphs: dict[str, Graph] = {}
-    for graph in sorted(inputs.onnx, key=lambda onnx: _quantization(onnx) != "none"):  # MLmodel lists the first
-        kind = _quantization(graph)
-        form = "-".join(["onnx", *(word for word in kind.split() if word not in ("none", "weights"))])
-        if form in graphs:
-            raise ValueError(f"onnx: two graphs of quantization {kind}; a version takes one of each")
-        graphs[form] = graph
-    return graphs
-
-
-def _quantization(graph: Graph) -> str:
-    return graph.facts.quantization or "none"
-
-
-def _evaluations(inputs: RegisterInputs) -> dict[str, EvaluationArtifact]:
+def _evaluations(inputs: RegisterInputs, forms: Mapping[str, Form]) -> dict[str, EvaluationArtifact]:
     """Return the evaluations by form. Raises ValueError for one that measured something that is not registered here."""
     _check_measured("evaluation", inputs.evaluation, inputs.model)
     evaluations = {"model": inputs.evaluation}
-    by_fingerprint = {graph.fingerprint: name for name, graph in _graphs(inputs).items()}
+    by_fingerprint = {form.fingerprint: name for name, form in forms.items()}
     for evaluation in inputs.onnx_evaluation:
         form = by_fingerprint.get(evaluation.facts.model_fingerprint)
         if form is None:
@@ -188,31 +164,10 @@ def _ratios(inputs: RegisterInputs, evaluations: Mapping[str, EvaluationArtifact
     return {form: paired_ratios(evaluation_of(evaluation), original) for form, evaluation in evaluations.items()}
 
 
-def _verdict(
-    config: RegisterConfig,
-    figures: Mapping[str, Mapping[str, float]],
-    baseline: Mapping[str, float],
-    ratios: Mapping[str, Mapping[str, Ratio]],
-) -> list[dict[str, Any]]:
-    """Gate every form that was measured."""
-    checks = []
-    for form, some in figures.items():
-        for check in run_gate(config.gate, some, baseline, ratios[form]):
-            note(f"gate, {form}: {check}{f' ({check.undecided})' if check.undecided else f'; {check.laxness}'}")
-            checks.append(check.as_dict() | {"of": form})
-    return checks
-
-
-def _passes(checks: list[dict[str, Any]]) -> bool:
-    """Say whether none fails, and one at least could be decided where any was asked for."""
-    is_decided = not checks or any(not check["undecided"] for check in checks)
-    return is_decided and all(check["has_passed"] for check in checks)
-
-
 def _release(
     config: RegisterConfig,
     inputs: RegisterInputs,
-    graphs: Mapping[str, Graph],
+    forms: Mapping[str, Form],
     figures: Mapping[str, Mapping[str, float]],
     checks: list[dict[str, Any]],
 ) -> Release:
@@ -223,7 +178,7 @@ def _release(
         trace(store, inputs.evaluation),
         forms={
             "model": inputs.model.facts,
-            **{name: {**graph.facts, "format": "onnx"} for name, graph in graphs.items()},
+            **{name: {**form.facts, "format": format_of(form)} for name, form in forms.items()},
         },
         figures=figures,
         checks=checks,
@@ -232,15 +187,16 @@ def _release(
     )
 
 
-def _tags(inputs: RegisterInputs, graphs: Mapping[str, Graph], has_passed: bool, license_name: str) -> dict[str, str]:
-    artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **graphs}
+def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], verdict: Verdict, license_name: str) -> dict[str, str]:
+    artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **forms}
     return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
         "attar.fingerprint": inputs.model.fingerprint,
-        "validation_status": "passed" if has_passed else "failed",
+        "validation_status": verdict.text,
         "license": license_name,
     }
 
 
 def _work_key(config: RegisterConfig, inputs: RegisterInputs) -> str:
-    artifacts = [inputs.model, inputs.evaluation, inputs.baseline, *inputs.onnx, *inputs.onnx_evaluation]
+    artifacts = [inputs.model, inputs.evaluation, inputs.baseline, *inputs.onnx, *inputs.onnx_evaluation, *inputs.forms]
+    artifacts += [beside for beside in (inputs.comparison, inputs.behaviour) if beside is not None]
     return digest([config.model_dump(mode="json"), [artifact.fingerprint for artifact in artifacts]])

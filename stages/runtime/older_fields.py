@@ -98,11 +98,29 @@ def member_of(model: type[BaseModel], name: str, value: Any) -> type[BaseModel] 
     field = model.model_fields.get(name)
     members = [] if field is None else list(models_in(field.annotation))
     if len(members) == 1:
-        return members[0]
+        return None if is_plain(model, name, value) else members[0]
     kind = value.get("kind") if isinstance(value, Mapping) else None
     if kind is None and field is not None:  # a kind that is left out is that of the default
         kind = getattr(field.get_default(call_default_factory=True), "kind", None)
     return next((member for member in members if kind in get_args(member.model_fields["kind"].annotation)), None)
+
+
+def is_plain(model: type[BaseModel], name: str, value: Any) -> bool:
+    """Say whether a mapping is the field's alternative that is no config: it has none of the config's fields."""
+    field = model.model_fields.get(name)
+    if field is None or not isinstance(value, Mapping) or not _takes_mapping(field.annotation):
+        return False
+    return not any(value.keys() & member.model_fields.keys() for member in models_in(field.annotation))
+
+
+def _takes_mapping(annotation: Any) -> bool:
+    """Say whether a type also takes a mapping that is no config."""
+    return getattr(annotation, "__origin__", None) is dict or any(map(_takes_mapping, _members(annotation)))
+
+
+def _members(annotation: Any) -> tuple[Any, ...]:
+    is_nest = isinstance(getattr(annotation, "__origin__", None), type) and annotation.__origin__ in (list, dict, tuple)
+    return () if is_nest else get_args(annotation)
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -110,6 +128,5 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
         return
-    is_nest = isinstance(getattr(annotation, "__origin__", None), type) and annotation.__origin__ in (list, dict, tuple)
-    for member in () if is_nest else get_args(annotation):
+    for member in _members(annotation):
         yield from models_in(member)

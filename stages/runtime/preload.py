@@ -13,6 +13,8 @@ from attar.registry.artifacts.environment import configure_process
 
 MODULES = (
     "attar.stages.catalogue",
+    "accelerate",
+    "httpx",
     "transformers.models.llama.modeling_llama",
     "transformers.generation.utils",
     "attar.compressors.models.torch_slots",

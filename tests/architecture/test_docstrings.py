@@ -26,7 +26,7 @@ pad pair parse pass patch pause pick plan plot poll post predict prefer prepare 
 push put quantize raise rank read rebuild receive recompute record redraw reduce refit refuse register release reload remember remove rename
 render repair repeat replace reply report request require reset reshape resolve restart restore resume retry return rewrite rotate round run
 sample save say scale scan schedule score seal search see select send serve set shard share shift show shuffle shut silence simplify skip
-slice sleep sort speak split spread stand start stop store stream strip submit sum supervise swap switch tag take tell test tie time touch
+slice sleep sort speak split spread stand start stop store stream strip submit suggest sum supervise swap switch tag take tell test tie time touch
 trace track train translate trigger trim truncate try turn undo unfreeze unpack unwrap update upload use validate verify wait walk warn
 watch weigh weight withdraw work wrap write yield
 """

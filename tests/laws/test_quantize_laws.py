@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from attar.compressors.quantize.blocks import Grid
-from attar.compressors.quantize.methods import SHRINKS, ErrorCorrected, RoundToNearest, SearchedRange, best_range
+from attar.compressors.quantize.methods import (
+    SHRINKS,
+    ErrorCorrected,
+    OrderedCorrected,
+    RoundToNearest,
+    SearchedRange,
+    best_range,
+)
 
 BLOCK = 8
 
@@ -136,3 +143,60 @@ def test_error_correction_is_the_textbooks_across_blocks() -> None:
     expected = textbook(weight, moments, grid, 0.01)
     # a value that lies between two codes may fall either way, and what follows it in its row with it
     assert float((made.codes == expected).double().mean()) > 0.95
+
+
+def correlated_moments() -> torch.Tensor:
+    mixing = tensor(4 * BLOCK, 4 * BLOCK, seed=6) + 2.0 * tensor(4 * BLOCK, 1, seed=7)
+    inputs = tensor(400, 4 * BLOCK, seed=8) @ (mixing * torch.logspace(-1, 1, 4 * BLOCK)[:, None]).T
+    return inputs.T @ inputs / 400
+
+
+def test_ordered_correction_of_independent_inputs_is_the_searched_range() -> None:
+    weight, powers = tensor(12, 4 * BLOCK, seed=5), torch.logspace(-2, 2, 4 * BLOCK)
+    grid = Grid(bits=4, is_symmetric=True)
+    ordered, searched = (
+        OrderedCorrected()(weight, torch.diag(powers), grid, BLOCK),
+        SearchedRange()(weight, powers, grid, BLOCK),
+    )
+    assert torch.equal(ordered.codes, searched.codes) and torch.equal(ordered.scales, searched.scales)
+
+
+def test_ordered_correction_is_correction_of_channels_sorted_by_their_power() -> None:
+    """With one block for all channels the order of channels is all that the two differ in."""
+    weight, moments, grid = tensor(16, 4 * BLOCK, seed=9), correlated_moments(), Grid(bits=4, is_symmetric=True)
+    order = moments.diagonal().argsort(descending=True)
+    ordered = OrderedCorrected()(weight, moments, grid, 4 * BLOCK)
+    plain = ErrorCorrected()(weight[:, order], moments[order][:, order], grid, 4 * BLOCK)
+    torch.testing.assert_close(ordered.scales, plain.scales)
+    assert float((ordered.codes[:, order] == plain.codes).double().mean()) > 0.95
+
+
+@pytest.mark.parametrize("columns", [8, 24, 4096])
+def test_the_columns_at_once_change_nothing(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, moments, grid = tensor(16, 4 * BLOCK, seed=9), correlated_moments(), Grid(bits=4, is_symmetric=False)
+    whole = OrderedCorrected()(weight, moments, grid, BLOCK)
+    monkeypatch.setattr("attar.compressors.quantize.methods.COLUMNS_AT_ONCE", columns)
+    parts = OrderedCorrected()(weight, moments, grid, BLOCK)
+    assert float((parts.codes == whole.codes).double().mean()) > 0.98  # another order of adding may flip a tie
+
+
+def test_scales_are_rounded_before_codes_are_chosen() -> None:
+    weight = tensor(6, 2 * BLOCK, seed=11)
+    for is_symmetric in (True, False):
+        grid = Grid(bits=4, is_symmetric=is_symmetric, scale_dtype=torch.bfloat16)
+        made = RoundToNearest()(weight, None, grid, BLOCK)
+        assert torch.equal(made.scales.bfloat16().float(), made.scales)
+        steps = made.scales.repeat_interleave(BLOCK, dim=1).abs()
+        assert float(((made.dequantized() - weight).abs() <= 0.501 * steps).double().mean()) > 0.9
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_mirrored_grid_has_a_positive_step_of_one_in_half_less_one(bits: int) -> None:
+    blocks, half = tensor(6, 3, BLOCK, seed=0), 2 ** (bits - 1)
+    grid = Grid(bits=bits, is_symmetric=True, is_mirrored=True)
+    scale, zero = grid.fit(blocks)
+    torch.testing.assert_close(scale, blocks.abs().amax(-1) / (half - 1))
+    codes = grid.codes(blocks, scale[..., None], zero[..., None]) - half
+    assert float(codes.abs().max()) == half - 1
+    mirrored = grid.codes(-blocks, scale[..., None], zero[..., None]) - half
+    assert torch.equal(mirrored, -codes)

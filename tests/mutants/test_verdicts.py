@@ -70,3 +70,28 @@ def test_what_no_test_reaches_counts_as_living(verdicts: ModuleType, tmp_path: P
     verdicts.write_verdicts(path, EARLIER)
     assert verdicts.read_verdicts(path) == EARLIER
     assert verdicts.read_verdicts(tmp_path / "none.json") == {}
+
+
+def test_a_sample_is_the_beginning_of_one_order(verdicts: ModuleType, tmp_path: Path) -> None:
+    names = [f"{MODULE}.x_first{verdicts.MARK}{number}" for number in range(1, 6)]
+    ordered = verdicts.in_random_order(names)
+    assert sorted(ordered) == names and ordered == verdicts.in_random_order(reversed(names))
+    assert [name for name in verdicts.in_random_order([*names, "another"]) if name != "another"] == ordered
+    verdicts.restore(tmp_path, EARLIER)
+    open_names = {names[2], names[4]}
+    for size in range(1, 6):
+        assert verdicts.sampled(tmp_path, size) == [name for name in ordered[:size] if name in open_names]
+
+
+def test_a_sample_counts_as_far_as_it_has_no_gap(verdicts: ModuleType) -> None:
+    names = [f"{MODULE}.x_first{verdicts.MARK}{number}" for number in range(1, 6)]
+    letters = dict(zip(names, "ks?tn", strict=True))
+    expected = []
+    for name in verdicts.in_random_order(names):
+        if letters[name] == "?":
+            break
+        expected.append(letters[name] in "kt")
+    assert verdicts.sample_verdicts(EARLIER) == expected
+    whole = {SOURCE: {"x_first": {"hash": "1.a1", "commit": "c0", "verdicts": "kstkn"}}}
+    assert sorted(verdicts.sample_verdicts(whole)) == [False, False, True, True, True]
+    assert verdicts.sample_verdicts({}) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
-from attar.compressors.models.exits import attention_exit, by_input, feed_forward_exit
+from attar.compressors.models.exits import MatrixExit, attention_exit, by_input, feed_forward_exit
 from attar.compressors.prune.depth.block_refit import Equations, Matches, refit_blocks
 from attar.compressors.prune.depth.scan import residual_stream
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
@@ -134,7 +134,7 @@ def test_a_token_of_massive_activation_does_not_outweigh_the_others() -> None:
     equations = Equations()
     equations.add(inputs, error, target, torch.ones(1, 400, dtype=torch.bool))
     with torch.no_grad():
-        change, _ = equations.update([matrix], 1e-6)
+        change, _ = equations.update([MatrixExit(matrix)], 1e-6)
     assert float((change - wanted).norm() / wanted.norm()) < 0.3
     plain = torch.linalg.lstsq(inputs[0], error[0]).solution
     assert float((plain - wanted).norm() / wanted.norm()) > 3.0

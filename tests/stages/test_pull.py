@@ -78,6 +78,52 @@ def test_a_version_is_pulled_by_name_alias_or_number(home: Path, tmp_path: Path,
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["dest"], "nothing is left beside it"
 
 
+def write_forms(folder: Path) -> None:
+    write(folder)
+    (folder / "README.md").write_text("A card.")
+    for name in ("gguf-q8_0", "onnx-int8", "model"):
+        (folder / name).mkdir()
+        (folder / name / "weights").write_bytes(name.encode() * 100)
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory, mlflow_database: Path) -> Path:
+    """A registry with a version of several forms."""
+    home = tmp_path_factory.mktemp("several")
+    copy_database(mlflow_database, home / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTAR_HOME", str(home))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        scratch = home / "scratch"
+        register_model("all", "key", write_forms, metrics={}, params={}, tags={}, scratch=scratch, is_champion=True)
+    return home
+
+
+def test_a_form_is_pulled_alone(several: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ATTAR_HOME", str(several))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert pull("all@champion", tmp_path / "dest", "--form", "gguf")[0] == 0
+    pulled = {
+        path.relative_to(tmp_path / "dest").as_posix() for path in (tmp_path / "dest").rglob("*") if path.is_file()
+    }
+    assert pulled == {"gguf-q8_0/weights", "README.md", "SHA256SUMS"}
+    assert pull("all", tmp_path / "graph", "--form", "onnx")[0] == 0, "a whole name goes before a beginning"
+    assert (tmp_path / "graph" / "onnx" / "model.onnx_data").is_file()
+    code, line = pull("all", tmp_path / "none", "--form", "openvino")
+    assert code == 2 and line == "attar: all version 1: no form 'openvino'; it has gguf-q8_0, model, onnx, onnx-int8"
+    assert pull("all", tmp_path / "none", "--form", "o")[1].startswith(
+        "attar: all version 1: 'o' could be onnx, onnx-int8"
+    )
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_form_that_was_tampered_with_never_arrives(own_home: Path, tmp_path: Path) -> None:
+    flip_byte(version_folder(own_home, "1"))
+    code, line = pull("small@champion", tmp_path / "dest", "--form", "onnx")
+    assert code == 1 and "onnx/model.onnx_data is not what was registered" in line
+    assert not (tmp_path / "dest").exists()
+
+
 def test_an_empty_folder_is_filled_and_any_other_refused(home: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     dest.mkdir()

@@ -87,7 +87,11 @@ def up(environment: Environment, home: Path) -> Iterator[dict[str, Any]]:
     done = attar(environment, "up", *ports, "--json")
     assert done.returncode == 0, done.stdout + done.stderr
     site = json.loads(done.stdout)
-    yield site | {"ports": ports, "client": {"PREFECT_API_URL": site["api"], "MLFLOW_TRACKING_URI": site["mlflow"]}}
+    yield site | {
+        "ports": ports,
+        "printed": done.stderr,
+        "client": {"PREFECT_API_URL": site["api"], "MLFLOW_TRACKING_URI": site["mlflow"]},
+    }
     attar(environment, "down")
 
 

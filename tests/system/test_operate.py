@@ -53,6 +53,7 @@ def test_up_answers_where_it_says_and_a_second_up_says_what_runs(environment: En
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url, timeout=30) as answer:
             assert answer.status == 200 and b"<html" in answer.read().lower()
+    assert all(f"\n{name} answers after" in up["printed"] for name in ("prefect", "mlflow", "worker")), up["printed"]
     again = json.loads(attar_here(environment | up["client"], "up", "--json").stdout)
     assert again["was_running"] and again["prefect"] == up["prefect"] and again["mlflow"] == up["mlflow"]
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
+from attar.compressors.data.verifiers.conduct import KeepsLanguage, KeepsRefusal
 from attar.compressors.data.verifiers.final_number import final_number
 from attar.compressors.data.verifiers.named_choices import named_choices
 from attar.compressors.data.verifiers.normal_forms import occurs_as_sign, sign_form, word_form, word_spans
@@ -149,6 +150,8 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "number": SameNumber,
     "choice": SameChoice,
     "contains": ContainsReference,
+    "refusal": KeepsRefusal,
+    "language": KeepsLanguage,
     "none": NoCheck,
 }
 

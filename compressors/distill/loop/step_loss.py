@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from attar.compressors.distill.loop.modality import Means, Modality
@@ -18,6 +17,9 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.outputs import Teachers
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
 from attar.compressors.distill.teachers.trained_model import TrainedModel
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 @dataclass

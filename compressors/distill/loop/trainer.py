@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 
 from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import units
@@ -25,7 +24,18 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, TeacherSource
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.models.adapted import mixed_precision
+from attar.compressors.models.sharded import is_sharded, local_state, sharded_state, whole
 from attar.compressors.models.trained_weights import WeightAverage, beside, set_weights, trained_weights
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def accelerator_on(device: torch.device) -> Accelerator:
+    """Return what runs a training on a device, in all of its processes."""
+    from accelerate import Accelerator  # a plan need not wait for it
+
+    return Accelerator(cpu=device.type == "cpu")
 
 
 @dataclass(frozen=True)
@@ -47,7 +57,8 @@ class Trainer:
 
     `modality`: how examples become batches, and those views. `teacher`: a live one, where the examples carry no recorded one;
     `teacher_sources` says it in general. `rollouts`: what writes the sequences of each step anew; else the examples are learned as they are.
-    `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step.
+    `average`: a running mean of the weights, kept beside them. With several processes each takes its share of every step; a student in
+    shards is left as it is, another is copied to each.
     """
 
     student: TrainedModel
@@ -73,7 +84,11 @@ class Trainer:
         optimizer = torch.optim.AdamW(
             trainable, lr=self.schedule.learning_rate, weight_decay=self.schedule.weight_decay, fused=True
         )
-        self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
+        self.is_sharded = is_sharded(self.student)
+        if self.is_sharded:
+            self.optimizer = self.accelerator.prepare(optimizer)
+        else:
+            self.student, self.optimizer = self.accelerator.prepare(self.student, optimizer)
         self.tokens_per_micro_batch = self.schedule.tokens_per_micro_batch
 
     @cached_property
@@ -117,7 +132,7 @@ class Trainer:
             "average": None if self.average is None else self.average.weights,
             "teacher_sources": {name: source.weights for name, source in self.teacher_sources.items()},
             "tokens_per_micro_batch": self.tokens_per_micro_batch,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": local_state(self.optimizer.state_dict()),
             "random": torch.get_rng_state(),
             "device_random": None if self._is_cpu else torch.get_device_module().get_rng_state(),
         }
@@ -131,7 +146,8 @@ class Trainer:
             weights = (state.get("teacher_sources") or state["parties"])[name]
             source.weights = beside(self.plain_student, weights)
         self.tokens_per_micro_batch = state["tokens_per_micro_batch"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        moved = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self.optimizer.load_state_dict(sharded_state(state["optimizer"], moved))
         torch.set_rng_state(state["random"])
         if not self._is_cpu and state["device_random"] is not None:
             torch.get_device_module().set_rng_state(state["device_random"])
@@ -157,7 +173,8 @@ class Trainer:
                 losses = self._accumulate(micro_batches, clock, share.is_idle)
                 break
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or len(micro_batches) == len(units(examples, order)):
+                is_smallest = len(micro_batches) == len(units(examples, order))
+                if not _is_out_of_memory(error) or is_smallest or self.is_sharded:  # the others wait inside of a run
                     raise
                 self.optimizer.zero_grad(set_to_none=True)
                 self.tokens_per_micro_batch = max(1, self.tokens_per_micro_batch // 2)
@@ -172,7 +189,7 @@ class Trainer:
         learning_rate = self.schedule.rate_at(self.step, self.num_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
-        grad_norm = float(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm))  # type: ignore[arg-type]
+        grad_norm = float(whole(self.accelerator.clip_grad_norm_(trainable, self.schedule.max_grad_norm)))  # type: ignore[arg-type]
         if not math.isfinite(grad_norm):
             raise NotFiniteError(self.step + 1, chosen, grad_norm)
         self.optimizer.step()
@@ -189,17 +206,25 @@ class Trainer:
         modality = self.modality.at(clock.step)
         step = StepLoss.of(reduction, modality, lambda: taught, self.accelerator, is_counted=not is_idle)
         sums = dict.fromkeys(reduction.objectives, 0.0)
-        for index, batch in enumerate(taught):
-            is_last = index == len(taught) - 1
+        runs = [(batch, not is_idle) for batch in taught] + [(taught[0], False)] * self._num_missing(len(taught))
+        for index, (batch, is_counted) in enumerate(runs):
+            is_last = index == len(runs) - 1
             # gradients of several processes are averaged once, with the last part
             with nullcontext() if is_last else self.accelerator.no_sync(self.student):
                 with mixed_precision(self.student):
                     loss, part = step.loss(self.student, student, batch)
                 # averaged over processes, to be summed: each divides by the terms of all
-                self.accelerator.backward(loss * (0.0 if is_idle else self.accelerator.num_processes))
+                self.accelerator.backward(loss * (self.accelerator.num_processes if is_counted else 0.0))
             for name, (loss_sum, _) in part.items():
-                sums[name] += 0.0 if is_idle else loss_sum
+                sums[name] += loss_sum if is_counted else 0.0
         return step.means(sums, self.accelerator)
+
+    def _num_missing(self, num_batches: int) -> int:
+        """Return how many runs this process has less than another: in shards all run together, each asks the others for its weights."""
+        if not self.is_sharded:
+            return 0
+        counts = self.accelerator.gather(torch.tensor([num_batches], device=self.accelerator.device))
+        return int(counts.max()) - num_batches  # type: ignore[union-attr]
 
     def _micro_batches(self, examples: Sequence[Any], order: Sequence[int]) -> list[Any]:
         has_teacher = "teacher" in self.teacher_sources

@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.bypass import returns_tuple, stopped, without_blocks
-from attar.compressors.models.exits import attention_exit, by_input, feed_forward_exit
+from attar.compressors.models.exits import MatrixExit, attention_exit, feed_forward_part
 from attar.compressors.prune.depth.scan import last_logits_only
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from attar.compressors.models.exits import Matrix
+    from attar.compressors.models.exits import Exit
 
 # Input ids and attention mask, right-padded.
 TokenBatch = tuple[Int[Tensor, "B T"], Int[Tensor, "B T"]]
@@ -88,9 +88,9 @@ def refit_blocks(
     original's, minimise the sum over tokens of ||a M - e||^2 / |original's state| + ridge * mean(a^2) * ||M||^2 and add M to W. This
     carries the layer-wise reconstruction of GPTQ (https://arxiv.org/abs/2210.17323) over from rounding to removed blocks, as
     ReplaceMe (https://arxiv.org/abs/2505.02819) does for the one block before a window. Dividing by the norm keeps tokens with massive
-    activations from outweighing all others together. `result`: the same model in the dtype it is to be kept in; it gets the same
-    updates, unrounded. `channels`: what a student with a narrower stream holds of the original's states. Memory: two states and the
-    inputs of one matrix for every token, and O(inputs^2).
+    activations from outweighing all others together. Where experts make several last matrices, a is their output and M goes into all.
+    `result`: the same model in the dtype it is to be kept in; it gets the same updates, unrounded. `channels`: what a student with a
+    narrower stream holds of the original's states. Memory: two states and the inputs of one matrix for every token, and O(inputs^2).
 
     Raises ValueError for families whose blocks are no plain sum of state, attention and feed-forward part.
     """
@@ -103,10 +103,11 @@ def refit_blocks(
     for index in range(first, len(matches.was)):
         walk.advance_to(matches.middle[index])  # behind a seam another block
         targets = [held(state) for state in walk.advance()]
-        _fit_attention(ours, targets, [attention_exit(model, index) for model in (student, result)], ridge)
+        ends = [MatrixExit(attention_exit(model, index)) for model in (student, result)]
+        _fit_attention(ours, targets, ends, ridge)
         walk.advance_to(matches.upto[index] + 1)
         targets = [held(state) for state in walk.states]
-        exits = [feed_forward_exit(model, index) for model in (student, result)]
+        exits = [feed_forward_part(model, index) for model in (student, result)]
         equations, passed = Equations(), []
         for i, (_, mask) in enumerate(batches):
             inputs, state = ours.through_block(i, exits[0])
@@ -117,7 +118,7 @@ def refit_blocks(
         yield BlockFit(index, residual_fraction)
 
 
-def _fit_attention(ours: Walk, targets: Sequence[Tensor], exits: Sequence[Matrix], ridge: float) -> None:
+def _fit_attention(ours: Walk, targets: Sequence[Tensor], exits: Sequence[MatrixExit], ridge: float) -> None:
     """Fit the last attention matrix of the block before which `ours` stands, so that the states behind it near the targets."""
     equations = Equations()
     for i, (_, mask) in enumerate(ours.batches):
@@ -155,21 +156,21 @@ class Walk:
         self.at = at
         _check_is_sum(self)
 
-    def inputs_of(self, index: int, matrix: nn.Module) -> Float[Tensor, "B T I"]:
-        """Return what a matrix of block `at` reads, times what the family scales its output by."""
-        inputs = self._run(index, matrix, is_before=True)
+    def inputs_of(self, index: int, attention: MatrixExit) -> Float[Tensor, "B T I"]:
+        """Return what the last attention matrix of block `at` reads, times what the family scales its output by."""
+        inputs = self._run(index, attention.matrix, is_before=True)
         return inputs.reshape(*self.batches[index][0].shape, -1) * self.scale  # OPT flattens batch and tokens
 
     def state_after_attention(self, index: int, inputs: Tensor | None = None) -> Float[Tensor, "B T D"]:
         """Return the state between the attention and the feed-forward part of block `at`. `inputs`: of its exit, where they are known."""
-        matrix = attention_exit(self.model, self.at)
-        inputs = self.inputs_of(index, matrix) if inputs is None else inputs
-        return self.states[index] + matrix(inputs)
+        attention = MatrixExit(attention_exit(self.model, self.at))
+        inputs = self.inputs_of(index, attention) if inputs is None else inputs
+        return self.states[index] + attention.apply(inputs)
 
-    def through_block(self, index: int, matrix: nn.Module) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B T D"]]:
-        """Return what a matrix of block `at` reads, scaled, and the state behind the block."""
+    def through_block(self, index: int, exit_: Exit) -> tuple[Float[Tensor, "B T I"], Float[Tensor, "B T D"]]:
+        """Return what an exit of block `at` reads, scaled, and the state behind the block."""
         read: list[Tensor] = []
-        hook = matrix.register_forward_pre_hook(lambda module, args: read.append(args[0]))
+        hook = exit_.watch(read.append)
         try:
             state = self._run(index, decoder_blocks(self.model)[self.at])
         finally:
@@ -178,9 +179,9 @@ class Walk:
 
     def advance(self) -> list[Float[Tensor, "B T D"]]:
         """Take every batch through block `at`; return the states between its attention and its feed-forward part."""
-        matrix = attention_exit(self.model, self.at)
-        passed = [self.through_block(index, matrix) for index in range(len(self.batches))]
-        between = [state + matrix(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
+        attention = MatrixExit(attention_exit(self.model, self.at))
+        passed = [self.through_block(index, attention) for index in range(len(self.batches))]
+        between = [state + attention.apply(inputs) for state, (inputs, _) in zip(self.states, passed, strict=True)]
         self.move_on([state for _, state in passed])
         return between
 
@@ -227,26 +228,25 @@ class Equations:
         self.cross = cross if self.cross is None else self.cross.add_(cross)
         self.total += float(lacking.double().pow(2).sum())
 
-    def update(self, matrices: Sequence[Matrix], ridge: float) -> tuple[Float[Tensor, "I D"], float]:
-        """Add the solution to each of the matrices, the same in several dtypes. Return it and the fraction of squared error it leaves."""
+    def update(self, exits: Sequence[Exit], ridge: float) -> tuple[Float[Tensor, "I D"], float]:
+        """Add the solution to each of the exits, the same in several dtypes. Return it and the fraction of squared error it leaves."""
         assert self.gram is not None and self.cross is not None, "add first"
         gram, cross = self.gram.double(), self.cross.double()
         penalty = ridge * gram.diagonal().mean().clamp(min=1e-30)
         change = torch.linalg.solve(gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device), cross)
         # ||e - a M||^2 = ||e||^2 - 2 <M, a'e> + <M, a'a M>
         left = self.total - 2.0 * float((change * cross).sum()) + float((change * (gram @ change)).sum())
-        for matrix in dict.fromkeys(matrices):
-            weight = by_input(matrix)
-            weight.copy_((weight.double() + change.to(weight.device)).to(weight.dtype))
+        for entry in dict.fromkeys(exits):
+            entry.add(change)
         return change.float(), left / max(self.total, 1e-30)
 
 
 def _check_is_sum(walk: Walk) -> None:
     """Raise ValueError unless the block's state is what it receives plus what its two last matrices give: else no update of them fits."""
     model, index = walk.model, walk.at
-    exit_matrix = feed_forward_exit(model, index)
-    inputs, whole = walk.through_block(0, exit_matrix)
-    parts = walk.state_after_attention(0) + exit_matrix(inputs)
+    last = feed_forward_part(model, index)
+    inputs, whole = walk.through_block(0, last)
+    parts = walk.state_after_attention(0) + last.apply(inputs)
     keep = walk.batches[0][1].bool()
     error = float((parts - whole)[keep].float().norm() / whole[keep].float().norm().clamp(min=1e-12))
     if not error <= SUM_TOLERANCE:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
-from attar.compressors.models.exits import feed_forward_exit
+from attar.compressors.models.exits import feed_forward_output, multiply_feed_forward
 from attar.compressors.prune.depth.scan import last_logits_only, residual_stream
 
 if TYPE_CHECKING:
@@ -99,18 +100,9 @@ class PatchFit:
         return self._change[first] + products
 
 
-@torch.no_grad()
 def fold_patch(model: PreTrainedModel, patch: Patch) -> None:
-    """Multiply the last matrix (and bias) of the block before the window by I + delta, in float32, in place."""
-    from transformers.pytorch_utils import Conv1D  # a second that a plan need not wait for
-
-    matrix = feed_forward_exit(model, patch.first_block - 1)
-    full = torch.eye(len(patch.delta), device=matrix.weight.device) + patch.delta.to(matrix.weight.device)
-    weight = matrix.weight.float()  # Linear stores (out, in), Conv1D (in, out)
-    patched = weight @ full if isinstance(matrix, Conv1D) else full.T @ weight
-    matrix.weight.copy_(patched.to(matrix.weight.dtype))
-    if matrix.bias is not None:
-        matrix.bias.copy_((matrix.bias.float() @ full).to(matrix.bias.dtype))
+    """Multiply the output of the feed-forward part before the window by I + delta. In place, folded in float32."""
+    multiply_feed_forward(model, patch.first_block - 1, torch.eye(len(patch.delta)) + patch.delta.cpu())
 
 
 @contextmanager
@@ -119,15 +111,11 @@ def feed_forward_outputs(model: PreTrainedModel, first_blocks: Sequence[int]) ->
     outputs: dict[int, Tensor] = {}
     # Granite scales what a block adds; a map on the matrix is scaled along with it
     scale = float(getattr(model.config, "residual_multiplier", 1.0))
-    hooks = []
-    for index in {first - 1 for first in first_blocks}:
 
-        def keep(module: nn.Module, args: tuple, output: Tensor, index: int = index) -> None:
-            outputs[index] = output * scale
+    def see(index: int, output: Tensor) -> None:
+        outputs[index] = output * scale
 
-        hooks.append(feed_forward_exit(model, index).register_forward_hook(keep))
-    try:
+    with ExitStack() as stack:
+        for index in {first - 1 for first in first_blocks}:
+            stack.enter_context(feed_forward_output(model, index, partial(see, index)))
         yield outputs
-    finally:
-        for hook in hooks:
-            hook.remove()

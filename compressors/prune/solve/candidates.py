@@ -22,7 +22,8 @@ from attar.compressors.prune.solve.costs import PartCosts, has_halves
 from attar.compressors.prune.solve.items import ATTENTION, FEED_FORWARD, PARTS, Item
 from attar.compressors.prune.solve.probe import Probe, WithoutParts, WithoutUnits
 from attar.compressors.prune.width.cut import config_changes
-from attar.compressors.prune.width.layout import Part, attention_parts, feed_forward_parts
+from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
+from attar.compressors.prune.width.parts import Part
 from attar.compressors.prune.width.scores import Taylor, WidthScan, highest
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from attar.compressors.measure.cost import attention_width, num_matmul_parameters
+from attar.compressors.measure.cost import num_matmul_parameters
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.prune.depth.block_cost import Costs, counted_costs, measured_latency
 from attar.compressors.prune.depth.seam import FEED_FORWARD_HALF, check_halves
-from attar.compressors.prune.width.layout import attention_parts, num_inputs
+from attar.compressors.prune.width.layout import attention_parts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -90,12 +90,14 @@ def part_costs(
 def kv_bytes_per_block(model: PreTrainedModel) -> float:
     """Return the bytes of keys and values that one block caches a token. 0 for families whose heads are not known."""
     try:
-        part = attention_parts(model)[0]
+        parts = attention_parts(model)
     except ValueError:
         return 0.0
-    head_dim = attention_width(model.config) // model.config.num_attention_heads
-    assert num_inputs(part.exit) % head_dim == 0, "the exit reads whole heads"
-    return 2.0 * part.num_units * head_dim * model.dtype.itemsize
+    part = parts[0]
+    # latents, and blocks without attention, cache otherwise
+    if not part.head_dim or len(parts) < len(decoder_blocks(model)):
+        return 0.0
+    return 2.0 * part.num_units * part.head_dim * model.dtype.itemsize
 
 
 def _half(block: nn.Module, names: tuple[str, ...], least_ndim: int = 1) -> float:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from attar.compressors.measure.cost import num_parameters
 from attar.compressors.models.blocks import decoder_blocks
-from attar.compressors.prune.width.layout import Part, attention_parts, feed_forward_parts
+from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
+from attar.compressors.prune.width.parts import Part
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 class WidthCost:
     """What a model's width costs. Parameters in all and in the blocks, and of one channel or KV group taken in every block.
 
-    `num_groups` 0: KV groups cannot be removed.
+    `num_channels` 0: channels cannot be removed, as of experts. `num_groups` 0: KV groups cannot.
     """
 
     num_parameters: int
@@ -76,14 +77,19 @@ class WidthCost:
 
 
 def width_cost(model: PreTrainedModel) -> WidthCost:
-    """Count what channels and KV groups cost. Raises ValueError for families whose channels cannot go."""
-    channels = feed_forward_parts(model)
+    """Count what channels and KV groups cost. Raises ValueError for families of which neither can go."""
     groups = _attention_parts_if_any(model)
+    try:
+        channels = feed_forward_parts(model)
+    except ValueError:
+        if not groups:
+            raise
+        channels = []
     return WidthCost(
         num_parameters=num_parameters(model),
-        num_blocks=len(channels),
+        num_blocks=len(decoder_blocks(model)),
         num_block_parameters=sum(parameter.numel() for parameter in decoder_blocks(model).parameters()),
-        num_channels=channels[0].num_units,
+        num_channels=channels[0].num_units if channels else 0,
         channel_parameters=sum(part.unit_parameters for part in channels),
         num_groups=groups[0].num_units if groups else 0,
         group_parameters=sum(part.unit_parameters for part in groups),

@@ -12,13 +12,8 @@ from torch import Tensor, nn
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import bring
-from attar.compressors.prune.width.layout import (
-    ATTENTION_NAMES,
-    Part,
-    attention_parts,
-    feed_forward_parts,
-    num_inputs,
-)
+from attar.compressors.prune.width.layout import attention_of, attention_parts, feed_forward_parts
+from attar.compressors.prune.width.parts import Part, num_inputs
 
 if TYPE_CHECKING:
     import transformers
@@ -28,7 +23,16 @@ if TYPE_CHECKING:
 
 KeptUnits = Sequence[Int[Tensor, "U"]]
 # Names of the number of channels in configs; a config may carry more than one.
-CHANNEL_KEYS = ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size")
+CHANNEL_KEYS = (
+    "intermediate_size",
+    "ffn_dim",
+    "n_inner",
+    "ffn_hidden_size",
+    "shared_intermediate_size",
+    "intermediate_size_mlp",
+)
+# A switch by which LFM2 derives the number from another one.
+DERIVED_SWITCH = "block_auto_adjust_ff_dim"
 
 
 @torch.no_grad()
@@ -74,8 +78,8 @@ def silenced(
 
 
 def config_changes(
-    model: transformers.PreTrainedModel, *, num_channels: int | None, num_groups: int | None
-) -> dict[str, int]:
+    model: transformers.PreTrainedModel, *, num_channels: int | None = None, num_groups: int | None = None
+) -> dict[str, Any]:
     """Return the config values of the narrowed model, after a try on a model without memory.
 
     `num_key_value_heads` and `num_attention_heads` fall together; `head_dim` is made explicit, since it no longer follows from
@@ -83,38 +87,73 @@ def config_changes(
     """
     import transformers  # a second that a plan need not wait for
 
-    config, changes, family = model.config, {}, type(model).__name__
+    config, family = model.config, type(model).__name__
+    wanted = {feed_forward_parts: num_channels, attention_parts: num_groups}
+    wanted = {find: count for find, count in wanted.items() if count is not None}
+    removed = sum(
+        (part.num_units - count) * part.unit_parameters for find, count in wanted.items() for part in find(model)
+    )
+    num_left = _block_parameters(model) - removed
+    options, errors = _options(model, num_channels, num_groups), []
+    for changes in options:
+        try:
+            with torch.device("meta"):
+                tried = transformers.AutoModelForCausalLM.from_config(_changed(config, changes))
+            is_so = all(_fits(find(model), find(tried), count) for find, count in wanted.items())
+        except Exception as error:  # noqa: BLE001 - a config class may raise anything
+            errors.append(error)
+            continue
+        if is_so and _block_parameters(tried) == num_left:
+            return changes
+    if len(errors) == len(options):
+        reason = " ".join(str(errors[0]).split())
+        raise ValueError(f"{family}: its config refuses {_named(options[0])}: {reason}{_accepted(model)}") from errors[
+            0
+        ]
+    raise ValueError(f"{family}: a plain config cannot say {_named(options[0])}: the matrices would be larger")
+
+
+def _options(
+    model: transformers.PreTrainedModel, num_channels: int | None, num_groups: int | None
+) -> list[dict[str, Any]]:
+    """Return the changes that may say it, the likeliest first: all names that a config has for channels, then each of them alone."""
+    config = model.config
+    carried = [name for name in CHANNEL_KEYS if _carries(config, name)]
+    channels: list[dict[str, Any]] = [{}]
     if num_channels is not None:
-        changes |= {name: num_channels for name in CHANNEL_KEYS if _carries(config, name)}
+        switch = {DERIVED_SWITCH: False} if _carries(config, DERIVED_SWITCH) else {}
+        sets = [carried, *([name] for name in carried if len(carried) > 1)]
+        channels = [
+            {**{name: _like(getattr(config, name), num_channels) for name in names}, **switch} for names in sets
+        ]
+    groups: dict[str, Any] = {}
     if num_groups is not None:
         ratio, head_dim = _head_sizes(model)
-        changes |= {
-            "num_attention_heads": ratio * num_groups,
-            "num_key_value_heads": num_groups,
-            "head_dim": head_dim,
-        }
-    try:
-        with torch.device("meta"):
-            tried = transformers.AutoModelForCausalLM.from_config(_changed(config, changes))
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{family}: its config refuses {_named(changes)}: {reason}{_accepted(model)}") from error
-    for find, wanted in ((feed_forward_parts, num_channels), (attention_parts, num_groups)):
-        if wanted is not None and not _fits(find(model)[0], find(tried)[0], wanted):
-            raise ValueError(f"{family}: a plain config cannot say {_named(changes)}: the matrices would be larger")
-    return changes
+        groups = {"num_attention_heads": ratio * num_groups, "num_key_value_heads": num_groups}
+        groups |= {"head_dim": head_dim} if head_dim else {}
+    return [{**entry, **groups} for entry in channels]
 
 
-def _fits(part: Part, tried: Part, num_units: int) -> bool:
-    return (tried.num_units, tried.unit_width) == (num_units, part.unit_width) and num_inputs(
-        tried.exit
-    ) == num_units * part.unit_width
+def _block_parameters(model: transformers.PreTrainedModel) -> int:
+    return sum(parameter.numel() for parameter in decoder_blocks(model).parameters())
+
+
+def _like(value: Any, count: int) -> Any:
+    """Return a number as a config has it: one, or one a block."""
+    return [count] * len(value) if isinstance(value, list | tuple) else count
+
+
+def _fits(parts: Sequence[Part], tried: Sequence[Part], num_units: int) -> bool:
+    return len(parts) == len(tried) and all(
+        (built.num_units, built.unit_width, num_inputs(built.exit))
+        == (num_units, part.unit_width, num_units * part.unit_width)
+        for part, built in zip(parts, tried, strict=True)
+    )
 
 
 def _head_sizes(model: transformers.PreTrainedModel) -> tuple[int, int]:
     part, num_heads = attention_parts(model)[0], model.config.num_attention_heads
-    ratio = num_heads // part.num_units
-    return ratio, part.unit_width // ratio
+    return num_heads // part.num_units, part.head_dim
 
 
 def _accepted(model: transformers.PreTrainedModel) -> str:
@@ -128,7 +167,7 @@ def _accepted(model: transformers.PreTrainedModel) -> str:
         sizes = {
             "num_attention_heads": ratio * num_groups,
             "num_key_value_heads": num_groups,
-            "head_dim": head_dim,
+            **({"head_dim": head_dim} if head_dim else {}),
         }
         try:
             _changed(model.config, sizes)
@@ -138,7 +177,7 @@ def _accepted(model: transformers.PreTrainedModel) -> str:
     return f"; accepted numbers of KV groups: {', '.join(accepted) or 'none'}"
 
 
-def _changed(config: PretrainedConfig, changes: dict[str, int]) -> PretrainedConfig:
+def _changed(config: PretrainedConfig, changes: dict[str, Any]) -> PretrainedConfig:
     values: dict[str, Any] = {**config.to_dict(), **changes}
     # a config that maps one name to another would be told twice
     for name, real_name in type(config).attribute_map.items():
@@ -152,7 +191,7 @@ def _carries(config: PretrainedConfig, name: str) -> bool:
     return name in config.to_dict() or name in type(config).attribute_map
 
 
-def _named(changes: dict[str, int]) -> str:
+def _named(changes: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in changes.items()) or "another number of channels"
 
 
@@ -165,6 +204,10 @@ def _cut_part(part: Part, units: Int[Tensor, "U"]) -> None:
     for key, pieces in rows.items():
         _keep_outputs(matrices[key], torch.cat(pieces))
     _keep_inputs(part.exit, part.exit_columns(units))
+    for vector in part.vectors:
+        old = getattr(vector.module, vector.name)
+        new = nn.Parameter(old[vector.of(units)].contiguous(), requires_grad=old.requires_grad)
+        setattr(vector.module, vector.name, new)
 
 
 def _keep_outputs(matrix: Matrix, index: Int[Tensor, "N"]) -> None:
@@ -195,7 +238,7 @@ def _recount_heads(model: transformers.PreTrainedModel) -> None:
         "num_key_value_heads": model.config.num_key_value_heads,
     }
     for block in decoder_blocks(model):
-        attention = next(getattr(block, name) for name in ATTENTION_NAMES if hasattr(block, name))
+        attention = attention_of(block)
         for name, value in counts.items():
-            if hasattr(attention, name):
+            if attention is not None and hasattr(attention, name):
                 setattr(attention, name, value)

@@ -13,7 +13,7 @@ from torch import Tensor
 from attar.compressors.models.exits import by_input
 from attar.compressors.models.paging import bring
 from attar.compressors.prune.depth.scan import last_logits_only
-from attar.compressors.prune.width.layout import Part, num_inputs
+from attar.compressors.prune.width.parts import Part, num_inputs
 from attar.compressors.prune.width.scores import watched
 
 if TYPE_CHECKING:

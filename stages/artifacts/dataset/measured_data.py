@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
-from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, Facts
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 
 
@@ -13,6 +13,12 @@ def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]
     """Return the data sets' names, numbered where two have the same. What is measured on one must not overwrite the other's."""
     names = [data.facts.name or f"{default}_{index}" for index, data in enumerate(datasets)]
     return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
+
+
+def names_ahead(datasets: Sequence[Facts]) -> tuple[str, ...]:
+    """Return the data sets' names before they are there; none where any is not known, or two are alike."""
+    names = tuple(str(facts.get("name", "")) for facts in datasets)
+    return names if all(names) and len({*names}) == len(names) else ()
 
 
 def question_rows(data: DatasetArtifact, max_rows: int = 0, part: Split = "heldout") -> list[Row]:

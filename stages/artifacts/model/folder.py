@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,7 @@ from attar.stages.artifacts.model.load_report import one_line, read_model, read_
 from attar.stages.artifacts.model.older_form import write_older_config
 from attar.stages.artifacts.model.paged import write_paged
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_other_kinds, refuse_unsafe
+from attar.stages.artifacts.model.tensor_files import StoredTensor, tensor_infos
 from attar.stages.artifacts.model.tokenizer_files import (
     companion_bytes,
     copy_tokenizer,
@@ -60,13 +63,36 @@ def load_model(
             refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
     is_placed = quantized != "none" or is_stored_quantized
     placement = {"device_map": {"": device or "cpu"}} if is_placed else {}
-    model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
+    with without_bars() if is_stored_quantized else nullcontext():
+        model = read_model(folder, dtype, strip_from_names, **placement, **_quantization(quantized, dtype))
+        _expand(model)
     refuse_not_finite(folder, model.state_dict())
     if is_placed:  # while loading: a quantized model cannot be moved
         return _without_inference_packing(model.eval())
     model = model.to(device=device) if device is not None else model  # type: ignore[call-arg]
     take_fast_paths(model, dtype)
     return model.eval()
+
+
+def load_quantized(
+    folder: Path, dtype: torch.dtype, device: torch.device, quantized: QuantizedBase
+) -> transformers.PreTrainedModel:
+    """Load a folder of float weights as `load_model` does, each matrix read when it is its turn. Memory holds the quantized model and one.
+
+    `load_model` maps the files too, whose pages count until all is loaded. Raises ValueError as it does.
+    """
+    refuse_unsafe(folder)
+    refuse_other_kinds(folder)
+    quiet_transformers()
+    skeleton = read_skeleton(folder)
+    refuse_float_experts(expert_fraction(skeleton), "quantized_base", quantized)
+    stored = {name: StoredTensor(name, info) for name, info in tensor_infos(folder).items()}
+    options: dict[str, Any] = {"dtype": dtype, "device_map": {"": device}, **_quantization(quantized, dtype)}
+    model = type(skeleton).from_pretrained(None, config=skeleton.config, state_dict=stored, **options)  # type: ignore[arg-type]
+    model._weight_conversions = None  # type: ignore[assignment] - as `read_model` leaves it
+    model.generation_config = skeleton.generation_config
+    refuse_not_finite(folder, model.state_dict())
+    return _without_inference_packing(model.eval())
 
 
 def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[str, BitsAndBytesConfig]:
@@ -80,6 +106,19 @@ def _quantization(quantized: QuantizedBase, dtype: torch.dtype | str) -> dict[st
         return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
     four_bits = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     return {"quantization_config": four_bits}
+
+
+def _expand(model: transformers.PreTrainedModel) -> None:
+    """Expand the matrices of a folder of compressed-tensors now, which otherwise happens within the first pass."""
+    if hasattr(model, "ct_decompress_hook"):
+        model.hf_quantizer.compressor.decompress_model(model)  # type: ignore[union-attr, operator]
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Keep compressed-tensors' progress bars off the console: they take no setting."""
+    with redirect_stderr(io.StringIO()):
+        yield
 
 
 def _without_inference_packing(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
@@ -188,12 +227,12 @@ def folder_facts(folder: Path, strip_from_names: Sequence[str] = ()) -> Facts:
     refuse_no_tokenizer(folder)
     quiet_transformers()
     is_packed = "quantization_config" in read_object(folder / "config.json")
-    model = _unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
+    model = unquantized_skeleton(folder) if is_packed else read_skeleton(folder, strip_from_names)
     return {**model_facts(model), "companion_bytes": companion_bytes(folder)}
 
 
-def _unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
-    """Build the skeleton by the config alone: packed weights are of other names and shapes than the model they stand for."""
+def unquantized_skeleton(folder: Path) -> transformers.PreTrainedModel:
+    """Build the skeleton by the config alone. Packed weights are of other names and shapes than the model they stand for."""
     import transformers  # a second that a plan need not wait for
 
     weight_files(folder)

@@ -62,7 +62,13 @@ def readers_of(folder: Path) -> str:
     )
     if config.get("model_type") in READ_BY_BOTH and is_said and "quantization_config" not in config:
         return "transformers 4.57 or 5"
-    return f"transformers {config.get('transformers_version', '5')} or newer"
+    with_package = " with compressed-tensors, or vLLM" if _packing(config) == "compressed-tensors" else ""
+    return f"transformers {config.get('transformers_version', '5')} or newer{with_package}"
+
+
+def _packing(config: Mapping[str, Any]) -> Any:
+    packing = config.get("quantization_config")
+    return packing.get("quant_method") if isinstance(packing, dict) else None
 
 
 def older_names(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -86,15 +86,23 @@ class FolderStore:
         return self._changed.get(name) or self.infos[name]
 
 
-def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, changes: Path) -> PreTrainedModel:
-    """Load a safe model folder so that one block's weights are in memory at a time. All else of it is there.
+@dataclass(frozen=True)
+class Pages:
+    """Where changed blocks lie, and how many bytes of a model may stay in memory beside the block in use."""
 
-    It computes what `load_model` gives, to the bit, and can be changed, but not trained. Changed blocks lie in the folder `changes`.
-    Raises ValueError as `load_model` does.
+    changes: Path
+    room_bytes: float = 0.0
+
+
+def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, pages: Pages) -> PreTrainedModel:
+    """Load a safe model folder with one block's weights in memory at a time, or those that have room. All else of it is there.
+
+    It computes what `load_model` gives, to the bit, and can be changed, but not trained. Raises ValueError as `load_model` does.
     """
     skeleton = read_model(folder, dtype, device_map="meta")  # its report refuses what is not the whole model
     infos = tensor_infos(folder)
-    store = FolderStore.over(infos | joined_tensors(folder, dtype, skeleton, infos, changes), changes)
+    joined = joined_tensors(folder, dtype, skeleton, infos, pages.changes)
+    store = FolderStore.over(infos | joined, pages.changes)
     model = _without_weights(skeleton)
     dtypes = {name: tensor.dtype for name, tensor in skeleton.state_dict(keep_vars=True).items()}
     in_blocks = {id(parameter) for parameter in decoder_blocks(model).parameters()}
@@ -106,7 +114,8 @@ def load_paged(folder: Path, dtype: torch.dtype | str, device: torch.device, cha
     model.tie_weights()
     model = model.eval().requires_grad_(False)
     take_fast_paths(model, dtype)
-    page_blocks(model, store, device)
+    outside_bytes = sum(tensor.nbytes for tensor in _distinct(model).values() if not tensor.is_meta)
+    page_blocks(model, store, device, max(0.0, pages.room_bytes - outside_bytes))
     return model
 
 

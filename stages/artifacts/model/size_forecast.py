@@ -118,6 +118,8 @@ def stored_bytes(facts: Facts) -> float:
     if "num_parameters" not in facts:
         return 0.0
     beside = float(facts.get("companion_bytes", 0))
+    if facts.get("format") == "gguf":  # the tokenizer is in the file
+        return float(facts["weight_bytes"]) + beside
     if facts.get("format") == "onnx":
         graph = GRAPH_BYTES_PER_BLOCK * float(facts.get("num_blocks", 0))
         return GRAPH_WEIGHTS[str(facts.get("quantization", "none"))](facts) + graph + beside

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -93,6 +94,19 @@ def read_numbers(name: str, info: TensorInfo, tensor: Tensor) -> None:
             if not count:
                 raise ValueError(f"{info.path} ends within {name}: it is damaged")
             num_read += count
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file. `[...]` reads its elements into memory of their own, which is what a loader asks of a safetensors slice."""
+
+    name: str
+    info: TensorInfo
+
+    def __getitem__(self, index: Any) -> Tensor:
+        tensor = torch.empty(self.info.shape, dtype=self.info.dtype)
+        read_numbers(self.name, self.info, tensor)
+        return tensor[index]
 
 
 def _data_offsets(path: Path) -> dict[str, tuple[int, int]]:

@@ -24,10 +24,13 @@ COST_FACTS = {
 
 
 def width_facts(model: PreTrainedModel) -> Facts:
-    """Return the cost of a model's channels and KV groups, nothing for families that cannot be narrowed."""
+    """Return the cost of a model's channels and KV groups. Nothing for families whose channels stay or whose blocks differ in size."""
     try:
         cost = width_cost(model)
     except ValueError:
+        return {}
+    sizes = {sum(parameter.numel() for parameter in block.parameters()) for block in decoder_blocks(model)}
+    if not cost.num_channels or len(sizes) > 1:  # what a plan tells of fewer blocks or channels takes them as equal
         return {}
     matrices = sum(parameter.numel() for parameter in decoder_blocks(model).parameters() if parameter.ndim >= 2)
     return {"num_block_matmul_parameters": matrices, **{fact: getattr(cost, name) for name, fact in COST_FACTS.items()}}

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from attar.compressors.models.blocks import remove_blocks
 from attar.compressors.prune.vocabulary.tables import cut_vocabulary, kept_logprobs, probe_logprobs
 from attar.stages.ingest.tiny_model import FAMILIES, random_model
-from tests.stages.tiny_families import family_config
+from benchmarks.families.sizes import family_config
 
 # Ends and beginnings among them; not in the order of any table by chance: every third, and the last.
 STAYING = sorted({0, 1, 2, *range(5, 259, 3), 258})

@@ -131,12 +131,7 @@ def test_heads_that_a_family_cannot_lose(family: str) -> None:
 @pytest.mark.parametrize(
     ("model_type", "options", "find", "message"),
     [
-        (
-            "gpt_oss",
-            {"num_local_experts": 2, "num_experts_per_tok": 1},
-            attention_parts,
-            "attention has sinks of shape",
-        ),
+        ("diffllama", {}, attention_parts, "attention has lambda_q1 of shape"),
         (
             "mixtral",
             {"num_local_experts": 2},

@@ -14,9 +14,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from attar.compressors.models.blocks import decoder_blocks, only_blocks, remove_blocks
 from attar.compressors.models.bypass import handing_on
 from attar.compressors.models.skeleton import check_cut
+from attar.compressors.prune.solve.costs import kv_bytes_per_block
 from attar.compressors.prune.width.layout import attention_parts
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
-from tests.stages.tiny_families import family_config
+from attar.stages.artifacts.model.width_facts import width_facts
+from benchmarks.families.sizes import family_config
 
 CPU = torch.device("cpu")
 MAX_PARAMETERS = 5_000_000
@@ -99,10 +101,27 @@ def test_a_model_run_with_some_blocks_is_whole_again() -> None:
     assert torch.equal(kept_logits(model, "prune"), before)
 
 
-def test_attention_that_some_blocks_lack_is_refused_by_name() -> None:
-    for family in ("granitemoehybrid", "mamba"):
-        with pytest.raises(ValueError, match="its heads cannot be removed"):
-            attention_parts(family_model(family))
+def test_heads_are_those_of_the_blocks_that_attend() -> None:
+    assert len(attention_parts(family_model("granitemoehybrid"))) == 3
+    with pytest.raises(ValueError, match="its heads cannot be removed"):
+        attention_parts(family_model("mamba"))
+
+
+def test_a_plan_is_told_of_equal_blocks_with_channels_alone() -> None:
+    """What it says of fewer blocks or channels takes them as equal."""
+    assert width_facts(family_model("llama"))["num_ffn_channels"] == 96
+    assert not any(width_facts(family_model(family)) for family in ("qwen3_moe", "lfm2", "mamba"))
+
+
+def test_cached_bytes_are_told_where_every_block_caches_its_heads() -> None:
+    assert kv_bytes_per_block(family_model("llama")) == 2 * 2 * 16 * 4
+    assert not any(kv_bytes_per_block(family_model(family)) for family in ("deepseek_v3", "lfm2", "mamba"))
+
+
+def test_a_hybrid_keeps_a_block_that_attends() -> None:
+    model = family_model("granitemoehybrid", layer_types=["linear_attention"] * 5 + ["full_attention"])
+    with pytest.raises(ValueError, match="block 5 would be the last that attends to go; a hybrid keeps one of 5"):
+        check_cut(model, [5])
 
 
 @pytest.mark.parametrize(

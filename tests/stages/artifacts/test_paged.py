@@ -11,12 +11,12 @@ from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from attar.compressors.models.blocks import decoder_blocks
-from attar.compressors.models.paging import bring
+from attar.compressors.models.blocks import decoder_blocks, remove_blocks
+from attar.compressors.models.paging import bring, twin
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model, save_model
-from attar.stages.artifacts.model.paged import load_paged
+from attar.stages.artifacts.model.paged import FolderStore, Pages, load_paged
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.tiny_model import NUM_BYTE_TOKENS, byte_tokenizer
@@ -26,7 +26,7 @@ from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
-from tests.stages.tiny_families import family_config
+from benchmarks.families.sizes import family_config
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 43)[None]
@@ -63,7 +63,7 @@ def test_a_paged_model_gives_the_whole_models_logits(
     family: str, options: dict[str, Any], dtype: torch.dtype, tmp_path: Path
 ) -> None:
     folder = folder_of(family, tmp_path / "model", **options)
-    whole, paged = load_model(folder, dtype), load_paged(folder, dtype, CPU, tmp_path / "changes")
+    whole, paged = load_model(folder, dtype), load_paged(folder, dtype, CPU, Pages(tmp_path / "changes"))
     with torch.inference_mode():
         assert torch.equal(whole(IDS).logits, paged(IDS).logits)
     cached = [model.generate(IDS[:, :8], max_new_tokens=6, do_sample=False, pad_token_id=0) for model in (whole, paged)]
@@ -71,7 +71,7 @@ def test_a_paged_model_gives_the_whole_models_logits(
 
 
 def test_one_blocks_weights_are_in_memory_at_a_time(tmp_path: Path) -> None:
-    model = load_paged(folder_of("llama", tmp_path / "model"), torch.float32, CPU, tmp_path / "changes")
+    model = load_paged(folder_of("llama", tmp_path / "model"), torch.float32, CPU, Pages(tmp_path / "changes"))
     blocks, counts = decoder_blocks(model), []
     for block in blocks:
         block.register_forward_hook(lambda *_: counts.append(sum(not next(b.parameters()).is_meta for b in blocks)))
@@ -83,9 +83,58 @@ def test_one_blocks_weights_are_in_memory_at_a_time(tmp_path: Path) -> None:
     assert weight.data_ptr() == next(blocks[1].parameters()).data_ptr()  # the next block's memory is this one's
 
 
+def test_blocks_that_have_room_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = folder_of("llama", tmp_path / "model")
+    read: list[str] = []
+    read_into = FolderStore.read_into
+    monkeypatch.setattr(
+        FolderStore, "read_into", lambda store, name, tensor: (read.append(name), read_into(store, name, tensor))[1]
+    )
+    model = load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes"))
+    blocks = decoder_blocks(model)
+    block_bytes = sum(parameter.nbytes for parameter in blocks[0].parameters())
+    outside_bytes = sum(parameter.nbytes for parameter in model.parameters() if not parameter.is_meta)
+    expected = model(IDS).logits
+    roomy = load_paged(
+        folder, torch.float32, CPU, Pages(tmp_path / "roomy", outside_bytes + (len(blocks) - 2) * block_bytes)
+    )
+
+    def blocks_read() -> list[int]:
+        read.clear()
+        with torch.no_grad():
+            assert torch.equal(roomy(IDS).logits, expected)
+        return sorted({int(name.split(".")[2]) for name in read})
+
+    last = len(blocks) - 1
+    assert blocks_read() == list(range(last + 1))
+    assert blocks_read() == [last - 1, last]
+    # a block that is removed gives its room: the next round keeps one more of those that are left
+    remove_blocks(roomy, [1])
+    with torch.no_grad():
+        expected = roomy(IDS).logits
+    assert blocks_read() == [last]
+
+
+def test_a_block_that_stays_is_written_when_it_changes(tmp_path: Path) -> None:
+    folder = folder_of("llama", tmp_path / "model")
+    whole = load_model(folder, torch.float32)
+    paged = load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes", 1e12))
+    for model in (whole, paged):
+        with torch.no_grad():
+            model(IDS)
+            bring(decoder_blocks(model)[2]).mlp.down_proj.weight.mul_(1.5)
+    assert torch.equal(whole(IDS).logits, paged(IDS).logits)
+    copy = twin(paged, torch.float64, "copy")
+    assert all(parameter.is_meta for parameter in decoder_blocks(paged).parameters())
+    assert torch.equal(twin(whole, torch.float64, "copy")(IDS).logits, copy(IDS).logits)
+
+
 def test_a_changed_block_is_read_as_it_was_left(tmp_path: Path) -> None:
     folder = folder_of("llama", tmp_path / "model")
-    whole, paged = load_model(folder, torch.float32), load_paged(folder, torch.float32, CPU, tmp_path / "changes")
+    whole, paged = (
+        load_model(folder, torch.float32),
+        load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes")),
+    )
     for model in (whole, paged):
         with torch.no_grad():
             bring(decoder_blocks(model)[2]).mlp.down_proj.weight.mul_(1.5)
@@ -94,7 +143,7 @@ def test_a_changed_block_is_read_as_it_was_left(tmp_path: Path) -> None:
         "model.layers.2.mlp.down_proj.weight.safetensors"
     ]
     # what an interrupted walk left is not taken for weights of this one
-    again = load_paged(folder, torch.float32, CPU, tmp_path / "changes")
+    again = load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes"))
     assert torch.equal(load_model(folder, torch.float32)(IDS).logits, again(IDS).logits)
 
 
@@ -104,7 +153,7 @@ def test_a_paged_model_is_written_as_the_whole_one(family: str, tmp_path: Path) 
     facts = {}
     for name, model in (
         ("whole", load_model(folder, "auto")),
-        ("paged", load_paged(folder, "auto", CPU, tmp_path / "changes")),
+        ("paged", load_paged(folder, "auto", CPU, Pages(tmp_path / "changes"))),
     ):
         facts[name] = save_model(model, tmp_path / name).facts
     assert facts["whole"] == facts["paged"]
@@ -117,7 +166,7 @@ def test_not_finite_numbers_in_a_block_are_refused_when_it_is_read(tmp_path: Pat
     tensors = load_file(folder / "model.safetensors")
     tensors["model.layers.3.mlp.up_proj.weight"][0, 0] = float("nan")
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    model = load_paged(folder, torch.float32, CPU, tmp_path / "changes")
+    model = load_paged(folder, torch.float32, CPU, Pages(tmp_path / "changes"))
     with pytest.raises(ValueError, match=r"NaN or infinite numbers in model\.layers\.3\.mlp\.up_proj\.weight"):
         model(IDS)
 

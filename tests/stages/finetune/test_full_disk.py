@@ -15,8 +15,8 @@ from attar.registry.artifacts.store import Store
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.saved_steps import CHECKPOINT
 from attar.stages.finetune.stage import finetune
-from attar.stages.finetune.training_run import CHECKPOINT
 from attar.stages.label.record import RecordConfig, RecordInputs, record
 from attar.stages.process import one_line
 from attar.stages.prune.config import PruneConfig, PruneInputs

@@ -134,8 +134,8 @@ def test_checkpoints_are_written_at_the_minutes_asked_for_and_at_no_other_step(
     run = built(model, questions, tmp_path, checkpoint_minutes=minutes, checkpoint_every=every, eval_every=100)
 
     def note_file() -> None:
-        if run.checkpoint.exists():
-            step = torch.load(run.checkpoint, weights_only=True)["trainer"]["step"]
+        if run.saved_steps.path(0).exists():
+            step = torch.load(run.saved_steps.path(0), weights_only=True)["trainer"]["step"]
             steps_written.extend([step] if steps_written[-1:] != [step] else [])
 
     def after_a_step(event: object) -> None:
@@ -165,7 +165,7 @@ def test_the_weights_that_are_saved_are_the_running_mean(
     assert adapter.facts["best_step"] == CONFIG.schedule.max_steps
     saved = {f"model.{name}": value for name, value in weights(adapter).items()}
     assert saved.keys() == mean.keys()
-    own = torch.load(run.checkpoint, weights_only=True)["trainer"]["weights"]
+    own = torch.load(run.saved_steps.path(0), weights_only=True)["trainer"]["weights"]
     for name, value in saved.items():
         # lerp and the sum above round apart in float32, twelve times
         torch.testing.assert_close(value, mean[name], atol=1e-6, rtol=1e-5)

@@ -19,7 +19,7 @@ from attar.stages.artifacts.guidance_files import load_guidance
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.guided import prove_scale
+from attar.stages.export.onnx.guided import prove_scale
 from attar.stages.export.stage import export
 from attar.stages.guidance.config import GuideConfig, GuideInputs
 from attar.stages.guidance.data.stage import GuideDataInputs, guide_data

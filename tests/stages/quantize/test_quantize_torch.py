@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from typing import Any
 
 import pytest
 import torch
@@ -19,10 +20,10 @@ from attar.stages.quantize.limits import Limits
 
 
 def run(
-    store: Store, model: ModelArtifact, data: DatasetArtifact, method: str, max_kl_nats: float = 100.0
+    store: Store, model: ModelArtifact, data: DatasetArtifact, method: str, max_kl_nats: float = 100.0, **changes: Any
 ) -> ModelArtifact:
     config = QuantizeTorchConfig(
-        method=method, limits=Limits(max_kl_nats=max_kl_nats), precision="float32", max_tokens=32
+        method=method, limits=Limits(max_kl_nats=max_kl_nats), max_tokens=32, **{"precision": "float32", **changes}
     )  # type: ignore[arg-type]
     return quantize_torch.execute(config, QuantizeTorchInputs(model=model, data=data), store).artifact
 
@@ -43,6 +44,21 @@ def test_each_method_is_smaller_and_more_bits_lose_less(
         assert torch.isfinite(loaded(input_ids=torch.tensor([[5, 6, 7]])).logits).all()
         with pytest.raises(ValueError, match="export first, then quantize"):
             export.forecast(ExportConfig(), {"model": (artifact.facts,), "data": ({},)})
+
+
+@pytest.mark.parametrize(("method", "precision"), [("int8", "float32"), ("nf4", "bfloat16")])
+def test_a_model_is_quantized_the_same_by_blocks_and_whole(
+    store: Store, model: ModelArtifact, questions: DatasetArtifact, method: str, precision: str
+) -> None:
+    whole, paged = (
+        run(store, model, questions, method, precision=precision, in_memory=way, max_rows=4)
+        for way in ("model", "block")
+    )
+    for path in whole.path.iterdir():
+        if path.is_file() and path.name != "quality.json":
+            assert path.read_bytes() == (paged.path / path.name).read_bytes(), path.name
+    timed = {name for name in whole.facts if "seconds" in name}
+    assert timed and {name: value for name, value in whole.facts.items() if name not in timed} == dict(paged.facts)
 
 
 def test_the_evaluations_tasks_run_on_it(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:

@@ -71,6 +71,14 @@ def jsonl(store: Store, folder: Path, content: str | bytes, **options: Any) -> l
         ('{"question": "q", "answer": 1, "choices": ["x", ""]}', r"row 1 choices\[1\] is blank"),
         ('{"question": "q", "answer": 1, "choices": [["x"], "y"]}', r"row 1 choices\[0\] is a list"),
         ('{"question": "q", "answer": 2, "choices": ["x", "y"]}', "row 1 answer 2 is not one of its choices 'x', 'y'"),
+        (
+            '{"question": "q", "answer": 0, "choices": [{"text": "x"}, {"text": "y", "is_correct": true}]}',
+            "row 1 answer 0 does not name 'y', which its choices 'x', 'y' mark as right",
+        ),
+        (
+            '{"question": "q", "choices": [{"text": "x", "is_correct": false}, {"text": "y", "is_correct": false}]}',
+            "row 1 choices has 0 choices marked as right",
+        ),
         ('{"question": "q", "answer": -1, "choices": ["x", "y"]}', "row 1 answer -1 is not one of its choices"),
         ('{"question": "q", "answer": 0.5, "choices": ["x", "y"]}', "row 1 answer 0.5 is not one of its choices"),
         ('{"question": "q", "answer": "\\u00b2", "choices": ["x", "y"]}', "row 1 answer '²' is not one of its choices"),
@@ -201,3 +209,15 @@ def test_a_schema_that_refers_outside_itself_is_refused(store: Store, tmp_path: 
     within = json.dumps({"$defs": {"x": {"type": "null"}}, "properties": {"$ref": {key: "#/$defs/x"}}})
     [row] = jsonl(store, tmp_path, json.dumps({"question": "q", "answer": within, "verifier": "json_schema"}))
     assert row.answer == within
+
+
+def test_marked_choices_need_no_answer_and_what_nothing_reads_is_told(store: Store, tmp_path: Path) -> None:
+    cell = [{"text": "x", "is_correct": False, "why": "no"}, {"text": "y", "is_correct": True, "why": "yes"}]
+    records = [{"question": "q", "choices": cell}, {"question": "p", "choices": cell, "answer": "B"}]
+    notes: list[str] = []
+    with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
+        rows = jsonl(store, tmp_path, "\n".join(map(json.dumps, records)))
+    assert [(row.answer, row.answer_index, row.choices, row.verifier) for row in rows] == [
+        ("y", 1, ["x", "y"], "choice")
+    ] * 2
+    assert "columns that are not read: choices.why" in notes

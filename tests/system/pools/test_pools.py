@@ -126,6 +126,7 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from attar.pipelines.run.gpu_slot import gpu_slot
+    from attar.stages.process import StageFailed
 
     monkeypatch.setenv("ATTAR_NUM_GPUS", "2")
     monkeypatch.setenv("ATTAR_GPU_HOST", "there")
@@ -146,6 +147,10 @@ def test_each_stage_has_a_card_of_its_own_and_the_next_one_waits(
             waiting.join(timeout=90)
             assert third == [second["CUDA_VISIBLE_DEVICES"]]
         assert slots(machines, "gpu:there") == (2, 0)
+        with gpu_slot(machines.home, lambda text: None, 2) as both:
+            assert both == {"CUDA_VISIBLE_DEVICES": "0,1"} and slots(machines, "gpu:there") == (2, 2)
+        with pytest.raises(StageFailed, match="the stage asks for 3 GPUs, but there has 2; accepted: up to as many"):
+            gpu_slot(machines.home, lambda text: None, 3).__enter__()
         monkeypatch.setenv("ATTAR_NUM_GPUS", "0")
         with gpu_slot(machines.home, lambda text: None) as nothing:
             assert nothing == {}

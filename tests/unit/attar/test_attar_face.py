@@ -20,7 +20,7 @@ SIGNATURES = {
     "load_run": "(run_id, *, store)",
     "node": "(stage, *, config, **arguments)",
     "plan": "(recipe, *, overrides, until, from_node, store)",
-    "pull": "(model, folder)",
+    "pull": "(model, folder, *, form, key)",
     "run": "(recipe, *, overrides, until, from_node, workers, store, is_quiet)",
 }
 CLASSES = ("AttarError", "Comparison", "Plan", "Recipe", "RecipeError", "Run", "Store")

@@ -15,7 +15,8 @@ from attar.registry.release.pull import download_model
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.register.config import RegisterConfig, check_gate
+from attar.stages.register.config import RegisterConfig
+from attar.stages.register.encoder import check_gate
 from attar.stages.register.stage import RegisterInputs, register
 from tests.databases import copy_database
 from tests.stages.artifacts.encoder.conftest import encoder_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -29,7 +31,11 @@ HEAVY = (
     "mlflow",
     "prefect",
     "optuna",
+    "accelerate",
+    "httpx",
 )
+# What a plan of `tiny` may take of a processor, and how often it is tried: other work on the machine makes it longer, nothing shorter.
+MAX_CPU_SECONDS, NUM_TRIES = 3.0, 3
 
 
 def test_a_plan_of_tiny_imports_no_heavy_library(tmp_path: Path) -> None:
@@ -41,6 +47,18 @@ def test_a_plan_of_tiny_imports_no_heavy_library(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.slow
+def test_a_plan_of_tiny_takes_less_than_three_seconds_of_processor_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "attar.pipelines", "plan", "tiny"]
+    taken = []
+    for _ in range(NUM_TRIES):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run(command, env=os.environ | {"ATTAR_HOME": str(tmp_path)}, capture_output=True, check=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    assert min(taken) < MAX_CPU_SECONDS, taken
 
 
 @pytest.mark.parametrize(("num_blocks", "hidden_size"), [(4, 64), (1, 8), (3, 32), (2, 128)])

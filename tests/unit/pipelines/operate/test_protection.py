@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+from attar.pipelines.cli.main import app
 from attar.pipelines.operate.credentials import Credentials, credentials_path
 from attar.pipelines.operate.health import is_healthy
 from attar.pipelines.operate.service_state import SiteState, adopt_servers, mark_of
@@ -51,6 +54,22 @@ def test_another_address_needs_protection(tmp_path: Path) -> None:
     ):
         bring_up(site_of(tmp_path, host="0.0.0.0"), tmp_path / "prefect.yaml", print)
     assert not credentials_path(tmp_path / "home").exists()
+
+
+def test_off_loopback_the_command_protects_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It comes as far as the ports, of which one is taken, where its servers would ask for a password."""
+    monkeypatch.setenv("ATTAR_HOME", str(tmp_path / "home"))
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for more, message in (
+            ([], f"port {port} is taken"),
+            (["--protect"], f"port {port} is taken"),
+            (["--no-protect"], "leave out --no-protect"),
+        ):
+            done = CliRunner().invoke(app, ["up", "--host", "0.0.0.0", "--prefect-port", port, *more])
+            assert done.exit_code == 2 and message in " ".join(done.stderr.split()), done.output
 
 
 @pytest.mark.parametrize("database", ["sqlite", "postgres"])

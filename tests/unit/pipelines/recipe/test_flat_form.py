@@ -164,6 +164,7 @@ PAIRS: list[tuple[str, dict[str, Any], dict[str, Any], dict[str, Any]]] = [
         },
         {},
     ),
+    ("export", {"opset": 21, "num_prompts": 2}, {"format": {"kind": "onnx", "opset": 21}, "num_prompts": 2}, READS),
 ]
 
 

@@ -160,3 +160,16 @@ def test_files_that_are_no_recipes(tmp_path: Path) -> None:
 def test_two_recipes_that_say_the_same_have_one_fingerprint() -> None:
     assert load_recipe("tiny").fingerprint == build_recipe({**TINY, "description": "other words"}).fingerprint
     assert load_recipe("tiny").fingerprint != load_recipe("tiny", ["pruned.config.num_blocks=2"]).fingerprint
+
+
+def test_what_a_node_makes_is_what_its_config_says() -> None:
+    """A GGUF file is no graph: what takes graphs refuses the edge, and a wrong config is not told twice."""
+    document = changed("onnx", "config", {"format": {"kind": "gguf"}})
+    assert load_recipe("tiny").nodes["onnx"].kinds[0].kind == "onnx"
+    with pytest.raises(RecipeError) as refusal:
+        build_recipe(document)
+    lines = str(refusal.value).splitlines()
+    assert "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx (here: small)" in lines
+    with pytest.raises(RecipeError) as refusal:
+        build_recipe(changed("onnx", "config", {"format": {"kind": "gguf", "weights": "q3"}}))
+    assert len(str(refusal.value).splitlines()) == 1 and "config.format.weights" in str(refusal.value)

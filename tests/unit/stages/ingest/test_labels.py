@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from attar.stages.ingest.labels import Choices, Labelled, answer_indices, choices_of
+from attar.stages.ingest.choices import Choices, choices_of
+from attar.stages.ingest.labels import Labelled, answer_indices
 
 FOUR = ["w", "x", "y", "z"]
 
@@ -103,3 +104,55 @@ def test_many_counts_without_a_first_choice_are_doubted() -> None:
 def test_labels_must_differ() -> None:
     with pytest.raises(ValueError, match="the labels of choices has the same text twice, 0 and 1"):
         choices_of({"text": ["x", "y"], "label": ["A", "A"]}, "choices")
+
+
+MARKED = [{"text": "x", "is_correct": False}, {"text": "y", "is_correct": True}]
+MARKED_BESIDE_LABELS = [{**choice, "label": label} for choice, label in zip(MARKED, "AB", strict=True)]
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        MARKED,
+        MARKED_BESIDE_LABELS,
+        [{"text": "x"}, {"text": "y", "correct": 1}],
+        {"text": ["x", "y"], "is_correct": [False, True]},
+        {"text": ["x", "y"], "label": ["A", "B"], "correct": [0, 1]},
+        '[{"text": "x", "is_correct": false}, {"text": "y", "is_correct": true}]',
+    ],
+)
+def test_a_choice_that_the_data_marks_as_right_is_the_answer(cell: Any) -> None:
+    assert indices((None, cell), ("y", cell), (1, cell), ("B", cell)) == [1, 1, 1, 1]
+    for answer in ("x", "A", 0):
+        with pytest.raises(
+            ValueError, match="row 0 answer .* does not name 'y', which its choices 'x', 'y' mark as right"
+        ):
+            indices((answer, cell))
+
+
+def test_keys_of_choices_that_nothing_reads_are_known() -> None:
+    cell = [{"text": "x", "label": "A", "why": "so", "id": None}, {"text": "y", "label": "B", "why": None, "id": None}]
+    assert choices_of(cell, "choices") == Choices(("x", "y"), ("A", "B"), unread_keys=frozenset({"why"}))
+    both = [{"text": text, "is_correct": text == "y", "correct": text == "x"} for text in "xy"]
+    assert choices_of(both, "choices") == Choices(("x", "y"), marked_index=1, unread_keys=frozenset({"correct"}))
+    assert choices_of({"text": ["x", "y"], "label": ["A", "B"], "id": [1, 2]}, "choices").unread_keys == {"id"}  # type: ignore[union-attr]
+
+
+def test_a_mark_settles_what_two_ways_read_otherwise() -> None:
+    cell = [{"text": "B", "is_correct": True}, {"text": "A", "is_correct": False}]
+    assert indices(("B", cell), ("A", cell)) == [0, 0]
+    assert indices(("", cell), form="index") == [0]
+
+
+@pytest.mark.parametrize(
+    ("marks", "message"),
+    [
+        ([True, True], "choices has 2 choices marked as right; accepted: one"),
+        ([False, False], "choices has 0 choices marked as right; accepted: one"),
+        (["no", "yes"], r"the mark of choices\[0\] is 'no'; accepted: true or false"),
+        ([0.5, 1.0], r"the mark of choices\[0\] is 0.5; accepted: true or false"),
+    ],
+)
+def test_marks_that_tell_nothing_are_refused(marks: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        choices_of([{"text": text, "is_correct": mark} for text, mark in zip("xy", marks, strict=True)], "choices")

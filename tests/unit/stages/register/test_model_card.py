@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from attar.registry.artifacts.lineage import Ancestor
+from attar.registry.release.gate import Ratio
 from attar.stages.register.model_card import write_card
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import number_tags, plain
@@ -94,3 +95,27 @@ def test_tags_are_plain_numbers_with_ratios_to_the_original() -> None:
         "model.perplexity_ratio": "1.5",
     }
     assert math.isnan(float(plain(float("nan")))) and float(plain(1e-9)) == 1e-9
+
+
+def test_a_figure_stands_with_its_interval_and_what_it_was_measured_on() -> None:
+    measured = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "num_questions": 12.0}
+    check = {
+        "of": "model", "name": "accuracy_ratio", "measured": 0.8125, "known": "[0.6, 1.02]", "measured_on": "12 questions",
+        "is_lower_better": False, "limit": 0.6, "laxness": "40% of the accuracy may be lost", "verdict": "passed", "undecided": "",
+    }  # fmt: skip
+    lines = card(figures={"model": measured}, checks=[check]).splitlines()
+    assert "| accuracy | 0.5 [0.25, 0.75] |" in lines and "| num_questions | 12 |" in lines
+    row = "| model | accuracy_ratio | 0.8125 [0.6, 1.02] | 12 questions | at least 0.6 | 40% of the accuracy may be lost | passed |"
+    assert row in lines
+
+
+def test_tags_tell_the_ends_of_a_ratio_and_none_of_a_time_that_tells_nothing() -> None:
+    figures, baseline = {"model": {"accuracy": 0.5, "decode_seconds": 2.0}}, {"accuracy": 0.5, "decode_seconds": 8.0}
+    ratios = {"accuracy": Ratio(1.0, 0.75, 1.25), "decode_seconds": Ratio(0.25, 0.2, 0.3, undecided="of one shape")}
+    assert number_tags(figures, baseline, {}, {"model": ratios}) == {
+        "model.accuracy": "0.5",
+        "model.decode_seconds": "2",
+        "model.accuracy_ratio": "1",
+        "model.accuracy_ratio_low": "0.75",
+        "model.accuracy_ratio_high": "1.25",
+    }

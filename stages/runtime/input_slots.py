@@ -1,4 +1,4 @@
-"""What goes into a stage and what comes out. Slots by the fields of its inputs, kinds by the types that they and its result are declared with."""
+"""The inputs of a stage, read from the class that declares them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:
 
 
 def slots_of(input_type: type) -> list[InputSlot]:
-    """Return the slots that the fields of an inputs class declare."""
+    """Return the inputs that a class of inputs declares."""
     hints = typing.get_type_hints(input_type)
     slots = []
     for entry in dataclasses.fields(input_type):
@@ -45,14 +45,14 @@ def slots_of(input_type: type) -> list[InputSlot]:
         is_many = typing.get_origin(hint) is tuple
         if is_many:
             hint = typing.get_args(hint)[0]
-        kinds = kinds_of(hint)
+        kinds = members(hint)
         has_default = entry.default is not dataclasses.MISSING
         slots.append(InputSlot(entry.name, kinds, is_required=not has_default, is_many=is_many))
     return slots
 
 
-def kinds_of(hint: Any) -> tuple[type[Artifact], ...]:
-    """Return the kinds that a declared type stands for; None among them stands for nothing given."""
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation names, of a union each; None is none of them."""
     is_union = isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union
-    choices: tuple[Any, ...] = typing.get_args(hint) if is_union else (hint,)
+    choices = typing.get_args(hint) if is_union else (hint,)
     return tuple(choice for choice in choices if choice is not type(None))

@@ -44,7 +44,7 @@ SPECIAL: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], 3]]},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"] * 3},
     "hunyuan_v1_moe": {"head_dim": 16, "moe_topk": 2, "num_experts": 4},
-    "lfm2_moe": {"layer_types": ["conv", "conv", "full_attention", "conv", "full_attention", "conv"]},
+    **{key: {"layer_types": ["conv", "conv", "full_attention"] * 2} for key in ("lfm2", "lfm2_moe")},
     "mamba2": {"num_heads": 8, "head_dim": 16},
     "nemotron": {"num_key_value_heads": 2, "head_dim": 16},
     "zaya": {"num_experts_per_tok": 1},

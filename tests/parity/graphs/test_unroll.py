@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 import attar.compressors.export.graph as exporting
 from attar.compressors.export.block_kinds import block_kinds, representatives
 from attar.compressors.export.graph import export_graph
-from attar.compressors.export.names import cache_names
+from attar.compressors.export.names import cache_names, key_values
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.blocks import decoder_blocks, only_blocks
 from attar.stages.artifacts.onnx_folder import write_graph
@@ -37,7 +37,9 @@ def counted_traces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     seen: list[int] = []
     trace = exporting._trace
     monkeypatch.setattr(
-        exporting, "_trace", lambda model, opset: (seen.append(len(decoder_blocks(model))), trace(model, opset))[1]
+        exporting,
+        "_trace",
+        lambda model, opset, parts: (seen.append(len(decoder_blocks(model))), trace(model, opset, parts))[1],
     )
     return seen
 
@@ -58,7 +60,7 @@ def test_repeated_blocks_are_the_graph_of_all_traced(
     for ports in ("inputs", "outputs"):
         first, other = ([str(value.name) for value in getattr(model.graph, ports)] for model in (few, every))
         assert first == other
-    assert [str(value.name) for value in few.graph.outputs[1:]] == cache_names(5, "present")
+    assert [str(value.name) for value in few.graph.outputs[1:]] == cache_names(key_values(5, 2, 16), "present")
     torch.testing.assert_close(
         logits(few, tmp_path / "few"), logits(every, tmp_path / "every"), atol=0, rtol=0
     )  # the same operations on the same numbers

@@ -1,0 +1,1 @@
+"""Say which stage of a version's lineage changed an answer."""

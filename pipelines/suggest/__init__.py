@@ -1,0 +1,1 @@
+"""Suggest recipes from what past runs in the store measured."""

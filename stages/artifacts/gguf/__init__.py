@@ -1,0 +1,1 @@
+"""GGUF files: one file with weights, sizes and tokenizer, as llama.cpp reads it."""

@@ -1,0 +1,92 @@
+"""Types of a GGUF tensor's numbers: what they are called, how wide they are, and which rows they take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+# Numbers that share a scale, in every type of blocks that is written.
+BLOCK = 32
+# What a matrix is in whose rows are not whole blocks.
+FALLBACK = "f16"
+
+
+@dataclass(frozen=True)
+class ElementType:
+    """A type by the names of gguf-py: of a tensor, and of a file most of whose tensors have it. Bits a number, its scale included."""
+
+    tensor_name: str
+    file_name: str
+    bits: float
+    is_blocks: bool = True
+    # whether a runtime that computes in it writes the same greedy text as torch does with the same weights
+    is_near_float: bool = False
+
+
+ELEMENT_TYPES: dict[str, ElementType] = {
+    "f32": ElementType("F32", "ALL_F32", 32.0, is_blocks=False, is_near_float=True),
+    "f16": ElementType("F16", "MOSTLY_F16", 16.0, is_blocks=False, is_near_float=True),
+    "bf16": ElementType("BF16", "MOSTLY_BF16", 16.0, is_blocks=False, is_near_float=True),
+    "q8_0": ElementType("Q8_0", "MOSTLY_Q8_0", 8.5, is_near_float=True),
+    "q5_0": ElementType("Q5_0", "MOSTLY_Q5_0", 5.5),
+    "q4_1": ElementType("Q4_1", "MOSTLY_Q4_1", 5.0),
+    "q4_0": ElementType("Q4_0", "MOSTLY_Q4_0", 4.5),
+    "mxfp4": ElementType("MXFP4", "MOSTLY_MXFP4_MOE", 4.25),
+}
+
+
+def fitting_type(wanted: str, row_width: int) -> str:
+    """Return the type that a matrix gets whose rows are so wide."""
+    return FALLBACK if ELEMENT_TYPES[wanted].is_blocks and row_width % BLOCK else wanted
+
+
+def tensor_type(name: str) -> Any:
+    """Return gguf-py's own type of a tensor."""
+    from gguf import GGMLQuantizationType  # in an extra
+
+    return GGMLQuantizationType[ELEMENT_TYPES[name].tensor_name]
+
+
+def file_type(name: str) -> int:
+    """Return llama.cpp's number of a file most of whose tensors are of a type."""
+    from gguf import LlamaFileType  # in an extra
+
+    return int(LlamaFileType[ELEMENT_TYPES[name].file_name])
+
+
+def num_bytes(shape: tuple[int, ...], name: str) -> int:
+    """Return the bytes of a tensor."""
+    return int(torch.Size(shape).numel() * ELEMENT_TYPES[name].bits) // 8
+
+
+def packed(rows: Tensor, name: str) -> np.ndarray:
+    """Return rows of numbers as the bytes of a type. They are rounded from float32 by gguf-py; halves beyond the range are refused.
+
+    Raises ValueError for numbers that a half cannot hold: it would make infinities of them.
+    """
+    from gguf import quants  # in an extra
+
+    if name == "f32":
+        return rows.float().numpy()
+    if name == "f16":
+        halves = rows.half()
+        if not bool(torch.isfinite(halves).all()):
+            raise ValueError("f16 cannot hold numbers past 65504, which the model has; accepted: weights bf16 or f32")
+        return halves.numpy()
+    if name == "bf16":  # torch's own: gguf-py's rounds alike and takes three times as long
+        return rows.bfloat16().view(torch.int16).numpy()
+    return quants.quantize(rows.float().numpy(), tensor_type(name))
+
+
+def unpacked(content: np.ndarray, kind: Any) -> Tensor:
+    """Return the float32 numbers of bytes that gguf-py's reader gives, of any type that it can decode."""
+    from gguf import quants  # in an extra
+
+    numbers = quants.dequantize(content, kind)
+    return torch.from_numpy(numbers if numbers.flags.writeable else numbers.copy())

@@ -1,0 +1,1 @@
+"""Check that a student behaves as its original: flips, behaviour by behaviour."""

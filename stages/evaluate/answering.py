@@ -1,0 +1,67 @@
+"""A model answers the questions of several tasks: which it got right, and some answers word for word."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from attar.compressors.models.runner import ForkingRunner
+from attar.stages.artifacts.dataset.prompts import row_prompt
+from attar.stages.artifacts.dataset.right_answers import right_answers, right_choices, written_answers
+from attar.stages.artifacts.dataset.rows import Row
+
+
+@dataclass
+class Answering:
+    """A model with its tokenizer, and how it is to answer. `answers`: what it wrote so far, by the prompt's tokens."""
+
+    runner: ForkingRunner
+    tokenizer: Any
+    stop_ids: Sequence[int]
+    max_new_tokens: int
+    batch_size: int
+    answers: dict[tuple[int, ...], str] = field(default_factory=dict)
+
+    def right(self, rows: Mapping[str, Sequence[Row]], also: Sequence[Row] = ()) -> dict[str, list[float]]:
+        """Return 1 for each question that is answered right, else 0, by task. `also`: rows whose answers are only read."""
+        # written together, answers that are checked and those that are only read: a step of one row costs about as much as one of many
+        written = [row for some in rows.values() for row in some if not row.choices] + list(also)
+        fresh = [row for row in written if self._prompt(row) not in self.answers]
+        if fresh:
+            self.answers |= written_answers(
+                self.runner,
+                fresh,
+                self.tokenizer,
+                max_new_tokens=self.max_new_tokens,
+                stop_ids=self.stop_ids,
+                batch_size=self.batch_size,
+            )
+        right = {}
+        for name, some in rows.items():
+            right[name] = (
+                right_choices(self.runner, some, self.tokenizer, batch_size=self.batch_size, name=name)
+                if some[0].choices
+                else right_answers(some, self.tokenizer, self.answers)
+            )
+        return right
+
+    def sample(self, row: Row) -> dict[str, str]:
+        """Return a question with its reference and what was written."""
+        answer = self.answers[self._prompt(row)]
+        return {"question": row.question, "reference": row.reference or row.answer, "answer": answer.strip()}
+
+    def _prompt(self, row: Row) -> tuple[int, ...]:
+        return tuple(row_prompt(self.tokenizer, row))
+
+
+def by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
+    """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
+    counts: dict[str, list[Row]] = {}
+    for name, some in rows.items():
+        choice, generative = [row for row in some if row.choices], [row for row in some if not row.choices]
+        is_mixed = bool(choice and generative)
+        for chosen, kind in ((choice, "_choice"), (generative, "_open")):
+            if chosen:
+                counts[name + (kind if is_mixed else "")] = chosen
+    return counts

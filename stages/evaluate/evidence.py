@@ -1,0 +1,104 @@
+"""The evidence for a gate's checks in a candidate's evaluation and its baseline's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from attar.compressors.catalogue import did_you_mean
+from attar.compressors.measure.betting import Wagered
+from attar.compressors.measure.bootstrap import PairedRetention, mean_over
+from attar.compressors.measure.evidence import Exact
+from attar.compressors.measure.newcombe import Cells, PairedDrop
+from attar.compressors.measure.rounds import PairedRounds
+from attar.registry.release.interval_gate import Claim, Evidence
+from attar.stages.evaluate.gate_check import GateCheck
+from attar.stages.evaluate.question_pairs import all_pairs
+
+# The rounds of a time in an evaluation, and the numbers of it that have no spread.
+ROUNDS = {
+    "prefill_latency_ratio": "prefill_seconds_rounds",
+    "decode_latency_ratio": "decode_seconds_per_token_rounds",
+}
+EXACT = {"memory_ratio": "memory_bytes", "bytes_ratio": "disk_bytes", "parameters_ratio": "num_parameters"}
+
+
+def check_known(data: str, known: Sequence[str], where: str) -> None:
+    """Raise ValueError for a task or text that was not measured."""
+    if data and data not in known:
+        hint = did_you_mean(data, known) if known else " Nothing was."
+        raise ValueError(f"{where}: {data!r} was not measured.{hint}")
+
+
+def evaluation_claim(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
+    """Return a check with its evidence in two evaluations. Raises ValueError where what it needs was not measured."""
+    if check.measure in ("accuracy_drop", "accuracy_retention"):
+        return check.claim(_accuracy(check, candidate, baseline))
+    if check.measure in ROUNDS:
+        return _rounds(check, candidate, baseline)
+    if check.measure in EXACT:
+        return check.claim(_exact(check, candidate, baseline))
+    return _perplexity(check, candidate, baseline)
+
+
+def _accuracy(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Evidence:
+    names = sorted(candidate.get("right", {}).keys() & baseline.get("right", {}).keys())
+    check_known(check.data, names, f"gate check {check.measure}")
+    if not names:
+        raise ValueError(f"gate check {check.measure}: no task was measured; give evaluate the input tasks")
+    pairs = list(all_pairs(candidate, baseline, [check.data] if check.data else names))
+    is_ratio = check.measure == "accuracy_retention"
+    # an interval for a fixed number of questions is none once the answers decide how many
+    if candidate.get("stopping") is not None:
+        chosen = [check.data] if check.data else names
+        return wagered(check, candidate, {name: other for name, (_, other) in zip(chosen, pairs, strict=True)})
+    cells = tuple(Cells.of(*pair) for pair in pairs)
+    return PairedRetention(cells) if is_ratio else PairedDrop(cells)
+
+
+def wagered(check: GateCheck, candidate: Mapping[str, Any], original: Mapping[str, Sequence[float]]) -> Wagered:
+    """Return the evidence of questions asked in blocks. Of a task all its answers, of all tasks those drawn with equal chances, in order.
+
+    `original`: its answers to the candidate's questions, by task.
+    """
+    right, stopping = candidate["right"], candidate["stopping"]
+    order = [check.data] * len(right[check.data]) if check.data else stopping["order"][: stopping["num_drawn"]]
+    answers = {name: iter(zip(right[name], original[name], strict=True)) for name in {*order}}
+    pairs = [next(answers[name]) for name in order]
+    is_ratio = check.measure == "accuracy_retention"
+    return Wagered.of([first for first, _ in pairs], [second for _, second in pairs], is_ratio=is_ratio)
+
+
+def _exact(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Evidence:
+    name = EXACT[check.measure]
+    for who, evaluation in (("candidate", candidate), ("baseline", baseline)):
+        if name not in evaluation:
+            raise ValueError(
+                f"gate check {check.measure}: the {who}'s evaluation did not measure it; evaluate it again"
+            )
+    return Exact(candidate[name] / baseline[name])
+
+
+def _rounds(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
+    name, own = ROUNDS[check.measure], candidate.get("latency") or {}
+    beside = own.get("beside", {})
+    if name not in own:
+        raise ValueError(f"gate check {check.measure}: the candidate's evaluation keeps no rounds; evaluate it again")
+    if beside.get("model_fingerprint") != baseline.get("model_fingerprint"):
+        return check.claim(None, "measured apart from the original; give evaluate the input beside")
+    return check.claim(PairedRounds.of(own[name], beside[name]))
+
+
+def _perplexity(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
+    sides = [evaluation.get("text_pieces") or [] for evaluation in (candidate, baseline)]
+    if not all(sides):
+        raise ValueError(f"gate check {check.measure}: no text was measured; give evaluate the input text")
+    if candidate.get("text") != baseline.get("text"):
+        return check.claim(None, "measured on another text than the original's")
+    counts = [count for _, count in sides[1]]
+    if counts != [count for _, count in sides[0]]:
+        return check.claim(None, "the two cut the text otherwise; limit loss_ratio of compare instead")
+    rises = [first - second for (first, _), (second, _) in zip(*sides, strict=True)]
+    return check.claim(mean_over(rises, counts, "pieces of text", np.exp))

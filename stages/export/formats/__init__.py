@@ -1,0 +1,1 @@
+"""What each form is told: a config a format."""

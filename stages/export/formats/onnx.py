@@ -1,0 +1,22 @@
+"""What the ONNX form is told: the graph's operator set."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field
+
+from attar.registry.artifacts.handles import Artifact, OnnxArtifact
+from attar.stages.contract import StageConfig
+
+
+class OnnxFormat(StageConfig):
+    """A graph with a KV cache, in float32, for onnxruntime and what is built on it."""
+
+    kind: Literal["onnx"] = "onnx"
+    """A graph for onnxruntime, optimum, transformers.js and onnxruntime-genai."""
+
+    opset: int = Field(default=23, ge=20, le=23)
+    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
+
+    makes: ClassVar[type[Artifact]] = OnnxArtifact

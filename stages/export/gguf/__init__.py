@@ -1,0 +1,1 @@
+"""The GGUF form: one file for llama.cpp, Ollama and LM Studio."""

@@ -1,0 +1,1 @@
+"""The ONNX form: a graph with a KV cache."""

@@ -1,0 +1,33 @@
+"""The forms of a version: a folder each by kind and weights, graphs first, no two in one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from attar.registry.artifacts.handles import GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.stages.register.forms import forms_by_folder
+
+FLOAT = OnnxArtifact.at(Path("a"), quantization="none")
+INT8 = OnnxArtifact.at(Path("b"), quantization="int8 weights")
+HALF = GgufArtifact.at(Path("c"), quantization="f16")
+FOUR = GgufArtifact.at(Path("d"), quantization="q4_0")
+PACKED = ModelArtifact.at(Path("e"), quantization="W4A16")
+
+
+def test_each_form_has_a_folder_by_its_kind_and_weights() -> None:
+    forms = forms_by_folder([INT8, FLOAT], [FOUR, PACKED, HALF])
+    assert list(forms) == ["onnx", "onnx-int8", "gguf-q4_0", "model-w4a16", "gguf-f16"]
+    assert forms["gguf-q4_0"] is FOUR and forms["onnx"] is FLOAT
+
+
+def test_a_graph_may_be_given_as_any_form() -> None:
+    assert list(forms_by_folder([], [INT8])) == ["onnx-int8"]
+
+
+def test_two_forms_for_one_folder_are_refused() -> None:
+    with pytest.raises(ValueError, match="^forms: two forms of quantization q4_0; a version takes one of each$"):
+        forms_by_folder([], [FOUR, FOUR])
+    with pytest.raises(ValueError, match="^onnx: two graphs of quantization none; a version takes one of each$"):
+        forms_by_folder([FLOAT, FLOAT], [])
