@@ -104,10 +104,11 @@ def with_kinds(nodes: Mapping[str, Node]) -> dict[str, Node]:
     made: dict[str, tuple[type[Artifact], ...]] = {name: node.kinds for name, node in nodes.items() if node.kinds}
     for name in nodes:
         chain: dict[str, Node] = {}
-        while name in nodes and name not in chain and name not in made:  # a cycle is refused elsewhere
-            chain[name] = node = nodes[name]
-            name = next(iter(node.inputs.get(node.stage.follows, ())), "")
-        kinds: tuple[type[Artifact] | None, ...] = made.get(name) or (None,)
+        first = name
+        while first in nodes and first not in chain and first not in made:  # a cycle is refused elsewhere
+            chain[first] = node = nodes[first]
+            first = next(iter(node.inputs.get(node.stage.follows, ())), "")
+        kinds: tuple[type[Artifact] | None, ...] = made.get(first) or (None,)
         for node in reversed(chain.values()):
             kinds = tuple(dict.fromkeys(node.stage.output_type(node.config, kind) for kind in kinds))
             made[node.name] = kinds

@@ -16,7 +16,7 @@ from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.ingest.choices import Choices, choices_of
 from attar.stages.ingest.labels import AnswerForm, Labelled, answer_indices
-from attar.stages.ingest.record_sources import Record
+from attar.stages.ingest.records.record_sources import Record
 
 # Columns in which conversations are looked for.
 CHAT_FIELDS = ("messages", "conversations", "conversation")

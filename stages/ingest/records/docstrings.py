@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from attar.stages.ingest.record_sources import Record
+from attar.stages.ingest.records.record_sources import Record
 
 NAME = re.compile(r"[A-Za-z_]\w*")
 # Of a docstring's first paragraph: what says something, and is no page.
