@@ -6,14 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,
     ComparisonFacts,
     DatasetFacts,
-    EncoderFacts,
-    EncoderGraphFacts,
     EvaluationFacts,
     FittedFacts,
     GgufFacts,

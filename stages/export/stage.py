@@ -45,8 +45,8 @@ def export(
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
-    Of an encoder a graph that pools and normalizes itself, compared by its vectors.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if inputs.model.is_encoder:

@@ -1,4 +1,4 @@
-"""What a release of an encoder is gated by, loaded as, and told of on its card."""
+"""What a release of an encoder is gated by, and what its card tells of it."""
 
 from __future__ import annotations
 
