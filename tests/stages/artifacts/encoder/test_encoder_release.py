@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,11 +16,24 @@ from attar.registry.release.pull import download_model
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.register.config import RegisterConfig
+from attar.stages.export.config import ExportConfig
+from attar.stages.export.formats.gguf import GgufFormat
+from attar.stages.export.stage import export
+from attar.stages.finetune.config import FinetuneConfig
+from attar.stages.finetune.stage import finetune
+from attar.stages.register.config import IntervalGate, RegisterConfig
 from attar.stages.register.encoder import check_gate
 from attar.stages.register.stage import RegisterInputs, register
 from tests.databases import copy_database
 from tests.stages.artifacts.encoder.conftest import encoder_of
+
+FACTS: dict[str, Any] = {
+    "pooling": "mean",
+    "is_normalized": True,
+    "max_tokens": 128,
+    "num_blocks": 4,
+    "vocab_size": 259,
+}
 
 
 def test_an_encoder_is_registered_and_pulled(
@@ -63,5 +77,40 @@ def test_a_gate_asks_what_is_measured() -> None:
     for gate, is_encoder in (({"max_perplexity_ratio": 1.1}, True), ({"min_mrr_retention": 0.9}, False)):
         with pytest.raises(ValueError, match="is not measured of"):
             check_gate(gate, is_encoder=is_encoder)
+    on_intervals = [
+        IntervalGate(checks=({"measure": name, "limit": 0.9},))  # type: ignore[arg-type] - as a recipe writes it
+        for name in ("bytes_ratio", "accuracy_retention")
+    ]
+    for gate in on_intervals:
+        check_gate(gate, is_encoder=False)
+    check_gate(on_intervals[0], is_encoder=True)
+    with pytest.raises(ValueError, match="accuracy_retention is not measured of an encoder"):
+        check_gate(on_intervals[1], is_encoder=True)
     check_gate({"max_size_ratio": 0.9, "min_spearman_retention": 0.9}, is_encoder=True)
     check_gate({"max_size_ratio": 0.9, "min_accuracy_retention": 0.9}, is_encoder=False)
+
+
+@pytest.mark.parametrize(
+    ("stage", "config", "inputs", "message"),
+    [
+        (export, ExportConfig(format=GgufFormat()), {"data": {}}, "format.kind is 'gguf', but the model is an encoder"),
+        (export, ExportConfig(), {"data": {}, "text": {}}, "input text is for causal language models"),
+        (export, ExportConfig(num_new_tokens=8), {"data": {}}, "accepted: format.opset, num_prompts"),
+        (evaluate, EvaluateConfig(), {"tasks": {}, "baseline": {}}, "input baseline is read by stop alone"),
+        (
+            finetune,
+            FinetuneConfig(
+                objectives={"similarity_rows": 1.0},
+                adapt={"kind": "full"},
+                compute={"num_shards": 2},
+                teacher={"kind": "input"},
+            ),
+            {"data": {}, "teacher": FACTS},
+            "num_shards is 2, but the model is an encoder",
+        ),
+    ],
+)
+def test_what_only_causal_models_have_is_refused(stage: Any, config: Any, inputs: dict[str, Any], message: str) -> None:
+    facts = {slot: (entry,) for slot, entry in {"model": FACTS, **inputs}.items()}
+    with pytest.raises(ValueError, match=message):
+        stage.forecast(config, facts)
