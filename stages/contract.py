@@ -164,7 +164,7 @@ def stage(
     forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
     outside: Callable[[Any], str] | None = None,
     is_light: bool | Callable[[Any], bool] = False,
-    output: Callable[[Any, type[Artifact] | None], type[Artifact]] | None = None,
+    output: Callable[[Any, type[Artifact] | None], type[Any]] | None = None,
     follows: str = "",
     num_devices: Callable[[Any], int] = lambda config: 1,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
