@@ -162,8 +162,10 @@ def _selective_scan_door(trace: StateTrace) -> Callable[..., Any]:
         step = (dt if delta_bias is None else dt + delta_bias[:, None]).transpose(1, 2)
         step = softplus(step) if delta_softplus else step
         value, decay = hidden_states.transpose(1, 2) * step, step[..., None] * rate
-        shared = [states.transpose(1, 2)[:, :, None] for states in (query, key)]
-        output, state = _linear_attention(trace, *shared, value[..., None], decay.flatten(2), None, scale=1.0)
+        query_heads, key_heads = (states.transpose(1, 2)[:, :, None] for states in (query, key))
+        output, state = _linear_attention(
+            trace, query_heads, key_heads, value[..., None], decay.flatten(2), None, scale=1.0
+        )
         output, skip = output.squeeze(-1).transpose(1, 2), options.get("D")
         output = output if skip is None else output + hidden_states * skip[:, None]
         output = output if z is None else output * silu(z)

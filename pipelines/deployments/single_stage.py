@@ -36,7 +36,7 @@ class Handle(BaseModel):
     key: str = Field(pattern=r"^[0-9a-f]{64}$", description="Its key, 64 hexadecimal digits.")
 
 
-@flow(name="stage", flow_run_name="stage {name}", persist_result=True, result_serializer="json")
+@flow(name="stage", persist_result=True, result_serializer="json")
 def stage(
     name: Annotated[str, Field(pattern=r"^[a-z_]+$")],
     config: dict[str, Any] = {},  # noqa: B006 - Prefect reads the default

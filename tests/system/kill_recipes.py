@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from tests.stages.merge.test_rejoin import whole_folder
+
 DRAW = {"max_new_tokens": 6, "precision": "float32"}
 TRIAL = {
     "adapt": {"rank": 4},
@@ -75,6 +77,9 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
     models = {
         name: node("ingest_model", {"source": f"folder:{tiny / name}"}) for name in ("weak", "strong", "coder", "other")
     }
+    pictures = tiny / "pictures"
+    if not pictures.exists():
+        whole_folder("smolvlm", pictures)
     source = {"source": f"jsonl:{tiny / 'questions.jsonl'}", "heldout_fraction": 0.25, "verifier": "contains"}
     return models | {
         "questions": node("ingest_data", source),
@@ -102,6 +107,15 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
             model="mixture",
             data="questions",
         ),
+        "behaviour": node(
+            "check_behaviour",
+            {"max_cases": 4, "max_new_tokens": 6, "precision": "float32"},
+            model="other_labels",
+            original="strong",
+        ),
+        "tower": node("ingest_model", {"source": f"tower:{pictures}"}),
+        "cut_tower": node("prune", {"blocks": [2]}, model="tower"),
+        "rejoined": node("rejoin", {"source": f"tower:{pictures}"}, model="cut_tower"),
         "tasks": node(
             "compose_tasks",
             {"num_samples": 2, "num_shots": 0, "max_new_tokens": 90, "precision": "float32"},

@@ -64,6 +64,8 @@ RARE_KILLS = (
     ("tasks", "compose_tasks"),
     ("trimmed", "trim_vocabulary"),
     ("fewer_experts", "prune_experts"),
+    ("behaviour", "check_behaviour"),
+    ("rejoined", "rejoin"),
 )
 # A plan over every axis: its measurement, and the solve with its cuts and repairs.
 PLAN_KILLS = (("candidates", "scan"), ("planned", "prune"))

@@ -167,7 +167,7 @@ def test_a_night_makes_a_candidate_skips_what_is_unchanged_and_sees_news(
     assert [event["payload"]["recipe"] for event in events_named(api, "attar.nightly.failed")] == ["absent.yaml"]
 
 
-def test_a_run_is_begun_again_at_a_node_and_compared(api: Api, first_night: Any, home: Path) -> None:
+def test_a_run_is_begun_again_and_compared(api: Api, first_night: Any, served: None, home: Path) -> None:
     earlier = read_version("wee/1").tags["attar.run"]
     again = {"name": "wee.yaml", "overrides": ["release.config.name=again"], "from_node": "after"}
     made = stored_result(home, api.wait(api.trigger("recipe", again), "COMPLETED"))

@@ -69,7 +69,7 @@ def write_tower(folder: Path, target: Path) -> None:
     config, prefix = tower_config(whole), tower_prefix(whole)
     state = {f"model.{name}": tensor for name, tensor in whole.get_submodule(prefix).state_dict().items()}
     if not config.tie_word_embeddings:
-        state["lm_head.weight"] = whole.get_output_embeddings().weight.detach()
+        state["lm_head.weight"] = _head(whole).weight.detach()
     target.mkdir(parents=True, exist_ok=True)
     save_file(
         {name: tensor.contiguous() for name, tensor in state.items()},
@@ -93,8 +93,10 @@ def tower_config(whole: PreTrainedModel) -> PretrainedConfig:
     if name is None:
         raise ValueError(f"{type(whole).__name__}: its language tower {text.model_type!r} is no causal model by itself")
     settings = {key: value for key, value in text.to_dict().items() if key not in NOT_SETTINGS}
-    head, embedding = whole.get_output_embeddings(), whole.get_input_embeddings()
-    config = transformers.AutoConfig.for_model(family, **settings, tie_word_embeddings=head.weight is embedding.weight)
+    head, embedding = _head(whole), whole.get_input_embeddings()
+    config = transformers.AutoConfig.for_model(
+        str(family), **settings, tie_word_embeddings=head.weight is embedding.weight
+    )
     config.architectures, config.dtype = [name], whole.dtype
     return config
 
@@ -114,7 +116,7 @@ def with_tower(whole: PreTrainedModel, tower: PreTrainedModel) -> PreTrainedMode
         if name not in NOT_SETTINGS and before.get(name) != value:
             setattr(config.text_config, name, value)
     rejoined = type(whole)._from_config(config, dtype=whole.dtype)
-    prefix, head = tower_prefix(whole), tower.get_output_embeddings()
+    prefix, head = tower_prefix(whole), _head(tower)
     state = {
         name: tensor for name, tensor in whole.state_dict().items() if not name.startswith((f"{prefix}.", "lm_head."))
     }
@@ -162,3 +164,10 @@ def copy_companions_of_pictures(source: Path, folder: Path) -> None:
     for name in (*PROCESSORS, "video_preprocessor_config.json", "generation_config.json"):
         if (source / name).is_file() and name not in known:
             shutil.copy2(source / name, folder / name)
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        raise ValueError(f"{type(model).__name__}: no output matrix found; not a causal model")
+    return head

@@ -63,7 +63,7 @@ REFUSED = [
     ),
     (
         {"teacher": "bass", "objectives": {"forward_kl": 1.0}},
-        "config.teacher.kind = 'bass': unknown. Known: auto, input, recorded, self",
+        "config.teacher.kind = 'bass': unknown. Known: auto, input, random, recorded, self",
     ),
     (
         {"teacher_context": "sibling", "teacher": "live", "objectives": {"forward_kl": 1.0}},
