@@ -90,9 +90,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    runner = _runner(config, inputs.model)
-    has_generation_config = (folder / "generation_config.json").exists()
-    generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
+    runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
+    generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
     names = unique_names(inputs.tasks, "task")
     rows = {
         name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)

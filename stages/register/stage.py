@@ -83,8 +83,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     steps, forms = bar("registering", 2, "steps"), forms_by_folder(inputs.onnx, inputs.forms)
     evaluations = _evaluations(inputs, forms)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
-    baseline = measured(inputs.baseline)
-    ratios = _ratios(inputs, evaluations)
+    baseline, ratios = measured(inputs.baseline), _ratios(inputs, evaluations)
     if config.interval_gate is None:
         verdict = threshold_verdict(config.thresholds, figures, baseline, ratios)
     else:
