@@ -8,6 +8,9 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+# onnxruntime's kernels take blocks of these sizes
+BLOCK_SIZES = (16, 32, 64, 128, 256)
+
 
 @dataclass(frozen=True)
 class BlockWeights:
@@ -81,6 +84,14 @@ class Grid:
         """Return codes of N by K and their scales as `BlockWeights`."""
         zeros = None if self.is_symmetric else zero.to(torch.uint8).contiguous()
         return BlockWeights(codes.to(torch.uint8).contiguous(), scale.float().contiguous(), zeros, self.bits)
+
+
+def block_size_for(num_channels: int, wanted: int) -> int:
+    """Return the largest block size up to `wanted` that divides the channels. Raises ValueError when none does."""
+    fitting = [size for size in BLOCK_SIZES if size <= wanted and num_channels % size == 0]
+    if not fitting:
+        raise ValueError(f"{num_channels} channels are not whole blocks of {BLOCK_SIZES[0]} to {wanted}")
+    return fitting[-1]
 
 
 def _packed(codes: UInt8[Tensor, "N K"], bits: int) -> UInt8[Tensor, "N bytes"]:

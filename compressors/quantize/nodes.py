@@ -14,8 +14,6 @@ from torch import Tensor
 from attar.compressors.quantize.blocks import BlockWeights
 
 CONTRIB = "com.microsoft"
-# onnxruntime's kernels take blocks of these sizes
-BLOCK_SIZES = (16, 32, 64, 128, 256)
 # int8 activations inside the product: what makes it fast on a CPU
 ACCURACY_LEVEL = 4
 # The largest code of which two, each times an activation of 8 bits without a sign, fit the 16 bits that some processors add them in.
@@ -106,14 +104,6 @@ def embeddings(graph: ir.Graph) -> list[Embedding]:
             if node.inputs[1].name == "input_ids" and stored.const_value is not None:
                 matrices.append(Embedding(_plain_name(stored), node, stored))
     return matrices
-
-
-def block_size_for(num_channels: int, wanted: int) -> int:
-    """Return the largest block size up to `wanted` that divides the channels. Raises ValueError when none does."""
-    fitting = [size for size in BLOCK_SIZES if size <= wanted and num_channels % size == 0]
-    if not fitting:
-        raise ValueError(f"{num_channels} channels are not whole blocks of {BLOCK_SIZES[0]} to {wanted}")
-    return fitting[-1]
 
 
 def integer_product(

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.quantize.blocks import Grid
+from attar.compressors.quantize.blocks import Grid, block_size_for
 from attar.compressors.quantize.methods import RoundToNearest
 
 # Channels that share a scale in every ggml type of plain blocks.
@@ -41,7 +41,7 @@ class BlockIntegers:
 
     def __call__(self, weight: Tensor) -> Tensor:
         grid = Grid(bits=self.bits, is_symmetric=self.symmetric)
-        size = _whole_blocks(weight, self.block_size)
+        size = block_size_for(weight.shape[1], self.block_size)
         return RoundToNearest()(weight.float(), None, grid, size).dequantized().to(weight.dtype)
 
 
@@ -69,14 +69,6 @@ class GgmlQ8:
 
 
 ROUNDINGS: dict[str, type[Rounding]] = {"blocks": BlockIntegers, "q4_0": GgmlQ4, "q8_0": GgmlQ8}
-
-
-def _whole_blocks(weight: Tensor, wanted: int) -> int:
-    """Return the largest size up to `wanted` that divides the width, as the graph's writer chooses it."""
-    fitting = [size for size in SIZES if size <= wanted and weight.shape[1] % size == 0]
-    if not fitting:
-        raise ValueError(f"{weight.shape[1]} channels are not whole blocks of {SIZES[0]} to {wanted}")
-    return fitting[-1]
 
 
 def _ggml_blocks(weight: Tensor) -> Float[Tensor, "N blocks 32"]:

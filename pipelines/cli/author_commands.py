@@ -82,22 +82,20 @@ def diff(
     as_json: JsonOption = False,
 ) -> None:
     """Say what differs between two runs: fields of their recipes, artifacts, and figures with second / first."""
-    from attar.pipelines.report.difference import figure_differences, run_difference, shown_rows
+    from attar.pipelines.report.difference import RunDifference
     from attar.registry.artifacts.environment import attar_home
     from attar.registry.artifacts.store import Store
     from attar.registry.tracking.run_record import find_run
 
     home = attar_home()
     runs = tuple((find_run(home, run_id), Store(home)) for run_id in (first, second))
-    differences = run_difference(*runs)
+    difference = RunDifference.of(*runs)
     names = [record.id for record, _ in runs]
     if as_json:
-        print_json({"first": names[0], "second": names[1], **differences})
+        print_json({"first": names[0], "second": names[1], **difference.as_dict()})
         return
     out.print(f"first  {names[0]}\nsecond {names[1]}", markup=False, highlight=False)
-    figures = [figure.as_row() for figure in figure_differences(*runs) if figure.first != figure.second]
-    tables = {"fields": shown_rows(differences["fields"]), "artifacts": shown_rows(differences["artifacts"])}
-    for heading, rows in {**tables, "figures": figures}.items():
+    for heading, rows in difference.tables().items():
         out.print(f"\n{heading}" if rows else f"\n{heading}: no difference", style="bold", highlight=False)
         print_table(rows)
 

@@ -10,7 +10,7 @@ from prefect.states import Completed
 from pydantic import Field
 
 from attar.pipelines.deployments.workplace import enter_workplace
-from attar.pipelines.report.difference import figure_differences, run_difference, shown_rows
+from attar.pipelines.report.difference import RunDifference
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import find_run
 
@@ -27,12 +27,13 @@ def compare(first: RunId, second: RunId = "latest") -> Any:
     """
     home = enter_workplace()
     runs = tuple((find_run(home, run_id), Store(home)) for run_id in (first, second))
-    differences = run_difference(*runs)
-    figures = [figure.as_row() for figure in figure_differences(*runs) if figure.first != figure.second]
-    tables = {"fields": shown_rows(differences["fields"]), "artifacts": shown_rows(differences["artifacts"])}
+    difference = RunDifference.of(*runs)
     names = [record.id for record, _ in runs]
-    for kind, rows in {**tables, "figures": figures}.items():
+    tables = difference.tables()
+    for kind, rows in tables.items():
         if rows:
             create_table_artifact(rows, key=f"compare-{kind}", description=f"{kind} of {names[0]} and {names[1]}")
-    counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in differences.items())
-    return Completed(message=f"{names[0]} and {names[1]}: {counts} differ", data={"runs": names, **differences})
+    counts = ", ".join(f"{len(rows)} {kind}" for kind, rows in tables.items())
+    return Completed(
+        message=f"{names[0]} and {names[1]}: {counts} differ", data={"runs": names, **difference.as_dict()}
+    )

@@ -70,8 +70,8 @@ class CompressForm(BaseModel):
     model: str = Field(
         SHIPPED_MODEL,
         title="Model",
-        description="folder:PATH, gguf:PATH, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, wheel:PROJECT==VERSION/MEMBER or random:llama.",
-        pattern=r"^(folder:|gguf:|hub:|models:/|wheel:|random:).+",
+        description="folder:PATH, gguf:PATH, hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, wheel:PROJECT==VERSION/MEMBER, tower:PATH or random:llama.",
+        pattern=r"^(folder:|gguf:|hub:|models:/|wheel:|tower:|random:).+",
         max_length=500,
         json_schema_extra=_at(0),
     )

@@ -47,14 +47,32 @@ class FigureDifference:
         }
 
 
-def run_difference(first: Recorded, second: Recorded) -> dict[str, list[dict[str, Any]]]:
-    """Return what differs: {fields, artifacts, figures}, each a list of plain rows. A figure that is the same is left out."""
-    figures = [figure.as_dict() for figure in figure_differences(first, second) if figure.first != figure.second]
-    return {
-        "fields": list(_fields(first[0], second[0])),
-        "artifacts": list(_artifacts(first[0], second[0])),
-        "figures": figures,
-    }
+@dataclass(frozen=True)
+class RunDifference:
+    """What differs between two runs. A figure that is the same is left out."""
+
+    fields: list[dict[str, Any]]
+    artifacts: list[dict[str, Any]]
+    figures: list[FigureDifference]
+
+    @staticmethod
+    def of(first: Recorded, second: Recorded) -> RunDifference:
+        """Return the difference of two runs."""
+        return RunDifference(
+            list(_fields(first[0], second[0])),
+            list(_artifacts(first[0], second[0])),
+            [figure for figure in figure_differences(first, second) if figure.first != figure.second],
+        )
+
+    def as_dict(self) -> dict[str, list[dict[str, Any]]]:
+        """Return {fields, artifacts, figures}, each a list of plain rows."""
+        figures = [figure.as_dict() for figure in self.figures]
+        return {"fields": self.fields, "artifacts": self.artifacts, "figures": figures}
+
+    def tables(self) -> dict[str, list[dict[str, str]]]:
+        """Return the same as rows of text, for a person."""
+        figures = [figure.as_row() for figure in self.figures]
+        return {"fields": shown_rows(self.fields), "artifacts": shown_rows(self.artifacts), "figures": figures}
 
 
 def figure_differences(first: Recorded, second: Recorded) -> list[FigureDifference]:

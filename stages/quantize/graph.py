@@ -14,7 +14,7 @@ from torch import Tensor
 from attar.compressors.catalogue import build
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.slots import pad_right
-from attar.compressors.quantize.blocks import BlockWeights, Grid
+from attar.compressors.quantize.blocks import BlockWeights, Grid, block_size_for
 from attar.compressors.quantize.methods import WEIGHT_METHODS, powers_of, quantize_rows
 from attar.stages.artifacts.onnx_folder import read_graph, write_graph
 from attar.stages.artifacts.onnx_session import open_session
@@ -96,8 +96,6 @@ class QuantizedGraph:
         return self.config.weights.kind == "dynamic" and product.lookup is None
 
     def _table(self, table: Any) -> BlockWeights:
-        from attar.compressors.quantize.nodes import block_size_for
-
         grid, size = (
             self._grid(self.config.weights.head_bits),
             block_size_for(table.width, self.config.weights.block_size),
@@ -173,8 +171,6 @@ class QuantizedGraph:
             give_back()
 
     def _quantize(self, product: Any, method: Any, inputs: Tensor | None) -> None:
-        from attar.compressors.quantize.nodes import block_size_for
-
         scale = self._scales.get(product.name)
         if inputs is not None and scale is not None:
             inputs = inputs / scale**2 if inputs.ndim == 1 else inputs / torch.outer(scale, scale)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
-from attar.pipelines.report.difference import run_difference
+from attar.pipelines.report.difference import RunDifference
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 from tests.evaluations import recorded_run
@@ -22,11 +22,15 @@ def runs(store: Store) -> tuple[RunRecord, RunRecord]:
 
 
 def test_a_run_does_not_differ_from_itself(store: Store, runs: tuple[RunRecord, RunRecord]) -> None:
-    assert run_difference((runs[0], store), (runs[0], store)) == {"fields": [], "artifacts": [], "figures": []}
+    assert RunDifference.of((runs[0], store), (runs[0], store)).as_dict() == {
+        "fields": [],
+        "artifacts": [],
+        "figures": [],
+    }
 
 
 def test_what_differs_is_told_and_no_more(store: Store, runs: tuple[RunRecord, RunRecord]) -> None:
-    difference = run_difference((runs[0], store), (runs[1], store))
+    difference = RunDifference.of((runs[0], store), (runs[1], store)).as_dict()
     assert difference["fields"] == [{"node": "smaller", "field": "config.blocks", "first": [1], "second": [2]}]
     assert [(row["node"], row["what"]) for row in difference["artifacts"]] == [
         ("smaller", "other content"),
@@ -39,7 +43,7 @@ def test_what_differs_is_told_and_no_more(store: Store, runs: tuple[RunRecord, R
 
 
 def test_the_way_back_is_the_mirror(store: Store, runs: tuple[RunRecord, RunRecord]) -> None:
-    there, back = (run_difference((runs[a], store), (runs[b], store)) for a, b in ((0, 1), (1, 0)))
+    there, back = (RunDifference.of((runs[a], store), (runs[b], store)).as_dict() for a, b in ((0, 1), (1, 0)))
     assert [(row["field"], row["first"], row["second"]) for row in there["fields"]] == [
         (row["field"], row["second"], row["first"]) for row in back["fields"]
     ]
@@ -56,7 +60,7 @@ def test_nodes_and_inputs_of_one_run_alone(store: Store) -> None:
             "c": NodeRecord("narrow", {}, {}),
         },
     )
-    fields = run_difference((before, store), (after, store))["fields"]
+    fields = RunDifference.of((before, store), (after, store)).fields
     assert [(row["node"], row["field"], row["first"], row["second"]) for row in fields] == [
         ("a", "stage", "prune", None),
         ("b", "inputs.model", ["a"], ["c"]),

@@ -14,7 +14,7 @@ from types import ModuleType
 import psutil
 import pytest
 
-from attar.stages.process import _start
+from attar.stages.runtime.process_group import start_without_main
 
 RUN = """
 import signal, sys, time
@@ -58,7 +58,7 @@ def test_what_started_this_process_is_not_run_again_in_its_children(
     starter.__file__ = str(tmp_path / "starter.py")
     (tmp_path / "starter.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')")
     monkeypatch.setitem(sys.modules, "__main__", starter)
-    for start, is_run in ((_start, False), (BaseProcess.start, True)):
+    for start, is_run in ((start_without_main, False), (BaseProcess.start, True)):
         child = multiprocessing.get_context("spawn").Process(target=os.getpid)
         start(child)
         child.join()
