@@ -108,10 +108,11 @@ def with_kinds(nodes: Mapping[str, Node]) -> dict[str, Node]:
         while first in nodes and first not in chain and first not in made:  # a cycle is refused elsewhere
             chain[first] = node = nodes[first]
             first = next(iter(node.inputs.get(node.stage.follows, ())), "")
-        kinds: tuple[type[Artifact] | None, ...] = made.get(first) or (None,)
+        followed: tuple[type[Artifact] | None, ...] = made.get(first) or (None,)
         for node in reversed(chain.values()):
-            kinds = tuple(dict.fromkeys(node.stage.output_type(node.config, kind) for kind in kinds))
-            made[node.name] = kinds
+            followed = made[node.name] = tuple(
+                dict.fromkeys(node.stage.output_type(node.config, kind) for kind in followed)
+            )
     return {name: replace(node, kinds=made[name]) for name, node in nodes.items()}
 
 
