@@ -22,6 +22,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -42,10 +43,10 @@ class Artifact(Generic[F]):
 
     kind: ClassVar[str] = "artifact"
     facts_type: ClassVar[type[ArtifactFacts]] = ArtifactFacts
-    # a model that needs no other to run; a graph, which onnxruntime runs; what makes vectors of texts; a folder of rows
+    # what a model works on; a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
+    subject: ClassVar[Subject] = CAUSAL
     is_whole_model: ClassVar[bool] = False
     is_graph: ClassVar[bool] = False
-    is_encoder: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = False
     path: Path
     facts: F = field(default_factory=dict)  # type: ignore[assignment] - typed just below
@@ -86,7 +87,7 @@ class EncoderArtifact(Artifact[EncoderFacts]):
     kind = "encoder"
     facts_type = EncoderFacts
     is_whole_model = True
-    is_encoder = True
+    subject = ENCODER
 
 
 class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
@@ -96,7 +97,7 @@ class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
     facts_type = EncoderGraphFacts
     is_whole_model = True
     is_graph = True
-    is_encoder = True
+    subject = ENCODER
 
 
 class VisionModelArtifact(Artifact[VisionModelFacts]):

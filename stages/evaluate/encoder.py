@@ -16,10 +16,11 @@ from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.subjects import ENCODER
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.kinds import refuse_causal_fields, refuse_mixed
 from attar.stages.artifacts.encoder.texts import TextReader
+from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_mixed
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast
@@ -49,7 +50,7 @@ def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tup
     model = inputs["model"][0]
     refuse_mixed(model, {"beside": inputs.get("beside", ())})
     refuse_causal_fields(
-        sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
+        ENCODER, sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
     )
     if not inputs.get("tasks"):
         raise ValueError(

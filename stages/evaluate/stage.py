@@ -16,10 +16,10 @@ from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRu
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
-from attar.stages.artifacts.encoder.kinds import is_encoder
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
@@ -38,11 +38,14 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
+# How models of another subject than causal text are forecast and measured.
+FORECASTS = {ENCODER: encoder_evaluation_forecast}
+MEASURES = {ENCODER: evaluate_encoder}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if is_encoder(inputs["model"][0]):
-        return encoder_evaluation_forecast(config, inputs)
+    if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
+        return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
     if config.provider != CPU and "hidden_size" in inputs["model"][0]:
@@ -85,8 +88,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
 
-    if inputs.model.is_encoder:
-        return evaluate_encoder(config, inputs, workdir / "content")
+    if (measure := MEASURES.get(inputs.model.subject)) is not None:
+        return measure(config, inputs, workdir / "content")
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)

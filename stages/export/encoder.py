@@ -13,9 +13,9 @@ from attar.compressors.encode.encoder import encoded
 from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts
+from attar.registry.artifacts.subjects import form_of
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.encoder.folder import copy_form, load_encoder
-from attar.stages.artifacts.encoder.kinds import FORM
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
@@ -43,7 +43,7 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seq
         raise ValueError(
             f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: format.opset, num_prompts"
         )
-    facts = {**exported(model), **{name: model[name] for name in FORM if name in model}}
+    facts = {**exported(model), **form_of(model)}
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
 
@@ -72,7 +72,7 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
         raise ValueError(
             f"the exported graph is not the encoder: a number of a vector differs by {difference:.2g}; accepted: {MAX_DIFFERENCE:g}"
         )
-    made = {**exported(facts), **{name: facts[name] for name in FORM}, "max_vector_difference": difference}
+    made = {**exported(facts), **form_of(facts), "max_vector_difference": difference}
     return EncoderGraphArtifact.at(content, made)
 
 

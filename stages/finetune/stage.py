@@ -23,7 +23,8 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.stages.artifacts.encoder.kinds import is_encoder, refuse_mixed
+from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+# What is refused of models of another subject than causal text, and how their training is put together.
+CHECKS = {ENCODER: check_encoder_training}
+BUILDS = {ENCODER: build_encoder_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -60,8 +64,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
-    if is_encoder(model):
-        check_encoder_training(config, has_teacher=bool(teacher))
+    if (check := CHECKS.get(subject_of(model))) is not None:
+        check(config, has_teacher=bool(teacher))
     else:
         refuse_vectors(objectives)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
@@ -110,8 +114,7 @@ def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Train
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
         torch.manual_seed(plan.seed)
-        build = build_encoder_run if inputs.model.is_encoder else build_run
-        run = build(plan, inputs, workdir)
+        run = BUILDS.get(inputs.model.subject, build_run)(plan, inputs, workdir)
         run.resume()
         run.train()
     return run

@@ -14,7 +14,7 @@ import torch
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.stages.artifacts.encoder.kinds import is_encoder
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -35,12 +35,14 @@ from attar.stages.runtime.progress import metric, note
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
+# What is refused of models of another subject than causal text, and how they take what was trained.
+CHECKS = {ENCODER: check_encoder_merge}
+FOLDS = {ENCODER: fold_encoder}
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     students = inputs["students"]
-    if is_encoder(*inputs.get("base", ({},))):
-        check_encoder_merge(config)
+    CHECKS.get(subject_of(*inputs.get("base", ({},))), lambda config: None)(config)
     _check_inputs(config, inputs)
     check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
@@ -94,8 +96,8 @@ def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtif
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
     """
     _check_inputs(config, _given(inputs))
-    if inputs.base and inputs.base.is_encoder:
-        return fold_encoder(inputs.base, inputs.students, workdir / "content")
+    if inputs.base and (fold := FOLDS.get(inputs.base.subject)) is not None:
+        return fold(inputs.base, inputs.students, workdir / "content")
     check_guidance_fold(config.method, config.guidance_scale, [student.facts for student in inputs.students])
     student = inputs.students[0]
     if inputs.base and not student.is_whole_model and is_guidance(student.path):

@@ -14,8 +14,8 @@ from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
-from attar.stages.artifacts.encoder.kinds import FORM, is_encoder
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.artifacts.model.proof import check_kept, kept_logits, prove_written
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 # Models in memory at once, in float32.
 NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
+# What is refused of models of another subject than causal text, and how they are cut.
+CHECKS = {ENCODER: check_encoder_prune}
+RUNS = {ENCODER: prune_encoder}
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -53,8 +56,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
             f"patch.kind is {config.patch.kind!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
         )
     model = inputs["model"][0]
-    if is_encoder(model):
-        check_encoder_prune(config)
+    CHECKS.get(subject_of(model), lambda config: None)(config)
     if config.plan is not None:
         return _forecast_of_plan(config, config.plan, model, inputs["scan"][0])
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
@@ -63,7 +65,8 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     )
     if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
         num_removed = blocks_over(model, config.keep_fraction["parameters"])
-    facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size", *FORM) if name in model}
+    facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
+    facts |= form_of(model)
     if "num_blocks" in model and num_removed:
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
@@ -101,8 +104,8 @@ def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtif
     if config.plan is not None:
         return _planned(config, config.plan, inputs, workdir)
     removed = chosen_blocks(config, inputs.scan)
-    if inputs.model.is_encoder:
-        return prune_encoder(inputs.model, removed, workdir / "content")
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(inputs.model, removed, workdir / "content")
     steps = bar("pruning", 3, "steps")
     device = pick_device()
     num_copies = NUM_COPIES[config.patch.kind]

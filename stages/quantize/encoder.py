@@ -12,9 +12,9 @@ from attar.compressors.encode.encoder import encoded
 from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import EncoderGraphArtifact
+from attar.registry.artifacts.subjects import form_of
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.encoder.folder import copy_form
-from attar.stages.artifacts.encoder.kinds import FORM
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.artifacts.model.size_forecast import exported
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
@@ -81,8 +81,7 @@ def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Pa
     (content / RESULT).write_text(json.dumps(quality, indent=1))
     held = {"weight_bytes": float((content / DATA).stat().st_size)}
     carried = {name: quality[name] for name in ("cosine_distance", "size_fraction")}
-    form = {name: facts[name] for name in FORM}
-    return EncoderGraphArtifact.at(content, {**exported(facts, label), **form, **carried, **held})
+    return EncoderGraphArtifact.at(content, {**exported(facts, label), **form_of(facts), **carried, **held})
 
 
 def _refuse_loss(config: QuantizeConfig, quality: dict[str, float]) -> None:

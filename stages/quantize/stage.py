@@ -9,8 +9,8 @@ from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
 from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
-from attar.stages.artifacts.encoder.kinds import FORM, is_encoder
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
@@ -24,6 +24,10 @@ from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
+# By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
+LIMITS = {CAUSAL: "text", ENCODER: "vectors"}
+CHECKS = {ENCODER: check_encoder_quantize}
+RUNS = {ENCODER: quantize_encoder}
 
 
 def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -32,12 +36,13 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
-    kinds = ("vectors", "an encoder's graph") if is_encoder(model) else ("text", "a causal model's graph")
-    if config.limits.kind != kinds[0]:
-        raise ValueError(f"limits.kind is {config.limits.kind!r}, but the input is {kinds[1]}; accepted: {kinds[0]}")
-    if is_encoder(model):
-        check_encoder_quantize(config)
-    facts = {**exported(model, _label(config)), **{name: model[name] for name in FORM if name in model}}
+    subject = subject_of(model)
+    if config.limits.kind != LIMITS[subject]:
+        raise ValueError(
+            f"limits.kind is {config.limits.kind!r}, but the input is the graph of {subject.words}; accepted: {LIMITS[subject]}"
+        )
+    CHECKS.get(subject, lambda config: None)(config)
+    facts = {**exported(model, _label(config)), **form_of(model)}
     facts["weight_bytes"] = integer_bytes(
         model,
         config.weights.bits,
@@ -60,8 +65,8 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
     source, content = inputs.model.path, workdir / "content"
-    if inputs.model.is_encoder:
-        return quantize_encoder(config, inputs, content, _label(config))
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(config, inputs, content, _label(config))
     samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
     vocab_size, limits = inputs.model.facts.vocab_size, cast(Limits, config.limits)

@@ -8,11 +8,11 @@ from typing import Any
 from attar.registry.artifacts.facts import fact_text, several
 from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.lineage import Ancestor
+from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.figures import HIGH, LOW
-from attar.stages.artifacts.encoder.kinds import is_encoder
-from attar.stages.register.encoder import CAUSAL_FRONT, ENCODER_FORMS, ENCODER_FRONT
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import MEASURES, plain
+from attar.stages.register.subjects import RELEASES, Wording
 
 # Stages that change the model or make the data it learns from, and what of their config a reader wants to know: its name and where it is.
 STEPS = {
@@ -33,19 +33,19 @@ STEPS = {
     "merge": {"method": "method", "params": "params"},
 }
 
-# What a form is and what runs it; another is a folder of transformers.
-FORMS = {
-    "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
-    "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
-}
 # Weights that are not rounded to integers.
 FLOATS = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
 
 
 def write_card(release: Release) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    library, task = ENCODER_FRONT if is_encoder(release.model.facts) else CAUSAL_FRONT
-    front = ["---", f"license: {release.license}", f"library_name: {library}", f"pipeline_tag: {task}"]
+    wording = _wording(release.model.facts)
+    front = [
+        "---",
+        f"license: {release.license}",
+        f"library_name: {wording.library}",
+        f"pipeline_tag: {wording.hub_task}",
+    ]
     parts = [
         [*front, "tags: [attar, pruned]", "---", f"# {release.name}", "", f"{_blocks(release)} Made with Attar."],
         ["## Forms", *_forms(release)],
@@ -63,23 +63,26 @@ def write_card(release: Release) -> str:
 
 def _blocks(release: Release) -> str:
     base, now = next((base.facts for base in release.bases), {}), release.model.facts
-    kind, blocks = ("sentence encoder", "blocks") if is_encoder(now) else ("causal language model", "decoder blocks")
-    sizes = f"{now.get('num_blocks', '?')} {blocks}, {float(now.get('num_parameters', 0)):,.0f} parameters"
+    wording = _wording(now)
+    sizes = f"{now.get('num_blocks', '?')} {wording.blocks}, {float(now.get('num_parameters', 0)):,.0f} parameters"
     if not base or base.get("num_parameters") == now.get("num_parameters"):
-        return f"A {kind} of {sizes}."
+        return f"A {wording.noun} of {sizes}."
     was = f"{base.get('num_blocks', '?')} blocks, {float(base.get('num_parameters', 0)):,.0f} parameters"
-    return f"A {kind} of {sizes}; the original has {was}."
+    return f"A {wording.noun} of {sizes}; the original has {was}."
 
 
 def _forms(release: Release) -> list[str]:
     lines = []
     for folder, facts in release.forms.items():
-        own = is_encoder(facts)
-        forms, folder_kind = (ENCODER_FORMS, "sentence-transformers folder") if own else (FORMS, "Hugging Face folder")
-        what = forms.get(str(facts.get("format")), f"{folder_kind}: {release.readers}, torch")
+        wording = _wording(facts)
+        what = wording.forms.get(str(facts.get("format")), f"{wording.folder}: {release.readers}, torch")
         bits = f", {facts['bits_per_weight']:.2f} bits each" if "bits_per_weight" in facts else ""
         lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}{bits}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
+
+
+def _wording(facts: Facts) -> Wording:
+    return RELEASES[subject_of(facts)].wording
 
 
 def _weights(facts: Facts) -> str:

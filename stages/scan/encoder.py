@@ -14,10 +14,11 @@ from attar.compressors.prune.depth.block_cost import counted_costs
 from attar.compressors.prune.depth.metrics import CONTROL_METRICS, COSINE_METRICS, WEIGHT_METRICS
 from attar.compressors.prune.depth.scan import Scores, WindowScan, residual_stream, window_table
 from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.subjects import ENCODER
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.kinds import refuse_causal_fields
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.artifacts.mixed_subjects import refuse_causal_fields
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric
 from attar.stages.scan.config import ScanConfig, scan_facts
@@ -40,7 +41,7 @@ def check_encoder_scan(config: ScanConfig) -> None:
             f"{given} is for causal language models; accepted for an encoder: metrics and calibration alone"
         )
     accepted = "num_samples, max_tokens, batch_size, precision"
-    refuse_causal_fields(sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
+    refuse_causal_fields(ENCODER, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
 
 
 def scan_encoder(

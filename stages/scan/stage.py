@@ -12,8 +12,8 @@ from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
 from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
-from attar.stages.artifacts.encoder.kinds import is_encoder
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -34,6 +34,10 @@ from attar.stages.scan.tables import (
 )
 from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
+# What is refused of models of another subject than causal text, and how they are scanned.
+CHECKS = {ENCODER: check_encoder_scan}
+RUNS = {ENCODER: scan_encoder}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInputs:
@@ -45,8 +49,7 @@ class ScanInputs:
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
-    if is_encoder(model):
-        check_encoder_scan(config)
+    CHECKS.get(subject_of(model), lambda config: None)(config)
     facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
     if "num_blocks" in model:
@@ -107,8 +110,8 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
 
     Raises ValueError for calibration text that is empty or too short.
     """
-    if inputs.model.is_encoder:
-        return scan_encoder(config, inputs.model, inputs.data, workdir / "content")
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(config, inputs.model, inputs.data, workdir / "content")
     device = pick_device()
     in_memory = "model" if config.needs_whole_model else config.in_memory
     placement = Placement.chosen(in_memory, inputs.model.path, 1, device, workdir / "changes")

@@ -12,6 +12,7 @@ import torch
 from attar.compressors.encode.encoder import encoded
 from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, EncoderGraphArtifact
 from attar.registry.artifacts.store import Store
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER
 from attar.registry.release.pull import download_model
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
@@ -22,8 +23,8 @@ from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.stage import finetune
 from attar.stages.register.config import IntervalGate, RegisterConfig
-from attar.stages.register.encoder import check_gate
 from attar.stages.register.stage import RegisterInputs, register
+from attar.stages.register.subjects import check_gate
 from tests.databases import copy_database
 from tests.stages.artifacts.encoder.conftest import encoder_of
 
@@ -74,20 +75,20 @@ def test_an_encoder_is_registered_and_pulled(
 
 
 def test_a_gate_asks_what_is_measured() -> None:
-    for gate, is_encoder in (({"max_perplexity_ratio": 1.1}, True), ({"min_mrr_retention": 0.9}, False)):
+    for gate, subject in (({"max_perplexity_ratio": 1.1}, ENCODER), ({"min_mrr_retention": 0.9}, CAUSAL)):
         with pytest.raises(ValueError, match="is not measured of"):
-            check_gate(gate, is_encoder=is_encoder)
+            check_gate(gate, subject)
     on_intervals = [
         IntervalGate(checks=({"measure": name, "limit": 0.9},))  # type: ignore[arg-type] - as a recipe writes it
         for name in ("bytes_ratio", "accuracy_retention")
     ]
     for gate in on_intervals:
-        check_gate(gate, is_encoder=False)
-    check_gate(on_intervals[0], is_encoder=True)
+        check_gate(gate, CAUSAL)
+    check_gate(on_intervals[0], ENCODER)
     with pytest.raises(ValueError, match="accuracy_retention is not measured of an encoder"):
-        check_gate(on_intervals[1], is_encoder=True)
-    check_gate({"max_size_ratio": 0.9, "min_spearman_retention": 0.9}, is_encoder=True)
-    check_gate({"max_size_ratio": 0.9, "min_accuracy_retention": 0.9}, is_encoder=False)
+        check_gate(on_intervals[1], ENCODER)
+    check_gate({"max_size_ratio": 0.9, "min_spearman_retention": 0.9}, ENCODER)
+    check_gate({"max_size_ratio": 0.9, "min_accuracy_retention": 0.9}, CAUSAL)
 
 
 @pytest.mark.parametrize(

@@ -257,7 +257,7 @@ CAUSAL: dict[str, Any] = {"num_blocks": 4, "vocab_size": 259}
             quantize,
             QuantizeConfig(limits={"max_kl_nats": 1.0}),
             {"model": {**ENCODER, "format": "onnx"}},
-            "limits.kind is 'text', but the input is an encoder",
+            "limits.kind is 'text', but the input is the graph of an encoder",
         ),
     ],
 )
