@@ -15,7 +15,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
@@ -56,7 +56,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | EncoderArtifact | None = None
+    model: AnyModel | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -226,5 +226,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: AnyModel | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

@@ -10,14 +10,13 @@ from pydantic import Discriminator, Field, Tag, field_validator
 
 from attar.compressors.catalogue import did_you_mean
 from attar.registry.artifacts.handles import (
+    AnyGraph,
+    AnyModel,
     BehaviourArtifact,
     ComparisonArtifact,
-    EncoderArtifact,
-    EncoderGraphArtifact,
     EvaluationArtifact,
     GgufArtifact,
     ModelArtifact,
-    OnnxArtifact,
 )
 from attar.registry.release.gate import THRESHOLDS
 from attar.registry.release.interval_gate import Multiplicity
@@ -93,12 +92,12 @@ class RegisterInputs:
     `comparison` and `behaviour`: of the model with its original, for a gate on what `compare` and `check_behaviour` measure.
     """
 
-    model: ModelArtifact | EncoderArtifact
+    model: AnyModel
     evaluation: EvaluationArtifact
     baseline: EvaluationArtifact
-    onnx: tuple[OnnxArtifact | EncoderGraphArtifact, ...] = ()
+    onnx: tuple[AnyGraph, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
     # any number, of any kind that `export` and `quantize` make
-    forms: tuple[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact, ...] = ()
+    forms: tuple[AnyGraph | GgufArtifact | ModelArtifact, ...] = ()
     comparison: ComparisonArtifact | None = None
     behaviour: BehaviourArtifact | None = None
