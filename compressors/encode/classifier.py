@@ -75,7 +75,7 @@ def with_head(encoder: PreTrainedModel, names: Sequence[str], seed: int) -> PreT
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = AutoModelForSequenceClassification.from_config(config, dtype=encoder.dtype)
-    report = getattr(model, model.base_model_prefix).load_state_dict(encoder.state_dict(), strict=False)
+    report = getattr(model, model.base_model_prefix).load_state_dict(encoder.state_dict(), strict=False, assign=True)
     if wrong := [name for name in (*report.missing_keys, *report.unexpected_keys) if not name.startswith(POOLER)]:
         raise ValueError(f"{type(model).__name__} does not read what the encoder holds: {wrong[0]}")
     return model.eval()

@@ -32,7 +32,10 @@ CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
 def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
-    """Return what the graph of a model that reads whole texts will be. Raises ValueError for what it has not: other formats, guidance, text that it writes."""
+    """Return what the graph of a model that reads whole texts will be.
+
+    Raises ValueError for what it has not: other formats, guidance, text that it writes.
+    """
     what = subject_of(model).words
     if config.format.kind != "onnx":
         raise ValueError(f"format.kind is {config.format.kind!r}, but the model is {what}; accepted: 'onnx'")

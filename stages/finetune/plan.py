@@ -24,6 +24,7 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
+    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -69,6 +70,8 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
+    # of a classifier: how the teacher's classes are split; None: they are not
+    split: SubclassSplit | None
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -151,6 +154,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
+                split=config.teacher.split,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),

@@ -50,6 +50,19 @@ Anchor = Annotated[SelfRule | NoSource | InputModel, ANCHOR]
 Rollout = Annotated[RolloutPolicy | DataWrites, MethodField({"data": DataWrites, **ROLLOUTS}, "rollout", "data")]
 
 
+class SubclassSplit(StageConfig):
+    """How a teacher's classes are split into as many as the student has outputs a class. https://arxiv.org/abs/2409.20449"""
+
+    by: Literal["directions", "chance"] = "directions"
+    """directions: principal ones of the teacher's features within a class, off those that tell classes apart. chance: the control."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the softmax over a class's coordinates, whose mean variance is 1: above 1 softer."""
+
+    seed: int = Field(default=0, ge=0)
+    """What the rotation of the directions, or chance, is drawn with."""
+
+
 class AutoTeacher(StageConfig):
     """The input `teacher` where it is given, else what is recorded in the data."""
 
@@ -63,6 +76,7 @@ class AutoTeacher(StageConfig):
     """Run the input `teacher` once over all examples and keep its last states (2 bytes x hidden size a token in bf16), not at every step:
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
@@ -74,6 +88,7 @@ class RecordedTeacher(StageConfig):
     kind: Literal["recorded"]
     """What is recorded in the data."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
@@ -93,6 +108,9 @@ class InputTeacher(StageConfig):
     run_once: bool = False
     """Run it once over all examples and keep its last states, as under auto."""
 
+    split: SubclassSplit | None = None
+    """Of classifiers: teach a student of several outputs a class what the teacher's classes hide, {by: directions}. null: classes alone."""
+
     rule: ClassVar[SelfRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
@@ -110,6 +128,7 @@ class SelfTeacher(StageConfig):
     context: Context = NO_CONTEXT
     """What it reads that the student does not, as under auto."""
 
+    split: ClassVar[SubclassSplit | None] = None
     run_once: ClassVar[bool] = False
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
@@ -130,6 +149,7 @@ class RandomTeacher(StageConfig):
     context: Context = NO_CONTEXT
     """What it reads that the student does not, as under auto."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     run_once: ClassVar[bool] = False
     record: ClassVar[Record] = "never"

@@ -124,11 +124,8 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    if config.model.kind in FORECASTS:
-        local = FORECASTS[config.model.kind](source, config.model)
-    else:
-        local = local_facts(source, config.strip_from_names)
-    facts: Facts = {**local, **config.expect}
+    forecast = FORECASTS.get(config.model.kind, lambda source, model: local_facts(source, config.strip_from_names))
+    facts: Facts = {**forecast(source, config.model), **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 

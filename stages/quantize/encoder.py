@@ -1,4 +1,4 @@
-"""Quantize the graph of a model that reads whole texts; an encoder's is accepted only within limits that the cosine to the float graph's vectors of held-out texts keeps."""
+"""Quantize an encoder's graph, or write that of any model which reads whole texts. Accepted only within limits on held-out texts."""
 
 from __future__ import annotations
 

@@ -47,6 +47,17 @@ def load_classifier(
     return TextClassifier(with_names(model, form), form.num_subclasses).eval()
 
 
+def random_classifier(classifier: TextClassifier, seed: int) -> TextClassifier:
+    """Return a classifier of the same shape whose weights are drawn with `seed`: it knows nothing."""
+    import transformers  # there since the classifier is
+
+    # transformers initialises from the global generator; forked, so that the caller's stays as it was
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = getattr(transformers, READER).from_config(classifier.model.config, dtype=classifier.model.dtype)
+    return TextClassifier(model.to(classifier.device), classifier.num_subclasses).eval()
+
+
 def with_names(model: transformers.PreTrainedModel, form: ClassForm) -> transformers.PreTrainedModel:
     """Return the model with the names of its classes in its config."""
     for key, value in named_outputs(form).items():

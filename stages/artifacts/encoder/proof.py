@@ -21,7 +21,7 @@ HIDDEN_TOKENS = (0, 3, 9)
 
 @torch.no_grad()
 def probe_vectors(encoder: Any, what: str) -> Tensor:
-    """Return the vectors of an encoder in memory, or a classifier's logits, on the probe, some rows padded. Raises ValueError in one line when it does not run."""
+    """Return the vectors or logits of a model in memory on the probe, some rows padded. Raises ValueError when it does not run."""
     ids = probe_ids(encoder.model.config.vocab_size, encoder.device)
     mask = torch.ones_like(ids)
     for row, count in enumerate(HIDDEN_TOKENS):
