@@ -26,19 +26,20 @@ WORDS = {
     "fruit": ("apple", "plum", "grape", "melon", "peach", "lemon", "mango", "olive"),
     "tool": ("saw", "drill", "wrench", "pliers", "chisel", "rasp", "vice", "awl"),
 }
+FORMS = {"fruit": ("ripe {}", "peel the {}", "eat one {}"), "tool": ("sharp {}", "hold the {}", "use one {}")}
 ROWS = [
     {"text": form.format(word), "label": label}
     for label, words in WORDS.items()
     for word in words
-    for form in ("a {}", "the {} is here", "{}", "one more {}")
+    for form in FORMS[label]
 ]
 SOURCE = "random:bert?num_blocks=3&hidden_size=32"
 LEARNED: dict[str, Any] = {
     "adapt": {"kind": "full"},
     "objectives": {"labels": 1.0},
-    "schedule": {"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 512},
+    "schedule": {"num_epochs": 12, "learning_rate": 3e-3, "tokens_per_step": 128},
     "compute": {"tokens_per_micro_batch": 512, "precision": "float32"},
-    "heldout": {"every": 6},
+    "heldout": {"every": 12},
 }
 
 
@@ -57,9 +58,9 @@ def classifier_of(store: Store, source: str = SOURCE, **options: Any) -> Classif
     return ingest_model.execute(config, NoInputs(), store).artifact
 
 
-def taught(store: Store, model: Any, data: DatasetArtifact, teacher: Any = None, **changes: Any) -> ClassifierArtifact:
+def taught(store: Store, model: Any, data: DatasetArtifact, by: Any = None, **changes: Any) -> ClassifierArtifact:
     config = FinetuneConfig(**{**LEARNED, **changes})
-    inputs = FinetuneInputs(model=model, data=(data,), teacher=teacher)
+    inputs = FinetuneInputs(model=model, data=(data,), teacher=by)
     student = finetune.execute(config, inputs, store).artifact
     return merge.execute(MergeConfig(), MergeInputs(base=model, students=(student,)), store).artifact
 

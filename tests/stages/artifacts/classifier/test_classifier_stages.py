@@ -51,7 +51,7 @@ def test_a_classifier_learns_its_labels_and_is_measured(
     right = [float(LABELS[int(row.argmax())] == asked.answer) for row, asked in zip(logits, rows, strict=True)]
     assert content["right"]["goods"] == right and len(right) > 8
     assert facts["accuracy"] == pytest.approx(sum(right) / len(right)) and facts["accuracy"] > 0.75
-    assert facts["accuracy_low"] < facts["accuracy"] < facts["accuracy_high"] and 0 < facts["macro_f1"] <= 1
+    assert facts["accuracy_low"] < facts["accuracy"] <= facts["accuracy_high"] and 0 < facts["macro_f1"] <= 1
     expected = float(
         torch.nn.functional.cross_entropy(logits.double(), torch.tensor([LABELS.index(r.answer) for r in rows]))
     )
@@ -121,7 +121,7 @@ def test_the_graph_gives_the_classes_and_in_integers_nearly(
     inputs = QuantizeInputs(model=classifier_graph, data=labelled)
     small = quantize.execute(QuantizeConfig(limits=limits, weights=dynamic), inputs, store).artifact
     assert isinstance(small, ClassifierGraphArtifact) and small.facts.quantization == "dynamic int8"
-    assert 0 < small.facts.kl_nats < 0.1 and small.facts.size_fraction < 0.6
+    assert 0 < small.facts.kl_nats < 0.1 and small.facts.size_fraction < 0.7
     scores = evaluate.execute(EvaluateConfig(), EvaluateInputs(model=small, tasks=(labelled,)), store).artifact
     assert scores.facts["accuracy"] > 0.7
     with pytest.raises(ValueError, match="the quantized classifier loses too much: KL"):
