@@ -61,6 +61,13 @@ def last_layer(model: PreTrainedModel) -> nn.Linear:
     return layers[-1]
 
 
+def head_parts(model: PreTrainedModel) -> list[nn.Module]:
+    """Return what a classifier has behind its last block: a pooler where there is one, and the layers of the head."""
+    own: nn.Module = getattr(model, model.base_model_prefix)
+    pooler = getattr(own, "pooler", None)
+    return [*([] if pooler is None else [pooler]), *(part for part in model.children() if part is not own)]
+
+
 def with_head(encoder: PreTrainedModel, names: Sequence[str], seed: int) -> PreTrainedModel:
     """Return the encoder under its family's head for these outputs, whose weights are drawn with `seed`.
 

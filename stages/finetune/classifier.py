@@ -21,7 +21,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.classifier import ClassifierStudent, RecordedClasses, reading_features
 from attar.compressors.distill.teachers.subclasses import Subclasses, split_by_chance
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.encode.classifier import TextClassifier, last_layer
+from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
 from attar.compressors.models.slots import pad_right
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
@@ -114,6 +114,8 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         )
     classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(classifier.model, plan.adaptation.first_block)
+    for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
+        part.to(torch.float32).requires_grad_(True)
     split = plan.teaching.split
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)

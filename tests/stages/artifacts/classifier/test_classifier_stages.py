@@ -62,6 +62,10 @@ def test_a_classifier_learns_its_labels_and_is_measured(
         EvaluateConfig(precision="float32"), EvaluateInputs(model=fresh, tasks=(labelled,)), store
     )
     ratios = paired_ratios(content, evaluation_of(before.artifact))
+    start, end = (load_classifier(artifact.path).model.state_dict() for artifact in (fresh, classifier))
+    moved = {name for name in start if not torch.equal(start[name], end[name])}
+    assert {"classifier.weight", "bert.pooler.dense.weight"} < moved
+    assert "bert.embeddings.word_embeddings.weight" not in moved
     assert ratios["accuracy"].value > 1 and ratios["macro_f1"].value > 1 and ratios["macro_f1"].low is not None
 
 
