@@ -56,7 +56,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a classifier as transformers does."""
+        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
 
     def ingest_data(
         self,

@@ -83,14 +83,14 @@ def main() -> None:
     home, train, test = (word for word in sys.argv[1:] if not word.startswith("--"))
     seeds, num_rows = [int(seed) for seed in options.get("seeds", "0,1,2").split(",")], int(options.get("rows", 2000))
     configure_process()
-    bench, told = Bench(Path(home)), {name: [] for name in ("teacher", *ARMS)}
+    bench, measured = Bench(Path(home)), {name: [] for name in ("teacher", *ARMS)}
     for seed in seeds:
         halves = halved(Path(train), options.get("labels", "label"), seed)
         rows = data_of(bench, Path(train), halves, num_rows, seed, choose_fraction=0.05)
-        asked = data_of(bench, Path(test), halves, 0, seed, choose_fraction=0.0)
+        tested = data_of(bench, Path(test), halves, 0, seed, choose_fraction=0.0)
         schedule = {"num_epochs": 3, "learning_rate": 1e-4, "tokens_per_step": 512, "seed": seed}
         teacher = bench.taught(bench.classifier(1, seed), rows, {"objectives": {"labels": 1.0}, "schedule": schedule})
-        told["teacher"].append(bench.accuracy(teacher, asked))
+        measured["teacher"].append(bench.accuracy(teacher, tested))
         for name, (num_subclasses, objectives, source) in ARMS.items():
             student = bench.run("prune", {"blocks": [1, 2, 3, 4]}, model=bench.classifier(num_subclasses, 100 + seed))
             config: dict[str, Any] = {
@@ -99,10 +99,10 @@ def main() -> None:
             }
             config |= {"teacher": source} if source else {}
             made = bench.taught(student, rows, config, teacher if source else None)
-            told[name].append(bench.accuracy(made, asked))
-            print(f"  seed {seed}, {name}: {told[name][-1]['accuracy']:.4f}", file=sys.stderr, flush=True)
+            measured[name].append(bench.accuracy(made, tested))
+            print(f"  seed {seed}, {name}: {measured[name][-1]['accuracy']:.4f}", file=sys.stderr, flush=True)
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    for name, facts in told.items():
+    for name, facts in measured.items():
         values = [some["accuracy"] for some in facts]
         spread = f"{stdev(values):.4f}" if len(values) > 1 else ""
         each = ", ".join(f"{s['accuracy']:.4f} [{s['accuracy' + LOW]:.4f}, {s['accuracy' + HIGH]:.4f}]" for s in facts)

@@ -1,4 +1,4 @@
-"""A classifier of texts: a transformer that sees both sides of every token, and a head that gives each class a logit."""
+"""A classifier of texts: a transformer that sees both sides of a token, and a head over classes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def last_layer(model: PreTrainedModel) -> nn.Linear:
 
 
 def head_parts(model: PreTrainedModel) -> list[nn.Module]:
-    """Return what a classifier has behind its last block: a pooler where there is one, and the layers of the head."""
+    """Return what a classifier has behind its last block. A pooler where there is one, and the layers of the head."""
     own: nn.Module = getattr(model, model.base_model_prefix)
     pooler = getattr(own, "pooler", None)
     return [*([] if pooler is None else [pooler]), *(part for part in model.children() if part is not own)]

@@ -1,4 +1,4 @@
-"""Trace a model that reads whole texts into one ONNX graph: an encoder with pooling and normalization inside, a classifier with its head."""
+"""Trace a model that reads whole texts into one ONNX graph. An encoder with its pooling inside, a classifier with its head."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models that read whole texts, encoders and classifiers, as the stages that cut and train them take them: loaded, and written again."""
+"""Models that read whole texts, encoders and classifiers, as stages take them: loaded, and written again."""
 
 from __future__ import annotations
 

@@ -27,7 +27,8 @@ NUM_TIMED_TEXTS = 96
 
 def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
     """Measure how well a classifier tells its classes, its size and speed. Raises ValueError, before anything runs, for classes it has not."""
-    names, labels = unique_names(inputs.tasks, "task"), inputs.model.facts["labels"]
+    model: Any = inputs.model
+    names, labels = unique_names(inputs.tasks, "task"), model.facts.labels
     tasks = {
         name: read_labelled(data, name, labels, config.max_rows, config.part)
         for name, data in zip(names, inputs.tasks, strict=True)
@@ -40,7 +41,7 @@ def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content:
     right = {name: some.right.tolist() for name, some in predictions.items()}
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
-        "num_blocks": inputs.model.facts["num_blocks"],
+        "num_blocks": inputs.model.facts.num_blocks,
         "model_fingerprint": inputs.model.fingerprint,
         "part": config.part,
         **sizes_measured(inputs.model),

@@ -40,7 +40,7 @@ CAUSAL_FIELDS = (
     "num_prompt_tokens",
 )
 # What models that read whole texts are asked.
-ASKED = {
+QUESTIONS_OF = {
     ENCODER: "pairs with a similarity, or questions with their texts",
     CLASSIFIER: "texts with the names of their classes as answers",
 }
@@ -57,7 +57,7 @@ def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tup
         subject, sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
     )
     if not inputs.get("tasks"):
-        raise ValueError(f"nothing to measure quality on: give the input tasks ({ASKED[subject]})")
+        raise ValueError(f"nothing to measure quality on: give the input tasks ({QUESTIONS_OF[subject]})")
     if inputs.get("original"):
         raise ValueError(
             f"input original is what a model drafts for, and {subject.words} drafts nothing; accepted: beside"
@@ -163,7 +163,7 @@ def sizes_measured(model: Any) -> dict[str, Any]:
 def row_times(
     inputs: EvaluateInputs, runner: EmbeddingRunner, beside: EmbeddingRunner | None, texts: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    """Return the seconds that a text takes alone and in a batch, and under `beside` those of the other model in the same rounds."""
+    """Return the seconds that a text takes alone and in a batch. Under `beside` those of the other model in the same rounds."""
     times = embedding_times(runner, beside, texts)
     if inputs.beside is not None and beside is not None:
         times["beside"]["model_fingerprint"] = inputs.beside.fingerprint

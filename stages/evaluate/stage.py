@@ -84,8 +84,7 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
-    Of an encoder: rank correlation on graded pairs, MRR, nDCG and recall over a corpus, size, and seconds to make vectors.
-    Of a classifier: accuracy, macro F1, calibration error, size, and seconds to put texts into classes.
+    Of an encoder rank correlation, MRR, nDCG and recall; of a classifier accuracy, macro F1 and calibration error; size, and seconds a text.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for

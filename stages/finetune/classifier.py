@@ -19,7 +19,7 @@ from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.classifier import ClassifierStudent, RecordedClasses, reading_features
-from attar.compressors.distill.teachers.subclasses import Subclasses, split_by_chance
+from attar.compressors.distill.teachers.subclasses import Split, Subclasses, split_by_chance
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
@@ -37,7 +37,6 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens
 from attar.stages.finetune.plan import Source, TrainingPlan
-from attar.stages.finetune.teacher_config import SubclassSplit
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -98,7 +97,8 @@ def refuse_classes(objectives: Any) -> None:
 
 def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
-    labels = tuple(str(label) for label in inputs.model.facts["labels"])
+    model: Any = inputs.model
+    labels = model.facts.labels
     reads_labels = any(map(_reads_labels, plan.reduction.objectives.values()))
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
 
@@ -171,7 +171,7 @@ def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str
 
 @torch.no_grad()
 def _with_classes(
-    rows: SentenceRows, teacher: TextClassifier, tokens_per_batch: int, split: SubclassSplit | None, num_subclasses: int
+    rows: SentenceRows, teacher: TextClassifier, tokens_per_batch: int, split: Split | None, num_subclasses: int
 ) -> SentenceRows:
     """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
     every = [*rows.train, *rows.heldout]
@@ -186,15 +186,15 @@ def _with_classes(
             for row, index in enumerate(batch):
                 logits[index], features[index] = made[row].clone(), own[row].clone()
             counter.advance(len(batch))
-    told = torch.stack(logits)
+    taught = torch.stack(logits)
     if split is not None:
-        told = _split(split, told, torch.stack(features), len(rows.train), teacher, num_subclasses)
-    every = [replace(sentence, teacher=told[index]) for index, sentence in enumerate(every)]
+        taught = _split(split, taught, torch.stack(features), len(rows.train), teacher, num_subclasses)
+    every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
 def _split(
-    split: SubclassSplit, logits: Tensor, features: Tensor, num_train: int, teacher: TextClassifier, num_subclasses: int
+    split: Split, logits: Tensor, features: Tensor, num_train: int, teacher: TextClassifier, num_subclasses: int
 ) -> Tensor:
     """Return the subclasses' log-probabilities, by directions that training texts alone suggest."""
     if split.by == "chance":

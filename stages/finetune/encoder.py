@@ -57,7 +57,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
 
 
 def check_text_training(config: FinetuneConfig, subject: Subject) -> None:
-    """Raise ValueError for what is asked of the training of a model that reads whole texts, and that it has not."""
+    """Raise ValueError for what the training of a model that reads whole texts has not."""
     what = subject.words
     if config.teacher.context != NO_CONTEXT:
         raise ValueError(f"teacher.context is for causal language models; accepted for {what}: none")

@@ -14,6 +14,7 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.kind_facts import ModelFacts
@@ -24,7 +25,6 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
-    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -71,7 +71,7 @@ class Teaching:
     reads_record: bool
     is_run_once: bool
     # of a classifier: how the teacher's classes are split; None: they are not
-    split: SubclassSplit | None
+    split: Split | None
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -154,7 +154,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=config.teacher.split,
+                split=None if config.teacher.split is None else config.teacher.split.rule,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),

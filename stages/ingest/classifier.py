@@ -1,4 +1,4 @@
-"""A classifier of texts as it comes in: a folder with a head over classes, or an encoder that gets a fresh one."""
+"""A classifier of texts as it comes in. A folder with a head over classes, or an encoder that gets a fresh one."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class ClassifierModel(StageConfig):
 
 
 def check_classifier_source(source: ModelSource, config: ClassifierModel, strip_from_names: list[str]) -> None:
-    """Raise ValueError for a source that no classifier comes from, or one that is known to have no head and no labels for it."""
+    """Raise ValueError for a source that no classifier comes from, or that has no head and no labels."""
     check_text_source(source, strip_from_names, "classifier")
     if source.scheme == "random" and not config.labels:
         raise ValueError(

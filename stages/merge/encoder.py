@@ -1,4 +1,4 @@
-"""Put the weights that were trained on a model that reads whole texts into it: one model, proved by what it computes."""
+"""Put trained weights into a model that reads whole texts: one model, proved by what it computes."""
 
 from __future__ import annotations
 

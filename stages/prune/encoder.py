@@ -1,4 +1,4 @@
-"""Prune an encoder or a classifier of texts: remove blocks, leaving one that loads like any other, with the same pooling or head."""
+"""Prune an encoder or a classifier of texts. What is left loads like any other, with the same pooling or head."""
 
 from __future__ import annotations
 

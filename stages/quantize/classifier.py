@@ -36,7 +36,7 @@ def quantize_classifier(
 
 
 def class_quality(original: Tensor, logits: Tensor, size_fraction: float) -> dict[str, float]:
-    """Return how far the distributions of two sets of logits are apart: KL in nats a row, and the share of rows in the same class."""
+    """Return how far two sets of logits are apart. KL in nats a row, and the share of rows in the same class."""
     before, after = original.log_softmax(dim=-1), logits.log_softmax(dim=-1)
     nats = torch.linalg.vecdot(before.exp(), before - after)
     same = (before.argmax(dim=-1) == after.argmax(dim=-1)).float()

@@ -31,7 +31,7 @@ CAUSAL_FIELDS = ("tokens", "prepend_bos", "skip_first", "num_loss_samples")
 
 
 def check_encoder_scan(config: ScanConfig, subject: Subject = ENCODER) -> None:
-    """Raise ValueError for what is asked that such a model does not have: next tokens, a cache, candidates of a solve."""
+    """Raise ValueError for what such a model does not have: next tokens, a cache, candidates of a solve."""
     if causal := [name for name in config.metrics if name not in METRICS]:
         raise ValueError(
             f"metrics has {causal[0]!r}, which needs a causal language model; accepted for {subject.words}: {', '.join(METRICS)}"

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.losses.classes import ClassOutputs
+from attar.compressors.distill.teachers.outputs import ClassOutputs
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.classifier import TextClassifier, last_layer, of_classes
 from attar.compressors.models.trained_weights import Weights
 
 
 class ClassifierStudent(nn.Module):
-    """A classifier of texts under training: of a batch it makes logits of classes, or of their subclasses where those are taught."""
+    """A classifier of texts under training. It makes logits of classes, or of their subclasses where those are taught."""
 
     reads: tuple[str, ...] = ()
 

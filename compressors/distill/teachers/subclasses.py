@@ -1,4 +1,4 @@
-"""Pseudo-subclasses: a teacher's class is split by the directions in which its texts differ, so that a few classes teach much. LELP.
+"""Pseudo-subclasses: a class is split by the directions in which its texts differ for the teacher. LELP.
 
 https://arxiv.org/abs/2409.20449. Of class c the features x (what the teacher's last layer reads) are taken off the span of that layer's weights W,
 centred, and told by their S largest principal directions, which a random rotation mixes so that none has most of the variance:
@@ -12,10 +12,20 @@ The paper's S and temperature are not known to us: coordinates are scaled to a m
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """How a teacher's classes are split. By the directions of its features or by chance; the temperature of the softmax over them."""
+
+    by: Literal["directions", "chance"] = "directions"
+    temperature: float = 1.0
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Subclasses:
         return Subclasses(torch.stack(centers).float(), torch.stack(axes).float(), temperature)
 
     def split(self, logits: Float[Tensor, "N C"], features: Float[Tensor, "N D"]) -> Float[Tensor, "N CS"]:
-        """Return log-probabilities of the subclasses, class by class: those of a class add up to the teacher's own probability of it."""
+        """Return log-probabilities of the subclasses, class by class. Those of a class add up to the teacher's own probability of it."""
         coordinates = self.coordinates(features) / self.temperature
         return (logits.float().log_softmax(dim=-1)[:, :, None] + coordinates.log_softmax(dim=-1)).flatten(1)
 
@@ -78,8 +88,8 @@ def split_by_chance(logits: Float[Tensor, "N C"], num_subclasses: int, seed: int
 def _off_span(weight: Float[Tensor, "C D"]) -> Float[Tensor, "D D"]:
     """Return the projection that takes away what lies in the span of the rows."""
     _, values, directions = torch.linalg.svd(weight, full_matrices=False)
-    kept = directions[values > 1e-6 * values.max()]
-    return torch.eye(weight.shape[1], dtype=weight.dtype) - kept.T @ kept
+    spanning = directions[values > 1e-6 * values.max()]
+    return torch.eye(weight.shape[1], dtype=weight.dtype) - spanning.T @ spanning
 
 
 def _directions(centred: Float[Tensor, "N D"], count: int) -> Float[Tensor, "D S"]:

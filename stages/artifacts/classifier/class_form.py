@@ -45,7 +45,7 @@ def has_head(folder: Path) -> bool:
 
 
 def refuse_no_classifier(folder: Path) -> None:
-    """Raise ValueError unless a folder's config is that of a classifier of texts of a family that is taken, one class a text."""
+    """Raise ValueError unless a folder's config is that of a classifier of texts of a family that is taken."""
     config = read_object(folder / "config.json")
     family, what = config.get("model_type"), _architecture(config)
     if config.get("is_encoder_decoder") or config.get("is_decoder") or family not in ENCODER_FAMILIES:
@@ -78,9 +78,9 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
         raise ValueError(f"{folder}: its head has {len(outputs)} outputs; accepted: two classes at least")
     if all(UNNAMED.fullmatch(label) for label in labels):
         if len(given) != len(labels):
-            told = f"model.labels has {len(given)} names" if given else "model.labels names none"
+            named_there = f"model.labels has {len(given)} names" if given else "model.labels names none"
             raise ValueError(
-                f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {told}; accepted: the names of its {len(labels)} classes there"
+                f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {named_there}; accepted: there the names of {len(labels)} classes"
             )
         return ClassForm(labels=tuple(given), num_subclasses=num_subclasses)
     if given and tuple(given) != labels:

@@ -66,7 +66,7 @@ def with_names(model: transformers.PreTrainedModel, form: ClassForm) -> transfor
 
 
 def save_classifier(classifier: TextClassifier, folder: Path, tokenizer_from: Path | None = None) -> ClassifierArtifact:
-    """Write a classifier as safetensors with its tokenizer files, and return the handle with its facts, `max_tokens` where it is known."""
+    """Write a classifier as safetensors with its tokenizer files, and return the handle with its facts."""
     quiet_transformers()
     classifier.model.save_pretrained(folder, safe_serialization=True)
     if tokenizer_from is None:

@@ -9,7 +9,7 @@ from attar.stages.artifacts.dataset.rows import Row
 
 
 def class_of(row: Row, labels: Sequence[str], where: str) -> int:
-    """Return the class of a row, as its place among the labels: by its name, or by its number from 0 where no label is a number.
+    """Return the number of a row's class among the labels. By its name, or by that number, from 0, where no label is a number.
 
     Raises ValueError for a class that the model does not have, and for a row that is no text with a class.
     """

@@ -64,9 +64,12 @@ def test_a_folder_of_sentence_transformers_becomes_a_classifier_with_its_own_len
 ) -> None:
     encoder = encoder_of(store, "random:bert?num_blocks=2&hidden_size=32", max_tokens=48)
     config = IngestModelConfig(source=f"folder:{encoder.path}", model={"kind": "classifier", "labels": LABELS})
-    told = ingest_model.forecast(config, {}).facts
+    forecast = ingest_model.forecast(config, {}).facts
     made = ingest_model.execute(config, NoInputs(), store).artifact
-    assert made.facts.max_tokens == told["max_tokens"] == 48 and told["num_parameters"] == made.facts.num_parameters
+    assert (
+        made.facts.max_tokens == forecast["max_tokens"] == 48
+        and forecast["num_parameters"] == made.facts.num_parameters
+    )
     again = classifier_of(store, f"folder:{made.path}")
     assert again.facts.labels == tuple(LABELS) and again.facts.max_tokens == 48
     weights = [load_classifier(artifact.path).model.state_dict() for artifact in (made, again)]

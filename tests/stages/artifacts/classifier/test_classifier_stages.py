@@ -48,7 +48,7 @@ def test_a_classifier_learns_its_labels_and_is_measured(
     content, facts = evaluation_of(measured), measured.facts
     rows = split_rows(read_rows(labelled.path / "rows.jsonl"), "heldout")
     logits = logits_of(classifier, labelled)
-    right = [float(LABELS[int(row.argmax())] == asked.answer) for row, asked in zip(logits, rows, strict=True)]
+    right = [float(LABELS[int(row.argmax())] == question.answer) for row, question in zip(logits, rows, strict=True)]
     assert content["right"]["goods"] == right and len(right) > 8
     assert facts["accuracy"] == pytest.approx(sum(right) / len(right)) and facts["accuracy"] > 0.75
     assert facts["accuracy_low"] < facts["accuracy"] <= facts["accuracy_high"] and 0 < facts["macro_f1"] <= 1

@@ -47,8 +47,8 @@ def test_calibration_is_the_gap_of_confidence_bin_by_bin() -> None:
 def test_intervals_hold_the_value_and_pairs_make_a_ratio_of_one() -> None:
     some = predictions()
     for measure in (macro_f1, calibration_error, mean_nats):
-        told = estimate(measure, [some])
-        assert told.value == pytest.approx(measure(some)) and told.low < told.high
+        interval = estimate(measure, [some])
+        assert interval.value == pytest.approx(measure(some)) and interval.low < interval.high
     assert estimate(macro_f1, [some]).low < macro_f1(some) < estimate(macro_f1, [some]).high
     same = ratio(macro_f1, [some], [some])
     assert (same.value, same.low, same.high) == (1.0, 1.0, 1.0)

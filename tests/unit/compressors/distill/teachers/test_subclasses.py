@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.compressors.distill.losses.classes import ClassDistributions, ClassOutputs
+from attar.compressors.distill.losses.classes import ClassDistributions
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.distill.teachers.outputs import ClassOutputs, Teachers
 from attar.compressors.distill.teachers.subclasses import Subclasses, split_by_chance
 
 ROWS, CLASSES, WIDTH, SUBCLASSES = 200, 2, 16, 2
@@ -57,11 +57,11 @@ def test_what_tells_classes_apart_tells_no_subclass() -> None:
 
 def test_one_subclass_is_plain_distillation() -> None:
     subclasses, logits, features = fitted(1)
-    told = subclasses.split(logits, features)
-    assert torch.allclose(told, logits.log_softmax(-1), atol=1e-6)
+    taught = subclasses.split(logits, features)
+    assert torch.allclose(taught, logits.log_softmax(-1), atol=1e-6)
     student = torch.randn(ROWS, CLASSES, generator=torch.Generator().manual_seed(2)).requires_grad_()
     pair = []
-    for teacher in (told, logits):
+    for teacher in (taught, logits):
         (gradient,) = torch.autograd.grad(loss_of(student, teacher), student)
         pair.append(gradient)
     assert torch.allclose(*pair, atol=1e-7)
@@ -88,20 +88,21 @@ def test_planted_subclasses_are_told_apart_and_chance_tells_none() -> None:
 
 def test_the_student_comes_nearer_and_the_teacher_stays() -> None:
     subclasses, logits, features = fitted()
-    told = subclasses.split(logits, features).requires_grad_()
+    taught = subclasses.split(logits, features).requires_grad_()
     student = torch.zeros(ROWS, CLASSES * SUBCLASSES, requires_grad=True)
-    before = loss_of(student, told)
+    before = loss_of(student, taught)
     before.backward()
-    assert told.grad is None and student.grad is not None
-    assert float(loss_of(student - 10.0 * student.grad, told)) < float(before)
+    assert taught.grad is None and student.grad is not None
+    moved = student.detach() - 10.0 * student.grad
+    assert float(loss_of(moved, taught.detach())) < float(before.detach())
 
 
 def test_a_class_of_too_few_texts_is_split_evenly_and_too_many_subclasses_are_refused() -> None:
     features, weight, classes, _ = planted()
     rare = classes.clone()
     rare[2:] = 0
-    told = Subclasses.fit(features, rare, weight, SUBCLASSES).split(features @ weight.T, features)
-    pair = told.unflatten(-1, (CLASSES, SUBCLASSES))[:, 1]
+    even = Subclasses.fit(features, rare, weight, SUBCLASSES).split(features @ weight.T, features)
+    pair = even.unflatten(-1, (CLASSES, SUBCLASSES))[:, 1]
     assert torch.allclose(pair[:, 0], pair[:, 1], atol=1e-6)
     with pytest.raises(ValueError, match="num_subclasses is 15, but beside its classes the teacher's features have 14"):
         Subclasses.fit(features, classes, weight, 15)
