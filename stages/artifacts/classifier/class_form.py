@@ -80,7 +80,7 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
         if len(given) != len(labels):
             named_there = f"model.labels has {len(given)} names" if given else "model.labels names none"
             raise ValueError(
-                f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {named_there}; accepted: there the names of {len(labels)} classes"
+                f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {named_there}; accepted: {len(labels)} names there"
             )
         return ClassForm(labels=tuple(given), num_subclasses=num_subclasses)
     if given and tuple(given) != labels:
