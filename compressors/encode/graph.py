@@ -55,6 +55,8 @@ class TracedClassifier(nn.Module):
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
         self._hidden.mask = attention_mask.to(torch.int32)
+        if self.classifier.reads_pairs:  # one logit a pair, as cross-encoders give
+            return self.classifier.outputs(input_ids, attention_mask)
         return self.classifier(input_ids, attention_mask)
 
 

@@ -32,6 +32,7 @@ from attar.stages.finetune.classifier import (
     build_classifier_run,
     check_classifier_training,
     check_same_classes,
+    reads_grades,
     refuse_classes,
 )
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
@@ -71,11 +72,12 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
     objectives = config.reduction.objectives
     if (check := CHECKS.get(subject_of(model))) is not None:
-        check(config, has_teacher=bool(teacher))
+        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
         refuse_vectors(objectives)
         refuse_classes(objectives)
-    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+    is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
+    if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
