@@ -47,7 +47,7 @@ class SentenceBatch:
     teacher: Float[Tensor, "B D"] | None = None
     teacher_tokens: Float[Tensor, "M D"] | None = None
     labels: Int[Tensor, "B"] | None = None
-    similarities: Float[Tensor, "G"] | None = None
+    similarities: Float[Tensor, "N"] | None = None
 
     @property
     def num_positions(self) -> int:

@@ -31,7 +31,7 @@ class EmbeddingViews:
     student_tokens: Float[Tensor, "M D"] | None = None
     teacher_tokens: Float[Tensor, "M E"] | None = None
     # of pairs, each of whose texts has a row, one behind the other
-    similarities: Float[Tensor, "G"] | None = None
+    similarities: Float[Tensor, "N"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""
