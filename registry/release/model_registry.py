@@ -18,6 +18,7 @@ from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_busy
 from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
+from attar.registry.release.delta.byte_ranges import write_ranges
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
@@ -134,13 +135,11 @@ def _log_model(
         location = urlsplit(model.artifact_location)
         if location.scheme in ("", "file"):
             folder = Path(unquote(location.path))  # straight into place: no second copy of the weights
-            write(folder)
-            checksums = write_checksums(folder)
+            checksums = _written(folder, write)
         else:
             folder = scratch / "logged_model"
             shutil.rmtree(folder, ignore_errors=True)
-            write(folder)
-            checksums = write_checksums(folder)
+            checksums = _written(folder, write)
             client.log_model_artifacts(model.model_id, str(folder))
         for metric, value in metrics.items():
             _log_metric(client, model.model_id, run_id, metric, value)
@@ -149,6 +148,13 @@ def _log_model(
         raise
     client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
     return model.model_id, checksums
+
+
+def _written(folder: Path, write: Callable[[Path], None]) -> str:
+    """Write a version's files, their byte ranges and their checksums; return the sha256 of the list of these."""
+    write(folder)
+    write_ranges(folder)
+    return write_checksums(folder)
 
 
 def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
