@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
 from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.artifacts.files import folder_bytes
@@ -27,13 +25,13 @@ from attar.registry.release.delta.assembly import assemble
 from attar.registry.release.delta.byte_ranges import RANGES, read_ranges
 from attar.registry.release.delta.local_copy import LocalCopy, put_in_place
 from attar.registry.release.delta.remote_files import RemoteFiles, refuse_foreign_files
-from attar.registry.release.model_registry import CHAMPION, CHECKSUMS_TAG
+from attar.registry.release.model_registry import CHECKSUMS_TAG
+from attar.registry.release.reference import resolve
 from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
 # The model card of a version.
 CARD = "README.md"
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ def pull_version(
     uri = tracking_uri(attar_home())
     with reachable(uri):
         client = open_client(attar_home())
-        version = _resolve(client, reference)
+        version = resolve(client, reference)
         who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
         if (needs_checksums or copy is not None) and not digest:
             raise DamagedModelError(f"{who} has no recorded checksums; register it again")
@@ -171,26 +169,3 @@ def _wanted(version: ModelVersion, listed: Mapping[str, str], form: str) -> dict
         problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
         raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")
     return {name: sha256 for name, sha256 in listed.items() if name == CARD or name.startswith(f"{chosen}/")}
-
-
-def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
-    """Return the version that is meant. Raises ValueError saying what there is instead."""
-    match = REFERENCE.fullmatch(reference)
-    if match is None:
-        raise ValueError(f"{reference!r} is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION")
-    name, alias, number = match["name"], match["alias"], match["version"]
-    try:
-        registered = client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        names = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20))) or "none"
-        raise ValueError(f"{reference}: no model of that name is registered; there are: {names}") from error
-    wanted = number or registered.aliases.get(alias or CHAMPION)
-    versions = {str(version.version): version for version in client.search_model_versions(f"name='{name}'")}
-    if str(wanted) not in versions:
-        aliases = ", ".join(f"{alias} ({held})" for alias, held in sorted(registered.aliases.items())) or "none"
-        numbers = ", ".join(sorted(versions, key=int)) or "none"
-        who = f"version {number}" if number else f"alias {alias or CHAMPION}"
-        raise ValueError(f"{reference}: no {who}; aliases: {aliases}; versions: {numbers}")
-    return client.get_model_version(name, str(wanted))

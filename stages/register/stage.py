@@ -20,6 +20,7 @@ from attar.registry.artifacts.handles import (
 from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
+from attar.registry.release.figures import KEYS_TAG, MODEL_KEY_TAG, write_figures
 from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
@@ -32,7 +33,13 @@ from attar.stages.register.gate_verdict import Verdict, check_inputs, check_name
 from attar.stages.register.model_card import write_card
 from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
-from attar.stages.register.release_numbers import measured, number_tags, scan_scores
+from attar.stages.register.release_numbers import (
+    figure_rows,
+    measured,
+    number_tags,
+    page_figures,
+    scan_scores,
+)
 from attar.stages.runtime.progress import bar, metric, note
 
 
@@ -84,6 +91,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         verdict = interval_verdict(config.interval_gate, inputs, evaluations)
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
+    numbers = number_tags(figures, baseline, release.scan, ratios)
     model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
@@ -97,15 +105,18 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             form_folders={name: form.path for name, form in forms.items()},
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
+            figures=figure_rows(numbers),
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, forms, verdict, release.license),
+        tags=page_figures(numbers, figures) | _tags(inputs, forms, verdict, release.license),
+        figures=numbers,
         scratch=workdir,
         is_champion=is_champion,
         sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
+    write_figures(workdir / "content", figure_rows(numbers))
     return _released(config, workdir / "content", asdict(registration), verdict, is_champion)
 
 
@@ -176,7 +187,9 @@ def _release(
 
 def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], verdict: Verdict, license_name: str) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **forms}
-    return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
+    return {
+        MODEL_KEY_TAG: inputs.model.key,
+        KEYS_TAG: json.dumps({name: artifact.key for name, artifact in artifacts.items()}),
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": verdict.text,
         "license": license_name,

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -123,9 +124,8 @@ def _blocks(files: Files, name: str, run: _Run) -> Iterator[bytes]:
 
 def _link(source: Path, target: Path) -> None:
     """Give an unchanged file a second name, the older of which goes afterwards. Copy a link, or where the disk cannot."""
-    try:
+    with suppress(OSError):  # another disk, or one without hard links
         if not source.is_symlink():
-            return os.link(source, target)
-    except OSError:  # another disk, or one without hard links
-        pass
-    shutil.copy2(source, target)
+            os.link(source, target)
+    if not target.exists():
+        shutil.copy2(source, target)
