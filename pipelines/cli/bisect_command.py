@@ -80,9 +80,8 @@ def _version(spec: str, form: str, store: Store) -> tuple[Link, list[Ancestor]]:
         if not link.is_whole_model:
             raise ValueError(f"{spec}: {link} is a {artifact.kind}; accepted: a model or a graph") from None
         return link, [trace(store, artifact)]
-    keys = version.keys
+    keys, models = version.keys, version.forms
     by_key = {artifact.key: artifact for artifact in store.artifacts()}
-    models = sorted(name for name in keys if name not in ("evaluation", "baseline"))
     if form not in models:
         raise ValueError(
             f"{version} has no form {form!r}; accepted: {', '.join(models) or 'none: another tool registered it'}"

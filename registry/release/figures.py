@@ -13,6 +13,8 @@ from attar.registry.artifacts.handles import FIGURES
 LOW, HIGH = "_low", "_high"
 # Keys of the artifacts that a version was made from, by name, as JSON; that of the model has a tag of its own too.
 KEYS_TAG, MODEL_KEY_TAG = "attar.keys", "attar.model_key"
+# What of these was measured and is no form of the model.
+MEASURED = ("evaluation", "baseline", "comparison", "behaviour")
 # What an accuracy and a perplexity were measured on.
 QUESTIONS, TEXT_TOKENS = "num_questions", "num_text_tokens"
 

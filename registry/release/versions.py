@@ -13,7 +13,7 @@ from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.lineage import Ancestor, trace
 from attar.registry.artifacts.store import Store
 from attar.registry.release.alias_lock import patiently
-from attar.registry.release.figures import is_figure
+from attar.registry.release.figures import MEASURED, is_figure
 from attar.registry.release.model_registry import artifact_keys
 from attar.registry.release.reference import NoSuchVersionError, resolve
 from attar.registry.tracking.mlflow_home import open_client
@@ -39,8 +39,13 @@ class Version:
 
     @property
     def keys(self) -> dict[str, str]:
-        """Key in the store of each form, `model` the first of them, and of `evaluation` and `baseline`."""
+        """Key in the store of each form, `model` the first of them, and of what was measured, such as `evaluation`."""
         return artifact_keys(self.tags)
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms that it has, by name."""
+        return sorted(name for name in self.keys if name not in MEASURED)
 
     @property
     def has_passed_gate(self) -> bool:

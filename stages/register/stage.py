@@ -187,6 +187,8 @@ def _release(
 
 def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], verdict: Verdict, license_name: str) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **forms}
+    beside = {"comparison": inputs.comparison, "behaviour": inputs.behaviour}
+    artifacts |= {name: artifact for name, artifact in beside.items() if artifact is not None}
     return {
         MODEL_KEY_TAG: inputs.model.key,
         KEYS_TAG: json.dumps({name: artifact.key for name, artifact in artifacts.items()}),
