@@ -77,7 +77,9 @@ def _behaviour_rows(champion: Artifact, candidate: Artifact) -> list[dict[str, s
     """
     if _cases(champion) != _cases(candidate):
         return []
-    before, after = ({(flip["group"], flip["question"]): flip for flip in _flips(side)} for side in (champion, candidate))
+    before, after = (
+        {(flip["group"], flip["question"]): flip for flip in _flips(side)} for side in (champion, candidate)
+    )
     changed = [(flip, flip["flip"] == "lost", True) for case, flip in after.items() if case not in before]
     changed += [(flip, flip["flip"] == "won", False) for case, flip in before.items() if case not in after]
     rows = []

@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -160,6 +160,12 @@ class Tracker:
                     self.run_id, metrics=[Metric(f"{node}/{name}", value, now, 0) for name, value in numbers.items()]
                 )
         self._client.set_terminated(run_id, status)
+
+    @_guarded
+    def log_table(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put rows of one form under the parent run as a table."""
+        if self.run_id and rows:
+            self._client.log_table(self.run_id, {name: [row[name] for row in rows] for name in rows[0]}, file)
 
     @_guarded
     def end(self, status: str, report: Path | None) -> None:

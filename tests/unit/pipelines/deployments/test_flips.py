@@ -114,7 +114,9 @@ def test_the_check_of_behaviour_is_compared_case_by_case(store: Store, pair: tup
 def test_what_cannot_be_compared_is_said(store: Store, pair: tuple[Version, Version]) -> None:
     older = version("1", evaluation=evaluated(store, "2" * 64, [1, 1, 0, 1], 1, texts=False))
     [lost, *_] = [row for row in version_flips(pair[1], older, store).rows if row["task"] == "sums"]
-    assert lost["champion"] == NOT_KEPT and lost["question"] == "What is 1 and 2?", "an evaluation of before kept no texts"
+    assert lost["champion"] == NOT_KEPT and lost["question"] == "What is 1 and 2?", (
+        "an evaluation of before kept no texts"
+    )
     gone = version_flips(pair[1], version("1", evaluation="9" * 64), store)
     assert str(gone) == "an evaluation is gone from this machine's store: no answer can be compared" and not gone.rows
     assert str(version_flips(pair[1], None, store)) == ""
