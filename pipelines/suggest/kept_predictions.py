@@ -37,9 +37,9 @@ class Prediction:
         return {**asdict(self), "within": "yes" if self.is_within else "no"}
 
 
-def keep_predictions(record: RunRecord, earlier: Sequence[RunRecord], store: Store) -> list[Prediction]:
-    """Write and return what the runs before predict of a run's models, figure by figure."""
-    before = [other for other in earlier if other.id < record.id]
+def keep_predictions(record: RunRecord, records: Sequence[RunRecord], store: Store) -> list[Prediction]:
+    """Write and return what the other runs so far predict of a run's models, figure by figure."""
+    before = [other for other in records if other.id != record.id]
     predictions = predictions_of(cases_of([record], store), cases_of(before, store))
     if predictions:
         content = json.dumps([prediction.as_row() for prediction in predictions], indent=1)

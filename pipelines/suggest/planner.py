@@ -192,6 +192,7 @@ def _suggestion(
     alike = sum((other.recipe, other.model) == (case.recipe, case.model) for other in known)
     made = "as it was run" if not overrides else "a neighbour of what was run"
     why = f"{made} in {case.run}; {alike} of {len(known)} measured models are of this recipe"
+    why += f"; past {', '.join(misses)}" if misses else ""
     return Suggestion(
         case.recipe,
         case.model,

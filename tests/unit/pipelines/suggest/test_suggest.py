@@ -111,10 +111,10 @@ def test_what_was_predicted_and_what_came_are_kept_beside_the_run(tmp_path: Path
     store = Store(tmp_path / "home")
     for size in range(1, 11):
         recorded_run(store, "cuts", list(range(size)), [1.0], disk_bytes=(100 - 4 * size) * 1_000_000)
-    new = recorded_run(store, "cuts", list(range(12)), [1.0], disk_bytes=53_000_000)
+    new = recorded_run(store, "cuts", list(range(20, 25)), [1.0], disk_bytes=80_000_000)
     records = run_records(store.root)
     [kept] = keep_predictions(new, records, store)
-    assert (kept.model, kept.figure, kept.came, kept.num_cases) == ("smaller", "bytes", 53e6, 10)
+    assert (kept.model, kept.figure, kept.came, kept.num_cases) == ("smaller", "bytes", 80e6, 10)
     assert kept.low <= kept.predicted <= kept.high and kept.is_within
     page = write_report(new, store).read_text()
     assert "Predicted by the runs before" in page and "10 models" in page
@@ -122,7 +122,7 @@ def test_what_was_predicted_and_what_came_are_kept_beside_the_run(tmp_path: Path
     assert calibration(kept_predictions(records)) == (
         "of 1 figures predicted before their runs, 1 (100%) came within their 90% intervals"
     )
-    again = recorded_run(store, "cuts", list(range(12)), [1.0], disk_bytes=53_000_000)
+    again = recorded_run(store, "cuts", list(range(20, 25)), [1.0], disk_bytes=80_000_000)
     assert keep_predictions(again, run_records(store.root), store) == [], "measured before: no test of a prediction"
     assert not (again.folder / "predictions.json").exists() and calibration([]) == ""
 
