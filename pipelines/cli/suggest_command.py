@@ -41,12 +41,12 @@ def suggest(
         print_json([{**asdict(entry), "command": entry.command} for entry in suggestions])
         return
     words = "surely: the whole interval keeps the budget; likely: its middle does"
-    print_table([_row(entry) for entry in suggestions], "\n".join(filter(None, [words, _kept(records)])))
+    print_table([_row(entry) for entry in suggestions], "\n".join(filter(None, [words, _calibration(records)])))
     for entry in suggestions:
         out.print(f"{entry.command}\n  {entry.why}", markup=False, highlight=False)
 
 
-def _kept(records: Sequence[RunRecord]) -> str:
+def _calibration(records: Sequence[RunRecord]) -> str:
     from attar.pipelines.suggest.kept_predictions import calibration, kept_predictions
 
     return calibration(kept_predictions(records))

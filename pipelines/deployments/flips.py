@@ -1,4 +1,4 @@
-"""What a candidate answers otherwise than the champion: of the tasks that both were measured on, and of the check of their behaviour."""
+"""What a candidate answers otherwise than the champion. Of the tasks that both were measured on, and of the check of their behaviour."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class VersionFlips:
         lines = [f"**{self}**" if str(self) else "", ""]
         for flip in ("lost", "won"):
             for row in [row for row in self.rows if row["flip"] == flip][:NUM_SHOWN]:
-                asked, champion, candidate = (_short(row[name]) for name in ("question", "champion", "candidate"))
-                lines.append(f"- {flip}, {row['task']}: {asked} Champion: {champion} Candidate: {candidate}")
+                question, champion, candidate = (_short(row[name]) for name in ("question", "champion", "candidate"))
+                lines.append(f"- {flip}, {row['task']}: {question} Champion: {champion} Candidate: {candidate}")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -86,9 +86,16 @@ def _behaviour_rows(champion: Artifact, candidate: Artifact) -> list[dict[str, s
     for flip, is_lost, is_candidates in changed:
         own, original = flip["student"], f"as the original: {flip['original']}"
         champions, candidates = (original, own) if is_candidates else (own, original)
-        told = {"task": f"behaviour: {flip['group']}", "flip": "lost" if is_lost else "won"}
-        asked = {"question": flip["question"], "reference": flip["reference"]}
-        rows.append({**told, **asked, "champion": champions, "candidate": candidates})
+        rows.append(
+            {
+                "task": f"behaviour: {flip['group']}",
+                "flip": "lost" if is_lost else "won",
+                "question": flip["question"],
+                "reference": flip["reference"],
+                "champion": champions,
+                "candidate": candidates,
+            }
+        )
     return rows
 
 

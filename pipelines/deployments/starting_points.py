@@ -17,7 +17,7 @@ from attar.registry.tracking.run_record import run_records
 def suggested_values(
     home: Path, budget: str, recipe: str, space: Sequence[Dimension], search: str
 ) -> list[dict[str, Any]]:
-    """Return what the first trials take: the best recipes under a budget, as far as their values lie in the space.
+    """Return what the first trials take. The best recipes under a budget, as far as their values lie in the space.
 
     Raises ValueError for a budget that means nothing, for too little evidence of this recipe, and for a grid, which has an order of its own.
     """

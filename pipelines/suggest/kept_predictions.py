@@ -1,4 +1,4 @@
-"""What past runs predicted of a run's models, and what came: kept in the run's folder, so that the planner's intervals can be believed."""
+"""What past runs predicted of a run's models, and what came. It is kept in the run's folder, so that the planner's intervals can be believed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names that figures go by; a figure as text, never without its interval where it is known; all of a version as a table."""
+"""The names that figures go by, and a figure as text. Never without its interval where it is known; all of a version as a table."""
 
 from __future__ import annotations
 

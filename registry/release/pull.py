@@ -23,7 +23,7 @@ from attar.registry.release.checksums import (
 )
 from attar.registry.release.delta.assembly import assemble
 from attar.registry.release.delta.byte_ranges import RANGES, read_ranges
-from attar.registry.release.delta.local_copy import LocalCopy, put_in_place
+from attar.registry.release.delta.local_copy import LocalCopy, exchange_folder
 from attar.registry.release.delta.remote_files import RemoteFiles, refuse_foreign_files
 from attar.registry.release.model_registry import CHECKSUMS_TAG
 from attar.registry.release.reference import resolve
@@ -64,7 +64,7 @@ def pull_version(
     key: str = "",
     copy: LocalCopy | None = None,
 ) -> Pulled:
-    """Copy a registered version into `folder`: a new or empty one, or one that an earlier pull filled, of which what is the same stays.
+    """Copy a registered version into `folder`. A new or empty one, or one that an earlier pull filled, of which what is the same stays.
 
     `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does; the card comes with it.
     `reference`: NAME (its champion), NAME@ALIAS or NAME/VERSION, with or without `models:/`. Every file's sha256 is compared with what
@@ -97,7 +97,7 @@ def pull_version(
         try:
             whole, moved = _bring(client, version, aside, form, digest, copy)
             total = folder_bytes(whole)
-            put_in_place(whole, folder)
+            exchange_folder(whole, folder)
         except DamagedModelError as error:
             raise DamagedModelError(f"{who} in the registry is damaged: {error}") from error
         finally:

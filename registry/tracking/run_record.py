@@ -157,7 +157,7 @@ def find_run(home: Path, run_id: str) -> RunRecord:
 
 
 def run_records(home: Path, newest: int = 0) -> list[RunRecord]:
-    """Return the runs of a home, or so many of the newest, oldest first; a record that is damaged is told of and left out."""
+    """Return the runs of a home, or so many of the newest, oldest first. A record that is damaged is told of and left out."""
     records = []
     for folder in _folders(home)[-newest:]:
         try:

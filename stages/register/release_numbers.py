@@ -56,7 +56,7 @@ def page_figures(numbers: Mapping[str, str], forms: Iterable[str]) -> dict[str, 
 
 
 def figure_rows(numbers: Mapping[str, str]) -> list[dict[str, str | float | None]]:
-    """Return `number_tags` as a table: a figure a row, with its interval, its ratio to the original's, and that one's interval."""
+    """Return `number_tags` as a table. A figure a row, with its interval, its ratio to the original's, and that ratio's interval."""
     beside = {"": "", "low": LOW, "high": HIGH, "ratio": RATIO, "ratio_low": RATIO + LOW, "ratio_high": RATIO + HIGH}
     names = [name for name in numbers if not any(_is_behind(name, end, numbers) for end in beside.values() if end)]
     return [

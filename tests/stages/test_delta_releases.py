@@ -160,10 +160,10 @@ def pull_until(moment: str, copy: Path) -> None:
         blocks = assembly._blocks
         assembly._blocks = lambda files, name, run: blocks(files, name, run) if run.start == 0 else die()
     elif moment == "in place":
-        pull.put_in_place = die
+        pull.exchange_folder = die
     else:
-        put_in_place = pull.put_in_place
-        pull.put_in_place = lambda whole, folder: (put_in_place(whole, folder), die())
+        exchange_folder = pull.exchange_folder
+        pull.exchange_folder = lambda whole, folder: (exchange_folder(whole, folder), die())
     pull_version("small/2", copy)
 
 

@@ -1,4 +1,4 @@
-"""A newer version put together from an older copy: what is there already is taken from it, what differs is brought."""
+"""A newer version put together from an older copy and what differs from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files as ranges of bytes with a digest each: a tensor is one, so that two versions share those that did not change."""
+"""Files as ranges of bytes with a digest each. A tensor is a range, so that two versions share those that did not change."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def folder_ranges(folder: Path) -> dict[str, list[ByteRange]]:
 
 
 def file_ranges(path: Path) -> list[ByteRange]:
-    """Return the ranges of a file, without a gap: header and tensors of a safetensors file, else pieces of one size."""
+    """Return the ranges of a file, without a gap. Header and tensors of a safetensors file, else pieces of one size."""
     with path.open("rb") as stream:
         lengths = tensor_lengths(path) if path.suffix == ".safetensors" else None
         ranges, start = [], 0

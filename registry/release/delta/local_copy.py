@@ -1,4 +1,4 @@
-"""A folder that an earlier pull filled: what of it is there, and a newer one in its stead in one step."""
+"""A folder that an earlier pull filled: what it holds, and how a newer copy replaces it."""
 
 from __future__ import annotations
 
@@ -71,17 +71,17 @@ class LocalCopy:
         return self.names == wanted.keys() and dict(self.digests) == dict(wanted)
 
     def ranges(self) -> dict[str, list[ByteRange]]:
-        """Return the ranges of its files: as they were written, or read anew where the copy has no list of them."""
+        """Return the ranges of its files. As they were written, or read anew where the copy has no list of them."""
         written = self.folder / RANGES
         known = read_ranges(written.read_text(errors="replace")) if written.is_file() else {}
         return {name: parts for name, parts in known.items() if name in self.names} or folder_ranges(self.folder)
 
 
-def put_in_place(whole: Path, folder: Path) -> None:
+def exchange_folder(whole: Path, folder: Path) -> None:
     """Make `whole` the folder, whatever an earlier pull left there. Readers see the old files or the new, also after a kill."""
     if not os.path.lexists(folder) or not any(folder.iterdir()):
         os.rename(whole, folder)  # an empty folder is replaced
-    elif _exchange(whole, folder):
+    elif _swap(whole, folder):
         delete(whole)
     else:
         former = _former(folder)
@@ -92,7 +92,7 @@ def put_in_place(whole: Path, folder: Path) -> None:
 
 
 def restore(folder: Path) -> None:
-    """Put a former copy back where a kill came between the two steps of a system that cannot exchange folders in one."""
+    """Put a former copy back. A kill may come between the two steps of a system that cannot exchange folders in one."""
     former = _former(folder)
     if former.is_dir() and not os.path.lexists(folder):
         os.rename(former, folder)
@@ -101,7 +101,14 @@ def restore(folder: Path) -> None:
 def _in_background(work: Callable[[], dict[str, str]]) -> Future[dict[str, str]]:
     """Begin work beside what the caller does next; a caller that gives up does not wait for it."""
     future: Future[dict[str, str]] = Future()
-    Thread(target=lambda: future.set_result(work()), daemon=True).start()
+
+    def resolve() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - told to whoever asks for the result
+            future.set_exception(error)
+
+    Thread(target=resolve, daemon=True).start()
     return future
 
 
@@ -117,7 +124,7 @@ def _former(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.former")
 
 
-def _exchange(first: Path, second: Path) -> bool:
+def _swap(first: Path, second: Path) -> bool:
     """Exchange two folders in one step; say whether this system can."""
     rename: Callable[..., int] | None = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:

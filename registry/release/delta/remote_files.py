@@ -102,7 +102,7 @@ class RemoteFiles:
 
 
 def refuse_foreign_files(client: MlflowClient, version: ModelVersion) -> None:
-    """Refuse a version that is files of this machine which a request may not name: whoever reaches the registry says where a version lies."""
+    """Refuse a version that is files of this machine which a request may not name. Whoever reaches the registry says where a version lies."""
     parts = urlsplit(_location(client, version))
     if parts.scheme in ("", "file"):
         confined(Path(unquote(parts.path)))

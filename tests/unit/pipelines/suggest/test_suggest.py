@@ -113,12 +113,17 @@ def test_what_was_predicted_and_what_came_are_kept_beside_the_run(tmp_path: Path
         recorded_run(store, "cuts", list(range(size)), [1.0], disk_bytes=(100 - 4 * size) * 1_000_000)
     new = recorded_run(store, "cuts", list(range(20, 25)), [1.0], disk_bytes=80_000_000)
     records = run_records(store.root)
-    [kept] = keep_predictions(new, records, store)
-    assert (kept.model, kept.figure, kept.came, kept.num_cases) == ("smaller", "bytes", 80e6, 10)
-    assert kept.low <= kept.predicted <= kept.high and kept.is_within
+    [prediction] = keep_predictions(new, records, store)
+    assert (prediction.model, prediction.figure, prediction.came, prediction.num_cases) == (
+        "smaller",
+        "bytes",
+        80e6,
+        10,
+    )
+    assert prediction.low <= prediction.predicted <= prediction.high and prediction.is_within
     page = write_report(new, store).read_text()
     assert "Predicted by the runs before" in page and "10 models" in page
-    assert kept_predictions(records) == [kept.as_row()]
+    assert kept_predictions(records) == [prediction.as_row()]
     assert calibration(kept_predictions(records)) == (
         "of 1 figures predicted before their runs, 1 (100%) came within their 90% intervals"
     )
@@ -132,9 +137,9 @@ def test_leaving_each_run_out_its_interval_covers_what_came() -> None:
     cases = [replace(case, model=f"smaller{index}") for index, case in enumerate(cuts([1, 2, 3, 4, 5, 6, 8, 9] * 3))]
     noise = random.Random(0)
     cases = [replace(case, figures={"kl": case.figures["kl"] * math.exp(noise.gauss(0, 0.1))}) for case in cases]
-    kept = [
+    predictions = [
         prediction
         for index, case in enumerate(cases)
         for prediction in predictions_of([case], cases[:index] + cases[index + 1 :])
     ]
-    assert len(kept) == len(cases) and sum(prediction.is_within for prediction in kept) >= 0.8 * len(kept)
+    assert len(predictions) == len(cases) and sum(entry.is_within for entry in predictions) >= 0.8 * len(predictions)

@@ -125,7 +125,7 @@ def test_a_page_holds_a_dozen_figures_and_the_table_every_one() -> None:
         "figure": "gguf-f16.accuracy", "value": 0.5, "low": 0.25, "high": 0.75,
         "ratio": 0.8, "ratio_low": None, "ratio_high": None,
     }  # fmt: skip
-    told = {
+    flat = {
         f"{name}{end}": value
         for name, row in rows.items()
         for end, value in (
@@ -133,7 +133,7 @@ def test_a_page_holds_a_dozen_figures_and_the_table_every_one() -> None:
         )
         if value is not None
     }  # fmt: skip
-    assert told == {name: float(value) for name, value in numbers.items()}, "nothing is lost"
+    assert flat == {name: float(value) for name, value in numbers.items()}, "nothing is lost"
 
 
 def test_tags_tell_the_ends_of_a_ratio_and_none_of_a_time_that_tells_nothing() -> None:
