@@ -69,9 +69,8 @@ def sweep(
     identity = ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]]
     study = _study(home, identity, search, space, seed, quality)
     _check(space, recipe, node)
-    suggested = suggested_values(home, budget, recipe, space, search) if budget else []
-    for values in suggested:
-        study.enqueue_trial(values, user_attrs={"why suggested": budget}, skip_if_exists=True)
+    for values in suggested_values(home, budget, recipe, space, search) if budget else []:
+        study.enqueue_trial(values, skip_if_exists=True)
 
     def objective(trial: optuna.Trial) -> tuple[float, float, float]:
         return _trial(trial, home, recipe, node, {axis.field: axis.suggest(trial) for axis in space}, quality)

@@ -81,10 +81,7 @@ def pull_version(
         client = open_client(attar_home())
         version = resolve(client, reference)
         who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
-        if (needs_checksums or copy is not None) and not digest:
-            raise DamagedModelError(f"{who} has no recorded checksums; register it again")
-        if key:
-            check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
+        _check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
         if (
             copy is not None
             and copy.list_digest == digest
@@ -103,6 +100,15 @@ def pull_version(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return Pulled(folder, str(version.version), total if moved is None else moved, total)
+
+
+def _check_registered(who: str, version: ModelVersion, key: str, *, needs_checksums: bool) -> None:
+    """Raise DamagedModelError where no checksums were recorded, UnsignedModelError where the key's holder did not sign them."""
+    digest = version.tags.get(CHECKSUMS_TAG, "")
+    if needs_checksums and not digest:
+        raise DamagedModelError(f"{who} has no recorded checksums; register it again")
+    if key:
+        check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
 
 
 def _bring(

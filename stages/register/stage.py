@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -76,7 +76,6 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     Raises ValueError when an evaluation measured something else than what is registered.
     """
     # MLflow takes seconds to import, and checking a recipe needs none of it
-    from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
     check_signing()
@@ -92,21 +91,12 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
     numbers = number_tags(figures, baseline, release.scan, ratios)
-    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
+    write = _writer(inputs, forms, write_card(release), figure_rows(numbers))
     steps.advance()
     registration = register_model(
         config.name,
         _work_key(config, inputs),
-        lambda folder: write_version(
-            folder,
-            model,
-            tokenizer,
-            model_folder=inputs.model.path,
-            form_folders={name: form.path for name, form in forms.items()},
-            card=write_card(release),
-            metadata={"attar.fingerprint": inputs.model.fingerprint},
-            figures=figure_rows(numbers),
-        ),
+        write,
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
         tags=page_figures(numbers, figures) | _tags(inputs, forms, verdict, release.license),
@@ -118,6 +108,25 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     steps.advance()
     write_figures(workdir / "content", figure_rows(numbers))
     return _released(config, workdir / "content", asdict(registration), verdict, is_champion)
+
+
+def _writer(
+    inputs: RegisterInputs, forms: Mapping[str, Form], card: str, figures: Sequence[Mapping[str, Any]]
+) -> Callable[[Path], None]:
+    """Load the model and return what writes a version of it into a folder."""
+    from attar.registry.release.model_flavor import write_version  # MLflow, as above
+
+    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
+    return lambda folder: write_version(
+        folder,
+        model,
+        tokenizer,
+        model_folder=inputs.model.path,
+        form_folders={name: form.path for name, form in forms.items()},
+        card=card,
+        metadata={"attar.fingerprint": inputs.model.fingerprint},
+        figures=figures,
+    )
 
 
 def _released(

@@ -20,6 +20,7 @@ from attar.registry.release.checksums import DamagedModelError
 from attar.registry.release.delta import assembly
 from attar.registry.release.model_registry import register_model
 from attar.registry.release.pull import Pulled, download_model, pull_version
+from attar.registry.tracking.mlflow_home import open_client
 from tests.databases import copy_database
 from tests.killed import FORK
 
@@ -227,3 +228,31 @@ def update(folder: Path) -> Pulled:
     pulled = pull_version("small/2", folder)
     assert is_full_pull(folder, "small/2")
     return pulled
+
+
+@pytest.fixture
+def bucket(mlflow_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A registry whose versions lie in an S3 of this process: needs `pip install 'attar[s3]' 'moto[server]'`."""
+    boto3, moto = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
+    home, server = tmp_path / "home", moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    endpoint = "http://{}:{}".format(*server.get_host_and_port())
+    copy_database(mlflow_database, home / "mlflow.db")
+    for name, value in (
+        ("ATTAR_HOME", str(home)),
+        ("MLFLOW_S3_ENDPOINT_URL", endpoint),
+        ("AWS_ACCESS_KEY_ID", "attar"),
+        ("AWS_SECRET_ACCESS_KEY", "attar"),
+        ("AWS_DEFAULT_REGION", "us-east-1"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    boto3.client("s3", endpoint_url=endpoint).create_bucket(Bucket="versions")
+    open_client(home).create_experiment("attar", artifact_location="s3://versions/attar")
+    yield home
+    server.stop()
+
+
+def test_the_same_from_an_object_store(bucket: Path, tmp_path: Path) -> None:
+    fill(bucket)
+    assert update(tmp_path / "copy").moved_bytes < 600_000
