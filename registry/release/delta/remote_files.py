@@ -64,9 +64,11 @@ class RemoteFiles:
             return
         wanted = {"Range": f"bytes={start}-{start + num_bytes - 1}"}
         response = self._answer(name, wanted)
-        if response is None or response.status_code != 206:
+        if response is None:
             raise NoRangesError(name)
         with response:
+            if response.status_code != 206:  # the whole file, or a refusal
+                raise NoRangesError(name)
             yield from response.iter_content(READ_BYTES)
 
     def _holds(self, name: str) -> bool:
@@ -90,7 +92,10 @@ class RemoteFiles:
         base, served, root = self.repository.artifact_uri.partition(SERVED)
         if not served:
             sign = getattr(self.repository, "get_download_presigned_url", None)
-            signed = sign(name) if sign is not None else None
+            try:
+                signed = sign(name) if sign is not None else None
+            except Exception:  # noqa: BLE001 - of any cloud's library: the whole file's download says what is wrong
+                signed = None
             return ("", {}) if signed is None else (signed.url, signed.headers)
         if not MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get():
             return "", {}
