@@ -31,20 +31,43 @@ MEASURES = (
     "draft_acceptance",
     "draft_tokens_per_step",
     "draft_length",
-)  # Behind a figure's name: divided by the original's.
+    "spearman",
+    "num_pairs",
+    "mrr",
+    "ndcg_10",
+    "recall_1",
+    "recall_10",
+    "num_queries",
+    "embed_seconds",
+    "embed_seconds_32",
+    "texts_per_second",
+)
+# Behind a figure's name: divided by the original's.
 RATIO = "_ratio"
 # What a person decides by, in that order: of the model itself, then of each of its other forms. MLflow's page of a version shows
 # so many at most.
 PAGE_MODEL = (
     "accuracy",
     "accuracy_ratio",
+    "spearman",
+    "spearman_ratio",
+    "ndcg_10",
+    "ndcg_10_ratio",
     "perplexity_ratio",
     "num_parameters_ratio",
     "disk_bytes",
     "memory_bytes",
     "decode_seconds_per_token_ratio",
+    "embed_seconds_ratio",
 )
-PAGE_FORM = ("accuracy_ratio", "disk_bytes", "decode_seconds_per_token_ratio")
+PAGE_FORM = (
+    "accuracy_ratio",
+    "spearman_ratio",
+    "ndcg_10_ratio",
+    "disk_bytes",
+    "decode_seconds_per_token_ratio",
+    "embed_seconds_ratio",
+)
 MAX_ON_PAGE = 12
 
 
