@@ -21,6 +21,7 @@ from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
 from attar.registry.release.delta.byte_ranges import write_ranges
 from attar.registry.release.figures import HIGH, KEYS_TAG, LOW
+from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
@@ -171,7 +172,7 @@ def _written(folder: Path, write: Callable[[Path], None]) -> str:
 
 def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
     if run_id is not None:  # MLflow ties a model's metric to the run that measured it
-        client.log_metric(run_id, name, value, model_id=model_id)
+        client.log_metric(run_id, metric_name(name), value, model_id=model_id)
 
 
 def _create_version(
