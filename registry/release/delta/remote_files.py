@@ -99,7 +99,7 @@ class RemoteFiles:
             return ("", {}) if signed is None else (signed.url, signed.headers)
         if not MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD.get():
             return "", {}
-        answer = http_request(get_default_host_creds(base), f"{SIGNED}{root}/{quote(name)}", "GET")
+        answer: Any = http_request(get_default_host_creds(base), f"{SIGNED}{root}/{quote(name)}", "GET")
         if answer.status_code != 200:  # it keeps the files itself
             return "", {}
         content = answer.json()
