@@ -33,6 +33,8 @@ DATA_CARD = "data_card"
 TRIALS = "trials"
 # Name of the file of a behaviour check that holds the texts of what changed, a line each
 FLIPS = "flips.jsonl"
+# Name of the file of a release that holds all figures of the version, as MLflow writes its tables
+FIGURES = "figures.json"
 
 
 @dataclass(frozen=True)

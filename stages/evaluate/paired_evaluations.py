@@ -10,7 +10,7 @@ from typing import Any
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.cost import MAX_APART
 from attar.compressors.measure.paired import paired_retention, share
-from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.class_scores import classifier_ratios
@@ -19,7 +19,7 @@ from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
 
 
-def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
+def evaluation_of(artifact: Artifact) -> dict[str, Any]:
     """Return the content of an evaluation."""
     return json.loads((artifact.path / "evaluation.json").read_text())
 

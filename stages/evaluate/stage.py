@@ -31,6 +31,7 @@ from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
@@ -112,7 +113,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
-    evaluation |= _questions(config, inputs, rows, answering, generation_config)
+    evaluation |= _questions(config, inputs, rows, answering, generation_config, workdir / "content")
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
@@ -187,8 +188,9 @@ def _questions(
     rows: Mapping[str, Sequence[Row]],
     answering: Answering,
     generation_config: Any,
+    content: Path,
 ) -> dict[str, Any]:
-    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word."""
+    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word; keep all of them beside it."""
     sampled = in_turn(rows)[: config.num_samples]
     tasks, right = _named_tasks(config, answering.runner, answering.tokenizer, generation_config)
     answered, stopping = by_kind(rows), None
@@ -204,6 +206,7 @@ def _questions(
         right |= blocks.right
         ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
         answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
+    write_answers(content, answered, ids, right, answering.sample)
     return {
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,
