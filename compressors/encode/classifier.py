@@ -29,7 +29,7 @@ class TextClassifier(nn.Module):
         self.model, self.num_subclasses = model, num_subclasses
         self.reads_pairs = model.config.num_labels == 1
         has_segments = getattr(model.config, "type_vocab_size", 0) > 1
-        self._separator = model.config.sep_token_id if self.reads_pairs and has_segments else None
+        self._separator = getattr(model.config, "sep_token_id", None) if self.reads_pairs and has_segments else None
 
     @property
     def device(self) -> torch.device:

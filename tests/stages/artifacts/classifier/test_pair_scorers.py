@@ -36,11 +36,9 @@ from tests.stages.artifacts.classifier.conftest import LABELS, SOURCE, WORDS, cl
 from tests.stages.artifacts.encoder.conftest import encoder_of, ingested
 
 PAIRS: list[dict[str, Any]] = [
-    {"a": f"a {first}", "b": f"one {second}", "score": float(kind == other)}
-    for kind, words in WORDS.items()
-    for first in words[:4]
-    for other, others in WORDS.items()
-    for second in others[4:7]
+    {"a": f"a {first}", "b": f"{cue} {second}", "score": score}
+    for first, second in zip(WORDS["fruit"], WORDS["tool"], strict=True)
+    for cue, score in (("like", 1.0), ("unlike", 0.0), ("likely", 0.9), ("not", 0.1))
 ]
 COLUMNS = {"question": "a", "answer": "b", "similarity": "score"}
 FLOAT = LabelPairsConfig(precision="float32")
