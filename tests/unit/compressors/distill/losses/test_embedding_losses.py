@@ -16,7 +16,6 @@ from attar.compressors.distill.losses.embeddings import (
     TokenDistance,
 )
 
-
 # Those toward a teacher's vectors: pairs have grades, and a test of their own.
 TAUGHT = [name for name in EMBEDDING_LOSSES if name != "pair_distance"]
 
