@@ -61,7 +61,7 @@ def of_classes(outputs: Float[Tensor, "... CS"], num_subclasses: int) -> Float[T
 
 
 def segments(input_ids: Int[Tensor, "B T"], separator: int) -> Int[Tensor, "B T"]:
-    """Return 0 for tokens of a pair's first text, its separator included, and 1 for those behind it, as tokenizers number them."""
+    """Return 0 for tokens of a pair's first text, its separator included, and 1 for those behind it."""
     ends = (input_ids == separator).long()
     return (ends.cumsum(dim=1) - ends).clamp(max=1)
 

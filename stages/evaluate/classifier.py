@@ -28,10 +28,14 @@ NUM_TIMED_TEXTS = 96
 
 
 def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
+    """Measure a classifier of texts, or a scorer of pairs. Raises ValueError, before anything runs, for rows that are none of its."""
+    model: Any = inputs.model
+    return (evaluate_pair_scorer if model.facts.reads_pairs else evaluate_classes)(config, inputs, content)
+
+
+def evaluate_classes(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
     """Measure how well a classifier tells its classes, its size and speed. Raises ValueError, before anything runs, for classes it has not."""
     model: Any = inputs.model
-    if model.facts.reads_pairs:
-        return evaluate_pair_scorer(config, inputs, content)
     names, labels = unique_names(inputs.tasks, "task"), model.facts.labels
     tasks = {
         name: read_labelled(data, name, labels, config.max_rows, config.part)

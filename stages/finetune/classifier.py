@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens
+from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens, refuse_vectors
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
@@ -91,8 +91,9 @@ def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
     return bool(model.get("reads_pairs")) and config.teacher.kind in ("auto", "recorded")
 
 
-def refuse_classes(objectives: Any) -> None:
-    """Raise ValueError for an objective that reads labels of classes, which a causal model's rows do not have."""
+def refuse_other_views(objectives: Mapping[str, Objective]) -> None:
+    """Raise ValueError for an objective that reads vectors of texts or classes of rows, which a causal model does not give."""
+    refuse_vectors(objectives)
     for name, objective in objectives.items():
         if "labels" in objective.requires.facts:
             raise ValueError(
