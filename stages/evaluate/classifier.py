@@ -66,17 +66,11 @@ def evaluate_classes(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     }
     beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
     evaluation["latency"] = row_times(inputs, runner, beside, reader(timed_texts(list(tasks.values()))))
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = classifier_headline(evaluation)
-    for name, value in headline.items():
-        metric(name, value)
     note(
         f"accuracy {headline['accuracy']:.3f}, macro F1 {headline['macro_f1']:.3f}, calibration error {headline['calibration_error']:.3f}"
     )
-    facts = EvaluationFacts(
-        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
-    )
-    return EvaluationArtifact.at(content, facts)
+    return _written(evaluation, headline, content)
 
 
 def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
@@ -121,12 +115,16 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     evaluation["latency"] = row_times(
         inputs, runner, beside, reader([p for some in pairs.values() for p in some[:share]])
     )
+    return _written(evaluation, encoder_headline(evaluation), content)
+
+
+def _written(evaluation: dict[str, Any], headline: dict[str, float], content: Path) -> EvaluationArtifact:
+    """Write an evaluation, and tell its headline."""
     (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
-    headline = encoder_headline(evaluation)
     for name, value in headline.items():
         metric(name, value)
-    facts = EvaluationFacts(format=model.kind, model_fingerprint=model.fingerprint, part=config.part, others=headline)
-    return EvaluationArtifact.at(content, facts)
+    named = {name: evaluation[name] for name in ("format", "model_fingerprint", "part")}
+    return EvaluationArtifact.at(content, EvaluationFacts(**named, others=headline))
 
 
 def _scores(

@@ -92,7 +92,7 @@ def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
 
 
 def refuse_other_views(objectives: Mapping[str, Objective]) -> None:
-    """Raise ValueError for an objective that reads vectors of texts or classes of rows, which a causal model does not give."""
+    """Raise ValueError for an objective that reads vectors of texts or classes of rows. A causal model gives neither."""
     refuse_vectors(objectives)
     for name, objective in objectives.items():
         if "labels" in objective.requires.facts:

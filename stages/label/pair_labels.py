@@ -62,7 +62,7 @@ def _forecast(config: LabelPairsConfig, inputs: Mapping[str, tuple[Facts, ...]])
 
 @stage("label_pairs", version=1, forecast=_forecast)
 def label_pairs(config: LabelPairsConfig, inputs: LabelPairsInputs, workdir: Path) -> DatasetArtifact:
-    """Give each pair the mean of what the models say of it, in [0, 1]; held-out pairs keep their own grade.
+    """Give each pair the mean of what the models say of it, in [0, 1]. Held-out pairs keep their own grade.
 
     An encoder says the cosine of the two vectors, 0 where it is below. A scorer of pairs says its probability of "alike", the mean of both
     orders of the texts. Raises ValueError for rows that are no pairs. https://arxiv.org/abs/2109.13059
