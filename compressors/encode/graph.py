@@ -72,7 +72,8 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
 
 def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1]) -> ir.Model:
     """Return the graph of a classifier as `export_encoder` does; its subclasses are summed inside."""
-    num_classes = classifier.model.config.num_labels // classifier.num_subclasses
+    num_outputs: Any = classifier.model.config.num_labels
+    num_classes = num_outputs // classifier.num_subclasses
     shapes = {LOGITS: ["batch_size", num_classes]}
     return _export(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
 

@@ -126,11 +126,9 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         part.to(torch.float32).requires_grad_(True)
     split = plan.teaching.split
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
-    teacher_sources, rows = (
-        ({"teacher": RecordedClasses()}, rows)
-        if model.facts.reads_pairs and plan.teaching.reads_record
-        else _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
-    )
+    teacher_sources: dict[ViewName, TeacherSource] = {"teacher": RecordedClasses()}  # the grades of pairs
+    if not (model.facts.reads_pairs and plan.teaching.reads_record):
+        teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     trainer = Trainer(
         student,

@@ -15,6 +15,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
+from attar.registry.artifacts.classifier_facts import ClassifierFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.kind_facts import ModelFacts
@@ -193,7 +194,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ClassifierFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -206,7 +207,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptat
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts | ClassifierFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:

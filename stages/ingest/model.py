@@ -114,8 +114,9 @@ class IngestModelConfig(StageConfig):
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
             check_text_source(parse_source(self.source), self.strip_from_names)
-        if self.model.kind in ("classifier", "pair_scorer"):
-            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
+        head: Any = self.model
+        if head.kind in ("classifier", "pair_scorer"):
+            check_classifier_source(parse_source(self.source), head, self.strip_from_names)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self

@@ -83,8 +83,9 @@ def label_pairs(config: LabelPairsConfig, inputs: LabelPairsInputs, workdir: Pat
     write_rows(content / "rows.jsonl", made)
     name = inputs.data.facts.name or "pairs"
     write_card(content, made, name=name)
-    counts = {f"num_{split}": sum(row.split == split for row in made) for split in ("heldout", "choose")}
-    return DatasetArtifact.at(content, DatasetFacts(name=name, num_rows=len(made), num_recorded=0, **counts))
+    heldout, choose = (sum(row.split == split for row in made) for split in ("heldout", "choose"))
+    facts = DatasetFacts(name=name, num_rows=len(made), num_heldout=heldout, num_choose=choose, num_recorded=0)
+    return DatasetArtifact.at(content, facts)
 
 
 def _labels(config: LabelPairsConfig, model: Any, pairs: Sequence[Pair]) -> list[float]:
