@@ -26,6 +26,7 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
+    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -155,7 +156,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=None if config.teacher.split is None else config.teacher.split.rule,
+                split=_split(config.teacher.split),
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -213,6 +214,10 @@ def first_block_after_cut(facts: ModelFacts | EncoderFacts | ClassifierFacts) ->
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)
+
+
+def _split(split: SubclassSplit | None) -> Split | None:
+    return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
 
 
 def _sources(
