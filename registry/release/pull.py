@@ -64,11 +64,7 @@ def pull_version(
         version = resolve(client, reference)
         who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
         _check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
-        if (
-            copy is not None
-            and copy.list_digest == digest
-            and copy.holds_exactly(_wanted(version, copy.listed(), form))
-        ):
+        if copy is not None and copy.is_version(_who(version), digest, form):
             return Pulled(folder, str(version.version), 0, folder_bytes(folder))
         aside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(aside, ignore_errors=True)

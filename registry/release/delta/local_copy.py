@@ -81,7 +81,7 @@ class LocalCopy:
         return self._digests.result()
 
     def is_version(self, who: str, list_digest: str, form: str) -> bool:
-        """Say whether the copy is a form of the version with this list of checksums, each file as it is listed. Raises ValueError for an unknown form."""
+        """Say whether each file of a form, or all, is as this list of checksums has it. Raises ValueError for an unknown form."""
         if self.list_digest != list_digest:
             return False
         wanted = wanted_files(who, self.listed(), form)
