@@ -1,4 +1,4 @@
-"""Whether a copy is what the registry has, asked without MLflow: to import it takes longer than all else of an unchanged pull.
+"""Whether a copy is what the registry has, asked without MLflow. To import it takes longer than all else of an unchanged pull.
 
 What cannot be told so is left to `pull_version`.
 """
