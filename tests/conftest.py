@@ -6,7 +6,8 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
 from tests.databases import copy_database
+from tests.exporter_registry import with_one_registry
 
 if TYPE_CHECKING:
     from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 # The stages are imported where they are called: the process that only hands out tests to workers reads this file too.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
+# transformers reads a file by four threads, each made for it: of a model of some kilobytes that is a tenth of the time
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
 configure_process()
 # the libraries are a million objects that stay: without this the collector walks over them again and again
 gc.set_threshold(50_000, 20, 20)
@@ -36,6 +40,9 @@ QUESTIONS = [
 # worker is left with a long file when the others are done.
 LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_bad_input.py")
 
+# A test of so many seconds may have imported a library.
+LONG_SECONDS = 0.2
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
@@ -46,6 +53,7 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         import torch
 
         torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+        torch.onnx.export = with_one_registry(torch.onnx.export)
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +67,21 @@ def _one_thread() -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    """Leave what a test has imported out of the collector's way too.
+
+    A stage collects garbage when it frees a model: a millisecond in a process of its own, half a second among a test process's million
+    objects, and a third of the time of all stages' tests. What is over at once has imported nothing to speak of.
+    """
+    started = time.monotonic()
+    outcome = yield
+    if time.monotonic() - started > LONG_SECONDS:
+        gc.collect()
+        gc.freeze()
+    return outcome
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from attar.pipelines.cli.main import app
 from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
 from tests.databases import copy_database
-from tests.system.operated import attar
+from tests.system.forked import attar_forked
 
 TINY = "random:llama?num_blocks=2&hidden_size=32"
 PROOF = {"num_prompts": 1, "num_new_tokens": 4}
@@ -155,7 +155,7 @@ def failed(
         },
     }
     environment = clean_environment | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()} | serve_prefect(home)
-    return home, attar(environment, "run", write_recipe(home.parent, nodes))
+    return home, attar_forked(environment, "run", write_recipe(home.parent, nodes))
 
 
 @pytest.mark.parametrize(

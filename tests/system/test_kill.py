@@ -22,6 +22,7 @@ from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
 from tests.databases import copy_database
+from tests.system.forked import attar_forked
 from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes
 from tests.system.operated import BETWEEN_POLLS
 
@@ -147,7 +148,7 @@ def kill_and_finish(
         assert before <= stored(home), "what was finished stays"
         for artifact in Store(home).artifacts():
             Store(home).verify(artifact)
-    done = subprocess.run(command(recipe), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    done = attar_forked(environment, "run", recipe, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     nodes = json.loads(done.stdout)["nodes"].values()
     assert {node["state"] for node in nodes} == {"Completed", "Cached"}

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from attar.registry.tracking.run_record import RunRecord, new_run_folder, open_runs
-from tests.system.operated import Environment, attar, attar_here, write_recipe
+from tests.system.forked import attar_forked
+from tests.system.operated import Environment, attar_here, write_recipe
 
 PROSE = ("run", "wee.yaml", "--until", "prose", "--json")
 
@@ -33,7 +34,7 @@ def test_a_record_that_was_tampered_with_keeps_no_run_from_its_work(environment:
     dead = RunRecord(new_run_folder(home, "old"), "old", "f" * 8, {}, prefect_flow_run_id="none")
     dead.pid = max(psutil.pids()) + 1_000_000
     dead.save()
-    done = attar(environment, *PROSE)
+    done = attar_forked(environment, *PROSE)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["nodes"]["prose"]["state"] == "Completed"
     assert f"run {dead.id} had been stopped or killed: closing it" in done.stderr

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from attar.stages.runtime.orphans import OWNER
+from tests.system.forked import attar_forked
 from tests.system.operated import Api, until
 
 Environment = dict[str, str]
@@ -56,10 +57,7 @@ class Machines:
         return process
 
     def attar(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "attar.pipelines", *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False
-        )
+        return attar_forked(self.environment, *words, folder=self.workspace)
 
     def ask(self, path: str, body: Any = None) -> Any:
         return Api(self.environment["PREFECT_API_URL"]).ask(path, body)
