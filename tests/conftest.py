@@ -8,15 +8,15 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
 
 from attar.registry.artifacts.environment import configure_process
 from tests.databases import copy_database
-from tests.exporter_registry import with_one_registry
 
 if TYPE_CHECKING:
     from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
@@ -53,7 +53,25 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
         import torch
 
         torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
-        torch.onnx.export = with_one_registry(torch.onnx.export)
+        torch.onnx.export = with_kept_registry(torch.onnx.export)
+
+
+def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `torch.onnx.export` that makes its table of translations once a process, not at every export, in half a second each."""
+
+    @cache
+    def keep() -> None:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry  # imports half of the exporter
+
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign,assignment]
+
+    @wraps(export)
+    def kept(*arguments: Any, **options: Any) -> Any:
+        assert options.get("custom_translation_table") is None, "it would stay in the table"
+        keep()
+        return export(*arguments, **options)
+
+    return kept
 
 
 @pytest.fixture(autouse=True)
