@@ -88,8 +88,17 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    return (yield from leaving_imports_alone())
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    """Leave what a test has imported out of the collector's way too.
+    return (yield from leaving_imports_alone())
+
+
+def leaving_imports_alone() -> Generator[None, object, object]:
+    """Take what a test has imported out of the collector's way too.
 
     A stage collects garbage when it frees a model: a millisecond in a process of its own, half a second among a test process's million
     objects, and a third of the time of all stages' tests. What is over at once has imported nothing to speak of.

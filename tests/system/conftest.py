@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from attar.pipelines.operate.prefect_home import configure_prefect
 from tests.databases import copy_database
@@ -57,10 +58,14 @@ def own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny models and their rows."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_models(folder)
+def tiny(session_folder: Path) -> Path:
+    """A folder with the tiny models and their rows; trained once, whichever worker asks first."""
+    folder = session_folder / "tiny"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            (unfinished := session_folder / "tiny.unfinished").mkdir()
+            make_tiny_models(unfinished)
+            unfinished.rename(folder)
     return folder
 
 
