@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from functools import cache, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,12 @@ def pytest_collectstart(collector: pytest.Collector) -> None:
 
         torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
         torch.onnx.export = with_kept_registry(torch.onnx.export)
+        # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
+        with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+            patch.setattr(
+                torch, "compile", lambda model=None, **_: model if model is not None else lambda function: function
+            )
+            import bitsandbytes  # noqa: F401
 
 
 def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
