@@ -49,18 +49,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
-def pytest_collectstart(collector: pytest.Collector) -> None:
-    if isinstance(collector, pytest.Session):
-        import torch
+def pytest_collectstart() -> None:
+    prepare_torch()
 
-        torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
-        torch.onnx.export = with_kept_registry(torch.onnx.export)
-        # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
-        with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
-            patch.setattr(
-                torch, "compile", lambda model=None, **_: model if model is not None else lambda function: function
-            )
-            import bitsandbytes  # noqa: F401
+
+@cache
+def prepare_torch() -> None:
+    """Import torch as this process needs it, before the first test file does. The process that only hands out tests collects none."""
+    import torch
+
+    torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+    torch.onnx.export = with_kept_registry(torch.onnx.export)
+    # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
+    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+        patch.setattr(
+            torch, "compile", lambda model=None, **_: model if model is not None else lambda function: function
+        )
+        import bitsandbytes  # noqa: F401
 
 
 def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
