@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
 # transformers reads a file by four threads, each made for it: of a model of some kilobytes that is a tenth of the time
 os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+# of what a trace asks of a small model's tensors little comes twice: to keep the answers takes a sixth of an export
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 configure_process()
 # the libraries are a million objects that stay: without this the collector walks over them again and again
 gc.set_threshold(50_000, 20, 20)

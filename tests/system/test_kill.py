@@ -180,9 +180,10 @@ def flow_names(home: Path) -> list[tuple[str, str]]:
     ids=lambda number: number.name,
 )
 def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
-    number: signal.Signals, environment: dict[str, str], tmp_path: Path
+    number: signal.Signals, environment: dict[str, str], mlflow_database: Path, tmp_path: Path
 ) -> None:
     own = environment | {"ATTAR_HOME": str(tmp_path / "home")}
+    copy_database(mlflow_database, tmp_path / "home" / "mlflow.db")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command("tiny", "pruned"), env=own, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path

@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from attar.registry.tracking.run_record import RunRecord, new_run_folder, open_runs
+from tests.databases import copy_database
 from tests.system.forked import attar_forked
 from tests.system.operated import Environment, attar_here, write_recipe
 
@@ -22,10 +23,12 @@ def environment(
     tmp_path_factory: pytest.TempPathFactory,
     clean_environment: Environment,
     serve_prefect: Callable[[Path], Environment],
+    mlflow_database: Path,
 ) -> Environment:
     workspace = tmp_path_factory.mktemp("ends")
     write_recipe(workspace)
     home = workspace / "home"
+    copy_database(mlflow_database, home / "mlflow.db")
     return clean_environment | serve_prefect(home) | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()}
 
 
