@@ -41,7 +41,7 @@ QUESTIONS = [
 
 # What waits for servers and processes for minutes begins first, one file a worker; what only computes fills the cores beside it, and no
 # worker is left with a long file when the others are done.
-LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_bad_input.py")
+LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_run_ends.py")
 
 # A test of so many seconds may have imported a library.
 LONG_SECONDS = 0.2
