@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 
 from attar.pipelines.operate.prefect_home import configure_prefect
-from tests.databases import copy_database
+from tests.databases import start_on_copy
 from tests.system.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
 from tests.system.tiny_models import make_tiny_models
 
@@ -28,17 +28,15 @@ def serve_prefect(session_folder: Path) -> Iterator[Callable[[Path], dict[str, s
         configure_prefect(home)
         from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
 
-        database = home / "prefect" / "prefect.db"
-        is_new = not database.exists()
-        if is_new and migrated.exists():
-            copy_database(migrated, database)
         # A port of the kernel's. Prefect draws one of a thousand; where two workers draw the same, the second takes the first's server,
         # which answers there, for its own, and its runs are among the other test's.
         server = SubprocessASGIServer(int(free_ports(1)[0]))
-        server.start(timeout=180)
         servers.append(server)
-        if is_new and not migrated.exists():
-            copy_database(database, migrated)
+        database = home / "prefect" / "prefect.db"
+        if database.exists():
+            server.start(timeout=180)
+        else:
+            start_on_copy(migrated, database, lambda: server.start(timeout=180))
         return {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": str(home / "prefect")}
 
     yield serve

@@ -32,6 +32,7 @@ class Machines:
             "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         (self.home / "prefect").mkdir(parents=True)
+        self.api = Api(self.environment["PREFECT_API_URL"])
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start_server(self) -> subprocess.Popen[bytes]:
@@ -60,7 +61,7 @@ class Machines:
         return attar_forked(self.environment, *words, folder=self.workspace)
 
     def ask(self, path: str, body: Any = None) -> Any:
-        return Api(self.environment["PREFECT_API_URL"]).ask(path, body)
+        return self.api.ask(path, body)
 
     def until(self, condition: Callable[[], Any], seconds: float = 200.0, what: str = "it did not happen") -> Any:
         """Wait; where it does not come, what every process of the machines has said last is the reason."""
