@@ -80,12 +80,12 @@ def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
         ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign,assignment]
 
     @wraps(export)
-    def kept(*arguments: Any, **options: Any) -> Any:
+    def exported(*arguments: Any, **options: Any) -> Any:
         assert options.get("custom_translation_table") is None, "it would stay in the table"
         keep()
         return export(*arguments, **options)
 
-    return kept
+    return exported
 
 
 @pytest.fixture(autouse=True)
