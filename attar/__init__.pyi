@@ -343,7 +343,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> DatasetArtifact:
-        """Give each pair that is learned or chosen on the mean of what the models say, in [0, 1]; held-out pairs keep their own grade."""
+        """Give each pair the mean of what the models say of it, in [0, 1]. Held-out pairs keep their own grade."""
 
     def judge(
         self,
