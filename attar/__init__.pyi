@@ -332,6 +332,19 @@ class Stages:
     ) -> DatasetArtifact:
         """Turn answers into a judge's questions, each with its grade: one digit, from 0 to 9."""
 
+    def label_pairs(
+        self,
+        *,
+        models: EncoderArtifact | ClassifierArtifact | Source | Sequence[EncoderArtifact | ClassifierArtifact | Source],
+        data: DatasetArtifact | Source,
+        batch_size: int = 16,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Give each pair the mean of what the models say of it, in [0, 1]. Held-out pairs keep their own grade."""
+
     def judge(
         self,
         *,
