@@ -15,6 +15,8 @@ COLORS = {
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
     "gguf": ("#dff3f6", "#11727f"),
+    "openvino": ("#dff3f6", "#11727f"),
+    "ctranslate2": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")
 

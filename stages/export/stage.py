@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    CTranslate2Artifact,
+    Facts,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+    OpenVinoArtifact,
+)
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.rooms import ROOMS
@@ -17,17 +24,22 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
-    if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance:
-        raise ValueError(f"format.kind is {form.kind!r}, which has no input for guidance_scale; accepted: onnx")
+    if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
+        is_graph = form.kind == "onnx"
+        field = "format.operators is 'standard'" if is_graph else f"format.kind is {form.kind!r}"
+        raise ValueError(f"{field}, which has no input for guidance_scale; accepted: {'fused' if is_graph else 'onnx'}")
     return ROOMS[form.kind].forecast(form, model)
 
 
 @stage("export", version=4, forecast=_forecast, output=lambda config: config.format.makes)
-def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | GgufArtifact | ModelArtifact:
+def export(
+    config: ExportConfig, inputs: ExportInputs, workdir: Path
+) -> OnnxArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
+    openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     return ROOMS[config.format.kind].run(config.format, config, inputs, workdir)  # type: ignore[return-value] - the format's kind

@@ -29,6 +29,11 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
+    if model.get("operators") == "standard":
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "
+            "4 bits are onnxruntime's own (com.microsoft); accepted: a graph of export with format.operators fused"
+        )
     facts = exported(model, _label(config))
     facts["weight_bytes"] = integer_bytes(
         model,

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attar.registry.artifacts.handles import GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    CTranslate2Artifact,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+    OpenVinoArtifact,
+)
 
-Form = OnnxArtifact | GgufArtifact | ModelArtifact
+Form = OnnxArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact
 # Words of a quantization that its folder need not repeat.
 PLAIN_WORDS = ("none", "weights")
 
@@ -34,9 +40,9 @@ def forms_by_folder(graphs: Iterable[OnnxArtifact], others: Iterable[Form]) -> d
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version: its kind, and how its weights are held."""
-    words = (word for word in quantization(form).lower().split() if word not in PLAIN_WORDS)
-    return "-".join([form.kind, *words])
+    """Return the name of a form's folder in the version: its kind, how its weights are held, and a graph's operators unless the usual."""
+    words = [word for word in quantization(form).lower().split() if word not in PLAIN_WORDS]
+    return "-".join([form.kind, *words, *([str(form.facts["operators"])] if "operators" in form.facts else [])])
 
 
 def quantization(form: Form) -> str:

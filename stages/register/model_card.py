@@ -35,6 +35,8 @@ STEPS = {
 FORMS = {
     "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
     "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
+    "openvino": "OpenVINO folder with the cache inside: OpenVINO GenAI, optimum-intel",
+    "ctranslate2": "CTranslate2 folder: ctranslate2, tokenizers",
 }
 # Weights that are not rounded to integers.
 FLOATS = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")

@@ -1,4 +1,4 @@
-"""Programs that run GGUF files, each in a process of its own: llama.cpp by node-llama-cpp, and OpenVINO GenAI."""
+"""Programs that people run models with, each in a process of its own: llama.cpp by node-llama-cpp, and OpenVINO GenAI."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ print(json.dumps(written))
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs GGUF files. `command`: how it is started; None where it is not there. `install`: how to get it."""
+    """A program that runs models. `command`: how it is started; None where it is not there. `install`: how to get it."""
 
     name: str
     command: Callable[[], tuple[list[str], Path] | None]
@@ -93,10 +93,8 @@ def _openvino() -> tuple[list[str], Path] | None:
     return [sys.executable, "-c", OPENVINO_PROGRAM], Path.cwd()
 
 
-RUNTIMES = (
-    Runtime("llama.cpp", _llama_cpp, f"npm install node-llama-cpp, and its folder in {LLAMA_CPP_FOLDER}"),
-    Runtime("openvino-genai", _openvino, "pip install openvino-genai"),
-)
+LLAMA_CPP = Runtime("llama.cpp", _llama_cpp, f"npm install node-llama-cpp, and its folder in {LLAMA_CPP_FOLDER}")
+OPENVINO = Runtime("openvino-genai", _openvino, "pip install 'attar[openvino]'")
 
 
 def run_prompts(
