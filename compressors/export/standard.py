@@ -41,7 +41,9 @@ def refuse_other_nodes(model: PreTrainedModel, parts: Sequence[CachePart]) -> No
         )
     for module in model.modules():
         if all(hasattr(module, trait) for trait in TRAITS):
-            raise ValueError(f"{name} multiplies by chosen experts, whose node is com.microsoft.MoE; accepted: operators fused")
+            raise ValueError(
+                f"{name} multiplies by chosen experts, whose node is com.microsoft.MoE; accepted: operators fused"
+            )
         if type(module).__name__.endswith("RotaryEmbedding"):
             refuse_changing(module)
 

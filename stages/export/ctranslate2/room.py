@@ -41,10 +41,10 @@ BITS = {"float32": 32, "int8": 8}
 
 def forecast_ctranslate2(form: CTranslate2Format, model: Facts) -> Forecast:
     """Return what the folder will be and take. Raises ValueError without its package, and for a family that it is not written for."""
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise ValueError(f"format.kind is 'ctranslate2', which needs the package ctranslate2: {INSTALL}")
     if "architecture" in model:
         refuse_other_families(str(model["architecture"]))
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise ValueError(f"format.kind is 'ctranslate2', which needs the package ctranslate2: {INSTALL}")
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * BITS[form.weights] / 8
     facts = {**shape_of(model), "format": "ctranslate2", "quantization": form.weights, "weight_bytes": num_bytes}

@@ -86,4 +86,3 @@ def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scrat
     counter = bar("writing with the graph", len(prompts), "prompts")
     graph = OnnxRunner(open_session(content, is_frugal=True))
     return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
-

@@ -32,6 +32,8 @@ def write_companions(source: Path, folder: Path) -> None:
     try:
         converted = tokenizers.convert_tokenizer(tokenizer, with_detokenizer=True)
     except Exception as error:  # a library's own, of any kind
-        raise ValueError(f"openvino-tokenizers does not convert {type(tokenizer).__name__}: {one_line(error)}") from error
+        raise ValueError(
+            f"openvino-tokenizers does not convert {type(tokenizer).__name__}: {one_line(error)}"
+        ) from error
     for model, name in zip(converted, TOKENIZERS, strict=True):
         openvino.save_model(model, str(folder / name))

@@ -49,9 +49,7 @@ def _keep_cache_inside(model: Any) -> None:
             reader.replace_source_output(chosen.output(0))
     names = [port.get_any_name() for port in ports]
     model.validate_nodes_and_infer_types()
-    transformations.apply_make_stateful_transformation(
-        model, {name: name.replace(PAST, PRESENT, 1) for name in names}
-    )
+    transformations.apply_make_stateful_transformation(model, {name: name.replace(PAST, PRESENT, 1) for name in names})
     rows = ops.gather(
         ops.shape_of(model.input("input_ids"), output_type="i64"),
         ops.constant([0], dtype=np.int64),

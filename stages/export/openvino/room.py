@@ -50,9 +50,9 @@ OPSET = 20
 
 def forecast_openvino(form: OpenVinoFormat, model: Facts) -> Forecast:
     """Return what the folder will be and take. Raises ValueError without its packages and for experts."""
+    refuse_experts(model, "format.kind is 'openvino'", "models without experts")
     if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
         raise ValueError(f"format.kind is 'openvino', which needs the package {missing[0]}: {INSTALL}")
-    refuse_experts(model, "format.kind is 'openvino'", "models without experts")
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * BITS[form.weights] / 8
     facts = {**shape_of(model), "format": "openvino", "quantization": form.weights, "weight_bytes": num_bytes}
@@ -60,7 +60,9 @@ def forecast_openvino(form: OpenVinoFormat, model: Facts) -> Forecast:
     return Forecast(facts, peak_memory_bytes=9.0 * num_parameters, disk_bytes=stored_bytes(facts))
 
 
-def export_openvino(form: OpenVinoFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OpenVinoArtifact:
+def export_openvino(
+    form: OpenVinoFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path
+) -> OpenVinoArtifact:
     """Write the folder, and have OpenVINO say and write what torch does with the same rounded weights.
 
     Raises ValueError for a family without a graph of standard operators, a tokenizer that OpenVINO cannot say, and other text or logits.

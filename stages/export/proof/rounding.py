@@ -40,9 +40,7 @@ def record_answers(
     return FloatAnswers(pairs, RecordedRunner(original, pairs, scratch, counter.advance))
 
 
-def measure_rounding(
-    rounded: CausalRunner, answers: FloatAnswers, *, weights: str, max_kl_nats: float
-) -> Rounding:
+def measure_rounding(rounded: CausalRunner, answers: FloatAnswers, *, weights: str, max_kl_nats: float) -> Rounding:
     """Return what rounding to `weights` costs. Raises ValueError past the limit, in nats a token."""
     counter = bar("measuring the rounding", len(answers.pairs), "prompts")
     sums = closeness(rounded, answers.recorded, answers.pairs, batch_size=1, on_scored=counter.advance)
