@@ -1,4 +1,4 @@
-"""The families that CTranslate2's converter writes as they compute. Tried with small models of each; what it takes and computes otherwise is left out."""
+"""Families that CTranslate2's converter writes as they compute, tried with a small model of each. Others are refused by name."""
 
 from __future__ import annotations
 

@@ -63,4 +63,4 @@ def test_guidance_and_experts_are_refused_by_the_plan(model: ModelArtifact) -> N
 def test_the_folder_is_of_its_own_alone(standard: OnnxArtifact) -> None:
     """Nothing of the trace's scratch is left in it."""
     assert {path.name for path in standard.path.iterdir()} >= {"model.onnx", "model.onnx_data", "parity.json"}
-    assert not [path for path in Path(standard.path).rglob("*.npy")]
+    assert not list(Path(standard.path).rglob("*.npy"))
