@@ -29,11 +29,7 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
-    if model.get("operators") == "standard":
-        raise ValueError(
-            f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "
-            "4 bits are onnxruntime's own (com.microsoft); accepted: a graph of export with format.operators fused"
-        )
+    _refuse_standard(config, model)
     facts = exported(model, _label(config))
     facts["weight_bytes"] = integer_bytes(
         model,
@@ -48,12 +44,22 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
+def _refuse_standard(config: QuantizeConfig, model: Facts) -> None:
+    """Raise ValueError for a graph of ONNX' own operators: what integers need would be nodes of another domain in it."""
+    if model.get("operators") == "standard":
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "
+            "4 bits are onnxruntime's own (com.microsoft); accepted: a graph of export with format.operators fused"
+        )
+
+
 @stage("quantize", version=6, forecast=_forecast)
 def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
+    _refuse_standard(config, inputs.model.facts)
     source, content = inputs.model.path, workdir / "content"
     samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)

@@ -43,8 +43,7 @@ def forecast_ctranslate2(form: CTranslate2Format, model: Facts) -> Forecast:
     """Return what the folder will be and take. Raises ValueError without its package, and for a family that it is not written for."""
     if "architecture" in model:
         refuse_other_families(str(model["architecture"]))
-    if importlib.util.find_spec(PACKAGE) is None:
-        raise ValueError(f"format.kind is 'ctranslate2', which needs the package ctranslate2: {INSTALL}")
+    _refuse_no_package()
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * BITS[form.weights] / 8
     facts = {**shape_of(model), "format": "ctranslate2", "quantization": form.weights, "weight_bytes": num_bytes}
@@ -62,6 +61,7 @@ def export_ctranslate2(
     source, content = inputs.model.path, workdir / "content"
     family = str(read_object(source / "config.json").get("model_type"))
     refuse_other_families(family)
+    _refuse_no_package()
     prompts = proof_prompts(inputs, config.num_prompts)
     answers = None
     if form.weights == "int8":
@@ -75,6 +75,11 @@ def export_ctranslate2(
     sizes = weight_facts((content / WEIGHTS).stat().st_size, inputs.model.facts.num_parameters)
     known = {"format": form.kind, "quantization": form.weights, "architecture": family}
     return CTranslate2Artifact.at(content, {**shape_of(inputs.model.facts), **known, **sizes, **facts})
+
+
+def _refuse_no_package() -> None:
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise ValueError(f"format.kind is 'ctranslate2', which needs the package ctranslate2: {INSTALL}")
 
 
 def _convert(source: Path, form: CTranslate2Format, content: Path) -> None:

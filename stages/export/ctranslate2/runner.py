@@ -38,7 +38,7 @@ class CTranslate2Runner:
         """See CausalRunner.forward; padding is taken out before and gets zeros for logits. There is no cache."""
         assert cache is None, "whole texts alone"
         is_token = attention_mask.bool()
-        texts = [ids[kept].tolist() for ids, kept in zip(input_ids, is_token, strict=True)]
+        texts = [ids[real].tolist() for ids, real in zip(input_ids, is_token, strict=True)]
         given = torch.from_numpy(np.array(self._generator.forward_batch(texts), dtype=np.float32))
         logits = given.new_zeros(*input_ids.shape, given.shape[-1])
         for row, text in enumerate(texts):

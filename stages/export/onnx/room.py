@@ -39,6 +39,8 @@ def forecast_onnx(form: OnnxFormat, model: Facts) -> Forecast:
 def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
     """Write the graph, float32, and have onnxruntime write what torch writes. Raises ValueError where they differ."""
     if inputs.guidance is not None:
+        if form.operators == "standard":
+            raise ValueError("format.operators is 'standard', which has no input for guidance_scale; accepted: fused")
         return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
     prompts = proof_prompts(inputs, config.num_prompts)  # first: without a tokenizer nothing is traced

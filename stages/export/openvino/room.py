@@ -51,8 +51,7 @@ OPSET = 20
 def forecast_openvino(form: OpenVinoFormat, model: Facts) -> Forecast:
     """Return what the folder will be and take. Raises ValueError without its packages and for experts."""
     refuse_experts(model, "format.kind is 'openvino'", "models without experts")
-    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
-        raise ValueError(f"format.kind is 'openvino', which needs the package {missing[0]}: {INSTALL}")
+    _refuse_no_package()
     num_parameters = float(model.get("num_parameters", 0))
     num_bytes = num_parameters * BITS[form.weights] / 8
     facts = {**shape_of(model), "format": "openvino", "quantization": form.weights, "weight_bytes": num_bytes}
@@ -67,6 +66,7 @@ def export_openvino(
 
     Raises ValueError for a family without a graph of standard operators, a tokenizer that OpenVINO cannot say, and other text or logits.
     """
+    _refuse_no_package()
     source, content = inputs.model.path, workdir / "content"
     content.mkdir(parents=True, exist_ok=True)
     prompts = proof_prompts(inputs, config.num_prompts)
@@ -82,6 +82,11 @@ def export_openvino(
     sizes = weight_facts((content / MODEL).with_suffix(".bin").stat().st_size, inputs.model.facts.num_parameters)
     known = {"format": form.kind, "quantization": form.weights, "architecture": model.config.model_type}
     return OpenVinoArtifact.at(content, {**shape_of(inputs.model.facts), **known, **sizes, **facts})
+
+
+def _refuse_no_package() -> None:
+    if missing := [name for name in PACKAGES if importlib.util.find_spec(name) is None]:
+        raise ValueError(f"format.kind is 'openvino', which needs the package {missing[0]}: {INSTALL}")
 
 
 def _write(model: PreTrainedModel, form: OpenVinoFormat, num_matrices: int, scratch: Path, content: Path) -> None:

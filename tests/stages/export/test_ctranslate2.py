@@ -55,7 +55,7 @@ def test_the_runtime_computes_the_model(
         assert facts.kl_nats is not None and 0 < facts.kl_nats < 0.05
         with pytest.raises(ValueError, match=r"rounding to int8 costs \S+ nats a token; accepted: 1e-09 or less"):
             run(shared_store, model, questions, weights=weights, max_kl_nats=1e-9)
-    assert facts.bits_per_weight is not None and bits <= facts.bits_per_weight < bits + 2
+    assert facts.bits_per_weight is not None and bits - 0.5 < facts.bits_per_weight < bits + 2
     assert facts.decode_seconds_per_token and facts.original_decode_seconds_per_token
     names = {path.name for path in artifact.path.iterdir()}
     assert names >= {"model.bin", "config.json", "vocabulary.json", "tokenizer.json", "proof.json"}
@@ -72,8 +72,8 @@ def test_padding_on_either_side_leaves_the_logits_as_they_are(
     for pad in (pad_left, pad_right):
         ids, mask = pad([[5, 6, 7], [9, 10, 11, 12, 13]], torch.device("cpu"))
         (logits, _), (expected, _) = (each.forward(ids, mask, None, last_only=False) for each in (runner, reference))
-        kept = mask.bool()
-        torch.testing.assert_close(logits[kept], expected[kept], atol=1e-3, rtol=0)
+        is_token = mask.bool()
+        torch.testing.assert_close(logits[is_token], expected[is_token], atol=1e-3, rtol=0)
 
 
 @installed

@@ -23,6 +23,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.contract import NoInputs
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.openvino.matrices import round_matrices
 from attar.stages.export.openvino.runner import open_folder
 from attar.stages.export.proof.parity import prove_parity
 from attar.stages.export.stage import export
@@ -46,7 +47,14 @@ def made(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) 
 
 
 @installed
-@pytest.mark.parametrize(("weights", "bits"), [("f32", 32.0), ("f16", 16.0), ("int8", 8.0)])
+@pytest.mark.parametrize(
+    ("weights", "bits"),
+    [
+        pytest.param("f32", 32.0, marks=pytest.mark.slow),
+        pytest.param("f16", 16.0, marks=pytest.mark.slow),
+        ("int8", 8.0),
+    ],
+)
 def test_the_runtime_computes_the_model_as_it_is_written(
     weights: str, bits: float, made: Callable[[str], OpenVinoArtifact], model: ModelArtifact
 ) -> None:
@@ -59,8 +67,8 @@ def test_the_runtime_computes_the_model_as_it_is_written(
     )
     assert facts.quantization == weights and facts.architecture == "llama"
     assert facts.decode_seconds_per_token and facts.original_decode_seconds_per_token
-    # a scale a row of 64, and norms in floats, beside; in a small model that is a part
-    assert facts.bits_per_weight is not None and bits <= facts.bits_per_weight < bits + 2
+    # a scale a row of 64 and norms in floats beside; norms of ones alone are left out
+    assert facts.bits_per_weight is not None and bits - 0.5 < facts.bits_per_weight < bits + 2
     assert facts.weight_bytes == (artifact.path / "openvino_model.bin").stat().st_size
     names = {path.name for path in artifact.path.iterdir()}
     assert names >= {
@@ -83,7 +91,7 @@ def test_its_tokenizer_cuts_as_the_models(made: Callable[[str], OpenVinoArtifact
     import openvino  # type: ignore[import-not-found] - in an extra
     import openvino_tokenizers  # type: ignore[import-not-found] # noqa: F401 - its operators
 
-    compiled = openvino.Core().compile_model(str(made("f32").path / "openvino_tokenizer.xml"), "CPU")
+    compiled = openvino.Core().compile_model(str(made("int8").path / "openvino_tokenizer.xml"), "CPU")
     for text in ("What is 17 plus 25?", "naïve ☕"):
         assert compiled([text])["input_ids"][0].tolist() == load_tokenizer(model.path)(text).input_ids
 
@@ -92,7 +100,9 @@ def test_its_tokenizer_cuts_as_the_models(made: Callable[[str], OpenVinoArtifact
 def test_rows_of_several_lengths_and_refills_write_what_torch_writes(
     made: Callable[[str], OpenVinoArtifact], model: ModelArtifact
 ) -> None:
-    runner, reference = open_folder(made("f32").path), TorchRunner(load_model(model.path, torch.float32))
+    rounded = load_model(model.path, torch.float32)
+    round_matrices(rounded, "int8")
+    runner, reference = open_folder(made("int8").path), TorchRunner(rounded)
     prompts = [[5, 6, 7], [9], [20, 21, 22, 23, 24, 25, 26], [30, 31]]
     free = [decode(reference, [prompt], max_new_tokens=8, stop_ids=())[0].token_ids for prompt in prompts]
     stops = [free[0][3]]
@@ -103,24 +113,25 @@ def test_rows_of_several_lengths_and_refills_write_what_torch_writes(
 
 
 @installed
-def test_another_model_and_too_much_rounding_are_refused(
-    made: Callable[[str], OpenVinoArtifact],
-    store: Store,
-    model: ModelArtifact,
-    questions: DatasetArtifact,
-    tmp_path: Path,
+def test_another_model_is_refused(
+    made: Callable[[str], OpenVinoArtifact], model: ModelArtifact, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=r"rounding to int8 costs \S+ nats a token; accepted: 1e-09 or less"):
-        run(store, model, questions, weights="int8", max_kl_nats=1e-9)
-    assert not list((store.root / "store").glob("export/*")), "refused before anything is kept"
-    answers = listen_to(open_folder(made("f32").path), [[5, 6, 7]], tmp_path / "heard", num_new_tokens=4)
+    answers = listen_to(open_folder(made("int8").path), [[5, 6, 7]], tmp_path / "heard", num_new_tokens=4)
     other = load_model(model.path, torch.float32)
     other.model.norm.weight.data.mul_(-1.0)
-    told = {"reading": "OpenVINO runs the folder", "refusal": "OpenVINO's folder is not the model"}
+    labels = {"reading": "OpenVINO runs the folder", "refusal": "OpenVINO's folder is not the model"}
     with pytest.raises(
         ValueError, match=r"OpenVINO's folder is not the model: max logit difference .*; accepted: agreement >= 98%"
     ):
-        prove_parity(ExportConfig(), answers, TorchRunner(other), **told)
+        prove_parity(ExportConfig(), answers, TorchRunner(other), **labels)
+
+
+@installed
+@pytest.mark.slow
+def test_too_much_rounding_is_refused(store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
+    with pytest.raises(ValueError, match=r"rounding to int8 costs \S+ nats a token; accepted: 1e-09 or less"):
+        run(store, model, questions, weights="int8", max_kl_nats=1e-9)
+    assert not list((store.root / "store").glob("export/*")), "refused before anything is kept"
 
 
 @installed
