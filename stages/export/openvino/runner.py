@@ -15,15 +15,13 @@ from torch import Tensor
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import Slots
 from attar.stages.export.openvino.representation import BEAMS, MODEL
-
-# Sums and cache in float32: by itself the runtime takes what the processor is quick at, and a cache in 8 bits.
-EXACT = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}
+from attar.stages.export.proof.runtimes import OPENVINO_EXACT
 
 
 def open_folder(folder: Path) -> OpenVinoRunner:
     """Return a runner of the folder's model on the CPU, with as many threads as torch uses. Raises ValueError where it does not open."""
     openvino = importlib.import_module("openvino")
-    settings = {**EXACT, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    settings = {**OPENVINO_EXACT, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     try:
         return OpenVinoRunner(openvino.Core().compile_model(str(folder / MODEL), "CPU", settings))
     except RuntimeError as error:
