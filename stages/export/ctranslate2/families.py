@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-# By the name in a config, and the class that a folder names.
+# By the name in a config, and the class that a folder names. Not here, as seen with CTranslate2 4.8.5 and transformers 5.23: Gemma 2 (final logits
+# are not capped), Gemma 3 (sizes of heads), Phi-3 and GPT-NeoX (settings by their former names), OPT (its vocabulary is filled up).
 FAMILIES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "phi3": "Phi3ForCausalLM",
     "gpt2": "GPT2LMHeadModel",
-    "gpt_neox": "GPTNeoXForCausalLM",
-    "opt": "OPTForCausalLM",
 }
 
 

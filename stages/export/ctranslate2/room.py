@@ -92,8 +92,16 @@ def _convert(source: Path, form: CTranslate2Format, content: Path) -> None:
     except Exception as error:  # the converter's own, of any kind: a setting that it does not know
         raise ValueError(f"CTranslate2 does not convert this model: {one_line(error)}") from error
     steps.advance()
+    _name_missing_tokens(content / "config.json")
     copy_tokenizer(source, content)
     give_back()
+
+
+def _name_missing_tokens(path: Path) -> None:
+    """Say that a tokenizer has no such token as the runtime reads it: for some families the converter writes null, and the runtime refuses it."""
+    config = read_object(path)
+    named = {name: "" if value is None and name.endswith("_token") else value for name, value in config.items()}
+    path.write_text(json.dumps(named, indent=2) + "\n")
 
 
 def _proved(

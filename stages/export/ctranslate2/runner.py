@@ -49,28 +49,33 @@ class CTranslate2Runner:
         """Refuse: the runtime does not hand out its cache."""
         raise NotImplementedError("CTranslate2 steps by itself")
 
-    def write(self, prompt: Sequence[int], num_new_tokens: int, *, stops: bool = True) -> list[int]:
-        """Return what the runtime writes greedily to a prompt, an end of text included, or past it unless it `stops`."""
+    def write(self, prompt: Sequence[int], num_new_tokens: int) -> list[int]:
+        """Return what the runtime writes greedily to a prompt, an end of text included."""
+        return self._generate(prompt, num_new_tokens, min_length=0)
+
+    def time_once(self, prompt: Int[Tensor, "1 T"], num_new_tokens: int) -> tuple[float, float]:
+        """Return seconds to prefill, which the first token ends, and seconds a token behind it. No end of text ends it."""
+        times = [time.perf_counter()]
+        num_tokens = num_new_tokens + 1
+        self._generate(
+            prompt[0].tolist(),
+            num_tokens,
+            min_length=num_tokens,
+            callback=lambda step: times.append(time.perf_counter()) or False,
+        )
+        return times[1] - times[0], (times[-1] - times[1]) / (len(times) - 2)
+
+    def _generate(self, prompt: Sequence[int], num_new_tokens: int, **options: Any) -> list[int]:
         [result] = self._generator.generate_batch(
             [[self._vocabulary[index] for index in prompt]],
             max_length=num_new_tokens,
-            min_length=0 if stops else num_new_tokens,
             sampling_topk=1,
             include_prompt_in_result=False,
             end_token=self._ends,
             return_end_token=True,
+            **options,
         )
         return list(result.sequences_ids[0])
-
-    def time_once(self, prompt: Int[Tensor, "1 T"], num_new_tokens: int) -> tuple[float, float]:
-        """Return seconds to prefill and seconds a token. A text of one token is what prefilling takes."""
-        ids = prompt[0].tolist()
-        started = time.perf_counter()
-        self.write(ids, 1, stops=False)
-        prefilled = time.perf_counter()
-        self.write(ids, num_new_tokens + 1, stops=False)
-        seconds = prefilled - started
-        return seconds, (time.perf_counter() - prefilled - seconds) / num_new_tokens
 
 
 def open_folder(folder: Path, weights: str, ends: Sequence[int]) -> CTranslate2Runner:

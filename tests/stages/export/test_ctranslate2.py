@@ -31,7 +31,6 @@ PROOF = {"num_prompts": 2, "num_new_tokens": 12}
 installed = pytest.mark.skipif(
     find_spec("ctranslate2") is None, reason="ctranslate2 is not installed: pip install 'attar[ctranslate2]'"
 )
-# By their sources' names; two of the converter's families are called otherwise there.
 SOURCES = [name for name, kind in TINY_FAMILIES.items() if kind in FAMILIES]
 
 
