@@ -14,8 +14,9 @@ from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -26,8 +27,10 @@ from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_qu
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answering import Answering, by_kind
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
-from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
+from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
@@ -36,9 +39,14 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
+# How models of another subject than causal text are forecast and measured.
+FORECASTS = {ENCODER: encoder_evaluation_forecast}
+MEASURES = {ENCODER: evaluate_encoder}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
+        return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
     if config.provider != CPU and "hidden_size" in inputs["model"][0]:
@@ -76,16 +84,18 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
+    Of an encoder: rank correlation on graded pairs, MRR, nDCG and recall over a corpus, size, and seconds to make vectors.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
 
+    if (measure := MEASURES.get(inputs.model.subject)) is not None:
+        return measure(config, inputs, workdir / "content")
     folder = inputs.model.path
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    runner = _runner(config, inputs.model)
-    has_generation_config = (folder / "generation_config.json").exists()
-    generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
+    runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
+    generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
     names = unique_names(inputs.tasks, "task")
     rows = {
         name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
@@ -102,7 +112,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
-    evaluation |= _questions(config, inputs, rows, answering, generation_config)
+    evaluation |= _questions(config, inputs, rows, answering, generation_config, workdir / "content")
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
@@ -128,14 +138,14 @@ def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
                 note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
-def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
+def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
     if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
 
 
-def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
+def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
     num_matmul = model.facts.num_matmul_parameters
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
@@ -177,8 +187,9 @@ def _questions(
     rows: Mapping[str, Sequence[Row]],
     answering: Answering,
     generation_config: Any,
+    content: Path,
 ) -> dict[str, Any]:
-    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word."""
+    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word; keep all of them beside it."""
     sampled = in_turn(rows)[: config.num_samples]
     tasks, right = _named_tasks(config, answering.runner, answering.tokenizer, generation_config)
     answered, stopping = by_kind(rows), None
@@ -194,6 +205,7 @@ def _questions(
         right |= blocks.right
         ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
         answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
+    write_answers(content, answered, ids, right, answering.sample)
     return {
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,

@@ -13,7 +13,7 @@ import torch
 
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.environment import attar_home
-from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact
+from attar.registry.artifacts.handles import Artifact, Facts, GgufArtifact
 from attar.registry.artifacts.lineage import in_order, trace
 from attar.registry.artifacts.manifest import CorruptArtifactError
 from attar.registry.artifacts.store import Store
@@ -202,7 +202,7 @@ def _proved(
     return {**facts, "readers": tuple(readers)}
 
 
-def _origin(form: GgufFormat, model: ModelArtifact) -> Origin:
+def _origin(form: GgufFormat, model: Artifact) -> Origin:
     """Return where the file comes from, as far as the store knows: the stages behind its model and the source of the first."""
     try:
         ancestors = in_order(trace(Store(attar_home()), model))
