@@ -1,4 +1,4 @@
-"""Run a graph whose cache grows by columns at its end over a cache that is written in place, with a row's own end for each row."""
+"""Run a graph that appends columns to its cache over one that is written in place. Each row there has an end of its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run_appending(
     input_ids: Int[Tensor, "B T"],
     attention_mask: Int[Tensor, "B S"],
 ) -> Float[Tensor, "B T V"]:
-    """Feed new tokens over the first S - T columns of `tensors`, write their keys and values there, and return their logits.
+    """Feed new tokens over the first S - T columns of `tensors` and return their logits. Their keys and values are written there.
 
     The graph puts a new column behind all others. A row that ends earlier is told so by the mask: the column at its end, which is
     still empty, is hidden, the last one is seen, and what the graph put there goes to the row's end. `ports`: a tensor's names.

@@ -54,7 +54,7 @@ def forecast_ctranslate2(form: CTranslate2Format, model: Facts) -> Forecast:
 def export_ctranslate2(
     form: CTranslate2Format, config: ExportConfig, inputs: ExportInputs, workdir: Path
 ) -> CTranslate2Artifact:
-    """Write the folder, and have CTranslate2 say and write what torch does, or in int8 say what costs no more than the limit.
+    """Write the folder, and have CTranslate2 say and write what torch does. In int8 KL is held to the limit instead.
 
     Raises ValueError for a family or a setting that the converter does not know, and for other text or logits.
     """
