@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def standard_operators(model: PreTrainedModel, parts: Sequence[CachePart], *, fuse_norms: bool) -> Iterator[Tracing]:
-    """Trace attention as elementary operators inside the block; RMS norms that allow it are one node, all else is the family's own code."""
+    """Trace attention as elementary operators inside the block. RMS norms that allow it are one node, all else is the family's own code."""
     tracing = Tracing(parts, model.config.num_hidden_layers, is_causal=True)
     with ExitStack() as stack:
         stack.enter_context(attending_by(model, attention_door(tracing, model.config, attend)))

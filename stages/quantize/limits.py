@@ -168,7 +168,7 @@ def broken_limits(limits: Limits, quality: Quality) -> list[str]:
 
 
 def decode_seconds(timer: Timer, original: CausalRunner, vocab_size: int) -> dict[str, float]:
-    """Return seconds a token of what `timer` times and of the original, by the names of facts: medians of rounds, and the quartiles.
+    """Return seconds a token of what `timer` times and of the original, by the names of facts. Medians of rounds, and the quartiles.
 
     Each round gives both their turn, so that what the machine does meanwhile meets both.
     """

@@ -41,7 +41,7 @@ def forms_by_folder(graphs: Iterable[OnnxArtifact | EncoderGraphArtifact], other
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version: its format, how its weights are held, a graph's operators unless the usual."""
+    """Return the name of a form's folder in the version. Its format, how its weights are held, a graph's operators unless the usual."""
     words = [word for word in quantization(form).lower().split() if word not in PLAIN_WORDS]
     return "-".join([format_of(form), *words, *([str(form.facts["operators"])] if "operators" in form.facts else [])])
 

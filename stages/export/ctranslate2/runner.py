@@ -1,4 +1,4 @@
-"""Ask a CTranslate2 model: logits of whole texts under a torch model's interface, and what it writes over its own cache."""
+"""Ask a CTranslate2 model. Logits of whole texts under a torch model's interface, and what it writes over its own cache."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ LARGEST_CODE = 127
 
 @torch.no_grad()
 def round_matrices(model: PreTrainedModel, weights: str) -> int:
-    """Round every matrix in place to `weights`, f16 or int8 with a scale an output; return how many there are, a tied one once.
+    """Round every matrix in place to `weights`, f16 or int8 with a scale an output. Return how many there are, a tied one once.
 
     Raises ValueError for a number that f16 does not hold.
     """
