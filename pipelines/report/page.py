@@ -151,6 +151,6 @@ def _contents(record: RunRecord, store: Store, stage: str, file: str) -> dict[st
     contents = {}
     for name, node in record.nodes.items():
         artifact = stored_artifact(record, store, name)
-        if node.stage == stage and artifact is not None:
+        if node.stage == stage and artifact is not None and (artifact.path / file).exists():  # of causal models alone
             contents[name] = json.loads((artifact.path / file).read_text())
     return contents

@@ -86,8 +86,18 @@ def embedding_signature() -> ModelSignature:
     return ModelSignature(Schema([ColSpec(DataType.string)]), Schema([ColSpec(Array(Array(DataType.double)))]))
 
 
+def classification_signature() -> ModelSignature:
+    """Return the signature of MLflow's own pipeline over a classifier. A text in, the likeliest class and its probability out."""
+    outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")])
+    return ModelSignature(Schema([ColSpec(DataType.string)]), outputs)
+
+
 # By MLflow's word for what a model does.
-SIGNATURES = {"text-generation": text_generation_signature, "feature-extraction": embedding_signature}
+SIGNATURES = {
+    "text-generation": text_generation_signature,
+    "feature-extraction": embedding_signature,
+    "text-classification": classification_signature,
+}
 
 
 def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:
