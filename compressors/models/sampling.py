@@ -64,6 +64,7 @@ class Generation:
     """New tokens of one prompt, the stop token included where one was drawn. How likely they were, and their recorded candidates.
 
     `logprob_nats` is the sum over the tokens at temperature 1, None where it was not asked for, `token_logprobs` what it is the sum of.
+    `num_accepted` of `num_drafted` tokens were drafted and stayed: each of them saved a pass.
     """
 
     token_ids: list[int]
@@ -72,6 +73,8 @@ class Generation:
     top_ids: Int[Tensor, "T K"] | None = None
     top_logprobs: Float[Tensor, "T K"] | None = None
     token_logprobs: tuple[float, ...] = ()
+    num_drafted: int = 0
+    num_accepted: int = 0
 
     @property
     def mean_logprob_nats(self) -> float | None:
