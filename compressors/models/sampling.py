@@ -38,6 +38,27 @@ class Sampling:
         ordered = ordered * ((ordered.cumsum(dim=-1) - ordered) < self.top_p)
         return order.gather(-1, _first_above(ordered, uniforms)[:, None]).squeeze(-1)
 
+    def misses(
+        self, logits: Float[Tensor, "B V"], uniforms: Float[Tensor, "B"], tokens: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B"]:
+        """Return how far each token is from the one that `pick` takes, 0 where it is that one.
+
+        Greedy: by how many nats the best token is likelier. Sampled: the mass between the token's share and the uniform number.
+        """
+        logits = logits.float()
+        if self.is_greedy:
+            return logits.amax(dim=-1) - logits.gather(-1, tokens[:, None]).squeeze(-1)
+        ordered, order = (logits / self.temperature).softmax(dim=-1), None
+        if self.top_p < 1.0:
+            ordered, order = ordered.sort(dim=-1, descending=True, stable=True)
+            ordered = ordered * ((ordered.cumsum(dim=-1) - ordered) < self.top_p)
+        ends = ordered.cumsum(dim=-1)
+        positions = tokens[:, None] if order is None else (order == tokens[:, None]).int().argmax(-1, keepdim=True)
+        last = ends.gather(-1, positions).squeeze(-1)
+        first = last - ordered.gather(-1, positions).squeeze(-1)
+        bars = uniforms.to(logits.device) * ends[:, -1]
+        return torch.maximum(first - bars, bars - last).clamp(min=0.0) / ends[:, -1]
+
 
 GREEDY = Sampling()
 
