@@ -166,7 +166,15 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return TrainingRun(
+        trainer,
+        rows,
+        tokenizer,
+        workdir,
+        heldout=plan.heldout,
+        checkpoints=plan.checkpoints,
+        max_minutes=plan.max_minutes,
+    )
 
 
 def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:

@@ -22,6 +22,7 @@ from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
 from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.saved_steps import SavedSteps
+from attar.stages.finetune.time_budget import TimeBudget
 from attar.stages.finetune.training_rows import TrainingRows, is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
@@ -46,6 +47,7 @@ class TrainingRun:
         *,
         heldout: Evaluations,
         checkpoints: Checkpoints,
+        max_minutes: float = 0.0,
     ) -> None:
         self.heldout, self.checkpoints = heldout, checkpoints
         self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer
@@ -55,6 +57,7 @@ class TrainingRun:
         self.best: dict[str, Any] = {"score": [float("inf")], "step": 0, "weights": {}}
         self.num_worse = 0
         self._saved_at = time.monotonic()
+        self.budget = TimeBudget(max_minutes, trainer.steps.num_per_epoch)
 
     @property
     def student(self) -> Any:
@@ -69,6 +72,7 @@ class TrainingRun:
             return
         self.trainer.restore(saved["trainer"])
         self.best, self.num_worse = saved["best"], saved["num_worse"]
+        self.budget.seconds, self.budget.is_used_up = saved.get("budget", (0.0, False))
         for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
             self._record(Metric(**entry))
         note(f"continuing at step {self.trainer.step} of {self.trainer.num_steps}")
@@ -79,10 +83,16 @@ class TrainingRun:
         self._tell_measure()
         if self._is_over():
             return
+        self.budget.start()
         try:
             for record in self.trainer.run():
                 counter.advance()
                 self._after(record)
+                if self.budget.is_used_up and record.step < self.trainer.num_steps:
+                    note(
+                        f"stopped at step {record.step}: another pass does not fit into {self.budget.minutes:g} minutes"
+                    )
+                    return
                 if self._is_over():
                     note(f"stopped early at step {record.step}: nothing better in {self.num_worse} looks")
                     return
@@ -119,7 +129,9 @@ class TrainingRun:
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)
-        is_last = record.step == self.trainer.num_steps
+        self.budget.after(record.step)
+        self.budget.is_used_up = self.saved_steps.agreed(self.budget.is_used_up)
+        is_last = record.step == self.trainer.num_steps or self.budget.is_used_up
         if record.step % self.heldout.every == 0 or is_last:
             self._evaluate(record.step)
         every = self.checkpoints.every
@@ -128,7 +140,7 @@ class TrainingRun:
             self._save_checkpoint()
 
     def _is_over(self) -> bool:
-        return bool(self.heldout.patience) and self.num_worse >= self.heldout.patience
+        return self.budget.is_used_up or (bool(self.heldout.patience) and self.num_worse >= self.heldout.patience)
 
     def _report(self, record: StepRecord) -> None:
         for name, loss in record.losses.items():
@@ -181,6 +193,7 @@ class TrainingRun:
             "trainer": self.trainer.state(),
             "best": self.best,
             "num_worse": self.num_worse,
+            "budget": (self.budget.used(), self.budget.is_used_up),
             "history": self.history,
         }
         self.saved_steps.write(state, self.trainer.step)

@@ -26,6 +26,7 @@ from attar.stages.ingest.record_sources import (
     HUB,
     HUB_PATTERN,
     Record,
+    fill_templates,
     generate_tasks,
     read_hub,
     read_jsonl,
@@ -44,7 +45,9 @@ FORMS = {
     "text": "text:PATH.txt",
     "hub": HUB,
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
+    "template": "template:NAME[,NAME...]",
 }
+GENERATED = ("reasoning_gym", "template")
 # Sources that are a file here.
 LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")
 # Our own small data sets lie in the folder of that name beside this file.
@@ -76,8 +79,8 @@ class IngestDataConfig(StageConfig):
     """Where rows come from and which columns hold what."""
 
     source: str
-    """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK];
-    shipped/NAME is a file of ours."""
+    """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK],
+    template:NAME[,NAME]; shipped/NAME is a file of ours."""
 
     name: str = ""
     """Name in results and tables; empty: taken from the source, such as the file's name."""
@@ -94,7 +97,9 @@ class IngestDataConfig(StageConfig):
     blank_rows: Literal["refuse", "drop"] = "refuse"
     """What happens to a row whose question, answer or turn is null, NaN or blank; drop says how many. Blank text rows are always dropped."""
 
-    verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto"
+    verifier: Literal[
+        "number", "choice", "contains", "exact", "pattern", "json_schema", "unit_tests", "none", "auto"
+    ] = "auto"
     """How an answer is checked against the reference; under pattern, json_schema and unit_tests a row's answer is that. auto: choice
     where there are choices, else the row's own `verifier`, else none."""
 
@@ -143,7 +148,7 @@ class IngestDataConfig(StageConfig):
 
 
 def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if config.source.startswith("reasoning_gym:") and config.max_rows == 0:
+    if config.source.partition(":")[0] in GENERATED and config.max_rows == 0:
         raise ValueError("max_rows is 0: say how many tasks to generate")
     num_rows, num_bytes = config.max_rows, 0.0
     scheme = config.source.partition(":")[0]
@@ -205,7 +210,8 @@ def _records(config: IngestDataConfig) -> Iterator[Record]:
     if scheme == "hub":
         return read_hub(rest, config.source, config.hub_config)
     names = {"question_field": config.columns.question, "answer_field": config.columns.answer}
-    return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
+    generate = generate_tasks if scheme == "reasoning_gym" else fill_templates
+    return generate(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
 
 
 def _columns(config: IngestDataConfig) -> Columns:
@@ -229,7 +235,7 @@ def _skipped(typed: TypedRows) -> str:
 
 def _name_of(source: str) -> str:
     scheme, _, rest = source.partition(":")
-    if scheme == "reasoning_gym":
+    if scheme in GENERATED:
         return rest.replace(",", "_")[:60]
     return Path(rest.partition("@")[0]).stem
 
