@@ -79,9 +79,9 @@ def _lookup(random: Random) -> Task:
     names, colours = random.sample(NAMES, 4), random.sample(COLOURS, 4)
     thing = random.choice(("hat", "bag", "car", "coat"))
     facts = " ".join(f"{name} has a {colour} {thing}." for name, colour in zip(names, colours, strict=True))
-    asked = random.randrange(4)
-    question = f"{facts} What colour is {names[asked]}'s {thing}? Answer with the colour alone."
-    return Task(question, colours[asked], "exact")
+    which = random.randrange(4)
+    question = f"{facts} What colour is {names[which]}'s {thing}? Answer with the colour alone."
+    return Task(question, colours[which], "exact")
 
 
 def _reading(random: Random) -> Task:

@@ -13,7 +13,7 @@ from attar.compressors.models.sampling import Sampling, uniform_numbers
 
 @dataclass(frozen=True)
 class Departure:
-    """The token of a text that is farthest from the model's own, and how far: nats when greedy, else probability mass."""
+    """The token of a text that is farthest from the model's own. Its miss: nats when greedy, else probability mass."""
 
     token_index: int
     miss: float
@@ -23,9 +23,9 @@ class Departure:
 def largest_departure(
     runner: CausalRunner, prompt: Sequence[int], token_ids: Sequence[int], sampling: Sampling, seed: int
 ) -> Departure:
-    """Return where a text is farthest from what the model draws by the same numbers; a miss of 0: each token is the model's.
+    """Return where a text is farthest from what the model draws by the same numbers.
 
-    Rounding alone gives a miss where two tokens are all but equal; a wrong token misses by more.
+    At a miss of 0 each token is the model's. Rounding alone gives a miss where two tokens are all but equal; a wrong token misses by more.
     """
     ids = torch.tensor([[*prompt, *token_ids[:-1]]], device=runner.device)
     logits, _ = runner.forward(ids, torch.ones_like(ids), None, last_only=False)

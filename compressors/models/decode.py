@@ -54,12 +54,12 @@ def decode(
         logits = batch.step(passed)
         chosen = sampling.pick(logits, _uniforms(len(logits), () if sampling.is_greedy else passed, traces))
         tokens = chosen.tolist()  # the step waits for the device once, not once a row
-        kept = [_kept(tokens[row.first : row.first + len(row.draft) + 1], row.draft, stops) for row in passed]
+        written = [_written(tokens[row.first : row.first + len(row.draft) + 1], row.draft, stops) for row in passed]
         scores = (
-            Scores.of(logits, chosen, _positions(passed, kept), num_recorded) if is_scored or num_recorded else None
+            Scores.of(logits, chosen, _positions(passed, written), num_recorded) if is_scored or num_recorded else None
         )
         start = 0
-        for row, new in zip(passed, kept, strict=True):
+        for row, new in zip(passed, written, strict=True):
             trace = traces[row.index]
             trace.extend(new, start, scores, is_last=new[-1] in stops)
             trace.count(row.draft, new)
@@ -82,19 +82,19 @@ class _Row:
     draft: list[int]
 
 
-def _kept(drawn: Sequence[int], draft: Sequence[int], stops: set[int]) -> list[int]:
+def _written(drawn: Sequence[int], draft: Sequence[int], stops: set[int]) -> list[int]:
     """Return the drawn tokens up to the first that was not drafted, or that ends the text: behind it others were read."""
-    kept = []
+    written = []
     for token, drafted in zip(drawn, [*draft, None], strict=True):
-        kept.append(token)
+        written.append(token)
         if token != drafted or token in stops:
             break
-    return kept
+    return written
 
 
-def _positions(rows: Sequence[_Row], kept: Sequence[Sequence[int]]) -> list[int]:
-    """Return which logits drew a token that is kept."""
-    return [row.first + offset for row, new in zip(rows, kept, strict=True) for offset in range(len(new))]
+def _positions(rows: Sequence[_Row], written: Sequence[Sequence[int]]) -> list[int]:
+    """Return which logits drew a token that is written."""
+    return [row.first + offset for row, new in zip(rows, written, strict=True) for offset in range(len(new))]
 
 
 def _uniforms(num_logits: int, rows: Sequence[_Row], traces: Sequence[Trace]) -> Tensor:

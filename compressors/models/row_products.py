@@ -1,4 +1,4 @@
-"""Keep a model's products on torch's fast paths on a CPU: a head's rows as one product, weights laid out once for a model that only writes."""
+"""Keep a model's products on torch's fast paths on a CPU. A head's rows are one product; weights that stay are laid out once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_ROWS = 128
 
 
 def lay_out_weights(model: PreTrainedModel) -> None:
-    """Let a float32 model on a CPU whose weights stay as they are multiply by a copy in oneDNN's own layout.
+    """Let a float32 model on a CPU multiply by a copy of its weights in oneDNN's layout. They must stay as they are.
 
     Otherwise every product lays the weight out again: a fifth of a batch's time and more. Small rounding differences are all that changes.
     """

@@ -44,9 +44,9 @@ class RaggedSlots(Slots, Protocol):
     """Slots that take several tokens of a row in one pass, and none of another."""
 
     def read(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Float[Tensor, "N V"]:
-        """Feed tokens to each of the first rows, `lengths` being there before; return the logits behind every token, row after row.
+        """Feed tokens to each of the first rows; return the logits behind every token, row after row.
 
-        What was fed and is not counted in the next `lengths` is forgotten.
+        `lengths` tokens are there before. What was fed and is not counted in the next `lengths` is forgotten.
         """
         ...
 

@@ -15,17 +15,19 @@ from attar.compressors.models.sampling import Generation
 
 @dataclass(frozen=True)
 class Scores:
-    """Of one pass: log-probabilities of the tokens that are kept, and the recorded candidates."""
+    """Of one pass: log-probabilities of the tokens that are written, and the recorded candidates."""
 
     chosen: list[float]
     top_ids: Int[Tensor, "B K"] | None
     top_logprobs: Float[Tensor, "B K"] | None
 
     @classmethod
-    def of(cls, logits: Float[Tensor, "N V"], chosen: Int[Tensor, "N"], kept: list[int], num_recorded: int) -> Scores:
+    def of(
+        cls, logits: Float[Tensor, "N V"], chosen: Int[Tensor, "N"], written: list[int], num_recorded: int
+    ) -> Scores:
         """Normalise without writing a vocabulary of log-probabilities: a logit minus the log of the sum of exponentials."""
-        if len(kept) < len(logits):
-            rows = torch.tensor(kept, device=logits.device)
+        if len(written) < len(logits):
+            rows = torch.tensor(written, device=logits.device)
             logits, chosen = logits[rows], chosen[rows]
         logits = logits.float()
         log_total = logits.logsumexp(dim=-1, keepdim=True)
@@ -60,10 +62,10 @@ class Trace:
                 self._top_ids.append(scores.top_ids[its])
                 self._top_logprobs.append(scores.top_logprobs[its])
 
-    def count(self, draft: Sequence[int], kept: Sequence[int]) -> None:
+    def count(self, draft: Sequence[int], written: Sequence[int]) -> None:
         """Count what was drafted, and what of it stayed."""
         self.num_drafted += len(draft)
-        self.num_accepted += num_right(draft, kept)
+        self.num_accepted += num_right(draft, written)
 
     def generation(self) -> Generation:
         """Return what was written."""
@@ -79,6 +81,6 @@ class Trace:
         )
 
 
-def num_right(draft: Sequence[int], kept: Sequence[int]) -> int:
-    """Return how many drafted tokens were drawn too. Only the last kept token can differ from its draft."""
-    return sum(drafted == token for drafted, token in zip(draft, kept, strict=False))
+def num_right(draft: Sequence[int], written: Sequence[int]) -> int:
+    """Return how many drafted tokens were drawn too. Only the last written token can differ from its draft."""
+    return sum(drafted == token for drafted, token in zip(draft, written, strict=False))

@@ -1,4 +1,4 @@
-"""A budget of minutes for a training: whole passes over the rows that fit into it, and a refusal where not one does."""
+"""A budget of minutes for a training: whole passes over its rows that fit, a refusal where none does."""
 
 from __future__ import annotations
 

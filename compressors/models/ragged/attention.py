@@ -126,10 +126,19 @@ def _alone(
     num_heads, num_tokens = queries.shape[1:3]
     end = length + num_tokens
     seen = torch.ones(num_tokens, end, dtype=torch.bool, device=queries.device).tril(length).repeat(num_heads, 1)
-    given = scaled_dot_product_attention(
-        queries.flatten(1, 2)[None], key[None, :, :end], value[None, :, :end], attn_mask=seen, scale=scale
-    )
+    attend = _by_products if queries.dtype == torch.bfloat16 and queries.device.type == "cpu" else _fused
+    given = attend(queries.flatten(1, 2)[None], key[None, :, :end], value[None, :, :end], seen, scale)
     return given[0].unflatten(1, (num_heads, -1)).permute(2, 0, 1, 3).flatten(1, 2)
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float | None) -> Tensor:
+    return scaled_dot_product_attention(query, key, value, attn_mask=seen, scale=scale)
+
+
+def _by_products(query: Tensor, key: Tensor, value: Tensor, seen: Tensor, scale: float | None) -> Tensor:
+    """Return the same by whole products. A CPU does them in bfloat16 at several times the speed of the fused kernel."""
+    scores = torch.matmul(query, key.transpose(2, 3)).mul_(query.shape[-1] ** -0.5 if scale is None else scale)
+    return torch.matmul(scores.masked_fill_(~seen, torch.finfo(scores.dtype).min).softmax(dim=-1), value)
 
 
 AttentionInterface.register(NAME, attention)

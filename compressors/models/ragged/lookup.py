@@ -1,4 +1,4 @@
-"""Drafts without a model: what followed the last tokens where they stood before, in the prompt or in the text itself.
+"""Drafts without a model: what followed the last tokens where they stood before, in prompt or text.
 
 A rewrite repeats its reference, so most of it can be looked up. https://github.com/apoorvumang/prompt-lookup-decoding
 The model still chooses every token: a draft only says which ones it reads in one pass.
@@ -66,14 +66,14 @@ class PromptLookup:
             length += 1
         return text.tokens[position : position + length]
 
-    def learn(self, index: int, num_drafted: int, kept: Sequence[int], num_right: int) -> None:
+    def learn(self, index: int, num_drafted: int, written: Sequence[int], num_right: int) -> None:
         """Take what became of the draft: the tokens that the model chose, and how many of them were drafted."""
         text = self._texts[index]
         for length in range(min(num_right + 1, num_drafted)):
             match = min(text.num_equal + length, MAX_MATCH)
             self._num_tried[match] += 1.0
             self._num_right[match] += length < num_right
-        text.extend(kept)
+        text.extend(written)
 
 
 @dataclass

@@ -64,7 +64,7 @@ class RaggedTorchSlots:
 
     @torch.inference_mode()
     def read(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Float[Tensor, "N V"]:
-        """Feed any number of tokens to each of the first rows; return the logits behind each of them, row after row."""
+        """Feed any number of tokens to each of the first rows; return the logits behind each, row after row."""
         rows = [row for row, given in enumerate(tokens) if given]
         return self._read(rows, [tokens[row] for row in rows], [lengths[row] for row in rows], num_logits=0)
 

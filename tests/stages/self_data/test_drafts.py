@@ -45,7 +45,7 @@ def test_a_draft_that_changes_a_text_fails(
     def believes_every_draft(drawn: Sequence[int], draft: Sequence[int], stops: set[int]) -> list[int]:
         return [*draft, drawn[-1]]
 
-    monkeypatch.setattr(decoding, "_kept", believes_every_draft)
+    monkeypatch.setattr(decoding, "_written", believes_every_draft)
     with pytest.raises(
         ValueError, match=r"a draft changed a text: token \d+ of \d+ misses .*accepted: drafts.max_tokens: 0"
     ):

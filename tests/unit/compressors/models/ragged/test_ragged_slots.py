@@ -40,6 +40,16 @@ def test_a_pass_over_ragged_rows_gives_each_rows_own_logits() -> None:
     torch.testing.assert_close(logits, torch.cat(expected), atol=2e-5, rtol=0)  # float32, sums in another order
 
 
+def test_in_bfloat16_a_long_row_gives_its_own_logits_but_for_rounding() -> None:
+    model = random_model("llama")[0].to(torch.bfloat16)
+    slots = RaggedTorchSlots(model, num_rows=2, num_prompt=60, num_new=4)
+    slots.fill([0, 1], [LOOP * 7, [5, 6, 7]])
+    logits = slots.read([[LOOP[-1]], []], [7 * len(LOOP) - 1, 2])
+    expected = model(input_ids=torch.tensor([LOOP * 7])).logits[0, -1:]
+    assert (logits - expected).abs().mean() < 0.05 * expected.std(), "eight bits of fraction, through four blocks"
+    assert reads_ragged(model)
+
+
 class WatchedModel:
     """Notes the tokens of every pass of a model."""
 
