@@ -33,7 +33,7 @@ from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.right_answers import right_answers
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
-from attar.stages.ingest.record_sources import generate_tasks
+from attar.stages.ingest.records.record_sources import generate_tasks
 from attar.stages.runtime.device import pick_device, pick_dtype
 
 sys.path.append(str(Path(__file__).parents[1]))  # where all benchmarks have the form of their results

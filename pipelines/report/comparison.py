@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,16 @@ COLUMNS = (
     Column("prefill ms", "prefill_seconds", 1e3, 0, True),
     Column("decode ms/token", "decode_seconds_per_token", 1e3, 1, True),
 )
+# Shown where a model has them: an encoder, which has few of the others.
+ENCODER_COLUMNS = (
+    Column("Spearman", "spearman", 1.0, 3, False),
+    Column("pairs", "num_pairs", 1.0, 0, False, is_count=True),
+    Column("MRR", "mrr", 1.0, 3, False),
+    Column("nDCG@10", "ndcg_10", 1.0, 3, False),
+    Column("queries", "num_queries", 1.0, 0, False, is_count=True),
+    Column("ms a text", "embed_seconds", 1e3, 2, True),
+    Column("ms 32 texts", "embed_seconds_32", 1e3, 1, True),
+)
 
 
 def stored_artifact(record: RunRecord, store: Store, node: str) -> Artifact | None:
@@ -68,15 +79,24 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     by_node = evaluations(record, store)
     baseline = next(iter(by_node.values()), {})
+    columns = _columns(list(by_node.values()))
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
         row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks{rows_of})"}
-        for column in COLUMNS:
+        for column in columns:
             facts, ratio = evaluation["facts"], ratios.get(column.metric)
             row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)
         rows.append(row)
     return rows
+
+
+def _columns(measured: Sequence[dict[str, Any]]) -> list[Column]:
+    """Return the columns of a table: those of causal models, and of encoders what is theirs."""
+    own = [column for column in ENCODER_COLUMNS if any(column.metric in some["facts"] for some in measured)]
+    if not own:
+        return [*COLUMNS]
+    return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured))]
 
 
 def warnings(record: RunRecord, store: Store) -> list[str]:
@@ -168,4 +188,5 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def _form(evaluation: dict[str, Any]) -> str:
-    return "torch" if evaluation["format"] == "model" else evaluation["format"]
+    form: str = evaluation["format"]
+    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(form, form)

@@ -20,16 +20,18 @@ class TimeBudget:
     now: Callable[[], float] = time.monotonic
     is_used_up: bool = False
     _times: list[float] = field(default_factory=list)
-    _started: float = 0.0
 
-    def start(self) -> None:
-        """Begin to count, before the first step of this process."""
-        self._started = self.now()
-        self._times = [self._started]
+    def __post_init__(self) -> None:
+        self._times.append(self.now())  # what is loaded and evaluated before the first step counts too
+
+    @property
+    def why(self) -> str:
+        """Why training ends; empty where the budget is not used up."""
+        return f"another pass does not fit into {self.minutes:g} minutes" if self.is_used_up else ""
 
     def used(self) -> float:
         """Return the seconds used so far, by every process that worked on this training."""
-        return self.seconds + (self.now() - self._started if self._times else 0.0)
+        return self.seconds + self.now() - self._times[0]
 
     def after(self, step: int) -> None:
         """Count a step, from 1. Behind a pass, see whether another fits. Raises ValueError where the first one does not."""

@@ -4,35 +4,52 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
+from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
 from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.saved_steps import SavedSteps
 from attar.stages.finetune.time_budget import TimeBudget
-from attar.stages.finetune.training_rows import TrainingRows, is_checkable
+from attar.stages.finetune.training_rows import is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
 WEIGHTS_FILE = "weights.safetensors"
 # Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
-
-
 # What evaluations are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
 MEASURE = "heldout_measure_nats"
+
+
+class EvaluatedRows(Protocol):
+    """What a run asks of rows of any kind. Examples to evaluate, the rows they are of and their parts, the names of those learned."""
+
+    @property
+    def heldout(self) -> Sequence[LearnedExample]: ...
+
+    @property
+    def heldout_rows(self) -> Sequence[Row]: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def evaluated_parts(self) -> Sequence[Split]: ...
 
 
 class TrainingRun:
@@ -41,7 +58,7 @@ class TrainingRun:
     def __init__(
         self,
         trainer: Trainer,
-        rows: TrainingRows,
+        rows: EvaluatedRows,
         tokenizer: Any,
         workdir: Path,
         *,
@@ -83,27 +100,22 @@ class TrainingRun:
         self._tell_measure()
         if self._is_over():
             return
-        self.budget.start()
         try:
             for record in self.trainer.run():
                 counter.advance()
                 self._after(record)
-                if self.budget.is_used_up and record.step < self.trainer.num_steps:
-                    note(
-                        f"stopped at step {record.step}: another pass does not fit into {self.budget.minutes:g} minutes"
-                    )
-                    return
                 if self._is_over():
-                    note(f"stopped early at step {record.step}: nothing better in {self.num_worse} looks")
+                    note(
+                        f"stopped early at step {record.step}: {self.budget.why or f'nothing better in {self.num_worse} looks'}"
+                    )
                     return
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
             self._save_checkpoint()  # the step never reached the weights: they are the last good ones
-            where_kept = (
-                f"the weights of step {self.trainer.step} are kept in {self.saved_steps.path(self.trainer.step)}"
-            )
+            path = self.saved_steps.path(self.trainer.step)
             raise ValueError(
-                f"{error} (rows {rows}); {where_kept}; lower learning_rate or set precision to float32"
+                f"{error} (rows {rows}); the weights of step {self.trainer.step} are kept in {path}; "
+                "lower learning_rate or set precision to float32"
             ) from error
 
     def gather(self) -> None:
@@ -129,9 +141,9 @@ class TrainingRun:
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)
-        self.budget.after(record.step)
-        self.budget.is_used_up = self.saved_steps.agreed(self.budget.is_used_up)
-        is_last = record.step == self.trainer.num_steps or self.budget.is_used_up
+        if not (is_last := record.step == self.trainer.num_steps):
+            self.budget.after(record.step)
+            is_last = self.budget.is_used_up = self.saved_steps.agreed(self.budget.is_used_up)
         if record.step % self.heldout.every == 0 or is_last:
             self._evaluate(record.step)
         every = self.checkpoints.every
@@ -209,7 +221,9 @@ def is_plain(trainer: Trainer) -> bool:
     )
 
 
-def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, content: Path) -> AdapterArtifact:
+def save_adapter(
+    run: TrainingRun, adaptation: Adaptation, base: ModelArtifact | EncoderArtifact, content: Path
+) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
     model = run.student.model

@@ -58,8 +58,8 @@ def test_minutes_that_are_too_few_for_one_pass_are_refused_and_enough_end_behind
     enough = FinetuneConfig(schedule={"max_minutes": 0.02}, heldout={"every": 1000, "patience": 0}, **options)
     with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
         student = finetune.execute(enough, inputs, store).artifact
-    [stop] = [note for note in notes if note.startswith("stopped at step")]
-    assert stop == f"stopped at step {student.facts['num_steps']}: another pass does not fit into 0.02 minutes"
+    [stop] = [note for note in notes if note.startswith("stopped early at step")]
+    assert stop == f"stopped early at step {student.facts['num_steps']}: another pass does not fit into 0.02 minutes"
 
 
 def test_a_look_that_gives_no_number_ends_the_training(

@@ -24,7 +24,6 @@ def trained(minutes: float, seconds: list[float], num_per_pass: int, used: float
     """Return the step behind which the budget is used up, 0 where it never is."""
     clock = Clock(seconds)
     budget = TimeBudget(minutes, num_per_pass, used, lambda: clock.time)
-    budget.start()
     for step in range(1, len(seconds) + 1):
         clock.step()
         budget.after(step)
