@@ -12,8 +12,15 @@ from torch import Tensor
 
 from attar.compressors.models.ragged.lookup import Drafts
 from attar.compressors.models.runner import SlotSource
-from attar.compressors.models.sampling import GREEDY, Generation, Sampling, uniform_numbers
-from attar.compressors.models.traces import Scores, Trace, num_right
+from attar.compressors.models.sampling import (
+    GREEDY,
+    Generation,
+    Sampling,
+    Scores,
+    Trace,
+    num_right,
+    uniform_numbers,
+)
 
 # A prompt is read at about the cost of a step, so finished rows wait until this share of the batch has room, then go together.
 REFILL_FRACTION = 1 / 8
@@ -45,31 +52,31 @@ def decode(
         return []
     batch = _Batch(runner, prompts, max_new_tokens, batch_size, drafts)
     stops = set(stop_ids)
-    traces = [Trace() for _ in prompts]
-    if not sampling.is_greedy:
-        for trace, seed in zip(traces, seeds or range(len(prompts)), strict=True):
-            trace.uniforms = uniform_numbers(seed, max_new_tokens)
+    traces = _traces(len(prompts), sampling, seeds, max_new_tokens)
     while batch.refill():
         passed = batch.passed([len(trace.token_ids) for trace in traces])
         logits = batch.step(passed)
         chosen = sampling.pick(logits, _uniforms(len(logits), () if sampling.is_greedy else passed, traces))
         tokens = chosen.tolist()  # the step waits for the device once, not once a row
-        written = [_written(tokens[row.first : row.first + len(row.draft) + 1], row.draft, stops) for row in passed]
-        scores = (
-            Scores.of(logits, chosen, _positions(passed, written), num_recorded) if is_scored or num_recorded else None
-        )
-        start = 0
-        for row, new in zip(passed, written, strict=True):
-            trace = traces[row.index]
-            trace.extend(new, start, scores, is_last=new[-1] in stops)
-            trace.count(row.draft, new)
-            start += len(new)
+        new = [_written(tokens[row.first : row.first + len(row.draft) + 1], row.draft, stops) for row in passed]
+        is_read = is_scored or num_recorded
+        scores = Scores.of(logits, chosen, _positions(passed, new), num_recorded) if is_read else None
+        for row in passed:
+            trace, own = traces[row.index], new.pop(0)
+            trace.extend(own, row.draft, scores, is_last=own[-1] in stops)
             if trace.is_finished or len(trace.token_ids) == max_new_tokens:
                 batch.release(row.slot)
                 on_finished(1)
             else:
-                batch.advance(row, new)
+                batch.advance(row, own)
     return [trace.generation() for trace in traces]
+
+
+def _traces(num_prompts: int, sampling: Sampling, seeds: Sequence[int], max_new_tokens: int) -> list[Trace]:
+    if sampling.is_greedy:
+        return [Trace() for _ in range(num_prompts)]
+    drawn = zip(range(num_prompts), seeds or range(num_prompts), strict=True)
+    return [Trace(uniforms=uniform_numbers(seed, max_new_tokens)) for _, seed in drawn]
 
 
 @dataclass(frozen=True)

@@ -23,16 +23,6 @@ class SlotSource(Protocol):
         ...
 
 
-class RaggedSource(Protocol):
-    """What drafts need of a model: passes that take several tokens of a row."""
-
-    device: torch.device
-
-    def open_ragged(self, num_rows: int, num_prompt: int, num_new: int) -> RaggedSlots | None:
-        """Return an empty cache of the same kind for ragged rows; None where the model's attention does not take them."""
-        ...
-
-
 class CausalRunner(SlotSource, Protocol):
     """Runs a causal model over new tokens and the cache of earlier ones. Rows are padded on the left (decoding) or right (scoring)."""
 

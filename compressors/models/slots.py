@@ -51,6 +51,16 @@ class RaggedSlots(Slots, Protocol):
         ...
 
 
+class RaggedSource(Protocol):
+    """What drafts need of a model: passes that take several tokens of a row."""
+
+    device: torch.device
+
+    def open_ragged(self, num_rows: int, num_prompt: int, num_new: int) -> RaggedSlots | None:
+        """Return an empty cache of the same kind for ragged rows; None where the model's attention does not take them."""
+        ...
+
+
 def prefill_chunks(
     rows: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int = MAX_PREFILL_TOKENS
 ) -> list[list[tuple[int, Sequence[int]]]]:

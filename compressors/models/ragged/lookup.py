@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attar.compressors.models.runner import RaggedSource
+from attar.compressors.models.slots import RaggedSource
 
 # Of so many equal tokens before a draft nothing more is learned from another.
 MAX_MATCH = 8
