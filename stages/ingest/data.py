@@ -247,7 +247,7 @@ def _skipped(typed: TypedRows) -> str:
 
 def _name_of(source: str) -> str:
     scheme, _, rest = source.partition(":")
-    if scheme in GENERATED:
+    if scheme in (*GENERATED, "docstrings"):
         return rest.replace(",", "_")[:60]
     return Path(rest.partition("@")[0]).stem
 
