@@ -1,7 +1,8 @@
 """Quantization-aware distillation: the 4-bit graph before and after, toward the float original. KL, agreement, perplexity, with intervals.
 
 python benchmarks/quality/qad.py MODEL_FOLDER DATA_FOLDER [--steps 64] [--tokens-per-step 1024] [--learning-rate 2e-5] [--rows 400]
-    [--scored-tokens 4096] [--block-size 32] [--seed 0] [--home qad]
+    [--scored-tokens 4096] [--block-size 32] [--seed 0] [--no-refined]
+    [--home qad]
 
 DATA_FOLDER holds wikitext2/valid.txt and gsm8k/train.jsonl, which are learned and calibrate, and wikitext2/test.txt and gsm8k/test.jsonl,
 which are held out. Every graph has the same grid: 4 bits in blocks with zero points, embedding and head in 8 bits. `nearest` rounds the
@@ -17,7 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -55,9 +56,8 @@ def main() -> None:
     options = arguments()
     configure_process()
     store = Store(options.home)
-    original = ingest_model.execute(
-        IngestModelConfig(source=f"folder:{options.model.resolve()}"), NoInputs(), store
-    ).artifact
+    source = IngestModelConfig(source=f"folder:{options.model.resolve()}")
+    original = cast(ModelArtifact, ingest_model.execute(source, NoInputs(), store).artifact)
     data = learned(options, store)
     started, used = time.perf_counter(), time.process_time()
     trained = train(options, store, original, data)
@@ -65,9 +65,10 @@ def main() -> None:
     plain, after = (graph_of(model, data[1], store) for model in (original, trained))
     graphs = {
         "nearest": integers(options, store, plain, data[1], ON_THE_GRID),
-        "refined": integers(options, store, plain, data[1], REFINED),
         "trained": integers(options, store, after, data[1], ON_THE_GRID),
     }
+    if options.refined:
+        graphs["refined"] = integers(options, store, plain, data[1], REFINED)
     size = disk_bytes(plain.path)
     report(
         options,
@@ -85,7 +86,9 @@ def learned(options: Any, store: Store) -> tuple[DatasetArtifact, DatasetArtifac
     )
     text, solutions = (
         ingest_data.execute(
-            IngestDataConfig(**config, heldout_fraction=0.03, choose_fraction=0.03), NoInputs(), store
+            IngestDataConfig.model_validate(config | {"heldout_fraction": 0.03, "choose_fraction": 0.03}),
+            NoInputs(),
+            store,
         ).artifact
         for config in configs
     )
@@ -94,33 +97,35 @@ def learned(options: Any, store: Store) -> tuple[DatasetArtifact, DatasetArtifac
 
 def train(options: Any, store: Store, original: ModelArtifact, data: Sequence[DatasetArtifact]) -> ModelArtifact:
     """Train through the rounding toward the float model, and return the model with those weights."""
-    config = FinetuneConfig(
-        adapt={
-            "kind": "quantization_aware",
-            "rounding": {"kind": "blocks", "bits": 4, "block_size": options.block_size},
-        },
-        objectives={"forward_kl": 1.0},
-        teacher={"kind": "input"},
-        rows={"learn": "all", "max_tokens": 256, "shares": [0.5, 0.5]},
-        schedule={
-            "num_epochs": 1000,
-            "max_steps": options.steps,
-            "tokens_per_step": options.tokens_per_step,
-            "learning_rate": options.learning_rate,
-            "seed": options.seed,
-        },
-        heldout={"every": max(1, options.steps // 4), "patience": 0},
-        compute={"precision": "float32"},
+    config = FinetuneConfig.model_validate(
+        {
+            "adapt": {
+                "kind": "quantization_aware",
+                "rounding": {"kind": "blocks", "bits": 4, "block_size": options.block_size},
+            },
+            "objectives": {"forward_kl": 1.0},
+            "teacher": {"kind": "input"},
+            "rows": {"learn": "all", "max_tokens": 256, "shares": [0.5, 0.5]},
+            "schedule": {
+                "num_epochs": 1000,
+                "max_steps": options.steps,
+                "tokens_per_step": options.tokens_per_step,
+                "learning_rate": options.learning_rate,
+                "seed": options.seed,
+            },
+            "heldout": {"every": max(1, options.steps // 2), "patience": 0},
+            "compute": {"precision": "float32"},
+        }
     )
     inputs = FinetuneInputs(model=original, data=tuple(data), teacher=original)
     student = finetune.execute(config, inputs, store).artifact
-    return merge.execute(MergeConfig(method="fold"), MergeInputs(base=original, students=(student,)), store).artifact
+    folded = merge.execute(MergeConfig(method="fold"), MergeInputs(base=original, students=(student,)), store)
+    return cast(ModelArtifact, folded.artifact)
 
 
 def graph_of(model: ModelArtifact, data: DatasetArtifact, store: Store) -> OnnxArtifact:
-    return export.execute(
-        ExportConfig(num_prompts=1, num_new_tokens=8), ExportInputs(model=model, data=data), store
-    ).artifact
+    made = export.execute(ExportConfig(num_prompts=1, num_new_tokens=8), ExportInputs(model=model, data=data), store)
+    return cast(OnnxArtifact, made.artifact)
 
 
 def integers(
@@ -135,7 +140,7 @@ def integers(
             **method,
         }
     )
-    return quantize.execute(config, QuantizeInputs(model=graph, data=data), store).artifact
+    return cast(OnnxArtifact, quantize.execute(config, QuantizeInputs(model=graph, data=data), store).artifact)
 
 
 def score(
@@ -202,6 +207,7 @@ def arguments() -> Any:
     parser.add_argument("--scored-tokens", type=int, default=4096)
     parser.add_argument("--block-size", type=int, choices=(16, 32, 64, 128), default=32)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--refined", action=argparse.BooleanOptionalAction, default=True, help="GPTQ beside it")
     parser.add_argument("--home", type=Path, default=Path("qad"), help="where what was built is kept")
     return parser.parse_args()
 
