@@ -6,7 +6,7 @@ Small models write these right often enough that a loss shows. Each template is 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -81,7 +81,7 @@ def _lookup(random: Random) -> Task:
     facts = " ".join(f"{name} has a {colour} {thing}." for name, colour in zip(names, colours, strict=True))
     which = random.randrange(4)
     question = f"{facts} What colour is {names[which]}'s {thing}? Answer with the colour alone."
-    return Task(question, colours[which], "exact")
+    return Task(question, _alone(colours[which], colours), "pattern")
 
 
 def _reading(random: Random) -> Task:
@@ -94,6 +94,28 @@ def _reading(random: Random) -> Task:
     return Task(question, str(year), "number")
 
 
+def _price(random: Random) -> Task:
+    first, second = random.sample(NOUNS, 2)
+    euros = random.randint(3, 98)
+    question = (
+        f"In the shop a {first} costs {euros} euros, and whoever buys it gets a {second} for nothing. "
+        f"How many euros does the {first} cost?"
+    )
+    return Task(question, str(euros), "number")
+
+
+def _residence(random: Random) -> Task:
+    name, city, thing = random.choice(NAMES), random.choice(CITIES), random.choice(NOUNS)
+    question = f"{name} lives in {city} and has a {thing} that is older than the house. In which city does {name} live?"
+    return Task(question, city, "contains")
+
+
+def _sentence(random: Random) -> Task:
+    first, second = random.sample(NOUNS, 2)
+    both = rf"(?is)(?=.*\b{first})(?=.*\b{second}).+"
+    return Task(f'Write one sentence with the words "{first}" and "{second}".', both, "pattern")
+
+
 def _series(random: Random) -> Task:
     step, start = random.choice((1, 2, 5, 10)), random.randint(0, 400)
     shown = ", ".join(str(start + index * step) for index in range(5))
@@ -103,13 +125,13 @@ def _series(random: Random) -> Task:
 def _last_word(random: Random) -> Task:
     words = random.sample(NOUNS, 4)
     question = f"What is the last word of this list: {', '.join(words)}? Answer with the word alone."
-    return Task(question, words[-1], "exact")
+    return Task(question, _alone(words[-1], words), "pattern")
 
 
 def _larger(random: Random) -> Task:
     first, second = random.sample(range(10, 999), 2)
     question = f"Which number is larger, {first} or {second}? Answer with the number alone."
-    return Task(question, str(max(first, second)), "exact")
+    return Task(question, _alone(str(max(first, second)), (str(first), str(second))), "pattern")
 
 
 def _record(random: Random) -> Task:
@@ -128,13 +150,22 @@ def _record(random: Random) -> Task:
     return Task(question, json.dumps(schema), "json_schema")
 
 
+def _alone(right: str, candidates: Sequence[str]) -> str:
+    """Return the pattern of a text that names the right candidate and no other."""
+    others = "|".join(candidate for candidate in candidates if candidate != right)
+    return rf"(?is)(?!.*\b(?:{others})\b).*\b{right}\b.*"
+
+
 TEMPLATES = {
     "addition": Template(_addition, "a sum of a number below 190 and a digit"),
     "copying": Template(_copying, "five words written again"),
     "larger": Template(_larger, "the larger of two numbers", guess=0.5),
     "last_word": Template(_last_word, "the last of four words", guess=0.25),
     "lookup": Template(_lookup, "which of four colours somebody's thing has", guess=0.25),
+    "price": Template(_price, "a price out of a sentence"),
     "reading": Template(_reading, "a year out of a sentence"),
     "record": Template(_record, "a JSON object of three values out of a sentence"),
+    "residence": Template(_residence, "a city out of a sentence", guess=1 / 14),
+    "sentence": Template(_sentence, "a sentence with two given words"),
     "series": Template(_series, "the next number of an even series"),
 }
