@@ -133,6 +133,7 @@ class TrainingPlan:
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
+    max_minutes: float
     seed: int
     passes: Passes
     heldout: Evaluations
@@ -164,6 +165,7 @@ class TrainingPlan:
             rows=LearnedRows(learn=learned.learn, max_tokens=learned.max_tokens, shares=tuple(learned.shares)),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
+            max_minutes=config.schedule.max_minutes,
             seed=config.schedule.seed,
             passes=Passes(
                 is_packed=compute.is_packed,

@@ -186,7 +186,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    ends: dict[str, Any] = {"heldout": plan.heldout, "checkpoints": plan.checkpoints, "max_minutes": plan.max_minutes}
+    return TrainingRun(trainer, rows, tokenizer, workdir, **ends)
 
 
 def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
