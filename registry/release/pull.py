@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -32,6 +35,34 @@ CARD = "README.md"
 REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
+@dataclass(frozen=True)
+class Release:
+    """A registered version: its number, the sha256 of its list of checksums, which stands for every file, and its forms' folders."""
+
+    name: str
+    number: str
+    digest: str
+    forms: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+
+def find_release(reference: str, *, key: str = "") -> Release:
+    """Return the version that NAME, NAME@ALIAS or NAME/VERSION names, and what forms it has. None of them is copied.
+
+    Raises what `download_model` does of a version that is not there, has no checksums, or does not bear the signature of `key`.
+    """
+    with reachable(tracking_uri(attar_home())), tempfile.TemporaryDirectory() as folder:
+        client = open_client(attar_home())
+        version = _resolve(client, reference)
+        digest = _checked_digest(version, reference, key)
+        _refuse_foreign_files(client, version)
+        _fetch(client, version, CHECKSUMS, Path(folder))
+        forms = _form_folders(listed_files(Path(folder), digest))
+        return Release(version.name, str(version.version), digest, forms)
+
+
 def download_model(
     reference: str, folder: Path, *, needs_checksums: bool = True, form: str = "", key: str = ""
 ) -> Path:
@@ -51,14 +82,7 @@ def download_model(
     with reachable(uri):
         client = open_client(attar_home())
         version = _resolve(client, reference)
-        digest = version.tags.get(CHECKSUMS_TAG, "")
-        if needs_checksums and not digest:
-            raise DamagedModelError(
-                f"{reference}: version {version.version} has no recorded checksums; register it again"
-            )
-        if key:
-            who = f"{reference}: version {version.version}"
-            check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
+        digest = _checked_digest(version, reference, key, needs_checksums=needs_checksums)
         aside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -74,6 +98,21 @@ def download_model(
         finally:
             shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+def _checked_digest(version: ModelVersion, reference: str, key: str, *, needs_checksums: bool = True) -> str:
+    """Return the sha256 of a version's list of checksums. Raises where there is none, or where it is not what the key's holder signed."""
+    digest = version.tags.get(CHECKSUMS_TAG, "")
+    who = f"{reference}: version {version.version}"
+    if needs_checksums and not digest:
+        raise DamagedModelError(f"{who} has no recorded checksums; register it again")
+    if key:
+        check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
+    return digest
+
+
+def _form_folders(listed: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted({name.partition("/")[0] for name in listed if "/" in name}))
 
 
 def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
@@ -92,7 +131,7 @@ def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, for
     _refuse_foreign_files(client, version)
     _fetch(client, version, CHECKSUMS, aside)
     listed = listed_files(aside, digest)
-    forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
+    forms = _form_folders(listed)
     [chosen, *others] = (
         [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
     )
