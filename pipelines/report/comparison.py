@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +41,10 @@ COLUMNS = (
 )
 
 
+# What is told of a served model, of each number of clients: heading, name within the metric, digits, whether lower is better.
+SERVED_COLUMNS = (("tokens/s", "tokens_per_second", 1, False), ("s/request", "request_seconds", 2, True))
+
+
 def stored_artifact(record: RunRecord, store: Store, node: str) -> Artifact | None:
     """Return the artifact a node made, if the node finished and the artifact is still there."""
     entry = record.nodes[node]
@@ -68,15 +73,32 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     by_node = evaluations(record, store)
     baseline = next(iter(by_node.values()), {})
+    served = _served_columns(by_node.values())
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
         row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks{rows_of})"}
-        for column in COLUMNS:
+        for column in (*COLUMNS, *served):
             facts, ratio = evaluation["facts"], ratios.get(column.metric)
             row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)
         rows.append(row)
     return rows
+
+
+def _served_columns(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """Return a column a figure and number of clients that any of the models was served to; none where none was."""
+    numbers = {clients for evaluation in evaluations for clients in (evaluation.get("served") or {}).get("clients", ())}
+    return [
+        Column(
+            f"{heading}, {clients} client{'s' if clients != '1' else ''}",
+            f"served_{name}_{clients}",
+            1.0,
+            digits,
+            is_lower,
+        )
+        for clients in sorted(numbers, key=int)
+        for heading, name, digits, is_lower in SERVED_COLUMNS
+    ]
 
 
 def warnings(record: RunRecord, store: Store) -> list[str]:

@@ -16,6 +16,7 @@ from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved
+from attar.stages.serving.engines import ENGINES
 
 # What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
 Provider = Literal[
@@ -53,6 +54,52 @@ class DraftsConfig(StageConfig):
 
     num_prompts: int = Field(default=8, ge=1)
     """Questions, of all tasks in turn, whose answers are drafted."""
+
+
+class ServedConfig(StageConfig):
+    """The model behind an engine that speaks OpenAI's protocol, asked by several clients at once; see `attar serve`."""
+
+    clients: Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1)] = [1, 4, 16]
+    """How many clients ask at once, each measured; every client sends its next request when it has its answer."""
+
+    num_requests: int = Field(default=32, ge=1)
+    """Requests of each number of clients in a round: questions of the tasks, in turn."""
+
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Longest answer of a request, in tokens."""
+
+    num_rounds: int = Field(default=3, ge=2)
+    """Rounds, of which spread and gate's intervals are made; with the input `beside` both models have their turn in each."""
+
+    engine: str = ""
+    """vllm or transformers for a Hugging Face folder, onnx-genai for a graph; empty: the first that is installed."""
+
+    wait_seconds: float = Field(default=600.0, gt=0.0)
+    """Longest wait until an engine is ready, and for an answer, in seconds."""
+
+    @field_validator("engine")
+    @classmethod
+    def _is_an_engine(cls, value: str) -> str:
+        if value and value not in ENGINES:
+            raise ValueError(f"accepted: {', '.join(ENGINES)}")
+        return value
+
+    @field_validator("clients")
+    @classmethod
+    def _differ(cls, value: list[int]) -> list[int]:
+        if len({*value}) < len(value):
+            raise ValueError("a number of clients stands there twice; accepted: each once")
+        return value
+
+
+class TimingConfig(StageConfig):
+    """How fast the model is: alone, and served."""
+
+    num_prompt_tokens: int = Field(default=128, ge=1)
+    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
+
+    served: ServedConfig | None = None
+    """With the input tasks: throughput and latency behind an engine, by number of clients. Left out: not measured."""
 
 
 class HarnessConfig(StageConfig):
@@ -117,8 +164,8 @@ class EvaluateConfig(StageConfig):
     num_samples: int = Field(default=4, ge=0)
     """Answers kept word for word, to be read side by side."""
 
-    num_prompt_tokens: int = Field(default=128, ge=1)
-    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
+    timing: TimingConfig = TimingConfig()
+    """At which prompt length the model is timed, and whether it is served for that."""
 
     harness: HarnessConfig = HarnessConfig()
     """Tasks of lm-eval to run besides the inputs."""
@@ -143,6 +190,7 @@ class EvaluateConfig(StageConfig):
         "tasks": Moved("harness.tasks"),
         "draft_lengths": Moved("drafts.lengths"),
         "num_draft_prompts": Moved("drafts.num_prompts"),
+        "num_prompt_tokens": Moved("timing.num_prompt_tokens"),
     }
 
     @model_validator(mode="after")

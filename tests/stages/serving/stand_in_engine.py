@@ -27,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             time.sleep(0.002 * body["max_tokens"])
         words = " ".join(["word"] * body["max_tokens"])
         usage = {{"prompt_tokens": 3, "completion_tokens": body["max_tokens"]}}
-        seen = {{"model": options["--alias"], "private": [name for name in os.environ if name.startswith("MLFLOW_")]}}
+        seen = {{"model": options.get("--alias", body["model"]), "private": [name for name in os.environ if name.startswith("MLFLOW_")]}}
         choice = {{"message": {{"role": "assistant", "content": words}}, "finish_reason": "length"}}
         self.answer(200, {{**seen, "choices": [choice], "usage": usage}})
 
