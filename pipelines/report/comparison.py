@@ -73,22 +73,22 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     by_node = evaluations(record, store)
     baseline = next(iter(by_node.values()), {})
-    served = _served_columns(by_node.values())
+    columns = columns_of(by_node.values())
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
         row = {"model": f"{model} ({_form(evaluation)}, {evaluation['num_blocks']} blocks{rows_of})"}
-        for column in (*COLUMNS, *served):
+        for column in columns:
             facts, ratio = evaluation["facts"], ratios.get(column.metric)
             row[column.heading] = _cell(column, facts, baseline["facts"], ratio) if rows else _figure(column, facts)
         rows.append(row)
     return rows
 
 
-def _served_columns(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """Return a column a figure and number of clients that any of the models was served to; none where none was."""
+def columns_of(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
+    """Return the table's columns: those of every model, and two for each number of clients that any of them was served to."""
     numbers = {clients for evaluation in evaluations for clients in (evaluation.get("served") or {}).get("clients", ())}
-    return [
+    served = [
         Column(
             f"{heading}, {clients} client{'s' if clients != '1' else ''}",
             f"served_{name}_{clients}",
@@ -99,6 +99,7 @@ def _served_columns(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
         for clients in sorted(numbers, key=int)
         for heading, name, digits, is_lower in SERVED_COLUMNS
     ]
+    return [*COLUMNS, *served]
 
 
 def warnings(record: RunRecord, store: Store) -> list[str]:
