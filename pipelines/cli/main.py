@@ -192,9 +192,9 @@ def gc(
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
-for command_name, command in SHOW_COMMANDS.items():
+for command_name, command in (SHOW_COMMANDS | SERVE_COMMANDS).items():
     app.command(command_name)(guarded(command))
-for command in (bisect, suggest, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS, *SERVE_COMMANDS):
+for command in (bisect, suggest, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))
 
 

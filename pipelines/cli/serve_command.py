@@ -1,4 +1,4 @@
-"""`attar serve`: run what was released by an engine that this machine has."""
+"""`attar serve` and `attar try`: run what was released, by an engine that this machine has or in a browser."""
 
 from __future__ import annotations
 
@@ -54,6 +54,38 @@ def serve(
     with released_form(release, chosen, key) as folder, told_to_stop() as stopping:
         served = Served(folder=folder, name=release.name, host=host, port=port, options=tuple(options))
         _serve(program, served, wait, stopping)
+    tell("stopped")
+
+
+def try_in_browser(
+    model: ModelArgument,
+    form: Annotated[
+        str, typer.Option(metavar="FORM", help="The ONNX form, by its folder or how that begins.")
+    ] = "onnx",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page; 0: a free one.")] = 8010,
+    packages: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the files of `npm pack` lie, on a machine without npm.")
+    ] = None,
+    key: KeyOption = "",
+) -> None:
+    """Serve a page on this machine that runs a registered ONNX form in the browser: a chat, with tokens a second."""
+    from attar.pipelines.browser.npm_packages import library_files
+    from attar.pipelines.browser.page_server import LOOPBACK, page_app, page_files, serve_page
+    from attar.registry.artifacts.environment import attar_home
+    from attar.registry.release.pull import find_release
+
+    port = checked_port(LOOPBACK, port, is_exposed=False)
+    release = find_release(model, key=key)
+    chosen = release.form_named(form)
+    if chosen.partition("-")[0] != "onnx":
+        raise ValueError(f"form is {chosen}; accepted in a browser: onnx, and what begins so")
+    libraries = library_files(attar_home(), packages, tell)
+    with released_form(release, chosen, key) as folder, told_to_stop():
+        files = page_files(folder, libraries)
+        own = {path.name: path.stat().st_size for url, path in files.items() if url.startswith("/model/")}
+        about = {"name": release.name, "version": release.number, "form": chosen, "files": own}
+        app = page_app(files, {**about, "bytes": sum(own.values())})
+        serve_page(app, port, lambda: tell(f"http://{LOOPBACK}:{port} has the page; Ctrl-C stops it"))
     tell("stopped")
 
 
@@ -124,4 +156,4 @@ def tell(line: str) -> None:
     out.print(line, markup=False, highlight=False)
 
 
-SERVE_COMMANDS = (serve,)
+SERVE_COMMANDS = {"serve": serve, "try": try_in_browser}

@@ -47,6 +47,15 @@ class Release:
     def __str__(self) -> str:
         return f"{self.name} version {self.number}"
 
+    def form_named(self, form: str) -> str:
+        """Return the form whose folder has this name, else the only one whose name begins so. Raises ValueError where there is none."""
+        beginning = [name for name in self.forms if name.startswith(form)]
+        [chosen, *others] = [name for name in self.forms if name == form] or beginning or [""]
+        if not chosen or others:
+            problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
+            raise ValueError(f"{self}: {problem}; it has {', '.join(self.forms)}")
+        return chosen
+
 
 def find_release(reference: str, *, key: str = "") -> Release:
     """Return the version that NAME, NAME@ALIAS or NAME/VERSION names, and what forms it has. None of them is copied.
@@ -131,13 +140,7 @@ def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, for
     _refuse_foreign_files(client, version)
     _fetch(client, version, CHECKSUMS, aside)
     listed = listed_files(aside, digest)
-    forms = _form_folders(listed)
-    [chosen, *others] = (
-        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
-    )
-    if not chosen or others:
-        problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
-        raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")
+    chosen = Release(version.name, str(version.version), digest, _form_folders(listed)).form_named(form)
     _fetch(client, version, chosen, aside)
     if CARD in listed:
         _fetch(client, version, CARD, aside)
