@@ -1,4 +1,4 @@
-"""Give out the page, its libraries and one graph's files on loopback: a fixed list of paths, and nothing else of the machine."""
+"""Give out the page, its libraries and a graph's files on loopback. A fixed list of paths, and nothing else of the machine."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def try_in_browser(
     ] = None,
     key: KeyOption = "",
 ) -> None:
-    """Serve a page on this machine that runs a registered ONNX form in the browser: a chat, with tokens a second."""
+    """Serve a page that runs a registered ONNX form in the browser: a chat, with tokens a second."""
     from attar.pipelines.browser.npm_packages import library_files
     from attar.pipelines.browser.page_server import LOOPBACK, page_app, page_files, serve_page
     from attar.registry.artifacts.environment import attar_home
@@ -111,7 +111,7 @@ def _serve(engine: Engine, served: Served, seconds: float, stopping: threading.E
 
 @contextmanager
 def released_form(release: Release, form: str, key: str) -> Iterator[Path]:
-    """Give the folder of a form of a version, copied if it was not, and kept from `attar gc` inside the block."""
+    """Give the folder of a form of a version. Copied if it was not, and kept from `attar gc` inside the block."""
     from attar.registry.release.cached_copy import cached_copy, in_use
     from attar.stages.serving.engines import check_writes_text
 

@@ -86,7 +86,7 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def columns_of(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """Return the table's columns: those of every model, and two for each number of clients that any of them was served to."""
+    """Return the table's columns. Those of every model, and two for each number of clients that any of them was served to."""
     numbers = {clients for evaluation in evaluations for clients in (evaluation.get("served") or {}).get("clients", ())}
     served = [
         Column(

@@ -37,7 +37,7 @@ REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?
 
 @dataclass(frozen=True)
 class Release:
-    """A registered version: its number, the sha256 of its list of checksums, which stands for every file, and its forms' folders."""
+    """A registered version with the folders of its forms. `digest`: the sha256 of its list of checksums, which stands for every file."""
 
     name: str
     number: str

@@ -1,4 +1,4 @@
-"""How a model does behind an engine: tokens a second and seconds a request, by how many clients ask at once."""
+"""How fast a model is behind an engine. Tokens a second and seconds a request, by how many clients ask at once."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_served(config: ServedConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
 def served_figures(
     config: ServedConfig, model: Model, beside: Model | None, rows: Sequence[Row], workdir: Path
 ) -> dict[str, Any]:
-    """Return medians and quartiles over the rounds by number of clients, and under `beside` the other model's in the same rounds."""
+    """Return medians and quartiles over the rounds by number of clients. Under `beside` stand the other model's of the same rounds."""
     models = [model] if beside is None else [model, beside]
     requests = [row_messages(rows[index % len(rows)]) for index in range(config.num_requests)]
     counter = bar("asking the served model", len(models) * len(config.clients) * config.num_rounds, "loads")

@@ -1,4 +1,4 @@
-"""Find and end processes with all that they started, and what a killed run left behind: a server outlives the process that started it."""
+"""End processes with all that they started, and what a killed run left behind. A server outlives the process that started it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The engines that serve a released form by OpenAI's protocol: how each is found on this machine, started, and asked whether it is ready."""
+"""The engines that serve a released form by OpenAI's protocol. How each is looked for, started, and asked whether it is ready."""
 
 from __future__ import annotations
 
@@ -169,7 +169,7 @@ def choose_engine(forms: Sequence[str], wanted_form: str = "", wanted_engine: st
 
 
 def check_writes_text(folder: Path) -> None:
-    """Raise ValueError for the folder of a model that writes no text: an engine would say so late, or answer with noise."""
+    """Raise ValueError for the folder of a model that writes no text. An engine would say so late, or answer with noise."""
     path = folder / "config.json"
     architectures = json.loads(path.read_text()).get("architectures") or [] if path.is_file() else []
     if architectures and not any(

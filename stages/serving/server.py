@@ -120,7 +120,7 @@ def _wait(
     server: Server, engine: Engine, seconds: float, say: Callable[[str], None], stopping: threading.Event
 ) -> None:
     began = time.monotonic()
-    told = began
+    last_line = began
     while not (responds(f"{server.served.url}{engine.health}") and _listens(server)):
         server.check_alive()
         now = time.monotonic()
@@ -128,8 +128,8 @@ def _wait(
             raise EngineFailedError(f"stopped before {engine.name} was ready")
         if now - began > seconds:
             raise EngineFailedError(f"{engine.name} was not ready within {seconds:.0f} s{_last_words(server.log)}")
-        if now - told >= TELL_SECONDS:
-            told = now
+        if now - last_line >= TELL_SECONDS:
+            last_line = now
             say(f"waiting for {engine.name}, {now - began:.0f} s")
         stopping.wait(LOOP_SECONDS)
     say(f"{engine.name} is ready after {time.monotonic() - began:.1f} s")

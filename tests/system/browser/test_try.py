@@ -79,8 +79,8 @@ def written_here(graph: OnnxArtifact) -> str:
 def test_a_browser_writes_what_onnxruntime_writes(page_url: str, graph: OnnxArtifact) -> None:
     with headless() as browser:
         page = open_page(browser, (1400, 900))
-        asked, errors = [], []
-        page.on("request", lambda request: asked.append(request.url))
+        requests, errors = [], []
+        page.on("request", lambda request: requests.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
         page.goto(page_url)
@@ -104,7 +104,7 @@ def test_a_browser_writes_what_onnxruntime_writes(page_url: str, graph: OnnxArti
         page.locator("li.assistant .figures").nth(1).wait_for()
         page.get_by_role("button", name="New chat").click()
         assert page.locator("li").count() == 0
-        assert all(url.startswith((page_url, "blob:")) for url in asked), asked
+        assert all(url.startswith((page_url, "blob:")) for url in requests), requests
         assert not errors, errors
 
 
