@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import Any
 
-PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent / "assets"
 LOOPBACK = "127.0.0.1"
 # WebAssembly has addresses of 32 bits: graph, weights and cache must fit together.
 MAX_GRAPH_BYTES = 2_000_000_000

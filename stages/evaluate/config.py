@@ -11,7 +11,13 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
-from attar.registry.artifacts.handles import DatasetArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    DatasetArtifact,
+    EvaluationArtifact,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+)
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
@@ -72,7 +78,8 @@ class ServedConfig(StageConfig):
     """Rounds, of which spread and gate's intervals are made; with the input `beside` both models have their turn in each."""
 
     engine: str = ""
-    """vllm or transformers for a Hugging Face folder, onnx-genai for a graph; empty: the first that is installed."""
+    """vllm or transformers for a Hugging Face folder, onnx-genai for a graph, llama-server or llama-cpp-python for a GGUF file; of the model
+    (or `form`) and of `beside` whichever it runs; empty: the first that is installed."""
 
     wait_seconds: float = Field(default=600.0, gt=0.0)
     """Longest wait until an engine is ready, and for an answer, in seconds."""
@@ -207,7 +214,8 @@ class EvaluateInputs:
     """The model, data sets with checkable questions, and text for the perplexity. `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
-    evaluation on the same questions, by which `stop` knows when enough were asked. Held-out rows are used where there are any.
+    evaluation on the same questions, by which `stop` knows when enough were asked. `form`: what is served in the model's stead where serving is
+    measured, such as its GGUF file. Held-out rows are used where there are any.
     """
 
     model: ModelArtifact | OnnxArtifact
@@ -216,3 +224,4 @@ class EvaluateInputs:
     original: ModelArtifact | None = None
     beside: ModelArtifact | OnnxArtifact | None = None
     baseline: EvaluationArtifact | None = None
+    form: ModelArtifact | OnnxArtifact | GgufArtifact | None = None

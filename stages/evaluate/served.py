@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from attar.compressors.measure.cost import Spread
 from attar.registry.artifacts.environment import machine_name
-from attar.registry.artifacts.handles import Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_messages
 from attar.stages.artifacts.dataset.rows import Row
@@ -25,7 +25,7 @@ from attar.stages.serving.server import Server, free_port, running
 if TYPE_CHECKING:
     import httpx
 
-Model = ModelArtifact | OnnxArtifact
+Model = ModelArtifact | OnnxArtifact | GgufArtifact
 HOST = "127.0.0.1"
 # By what the engine calls the model; no two of them share a server.
 NAME = "model"
@@ -44,14 +44,20 @@ def check_served(config: ServedConfig, inputs: Mapping[str, tuple[Facts, ...]]) 
     """Raise ValueError where there is nothing to ask, or the engine does not run the model's form. Whether it is installed the stage says."""
     if not inputs.get("tasks"):
         raise ValueError("timing.served: the requests are questions; give the input tasks")
-    for slot in ("model", "beside"):
-        for facts in inputs.get(slot, ()):
-            kind = "model" if "hidden_size" in facts else "onnx"
-            if config.engine and config.engine not in FORMS[kind]:
-                what = "a Hugging Face folder" if kind == "model" else "an ONNX graph"
-                raise ValueError(
-                    f"timing.served.engine is {config.engine}, but the input {slot} is {what}; accepted: {', '.join(FORMS[kind])}"
-                )
+    if not config.engine:
+        return
+    slots = ["form" if inputs.get("form") else "model", "beside"]
+    kinds = {slot: _kind(facts) for slot in slots for facts in inputs.get(slot, ())}
+    if all(config.engine not in FORMS[kind] for kind in kinds.values()):
+        runs = "; ".join(f"{', '.join(FORMS[kind])} for the input {slot}" for slot, kind in kinds.items())
+        raise ValueError(f"timing.served.engine is {config.engine}; accepted: {runs}")
+
+
+def _kind(facts: Facts) -> str:
+    """Return the kind of form that facts are of."""
+    if "hidden_size" in facts:
+        return "model"
+    return "gguf" if facts.get("format") == "gguf" else "onnx"
 
 
 def served_figures(
@@ -82,14 +88,15 @@ def served_figures(
     others = {}
     if beside is not None:
         others = {"beside": {"model_fingerprint": beside.fingerprint, "engine": names[1], "clients": figures[1]}}
-    return {**conditions, "engine": names[0], "clients": figures[0], **others}
+    own = {"form": model.kind, "form_fingerprint": model.fingerprint, "engine": names[0], "clients": figures[0]}
+    return {**conditions, **own, **others}
 
 
 @contextmanager
 def _served(config: ServedConfig, model: Model, workdir: Path) -> Iterator[tuple[Server, str]]:
     """Give a model's server and the name of its engine."""
-    form = "onnx" if model.is_graph else "model"
-    _, engine = choose_engine([form], form, config.engine)
+    wanted = config.engine if config.engine in FORMS[model.kind] else ""
+    _, engine = choose_engine([model.kind], model.kind, wanted)
     check_writes_text(model.path)
     port = free_port(HOST)
     log = workdir / "records" / f"served-{engine.name}-{port}.log"

@@ -56,6 +56,8 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError("baseline is read by stop alone: set stop, or leave the input out")
     if config.timing.served is not None:
         check_served(config.timing.served, inputs)
+    elif inputs.get("form"):
+        raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
@@ -133,7 +135,8 @@ def _served(
     """Return the served model's figures. Called first: an engine and the model loaded here would need the memory of both."""
     if config.timing.served is None:
         return None
-    return served_figures(config.timing.served, inputs.model, inputs.beside, in_turn(rows), workdir / "content")
+    served = inputs.form or inputs.model
+    return served_figures(config.timing.served, served, inputs.beside, in_turn(rows), workdir / "content")
 
 
 def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:

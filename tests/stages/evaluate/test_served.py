@@ -128,12 +128,18 @@ def test_figures_bear_the_number_of_clients() -> None:
         (
             {"engine": "onnx-genai"},
             {"model": ({"hidden_size": 64},), "tasks": ({},)},
-            "timing.served.engine is onnx-genai, but the input model is a Hugging Face folder; accepted: vllm, transformers",
+            "timing.served.engine is onnx-genai; accepted: vllm, transformers for the input model",
         ),
         (
-            {"engine": "vllm"},
-            {"model": ({"format": "onnx"},), "tasks": ({},)},
-            "timing.served.engine is vllm, but the input model is an ONNX graph; accepted: onnx-genai",
+            {"engine": "onnx-genai"},
+            {
+                "model": ({"hidden_size": 64},),
+                "tasks": ({},),
+                "form": ({"format": "gguf"},),
+                "beside": ({"hidden_size": 64},),
+            },
+            "timing.served.engine is onnx-genai; accepted: llama-server, llama-cpp-python for the input form; "
+            "vllm, transformers for the input beside",
         ),
     ],
 )

@@ -41,6 +41,7 @@ def home(tmp_path: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch)
     copy_database(mlflow_database, home / "mlflow.db")
     monkeypatch.setenv("ATTAR_HOME", str(home))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("ATTAR_RUN_PID", str(os.getpid()))  # which the command sets for good
     bin_folder = write_engine(tmp_path / "bin").parent
     monkeypatch.setenv("PATH", f"{bin_folder}{os.pathsep}{os.environ['PATH']}")
     register_model(
