@@ -135,7 +135,7 @@ def _served(
     """Return the served model's figures. Called first: an engine and the model loaded here would need the memory of both."""
     if config.timing.served is None:
         return None
-    served = inputs.form or inputs.model
+    served = inputs.form if inputs.form is not None else inputs.model
     return served_figures(config.timing.served, served, inputs.beside, in_turn(rows), workdir / "content")
 
 
