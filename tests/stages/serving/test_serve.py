@@ -19,8 +19,9 @@ import pytest
 from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
-from attar.registry.release.cached_copy import in_use, remove_copies
+from attar.registry.release.cached_copy import cached_copy, in_use, remove_copies
 from attar.registry.release.model_registry import register_model
+from attar.registry.release.pull import find_release
 from tests.databases import copy_database
 from tests.stages.serving.stand_in_engine import write_engine
 
@@ -90,7 +91,7 @@ def test_it_serves_says_so_and_leaves_nothing_behind(home: Path) -> None:
         assert answer["private"] == [], "the engine need not know where the registry is"
         started = [each for each in processes_of(base_url, process) if "reaper" not in " ".join(each.cmdline())]
         assert len(started) >= 2
-        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGINT)
         rest, _ = process.communicate(timeout=30)
         assert process.returncode == 0 and rest.split()[-1] == "stopped"
         _, alive = psutil.wait_procs(started, timeout=5)
@@ -100,23 +101,24 @@ def test_it_serves_says_so_and_leaves_nothing_behind(home: Path) -> None:
     assert lines[2].startswith("llama-server is ready after ")
 
 
-def test_killed_it_takes_its_engine_with_it_and_the_copy_is_used_again(home: Path) -> None:
+def test_killed_it_takes_its_engine_with_it(home: Path) -> None:
     with served() as (process, base_url, _):
         started = processes_of(base_url, process)
         process.kill()
         _, alive = psutil.wait_procs(started, timeout=30)
         assert not alive
-    weights = next((home / "pulled").rglob("model.gguf"))
+
+
+def test_an_unchanged_copy_is_used_again_and_a_damaged_one_replaced(home: Path) -> None:
+    release, lines = find_release("small@champion"), list[str]()
+    folder = cached_copy(release, "gguf-q8_0", say=lines.append)
+    weights = folder / "model.gguf"
     before = weights.stat().st_ino
-    with served() as (process, _, lines):
-        assert lines[0] == f"gguf-q8_0 was copied before: {weights.parent}"
-        assert weights.stat().st_ino == before
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+    assert cached_copy(release, "gguf-q8_0", say=lines.append) == folder and weights.stat().st_ino == before
+    assert lines[1] == f"gguf-q8_0 was copied before: {folder}"
     weights.write_bytes(b"another")
-    with served("--form", "gguf", "--", "--slow", "0") as (process, _, lines):
-        assert "model.gguf is not what was registered" in lines[0] and lines[1].startswith("copying gguf-q8_0")
-    assert weights.read_bytes() == b"GGUF" * 100
+    cached_copy(release, "gguf-q8_0", say=lines.append)
+    assert "model.gguf is not what was registered" in lines[2] and weights.read_bytes() == b"GGUF" * 100
 
 
 def refusal(*arguments: str) -> str:
