@@ -22,6 +22,8 @@ from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import EncoderArtifact
+from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
 from attar.registry.artifacts.handles import GgufArtifact
@@ -43,6 +45,7 @@ class Stages:
         self,
         *,
         source: str,
+        model: Mapping[str, Any] = ...,
         sha256: str = "",
         strip_from_names: Sequence[str] = ...,
         license: str = "",
@@ -50,8 +53,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact:
-        """Bring a model in as a plain safetensors folder."""
+    ) -> ModelArtifact | EncoderArtifact:
+        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
 
     def ingest_data(
         self,
@@ -77,7 +80,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | Source,
         data: DatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -92,12 +95,12 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score every window of decoder blocks under each of the metrics, as tables."""
+        """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token."""
 
     def prune(
         self,
         *,
-        model: ModelArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -113,8 +116,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact:
-        """Remove decoder blocks. The result loads and decodes like any other model of its family, which is tried on what was written."""
+    ) -> ModelArtifact | EncoderArtifact:
+        """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
         self,
@@ -379,9 +382,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | Source,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | Source | None = None,
+        teacher: ModelArtifact | EncoderArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -475,7 +478,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -487,8 +490,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact:
-        """Make one plain model of a base and its students."""
+    ) -> ModelArtifact | EncoderArtifact:
+        """Make one plain model of a base and its students. An encoder takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -504,7 +507,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -516,13 +519,13 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact:
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | Source,
         data: DatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -538,7 +541,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -562,12 +565,13 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | Source,
+        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source,
         tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | Source | None = None,
+        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
+        form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,
@@ -647,12 +651,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | Source | Sequence[OnnxArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | Source] = (),
+        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -9,10 +9,12 @@ from typing import Any
 from attar.registry.artifacts.delivery import delivered
 from attar.registry.artifacts.handles import KINDS, Artifact
 from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.encoder.modules_file import MODULES
 from attar.stages.contract import InputSlot, NoInputs
 from attar.stages.ingest.bare_paths import data_source, model_source
 from attar.stages.ingest.data import FORMS as DATA_FORMS
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
+from attar.stages.ingest.encoder import SentenceModel
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.ingest.source_line import FORMS as MODEL_FORMS
 
@@ -43,6 +45,8 @@ def _artifact(slot: InputSlot, value: Any, store: Store, where: str) -> Artifact
             return artifact
         if "model" in kinds and (path.is_dir() or text.partition(":")[0] in MODEL_FORMS or text.endswith(".gguf")):
             config = IngestModelConfig(source=model_source(text))
+            if "encoder" in kinds and (path / MODULES).is_file():
+                config = IngestModelConfig(source=model_source(text), model=SentenceModel())
             return ingest_model.execute(config, NoInputs(), store).artifact
         if "dataset" in kinds and (path.is_file() or text.partition(":")[0] in DATA_FORMS):
             return ingest_data.execute(IngestDataConfig(source=data_source(text)), NoInputs(), store).artifact

@@ -88,15 +88,17 @@ class Stage(Generic[C, I, A]):
     run: Callable[[C, I, Path], A]
     config_type: type[C]
     input_type: type[I]
-    # every kind of artifact that it can make, and which of them under a config
+    # every kind of artifact that it can make; which of them, from the config and the kind in the slot that it follows
     output_types: tuple[type[A], ...]
-    output_type: Callable[[C], type[A]]
+    output_type: Callable[[C, type[Artifact] | None], type[A]]
     # Facts, cost and refusals that follow from the config and from the inputs' facts alone. Raises ValueError for a combination that cannot work.
     forecast: Callable[[C, Mapping[str, tuple[Facts, ...]]], Forecast]
     # Digest of what the config only points to (a file's content), so that a changed file is a different work order.
     outside: Callable[[C], str]
     # True when the stage, so configured, mostly waits for disk, network or a database: it may run beside a heavy one.
     is_light: Callable[[C], bool]
+    # Name of the input whose kind has a say in what is made; empty: none has.
+    follows: str = ""
     # How many GPUs it trains on at once, so configured.
     num_devices: Callable[[C], int] = lambda config: 1
 
@@ -129,6 +131,7 @@ class Stage(Generic[C, I, A]):
         Raises ValueError for input the stage cannot work on, DiskFullError when the result does not fit.
         """
         key = self.key(config, inputs)
+        followed = by_slot(inputs).get(self.follows)
         slot = Slot(
             stage=self.name,
             version=self.version,
@@ -146,7 +149,7 @@ class Stage(Generic[C, I, A]):
 
         return store.get_or_build(
             slot,
-            self.output_type(config),
+            self.output_type(config, type(followed[0]) if followed else None),
             key,
             build,
             is_forced=is_forced,
@@ -161,17 +164,20 @@ def stage(
     forecast: Callable[[Any, Mapping[str, tuple[Facts, ...]]], Forecast] | None = None,
     outside: Callable[[Any], str] | None = None,
     is_light: bool | Callable[[Any], bool] = False,
-    output: Callable[[Any], type[Artifact]] | None = None,
+    output: Callable[[Any, type[Artifact] | None], type[Any]] | None = None,
+    follows: str = "",
     num_devices: Callable[[Any], int] = lambda config: 1,
 ) -> Callable[[Callable[[C, I, Path], A]], Stage[C, I, A]]:
     """Make a stage of a function `(config, inputs, workdir) -> artifact`; raise `version` whenever its output changes meaning.
 
-    `output`: of a function that returns one of several kinds, which one under a config.
+    `output`: of a function that returns one of several kinds, which one under a config, given the kind of what is in the slot `follows`.
+    Without it the stage makes the kind that it follows, or the first.
     """
 
     def decorate(run: Callable[[C, I, Path], A]) -> Stage[C, I, A]:
         hints = typing.get_type_hints(run)
         made = members(hints["return"])
+        assert len(made) == 1 or output or follows, f"{name} makes several kinds: say which by `output` or `follows`"
         return Stage(
             name=name,
             version=version,
@@ -179,7 +185,8 @@ def stage(
             config_type=hints["config"],
             input_type=hints["inputs"],
             output_types=made,
-            output_type=output or (lambda config: made[0]),
+            output_type=output or (lambda config, kind: next((own for own in made if own is kind), made[0])),
+            follows=follows,
             forecast=forecast or (lambda config, facts: Forecast()),
             outside=outside or (lambda config: ""),
             is_light=is_light if callable(is_light) else (lambda config, answer=bool(is_light): answer),

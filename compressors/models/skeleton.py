@@ -36,6 +36,8 @@ def check_cut(model: PreTrainedModel, removed: Sequence[int]) -> None:
         cut_config(config, len(blocks), kept_blocks)
         with torch.device("meta"):
             skeleton = type(model)(as_read(config))
+        if getattr(model, "pooler", skeleton) is None:  # an encoder that came without the part, which nothing reads
+            skeleton.pooler = None  # type: ignore[assignment]
         skeleton_blocks = decoder_blocks(skeleton)
     except Exception as error:  # a config class may raise anything
         raise ValueError(f"{family}: its config cannot say that {_named(removed)}: {_line(error)}") from error

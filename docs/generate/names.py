@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from attar.pipelines.cli.listing import CATALOGUES
 from attar.pipelines.recipe.file import RECIPE_FIELDS, shipped_recipes
 from attar.pipelines.recipe.whole import load_recipe
+from attar.registry.release.gate import THRESHOLDS
 from attar.stages.catalogue import STAGES
 from docs.generate.commands import options
 
@@ -54,6 +55,7 @@ def known_names() -> set[str]:
         names |= set(stage.slots) | _fields(stage.config_type) | _values(stage.config_type)
         names |= {kind.kind for slot in stage.slots.values() for kind in slot.kinds}
         names |= {kind.kind for kind in stage.output_types}
+    names |= THRESHOLDS.keys()
     for methods in CATALOGUES.values():
         names |= set(methods)
         for method in methods.values():

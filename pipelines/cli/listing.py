@@ -13,6 +13,7 @@ from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
+from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.objectives import OBJECTIVES
 from attar.compressors.distill.losses.targets.target_ops import TARGETS
 from attar.compressors.distill.losses.weights.coefficients import COEFFICIENT_SCHEDULES
@@ -48,6 +49,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "adapt method": ADAPT_METHODS,
     "objective": OBJECTIVES,
     "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
+    "embedding loss": EMBEDDING_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -33,7 +33,7 @@ class Node:
     inputs: dict[str, tuple[str, ...]]
     # a work pool, or IN_PROCESS; no part of what is made
     execution: str = IN_PROCESS
-    # of what it makes: the one that its config says, of a node whose config is wrong any that its stage can make
+    # of what it makes: the one that its config and inputs say, of a node whose config is wrong any that its stage can make
     kinds: tuple[type[Artifact], ...] = ()
 
     @property
@@ -72,8 +72,8 @@ def read_node(
     stage = STAGES[stage_name]
     inputs = _inputs(where, spec.get("inputs"), stage, specs, mistakes)
     config = _config(where, spec.get("config"), stage, mistakes)
-    # a node whose config is wrong still has edges
-    kinds = (stage.output_type(config),) if config is not None else stage.output_types
+    # a node whose config is wrong still has edges; of the others `with_kinds` tells
+    kinds = stage.output_types if config is None else ()
     return Node(name, stage, config or stage.config_type.model_construct(), inputs, pool, kinds)
 
 
@@ -97,6 +97,23 @@ def check_edges(node: Node, nodes: Mapping[str, Node], specs: Mapping[str, Any],
                     f"{where} = {shown(name)}: {name} makes {' or '.join(kind.kind for kind in made)}; accepted: {_kinds(slot)}"
                     f" (here: {', '.join(fitting) or 'none'})"
                 )
+
+
+def with_kinds(nodes: Mapping[str, Node]) -> dict[str, Node]:
+    """Return the nodes with the kinds that each makes. Where a stage makes what it is given, the nodes before it tell."""
+    made: dict[str, tuple[type[Artifact], ...]] = {name: node.kinds for name, node in nodes.items() if node.kinds}
+    for name in nodes:
+        chain: dict[str, Node] = {}
+        first = name
+        while first in nodes and first not in chain and first not in made:  # a cycle is refused elsewhere
+            chain[first] = node = nodes[first]
+            first = next(iter(node.inputs.get(node.stage.follows, ())), "")
+        followed: tuple[type[Artifact] | None, ...] = made.get(first) or (None,)
+        for node in reversed(chain.values()):
+            followed = made[node.name] = tuple(
+                dict.fromkeys(node.stage.output_type(node.config, kind) for kind in followed)
+            )
+    return {name: replace(node, kinds=made[name]) for name, node in nodes.items()}
 
 
 def checked_name(name: Any, what: str) -> str:

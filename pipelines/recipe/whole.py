@@ -17,7 +17,7 @@ from attar.pipelines.recipe.flat_form import flat_fields, renew_node
 from attar.pipelines.recipe.former_names import current_node
 from attar.pipelines.recipe.method_card import MethodCard, read_card
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
-from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node
+from attar.pipelines.recipe.node import Node, check_edges, check_fields, checked_name, read_node, with_kinds
 from attar.pipelines.recipe.notebook_table import html_table, text_table
 from attar.pipelines.recipe.plain_values import check_plain
 from attar.registry.artifacts.fingerprint import digest
@@ -223,6 +223,7 @@ def _nodes(specs: Any, pools: Mapping[str, str], mistakes: Mistakes) -> dict[str
         node = read_node(str(name), spec, specs, pools, mistakes)
         if node is not None:
             nodes[node.name] = node
+    nodes = with_kinds(nodes)
     for node in nodes.values():
         check_edges(node, nodes, specs, mistakes)
     return _sorted(nodes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,16 @@ COLUMNS = (
     Column("prefill ms", "prefill_seconds", 1e3, 0, True),
     Column("decode ms/token", "decode_seconds_per_token", 1e3, 1, True),
 )
+# Shown where a model has them: an encoder, which has few of the others.
+ENCODER_COLUMNS = (
+    Column("Spearman", "spearman", 1.0, 3, False),
+    Column("pairs", "num_pairs", 1.0, 0, False, is_count=True),
+    Column("MRR", "mrr", 1.0, 3, False),
+    Column("nDCG@10", "ndcg_10", 1.0, 3, False),
+    Column("queries", "num_queries", 1.0, 0, False, is_count=True),
+    Column("ms a text", "embed_seconds", 1e3, 2, True),
+    Column("ms 32 texts", "embed_seconds_32", 1e3, 1, True),
+)
 
 
 # What is told of a served model, of each number of clients: heading, name within the metric, digits, whether lower is better.
@@ -73,7 +83,7 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     by_node = evaluations(record, store)
     baseline = next(iter(by_node.values()), {})
-    columns = columns_of(by_node.values())
+    columns = columns_of(list(by_node.values()))
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
@@ -85,21 +95,20 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     return rows
 
 
-def columns_of(evaluations: Iterable[Mapping[str, Any]]) -> list[Column]:
-    """Return the table's columns. Those of every model, and two for each number of clients that any of them was served to."""
-    numbers = {clients for evaluation in evaluations for clients in (evaluation.get("served") or {}).get("clients", ())}
+def columns_of(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of a table. Those of causal models, of encoders what is theirs, and two a number of clients that a model was served to."""
+    own = [column for column in ENCODER_COLUMNS if any(column.metric in some["facts"] for some in measured)]
+    numbers = {clients for some in measured for clients in (some.get("served") or {}).get("clients", ())}
     served = [
         Column(
-            f"{heading}, {clients} client{'s' if clients != '1' else ''}",
-            f"served_{name}_{clients}",
-            1.0,
-            digits,
-            is_lower,
+            f"{heading}, {clients} client{'s' * (clients != '1')}", f"served_{name}_{clients}", 1.0, digits, is_lower
         )
         for clients in sorted(numbers, key=int)
         for heading, name, digits, is_lower in SERVED_COLUMNS
     ]
-    return [*COLUMNS, *served]
+    if not own:
+        return [*COLUMNS, *served]
+    return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured)), *served]
 
 
 def warnings(record: RunRecord, store: Store) -> list[str]:
@@ -191,4 +200,5 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def _form(evaluation: dict[str, Any]) -> str:
-    return "torch" if evaluation["format"] == "model" else evaluation["format"]
+    form: str = evaluation["format"]
+    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(form, form)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
@@ -21,6 +22,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -41,7 +43,8 @@ class Artifact(Generic[F]):
 
     kind: ClassVar[str] = "artifact"
     facts_type: ClassVar[type[ArtifactFacts]] = ArtifactFacts
-    # a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
+    # what a model works on; a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
+    subject: ClassVar[Subject] = CAUSAL
     is_whole_model: ClassVar[bool] = False
     is_graph: ClassVar[bool] = False
     holds_rows: ClassVar[bool] = False
@@ -76,6 +79,25 @@ class ModelArtifact(Artifact[ModelFacts]):
     kind = "model"
     facts_type = ModelFacts
     is_whole_model = True
+
+
+class EncoderArtifact(Artifact[EncoderFacts]):
+    """A sentence-transformers folder: config.json, safetensors, tokenizer, and `modules.json` that says how states are pooled."""
+
+    kind = "encoder"
+    facts_type = EncoderFacts
+    is_whole_model = True
+    subject = ENCODER
+
+
+class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
+    """`model.onnx` of an encoder: token ids in, vectors of texts out, tokenizer and `modules.json` beside it."""
+
+    kind = "encoder_onnx"
+    facts_type = EncoderGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = ENCODER
 
 
 class VisionModelArtifact(Artifact[VisionModelFacts]):
@@ -163,6 +185,8 @@ KINDS: dict[str, type[Artifact]] = {
     kind.kind: kind
     for kind in (
         ModelArtifact,
+        EncoderArtifact,
+        EncoderGraphArtifact,
         VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,

@@ -157,6 +157,8 @@ class DatasetFacts(ArtifactFacts):
     num_recorded: int | None = None
     vocab_size: int | None = None
     source: str | None = None
+    # rows go by ids of their own, by which another data set may name them
+    has_own_ids: bool | None = None
     guided_model: str | None = None
     unguided: str | None = None
     min_scale: float = NOT_KNOWN

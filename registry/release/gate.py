@@ -87,7 +87,14 @@ THRESHOLDS = {
     "max_decode_latency_ratio": ("decode_seconds_per_token", True),
     "max_prefill_latency_ratio": ("prefill_seconds", True),
     "max_size_ratio": ("num_parameters", True),
+    # of encoders
+    "min_spearman_retention": ("spearman", False),
+    "min_mrr_retention": ("mrr", False),
+    "max_embed_latency_ratio": ("embed_seconds", True),
+    "max_batch_latency_ratio": ("embed_seconds_32", True),
 }
+# Those of them that encoders alone have.
+ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
 
 
 def run_gate(

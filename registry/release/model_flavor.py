@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from mlflow.models import Model, ModelSignature
 from mlflow.models.model import MLMODEL_FILE_NAME
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array
 
 from attar.registry.artifacts.environment import package_versions
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
@@ -33,6 +34,7 @@ def write_version(
     form_folders: Mapping[str, Path],
     card: str,
     metadata: Mapping[str, Any],
+    task: str = "text-generation",
 ) -> None:
     """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
@@ -45,8 +47,8 @@ def write_version(
     mlflow.transformers.save_model(
         transformers_model={"model": model, "tokenizer": tokenizer},
         path=str(folder),
-        task="text-generation",
-        signature=text_generation_signature(),
+        task=task,
+        signature=SIGNATURES[task](),
         input_example=EXAMPLE,
         model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
@@ -73,6 +75,15 @@ def text_generation_signature() -> ModelSignature:
     """Return the signature of a text generator: a text in, a text out, and how long the answer may be."""
     text = Schema([ColSpec(DataType.string)])
     return ModelSignature(text, text, ParamSchema([ParamSpec("max_new_tokens", DataType.long, 128)]))
+
+
+def embedding_signature() -> ModelSignature:
+    """Return the signature of MLflow's own pipeline over an encoder. A text in, the states of its tokens out, not pooled."""
+    return ModelSignature(Schema([ColSpec(DataType.string)]), Schema([ColSpec(Array(Array(DataType.double)))]))
+
+
+# By MLflow's word for what a model does.
+SIGNATURES = {"text-generation": text_generation_signature, "feature-extraction": embedding_signature}
 
 
 def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:

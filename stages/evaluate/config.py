@@ -13,6 +13,8 @@ from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import (
     DatasetArtifact,
+    EncoderArtifact,
+    EncoderGraphArtifact,
     EvaluationArtifact,
     GgufArtifact,
     ModelArtifact,
@@ -48,6 +50,8 @@ Provider = Literal[
     "AzureExecutionProvider",
 ]
 
+# What is measured: a model or its graph.
+Measured = ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
 
@@ -211,17 +215,18 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
-    """The model, data sets with checkable questions, and text for the perplexity. `original`: what the model is to draft for.
+    """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus.
+    `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
     evaluation on the same questions, by which `stop` knows when enough were asked. `form`: what is served in the model's stead where serving is
     measured, such as its GGUF file. Held-out rows are used where there are any.
     """
 
-    model: ModelArtifact | OnnxArtifact
+    model: Measured
     tasks: tuple[DatasetArtifact, ...] = ()
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
-    beside: ModelArtifact | OnnxArtifact | None = None
+    beside: Measured | None = None
     baseline: EvaluationArtifact | None = None
     form: ModelArtifact | OnnxArtifact | GgufArtifact | None = None

@@ -15,6 +15,7 @@ from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
 from attar.stages.evaluate.question_pairs import paired_right
+from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
 
 
 def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
@@ -25,7 +26,8 @@ def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
 def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
     ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
-    ratios |= {name: _time_ratio(name, candidate, baseline) for name in TIMES}
+    ratios |= encoder_ratios(candidate, baseline)
+    ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES)}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from attar.compressors.measure.cost import Spread
 from attar.registry.artifacts.environment import machine_name
-from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import Facts, GgufArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_messages
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.evaluate.config import ServedConfig
+from attar.stages.evaluate.config import EvaluateInputs, Measured, ServedConfig
 from attar.stages.runtime.progress import bar, note
 from attar.stages.serving.engines import FORMS, Served, check_writes_text, choose_engine
 from attar.stages.serving.server import Server, free_port, running
@@ -25,7 +25,7 @@ from attar.stages.serving.server import Server, free_port, running
 if TYPE_CHECKING:
     import httpx
 
-Model = ModelArtifact | OnnxArtifact | GgufArtifact
+Model = Measured | GgufArtifact
 HOST = "127.0.0.1"
 # By what the engine calls the model; no two of them share a server.
 NAME = "model"
@@ -61,9 +61,15 @@ def _kind(facts: Facts) -> str:
 
 
 def served_figures(
-    config: ServedConfig, model: Model, beside: Model | None, rows: Sequence[Row], workdir: Path
-) -> dict[str, Any]:
-    """Return medians and quartiles over the rounds by number of clients. Under `beside` stand the other model's of the same rounds."""
+    config: ServedConfig | None, inputs: EvaluateInputs, rows: Sequence[Row], workdir: Path
+) -> dict[str, Any] | None:
+    """Return medians and quartiles over the rounds by number of clients. Under `beside` stand the other model's of the same rounds.
+
+    None where nothing is to be served. Called before the model is loaded: it and an engine would need the memory of both.
+    """
+    if config is None:
+        return None
+    model, beside = inputs.form if inputs.form is not None else inputs.model, inputs.beside
     models = [model] if beside is None else [model, beside]
     requests = [row_messages(rows[index % len(rows)]) for index in range(config.num_requests)]
     counter = bar("asking the served model", len(models) * len(config.clients) * config.num_rounds, "loads")

@@ -14,8 +14,9 @@ from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
 from attar.registry.artifacts.fingerprint import digest, folder_digests
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -26,7 +27,8 @@ from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_qu
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answering import Answering, by_kind
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
-from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
+from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
@@ -37,9 +39,16 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
+# How models of another subject than causal text are forecast and measured.
+FORECASTS = {ENCODER: encoder_evaluation_forecast}
+MEASURES = {ENCODER: evaluate_encoder}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    if inputs.get("form") and config.timing.served is None:
+        raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
+    if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
+        return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
         raise ValueError("nothing to measure quality on: give the input tasks or text, or config harness.tasks")
     if config.provider != CPU and "hidden_size" in inputs["model"][0]:
@@ -56,8 +65,6 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError("baseline is read by stop alone: set stop, or leave the input out")
     if config.timing.served is not None:
         check_served(config.timing.served, inputs)
-    elif inputs.get("form"):
-        raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
@@ -81,18 +88,20 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
+    Of an encoder: rank correlation on graded pairs, MRR, nDCG and recall over a corpus, size, and seconds to make vectors.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
 
+    if (measure := MEASURES.get(inputs.model.subject)) is not None:
+        return measure(config, inputs, workdir / "content")
     folder = inputs.model.path
     rows = _rows(config, inputs)
-    served = _served(config, inputs, rows, workdir)
+    served = served_figures(config.timing.served, inputs, in_turn(rows), workdir / "content")
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    runner = _runner(config, inputs.model)
-    has_generation_config = (folder / "generation_config.json").exists()
-    generation_config = GenerationConfig.from_pretrained(folder) if has_generation_config else None
+    runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
+    generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "num_blocks": inputs.model.facts.num_blocks,
@@ -129,16 +138,6 @@ def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]
     }
 
 
-def _served(
-    config: EvaluateConfig, inputs: EvaluateInputs, rows: Mapping[str, Sequence[Row]], workdir: Path
-) -> dict[str, Any] | None:
-    """Return the served model's figures. Called first: an engine and the model loaded here would need the memory of both."""
-    if config.timing.served is None:
-        return None
-    served = inputs.form if inputs.form is not None else inputs.model
-    return served_figures(config.timing.served, served, inputs.beside, in_turn(rows), workdir / "content")
-
-
 def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
     """Say which data have no rows set apart for choices, where these are asked for."""
     if config.part == "choose":
@@ -149,14 +148,14 @@ def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
                 note(shared_rows_note(str(some.facts.get("name", "a data set")), "choose among models"))
 
 
-def _runner(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact) -> ForkingRunner:
+def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
     if model.is_graph:
         return OnnxRunner(open_session(model.path, config.provider), config.provider)
     device = pick_device()
     return TorchRunner(load_model(model.path, pick_dtype(config.precision, device), device))
 
 
-def _size(config: EvaluateConfig, model: ModelArtifact | OnnxArtifact, model_config: Any) -> dict[str, Any]:
+def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
     num_matmul = model.facts.num_matmul_parameters
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from attar.compressors.measure.cost import Latency, measure_in_turns
+from attar.compressors.encode.encoder import EmbeddingRunner
+from attar.compressors.measure.cost import Latency, Spread, measure_in_turns
 from attar.compressors.models.runner import CausalRunner
+from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.environment import machine_name
+from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES
 from attar.stages.runtime.progress import bar
 
 NUM_TIMED_ROUNDS = 5
@@ -48,3 +53,49 @@ def _numbers(latency: Latency) -> dict[str, Any]:
             spread.rounds
         )  # what a gate's interval is made of, round by round beside the other's
     return numbers
+
+
+def embedding_times(
+    runner: EmbeddingRunner, beside: EmbeddingRunner | None, texts: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    """Return medians and quartiles of the seconds that a text takes alone, and a batch. `beside` in the same rounds.
+
+    A round is every text of a sample alone, then all texts in batches by length: means over texts as they are, long and short.
+    """
+    counter = bar("timing", NUM_TIMED_ROUNDS + 1, "rounds")
+    runners = [runner] if beside is None else [runner, beside]
+    rounds: list[list[tuple[float, float]]] = [[] for _ in runners]
+    order = sorted(texts, key=len)
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    alone = order[:: max(1, len(order) // BATCH)]
+    for _ in range(NUM_TIMED_ROUNDS + 1):  # the first warms up and is not counted
+        for each, own in zip(runners, rounds, strict=True):
+            single = _seconds(each, [[text] for text in alone]) / len(alone)
+            own.append((single, BATCH * _seconds(each, batches) / len(order)))
+        counter.advance()
+    numbers = []
+    for own in rounds:
+        spreads = [Spread.of(column) for column in zip(*own[1:], strict=True)]
+        numbers.append(
+            {
+                key: value
+                for name, spread in zip(EMBED_TIMES, spreads, strict=True)
+                for key, value in ((name, spread.median), (f"{name}_low", spread.low), (f"{name}_high", spread.high))
+            }
+        )
+    return {
+        "num_rounds": NUM_TIMED_ROUNDS,
+        "machine": machine_name(),
+        "num_threads": torch.get_num_threads(),
+        "num_prompt_tokens": round(sum(map(len, texts)) / len(texts)),
+        "texts_per_second": BATCH / numbers[0][EMBED_TIMES[1]],
+        **numbers[0],
+        **({} if beside is None else {"beside": numbers[1]}),
+    }
+
+
+def _seconds(runner: EmbeddingRunner, batches: Sequence[Sequence[Sequence[int]]]) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        runner.embed(*pad_right(batch, runner.device)).cpu()  # brought here: kernels run behind the clock otherwise
+    return time.perf_counter() - started

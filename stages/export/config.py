@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, EncoderArtifact, ModelArtifact
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.gguf import GgufFormat
@@ -26,7 +26,7 @@ class ExportConfig(StageConfig):
     """What is written: onnx, gguf, compressed_tensors."""
 
     num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and the written form are compared."""
+    """Questions of the data set on which torch and the written form are compared; of an encoder its texts."""
 
     num_new_tokens: int = Field(default=64, ge=1)
     """Greedy tokens compared on each."""
@@ -35,7 +35,9 @@ class ExportConfig(StageConfig):
     """Share of greedy tokens that must agree before the first difference, in [0, 1]; below it the stage fails."""
 
     max_logit_difference: float = Field(default=1e-2, gt=0.0)
-    """Largest absolute difference of any logit from torch with the weights as they are written; above it the stage fails."""
+    """Largest absolute difference of any logit from torch with the weights as they are written; above it the stage fails.
+
+    An encoder's vectors differ by 0.0001 at most."""
 
     moved: ClassVar[Mapping[str, Moved]] = {"opset": Moved("format.opset", kinds=("onnx",))}
 
@@ -47,7 +49,7 @@ class ExportInputs:
     Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
     """
 
-    model: ModelArtifact
+    model: ModelArtifact | EncoderArtifact
     data: DatasetArtifact
     guidance: AdapterArtifact | None = None
     text: DatasetArtifact | None = None

@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    Artifact,
+    EncoderGraphArtifact,
+    Facts,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+)
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject, subject_of
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
 from attar.stages.export.rooms import ROOMS
+
+# Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
+FORECASTS = {ENCODER: encoder_graph_forecast}
+RUNS = {ENCODER: export_encoder_graph}
+GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact}
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -17,17 +31,28 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
+    if (forecast := FORECASTS.get(subject_of(model))) is not None:
+        return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance:
         raise ValueError(f"format.kind is {form.kind!r}, which has no input for guidance_scale; accepted: onnx")
     return ROOMS[form.kind].forecast(form, model)
 
 
-@stage("export", version=4, forecast=_forecast, output=lambda config: config.format.makes)
-def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact | GgufArtifact | ModelArtifact:
+def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
+    return GRAPHS.get(kind.subject if kind else CAUSAL, config.format.makes)
+
+
+@stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
+def export(
+    config: ExportConfig, inputs: ExportInputs, workdir: Path
+) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(config, inputs, workdir / "content")
     return ROOMS[config.format.kind].run(config.format, config, inputs, workdir)  # type: ignore[return-value] - the format's kind

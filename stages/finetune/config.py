@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -156,7 +157,7 @@ class FinetuneConfig(StageConfig):
             raise ValueError(
                 "rollout.both_sides is for data behind a teacher.context that does not depend on the answer"
             )
-        if self.teacher.run_once and (policy is not None or projections_read(objectives.values())):
+        if self.teacher.run_once and (policy is not None or {*projections_read(objectives.values())} - {TOKEN_STATES}):
             raise ValueError(
                 "teacher.run_once keeps the teacher's last states of given answers; a rollout, or a loss that reads its projections, "
                 "needs it at every step"
@@ -216,9 +217,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact
+    model: ModelArtifact | EncoderArtifact
     data: tuple[DatasetArtifact, ...]
-    teacher: ModelArtifact | None = None
+    teacher: ModelArtifact | EncoderArtifact | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

@@ -15,6 +15,7 @@ from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
 from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
+from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
 from attar.compressors.distill.losses.hidden_states import HiddenDistil
 from attar.compressors.distill.losses.listwise import ListwiseDistil
 from attar.compressors.distill.losses.objective import Objective
@@ -28,7 +29,9 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES
+# Objectives by their own name: of distributions, and between vectors.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -82,6 +85,11 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
+        if name in EMBEDDING_LOSSES:
+            self._refuse_unused("a loss between vectors has no distribution")
+            if self.target != "identity":
+                raise ValueError("a loss between vectors is toward the teacher's; target has nothing to act on")
+            return built(EMBEDDING_LOSSES, self.divergence, "divergence")
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
@@ -161,9 +169,9 @@ def objective_of(name: str, entry: float | ObjectiveSpec) -> Objective:
         return entry.objective()
     if name in NOT_CAUSAL:
         raise ValueError(f"objective {name!r} {NOT_CAUSAL[name]}")
-    if name not in OBJECTIVES:
-        raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, OBJECTIVES)}")
-    return build(OBJECTIVES, name)
+    if name not in NAMED:
+        raise ValueError(f"unknown objective {name!r}.{did_you_mean(name, NAMED)}")
+    return build(NAMED, name)
 
 
 @dataclass(frozen=True)

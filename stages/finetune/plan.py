@@ -14,7 +14,8 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
-from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.encoder_facts import EncoderFacts
+from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
@@ -55,7 +56,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | None = None
+    model: ModelArtifact | EncoderArtifact | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -188,7 +189,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -201,7 +202,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts) -> Adaptation:
     )
 
 
-def first_block_after_cut(facts: ModelFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:
@@ -225,5 +226,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

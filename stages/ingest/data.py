@@ -19,10 +19,11 @@ from attar.stages.artifacts.dataset.partition import check_fractions, parted
 from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_rows
 from attar.stages.artifacts.work_forecast import size_of_file
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
-from attar.stages.ingest.delimited_table import DELIMITERS, read_table, size_of_table
 from attar.stages.ingest.hub_id import hub_cure
 from attar.stages.ingest.labels import AnswerForm
-from attar.stages.ingest.record_sources import (
+from attar.stages.ingest.records.delimited_table import DELIMITERS, read_table, size_of_table
+from attar.stages.ingest.records.docstrings import packages_digest, read_docstrings
+from attar.stages.ingest.records.record_sources import (
     HUB,
     HUB_PATTERN,
     Record,
@@ -44,6 +45,7 @@ FORMS = {
     "text": "text:PATH.txt",
     "hub": HUB,
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
+    "docstrings": "docstrings:PACKAGE[,PACKAGE...]",
 }
 # Sources that are a file here.
 LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")
@@ -68,6 +70,15 @@ class ColumnsConfig(StageConfig):
     """How an answer names its choice: text; index counts from 0, number from 1. auto: by the whole file; what two ways read otherwise is
     refused."""
 
+    similarity: str = ""
+    """Column with a number: how alike the texts in `question` and `answer` are. Rows are pairs of sentences then."""
+
+    positives: str = ""
+    """Column with a list of ids: the texts of a corpus (another data set, of `text` rows) that answer the question. It needs no answer."""
+
+    row_id: str = ""
+    """Column with a row's own id, by which `positives` of another data set name it; empty: rows are numbered."""
+
     messages: str = ""
     """Column with a conversation (role/content or from/value); empty: messages or conversations, where there is no question column."""
 
@@ -76,8 +87,8 @@ class IngestDataConfig(StageConfig):
     """Where rows come from and which columns hold what."""
 
     source: str
-    """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK];
-    shipped/NAME is a file of ours."""
+    """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK],
+    docstrings:PACKAGE[,PACKAGE] (functions of installed packages); shipped/NAME is a file of ours."""
 
     name: str = ""
     """Name in results and tables; empty: taken from the source, such as the file's name."""
@@ -156,6 +167,8 @@ def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]])
 
 
 def _outside(config: IngestDataConfig) -> str:
+    if config.source.startswith("docstrings:"):
+        return packages_digest(config.source.partition(":")[2])
     is_local = config.source.partition(":")[0] in LOCAL
     return file_digest(_local_path(config.source)) if is_local else ""
 
@@ -188,6 +201,7 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
         num_heldout=len(split_rows(rows, "heldout")),
         num_choose=len(split_rows(rows, "choose")),
         source=config.source,
+        has_own_ids=bool(config.columns.row_id) or None,
     )
     return DatasetArtifact.at(workdir / "content", facts)
 
@@ -204,6 +218,8 @@ def _records(config: IngestDataConfig) -> Iterator[Record]:
         return read_text(_local_path(config.source), config.source, config.words_a_row)
     if scheme == "hub":
         return read_hub(rest, config.source, config.hub_config)
+    if scheme == "docstrings":
+        return read_docstrings(rest, config.source, config.columns.question, config.columns.answer)
     names = {"question_field": config.columns.question, "answer_field": config.columns.answer}
     return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
 

@@ -44,9 +44,8 @@ OPENING_CHARS = 1500
 def source_license(source: ModelSource, scratch: Path) -> str:
     """Return the licence id that came with a fetched model, such as `apache-2.0`. Empty where nothing says, `other` where it is none known."""
     if source.scheme in ("gguf", "wheel"):
-        return _license_id(
-            _header_license(source.path if source.scheme == "gguf" else scratch / source.parts["member"])
-        )
+        path = source.path if source.scheme == "gguf" else scratch / source.parts["member"]
+        return folder_license(path) if path.is_dir() else _license_id(_header_license(path))
     homes = {"folder": source.path, "tower": source.path, "hub": scratch / "hub", "models": scratch / "registered"}
     home = homes.get(source.scheme)
     return folder_license(home) if home is not None else ""

@@ -5,16 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
-from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
+from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.encoder import (
+    CausalModel,
+    SentenceModel,
+    check_encoder_source,
+    encoder_forecast,
+    ingest_encoder,
+)
 from attar.stages.ingest.license import source_license
 from attar.stages.ingest.source_line import (
     FOLDERS,
@@ -32,8 +40,11 @@ class IngestModelConfig(StageConfig):
     """Where the model comes from, and what it must turn out to be."""
 
     source: str
-    """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf,
-    hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+    """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
+    (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
+
+    model: Annotated[CausalModel | SentenceModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
+    """What it is: {kind: causal}, a language model that writes, or {kind: encoder, pooling: mean}, which makes vectors of texts."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -75,6 +86,8 @@ class IngestModelConfig(StageConfig):
     @model_validator(mode="after")
     def _has_names(self) -> IngestModelConfig:
         scheme = parse_source(self.source).scheme
+        if self.model.kind == "encoder":
+            check_encoder_source(parse_source(self.source), self.strip_from_names)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -91,7 +104,13 @@ class IngestModelConfig(StageConfig):
 
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    facts: Facts = {**local_facts(parse_source(config.source), config.strip_from_names), **config.expect}
+    source = parse_source(config.source)
+    local = (
+        encoder_forecast(source, config.model)
+        if config.model.kind == "encoder"
+        else local_facts(source, config.strip_from_names)
+    )
+    facts: Facts = {**local, **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 
@@ -101,9 +120,10 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     forecast=_forecast,
     outside=lambda config: source_digest(parse_source(config.source)),
     is_light=True,
+    output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact:
-    """Bring a model in as a plain safetensors folder.
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
+    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.
@@ -112,6 +132,11 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     scratch.mkdir(exist_ok=True)
     steps = bar("fetching the model", 2, "steps")
     source = parse_source(config.source)
+    if config.model.kind == "encoder":
+        artifact = ingest_encoder(source, config.model, config.sha256, scratch, workdir / "content")
+        _check_expected(config, artifact.facts)
+        license_id = config.license or source_license(source, scratch)
+        return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()

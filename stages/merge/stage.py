@@ -13,7 +13,8 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -23,6 +24,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
+from attar.stages.merge.encoder import check_encoder_merge, fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
 from attar.stages.merge.proof import prove_merged
 from attar.stages.merge.search import Search
@@ -33,10 +35,14 @@ from attar.stages.runtime.progress import metric, note
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
+# What is refused of models of another subject than causal text, and how they take what was trained.
+CHECKS = {ENCODER: check_encoder_merge}
+FOLDS = {ENCODER: fold_encoder}
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     students = inputs["students"]
+    CHECKS.get(subject_of(*inputs.get("base", ({},))), lambda config: None)(config)
     _check_inputs(config, inputs)
     check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
@@ -82,20 +88,26 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
     return Passthrough() if config.method == "fold" else config.build(params)
 
 
-@stage("merge", version=3, forecast=_forecast)
-def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact:
-    """Make one plain model of a base and its students.
+@stage("merge", version=3, forecast=_forecast, follows="base")
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
+    """Make one plain model of a base and its students. An encoder takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
     """
     _check_inputs(config, _given(inputs))
+    if inputs.base and (fold := FOLDS.get(inputs.base.subject)) is not None:
+        return fold(inputs.base, inputs.students, workdir / "content")
     check_guidance_fold(config.method, config.guidance_scale, [student.facts for student in inputs.students])
     student = inputs.students[0]
     if inputs.base and not student.is_whole_model and is_guidance(student.path):
         model = load_model(inputs.base.path, "auto", pick_device())
         return folded_guidance(
-            model, inputs.base, cast(AdapterArtifact, student), config.guidance_scale, workdir / "content"
+            model,
+            cast(ModelArtifact, inputs.base),
+            cast(AdapterArtifact, student),
+            config.guidance_scale,
+            workdir / "content",
         )
     base = FolderSource(inputs.base.path) if inputs.base else None
     order = MergeOrder(
@@ -133,7 +145,9 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 
 
 def _open(
-    base: FolderSource | None, artifact: ModelArtifact | None, student: AdapterArtifact | ModelArtifact
+    base: FolderSource | None,
+    artifact: ModelArtifact | EncoderArtifact | None,
+    student: AdapterArtifact | ModelArtifact,
 ) -> Source:
     if student.is_whole_model:
         return FolderSource(student.path)
@@ -164,7 +178,7 @@ def _facts(order: MergeOrder) -> Facts:
     return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
 
 
-def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | None]) -> Facts:
+def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | EncoderArtifact | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
         several(part.facts, "removed_blocks")

@@ -13,7 +13,8 @@ from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
@@ -22,6 +23,7 @@ from attar.stages.artifacts.model.size_forecast import blocks_over, stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
+from attar.stages.prune.encoder import check_encoder_prune, prune_encoder
 from attar.stages.prune.plan_vocabulary import PlannedVocabulary
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.prune.solved import NUM_MEASURED_ROWS, Repair, carried_out, check_plan, solved, write_plan
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 # Models in memory at once, in float32.
 NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
+# What is refused of models of another subject than causal text, and how they are cut.
+CHECKS = {ENCODER: check_encoder_prune}
+RUNS = {ENCODER: prune_encoder}
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -51,6 +56,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
             f"patch.kind is {config.patch.kind!r}, but blocks {removed} are not one window; it repairs one cut, refit any"
         )
     model = inputs["model"][0]
+    CHECKS.get(subject_of(model), lambda config: None)(config)
     if config.plan is not None:
         return _forecast_of_plan(config, config.plan, model, inputs["scan"][0])
     check_choice(config, model, inputs["scan"][0] if "scan" in inputs and not config.blocks else None)
@@ -60,6 +66,7 @@ def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> F
     if config.keep_fraction.keys() == {"parameters"}:  # how many go under other budgets is known when the scan is there
         num_removed = blocks_over(model, config.keep_fraction["parameters"])
     facts: dict[str, Any] = {name: model[name] for name in ("vocab_size", "hidden_size") if name in model}
+    facts |= form_of(model)
     if "num_blocks" in model and num_removed:
         facts["num_blocks"] = int(model["num_blocks"]) - num_removed
     facts |= without_blocks(model, num_removed)
@@ -88,15 +95,17 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
     )
 
 
-@stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none")
-def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact:
-    """Remove decoder blocks. The result loads and decodes like any other model of its family, which is tried on what was written.
+@stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none", follows="model")
+def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
+    """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written.
 
     Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
     """
     if config.plan is not None:
         return _planned(config, config.plan, inputs, workdir)
     removed = chosen_blocks(config, inputs.scan)
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(inputs.model, removed, workdir / "content")
     steps = bar("pruning", 3, "steps")
     device = pick_device()
     num_copies = NUM_COPIES[config.patch.kind]

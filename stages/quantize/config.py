@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.registry.artifacts.handles import DatasetArtifact, OnnxArtifact
-from attar.stages.contract import StageConfig
-from attar.stages.quantize.limits import Limits
+from attar.registry.artifacts.handles import DatasetArtifact, EncoderGraphArtifact, OnnxArtifact
+from attar.stages.contract import StageConfig, default_kind
+from attar.stages.quantize.limits import Limits, VectorLimits
 from attar.stages.runtime.older_fields import Moved, within
 
 
@@ -55,8 +55,14 @@ class MeasuredConfig(StageConfig):
 class QuantizeConfig(StageConfig):
     """How many bits, how they are chosen, and what may be lost."""
 
-    limits: Limits
-    """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes."""
+    limits: Annotated[
+        Limits | VectorLimits,
+        # for an editor: what it takes where no kind is given
+        Field(discriminator="kind", json_schema_extra={"default": {"kind": "text"}}),
+        default_kind("text"),
+    ]
+    """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes. Of an encoder
+    {kind: vectors, max_cosine_distance: 0.01}."""
 
     weights: WeightsConfig = WeightsConfig()
     """How weights become integers."""
@@ -116,6 +122,6 @@ class QuantizeConfig(StageConfig):
 class QuantizeInputs:
     """The float graph, rows to calibrate on (training) and to measure on (held out), and plain text to measure on."""
 
-    model: OnnxArtifact
+    model: OnnxArtifact | EncoderGraphArtifact
     data: DatasetArtifact
     text: DatasetArtifact | None = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,9 @@ NUM_TIMED_ROUNDS = 5
 class Limits(DescribedModel):
     """Limits of the loss; each is checked on held-out text."""
 
+    kind: Literal["text"] = "text"
+    """Of a causal model: of what it says next."""
+
     max_kl_nats: float = Field(gt=0.0)
     """KL from the original to the quantized model, nats a token."""
 
@@ -36,6 +40,19 @@ class Limits(DescribedModel):
 
     max_perplexity_ratio: float = Field(default=math.inf, gt=0.0)
     """Perplexity of the quantized model / that of the original."""
+
+    max_size_fraction: float = Field(default=1.0, gt=0.0)
+    """Size on disk / that of the original."""
+
+
+class VectorLimits(DescribedModel):
+    """Limits of an encoder's loss; each is checked on held-out text."""
+
+    kind: Literal["vectors"]
+    """Of an encoder: of its vectors."""
+
+    max_cosine_distance: float = Field(gt=0.0)
+    """1 - cosine of the quantized encoder's vector of a text to the original's, mean over the texts."""
 
     max_size_fraction: float = Field(default=1.0, gt=0.0)
     """Size on disk / that of the original."""

@@ -5,22 +5,29 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import Facts, OnnxArtifact
+from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
+from attar.stages.quantize.encoder import check_encoder_quantize, quantize_encoder
 from attar.stages.quantize.graph import TABLE, QuantizedGraph, Switches
-from attar.stages.quantize.limits import ask_original, broken_limits, heldout_pairs, measure_quality
+from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.quantize.proof import prove_graph
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
+# By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
+LIMITS = {CAUSAL: "text", ENCODER: "vectors"}
+CHECKS = {ENCODER: check_encoder_quantize}
+RUNS = {ENCODER: quantize_encoder}
 
 
 def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -29,7 +36,13 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
-    facts = exported(model, _label(config))
+    subject = subject_of(model)
+    if config.limits.kind != LIMITS[subject]:
+        raise ValueError(
+            f"limits.kind is {config.limits.kind!r}, but the input is the graph of {subject.words}; accepted: {LIMITS[subject]}"
+        )
+    CHECKS.get(subject, lambda config: None)(config)
+    facts = {**exported(model, _label(config)), **form_of(model)}
     facts["weight_bytes"] = integer_bytes(
         model,
         config.weights.bits,
@@ -43,16 +56,20 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
-@stage("quantize", version=6, forecast=_forecast)
-def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact:
+@stage("quantize", version=6, forecast=_forecast, follows="model")
+def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact | EncoderGraphArtifact:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
+
+    An encoder's is compared by the cosine of its vectors.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
     source, content = inputs.model.path, workdir / "content"
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(config, inputs, content, _label(config))
     samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
     pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
-    vocab_size = inputs.model.facts.vocab_size
+    vocab_size, limits = inputs.model.facts.vocab_size, cast(Limits, config.limits)
 
     def reopen() -> OnnxRunner:
         return OnnxRunner(open_session(source, is_frugal=True))
@@ -68,7 +85,7 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> O
     copy_companions(source, content)
     runner = OnnxRunner(open_session(content, is_frugal=True))
     quality = measure_quality(runner, original, size_fraction=disk_bytes(content) / disk_bytes(source))
-    if broken := broken_limits(config.limits, quality):
+    if broken := broken_limits(limits, quality):
         if not config.max_kept:  # only now is it worth a pass a product
             _ranked(config, quantized, workdir)
         worst = ", ".join(f"{block.name} {block.kl_nats:.2g}" for block in quantized.worst()[:3])
@@ -90,7 +107,7 @@ def _ranked(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) ->
 def _float_nodes(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Path) -> list[str]:
     switches = _ranked(config, quantized, workdir)
     costs = {name: error.kl_nats for name, error in quantized.errors.items()}
-    target = config.target_kl_nats or config.limits.max_kl_nats / 2
+    target = config.target_kl_nats or cast(Limits, config.limits).max_kl_nats / 2
     float_nodes = switches.keep(costs, max_loss=target, max_kept=config.max_kept)
     metric("num_kept_nodes", len(float_nodes))
     note(f"kept {'in 8 bits' if config.weights.bits == 4 else 'in float32'}: {', '.join(float_nodes) or 'none'}")

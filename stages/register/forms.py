@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attar.registry.artifacts.handles import GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import EncoderGraphArtifact, GgufArtifact, ModelArtifact, OnnxArtifact
 
-Form = OnnxArtifact | GgufArtifact | ModelArtifact
+Form = OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact
 # Words of a quantization that its folder need not repeat.
 PLAIN_WORDS = ("none", "weights")
 
 
-def forms_by_folder(graphs: Iterable[OnnxArtifact], others: Iterable[Form]) -> dict[str, Form]:
+def forms_by_folder(graphs: Iterable[OnnxArtifact | EncoderGraphArtifact], others: Iterable[Form]) -> dict[str, Form]:
     """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-int8` or `gguf-q8_0` say theirs.
 
     Raises ValueError for two of a kind, which would need one folder.
@@ -25,7 +25,7 @@ def forms_by_folder(graphs: Iterable[OnnxArtifact], others: Iterable[Form]) -> d
         for form in given:
             name = folder_of(form)
             if name in forms:
-                what = "graphs" if form.kind == OnnxArtifact.kind else "forms"
+                what = "graphs" if form.is_graph else "forms"
                 raise ValueError(
                     f"{slot}: two {what} of quantization {quantization(form)}; a version takes one of each"
                 )
@@ -34,9 +34,14 @@ def forms_by_folder(graphs: Iterable[OnnxArtifact], others: Iterable[Form]) -> d
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version: its kind, and how its weights are held."""
+    """Return the name of a form's folder in the version: its format, and how its weights are held."""
     words = (word for word in quantization(form).lower().split() if word not in PLAIN_WORDS)
-    return "-".join([form.kind, *words])
+    return "-".join([format_of(form), *words])
+
+
+def format_of(form: Form) -> str:
+    """Return what a form is written in: its kind, of an encoder's graph that of any graph."""
+    return OnnxArtifact.kind if form.is_graph else form.kind
 
 
 def quantization(form: Form) -> str:

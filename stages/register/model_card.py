@@ -8,9 +8,11 @@ from typing import Any
 from attar.registry.artifacts.facts import fact_text, several
 from attar.registry.artifacts.handles import Facts
 from attar.registry.artifacts.lineage import Ancestor
+from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import MEASURES, plain
+from attar.stages.register.subjects import RELEASES, Wording
 
 # Stages that change the model or make the data it learns from, and what of their config a reader wants to know: its name and where it is.
 STEPS = {
@@ -31,18 +33,19 @@ STEPS = {
     "merge": {"method": "method", "params": "params"},
 }
 
-# What a form is and what runs it; another is a folder of transformers.
-FORMS = {
-    "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
-    "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
-}
 # Weights that are not rounded to integers.
 FLOATS = ("float32", "bfloat16", "float16", "f32", "bf16", "f16")
 
 
 def write_card(release: Release) -> str:
     """Return the card as Markdown with the front matter that model hubs read."""
-    front = ["---", f"license: {release.license}", "library_name: transformers", "pipeline_tag: text-generation"]
+    wording = _wording(release.model.facts)
+    front = [
+        "---",
+        f"license: {release.license}",
+        f"library_name: {wording.library}",
+        f"pipeline_tag: {wording.hub_task}",
+    ]
     parts = [
         [*front, "tags: [attar, pruned]", "---", f"# {release.name}", "", f"{_blocks(release)} Made with Attar."],
         ["## Forms", *_forms(release)],
@@ -60,20 +63,26 @@ def write_card(release: Release) -> str:
 
 def _blocks(release: Release) -> str:
     base, now = next((base.facts for base in release.bases), {}), release.model.facts
-    sizes = f"{now.get('num_blocks', '?')} decoder blocks, {float(now.get('num_parameters', 0)):,.0f} parameters"
+    wording = _wording(now)
+    sizes = f"{now.get('num_blocks', '?')} {wording.blocks}, {float(now.get('num_parameters', 0)):,.0f} parameters"
     if not base or base.get("num_parameters") == now.get("num_parameters"):
-        return f"A causal language model of {sizes}."
+        return f"A {wording.noun} of {sizes}."
     was = f"{base.get('num_blocks', '?')} blocks, {float(base.get('num_parameters', 0)):,.0f} parameters"
-    return f"A causal language model of {sizes}; the original has {was}."
+    return f"A {wording.noun} of {sizes}; the original has {was}."
 
 
 def _forms(release: Release) -> list[str]:
     lines = []
     for folder, facts in release.forms.items():
-        what = FORMS.get(str(facts.get("format")), f"Hugging Face folder: {release.readers}, torch")
+        wording = _wording(facts)
+        what = wording.forms.get(str(facts.get("format")), f"{wording.folder}: {release.readers}, torch")
         bits = f", {facts['bits_per_weight']:.2f} bits each" if "bits_per_weight" in facts else ""
         lines.append(f"- `{folder}/`: {what}; weights {_weights(facts)}{bits}")
     return [*lines, "- `SHA256SUMS`: of every file; `sha256sum --check SHA256SUMS`"]
+
+
+def _wording(facts: Facts) -> Wording:
+    return RELEASES[subject_of(facts)].wording
 
 
 def _weights(facts: Facts) -> str:
@@ -171,10 +180,11 @@ def _quantization(release: Release) -> list[str]:
 
 
 def _limits(release: Release) -> list[str]:
+    measures = ("accuracy_", "spearman_", "mrr_")
     tasks = ", ".join(
-        name.removeprefix("accuracy_")
+        name.partition("_")[2]
         for name in release.figures.get("model", {})
-        if name.startswith("accuracy_") and not name.endswith((LOW, HIGH))
+        if name.startswith(measures) and not name.endswith((LOW, HIGH))
     )
     return [
         f"- What it can do was measured on {tasks or 'no task'} alone; elsewhere it can have lost more than these figures show.",

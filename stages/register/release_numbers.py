@@ -31,6 +31,16 @@ MEASURES = (
     "draft_acceptance",
     "draft_tokens_per_step",
     "draft_length",
+    "spearman",
+    "num_pairs",
+    "mrr",
+    "ndcg_10",
+    "recall_1",
+    "recall_10",
+    "num_queries",
+    "embed_seconds",
+    "embed_seconds_32",
+    "texts_per_second",
 )
 
 

@@ -20,25 +20,30 @@ from attar.registry.artifacts.handles import (
 from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
+from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.gate import Ratio
-from attar.stages.artifacts.model.folder import load_model, load_tokenizer
+from attar.stages.artifacts.mixed_subjects import refuse_mixed
+from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.register.config import RegisterConfig, RegisterInputs
-from attar.stages.register.forms import Form, forms_by_folder
+from attar.stages.register.forms import Form, format_of, forms_by_folder
 from attar.stages.register.gate_verdict import Verdict, check_inputs, check_names, interval_verdict, threshold_verdict
 from attar.stages.register.model_card import write_card
 from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
 from attar.stages.register.release_numbers import measured, number_tags, scan_scores
+from attar.stages.register.subjects import RELEASES, check_gate
 from attar.stages.runtime.progress import bar, metric, note
 
 
 def _forecast(config: RegisterConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     graphs = (*inputs.get("onnx", ()), *inputs.get("forms", ()))
     evaluations = inputs.get("onnx_evaluation", ())
+    refuse_mixed(inputs["model"][0], {name: inputs.get(name, ()) for name in ("onnx", "forms")})
+    check_gate(config.gate, subject_of(inputs["model"][0]))
     if len(evaluations) > len(graphs):
         raise ValueError(
             f"onnx_evaluation: {len(evaluations)} of them for {len(graphs)} inputs onnx; give the graph that each measured"
@@ -76,15 +81,15 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     steps, forms = bar("registering", 2, "steps"), forms_by_folder(inputs.onnx, inputs.forms)
     evaluations = _evaluations(inputs, forms)
     figures = {form: measured(evaluation) for form, evaluation in evaluations.items()}
-    baseline = measured(inputs.baseline)
-    ratios = _ratios(inputs, evaluations)
+    baseline, ratios = measured(inputs.baseline), _ratios(inputs, evaluations)
     if config.interval_gate is None:
         verdict = threshold_verdict(config.thresholds, figures, baseline, ratios)
     else:
         verdict = interval_verdict(config.interval_gate, inputs, evaluations)
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
-    model, tokenizer = load_model(inputs.model.path, "auto"), load_tokenizer(inputs.model.path)
+    releases = RELEASES[inputs.model.subject]
+    model, tokenizer = releases.load(inputs.model.path), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
@@ -97,6 +102,7 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
             form_folders={name: form.path for name, form in forms.items()},
             card=write_card(release),
             metadata={"attar.fingerprint": inputs.model.fingerprint},
+            task=releases.wording.task,
         ),
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
@@ -165,7 +171,7 @@ def _release(
         trace(store, inputs.evaluation),
         forms={
             "model": inputs.model.facts,
-            **{name: {**form.facts, "format": form.kind} for name, form in forms.items()},
+            **{name: {**form.facts, "format": format_of(form)} for name, form in forms.items()},
         },
         figures=figures,
         checks=checks,

@@ -11,7 +11,8 @@ from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, Facts, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.subjects import ENCODER, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
@@ -19,6 +20,7 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import metric
 from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
+from attar.stages.scan.encoder import check_encoder_scan, scan_encoder
 from attar.stages.scan.runs import ScanRun
 from attar.stages.scan.tables import (
     COST_TABLE,
@@ -32,17 +34,22 @@ from attar.stages.scan.tables import (
 )
 from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
+# What is refused of models of another subject than causal text, and how they are scanned.
+CHECKS = {ENCODER: check_encoder_scan}
+RUNS = {ENCODER: scan_encoder}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInputs:
     """The model to scan and the data that shows what it is used for."""
 
-    model: ModelArtifact
+    model: ModelArtifact | EncoderArtifact
     data: DatasetArtifact
 
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
+    CHECKS.get(subject_of(model), lambda config: None)(config)
     facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
     if "num_blocks" in model:
@@ -99,10 +106,12 @@ def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
 
 @stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
-    """Score every window of decoder blocks under each of the metrics, as tables.
+    """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token.
 
     Raises ValueError for calibration text that is empty or too short.
     """
+    if (run := RUNS.get(inputs.model.subject)) is not None:
+        return run(config, inputs.model, inputs.data, workdir / "content")
     device = pick_device()
     in_memory = "model" if config.needs_whole_model else config.in_memory
     placement = Placement.chosen(in_memory, inputs.model.path, 1, device, workdir / "changes")

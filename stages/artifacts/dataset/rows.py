@@ -47,6 +47,10 @@ class Row:
     difficulty: float | None = None
     # how good the answer is in [0, 1], as a judge or a comparison of two models found; None where nobody looked
     score: float | None = None
+    # of a pair of sentences, question and answer: how alike people judged them, on the data set's own scale; None: it is no pair
+    similarity: float | None = None
+    # ids of the texts of a corpus that answer the question, where the data names them
+    positives: list[str] = field(default_factory=list)
     # what the model's own attempts at this question taught, in words
     skill: str = ""
     # exact tokens before and of the answer, where a model wrote or scored it

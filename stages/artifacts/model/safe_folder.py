@@ -21,6 +21,8 @@ MAX_TEXT_BYTES = 64_000_000
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tekken.json", "added_tokens.json")
 # Ends of the names of what the libraries parse as JSON; other JSON lies in many folders and is never opened.
 READ_NAMES = ("config.json", "special_tokens_map.json", "chat_template.json", ".index.json")
+# What a training by sentence-transformers leaves beside a model, a list: nothing reads it.
+UNREAD_NAMES = ("data_config.json",)
 TEXT_SUFFIXES = {".txt", ".md", ".model", ".spm", ".tiktoken", ".vocab", ".codes"}
 MAX_FILES = 20_000
 MAX_DEPTH = 64
@@ -30,6 +32,8 @@ COUNT_NAMES = {
     "block": re.compile(r"(num|n)_(\w+_)?(layers?|blocks?)"),
     "expert": re.compile(r"(num|n)_(\w+_)?experts"),
 }
+# Families of encoders whose states are pooled to the vector of a text, each tried: cut, written, loaded and exported.
+ENCODER_FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "mpnet", "electra")
 LFS_POINTER = b"version https://git-lfs"
 MAX_POINTER_BYTES = 1024
 
@@ -47,7 +51,7 @@ def refuse_unsafe(folder: Path) -> None:
         if path.suffix.lower() in UNSAFE_SUFFIXES:
             raise ValueError(f"{folder}: {path.name} can run code when loaded; only safetensors folders are taken")
         _refuse_odd_file(folder, path)
-        if path.name.endswith(READ_NAMES) and (key := _unsafe_key(path)):
+        if path.name.endswith(READ_NAMES) and path.name not in UNREAD_NAMES and (key := _unsafe_key(path)):
             raise ValueError(f"{folder}: {path.name} asks for remote code ({key}); refused")
         if path.name.endswith(".index.json"):
             _refuse_far_shards(folder, path)
@@ -159,6 +163,7 @@ def refuse_other_kinds(folder: Path) -> None:
     if config.get("is_encoder_decoder"):
         raise ValueError(f"{folder} is an encoder-decoder ({family}); only causal language models are taken")
     if architectures and not set(architectures) & known:
-        raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken")
+        hint = "; a sentence encoder comes in with model {kind: encoder}" if family in ENCODER_FAMILIES else ""
+        raise ValueError(f"{folder} is a {architectures[0]}, not a causal language model; only those are taken{hint}")
     if not isinstance(family, str) or family not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         raise ValueError(f"{folder}: model type {family!r} is no causal language model that transformers knows")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attar.registry.artifacts.environment import attar_home
-from attar.registry.artifacts.handles import Facts, GgufArtifact, ModelArtifact
+from attar.registry.artifacts.handles import Artifact, Facts, GgufArtifact
 from attar.registry.artifacts.lineage import in_order, trace
 from attar.registry.artifacts.manifest import CorruptArtifactError
 from attar.registry.artifacts.store import Store
@@ -208,7 +208,7 @@ def _shape(model: Facts) -> dict[str, Any]:
     return {name: model[name] for name in SHAPE_FACTS if name in model}
 
 
-def _origin(form: GgufFormat, model: ModelArtifact) -> Origin:
+def _origin(form: GgufFormat, model: Artifact) -> Origin:
     """Return where the file comes from, as far as the store knows: the stages behind its model and the source of the first."""
     try:
         ancestors = in_order(trace(Store(attar_home()), model))

@@ -6,14 +6,14 @@ import json
 import warnings
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 
 from attar.compressors.guidance.graph import GuidedGraph, guided_program
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import AdapterArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact, OnnxArtifact
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.guidance_files import attach_guidance, proven_scales
@@ -45,7 +45,7 @@ def export_guided(config: ExportConfig, inputs: ExportInputs, guidance: AdapterA
     content = workdir / "content"
     content.mkdir(parents=True, exist_ok=True)
     model = load_model(inputs.model.path, torch.float32)
-    adapters = attach_guidance(model, guidance, inputs.model)
+    adapters = attach_guidance(model, guidance, cast(ModelArtifact, inputs.model))
     steps = bar("tracing the guided graph", 2, "steps")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about names of axes that it merges

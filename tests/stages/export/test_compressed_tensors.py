@@ -243,5 +243,5 @@ def test_settings_that_do_not_go_together_are_refused(options: dict[str, Any], m
 
 def test_a_plan_tells_bytes_and_kind(model: ModelArtifact) -> None:
     plan = export.forecast(config(), {"model": (model.facts,), "data": ({},)})
-    assert plan.facts["quantization"] == "W4A16" and export.output_type(config()) is ModelArtifact
+    assert plan.facts["quantization"] == "W4A16" and export.output_type(config(), ModelArtifact) is ModelArtifact
     assert 0 < plan.disk_bytes < 2 * model.facts.num_parameters

@@ -16,7 +16,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.ingest.delimited_table import DELIMITERS
+from attar.stages.ingest.records.delimited_table import DELIMITERS
 from tests.system.campaign.mutate import changed_bytes, changed_text, changed_value
 
 COUNT = 2_000

@@ -8,21 +8,24 @@ from typing import ClassVar
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact, ScanArtifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import NoInputs, StageConfig
 from attar.stages.merge.stage import merge
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.runtime.described import DescribedModel
+from attar.stages.scan.stage import scan
 
 
 def test_slots_come_from_the_signature() -> None:
     slots = prune.slots
-    assert slots["model"].kinds == (ModelArtifact,) and slots["model"].is_required
+    assert slots["model"].kinds == (ModelArtifact, EncoderArtifact) and slots["model"].is_required
     assert slots["scan"].kinds == (ScanArtifact,) and not slots["scan"].is_required
     assert merge.slots["students"].is_many and merge.slots["students"].kinds == (AdapterArtifact, ModelArtifact)
-    assert prune.output_types == (ModelArtifact,) and prune.makes == "model"
+    assert prune.output_types == (ModelArtifact, EncoderArtifact) and prune.makes == "model or encoder"
+    assert prune.follows == "model" and prune.output_type(PruneConfig(blocks=[1]), EncoderArtifact) is EncoderArtifact
+    assert scan.output_types == (ScanArtifact,) and scan.makes == "scan"
 
 
 def test_key_follows_config_and_content_but_not_place() -> None:

@@ -130,10 +130,10 @@ def test_nested_fields_ranges_and_defaults_are_described() -> None:
     [entry] = describe("quantize")
     rows = {row["field"]: row for row in entry["fields"]}
     assert (
-        rows["limits.max_kl_nats"]["takes"] == "number, above 0.0"
-        and rows["limits.max_kl_nats"]["default"] == "required"
+        rows["limits.max_kl_nats (text)"]["takes"] == "number, above 0.0"
+        and rows["limits.max_kl_nats (text)"]["default"] == "required"
     )
-    assert rows["limits.min_agreement"]["default"] == "0.0"
+    assert rows["limits.min_agreement (text)"]["default"] == "0.0"
     rows = {row["field"]: row for row in describe("finetune")[0]["fields"]}
     assert "objectives..NAME.divergence" not in rows and any(field.endswith(".divergence") for field in rows)
 

@@ -13,7 +13,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.contract import NoInputs
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
-from attar.stages.ingest.record_sources import task_seed
+from attar.stages.ingest.records.record_sources import task_seed
 
 
 def dataset(folder: Path, questions: list[str], **fields: object) -> DatasetArtifact:

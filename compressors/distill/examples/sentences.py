@@ -1,0 +1,82 @@
+"""Sentences as training examples: texts that a model makes a vector of, in batches of about one length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from attar.compressors.distill.examples.sample_facts import SampleFacts
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """One text as token ids. Where the teacher was run once, its vector of the text and the states that were pooled to it."""
+
+    ids: Sequence[int]
+    teacher: Float[Tensor, "D"] | None = None
+    teacher_tokens: Float[Tensor, "T D"] | None = None
+    facts: SampleFacts = field(default_factory=SampleFacts)
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class SentenceBatch:
+    """Several texts, padded on the right; a position is a text."""
+
+    input_ids: Int[Tensor, "B T"]
+    attention_mask: Int[Tensor, "B T"]
+    facts: tuple[SampleFacts, ...]
+    teacher: Float[Tensor, "B D"] | None = None
+    teacher_tokens: Float[Tensor, "M D"] | None = None
+
+    @property
+    def num_positions(self) -> int:
+        return len(self.input_ids)
+
+    def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> SentenceBatch:
+        return self
+
+
+def sentence_batches(
+    examples: Sequence[Sentence], order: Sequence[int], tokens_per_batch: int
+) -> Iterator[SentenceBatch]:
+    """Yield batches of at most `tokens_per_batch` tokens, padding counted. The texts of `order` by length, so that little is padding."""
+    chosen: list[int] = []
+    for index in sorted(order, key=lambda index: -examples[index].num_tokens):
+        width = examples[chosen[0]].num_tokens if chosen else 0
+        if chosen and (len(chosen) + 1) * width > tokens_per_batch:
+            yield collated([examples[index] for index in chosen])
+            chosen = []
+        chosen.append(index)
+    if chosen:
+        yield collated([examples[index] for index in chosen])
+
+
+def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
+    """Return the batch of these texts."""
+    width = max(sentence.num_tokens for sentence in sentences)
+    ids = torch.zeros(len(sentences), width, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, sentence in enumerate(sentences):
+        ids[row, : sentence.num_tokens] = torch.tensor(list(sentence.ids))
+        mask[row, : sentence.num_tokens] = 1
+    return SentenceBatch(
+        ids,
+        mask,
+        tuple(sentence.facts for sentence in sentences),
+        _together(torch.stack, [sentence.teacher for sentence in sentences]),
+        _together(torch.cat, [sentence.teacher_tokens for sentence in sentences]),
+    )
+
+
+def _together(join: Callable[[list[Tensor]], Tensor], parts: Sequence[Tensor | None]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    assert len(there) in (0, len(parts)), "the teacher was run over all texts of a batch, or none"
+    return join(there) if there else None

@@ -1,0 +1,90 @@
+"""An encoder as training runs it, student or teacher, and a teacher's vectors that were computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.teachers.trained_model import TrainedModel
+from attar.compressors.encode.encoder import SentenceEncoder
+from attar.compressors.models.trained_weights import Weights
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A teacher's outputs that are vectors, one a text, and what is read beside them."""
+
+    hidden: Float[Tensor, "N D"]
+    projections: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def states(self) -> Mapping[str, Tensor]:
+        return {"hidden": self.hidden, **self.projections}
+
+
+class EncoderStudent(nn.Module):
+    """A sentence encoder under training, pooling included: of a batch it makes a vector a text.
+
+    `reads` the states of the tokens, where a loss does: those of the last forward pass are in `projections`.
+    """
+
+    reads: tuple[str, ...] = ()
+    projections: Mapping[str, Tensor]
+
+    def __init__(self, encoder: SentenceEncoder) -> None:
+        super().__init__()
+        self.model, self.pooling, self.projections = encoder.model, encoder.pooling, {}
+        for module in self.model.modules():
+            if isinstance(
+                module, nn.Dropout
+            ):  # the teacher's vectors are exact: noise in the student's would only blur the way there
+                module.p = 0.0
+
+    def forward(self, batch: SentenceBatch) -> Float[Tensor, "N D"]:
+        """Return the vectors of the batch's texts."""
+        device = self.model.device
+        mask = batch.attention_mask.to(device)
+        states = self.model(input_ids=batch.input_ids.to(device), attention_mask=mask).last_hidden_state
+        self.projections = {name: states[mask.bool()] for name in self.reads}
+        return self.pooling(states, mask)
+
+    def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> Vectors:
+        """Return the vectors as a teacher's outputs."""
+        return Vectors(self(batch), self.projections)
+
+
+@dataclass
+class RecordedVectors:
+    """A teacher that was run once over all texts: each brings its vector."""
+
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    @property
+    def own_model(self) -> None:
+        return None
+
+    def follow(self, student: Any, example: Any) -> bool:
+        return False
+
+    def speak(self, student: TrainedModel, batch: SentenceBatch) -> Vectors:
+        assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
+        device, tokens = next(student.parameters()).device, batch.teacher_tokens
+        beside = {} if tokens is None else {name: tokens.to(device) for name in student.reads}
+        return Vectors(batch.teacher.to(device), beside)
+
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
+        pass
+
+    def model_of(self, student: Any) -> AbstractContextManager[Any]:
+        raise TypeError("an encoder writes nothing")

@@ -1,0 +1,1 @@
+"""Sentence encoders: texts in, vectors out, in torch and as graphs."""

@@ -1,0 +1,151 @@
+"""Trace a sentence encoder into one ONNX graph, pooling and normalization inside."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from attar.compressors.encode.session import INPUTS, TOKENS, VECTORS
+from attar.compressors.export.tidy import tidy
+
+if TYPE_CHECKING:
+    import onnx_ir as ir  # in an extra
+
+    from attar.compressors.encode.encoder import SentenceEncoder
+
+INTERFACE = "attar_encoder_graph"
+OPSETS = (20, 23)
+
+
+@dataclass
+class Hidden:
+    """What the attention of every block needs of the graph's inputs. Set by the traced forward before the model is called."""
+
+    mask: Int[Tensor, "B T"] | None = None
+
+
+class TracedEncoder(nn.Module):
+    """An encoder whose attention is one node a block. In: token ids and their mask. Out: states of the tokens, vectors of the texts."""
+
+    def __init__(self, encoder: SentenceEncoder, hidden: Hidden) -> None:
+        super().__init__()
+        self.encoder, self._hidden = encoder, hidden
+
+    def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> tuple[Tensor, Tensor]:
+        self._hidden.mask = attention_mask.to(torch.int32)
+        states = self.encoder.model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        return states, self.encoder.pooling(states, attention_mask)
+
+
+def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model:
+    """Return the graph of an encoder in float32, batch and length dynamic; its weights stay the model's own until saved.
+
+    Attention is one MultiHeadAttention node a block. Raises ValueError for a family that has no such graph.
+    """
+    import onnx_ir as ir  # in an extra
+
+    batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
+    # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
+    example = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
+    with _attention_nodes(encoder.model) as hidden, _quiet():
+        try:
+            program = torch.onnx.export(
+                TracedEncoder(encoder, hidden).eval(),
+                kwargs=example,
+                input_names=list(INPUTS),
+                output_names=[TOKENS, VECTORS],
+                dynamic_shapes={name: {0: batch, 1: tokens} for name in INPUTS},
+                opset_version=opset,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ValueError(f"{type(encoder.model).__name__} has no ONNX graph: {_reason(error)}") from error
+    assert program is not None, "the dynamo exporter returns a program"
+    graph = program.model
+    tidy(graph)
+    for value in graph.graph.inputs:
+        value.shape = ir.Shape(["batch_size", "sequence_length"])
+    width = encoder.model.config.hidden_size
+    for value in graph.graph.outputs:
+        named = ["batch_size", "sequence_length", width] if value.name == TOKENS else ["batch_size", width]
+        value.shape = ir.Shape(named)
+    return graph
+
+
+@contextmanager
+def _attention_nodes(model: Any) -> Iterator[Hidden]:
+    """Trace the model's attention as single nodes inside the block, which read the mask from what is yielded."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, AttentionInterface  # there since the model is
+
+    hidden = Hidden()
+    if (
+        not model._supports_attention_backend
+    ):  # attention of the family's own, such as MPNet's with its position bias: traced as written
+        yield hidden
+        return
+    before = model.config._attn_implementation
+    AttentionInterface.register(INTERFACE, _attention(hidden))
+    model.config._attn_implementation = INTERFACE
+    try:
+        yield hidden
+    finally:
+        model.config._attn_implementation = before
+        ALL_ATTENTION_FUNCTIONS._global_mapping.pop(INTERFACE, None)
+
+
+def _attention(hidden: Hidden) -> Callable[..., tuple[Tensor, None]]:
+    def attend(
+        module: nn.Module,
+        query: Float[Tensor, "B H T D"],
+        key: Float[Tensor, "B H T D"],
+        value: Float[Tensor, "B H T D"],
+        attention_mask: Tensor | None,
+        scaling: float | None = None,
+        **options: Any,
+    ) -> tuple[Tensor, None]:
+        if options.get("position_bias") is not None:
+            raise ValueError(f"{type(module).__name__} adds a position bias to its scores; no graph is built for it")
+        num_rows, num_heads, num_tokens, head_size = query.shape
+        flat = [states.transpose(1, 2).reshape(num_rows, num_tokens, -1) for states in (query, key, value)]
+        output = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            [*flat, None, hidden.mask],
+            {"num_heads": num_heads, "scale": float(scaling if scaling is not None else head_size**-0.5)},
+            dtype=query.dtype,
+            shape=flat[0].shape,
+            version=1,
+        )
+        return output.reshape(num_rows, num_tokens, num_heads, head_size), None
+
+    return attend
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause, which is what the model itself said."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's advice."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

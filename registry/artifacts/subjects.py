@@ -1,0 +1,32 @@
+"""What a model works on. Each subject has a name, words for refusals, and the facts that tell it before anything is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a model works on. `form`: facts that every such model and graph has from the start, and no model of another subject."""
+
+    name: str
+    words: str
+    form: tuple[str, ...] = ()
+
+
+CAUSAL = Subject("causal", "a causal language model")
+ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
+
+SUBJECTS = (CAUSAL, ENCODER)
+
+
+def subject_of(facts: Mapping[str, Any]) -> Subject:
+    """Return what a model works on by its facts, as a forecast knows artifacts that are not made yet."""
+    return next((subject for subject in SUBJECTS if subject.form and subject.form[0] in facts), CAUSAL)
+
+
+def form_of(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a model's form, which a graph or a smaller model made of it keeps."""
+    return {name: facts[name] for name in subject_of(facts).form if name in facts}

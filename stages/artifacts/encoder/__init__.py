@@ -1,0 +1,1 @@
+"""Folders of sentence encoders, as sentence-transformers lays them out."""

@@ -1,0 +1,46 @@
+"""Texts as an encoder reads them: token ids with the tokenizer's own first and last, cut at the encoder's length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.registry.artifacts.handles import Artifact, Facts
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.model.folder import load_tokenizer
+
+# Texts that the tokenizer cuts in one call.
+AT_ONCE = 4096
+
+
+class TextReader:
+    """Cuts texts into the tokens of one encoder."""
+
+    def __init__(self, folder: Path, max_tokens: int) -> None:
+        self.max_tokens = max_tokens
+        self._tokenizer = load_tokenizer(folder)
+
+    @staticmethod
+    def of(model: Artifact[Any], max_tokens: int = 0) -> TextReader:
+        """Return the reader of an encoder or its graph, which cuts at fewer tokens where that is asked for."""
+        facts: Facts = model.facts
+        longest = int(facts["max_tokens"])
+        return TextReader(model.path, min(longest, max_tokens or longest))
+
+    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included. Raises ValueError for a text that has none."""
+        ids: list[list[int]] = []
+        limit: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
+        for start in range(0, len(texts), AT_ONCE):
+            part = list(texts[start : start + AT_ONCE])
+            ids += self._tokenizer(part, add_special_tokens=True, **limit).input_ids
+        if empty := [index for index, some in enumerate(ids) if not some]:
+            raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
+        return ids
+
+
+def texts_of(rows: Iterable[Row]) -> list[str]:
+    """Return what of rows an encoder can read, each text once. Plain texts, questions and answers, both sentences of a pair."""
+    parts = (part for row in rows for part in ((row.text,) if row.text else (row.question, row.answer)))
+    return list(dict.fromkeys(part for part in parts if part.strip()))

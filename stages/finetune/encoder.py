@@ -1,0 +1,183 @@
+"""Train a sentence encoder by the same stage and loop. Texts are its examples, vectors its views, another encoder its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from attar.compressors.distill.examples.sentences import Sentence
+from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.sentences import SentenceTexts
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
+from attar.compressors.distill.losses.embeddings import EMBEDDINGS
+from attar.compressors.distill.losses.objective import Objective, projections_read
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.encoder import EncoderStudent, RecordedVectors
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.encode.encoder import SentenceEncoder, length_batches
+from attar.compressors.models.slots import pad_right
+from attar.compressors.models.trained_weights import WeightAverage, trained_weights
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.stages.artifacts.dataset.partition import shared_rows_note
+from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
+from attar.stages.artifacts.encoder.folder import load_encoder
+from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.runtime.progress import bar, note
+
+
+def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
+    """Raise ValueError for what is asked of a training that an encoder's has not."""
+    if config.teacher.kind == "random":
+        raise ValueError(
+            "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
+        )
+    if not has_teacher and config.teacher.rule is None:
+        raise ValueError(
+            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
+            "input, or kind self"
+        )
+    if config.teacher.context != NO_CONTEXT:
+        raise ValueError("teacher.context is for causal language models; accepted for an encoder: none")
+    for name, objective in config.reduction.objectives.items():
+        if objective.requires.views != EMBEDDINGS:
+            raise ValueError(
+                f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
+                "accepted: similarity_rows, embedding_distance, token_distance"
+            )
+    if config.adapt.kind != "full":
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, but the model is an encoder, whose blocks learn whole; accepted: full"
+        )
+    if policy_of(config.rollout) is not None:
+        raise ValueError("rollout lets a model write, but an encoder writes nothing; accepted: data")
+    if config.heldout.stop_on == "quality":
+        raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for an encoder: loss")
+    if config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
+        given = "vocabulary_sample" if config.compute.vocabulary_sample else "gradient_checkpointing"
+        raise ValueError(f"compute.{given} is for causal language models; accepted for an encoder: none")
+    if config.compute.num_shards > 1:
+        raise ValueError(
+            f"compute.num_shards is {config.compute.num_shards}, but the model is an encoder, which trains whole; accepted: 1"
+        )
+
+
+def refuse_vectors(objectives: Mapping[str, Objective]) -> None:
+    """Raise ValueError for an objective that reads vectors of texts, which a causal model does not give."""
+    for name, objective in objectives.items():
+        if objective.requires.views == EMBEDDINGS:
+            raise ValueError(
+                f"objectives.{name} reads vectors of texts, and the model is a causal language model; accepted: an encoder"
+            )
+
+
+@dataclass(frozen=True)
+class SentenceRows:
+    """Texts to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+
+    train: list[Sentence] = field(default_factory=list)
+    heldout: list[Sentence] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    evaluated_parts: list[Split] = field(default_factory=list)
+    # an encoder answers no question: none is checked
+    heldout_rows: Sequence[Row] = ()
+
+    @staticmethod
+    def read(datasets: Sequence[DatasetArtifact], reader: TextReader) -> SentenceRows:
+        """Read every data set once, each text once. Raises ValueError when nothing is left to train on."""
+        read = SentenceRows()
+        for source, data in enumerate(datasets):
+            rows = read_rows(data.path / "rows.jsonl")
+            for row in split_rows(rows, "train"):
+                sentences = [Sentence(ids) for ids in reader(texts_of([row]))]
+                read.train.extend(sentences)
+                read.sources.extend([source] * len(sentences))
+                read.ids.extend([row.id] * len(sentences))
+            part: Split = "choose" if split_rows(rows, "choose") else "heldout"
+            if texts := texts_of(split_rows(rows, part)):
+                read.heldout.extend(Sentence(ids) for ids in reader(texts))
+                read.evaluated_parts.append(part)
+                if part == "heldout":
+                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
+        if not read.train:
+            raise ValueError("the data has no training rows")
+        return read
+
+
+def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: student, teacher and texts in place."""
+    reader = TextReader.of(inputs.model, plan.rows.max_tokens)
+    rows = SentenceRows.read(inputs.data, reader)
+    encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
+    plan.adaptation.method(encoder.model, plan.adaptation.first_block)
+    student = EncoderStudent(encoder)
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
+    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
+    trainer = Trainer(
+        student,
+        rows.train,
+        steps,
+        plan.reduction,
+        SentenceTexts(),
+        accelerator_on(plan.device),
+        teacher_sources=teacher_sources,
+        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
+    )
+    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _teacher_sources(
+    plan: TrainingPlan, inputs: FinetuneInputs, student: EncoderStudent, rows: SentenceRows
+) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
+    """Return who speaks beside the student, and the texts with the teacher's vectors where it is run once.
+
+    Raises ValueError for a teacher that cuts the same texts into other tokens.
+    """
+    sources: dict[ViewName, TeacherSource] = {}
+    for name, source in plan.teaching.sources.items():
+        if source.rule is not None:
+            sources[name] = StudentItself(source.rule).begin(student)
+        elif source.model is not None:
+            _refuse_other_tokens(inputs.model.path, source.model.path, name)
+            other = load_encoder(source.model.path, plan.dtype, plan.device).requires_grad_(False)
+            if name == "teacher" and plan.teaching.is_run_once:
+                reads = bool(projections_read(plan.reduction.objectives.values()))
+                rows = _with_vectors(rows, other, plan.schedule.tokens_per_micro_batch, with_tokens=reads)
+                sources[name] = RecordedVectors()
+            else:
+                sources[name] = OtherModel(EncoderStudent(other).eval())
+    return sources, rows
+
+
+@torch.no_grad()
+def _with_vectors(
+    rows: SentenceRows, teacher: SentenceEncoder, tokens_per_batch: int, *, with_tokens: bool
+) -> SentenceRows:
+    """Run the teacher once over every text: its vectors, and where a loss reads them the states of its tokens in half precision."""
+    every = [*rows.train, *rows.heldout]
+    counter = bar("running the teacher", len(every), "texts")
+    for batch in length_batches([sentence.ids for sentence in every], tokens_per_batch):
+        input_ids, mask = pad_right([every[index].ids for index in batch], teacher.device)
+        states = teacher.model(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        vectors = teacher.pooling(states, mask).float().cpu()
+        for row, index in enumerate(batch):
+            tokens = states[row, : every[index].num_tokens].half().cpu() if with_tokens else None
+            every[index] = replace(every[index], teacher=vectors[row].clone(), teacher_tokens=tokens)
+        counter.advance(len(batch))
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+
+
+def _refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
+    probe = ["A probe of words, 12,345.678 and naïve Größe."]
+    if TextReader(folder, 0)(probe) != TextReader(other, 0)(probe):
+        raise ValueError(
+            f"vocabulary mismatch: {who} cuts texts into other tokens than the model; accepted: one tokenizer"
+        )

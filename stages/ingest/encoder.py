@@ -1,0 +1,153 @@
+"""A sentence encoder as it comes in. From a folder, sentence-transformers' or a transformer's alone, with its pooling said or asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+
+from attar.compressors.encode.encoder import SentenceEncoder
+from attar.registry.artifacts.handles import Artifact, EncoderArtifact, Facts, ModelArtifact
+from attar.stages.artifacts.encoder.folder import (
+    default_form,
+    described,
+    encoder_facts,
+    folder_facts,
+    form_facts,
+    load_encoder,
+    refuse_no_encoder,
+    save_encoder,
+)
+from attar.stages.artifacts.encoder.modules_file import SentenceForm
+from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
+from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
+from attar.stages.artifacts.model.older_form import write_older_tokenizer
+from attar.stages.artifacts.model.safe_folder import refuse_unsafe
+from attar.stages.artifacts.model.tokenizer_files import (
+    add_tokenizer_files,
+    companion_bytes,
+    refuse_changed_tokens,
+    refuse_no_tokenizer,
+    without_rows,
+)
+from attar.stages.contract import StageConfig
+from attar.stages.ingest.source_line import FORMS, ModelSource, random_options, source_folder
+from attar.stages.ingest.tiny_model import ENCODER_FAMILIES, random_encoder
+from attar.stages.runtime.progress import note
+
+if TYPE_CHECKING:
+    pass
+
+# What some tokenizers give for "no limit", 10^30.
+NO_LIMIT = 1_000_000
+# Positions that these families do not count from the first: their padding has the first two.
+OFFSET_FAMILIES = {"roberta": 2, "xlm-roberta": 2, "camembert": 2, "mpnet": 2}
+
+
+class CausalModel(StageConfig):
+    """A causal language model: it writes, token by token."""
+
+    kind: Literal["causal"] = "causal"
+    """A causal language model: it writes, token by token."""
+
+    artifact: ClassVar[type[Artifact[Any]]] = ModelArtifact
+
+
+class SentenceModel(StageConfig):
+    """An encoder that makes a vector of a text."""
+
+    kind: Literal["encoder"] = "encoder"
+    """An encoder that makes a vector of a text."""
+
+    pooling: Literal["", "mean", "cls", "max", "mean_sqrt_len"] = ""
+    """How the states of a text's tokens become its vector; empty: as the folder's modules.json says, without one mean."""
+
+    is_normalized: bool | None = None
+    """Whether vectors have length one; null: as the folder's modules.json says, without one false."""
+
+    max_tokens: int = Field(default=0, ge=0)
+    """Where texts are cut, special tokens included; 0: as the folder says, without that at the last position that the model has."""
+
+    artifact: ClassVar[type[Artifact[Any]]] = EncoderArtifact
+
+
+def check_encoder_source(source: ModelSource, strip_from_names: Sequence[str]) -> None:
+    """Raise ValueError for a source that no encoder comes from."""
+    is_folder = source.scheme in ("folder", "hub", "models") or (source.scheme == "wheel" and source.rest.endswith("/"))
+    if source.scheme == "random" and source.parts["family"] not in ENCODER_FAMILIES:
+        raise ValueError(
+            f"source is {source.scheme}:{source.rest}, but model.kind is 'encoder'; accepted: random: and one of "
+            f"{', '.join(ENCODER_FAMILIES)}"
+        )
+    if not is_folder and source.scheme != "random":
+        accepted = ", ".join(FORMS[name] for name in ("folder", "hub", "models"))
+        raise ValueError(
+            f"source is a {source.scheme}: file, but model.kind is 'encoder'; accepted: {accepted}, wheel:PROJECT==VERSION/FOLDER/, random:bert"
+        )
+    if strip_from_names:
+        raise ValueError("strip_from_names is for causal models; accepted with model.kind 'encoder': none")
+
+
+def encoder_forecast(source: ModelSource, config: SentenceModel) -> Facts:
+    """Return the facts that can be told before fetching. That it is an encoder is one of them."""
+    if source.scheme == "random":
+        model = random_encoder(source.parts["family"], **random_options(source))[0]
+        return encoder_facts(model, _form(None, config, model.config, NO_LIMIT))
+    if source.scheme == "folder":
+        return folder_facts(source.path, default_form(source.path, *_wanted(config)))
+    return form_facts(default_form(None, *_wanted(config)))
+
+
+def ingest_encoder(
+    source: ModelSource, config: SentenceModel, sha256: str, scratch: Path, content: Path
+) -> EncoderArtifact:
+    """Write the encoder of a source as sentence-transformers lays it out, and prove it. Raises ValueError as `load_encoder` does."""
+    quiet_transformers()
+    folder = source_folder(source, sha256, scratch)
+    if folder is None:
+        model, tokenizer = random_encoder(source.parts["family"], **random_options(source))
+        form = _form(None, config, model.config, NO_LIMIT)
+    else:
+        refuse_unsafe(folder)
+        refuse_no_encoder(folder)
+        refuse_no_tokenizer(folder)
+        tokenizer = load_tokenizer(folder)
+        model = load_encoder(folder, form=default_form(folder, *_wanted(config))).model
+        form = _form(folder, config, model.config, int(tokenizer.model_max_length))
+    encoder = SentenceEncoder(model, form.pooling).eval()
+    expected = probe_vectors(encoder, "ingest_model")
+    artifact = save_encoder(encoder, content, form)
+    _write_tokenizer(tokenizer, folder, content)
+    del encoder, model
+    prove_encoder(content, expected, "ingest_model", torch.device("cpu"))
+    note(f"a sentence encoder: {described(artifact.facts)}")
+    beyond = {"num_tokens_without_row": len(without_rows(tokenizer)) or None}
+    return EncoderArtifact.at(content, artifact.facts | beyond, companion_bytes=companion_bytes(content))
+
+
+def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokenizer_limit: int) -> SentenceForm:
+    """Return the form with the length at which texts are cut. Raises ValueError for one that the model has no positions for."""
+    form = default_form(folder, *_wanted(config))
+    positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
+    if form.max_tokens > positions:
+        raise ValueError(
+            f"max_tokens is {form.max_tokens}, but the model has {positions} positions; accepted: 1 to {positions}"
+        )
+    longest = form.max_tokens or min(positions, tokenizer_limit if tokenizer_limit < NO_LIMIT else positions)
+    return SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
+
+
+def _wanted(config: SentenceModel) -> tuple[str, bool | None, int]:
+    return config.pooling, config.is_normalized, config.max_tokens
+
+
+def _write_tokenizer(tokenizer: Any, folder: Path | None, content: Path) -> None:
+    """Write the tokenizer as transformers does, what that leaves out of its folder, and the words that older readers know."""
+    tokenizer.save_pretrained(content)
+    if folder is not None:
+        add_tokenizer_files(folder, content)
+    write_older_tokenizer(content)
+    refuse_changed_tokens(tokenizer, load_tokenizer(content))

@@ -1,0 +1,92 @@
+"""Quantize an encoder's graph. Accepted only within limits that the cosine to the float graph's vectors of held-out texts keeps."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import cast
+
+from torch import nn
+
+from attar.compressors.encode.encoder import encoded
+from attar.compressors.encode.session import GraphEncoder
+from attar.compressors.export.runtime import CPU
+from attar.registry.artifacts.handles import EncoderGraphArtifact
+from attar.registry.artifacts.subjects import form_of
+from attar.stages.artifacts.dataset.rows import read_rows, split_rows
+from attar.stages.artifacts.encoder.folder import copy_form
+from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.artifacts.model.size_forecast import exported
+from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
+from attar.stages.artifacts.onnx_folder import DATA, disk_bytes, write_graph
+from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
+from attar.stages.quantize.graph import TABLE, QuantizedGraph
+from attar.stages.quantize.limits import VectorLimits
+from attar.stages.runtime.progress import bar, metric, note
+
+RESULT = "quality.json"
+# Methods that choose integers by the weights alone: the others run the graph as a causal model.
+METHODS = ("nearest",)
+
+
+def check_encoder_quantize(config: QuantizeConfig) -> None:
+    """Raise ValueError for what is chosen by running a causal graph over text. An encoder's integers follow from its weights alone."""
+    if config.method not in METHODS:
+        raise ValueError(
+            f"method is {config.method!r}, which is calibrated on a causal graph; accepted for an encoder: {', '.join(METHODS)}"
+        )
+    if config.smooth and "smooth" in config.model_fields_set:
+        raise ValueError(
+            f"smooth is {config.smooth:g}, which is calibrated on a causal graph; accepted for an encoder: 0"
+        )
+    if config.max_kept or config.twofold:
+        raise ValueError(
+            f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for an encoder: none"
+        )
+
+
+def quantize_encoder(config: QuantizeConfig, inputs: QuantizeInputs, content: Path, label: str) -> EncoderGraphArtifact:
+    """Write the quantized graph and compare its vectors with the float graph's. Raises ValueError when a limit does not hold."""
+    source, facts = inputs.model.path, inputs.model.facts
+    rows = read_rows(inputs.data.path / "rows.jsonl")
+    texts = texts_of(split_rows(rows, "heldout") or rows)[: config.measured.max_rows or None]
+    if not texts:
+        raise ValueError("input data: no row has a text to measure the loss on")
+    ids = TextReader.of(inputs.model)(texts)
+    quantized = QuantizedGraph(config.with_changes(smooth=0.0), source, [])
+    write_graph(quantized.with_floats([]), content)
+    copy_tokenizer(source, content)
+    copy_form(source, content)
+    (content / "config.json").write_text((source / "config.json").read_text())
+    counter = bar("measuring the loss", 2 * len(ids), "texts")
+    vectors = [
+        encoded(GraphEncoder(open_session(folder), CPU), ids, on_batch=counter.advance) for folder in (source, content)
+    ]
+    distances = 1.0 - nn.functional.cosine_similarity(*vectors, dim=-1)
+    quality = {
+        "cosine_distance": float(distances.mean()),
+        "largest_cosine_distance": float(distances.max()),
+        "size_fraction": disk_bytes(content) / disk_bytes(source),
+        "num_texts": float(len(ids)),
+    }
+    for name, value in quality.items():
+        metric(name, value)
+    note(
+        f"vectors of {len(ids)} texts are {quality['cosine_distance']:.2g} from the float graph's (1 - cosine, mean), "
+        f"in {quality['size_fraction']:.3f} of its bytes"
+    )
+    _refuse_loss(config, quality)
+    quantized.write_table(content / TABLE)
+    (content / RESULT).write_text(json.dumps(quality, indent=1))
+    held = {"weight_bytes": float((content / DATA).stat().st_size)}
+    carried = {name: quality[name] for name in ("cosine_distance", "size_fraction")}
+    return EncoderGraphArtifact.at(content, {**exported(facts, label), **form_of(facts), **carried, **held})
+
+
+def _refuse_loss(config: QuantizeConfig, quality: dict[str, float]) -> None:
+    allowed = cast(VectorLimits, config.limits)
+    limits = {"cosine_distance": allowed.max_cosine_distance, "size_fraction": allowed.max_size_fraction}
+    broken = [f"{name} {quality[name]:.4g} > {limit:g}" for name, limit in limits.items() if not quality[name] <= limit]
+    if broken:
+        raise ValueError(f"the quantized encoder loses too much: {'; '.join(broken)}")

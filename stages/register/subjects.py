@@ -1,0 +1,92 @@
+"""What a release says by its subject: what its gate may ask, which libraries read it, and what its card calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
+from attar.registry.release.gate import ENCODER_METRICS, THRESHOLDS
+from attar.stages.artifacts.encoder.folder import load_encoder
+from attar.stages.artifacts.model.folder import load_model
+from attar.stages.register.config import IntervalGate, Thresholds
+
+# Thresholds on what every model has, and those of an encoder.
+SHARED_THRESHOLDS = {"max_size_ratio"}
+ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What a release of a subject is called, and what reads it. `library` and `hub_task` are words of model hubs, `task` is MLflow's."""
+
+    noun: str
+    blocks: str
+    folder: str
+    library: str
+    hub_task: str
+    task: str
+    # what a form is and what runs it
+    forms: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Releases:
+    """How models of a subject are released. `checks`: those on intervals that their evaluations hold what is needed for; empty: all."""
+
+    wording: Wording
+    thresholds: set[str]
+    load: Callable[[Path], Any] = field(repr=False)
+    checks: tuple[str, ...] = ()
+
+
+RELEASES: dict[Subject, Releases] = {
+    CAUSAL: Releases(
+        Wording(
+            noun="causal language model",
+            blocks="decoder blocks",
+            folder="Hugging Face folder",
+            library="transformers",
+            hub_task="text-generation",
+            task="text-generation",
+            forms={
+                "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
+                "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
+            },
+        ),
+        thresholds=set(THRESHOLDS) - ENCODER_THRESHOLDS | SHARED_THRESHOLDS,
+        load=lambda folder: load_model(folder, "auto"),
+    ),
+    ENCODER: Releases(
+        Wording(
+            noun="sentence encoder",
+            blocks="blocks",
+            folder="sentence-transformers folder",
+            library="sentence-transformers",
+            hub_task="sentence-similarity",
+            task="feature-extraction",
+            forms={"onnx": "ONNX graph, pooling inside: onnxruntime, tokenizers"},
+        ),
+        thresholds=ENCODER_THRESHOLDS,
+        load=lambda folder: load_encoder(folder).model,
+        checks=("bytes_ratio", "parameters_ratio"),
+    ),
+}
+
+
+def check_gate(gate: Thresholds | IntervalGate, subject: Subject) -> None:
+    """Raise ValueError for a limit on what models of another subject are measured by."""
+    releases = RELEASES[subject]
+    if isinstance(gate, dict):
+        if unmeasured := [name for name in gate if name not in releases.thresholds]:
+            raise ValueError(
+                f"gate.{unmeasured[0]} is not measured of {subject.words}; accepted: {', '.join(sorted(releases.thresholds))}"
+            )
+        return
+    others = [check.measure for check in gate.checks if releases.checks and check.measure not in releases.checks]
+    if others:
+        raise ValueError(
+            f"gate.checks: {others[0]} is not measured of {subject.words}; accepted: {', '.join(releases.checks)}, or thresholds"
+        )

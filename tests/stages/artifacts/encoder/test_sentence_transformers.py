@@ -1,0 +1,55 @@
+"""Our folders under sentence-transformers itself: the same vectors, and its own folders come in as they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from attar.compressors.encode.encoder import encoded
+from attar.registry.artifacts.handles import EncoderArtifact
+from attar.registry.artifacts.store import Store
+from attar.stages.artifacts.encoder.folder import load_encoder
+from attar.stages.artifacts.encoder.texts import TextReader
+from attar.stages.prune.config import PruneConfig, PruneInputs
+from attar.stages.prune.stage import prune
+from tests.stages.artifacts.encoder.conftest import NAMES, encoder_of
+
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="the peer is in no extra of ours")
+TEXTS = [f"  {name} and " * (1 + 9 * index) for index, name in enumerate(NAMES)]
+
+
+def vectors_of(folder: Path) -> torch.Tensor:
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    return model.encode(TEXTS, convert_to_tensor=True, batch_size=5)
+
+
+@pytest.mark.parametrize(
+    ("family", "form"),
+    [
+        ("bert", {"pooling": "mean", "is_normalized": True}),
+        ("bert", {"pooling": "max", "max_tokens": 33}),
+        ("roberta", {"pooling": "cls"}),
+        ("distilbert", {"pooling": "mean_sqrt_len"}),
+        ("mpnet", {"pooling": "mean", "is_normalized": True}),
+    ],
+)
+def test_a_written_folder_gives_its_vectors(store: Store, family: str, form: dict) -> None:
+    whole = encoder_of(store, f"random:{family}?num_blocks=3&hidden_size=32", **form)
+    cut = prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=whole), store).artifact
+    for artifact in (whole, cut):
+        ids = TextReader(artifact.path, artifact.facts.max_tokens)(TEXTS)
+        scale = max(1.0, float(vectors_of(artifact.path).abs().max()))
+        assert torch.allclose(vectors_of(artifact.path), encoded(load_encoder(artifact.path), ids), atol=1e-6 * scale)
+
+
+def test_a_folder_that_it_writes_comes_in_as_it_is(store: Store, tmp_path: Path) -> None:
+    own: EncoderArtifact = encoder_of(
+        store, "random:bert?num_blocks=2&hidden_size=32", is_normalized=True, max_tokens=40
+    )
+    sentence_transformers.SentenceTransformer(str(own.path), device="cpu").save(str(tmp_path / "written"))
+    again = encoder_of(store, f"folder:{tmp_path / 'written'}")
+    facts = again.facts
+    assert (facts.pooling, facts.is_normalized, facts.max_tokens) == ("mean", True, 40)
+    assert torch.allclose(vectors_of(again.path), vectors_of(own.path), atol=1e-6)
