@@ -44,7 +44,8 @@ def page_files(form: Path, libraries: Mapping[str, Path]) -> dict[str, Path]:
     files = {f"/{path.name}": path for path in sorted(PAGE.iterdir()) if path.is_file()}
     files["/"] = files.pop("/index.html")
     files |= {f"/lib/{name}": path for name, path in libraries.items()}
-    return files | {f"/model/{name}": path for name, path in own.items()}
+    # where transformers.js looks: the graph in a folder `onnx` beside its config
+    return files | {f"/model/{'onnx/' * name.startswith('model.onnx')}{name}": path for name, path in own.items()}
 
 
 def page_app(files: Mapping[str, Path], about: Mapping[str, Any]) -> App:

@@ -30,10 +30,8 @@ async function load({ files, stopped: shared }) {
     else tell("loading", { loaded: sum, total });
   };
   tokenizer = await AutoTokenizer.from_pretrained("model", {});
-  // our folder has the graph beside its config, under the plain name, whatever its weights are held as
-  model = await AutoModelForCausalLM.from_pretrained("model", {
-    subfolder: "", dtype: "fp32", device: "wasm", progress_callback,
-  });
+  // fp32 is the plain name model.onnx here, whatever its weights are held as
+  model = await AutoModelForCausalLM.from_pretrained("model", { dtype: "fp32", device: "wasm", progress_callback });
   tell("ready", { hasTemplate: Boolean(tokenizer.chat_template), numThreads: env.backends.onnx.wasm.numThreads });
 }
 
