@@ -1,6 +1,8 @@
 // The page: a conversation, what the worker writes, and how fast it does.
 const $ = (id) => document.getElementById(id);
 const worker = new Worker("/worker.js", { type: "module" });
+// a worker that computes reads no messages: it looks at this number after each token
+const stopped = new Int32Array(new SharedArrayBuffer(4));
 let messages = [];
 let answer = null; // the element that is being written
 let text = "";
@@ -78,6 +80,7 @@ $("form").addEventListener("submit", (event) => {
   answer = add("assistant", "");
   text = "";
   setWriting(true);
+  Atomics.store(stopped, 0, 0);
   say("Reading");
   worker.postMessage({ kind: "write", messages, longest: Number($("longest").value) || 256 });
 });
@@ -87,8 +90,6 @@ $("prompt").addEventListener("keydown", (event) => {
     $("form").requestSubmit();
   }
 });
-// a worker that computes reads no messages: it looks at this number after each token
-const stopped = new Int32Array(new SharedArrayBuffer(4));
 $("stop").addEventListener("click", () => Atomics.store(stopped, 0, 1));
 $("fresh").addEventListener("click", () => {
   messages = [];

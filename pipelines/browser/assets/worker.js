@@ -42,7 +42,6 @@ function promptOf(messages) {
 
 async function write({ messages, longest }) {
   stopping.reset();
-  Atomics.store(stopped, 0, 0);
   const inputs = promptOf(messages);
   const room = (model.config.max_position_embeddings ?? Infinity) - inputs.input_ids.dims[1];
   if (room < 1) throw new Error("the conversation is longer than the model's context; start a new chat");
