@@ -14,7 +14,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from attar.registry.release.pull import Release
-    from attar.stages.serving.engines import Engine, Served
+    from attar.stages.artifacts.serving.engines import Engine, Served
 
 out = Console(soft_wrap=True)
 ModelArgument = Annotated[
@@ -46,7 +46,7 @@ def serve(
 ) -> None:
     """Serve a registered version by OpenAI's protocol, on this machine alone, until Ctrl-C."""
     from attar.registry.release.pull import find_release
-    from attar.stages.serving.engines import Served, choose_engine
+    from attar.stages.artifacts.serving.engines import Served, choose_engine
 
     port = checked_port(host, port, is_exposed=expose)
     release = find_release(model, key=key)
@@ -91,9 +91,9 @@ def try_in_browser(
 
 def _serve(engine: Engine, served: Served, seconds: float, stopping: threading.Event) -> None:
     from attar.registry.artifacts.environment import attar_home
+    from attar.stages.artifacts.serving.server import EngineFailedError, running
     from attar.stages.runtime.orphans import claim_children
     from attar.stages.runtime.reaper import watch_over_this_process
-    from attar.stages.serving.server import EngineFailedError, running
 
     claim_children()
     watch_over_this_process()  # the engine goes with this process, even if that is killed
@@ -113,7 +113,7 @@ def _serve(engine: Engine, served: Served, seconds: float, stopping: threading.E
 def released_form(release: Release, form: str, key: str) -> Iterator[Path]:
     """Give the folder of a form of a version. Copied if it was not, and kept from `attar gc` inside the block."""
     from attar.registry.release.cached_copy import cached_copy, in_use
-    from attar.stages.serving.engines import check_writes_text
+    from attar.stages.artifacts.serving.engines import check_writes_text
 
     folder = cached_copy(release, form, key=key, say=tell)
     check_writes_text(folder)
@@ -138,7 +138,7 @@ def checked_port(host: str, port: int, *, is_exposed: bool) -> int:
     """Return the port to listen on. Raises ValueError, in one line, for an address that others reach and a port that is taken."""
     from attar.pipelines.operate.health import is_port_free, listener
     from attar.pipelines.operate.site import is_loopback
-    from attar.stages.serving.server import free_port
+    from attar.stages.artifacts.serving.server import free_port
 
     if not is_exposed and not is_loopback(host):
         raise ValueError(

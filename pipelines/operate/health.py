@@ -12,7 +12,7 @@ import urllib.request
 import psutil
 
 from attar.pipelines.operate.postgres import is_ready
-from attar.stages.serving.server import TIMEOUT_SECONDS, responds
+from attar.stages.artifacts.serving.server import TIMEOUT_SECONDS, responds
 
 BETWEEN_SECONDS = 0.5
 

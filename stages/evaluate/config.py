@@ -20,11 +20,11 @@ from attar.registry.artifacts.handles import (
     ModelArtifact,
     OnnxArtifact,
 )
+from attar.stages.artifacts.serving.engines import ENGINES
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
 from attar.stages.runtime.older_fields import Moved
-from attar.stages.serving.engines import ENGINES
 
 # What onnxruntime.get_all_providers() names; whether one is there is known when a session opens.
 Provider = Literal[

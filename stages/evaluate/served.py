@@ -17,10 +17,10 @@ from attar.registry.artifacts.handles import Facts, GgufArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_messages
 from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.serving.engines import FORMS, Served, check_writes_text, choose_engine
+from attar.stages.artifacts.serving.server import Server, free_port, running
 from attar.stages.evaluate.config import EvaluateInputs, Measured, ServedConfig
 from attar.stages.runtime.progress import bar, note
-from attar.stages.serving.engines import FORMS, Served, check_writes_text, choose_engine
-from attar.stages.serving.server import Server, free_port, running
 
 if TYPE_CHECKING:
     import httpx

@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.registry.release.interval_gate import PASSED, TOO_FEW, judge_claims
+from attar.stages.artifacts.serving.engines import ENGINES, Served
+from attar.stages.artifacts.serving.server import free_port, running
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, ServedConfig
 from attar.stages.evaluate.evidence import evaluation_claim
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.headline import served_headline
 from attar.stages.evaluate.served import check_served, load_of
 from attar.stages.evaluate.stage import evaluate
-from attar.stages.serving.engines import ENGINES, Served
-from attar.stages.serving.server import free_port, running
-from tests.stages.serving.stand_in_engine import write_engine
+from tests.stages.artifacts.serving.stand_in_engine import write_engine
 
 SMALL = {"max_rows": 2, "max_new_tokens": 2, "num_samples": 0, "precision": "float32"}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from attar.stages.serving.engines import ENGINES, FORMS, Served, check_writes_text, choose_engine
-from attar.stages.serving.server import EngineFailedError, free_port, responds, running
-from tests.stages.serving.stand_in_engine import write_engine
+from attar.stages.artifacts.serving.engines import ENGINES, FORMS, Served, check_writes_text, choose_engine
+from attar.stages.artifacts.serving.server import EngineFailedError, free_port, responds, running
+from tests.stages.artifacts.serving.stand_in_engine import write_engine
 
 FORMS_OF_A_VERSION = ("gguf-q8_0", "model", "onnx", "onnx-int8")
 
@@ -18,7 +18,7 @@ FORMS_OF_A_VERSION = ("gguf-q8_0", "model", "onnx", "onnx-int8")
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A PATH with nothing on it, and no Python package that serves."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr("attar.stages.serving.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("attar.stages.artifacts.serving.engines.find_spec", lambda name: None)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     return tmp_path
 

@@ -23,7 +23,7 @@ from attar.registry.release.cached_copy import cached_copy, in_use, remove_copie
 from attar.registry.release.model_registry import register_model
 from attar.registry.release.pull import find_release
 from tests.databases import copy_database
-from tests.stages.serving.stand_in_engine import write_engine
+from tests.stages.artifacts.serving.stand_in_engine import write_engine
 
 RUNNER = CliRunner()
 

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import psutil
 
+from attar.stages.artifacts.serving.engines import Engine, Served
 from attar.stages.runtime.orphans import OWNER, end_tree, tree_of
-from attar.stages.serving.engines import Engine, Served
 
 TIMEOUT_SECONDS = 5.0
 LOOP_SECONDS = 0.25
