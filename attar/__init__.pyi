@@ -20,6 +20,8 @@ from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
+from attar.registry.artifacts.handles import ClassifierArtifact
+from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import EncoderArtifact
@@ -53,7 +55,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
         """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
 
     def ingest_data(
@@ -80,7 +82,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         data: DatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -95,12 +97,12 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token."""
+        """Score every window of blocks under each of the metrics, as tables. Of encoders and classifiers those that need no next token."""
 
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -116,7 +118,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
         """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
@@ -382,9 +384,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | Source | None = None,
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -478,7 +480,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -490,8 +492,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Make one plain model of a base and its students. An encoder takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
+        """Make one plain model of a base and its students. An encoder or classifier takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -507,7 +509,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         data: DatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -519,13 +521,13 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
         data: DatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -541,7 +543,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -565,11 +567,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
         tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source | None = None,
+        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         max_rows: int = 0,
@@ -651,12 +653,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

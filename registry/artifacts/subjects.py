@@ -18,8 +18,9 @@ class Subject:
 
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
+CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "max_tokens"))
 
-SUBJECTS = (CAUSAL, ENCODER)
+SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

@@ -12,9 +12,9 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import (
+    AnyGraph,
+    AnyModel,
     DatasetArtifact,
-    EncoderArtifact,
-    EncoderGraphArtifact,
     EvaluationArtifact,
     GgufArtifact,
     ModelArtifact,
@@ -51,7 +51,7 @@ Provider = Literal[
 ]
 
 # What is measured: a model or its graph.
-Measured = ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact
+Measured = AnyModel | AnyGraph
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
 

@@ -14,8 +14,9 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
@@ -56,7 +57,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | EncoderArtifact | None = None
+    model: AnyModel | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -69,6 +70,8 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
+    # of a classifier: how the teacher's classes are split; None: they are not
+    split: Split | None
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -151,6 +154,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
+                split=None if config.teacher.split is None else config.teacher.split.rule,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -226,5 +230,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: AnyModel | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

