@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from attar.registry.release.pull import Release
+    from attar.registry.release.cached_copy import Release
     from attar.stages.artifacts.serving.engines import Engine, Served
 
 out = Console(soft_wrap=True)
@@ -45,7 +45,7 @@ def serve(
     key: KeyOption = "",
 ) -> None:
     """Serve a registered version by OpenAI's protocol, on this machine alone, until Ctrl-C."""
-    from attar.registry.release.pull import find_release
+    from attar.registry.release.cached_copy import find_release
     from attar.stages.artifacts.serving.engines import Served, choose_engine
 
     port = checked_port(host, port, is_exposed=expose)
@@ -72,7 +72,7 @@ def try_in_browser(
     from attar.pipelines.browser.npm_packages import library_files
     from attar.pipelines.browser.page_server import LOOPBACK, page_app, page_files, serve_page
     from attar.registry.artifacts.environment import attar_home
-    from attar.registry.release.pull import find_release
+    from attar.registry.release.cached_copy import find_release
 
     port = checked_port(LOOPBACK, port, is_exposed=False)
     release = find_release(model, key=key)

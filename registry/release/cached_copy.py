@@ -6,18 +6,68 @@ import fcntl
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from attar.registry.artifacts.environment import attar_home
+from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.artifacts.files import delete, folder_bytes
-from attar.registry.release.checksums import DamagedModelError, verify_checksums
-from attar.registry.release.pull import CARD, Release, download_model
+from attar.registry.release.checksums import (
+    CARD,
+    CHECKSUMS,
+    DamagedModelError,
+    listed_files,
+    verify_checksums,
+    wanted_files,
+)
+from attar.registry.release.delta.remote_files import RemoteFiles
+from attar.registry.release.naming import CHECKSUMS_TAG
+from attar.registry.release.pull import check_registered, download_model
+from attar.registry.release.reference import resolve
+from attar.registry.tracking.mlflow_home import open_client
+from attar.registry.tracking.reach import reachable
 
 COPIES = "pulled"
+
+
+@dataclass(frozen=True)
+class Release:
+    """A registered version. `digest`: the sha256 of its list of checksums, `listed`, which stands for every file."""
+
+    name: str
+    number: str
+    digest: str
+    listed: Mapping[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.number}"
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """The folders of its forms."""
+        return tuple(sorted({name.partition("/")[0] for name in self.listed if "/" in name}))
+
+    def form_named(self, form: str) -> str:
+        """Return the form whose folder has this name, else the only one whose name begins so. Raises ValueError where there is none."""
+        return next(name.partition("/")[0] for name in wanted_files(str(self), self.listed, form) if "/" in name)
+
+
+def find_release(reference: str, *, key: str = "") -> Release:
+    """Return the version that NAME, NAME@ALIAS or NAME/VERSION names, and what forms it has. None of them is copied.
+
+    Raises what `pull_version` does of a version that is not there, has no checksums, or does not bear the signature of `key`.
+    """
+    with reachable(tracking_uri(attar_home())), tempfile.TemporaryDirectory() as folder:
+        client = open_client(attar_home())
+        version = resolve(client, reference)
+        check_registered(f"{reference}: version {version.version}", version, key, needs_checksums=True)
+        RemoteFiles.of(client, version).fetch(CHECKSUMS, Path(folder))
+        digest = version.tags[CHECKSUMS_TAG]
+        return Release(version.name, str(version.version), digest, listed_files(Path(folder), digest))
 
 
 def cached_copy(release: Release, form: str, *, key: str = "", say: Callable[[str], None] = lambda line: None) -> Path:

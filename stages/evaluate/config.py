@@ -20,7 +20,7 @@ from attar.registry.artifacts.handles import (
     ModelArtifact,
     OnnxArtifact,
 )
-from attar.stages.artifacts.serving.engines import ENGINES
+from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
@@ -64,43 +64,6 @@ class DraftsConfig(StageConfig):
 
     num_prompts: int = Field(default=8, ge=1)
     """Questions, of all tasks in turn, whose answers are drafted."""
-
-
-class ServedConfig(StageConfig):
-    """The model behind an engine that speaks OpenAI's protocol, asked by several clients at once; see `attar serve`."""
-
-    clients: Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1)] = [1, 4, 16]
-    """How many clients ask at once, each measured; every client sends its next request when it has its answer."""
-
-    num_requests: int = Field(default=32, ge=1)
-    """Requests of each number of clients in a round: questions of the tasks, in turn."""
-
-    max_new_tokens: int = Field(default=32, ge=1)
-    """Longest answer of a request, in tokens."""
-
-    num_rounds: int = Field(default=3, ge=2)
-    """Rounds, of which spread and gate's intervals are made; with the input `beside` both models have their turn in each."""
-
-    engine: str = ""
-    """vllm or transformers for a Hugging Face folder, onnx-genai for a graph, llama-server or llama-cpp-python for a GGUF file; of the model
-    (or `form`) and of `beside` whichever it runs; empty: the first that is installed."""
-
-    wait_seconds: float = Field(default=600.0, gt=0.0)
-    """Longest wait until an engine is ready, and for an answer, in seconds."""
-
-    @field_validator("engine")
-    @classmethod
-    def _is_an_engine(cls, value: str) -> str:
-        if value and value not in ENGINES:
-            raise ValueError(f"accepted: {', '.join(ENGINES)}")
-        return value
-
-    @field_validator("clients")
-    @classmethod
-    def _differ(cls, value: list[int]) -> list[int]:
-        if len({*value}) < len(value):
-            raise ValueError("a number of clients stands there twice; accepted: each once")
-        return value
 
 
 class TimingConfig(StageConfig):

@@ -23,9 +23,10 @@ from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.answering import Answering, by_kind
+from attar.stages.evaluate.answering import Answering, by_kind, guessed_share
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
@@ -34,7 +35,6 @@ from attar.stages.evaluate.headline import headline_metrics
 from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
-from attar.stages.evaluate.served import check_served, served_figures
 from attar.stages.evaluate.speculation import check_draft, speculation
 from attar.stages.evaluate.timing import timed
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -86,7 +86,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-@stage("evaluate", version=6, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=7, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
@@ -99,7 +99,8 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         return measure(config, inputs, workdir / "content")
     folder = inputs.model.path
     rows = _rows(config, inputs)
-    served = served_figures(config.timing.served, inputs, in_turn(rows), workdir / "content")
+    in_stead = inputs.model if inputs.form is None else inputs.form
+    served = served_figures(config.timing.served, in_stead, inputs.beside, in_turn(rows), workdir / "content")
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
@@ -222,6 +223,7 @@ def _questions(
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,
         "num_rows": {name: len(some) for name, some in right.items()},
+        "guessed": {name: guessed_share(some) for name, some in answered.items()},
         # what two evaluations can be compared on, all questions at once and question by question
         "asked": {name: digest([row.question for row in some]) for name, some in answered.items()},
         "question_ids": ids,

@@ -15,12 +15,12 @@ from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.registry.release.interval_gate import PASSED, TOO_FEW, judge_claims
 from attar.stages.artifacts.serving.engines import ENGINES, Served
+from attar.stages.artifacts.serving.load import ServedConfig, check_served, load_of
 from attar.stages.artifacts.serving.server import free_port, running
-from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs, ServedConfig
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.evidence import evaluation_claim
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.evaluate.headline import served_headline
-from attar.stages.evaluate.served import check_served, load_of
 from attar.stages.evaluate.stage import evaluate
 from tests.stages.artifacts.serving.stand_in_engine import write_engine
 

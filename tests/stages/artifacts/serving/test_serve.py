@@ -19,9 +19,8 @@ import pytest
 from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
-from attar.registry.release.cached_copy import cached_copy, in_use, remove_copies
+from attar.registry.release.cached_copy import cached_copy, find_release, in_use, remove_copies
 from attar.registry.release.model_registry import register_model
-from attar.registry.release.pull import find_release
 from tests.databases import copy_database
 from tests.stages.artifacts.serving.stand_in_engine import write_engine
 

@@ -9,26 +9,65 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, field_validator
 
 from attar.compressors.measure.cost import Spread
 from attar.registry.artifacts.environment import machine_name
-from attar.registry.artifacts.handles import Facts, GgufArtifact
+from attar.registry.artifacts.handles import AnyGraph, AnyModel, Facts, GgufArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_messages
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.artifacts.serving.engines import FORMS, Served, check_writes_text, choose_engine
+from attar.stages.artifacts.serving.engines import ENGINES, FORMS, Served, check_writes_text, choose_engine
 from attar.stages.artifacts.serving.server import Server, free_port, running
-from attar.stages.evaluate.config import EvaluateInputs, Measured, ServedConfig
+from attar.stages.contract import StageConfig
 from attar.stages.runtime.progress import bar, note
 
 if TYPE_CHECKING:
     import httpx
 
-Model = Measured | GgufArtifact
+Model = AnyModel | AnyGraph | GgufArtifact
 HOST = "127.0.0.1"
 # By what the engine calls the model; no two of them share a server.
 NAME = "model"
+
+
+class ServedConfig(StageConfig):
+    """The model behind an engine that speaks OpenAI's protocol, asked by several clients at once; see `attar serve`."""
+
+    clients: Annotated[list[Annotated[int, Field(ge=1, le=256)]], Field(min_length=1)] = [1, 4, 16]
+    """How many clients ask at once, each measured; every client sends its next request when it has its answer."""
+
+    num_requests: int = Field(default=32, ge=1)
+    """Requests of each number of clients in a round: questions of the tasks, in turn."""
+
+    max_new_tokens: int = Field(default=32, ge=1)
+    """Longest answer of a request, in tokens."""
+
+    num_rounds: int = Field(default=3, ge=2)
+    """Rounds, of which spread and gate's intervals are made; with the input `beside` both models have their turn in each."""
+
+    engine: str = ""
+    """vllm or transformers for a Hugging Face folder, onnx-genai for a graph, llama-server or llama-cpp-python for a GGUF file; of the model
+    (or `form`) and of `beside` whichever it runs; empty: the first that is installed."""
+
+    wait_seconds: float = Field(default=600.0, gt=0.0)
+    """Longest wait until an engine is ready, and for an answer, in seconds."""
+
+    @field_validator("engine")
+    @classmethod
+    def _is_an_engine(cls, value: str) -> str:
+        if value and value not in ENGINES:
+            raise ValueError(f"accepted: {', '.join(ENGINES)}")
+        return value
+
+    @field_validator("clients")
+    @classmethod
+    def _differ(cls, value: list[int]) -> list[int]:
+        if len({*value}) < len(value):
+            raise ValueError("a number of clients stands there twice; accepted: each once")
+        return value
 
 
 @dataclass(frozen=True)
@@ -61,7 +100,7 @@ def _kind(facts: Facts) -> str:
 
 
 def served_figures(
-    config: ServedConfig | None, inputs: EvaluateInputs, rows: Sequence[Row], workdir: Path
+    config: ServedConfig | None, model: Model, beside: Model | None, rows: Sequence[Row], workdir: Path
 ) -> dict[str, Any] | None:
     """Return medians and quartiles over the rounds by number of clients. Under `beside` stand the other model's of the same rounds.
 
@@ -69,7 +108,6 @@ def served_figures(
     """
     if config is None:
         return None
-    model, beside = inputs.form if inputs.form is not None else inputs.model, inputs.beside
     models = [model] if beside is None else [model, beside]
     requests = [row_messages(rows[index % len(rows)]) for index in range(config.num_requests)]
     counter = bar("asking the served model", len(models) * len(config.clients) * config.num_rounds, "loads")
