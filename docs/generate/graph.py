@@ -19,6 +19,8 @@ COLORS = {
     "encoder_onnx": ("#dff3f6", "#11727f"),
     "classifier_onnx": ("#dff3f6", "#11727f"),
     "gguf": ("#dff3f6", "#11727f"),
+    "openvino": ("#dff3f6", "#11727f"),
+    "ctranslate2": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")
 

@@ -20,6 +20,7 @@ from attar.registry.artifacts.kind_facts import (
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
+    RuntimeFormFacts,
     ScanFacts,
     VisionModelFacts,
 )
@@ -168,6 +169,22 @@ class GgufArtifact(Artifact[GgufFacts]):
     is_whole_model = True
 
 
+class OpenVinoArtifact(Artifact[RuntimeFormFacts]):
+    """`openvino_model.xml` and `.bin` with the cache inside; tokenizer, detokenizer and config beside them."""
+
+    kind = "openvino"
+    facts_type = RuntimeFormFacts
+    is_whole_model = True
+
+
+class CTranslate2Artifact(Artifact[RuntimeFormFacts]):
+    """`model.bin`, `config.json` and `vocabulary.json` of CTranslate2; tokenizer beside them."""
+
+    kind = "ctranslate2"
+    facts_type = RuntimeFormFacts
+    is_whole_model = True
+
+
 class EvaluationArtifact(Artifact[EvaluationFacts]):
     """`evaluation.json`: quality, size and speed of one model."""
 
@@ -221,6 +238,8 @@ KINDS: dict[str, type[Artifact]] = {
         ScanArtifact,
         OnnxArtifact,
         GgufArtifact,
+        OpenVinoArtifact,
+        CTranslate2Artifact,
         EvaluationArtifact,
         ComparisonArtifact,
         BehaviourArtifact,

@@ -32,11 +32,12 @@ from attar.stages.finetune.classifier import (
     build_classifier_run,
     check_classifier_training,
     check_same_classes,
-    refuse_classes,
+    reads_grades,
+    refuse_other_views,
 )
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
+from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
 from attar.stages.finetune.teacher_config import policy_of, reads_record
@@ -71,11 +72,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
     objectives = config.reduction.objectives
     if (check := CHECKS.get(subject_of(model))) is not None:
-        check(config, has_teacher=bool(teacher))
+        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
-        refuse_vectors(objectives)
-        refuse_classes(objectives)
-    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+        refuse_other_views(objectives)
+    is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
+    if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
@@ -185,7 +186,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    ends: dict[str, Any] = {"heldout": plan.heldout, "checkpoints": plan.checkpoints, "max_minutes": plan.max_minutes}
+    return TrainingRun(trainer, rows, tokenizer, workdir, **ends)
 
 
 def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:
