@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,18 @@ def changed(*path_and_value: object) -> dict:
     return document
 
 
+# What a recipe's runtimes come in: without them its plan is refused, with the line that installs them.
+NEEDED_PACKAGES = {"runtimes": ("openvino", "ctranslate2")}
+
+
 @pytest.mark.parametrize("name", shipped_recipes())
 def test_every_shipped_recipe_loads_and_plans(name: str, tmp_path: Path) -> None:
     recipe = load_recipe(name)
     assert recipe.description
+    if missing := [package for package in NEEDED_PACKAGES.get(name, ()) if find_spec(package) is None]:
+        with pytest.raises(RecipeError, match=f"needs the package {missing[0]}: pip install"):
+            make_plan(recipe, Store(tmp_path))
+        return
     assert len(make_plan(recipe, Store(tmp_path))) == len(recipe.nodes)
 
 
@@ -169,7 +178,10 @@ def test_what_a_node_makes_is_what_its_config_says() -> None:
     with pytest.raises(RecipeError) as refusal:
         build_recipe(document)
     lines = str(refusal.value).splitlines()
-    assert "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx or encoder_onnx or classifier_onnx (here: small)" in lines
+    assert (
+        "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx or encoder_onnx or classifier_onnx (here: small)"
+        in lines
+    )
     with pytest.raises(RecipeError) as refusal:
         build_recipe(changed("onnx", "config", {"format": {"kind": "gguf", "weights": "q3"}}))
     assert len(str(refusal.value).splitlines()) == 1 and "config.format.weights" in str(refusal.value)
