@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
+from attar.registry.artifacts.image_facts import ImageClassifierFacts, ImageDatasetFacts, ImageGraphFacts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,
@@ -22,7 +23,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -98,6 +99,33 @@ class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = ENCODER
+
+
+class ImageClassifierArtifact(Artifact[ImageClassifierFacts]):
+    """A transformers folder of an image classifier: config.json, safetensors, and `preprocessor_config.json` that says how images are read."""
+
+    kind = "image_classifier"
+    facts_type = ImageClassifierFacts
+    is_whole_model = True
+    subject = IMAGES
+
+
+class ImageGraphArtifact(Artifact[ImageGraphFacts]):
+    """`model.onnx` of an image classifier: pixels in, a logit a class out, `preprocessor_config.json` beside it."""
+
+    kind = "image_onnx"
+    facts_type = ImageGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = IMAGES
+
+
+class ImageDatasetArtifact(Artifact[ImageDatasetFacts]):
+    """`images.jsonl`: class, part, digest and place of each image; `images.bin`: their encoded bytes; `classes.json`: names."""
+
+    kind = "image_dataset"
+    facts_type = ImageDatasetFacts
+    subject = IMAGES
 
 
 class VisionModelArtifact(Artifact[VisionModelFacts]):
@@ -187,6 +215,9 @@ KINDS: dict[str, type[Artifact]] = {
         ModelArtifact,
         EncoderArtifact,
         EncoderGraphArtifact,
+        ImageClassifierArtifact,
+        ImageGraphArtifact,
+        ImageDatasetArtifact,
         VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,

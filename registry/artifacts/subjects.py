@@ -19,7 +19,9 @@ class Subject:
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
 
-SUBJECTS = (CAUSAL, ENCODER)
+IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", "num_channels", "num_classes"))
+
+SUBJECTS = (CAUSAL, ENCODER, IMAGES)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attar.registry.artifacts.handles import (
@@ -10,19 +10,25 @@ from attar.registry.artifacts.handles import (
     EncoderGraphArtifact,
     Facts,
     GgufArtifact,
+    ImageGraphArtifact,
     ModelArtifact,
     OnnxArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject, subject_of
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
+from attar.stages.export.image_classifier import export_image_graph, image_graph_forecast
 from attar.stages.export.rooms import ROOMS
 
 # Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
-FORECASTS = {ENCODER: encoder_graph_forecast}
-RUNS = {ENCODER: export_encoder_graph}
-GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact}
+FORECASTS = {ENCODER: encoder_graph_forecast, IMAGES: image_graph_forecast}
+RUNS: dict[Subject, Callable[..., EncoderGraphArtifact | ImageGraphArtifact]] = {
+    ENCODER: export_encoder_graph,
+    IMAGES: export_image_graph,
+}
+GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact, IMAGES: ImageGraphArtifact}
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -31,6 +37,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
+    refuse_other_data(model, inputs["data"])
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance:
@@ -45,12 +52,12 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
 @stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
-) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
+) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
-    Of an encoder a graph that pools and normalizes itself, compared by its vectors.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of an image classifier one from pixels to logits.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

@@ -11,7 +11,15 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
+from attar.compressors.images.augment import AUGMENTATIONS, Augmentation
+from attar.registry.artifacts.handles import (
+    DatasetArtifact,
+    EncoderArtifact,
+    FittedArtifact,
+    ImageClassifierArtifact,
+    ImageDatasetArtifact,
+    ModelArtifact,
+)
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -21,7 +29,7 @@ from attar.stages.finetune.distillation_config import (
     check_views,
     uses_teacher,
 )
-from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
+from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, built, read_objective, weighed_objective
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
@@ -79,12 +87,27 @@ class RowsConfig(StageConfig):
     max_tokens: int = Field(default=1024, ge=8)
     """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
 
+    augment: list[Component] = []
+    """Of images: how each is changed, anew at every step, such as [flip, {shift: {fraction: 0.1}}, crop, erase]. Evaluations see them as
+    they are."""
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentations(cls, value: list[Component]) -> list[Component]:
+        augmentations_of(value)
+        return value
+
     @field_validator("shares")
     @classmethod
     def _above_zero(cls, value: list[float]) -> list[float]:
         if any(share <= 0 for share in value):
             raise ValueError(f"shares are {value}; accepted: numbers above 0")
         return value
+
+
+def augmentations_of(components: list[Component]) -> tuple[Augmentation, ...]:
+    """Return the augmentations that a recipe names. Raises ValueError for an unknown one, or a wrong parameter."""
+    return tuple(built(AUGMENTATIONS, component, "augment") for component in components)
 
 
 class FinetuneConfig(StageConfig):
@@ -217,9 +240,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact | EncoderArtifact
-    data: tuple[DatasetArtifact, ...]
-    teacher: ModelArtifact | EncoderArtifact | None = None
+    model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact
+    data: tuple[DatasetArtifact | ImageDatasetArtifact, ...]
+    teacher: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

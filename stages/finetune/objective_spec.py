@@ -12,6 +12,7 @@ from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.distill.examples.sample_facts import Route
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
+from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
@@ -29,9 +30,9 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES
 # Objectives by their own name: of distributions, and between vectors.
-NAMED = OBJECTIVES | EMBEDDING_LOSSES
+NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -85,6 +86,11 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
+        if name in CLASS_LOSSES:
+            self._refuse_unused("a loss on labels is over each row")
+            if self.target != "identity":
+                raise ValueError("a loss on labels is toward the labels; target has nothing to act on")
+            return built(CLASS_LOSSES, self.divergence, "divergence")
         if name in EMBEDDING_LOSSES:
             self._refuse_unused("a loss between vectors has no distribution")
             if self.target != "identity":

@@ -14,12 +14,14 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.images.augment import Augmentation
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import EncoderArtifact, ImageClassifierArtifact, ModelArtifact
+from attar.registry.artifacts.image_facts import ImageClassifierFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned, augmentations_of
 from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
 from attar.stages.finetune.teacher_config import (
@@ -31,6 +33,8 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
+# A model that learns, or teaches one that does.
+Student = ModelArtifact | EncoderArtifact | ImageClassifierArtifact
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
@@ -56,7 +60,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | EncoderArtifact | None = None
+    model: Student | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -77,11 +81,15 @@ class Teaching:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedRows:
-    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each."""
+    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each.
+
+    `augment`: how images are changed.
+    """
 
     learn: Learned
     max_tokens: int
     shares: tuple[float, ...]
+    augment: tuple[Augmentation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +163,12 @@ class TrainingPlan:
                 has_both_sides=has_both_sides(config.rollout),
             ),
             rollout=policy,
-            rows=LearnedRows(learn=learned.learn, max_tokens=learned.max_tokens, shares=tuple(learned.shares)),
+            rows=LearnedRows(
+                learn=learned.learn,
+                max_tokens=learned.max_tokens,
+                shares=tuple(learned.shares),
+                augment=augmentations_of(learned.augment),
+            ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
             seed=config.schedule.seed,
@@ -189,7 +202,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ImageClassifierFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -202,7 +215,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptat
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts | ImageClassifierFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:
@@ -226,5 +239,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: Student | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

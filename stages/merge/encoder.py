@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, Artifact, EncoderArtifact, ModelArtifact
 from attar.stages.artifacts.encoder.folder import load_encoder, save_encoder
 from attar.stages.artifacts.encoder.modules_file import read_form
 from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
@@ -31,7 +32,7 @@ def fold_encoder(
     base: ModelArtifact | EncoderArtifact, students: Sequence[AdapterArtifact | ModelArtifact], content: Path
 ) -> EncoderArtifact:
     """Write the base with a student's trained weights. Raises ValueError for weights of another base, and when the proof fails."""
-    weights = _weights(base, students)
+    weights = trained_on_base(base, students, "an encoder")
     check_learned(students[0])
     device, form = pick_device(), read_form(base.path)
     assert form is not None, "an encoder's folder says its form"
@@ -59,11 +60,12 @@ def fold_encoder(
     )
 
 
-def _weights(
-    base: ModelArtifact | EncoderArtifact, students: Sequence[AdapterArtifact | ModelArtifact]
+def trained_on_base(
+    base: Artifact[Any], students: Sequence[AdapterArtifact | ModelArtifact], what: str
 ) -> dict[str, torch.Tensor]:
+    """Return the weights of one training on this base. Raises ValueError for several, for another base's, and for adapters."""
     if len(students) != 1 or students[0].is_whole_model:
-        raise ValueError(f"students: {len(students)} given; an encoder takes the trained weights of one training")
+        raise ValueError(f"students: {len(students)} given; {what} takes the trained weights of one training")
     trained_on = str(students[0].facts["base_fingerprint"])
     if trained_on != base.fingerprint:
         raise ValueError(f"the weights were trained on model {trained_on[:12]}, not on the base given here")

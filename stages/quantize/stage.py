@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, OnnxArtifact
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, form_of, subject_of
+from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, ImageGraphArtifact, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
-from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
+from attar.stages.quantize.config import WHOLE_KINDS, QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.encoder import check_encoder_quantize, quantize_encoder
 from attar.stages.quantize.graph import TABLE, QuantizedGraph, Switches
+from attar.stages.quantize.image_classifier import check_image_quantize, quantize_classifier
 from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.quantize.proof import prove_graph
 from attar.stages.runtime.free_memory import give_back
@@ -25,9 +27,12 @@ from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
 # By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
-LIMITS = {CAUSAL: "text", ENCODER: "vectors"}
-CHECKS = {ENCODER: check_encoder_quantize}
-RUNS = {ENCODER: quantize_encoder}
+LIMITS = {CAUSAL: "text", ENCODER: "vectors", IMAGES: "classes"}
+CHECKS = {ENCODER: check_encoder_quantize, IMAGES: check_image_quantize}
+RUNS: dict[Subject, Callable[..., EncoderGraphArtifact | ImageGraphArtifact]] = {
+    ENCODER: quantize_encoder,
+    IMAGES: quantize_classifier,
+}
 
 
 def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -36,10 +41,15 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
+    refuse_other_data(model, inputs["data"])
     subject = subject_of(model)
     if config.limits.kind != LIMITS[subject]:
         raise ValueError(
             f"limits.kind is {config.limits.kind!r}, but the input is the graph of {subject.words}; accepted: {LIMITS[subject]}"
+        )
+    if config.weights.kind == "static" and subject is not IMAGES:
+        raise ValueError(
+            f"weights.kind is 'static', but the input is the graph of {subject.words}; accepted: weights, dynamic"
         )
     CHECKS.get(subject, lambda config: None)(config)
     facts = {**exported(model, _label(config)), **form_of(model)}
@@ -57,10 +67,12 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 
 @stage("quantize", version=6, forecast=_forecast, follows="model")
-def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact | EncoderGraphArtifact:
+def quantize(
+    config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path
+) -> OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
-    An encoder's is compared by the cosine of its vectors.
+    An encoder's is compared by the cosine of its vectors, an image classifier's by its distributions over classes.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
@@ -115,4 +127,6 @@ def _float_nodes(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Pat
 
 
 def _label(config: QuantizeConfig) -> str:
-    return "dynamic int8" if config.weights.kind == "dynamic" else f"int{config.weights.bits} weights"
+    if config.weights.kind in WHOLE_KINDS:
+        return f"{config.weights.kind} int8"
+    return f"int{config.weights.bits} weights"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,9 +11,18 @@ from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, Facts, ModelArtifact, ScanArtifact
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.handles import (
+    DatasetArtifact,
+    EncoderArtifact,
+    Facts,
+    ImageClassifierArtifact,
+    ImageDatasetArtifact,
+    ModelArtifact,
+    ScanArtifact,
+)
+from attar.registry.artifacts.subjects import ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -21,6 +30,7 @@ from attar.stages.runtime.progress import metric
 from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.encoder import check_encoder_scan, scan_encoder
+from attar.stages.scan.image_classifier import check_image_scan, scan_classifier
 from attar.stages.scan.runs import ScanRun
 from attar.stages.scan.tables import (
     COST_TABLE,
@@ -35,20 +45,21 @@ from attar.stages.scan.tables import (
 from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
 # What is refused of models of another subject than causal text, and how they are scanned.
-CHECKS = {ENCODER: check_encoder_scan}
-RUNS = {ENCODER: scan_encoder}
+CHECKS = {ENCODER: check_encoder_scan, IMAGES: check_image_scan}
+RUNS: dict[Subject, Callable[..., ScanArtifact]] = {ENCODER: scan_encoder, IMAGES: scan_classifier}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInputs:
     """The model to scan and the data that shows what it is used for."""
 
-    model: ModelArtifact | EncoderArtifact
-    data: DatasetArtifact
+    model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact
+    data: DatasetArtifact | ImageDatasetArtifact
 
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
+    refuse_other_data(model, inputs["data"])
     CHECKS.get(subject_of(model), lambda config: None)(config)
     facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0

@@ -228,7 +228,8 @@ class Trainer:
 
     def _micro_batches(self, examples: Sequence[Any], order: Sequence[int]) -> list[Any]:
         has_teacher = "teacher" in self.teacher_sources
-        return list(self.modality.batches(examples, order, self.tokens_per_micro_batch, has_teacher=has_teacher))
+        modality, limit = self.modality.at(self.step), self.tokens_per_micro_batch
+        return list(modality.batches(examples, order, limit, has_teacher=has_teacher))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,36 @@
+"""Refuse images and classifiers that do not go together, by their facts: before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.subjects import IMAGES, subject_of
+
+
+def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
+    """Raise ValueError where a data set is of images and the model is of texts, or the other way; and for images that a classifier does not take."""
+    wants_images = subject_of(model) is IMAGES
+    for some in data:
+        has_images = subject_of(some) is IMAGES
+        if has_images != wants_images:
+            given, accepted = ("images", "rows of ingest_data") if has_images else ("texts", "images of ingest_images")
+            raise ValueError(
+                f"input data is of {given}, but the model is {subject_of(model).words}; accepted: {accepted}"
+            )
+        if has_images:
+            _refuse_unfit(model, some)
+
+
+def _refuse_unfit(model: Facts, data: Facts) -> None:
+    name = data.get("name", "data")
+    if data.get("num_classes", 0) > model.get("num_classes", float("inf")):
+        raise ValueError(
+            f"{name} has {data['num_classes']} classes, but the model's head {model['num_classes']}; accepted: at most as many "
+            "(ingest_model's model.classes gives a new head)"
+        )
+    if data.get("num_channels", model.get("num_channels")) != model.get("num_channels", data.get("num_channels")):
+        raise ValueError(
+            f"{name} has images of {data['num_channels']} channels, but the model reads {model['num_channels']}; "
+            f"accepted: ingest_images with channels: {model['num_channels']}"
+        )
