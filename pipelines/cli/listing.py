@@ -11,6 +11,7 @@ from rich.tree import Tree
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
+from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
@@ -23,6 +24,7 @@ from attar.compressors.distill.teachers.contexts import CONTEXTS
 from attar.compressors.distill.teachers.sources import SELF_RULES
 from attar.compressors.guidance.branches import BRANCHES
 from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
+from attar.compressors.images.augment import AUGMENTATIONS
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
@@ -50,6 +52,8 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "objective": OBJECTIVES,
     "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
     "embedding loss": EMBEDDING_LOSSES,
+    "class loss": CLASS_LOSSES,
+    "image augmentation": AUGMENTATIONS,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,

@@ -49,6 +49,16 @@ ENCODER_COLUMNS = (
     Column("ms a text", "embed_seconds", 1e3, 2, True),
     Column("ms 32 texts", "embed_seconds_32", 1e3, 1, True),
 )
+# And an image classifier.
+IMAGE_COLUMNS = (
+    Column("accuracy by class %", "macro_accuracy", 100.0, 1, False),
+    Column("rare classes %", "tail_accuracy", 100.0, 1, False),
+    Column("AUROC", "auroc", 1.0, 3, False),
+    Column("ECE", "calibration_error", 1.0, 3, True),
+    Column("MFLOPs/image", "flops_per_image", 1e-6, 0, True),
+    Column("ms an image", "image_seconds", 1e3, 2, True),
+    Column("ms 32 images", "image_seconds_32", 1e3, 1, True),
+)
 
 
 def stored_artifact(record: RunRecord, store: Store, node: str) -> Artifact | None:
@@ -92,8 +102,8 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def _columns(measured: Sequence[dict[str, Any]]) -> list[Column]:
-    """Return the columns of a table: those of causal models, and of encoders what is theirs."""
-    own = [column for column in ENCODER_COLUMNS if any(column.metric in some["facts"] for some in measured)]
+    """Return the columns of a table: those of causal models, and of other subjects what is theirs."""
+    own = [column for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS) if any(column.metric in some["facts"] for some in measured)]
     if not own:
         return [*COLUMNS]
     return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured))]
@@ -189,4 +199,10 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 def _form(evaluation: dict[str, Any]) -> str:
     form: str = evaluation["format"]
-    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(form, form)
+    return {
+        "model": "torch",
+        "encoder": "torch",
+        "encoder_onnx": "onnx",
+        "image_classifier": "torch",
+        "image_onnx": "onnx",
+    }.get(form, form)

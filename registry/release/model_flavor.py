@@ -27,8 +27,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 def write_version(
     folder: Path,
-    model: Any,
-    tokenizer: Any,
+    components: Mapping[str, Any],
     *,
     model_folder: Path,
     form_folders: Mapping[str, Path],
@@ -36,7 +35,7 @@ def write_version(
     metadata: Mapping[str, Any],
     task: str = "text-generation",
 ) -> None:
-    """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
+    """Write a model, with its tokenizer or image processor by transformers' words for them, so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
@@ -45,11 +44,11 @@ def write_version(
     graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
     mlflow.transformers.save_model(
-        transformers_model={"model": model, "tokenizer": tokenizer},
+        transformers_model=dict(components),
         path=str(folder),
         task=task,
         signature=SIGNATURES[task](),
-        input_example=EXAMPLE,
+        input_example=EXAMPLE if "tokenizer" in components else None,
         model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
         metadata={**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)},
@@ -82,8 +81,20 @@ def embedding_signature() -> ModelSignature:
     return ModelSignature(Schema([ColSpec(DataType.string)]), Schema([ColSpec(Array(Array(DataType.double)))]))
 
 
+def classification_signature() -> ModelSignature:
+    """Return the signature of MLflow's own pipeline over an image classifier. The path or bytes of an image in, labels with scores out."""
+    return ModelSignature(
+        Schema([ColSpec(DataType.string)]),
+        Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")]),
+    )
+
+
 # By MLflow's word for what a model does.
-SIGNATURES = {"text-generation": text_generation_signature, "feature-extraction": embedding_signature}
+SIGNATURES = {
+    "text-generation": text_generation_signature,
+    "feature-extraction": embedding_signature,
+    "image-classification": classification_signature,
+}
 
 
 def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:

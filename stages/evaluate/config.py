@@ -16,6 +16,9 @@ from attar.registry.artifacts.handles import (
     EncoderArtifact,
     EncoderGraphArtifact,
     EvaluationArtifact,
+    ImageClassifierArtifact,
+    ImageDatasetArtifact,
+    ImageGraphArtifact,
     ModelArtifact,
     OnnxArtifact,
 )
@@ -49,7 +52,9 @@ Provider = Literal[
 ]
 
 # What is measured: a model or its graph.
-Measured = ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact
+Measured = (
+    ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact
+)
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
 
@@ -118,7 +123,7 @@ class EvaluateConfig(StageConfig):
     """Longest generated answer, in tokens."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Texts scored or generated together."""
+    """Texts scored or generated together, or images."""
 
     perplexity_window: int = Field(default=512, ge=2)
     """Tokens in one perplexity window; windows do not overlap."""
@@ -165,7 +170,8 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
-    """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus.
+    """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus;
+    for an image classifier images.
     `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
@@ -173,7 +179,7 @@ class EvaluateInputs:
     """
 
     model: Measured
-    tasks: tuple[DatasetArtifact, ...] = ()
+    tasks: tuple[DatasetArtifact | ImageDatasetArtifact, ...] = ()
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
     beside: Measured | None = None

@@ -16,10 +16,11 @@ from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRu
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.subjects import ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
@@ -30,6 +31,7 @@ from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.image_classifier import evaluate_classifier, image_evaluation_forecast
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
@@ -39,11 +41,12 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-FORECASTS = {ENCODER: encoder_evaluation_forecast}
-MEASURES = {ENCODER: evaluate_encoder}
+FORECASTS = {ENCODER: encoder_evaluation_forecast, IMAGES: image_evaluation_forecast}
+MEASURES = {ENCODER: evaluate_encoder, IMAGES: evaluate_classifier}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):

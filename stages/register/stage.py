@@ -23,7 +23,6 @@ from attar.registry.artifacts.store import Store
 from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
-from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
@@ -89,15 +88,14 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
     releases = RELEASES[inputs.model.subject]
-    model, tokenizer = releases.load(inputs.model.path), load_tokenizer(inputs.model.path)
+    model, reader = releases.load(inputs.model.path), releases.load_reader(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
         _work_key(config, inputs),
         lambda folder: write_version(
             folder,
-            model,
-            tokenizer,
+            {"model": model, releases.reader: reader},
             model_folder=inputs.model.path,
             form_folders={name: form.path for name, form in forms.items()},
             card=write_card(release),
