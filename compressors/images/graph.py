@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir  # in an extra
 
 
-def export_classifier(classifier: ImageClassifier, image_size: tuple[int, int], num_channels: int, opset: int) -> ir.Model:
+def export_classifier(
+    classifier: ImageClassifier, image_size: tuple[int, int], num_channels: int, opset: int
+) -> ir.Model:
     """Return the graph of a classifier in float32, the batch dynamic. Raises ValueError for a family that has no graph."""
     import onnx_ir as ir  # in an extra
     from onnx_ir.passes import common

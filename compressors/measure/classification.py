@@ -91,7 +91,11 @@ def reliability(rows: Classified) -> list[tuple[float, float, float]]:
     confidence = np.exp(rows.logprobs.max(axis=1))
     bins = np.minimum((confidence * NUM_BINS).astype(int), NUM_BINS - 1)
     return [
-        (float((bins == index).mean()), float(rows.right[bins == index].mean()), float(confidence[bins == index].mean()))
+        (
+            float((bins == index).mean()),
+            float(rows.right[bins == index].mean()),
+            float(confidence[bins == index].mean()),
+        )
         for index in sorted(set(bins.tolist()))
     ]
 

@@ -103,7 +103,11 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 def _columns(measured: Sequence[dict[str, Any]]) -> list[Column]:
     """Return the columns of a table: those of causal models, and of other subjects what is theirs."""
-    own = [column for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS) if any(column.metric in some["facts"] for some in measured)]
+    own = [
+        column
+        for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS)
+        if any(column.metric in some["facts"] for some in measured)
+    ]
     if not own:
         return [*COLUMNS]
     return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured))]

@@ -64,7 +64,9 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
     if not inputs.get("tasks"):
         raise ValueError("nothing to measure quality on: give the input tasks (images of ingest_images)")
     if given := [name for name in ("original", "baseline", "text") if inputs.get(name)]:
-        raise ValueError(f"input {given[0]} is for causal language models; accepted for an image classifier: tasks, beside")
+        raise ValueError(
+            f"input {given[0]} is for causal language models; accepted for an image classifier: tasks, beside"
+        )
     if config.provider != CPU and model.get("format") != "onnx":
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     num_rows = num_questions_of(inputs["tasks"], config.max_rows)
@@ -105,9 +107,7 @@ def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content:
     headline = image_headline(evaluation, classified, {name: task.counts for name, task in tasks.items()})
     for name, value in headline.items():
         metric(name, value)
-    facts = EvaluationFacts(
-        format=model.kind, model_fingerprint=model.fingerprint, part=config.part, others=headline
-    )
+    facts = EvaluationFacts(format=model.kind, model_fingerprint=model.fingerprint, part=config.part, others=headline)
     return EvaluationArtifact.at(content, facts)
 
 
@@ -183,5 +183,7 @@ def _latency(
     times = image_times(runner, beside, torch.stack([image() for image in images]))
     if inputs.beside is not None:
         times["beside"]["model_fingerprint"] = inputs.beside.fingerprint
-    note(f"{times['images_per_second']:,.0f} images a second in batches of 32, {1e3 * times['image_seconds']:.1f} ms for a single image")
+    note(
+        f"{times['images_per_second']:,.0f} images a second in batches of 32, {1e3 * times['image_seconds']:.1f} ms for a single image"
+    )
     return times

@@ -34,7 +34,9 @@ CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
     """Return what the graph will be. Raises ValueError for what no image classifier has: other formats, guidance, text that it writes."""
     if config.format.kind != "onnx":
-        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is an image classifier; accepted: 'onnx'")
+        raise ValueError(
+            f"format.kind is {config.format.kind!r}, but the model is an image classifier; accepted: 'onnx'"
+        )
     if other_inputs:
         raise ValueError(
             f"input {other_inputs[0]} is for causal language models, and the model is an image classifier; accepted: none"

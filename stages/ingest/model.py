@@ -50,7 +50,9 @@ class IngestModelConfig(StageConfig):
     """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
-    model: Annotated[CausalModel | SentenceModel | ImageClassifierModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
+    model: Annotated[
+        CausalModel | SentenceModel | ImageClassifierModel, Field(discriminator="kind"), default_kind("causal")
+    ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
     {kind: image_classifier}, which tells what is on an image."""
 

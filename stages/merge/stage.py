@@ -13,7 +13,13 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ImageClassifierArtifact, ModelArtifact
+from attar.registry.artifacts.handles import (
+    AdapterArtifact,
+    EncoderArtifact,
+    Facts,
+    ImageClassifierArtifact,
+    ModelArtifact,
+)
 from attar.registry.artifacts.subjects import ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts

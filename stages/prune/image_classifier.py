@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from attar.compressors.images.layout import image_blocks, remove_image_blocks, without_blocks
+from attar.compressors.images.layout import check_image_cut, image_blocks, remove_image_blocks, without_blocks
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.stages.artifacts.images.folder import load_classifier, save_classifier
 from attar.stages.artifacts.images.proof import check_kept, probe_logits, prove_classifier
@@ -28,18 +28,19 @@ def check_image_prune(config: PruneConfig) -> None:
         )
     if not config.blocks and (config.choice != "free" or config.metric != "block_influence"):
         given = f"choice is {config.choice!r}" if config.choice != "free" else f"metric is {config.metric!r}"
-        raise ValueError(f"{given}; accepted for an image classifier: choice free with metric block_influence, or blocks")
+        raise ValueError(
+            f"{given}; accepted for an image classifier: choice free with metric block_influence, or blocks"
+        )
 
 
-def prune_classifier(
-    model: ImageClassifierArtifact, removed: Sequence[int], content: Path
-) -> ImageClassifierArtifact:
+def prune_classifier(model: ImageClassifierArtifact, removed: Sequence[int], content: Path) -> ImageClassifierArtifact:
     """Remove blocks of a classifier. Raises ValueError for blocks that change width or size, and when the proof fails.
 
     What is left must first give the logits of the whole net whose removed blocks hand on what they read, and give them again when it is
     loaded as written.
     """
     steps = bar("pruning", 3, "steps")
+    check_image_cut(model.facts.num_blocks, model.facts.removable_blocks, removed)
     device = pick_device()
     classifier = load_classifier(model.path, "auto", device)
     steps.advance()

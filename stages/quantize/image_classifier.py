@@ -33,7 +33,9 @@ def check_image_quantize(config: QuantizeConfig) -> None:
             f"weights.kind is {config.weights.kind!r}, which is for matrices alone; accepted for an image classifier: {', '.join(KINDS)}"
         )
     if config.smooth and "smooth" in config.model_fields_set:
-        raise ValueError(f"smooth is {config.smooth:g}, which is for causal graphs; accepted for an image classifier: 0")
+        raise ValueError(
+            f"smooth is {config.smooth:g}, which is for causal graphs; accepted for an image classifier: 0"
+        )
     if config.max_kept or config.twofold:
         raise ValueError(
             f"{'max_kept' if config.max_kept else 'twofold'} is for causal graphs; accepted for an image classifier: exclude"
@@ -105,7 +107,9 @@ def _ends_with(folder: Path, ends: Sequence[str]) -> list[str]:
     names = [str(node.name) for node in read_structure(folder).graph] if ends else []
     for end in ends:
         if not any(name.endswith(end) for name in names):
-            raise ValueError(f"exclude has {end!r}, which no node of the graph ends with; it has {', '.join(names[:5])}")
+            raise ValueError(
+                f"exclude has {end!r}, which no node of the graph ends with; it has {', '.join(names[:5])}"
+            )
     return [name for name in names if name.endswith(tuple(ends))] if ends else []
 
 

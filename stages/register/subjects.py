@@ -62,7 +62,8 @@ RELEASES: dict[Subject, Releases] = {
                 "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
             },
         ),
-        thresholds=set(THRESHOLDS) - ENCODER_THRESHOLDS - (IMAGE_THRESHOLDS - {"min_accuracy_retention"}) | SHARED_THRESHOLDS,
+        thresholds=set(THRESHOLDS) - ENCODER_THRESHOLDS - (IMAGE_THRESHOLDS - {"min_accuracy_retention"})
+        | SHARED_THRESHOLDS,
         load=lambda folder: load_model(folder, "auto"),
     ),
     ENCODER: Releases(

@@ -102,4 +102,3 @@ def _influences(blocks: list[Block]) -> Iterator[list[float]]:
     finally:
         for handle in handles:
             handle.remove()
-

@@ -66,7 +66,8 @@ def image_batches(
 
 
 def collated(
-    images: Sequence[LabelledImage], change: Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N C H W"]] | None = None
+    images: Sequence[LabelledImage],
+    change: Callable[[Float[Tensor, "N C H W"]], Float[Tensor, "N C H W"]] | None = None,
 ) -> ImageBatch:
     """Return the batch of these images."""
     pixels = torch.stack([image.pixels() for image in images])

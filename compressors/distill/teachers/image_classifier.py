@@ -70,4 +70,3 @@ class RecordedClasses:
 
     def model_of(self, student: Any) -> AbstractContextManager[Any]:
         raise TypeError("a classifier writes nothing")
-

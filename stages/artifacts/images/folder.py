@@ -120,7 +120,9 @@ def num_products(classifier: ImageClassifier, shape: tuple[int, ...]) -> int:
         raise
     except Exception as error:
         size = " x ".join(map(str, shape[1:]))
-        raise ValueError(f"{type(classifier.model).__name__} does not run on images of {size}: {one_line(error)}") from error
+        raise ValueError(
+            f"{type(classifier.model).__name__} does not run on images of {size}: {one_line(error)}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()

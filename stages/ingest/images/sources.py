@@ -57,7 +57,9 @@ def class_list(classes: list[str] | str) -> list[str]:
                 raise ValueError("too large for a list of names")
             names = json.loads(path.read_bytes())
         except (OSError, ValueError, RecursionError) as error:
-            raise ValueError(f"classes: {path} cannot be read: {one_line(error)}; accepted: a JSON list of names") from error
+            raise ValueError(
+                f"classes: {path} cannot be read: {one_line(error)}; accepted: a JSON list of names"
+            ) from error
         names = names.get("classes") if isinstance(names, dict) else names
     is_list = isinstance(names, list) and all(isinstance(name, str) and name.strip() for name in names)
     if not is_list or len(names) < 2 or len(set(names)) != len(names):

@@ -111,7 +111,9 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     content = workdir / "content"
     columns = config.columns
     path = local_path(config.source) if config.source.partition(":")[0] in LOCAL else Path()
-    rows, seen = _stored(read_images(config.source, path, columns.image, columns.label), config.max_rows, content / BYTES)
+    rows, seen = _stored(
+        read_images(config.source, path, columns.image, columns.label), config.max_rows, content / BYTES
+    )
     if not rows:
         raise ValueError(f"{config.source} gave no images")
     names = class_list(config.classes) or [str(index) for index in range(max(row.label for row in rows) + 1)]
@@ -124,7 +126,9 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
         choose_fraction=config.choose_fraction,
     )
     write_image_rows(content, rows, names)
-    note(f"{len(rows)} images of {len(names)} classes, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}")
+    note(
+        f"{len(rows)} images of {len(names)} classes, {'grey' if channels == 1 else 'colour'}, up to {seen.height} x {seen.width}"
+    )
     facts = ImageDatasetFacts(
         image_size=(seen.height, seen.width),
         num_channels=channels,
@@ -179,7 +183,9 @@ def _check_labels(rows: list[ImageRow], names: list[str], source: str) -> None:
                 f"{source} row {int(row.id)}: label {row.label} is beyond the {len(names)} classes; accepted: 0 to {len(names) - 1}"
             )
     if len({row.label for row in rows}) < 2:
-        raise ValueError(f"{source}: all {len(rows)} images are of class {rows[0].label}; accepted: two classes or more")
+        raise ValueError(
+            f"{source}: all {len(rows)} images are of class {rows[0].label}; accepted: two classes or more"
+        )
 
 
 def _name_of(source: str) -> str:

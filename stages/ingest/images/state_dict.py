@@ -83,7 +83,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 def lite_classifier(state: Mapping[str, Tensor]) -> transformers.PreTrainedModel:
     """Return the EfficientNet-lite0 of a state dict. Raises ValueError for tensors that are missing, left over or of another shape."""
-    from transformers import EfficientNetConfig, EfficientNetForImageClassification  # a second that a plan need not wait for
+    from transformers import (
+        EfficientNetConfig,
+        EfficientNetForImageClassification,
+    )  # a second that a plan need not wait for
 
     fc = state.get("_fc.weight")
     if fc is None:
@@ -95,7 +98,10 @@ def lite_classifier(state: Mapping[str, Tensor]) -> transformers.PreTrainedModel
     for what, names in (
         ("lacks", sorted(wanted.keys() - renamed.keys() - gates)),
         ("holds too", sorted(renamed.keys() - wanted.keys())),
-        ("has in another shape", sorted(n for n in renamed.keys() & wanted.keys() if renamed[n].shape != wanted[n].shape)),
+        (
+            "has in another shape",
+            sorted(n for n in renamed.keys() & wanted.keys() if renamed[n].shape != wanted[n].shape),
+        ),
     ):
         if names:
             raise ValueError(f"the state dict is no EfficientNet-lite0: it {what} {named(names, 'tensors')}")

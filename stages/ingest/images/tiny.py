@@ -83,4 +83,11 @@ def _options(family: str, num_blocks: int, width: int, image_size: int) -> dict[
         return {**own, "embedding_size": width, "hidden_sizes": widths, "depths": depths}
     # ConvNeXt: the scale that blocks begin with would leave them silent for a thousand steps
     scale = {"layer_scale_init_value": 0.1} if family == "convnext" else {}
-    return {**scale, "num_stages": 2, "hidden_sizes": widths, "depths": depths, "patch_size": 2, "image_size": image_size}
+    return {
+        **scale,
+        "num_stages": 2,
+        "hidden_sizes": widths,
+        "depths": depths,
+        "patch_size": 2,
+        "image_size": image_size,
+    }

@@ -53,7 +53,9 @@ def test_a_broken_image_is_named_by_its_row_and_why(store: Store, tmp_path: Path
     cut = [*content[:2], content[2][:60], content[3]]
     with pytest.raises(ValueError, match=r"broken.parquet row 2: image is no whole image: "):
         ingested(store, table(tmp_path / "broken.parquet", cut, labels.tolist()))
-    with pytest.raises(ValueError, match=r"none.parquet row 1: image is bytes; accepted: the bytes of an encoded image"):
+    with pytest.raises(
+        ValueError, match=r"none.parquet row 1: image is bytes; accepted: the bytes of an encoded image"
+    ):
         ingested(store, table(tmp_path / "none.parquet", [content[0], b""], [0, 1]))
 
 
