@@ -91,8 +91,8 @@ class Erase:
         for size in pixels.shape[-2:]:
             side = max(1, round(size * self.fraction))
             first = torch.randint(0, size - side + 1, (len(pixels), 1), generator=generator)
-            places = torch.arange(size)[None]
-            spans.append((places >= first) & (places < first + side))
+            positions = torch.arange(size)[None]
+            spans.append((positions >= first) & (positions < first + side))
         keep[:, 0] = ~(spans[0][:, :, None] & spans[1][:, None, :])
         return pixels * keep.to(pixels)
 

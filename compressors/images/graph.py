@@ -65,12 +65,12 @@ def fuse_norms(classifier: nn.Module, example: torch.Tensor) -> int:
     """
     made: dict[int, str] = {}
     pairs: list[tuple[str, str]] = []
-    kept: list[torch.Tensor] = []  # so that no address is used again
+    held: list[torch.Tensor] = []  # so that no address is used again
 
     def note_conv(name: str):  # type: ignore[no-untyped-def]
         def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
             made[id(output)] = name
-            kept.append(output)
+            held.append(output)
 
         return hook
 

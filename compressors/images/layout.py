@@ -53,8 +53,8 @@ def _staged(base: str, has_shortcuts: bool) -> Callable[[Any], list[Block]]:
     return blocks
 
 
-def _tell_depths(config: Any, blocks: Sequence[Block], kept: Sequence[int]) -> None:
-    stages = [blocks[index].stage for index in kept]
+def _tell_depths(config: Any, blocks: Sequence[Block], left: Sequence[int]) -> None:
+    stages = [blocks[index].stage for index in left]
     config.depths = [stages.count(stage) for stage in range(len(config.depths))]
 
 
@@ -63,8 +63,8 @@ def _vit_blocks(model: Any) -> list[Block]:
     return [Block(0, layers, index, True) for index in range(len(layers))]
 
 
-def _tell_number(config: Any, blocks: Sequence[Block], kept: Sequence[int]) -> None:
-    config.num_hidden_layers = len(kept)
+def _tell_number(config: Any, blocks: Sequence[Block], left: Sequence[int]) -> None:
+    config.num_hidden_layers = len(left)
 
 
 def _mobile_blocks(model: Any) -> list[Block]:
@@ -78,11 +78,11 @@ def _mobile_blocks(model: Any) -> list[Block]:
     return made
 
 
-def _tell_repeats(config: Any, blocks: Sequence[Block], kept: Sequence[int]) -> None:
-    stages = [blocks[index].stage for index in kept]
+def _tell_repeats(config: Any, blocks: Sequence[Block], left: Sequence[int]) -> None:
+    stages = [blocks[index].stage for index in left]
     config.num_block_repeats = [stages.count(stage) for stage in range(len(config.num_block_repeats))]
     config.depth_coefficient = 1.0  # the repeats are counted as they are now
-    new_index = {old: new for new, old in enumerate(kept)}
+    new_index = {old: new for new, old in enumerate(left)}
     config.depthwise_padding = [new_index[old] for old in config.depthwise_padding if old in new_index]
 
 
@@ -120,11 +120,11 @@ def remove_image_blocks(model: PreTrainedModel, removed: Sequence[int]) -> None:
     """Remove blocks in place, and let the config say what is left. Raises ValueError for blocks that cannot go, or the last of a stage."""
     blocks = image_blocks(model)
     check_image_cut(len(blocks), [index for index, block in enumerate(blocks) if block.can_go], removed)
-    kept = [index for index in range(len(blocks)) if index not in set(removed)]
+    left = [index for index in range(len(blocks)) if index not in set(removed)]
     for stage in {block.stage for block in blocks}:
-        if not any(blocks[index].stage == stage for index in kept):
+        if not any(blocks[index].stage == stage for index in left):
             raise ValueError(f"removing blocks {list(removed)} leaves none of stage {stage}; accepted: one at least")
-    LAYOUTS[model.config.model_type].tell(model.config, blocks, kept)
+    LAYOUTS[model.config.model_type].tell(model.config, blocks, left)
     for index in sorted(removed, reverse=True):
         block = blocks[index]
         del block.siblings[block.index]

@@ -35,8 +35,9 @@ def write_version(
     metadata: Mapping[str, Any],
     task: str = "text-generation",
 ) -> None:
-    """Write a model, with its tokenizer or image processor by transformers' words for them, so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
+    """Write a model so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
+    `components`: the model, and its tokenizer or image processor, by transformers' words for them.
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     """

@@ -103,7 +103,7 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
 def prune(
     config: PruneConfig, inputs: PruneInputs, workdir: Path
 ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-    """Remove blocks of a decoder, an encoder or an image classifier. The result loads and runs like any other of its family, which is tried on what was written.
+    """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written.
 
     Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
     """

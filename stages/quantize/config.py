@@ -21,7 +21,6 @@ from attar.stages.contract import StageConfig, default_kind
 from attar.stages.quantize.limits import ClassLimits, Limits, VectorLimits
 from attar.stages.runtime.older_fields import Moved, within
 
-
 # Kinds whose weights share a scale over a whole output channel.
 WHOLE_KINDS = ("dynamic", "static")
 

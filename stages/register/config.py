@@ -14,10 +14,10 @@ from attar.registry.artifacts.handles import (
     ComparisonArtifact,
     EncoderArtifact,
     EncoderGraphArtifact,
-    ImageClassifierArtifact,
-    ImageGraphArtifact,
     EvaluationArtifact,
     GgufArtifact,
+    ImageClassifierArtifact,
+    ImageGraphArtifact,
     ModelArtifact,
     OnnxArtifact,
 )

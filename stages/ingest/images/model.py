@@ -76,17 +76,17 @@ def random_options_of(source: ModelSource) -> dict[str, int]:
 
 
 def classifier_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
-    """Return the facts that can be told before fetching. That it is an image classifier is one of them."""
-    told: dict[str, Any] = {"image_size": (0, 0)}
+    """Return the facts that can be known before fetching. That it is an image classifier is one of them."""
+    known: dict[str, Any] = {"image_size": (0, 0)}
     if source.scheme == "random":
         sizes = {**SIZES, **random_options_of(source)}
-        told = {"image_size": (sizes["image_size"],) * 2, "num_channels": sizes["num_channels"]}
-        told |= {"num_classes": sizes["num_classes"], "num_blocks": sizes["num_blocks"], "dtype": "float32"}
+        known = {"image_size": (sizes["image_size"],) * 2, "num_channels": sizes["num_channels"]}
+        known |= {"num_classes": sizes["num_classes"], "num_blocks": sizes["num_blocks"], "dtype": "float32"}
     elif source.scheme == "folder":
-        told = dict(folder_facts(source.path))
+        known = dict(folder_facts(source.path))
     elif config.state_dict_of:
-        told = {"image_size": (224, 224), "num_channels": 3, "num_classes": 1000, "num_blocks": 16, "dtype": "float32"}
-    return told | ({"num_classes": len(config.classes)} if config.classes else {})
+        known = {"image_size": (224, 224), "num_channels": 3, "num_classes": 1000, "num_blocks": 16, "dtype": "float32"}
+    return known | ({"num_classes": len(config.classes)} if config.classes else {})
 
 
 def ingest_classifier(

@@ -122,9 +122,10 @@ def lite_names(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     renamed = {}
     for name, value in model.state_dict().items():
         if "squeeze_excite" not in name:
+            own = name
             for new, old in parts.items():
-                name = name.replace(new, old)
-            renamed[name] = value
+                own = own.replace(new, old)
+            renamed[own] = value
     return renamed
 
 

@@ -251,6 +251,6 @@ def test_images_and_classifiers_that_do_not_fit_are_refused_before_anything_runs
         prune.forecast(
             PruneConfig(num_blocks=1), {"model": (classifier.facts,), "scan": ({"metrics": (), "num_blocks": 4},)}
         )
+    facts = {**classifier.facts, "format": "onnx"}
     with pytest.raises(ValueError, match="limits.kind is 'text', but the input is the graph of an image classifier"):
-        facts = {**classifier.facts, "format": "onnx"}
         quantize.forecast(QuantizeConfig(limits={"max_kl_nats": 1}), {"model": (facts,), "data": (images.facts,)})
