@@ -31,7 +31,7 @@ from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
 KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES
-# Objectives by their own name: of distributions, and between vectors.
+# Objectives by their own name: of distributions, between vectors, and toward labels.
 NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
@@ -51,6 +51,9 @@ class ObjectiveSpec(DescribedModel):
 
     target: Component = "identity"
     """What the student is to become: made of teacher, past, anchor and labels. Default: what the teacher says."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens student and sources alike; the loss is multiplied by its square, so that the gradient keeps its size. 1: neither."""
 
     token_weight: Component | list[Component] = []
     """How much each token counts; several multiply."""
@@ -86,19 +89,18 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between hidden states is toward the teacher's; target has nothing to act on")
             return HiddenDistil(divergence=built(HIDDEN_LOSSES, self.divergence, "divergence"))
-        if name in CLASS_LOSSES:
-            self._refuse_unused("a loss on labels is over each row")
-            if self.target != "identity":
-                raise ValueError("a loss on labels is toward the labels; target has nothing to act on")
-            return built(CLASS_LOSSES, self.divergence, "divergence")
         if name in EMBEDDING_LOSSES:
             self._refuse_unused("a loss between vectors has no distribution")
             if self.target != "identity":
                 raise ValueError("a loss between vectors is toward the teacher's; target has nothing to act on")
             return built(EMBEDDING_LOSSES, self.divergence, "divergence")
+        if name in CLASS_LOSSES:
+            self._refuse_unused("the labels' loss is toward the data's own labels")
+            return built(CLASS_LOSSES, self.divergence, "divergence")
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
+            temperature=self.temperature,
             token_weights=tuple(built(TOKEN_WEIGHTS, axis, "token_weight") for axis in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
             route=self.route,
@@ -124,7 +126,11 @@ class ObjectiveSpec(DescribedModel):
 
     def _refuse_unused(self, reason: str) -> None:
         unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
-        unused += [name for name, plain in (("route", "all"), ("reduction", "token")) if getattr(self, name) != plain]
+        unused += [
+            name
+            for name, plain in (("route", "all"), ("reduction", "token"), ("temperature", 1.0))
+            if getattr(self, name) != plain
+        ]
         if unused:
             raise ValueError(f"{reason}; {unused[0]} has nothing to act on")
 
