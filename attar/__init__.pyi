@@ -27,6 +27,9 @@ from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
 from attar.registry.artifacts.handles import GgufArtifact
+from attar.registry.artifacts.handles import ImageClassifierArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageGraphArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
@@ -53,8 +56,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
+    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a classifier with its processor."""
 
     def ingest_data(
         self,
@@ -77,11 +80,28 @@ class Stages:
     ) -> DatasetArtifact:
         """Bring a data set in as checkable questions and answers, or as the turns of conversations."""
 
+    def ingest_images(
+        self,
+        *,
+        source: str,
+        name: str = "",
+        classes: Sequence[str] | str = "",
+        columns: Mapping[str, Any] = ...,
+        channels: int = 0,
+        max_rows: int = 0,
+        heldout_fraction: float = 0.1,
+        choose_fraction: float | None = None,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ImageDatasetArtifact:
+        """Bring images in with their classes: encoded bytes as they came, each decoded once. An array becomes PNG, which loses nothing."""
+
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
         patch_weight: Literal["none", "norm"] = "norm",
@@ -100,7 +120,7 @@ class Stages:
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -116,8 +136,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
+    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+        """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
         self,
@@ -382,9 +402,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | Source | None = None,
+        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
+        teacher: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -478,7 +498,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -490,8 +510,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Make one plain model of a base and its students. An encoder takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+        """Make one plain model of a base and its students. An encoder or image classifier takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -507,8 +527,8 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
         format: Mapping[str, Any] = ...,
@@ -519,14 +539,14 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
         weights: Mapping[str, Any] = ...,
@@ -541,7 +561,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -565,11 +585,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source,
-        tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact | Source,
+        tasks: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source | None = None,
+        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
@@ -650,12 +670,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source] = (),
+        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,
