@@ -19,6 +19,7 @@ from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import EncoderArtifact, ImageClassifierArtifact, ModelArtifact
 from attar.registry.artifacts.image_facts import ImageClassifierFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned, augmentations_of
@@ -152,7 +153,7 @@ class TrainingPlan:
         learned, compute = config.rows, config.compute
         return TrainingPlan(
             device=device,
-            dtype=pick_dtype(config.compute.precision, device),
+            dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
             reduction=reduction,
             teaching=Teaching(
