@@ -33,7 +33,7 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Shift:
-    """Moves an image by up to `fraction` of its height and width; what comes in at the edge is the edge again."""
+    """Moves an image by up to `fraction` of its height and width. What comes in at the edge is the edge again."""
 
     fraction: float = 0.125
 
@@ -56,7 +56,7 @@ class Shift:
 
 @dataclass(frozen=True, kw_only=True)
 class Crop:
-    """Takes a part of an image, of `min_area` to all of it and of about its proportions, at its full size. https://arxiv.org/abs/1409.4842"""
+    """Takes a part of an image, of `min_area` to all of it, at its full size. https://arxiv.org/abs/1409.4842"""
 
     min_area: float = 0.35
 

@@ -1,4 +1,4 @@
-"""Where the blocks of image classifiers are, which of them can go, and how each family's config says what is left.
+"""Where the blocks of image classifiers are, which can go, and how each family's config says what is left.
 
 A block can go where it hands on an image of its own shape: the input is added to what it computes. The others change width or size.
 """

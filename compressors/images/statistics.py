@@ -1,4 +1,4 @@
-"""What batch norms know of images, measured anew and folded into their scale and shift; and gates that are always open, left out.
+"""What batch norms know of images, measured anew and folded into scale and shift. And gates that are always open, left out.
 
 Training leaves the statistics of batch norms as they are: a step is then the same however it is split, and a resumed one bit for bit. What
 a cut or other data change of them is measured once, before the first step. Since a norm is y = g (x - m) / sqrt(v + e) + b, other statistics

@@ -50,7 +50,7 @@ class Classified:
 
 
 def macro_accuracy(rows: Classified) -> float:
-    """Return the mean over classes of the share of each class's rows that are right; classes without a row say nothing."""
+    """Return the mean over classes of the share of each class's rows that are right. Classes without a row say nothing."""
     return _mean_recall(rows, sorted(set(rows.labels.tolist())))
 
 
@@ -82,7 +82,7 @@ def area(rows: Classified) -> float:
 
 
 def calibration_error(rows: Classified) -> float:
-    """Return the expected calibration error: by bins of confidence, how far accuracy is from it, weighed by how many fall in."""
+    """Return the expected calibration error. By bins of confidence, how far accuracy is from it, weighed by how many fall in."""
     return float(sum(share * abs(right - confidence) for share, right, confidence in reliability(rows)))
 
 

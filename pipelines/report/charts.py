@@ -132,7 +132,7 @@ def _count(*axes: Axis) -> None:
 
 
 def confusion(table: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Return which classes go for which: a row a class, the share of its images across, how many where there are any."""
+    """Return which classes go for which. A row a class, the share of its images across, how many where there are any."""
     counts = np.asarray(table, float)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
     labels = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]

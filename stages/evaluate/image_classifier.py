@@ -34,7 +34,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import num_questions_of
 from attar.stages.contract import Forecast
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.image_figures import image_headline
+from attar.stages.evaluate.figures import image_headline
 from attar.stages.evaluate.timing import image_times
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note

@@ -13,8 +13,8 @@ from attar.compressors.measure.paired import paired_retention, share
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
+from attar.stages.evaluate.figures import IMAGE_TIMES
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
-from attar.stages.evaluate.image_figures import IMAGE_TIMES
 from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
 

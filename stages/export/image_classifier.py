@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
@@ -13,11 +13,11 @@ from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.registry.artifacts.handles import Facts, ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
-from attar.registry.artifacts.subjects import form_of
 from attar.stages.artifacts.images.dataset import ImageBytes, part_rows, read_image_rows
+from attar.stages.artifacts.images.fit import graph_facts
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
-from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
+from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.onnx_folder import write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast
@@ -48,12 +48,6 @@ def image_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seque
     facts = graph_facts(model)
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
-
-
-def graph_facts(model: Facts, quantization: str = "none") -> dict[str, Any]:
-    """Return the facts of a classifier's graph that follow from the model's."""
-    own = {name: model[name] for name in ("num_products",) if name in model}
-    return {**exported(model, quantization), **form_of(model), **own}
 
 
 def export_image_graph(config: ExportConfig, inputs: ExportInputs, content: Path) -> ImageGraphArtifact:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.compressors.images.augment import AUGMENTATIONS, Augmentation
 from attar.registry.artifacts.handles import (
     DatasetArtifact,
     EncoderArtifact,
@@ -29,7 +28,8 @@ from attar.stages.finetune.distillation_config import (
     check_views,
     uses_teacher,
 )
-from attar.stages.finetune.objective_spec import Component, ObjectiveSpec, built, read_objective, weighed_objective
+from attar.stages.finetune.learned_rows import RowsConfig
+from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
 from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
@@ -69,45 +69,6 @@ FLAT = {
     "checkpoint_minutes": Moved("checkpoints.minutes"),
     **within("compute", *(name for name in ComputeConfig.model_fields if name != "num_shards")),
 }
-
-
-# answers: those of the answers, and of plain text. all: prompts included.
-Learned = Literal["answers", "all"]
-
-
-class RowsConfig(StageConfig):
-    """Which tokens of the data are learned."""
-
-    learn: Learned = "answers"
-    """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
-
-    shares: list[float] = []
-    """Share of the tokens taken from each input of `data`, in their order; empty: each input once an epoch."""
-
-    max_tokens: int = Field(default=1024, ge=8)
-    """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
-
-    augment: list[Component] = []
-    """Of images: how each is changed, anew at every step, such as [flip, {shift: {fraction: 0.1}}, crop, erase]. Evaluations see them as
-    they are."""
-
-    @field_validator("augment")
-    @classmethod
-    def _known_augmentations(cls, value: list[Component]) -> list[Component]:
-        augmentations_of(value)
-        return value
-
-    @field_validator("shares")
-    @classmethod
-    def _above_zero(cls, value: list[float]) -> list[float]:
-        if any(share <= 0 for share in value):
-            raise ValueError(f"shares are {value}; accepted: numbers above 0")
-        return value
-
-
-def augmentations_of(components: list[Component]) -> tuple[Augmentation, ...]:
-    """Return the augmentations that a recipe names. Raises ValueError for an unknown one, or a wrong parameter."""
-    return tuple(built(AUGMENTATIONS, component, "augment") for component in components)
 
 
 class FinetuneConfig(StageConfig):

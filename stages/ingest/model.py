@@ -142,7 +142,7 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
 def ingest_model(
     config: IngestModelConfig, inputs: NoInputs, workdir: Path
 ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a classifier with its processor.
+    """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, a classifier with its processor.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.

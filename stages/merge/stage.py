@@ -98,10 +98,11 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
     return Passthrough() if config.method == "fold" else config.build(params)
 
 
+Merged = ModelArtifact | EncoderArtifact | ImageClassifierArtifact
+
+
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(
-    config: MergeConfig, inputs: MergeInputs, workdir: Path
-) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Merged:
     """Make one plain model of a base and its students. An encoder or image classifier takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded

@@ -13,10 +13,10 @@ from attar.compressors.images.classifier import logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.registry.artifacts.handles import ImageDatasetArtifact, ImageGraphArtifact
 from attar.stages.artifacts.images.dataset import ImageBytes, part_rows, read_image_rows
+from attar.stages.artifacts.images.fit import graph_facts
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, StoredPixels, pixel_batches
 from attar.stages.artifacts.onnx_folder import DATA, disk_bytes, read_structure, write_graph
 from attar.stages.artifacts.onnx_session import GRAPH, open_session
-from attar.stages.export.image_classifier import graph_facts
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.limits import ClassLimits
 from attar.stages.runtime.progress import bar, metric, note
@@ -81,15 +81,15 @@ def quantize_classifier(
 
 def _write(config: QuantizeConfig, source: Path, calibration: Sequence[StoredPixels], content: Path) -> None:
     """Write the graph in integers, its weights beside it, and what says how images are read."""
-    from attar.compressors.images import integers  # its libraries are in an extra
+    from attar.stages.quantize import convolutions  # its libraries are in an extra
 
     written = content / "quantized.onnx"
     graph = source / GRAPH
     excluded = _ends_with(source, config.exclude)
     if config.weights.kind == "static":
-        integers.with_static_ranges(graph, pixel_batches(calibration, AT_ONCE), written, excluded=excluded)
+        convolutions.with_static_ranges(graph, pixel_batches(calibration, AT_ONCE), written, excluded=excluded)
     else:
-        integers.with_dynamic_ranges(graph, written, excluded=excluded)
+        convolutions.with_dynamic_ranges(graph, written, excluded=excluded)
     write_graph(_loaded(written), content)
     written.unlink()
     for name in (PROCESSOR, "config.json"):

@@ -7,14 +7,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.images import ImageBatch
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.losses.classes import ClassOutputs
+from attar.compressors.distill.teachers.outputs import LiveTeacher
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.images.classifier import ImageClassifier
+from attar.compressors.models.head import OutputHead
 from attar.compressors.models.trained_weights import Weights
 
 
@@ -36,12 +38,12 @@ class ImageStudent(nn.Module):
         return self.model(pixel_values=batch.pixels.to(self.model.device, self.model.dtype)).logits.float()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode."""
+        """Return the net in evaluation mode, whatever is asked for."""
         return super().train(False)
 
-    def outputs(self, batch: ImageBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
+    def outputs(self, batch: ImageBatch, weights: Mapping[str, Tensor] | None = None) -> LiveTeacher:
         """Return its distributions as a teacher's outputs."""
-        return ClassOutputs(self(batch))
+        return _distributions(self(batch))
 
 
 @dataclass
@@ -61,12 +63,17 @@ class RecordedClasses:
     def follow(self, student: Any, example: Any) -> bool:
         return False
 
-    def speak(self, student: TrainedModel, batch: ImageBatch) -> ClassOutputs:
+    def speak(self, student: TrainedModel, batch: ImageBatch) -> LiveTeacher:
         assert batch.teacher is not None, "the teacher was run over every image that is learned or evaluated"
-        return ClassOutputs(batch.teacher.to(next(student.parameters()).device))
+        return _distributions(batch.teacher.to(next(student.parameters()).device))
 
     def advance(self, student: TrainedModel, clock: Clock) -> None:
         pass
 
     def model_of(self, student: Any) -> AbstractContextManager[Any]:
         raise TypeError("a classifier writes nothing")
+
+
+def _distributions(logits: Float[Tensor, "N K"]) -> LiveTeacher:
+    """Return logits as a teacher's outputs: states whose head changes nothing."""
+    return LiveTeacher(logits, OutputHead(torch.eye(logits.shape[1], device=logits.device)))

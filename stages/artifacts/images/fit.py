@@ -1,15 +1,17 @@
-"""Refuse images and classifiers that do not go together, by their facts: before anything is read."""
+"""What images and classifiers say of each other by their facts, before anything is read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from attar.registry.artifacts.handles import Facts
-from attar.registry.artifacts.subjects import IMAGES, subject_of
+from attar.registry.artifacts.subjects import IMAGES, form_of, subject_of
+from attar.stages.artifacts.model.size_forecast import exported
 
 
 def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
-    """Raise ValueError where a data set is of images and the model is of texts, or the other way; and for images that a classifier does not take."""
+    """Raise ValueError where data and model are not both of images or both of texts, and for images that a classifier does not take."""
     wants_images = subject_of(model) is IMAGES
     for some in data:
         has_images = subject_of(some) is IMAGES
@@ -20,6 +22,12 @@ def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
             )
         if has_images:
             _refuse_unfit(model, some)
+
+
+def graph_facts(model: Facts, quantization: str = "none") -> dict[str, Any]:
+    """Return the facts of a classifier's graph that follow from the model's."""
+    own = {name: model[name] for name in ("num_products",) if name in model}
+    return {**exported(model, quantization), **form_of(model), **own}
 
 
 def _refuse_unfit(model: Facts, data: Facts) -> None:

@@ -90,11 +90,11 @@ class StoredPixels:
 
     def __init__(self, reader: PixelReader, row: ImageRow, content: ImageBytes, name: str) -> None:
         self._reader, self._row, self._content, self._name = reader, row, content, name
-        self._kept: Tensor | None = None
+        self._pixels: Tensor | None = None
 
     def __call__(self) -> Float[Tensor, "C H W"]:
-        if self._kept is not None:
-            return self._kept
+        if self._pixels is not None:
+            return self._pixels
         try:
             pixels = self._reader(decoded(self._content(self._row), self._reader.num_channels))
         except ValueError as error:
@@ -105,7 +105,7 @@ class StoredPixels:
                 f"accepted: {self._reader.size[0]} x {self._reader.size[1]}"
             )
         if self._reader.keeps(pixels.nbytes):
-            self._kept = pixels
+            self._pixels = pixels
         return pixels
 
 

@@ -1,4 +1,4 @@
-"""Prove that a written classifier is what was made: it loads whole in plain transformers, and gives the logits of the one in memory."""
+"""Prove that a written classifier is what was made. It loads whole in plain transformers, and gives the logits in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image classifier as it comes in: a transformers folder, a state dict of a known net, or a random one."""
+"""An image classifier as it comes in. A transformers folder, a state dict of a known net, or a random net."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""EfficientNet-lite state dicts (`.pth`) as EfficientNets of transformers: every number under another name, none made up but gates that are 1.
+"""EfficientNet-lite state dicts (`.pth`) as EfficientNets of transformers. Every number under another name, none made up but gates that are 1.
 
 transformers' EfficientNet always has squeeze-and-excite gates, which the lite nets lack: they come in as gates that multiply by 1 exactly
 (zero matrices, a shift whose sigmoid is 1 in float32), which training, timing and graphs pass by. A transformers folder and not timm's own

@@ -61,7 +61,13 @@ def _options(family: str, num_blocks: int, width: int, image_size: int) -> dict[
     if family == "vit":
         patch = max(1, image_size // 4)
         sizes = {"hidden_size": width, "num_hidden_layers": num_blocks, "num_attention_heads": 2}
-        return {**sizes, "intermediate_size": 2 * width, "image_size": image_size, "patch_size": patch}
+        return {
+            **sizes,
+            "initializer_range": 0.15,
+            "intermediate_size": 2 * width,
+            "image_size": image_size,
+            "patch_size": patch,
+        }
     if family == "efficientnet":
         return {
             "width_coefficient": 1.0,
@@ -77,6 +83,8 @@ def _options(family: str, num_blocks: int, width: int, image_size: int) -> dict[
             "hidden_dim": 1280,
             "batch_norm_momentum": 0.1,
             "drop_connect_rate": 0.0,
+            # wide, so that blocks do something measurable: of the family's own 0.02 nothing is left after a few of them
+            "initializer_range": 0.3,
         }
     if family in ("resnet", "regnet"):
         own = {"layer_type": "basic"} if family == "resnet" else {"layer_type": "x", "groups_width": width}

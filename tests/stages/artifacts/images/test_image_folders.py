@@ -47,9 +47,9 @@ def test_new_classes_begin_alike(store: Store, classifier: ImageClassifierArtifa
     model = load_classifier(new.path).model
     assert model.config.id2label == {0: "cat", 1: "dog", 2: "fox"} and new.facts.num_classes == 3
     assert not load_classifier(new.path)(torch.randn(2, 1, 16, 16)).any()
-    kept = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier")}
+    others = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier")}
     before = load_classifier(classifier.path).model.state_dict()
-    assert all(torch.equal(value, before[name]) for name, value in kept.items())
+    assert all(torch.equal(value, before[name]) for name, value in others.items())
 
 
 def test_what_is_no_classifier_is_refused(store: Store, classifier: ImageClassifierArtifact, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
 from attar.registry.artifacts.store import Store
+from attar.registry.release.pull import download_model
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
@@ -18,30 +19,33 @@ from attar.stages.finetune.image_classifier import build_image_run
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.stage import register
+from tests.databases import copy_database
+from tests.stages.artifacts.images.conftest import classifier_of
 
 
 def test_a_version_holds_what_transformers_and_onnxruntime_read(
     store: Store,
+    mlflow_database: Path,
     classifier: ImageClassifierArtifact,
     image_graph: ImageGraphArtifact,
     images: ImageDatasetArtifact,
     tmp_path: Path,
 ) -> None:
-    from attar.registry.release.pull import pull_model
-
+    store.root.mkdir(parents=True, exist_ok=True)
+    copy_database(mlflow_database, store.root / "mlflow.db")
     scores = evaluate.execute(EvaluateConfig(), EvaluateInputs(model=classifier, tasks=(images,)), store).artifact
     gate = {"min_accuracy_retention": 0.4, "max_size_ratio": 1.0}
     inputs = RegisterInputs(model=classifier, evaluation=scores, baseline=scores, onnx=(image_graph,))
     released = register.execute(RegisterConfig(name="quarters", gate=gate), inputs, store).artifact
     assert released.facts.is_champion
-    folder = tmp_path / "pulled"
-    pull_model("quarters", folder)
+    folder = download_model("quarters", tmp_path / "pulled")
     model = AutoModelForImageClassification.from_pretrained(folder / "model").eval()
     pixels = torch.randn(2, 1, 16, 16)
     with torch.no_grad():
         assert torch.equal(model(pixel_values=pixels).logits, load_classifier(classifier.path)(pixels))
     assert AutoImageProcessor.from_pretrained(folder / "model", backend="pil").size == {"height": 16, "width": 16}
     assert (folder / "onnx" / "model.onnx").exists() and "image-classification" in (folder / "README.md").read_text()
+    assert classifier_of(store, "models:/quarters@champion").facts.image_size == (16, 16)
 
 
 @pytest.mark.parametrize("name", ["max_perplexity_ratio", "min_spearman_retention"])

@@ -27,7 +27,7 @@ IMAGE_TIMES = ("image_seconds", f"image_seconds_{IMAGE_BATCH}")
 def image_headline(
     evaluation: Mapping[str, Any], classified: Mapping[str, Classified], counts: Mapping[str, Sequence[int]]
 ) -> dict[str, float]:
-    """Return the numbers by name, over all tasks and of each: accuracy, by class and of rare classes, area under the curve, calibration."""
+    """Return the numbers by name, over all tasks and of each. Accuracy, by class and of rare classes, area under the curve, calibration."""
     numbers = {name: float(evaluation[name]) for name in ("num_parameters", "flops_per_image", "disk_bytes")}
     times = evaluation["latency"]
     numbers |= {name: float(times[name]) for name in times if name.startswith("image_seconds") and "rounds" not in name}
