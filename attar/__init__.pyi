@@ -57,7 +57,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a classifier with its processor."""
+        """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, a classifier with its processor."""
 
     def ingest_data(
         self,

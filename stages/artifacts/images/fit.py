@@ -11,7 +11,7 @@ from attar.stages.artifacts.model.size_forecast import exported
 
 
 def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
-    """Raise ValueError where data and model are not both of images or both of texts, and for images that a classifier does not take."""
+    """Raise ValueError where data and model are not both of images or both of texts, or do not fit."""
     wants_images = subject_of(model) is IMAGES
     for some in data:
         has_images = subject_of(some) is IMAGES
