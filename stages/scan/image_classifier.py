@@ -45,7 +45,7 @@ def check_image_scan(config: ScanConfig) -> None:
 def scan_classifier(
     config: ScanConfig, model: ImageClassifierArtifact, data: ImageDatasetArtifact, content: Path
 ) -> ScanArtifact:
-    """Score every block: 1 - cosine of what it hands on to what it reads, a mean over images. A block that cannot go scores infinity.
+    """Score every block: 1 - cosine of what it hands on to what it reads, a mean over images. A block that must stay scores infinity.
 
     Windows score the sum of their blocks. Raises ValueError for data without training images.
     """
@@ -60,7 +60,7 @@ def scan_classifier(
         for pixels in pixel_batches([reader.stored(data, row, stored) for row in rows], config.calibration.batch_size):
             classifier(pixels)
             counter.advance(len(pixels))
-    influence = [sums[i] / len(rows) if block.can_go else float("inf") for i, block in enumerate(blocks)]
+    influence = _that_can_go(blocks, [total / len(rows) for total in sums])
     scores: Scores = {
         (first, size): sum(influence[first : first + size])
         for first in range(len(blocks))
@@ -71,6 +71,16 @@ def scan_classifier(
     write_costs(content / COST_TABLE, {"parameters": Costs(sizes, num_parameters(classifier.model) - sum(sizes))})
     metric("lowest_block_influence_of_one_block", min(influence))
     return ScanArtifact.at(content, scan_facts(config), num_blocks=len(blocks), num_tokens=len(rows))
+
+
+def _that_can_go(blocks: list[Block], influence: list[float]) -> list[float]:
+    """Return the influences, infinite where a block must stay: it changes width or size, or does most of a stage whose blocks all could go."""
+    scores = [value if block.can_go else float("inf") for block, value in zip(blocks, influence, strict=True)]
+    for stage in {block.stage for block in blocks}:
+        own = [index for index, block in enumerate(blocks) if block.stage == stage]
+        if all(blocks[index].can_go for index in own):
+            scores[max(own, key=lambda index: influence[index])] = float("inf")
+    return scores
 
 
 @contextmanager

@@ -94,8 +94,9 @@ def test_a_scan_tells_which_block_changes_least_and_prune_takes_it(
     config = ScanConfig(metrics=["block_influence"], calibration={"num_samples": 24, "batch_size": 8})
     artifact = scan.execute(config, ScanInputs(model=original, data=images), store).artifact
     scores = read_scores(artifact.path / TABLE, "block_influence")
-    can_go = original.facts.removable_blocks
-    assert [index for index in range(4) if np.isfinite(scores[index, 1])] == list(can_go)
+    # 2 changes width and size, and of the first two, which make a stage, the one that does more stays
+    can_go = [index for index in range(4) if np.isfinite(scores[index, 1])]
+    assert original.facts.removable_blocks == (0, 1, 3) and can_go in ([0, 3], [1, 3])
     assert read_costs(artifact.path / COST_TABLE, "parameters").total == original.facts.num_parameters
     chosen = PruneConfig(num_blocks=1, metric="block_influence", choice="free")
     pruned = prune.execute(chosen, PruneInputs(model=original, scan=artifact), store).artifact
