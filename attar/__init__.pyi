@@ -20,6 +20,8 @@ from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
+from attar.registry.artifacts.handles import ClassifierArtifact
+from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import EncoderArtifact
@@ -56,8 +58,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-        """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, a classifier with its processor."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+        """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor."""
 
     def ingest_data(
         self,
@@ -100,7 +102,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -115,12 +117,12 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token."""
+        """Score every window of blocks under each of the metrics, as tables. Of encoders and classifiers those that need no next token."""
 
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -136,7 +138,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
         """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
@@ -402,9 +404,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source | None = None,
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -498,7 +500,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -510,8 +512,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-        """Make one plain model of a base and its students. An encoder or image classifier takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+        """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them."""
 
     def rejoin(
         self,
@@ -527,7 +529,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -539,13 +541,13 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -561,7 +563,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -585,11 +587,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
         tasks: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact | Source | None = None,
+        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
@@ -670,12 +672,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -33,7 +33,16 @@ def listed_files(folder: Path, digest: str) -> dict[str, str]:
     listing = folder / CHECKSUMS
     if not listing.is_file() or hashlib.sha256(listing.read_bytes()).hexdigest() != digest:
         raise DamagedModelError(f"{CHECKSUMS} is not the list that was registered")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in listing.read_text().splitlines())}
+    return read_listing(listing.read_text())
+
+
+def read_listing(text: str) -> dict[str, str]:
+    """Return the sha256 of every file that a list names. Raises DamagedModelError for a name that leads out of the folder."""
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    for name in listed:
+        if not name or name.startswith("/") or ".." in name.split("/"):
+            raise DamagedModelError(f"{CHECKSUMS} names {name!r}, which is no file of a version")
+    return listed
 
 
 def verify_checksums(folder: Path, digest: str, of: Callable[[str], bool] = lambda name: True) -> None:

@@ -12,15 +12,12 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import (
+    AnyData,
+    AnyGraph,
+    AnyModel,
     DatasetArtifact,
-    EncoderArtifact,
-    EncoderGraphArtifact,
     EvaluationArtifact,
-    ImageClassifierArtifact,
-    ImageDatasetArtifact,
-    ImageGraphArtifact,
     ModelArtifact,
-    OnnxArtifact,
 )
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
@@ -52,9 +49,7 @@ Provider = Literal[
 ]
 
 # What is measured: a model or its graph.
-Measured = (
-    ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | ImageClassifierArtifact | ImageGraphArtifact
-)
+Measured = AnyModel | AnyGraph
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
 
@@ -179,7 +174,7 @@ class EvaluateInputs:
     """
 
     model: Measured
-    tasks: tuple[DatasetArtifact | ImageDatasetArtifact, ...] = ()
+    tasks: tuple[AnyData, ...] = ()
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
     beside: Measured | None = None

@@ -76,7 +76,7 @@ def image_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple
     )
 
 
-def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
+def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
     """Measure accuracy, its intervals, calibration, size and speed. Raises ValueError for an image that cannot be read, naming it."""
     model, data = cast(Model, inputs.model), cast(tuple[ImageDatasetArtifact, ...], inputs.tasks)
     names = unique_names(data, "task")

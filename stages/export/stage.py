@@ -6,29 +6,36 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attar.registry.artifacts.handles import (
+    AnyGraph,
     Artifact,
+    ClassifierGraphArtifact,
     EncoderGraphArtifact,
     Facts,
     GgufArtifact,
     ImageGraphArtifact,
     ModelArtifact,
-    OnnxArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.contract import Forecast, stage
+from attar.stages.export.classifier import export_classifier_graph
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
 from attar.stages.export.image_classifier import export_image_graph, image_graph_forecast
 from attar.stages.export.rooms import ROOMS
 
 # Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
-FORECASTS = {ENCODER: encoder_graph_forecast, IMAGES: image_graph_forecast}
-RUNS: dict[Subject, Callable[..., EncoderGraphArtifact | ImageGraphArtifact]] = {
+FORECASTS = {ENCODER: encoder_graph_forecast, CLASSIFIER: encoder_graph_forecast, IMAGES: image_graph_forecast}
+RUNS: dict[Subject, Callable[..., AnyGraph]] = {
     ENCODER: export_encoder_graph,
+    CLASSIFIER: export_classifier_graph,
     IMAGES: export_image_graph,
 }
-GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact, IMAGES: ImageGraphArtifact}
+GRAPHS: dict[Subject, type[Artifact]] = {
+    ENCODER: EncoderGraphArtifact,
+    CLASSIFIER: ClassifierGraphArtifact,
+    IMAGES: ImageGraphArtifact,
+}
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -50,14 +57,13 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
 
 
 @stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
-def export(
-    config: ExportConfig, inputs: ExportInputs, workdir: Path
-) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | ImageGraphArtifact:
+def export(config: ExportConfig, inputs: ExportInputs, workdir: Path) -> AnyGraph | GgufArtifact | ModelArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
-    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of an image classifier one from pixels to logits.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier, of texts or images, one that gives a
+    logit a class.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

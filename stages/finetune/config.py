@@ -11,14 +11,7 @@ from pydantic import field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import (
-    DatasetArtifact,
-    EncoderArtifact,
-    FittedArtifact,
-    ImageClassifierArtifact,
-    ImageDatasetArtifact,
-    ModelArtifact,
-)
+from attar.registry.artifacts.handles import AnyData, AnyModel, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -201,9 +194,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact | EncoderArtifact | ImageClassifierArtifact
-    data: tuple[DatasetArtifact | ImageDatasetArtifact, ...]
-    teacher: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | None = None
+    model: AnyModel
+    data: tuple[AnyData, ...]
+    teacher: AnyModel | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

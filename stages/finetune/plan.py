@@ -14,9 +14,10 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, ImageClassifierArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.image_facts import ImageClassifierFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
@@ -35,8 +36,6 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
-# A model that learns, or teaches one that does.
-Student = ModelArtifact | EncoderArtifact | ImageClassifierArtifact
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
@@ -62,7 +61,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: Student | None = None
+    model: AnyModel | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -75,6 +74,8 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
+    # of a classifier: how the teacher's classes are split; None: they are not
+    split: Split | None
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -161,6 +162,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
+                split=None if config.teacher.split is None else config.teacher.split.rule,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -241,5 +243,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: Student | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: AnyModel | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,13 +22,19 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import ENCODER, IMAGES, subject_of
+from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
+from attar.stages.finetune.classifier import (
+    build_classifier_run,
+    check_classifier_training,
+    check_same_classes,
+    refuse_classes,
+)
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
@@ -50,8 +56,12 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {ENCODER: check_encoder_training, IMAGES: check_image_training}
-BUILDS = {ENCODER: build_encoder_run, IMAGES: build_image_run}
+CHECKS = {
+    ENCODER: check_encoder_training,
+    CLASSIFIER: check_classifier_training,
+    IMAGES: check_image_training,
+}
+BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run, IMAGES: build_image_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -70,10 +80,12 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check(config, has_teacher=bool(teacher))
     else:
         refuse_vectors(objectives)
+        refuse_classes(objectives)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_other_data(model, data)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
+    check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
             check_covers(other, model, who)
@@ -152,7 +164,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
     objectives, teaching, limit = plan.reduction.objectives, plan.teaching, plan.schedule.tokens_per_micro_batch
     tokenizer = load_tokenizer(inputs.model.path)
     rows = _rows(plan, inputs, tokenizer)
-    base, student = _student(plan, cast(ModelArtifact, inputs.model))
+    base, student = _student(plan, inputs.model)
     is_packed = plan.passes.is_packed and _can_pack(student, rows.train, plan.dtype)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     teacher_sources = build_teacher_sources(teaching.sources, student, inputs.model.path, plan.dtype, plan.device)
@@ -215,7 +227,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: ModelArtifact) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: AnyModel) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     is_sharded = plan.passes.num_shards > 1

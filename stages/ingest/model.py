@@ -3,44 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import EncoderArtifact, Facts, ImageClassifierArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.classifier import (
+    ClassifierModel,
+    check_classifier_source,
+    classifier_forecast,
+    ingest_classifier,
+)
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
-    check_encoder_source,
+    check_text_source,
     encoder_forecast,
     ingest_encoder,
 )
 from attar.stages.ingest.images.model import (
     STATE_DICT,
     ImageClassifierModel,
-    check_classifier_source,
-    classifier_forecast,
-    ingest_classifier,
+    check_image_source,
+    image_forecast,
+    ingest_image_classifier,
 )
 from attar.stages.ingest.license import source_license
 from attar.stages.ingest.source_line import (
     FOLDERS,
     FORMS,
     FetchedModel,
+    ModelSource,
     fetch_model,
     local_facts,
     parse_source,
     source_digest,
 )
 from attar.stages.runtime.progress import bar
+
+# Of models of another kind than causal text: what is told ahead, and how they come in.
+FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
+    "encoder": encoder_forecast,
+    "classifier": classifier_forecast,
+    "image_classifier": image_forecast,
+}
+INGESTS: dict[str, Callable[..., Any]] = {
+    "encoder": ingest_encoder,
+    "classifier": ingest_classifier,
+    "image_classifier": ingest_image_classifier,
+}
 
 
 class IngestModelConfig(StageConfig):
@@ -51,9 +70,12 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ImageClassifierModel, Field(discriminator="kind"), default_kind("causal")
+        CausalModel | SentenceModel | ClassifierModel | ImageClassifierModel,
+        Field(discriminator="kind"),
+        default_kind("causal"),
     ] = CausalModel()
-    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
+    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes (of an encoder with a fresh head where it has none), or
     {kind: image_classifier}, which tells what is on an image."""
 
     sha256: str = ""
@@ -97,9 +119,11 @@ class IngestModelConfig(StageConfig):
     def _has_names(self) -> IngestModelConfig:
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
-            check_encoder_source(parse_source(self.source), self.strip_from_names)
-        if self.model.kind == "image_classifier":
+            check_text_source(parse_source(self.source), self.strip_from_names)
+        if self.model.kind == "classifier":
             check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
+        if self.model.kind == "image_classifier":
+            check_image_source(parse_source(self.source), self.model, self.strip_from_names)
         elif scheme == "wheel" and self.source.endswith(STATE_DICT):
             raise ValueError(
                 f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"
@@ -121,13 +145,8 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    if config.model.kind == "encoder":
-        local = encoder_forecast(source, config.model)
-    elif config.model.kind == "image_classifier":
-        local = classifier_forecast(source, config.model)
-    else:
-        local = local_facts(source, config.strip_from_names)
-    facts: Facts = {**local, **config.expect}
+    forecast = FORECASTS.get(config.model.kind, lambda source, model: local_facts(source, config.strip_from_names))
+    facts: Facts = {**forecast(source, config.model), **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
 
 
@@ -139,10 +158,8 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(
-    config: IngestModelConfig, inputs: NoInputs, workdir: Path
-) -> ModelArtifact | EncoderArtifact | ImageClassifierArtifact:
-    """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, a classifier with its processor.
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> AnyModel:
+    """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.
@@ -151,16 +168,11 @@ def ingest_model(
     scratch.mkdir(exist_ok=True)
     steps = bar("fetching the model", 2, "steps")
     source = parse_source(config.source)
-    if config.model.kind == "encoder":
-        artifact = ingest_encoder(source, config.model, config.sha256, scratch, workdir / "content")
+    if config.model.kind in INGESTS:
+        artifact = INGESTS[config.model.kind](source, config.model, config.sha256, scratch, workdir / "content")
         _check_expected(config, artifact.facts)
         license_id = config.license or source_license(source, scratch)
-        return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
-    if config.model.kind == "image_classifier":
-        classifier = ingest_classifier(source, config.model, config.sha256, scratch, workdir / "content")
-        _check_expected(config, classifier.facts)
-        license_id = config.license or source_license(source, scratch)
-        return ImageClassifierArtifact.at(classifier.path, classifier.facts | {"license": license_id or None})
+        return type(artifact).at(artifact.path, artifact.facts | {"license": license_id or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()

@@ -31,7 +31,7 @@ def fold_classifier(
     base: ImageClassifierArtifact, students: Sequence[AdapterArtifact | ModelArtifact], content: Path
 ) -> ImageClassifierArtifact:
     """Write the base with a student's trained weights. Raises ValueError for weights of another base, and when the proof fails."""
-    weights = trained_on_base(base, students, "an image classifier")
+    weights = trained_on_base(base, students)
     check_learned(students[0])
     device = pick_device()
     classifier = load_classifier(base.path, "auto", device)

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +14,8 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import (
-    AdapterArtifact,
-    EncoderArtifact,
-    Facts,
-    ImageClassifierArtifact,
-    ModelArtifact,
-)
-from attar.registry.artifacts.subjects import ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -43,9 +38,14 @@ from attar.stages.runtime.progress import metric, note
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
 # What is refused of models of another subject than causal text, and how they take what was trained.
-CHECKS = {ENCODER: check_encoder_merge, IMAGES: check_image_merge}
-FOLDS: dict[Subject, Callable[..., EncoderArtifact | ImageClassifierArtifact]] = {
+CHECKS = {
+    ENCODER: check_encoder_merge,
+    CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER),
+    IMAGES: check_image_merge,
+}
+FOLDS: dict[Subject, Callable[..., AnyModel]] = {
     ENCODER: fold_encoder,
+    CLASSIFIER: fold_encoder,
     IMAGES: fold_classifier,
 }
 
@@ -98,12 +98,9 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
     return Passthrough() if config.method == "fold" else config.build(params)
 
 
-Merged = ModelArtifact | EncoderArtifact | ImageClassifierArtifact
-
-
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Merged:
-    """Make one plain model of a base and its students. An encoder or image classifier takes the weights that were trained on it.
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> AnyModel:
+    """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
@@ -159,7 +156,7 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 
 def _open(
     base: FolderSource | None,
-    artifact: ModelArtifact | EncoderArtifact | ImageClassifierArtifact | None,
+    artifact: AnyModel | None,
     student: AdapterArtifact | ModelArtifact,
 ) -> Source:
     if student.is_whole_model:
@@ -191,7 +188,7 @@ def _facts(order: MergeOrder) -> Facts:
     return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
 
 
-def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | EncoderArtifact | ImageClassifierArtifact | None]) -> Facts:
+def _cut(parts: Sequence[AdapterArtifact | AnyModel | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
         several(part.facts, "removed_blocks")

@@ -10,13 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.registry.artifacts.handles import (
-    DatasetArtifact,
-    EncoderGraphArtifact,
-    ImageDatasetArtifact,
-    ImageGraphArtifact,
-    OnnxArtifact,
-)
+from attar.registry.artifacts.handles import AnyData, AnyGraph, DatasetArtifact
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.quantize.limits import ClassLimits, Limits, VectorLimits
 from attar.stages.runtime.older_fields import Moved, within
@@ -71,7 +65,7 @@ class QuantizeConfig(StageConfig):
         default_kind("text"),
     ]
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes. Of an encoder
-    {kind: vectors, max_cosine_distance: 0.01}, of an image classifier {kind: classes, max_kl_nats: 0.05}."""
+    {kind: vectors, max_cosine_distance: 0.01}, of a classifier {kind: classes, max_kl_nats: 0.05, min_agreement: 0.98}."""
 
     weights: WeightsConfig = WeightsConfig()
     """How weights become integers."""
@@ -131,6 +125,6 @@ class QuantizeConfig(StageConfig):
 class QuantizeInputs:
     """The float graph, rows to calibrate on (training) and to measure on (held out), and plain text to measure on."""
 
-    model: OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact
-    data: DatasetArtifact | ImageDatasetArtifact
+    model: AnyGraph
+    data: AnyData
     text: DatasetArtifact | None = None

@@ -42,7 +42,7 @@ def check_image_quantize(config: QuantizeConfig) -> None:
         )
 
 
-def quantize_classifier(
+def quantize_image_graph(
     config: QuantizeConfig, inputs: QuantizeInputs, content: Path, label: str
 ) -> ImageGraphArtifact:
     """Write the quantized graph and compare its distributions with the float graph's. Raises ValueError when a limit does not hold."""

@@ -65,10 +65,10 @@ class ClassLimits(DescribedModel):
     """Of a classifier: of its distributions over classes."""
 
     max_kl_nats: float = Field(gt=0.0)
-    """KL from the original's distribution to the quantized classifier's, nats a row."""
+    """KL from the original's distribution over classes to the quantized model's, nats a row, mean."""
 
     min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
-    """Share of rows that both put into one class, in [0, 1]."""
+    """Share of rows that both put into the same class, in [0, 1]."""
 
     max_size_fraction: float = Field(default=1.0, gt=0.0)
     """Size on disk / that of the original."""

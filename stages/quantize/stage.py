@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, ImageGraphArtifact, OnnxArtifact
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject, form_of, subject_of
+from attar.registry.artifacts.handles import AnyGraph, Facts, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
+from attar.stages.quantize.classifier import quantize_classifier
 from attar.stages.quantize.config import WHOLE_KINDS, QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.encoder import check_encoder_quantize, quantize_encoder
 from attar.stages.quantize.graph import TABLE, QuantizedGraph, Switches
-from attar.stages.quantize.image_classifier import check_image_quantize, quantize_classifier
+from attar.stages.quantize.image_classifier import check_image_quantize, quantize_image_graph
 from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.quantize.proof import prove_graph
 from attar.stages.runtime.free_memory import give_back
@@ -27,11 +29,16 @@ from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
 # By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
-LIMITS = {CAUSAL: "text", ENCODER: "vectors", IMAGES: "classes"}
-CHECKS = {ENCODER: check_encoder_quantize, IMAGES: check_image_quantize}
-RUNS: dict[Subject, Callable[..., EncoderGraphArtifact | ImageGraphArtifact]] = {
+LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes", IMAGES: "classes"}
+CHECKS = {
+    ENCODER: check_encoder_quantize,
+    CLASSIFIER: partial(check_encoder_quantize, subject=CLASSIFIER),
+    IMAGES: check_image_quantize,
+}
+RUNS: dict[Subject, Callable[..., AnyGraph]] = {
     ENCODER: quantize_encoder,
-    IMAGES: quantize_classifier,
+    CLASSIFIER: quantize_classifier,
+    IMAGES: quantize_image_graph,
 }
 
 
@@ -67,12 +74,10 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 
 @stage("quantize", version=6, forecast=_forecast, follows="model")
-def quantize(
-    config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path
-) -> OnnxArtifact | EncoderGraphArtifact | ImageGraphArtifact:
+def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> AnyGraph:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
-    An encoder's is compared by the cosine of its vectors, an image classifier's by its distributions over classes.
+    An encoder's is compared by the cosine of its vectors, a classifier's by its distributions over classes.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """

@@ -1,4 +1,4 @@
-"""What a release says by its subject: what its gate may ask, what reads it, what its card calls it."""
+"""What a release says by its subject. What its gate may ask, which libraries read it, and what its card calls it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, IMAGES, Subject
-from attar.registry.release.gate import ENCODER_METRICS, IMAGE_METRICS, THRESHOLDS
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject
+from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, IMAGE_METRICS, THRESHOLDS
+from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.folder import load_classifier as load_image_classifier
 from attar.stages.artifacts.images.pixels import load_processor
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.register.config import IntervalGate, Thresholds
 
-# Thresholds on what every model has, and those of an encoder.
+# Thresholds on what every model has, those of an encoder, and those of a classifier.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
+CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
+    name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
+}
+# Those that no causal model is measured by.
+OTHERS = (
+    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | IMAGE_THRESHOLDS) - SHARED_THRESHOLDS - {"min_accuracy_retention"}
+)
 
 
 @dataclass(frozen=True)
@@ -62,8 +70,7 @@ RELEASES: dict[Subject, Releases] = {
                 "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
             },
         ),
-        thresholds=set(THRESHOLDS) - ENCODER_THRESHOLDS - (IMAGE_THRESHOLDS - {"min_accuracy_retention"})
-        | SHARED_THRESHOLDS,
+        thresholds=set(THRESHOLDS) - OTHERS,
         load=lambda folder: load_model(folder, "auto"),
     ),
     ENCODER: Releases(
@@ -80,6 +87,20 @@ RELEASES: dict[Subject, Releases] = {
         load=lambda folder: load_encoder(folder).model,
         checks=("bytes_ratio", "parameters_ratio"),
     ),
+    CLASSIFIER: Releases(
+        Wording(
+            noun="classifier of texts",
+            blocks="blocks",
+            folder="Hugging Face folder",
+            library="transformers",
+            hub_task="text-classification",
+            task="text-classification",
+            forms={"onnx": "ONNX graph, a logit a class: onnxruntime, tokenizers"},
+        ),
+        thresholds=CLASSIFIER_THRESHOLDS,
+        load=lambda folder: load_classifier(folder).model,
+        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+    ),
     IMAGES: Releases(
         Wording(
             noun="image classifier",
@@ -91,7 +112,7 @@ RELEASES: dict[Subject, Releases] = {
             forms={"onnx": "ONNX graph from pixels to logits: onnxruntime, and what `preprocessor_config.json` says"},
         ),
         thresholds=IMAGE_THRESHOLDS,
-        load=lambda folder: load_classifier(folder).model,
+        load=lambda folder: load_image_classifier(folder).model,
         reader="image_processor",
         load_reader=load_processor,
         checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),

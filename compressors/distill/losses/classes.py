@@ -1,8 +1,8 @@
 """Distributions over classes as the views of losses: one row an example. What compares distributions of tokens compares these alike.
 
-A model of texts, images or anything gives logits of shape [rows, classes]. `ClassDistributions` makes the views of them, `ClassOutputs`
-is what a teacher gives. So divergences, targets, weights and schedules of tokens are those of classes. Of a batch they ask
-`num_positions`, `num_taught` (rows that a teacher speaks of) and `num_labelled`.
+A model of texts, images or anything gives logits of shape [rows, classes]. `ClassDistributions` makes the views of them,
+`ClassOutputs` of teachers/outputs.py is what a teacher gives. So divergences, targets, weights and schedules of tokens are those
+of classes. Of a batch they ask `num_positions`, `num_taught` (rows that a teacher speaks of) and `num_labelled`.
 """
 
 from __future__ import annotations
@@ -22,29 +22,11 @@ from attar.compressors.distill.losses.statistics import measured, teacher_entrop
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.losses.views import Targets, TokenViews, ViewName
 from attar.compressors.distill.teachers.outputs import Teachers
-from attar.compressors.models.head import Entries
 
 # The label of a row that has none.
 UNLABELLED = -1
 # Statistics of a batch that read each row's own label.
 READ_LABELS = frozenset({"own_logprobs", "is_first_choice"})
-
-
-@dataclass(frozen=True)
-class ClassOutputs:
-    """What a teacher says of N rows: logits over C classes, and whatever states it keeps, by name."""
-
-    logits: Float[Tensor, "N C"]
-    states: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @torch.no_grad()
-    def logprobs(self, tokens: slice) -> Float[Tensor, "n C"]:
-        """Return log-probabilities of some of the rows, in nats."""
-        return self.logits[tokens].float().log_softmax(dim=-1)
-
-    def over(self, entries: Entries) -> ClassOutputs:
-        """Return them over part of the vocabulary, of which classes are none."""
-        raise TypeError("classes are compared whole: there is no vocabulary to sample")
 
 
 @dataclass(frozen=True)

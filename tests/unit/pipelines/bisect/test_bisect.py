@@ -139,5 +139,17 @@ def test_the_command_prints_what_changed(store: Store, chain: list[ModelArtifact
     assert " > prune " in shown.stdout and "changed the answer to: What is left?" in shown.stdout
     printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert printed["num_questions"] == 1 and printed["changes"][0]["stage"] in printed["chain"]
-    wrong = CliRunner().invoke(app, ["bisect", "x", "--of", "nobody"])
-    assert wrong.exit_code == 2
+    held = set(store.root.rglob("*"))
+    for spec, message in (
+        (
+            "nobody",
+            "nobody: no model of that name is registered; there are: none; nor does the key of a stored model begin so",
+        ),
+        (
+            "no/one",
+            "'no/one' is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION; nor does the key of a stored model begin so",
+        ),
+    ):
+        wrong = CliRunner().invoke(app, ["bisect", "x", "--of", spec])
+        assert (wrong.exit_code, wrong.stderr) == (2, f"attar: {message}\n")
+    assert set(store.root.rglob("*")) == held, "nothing is written"

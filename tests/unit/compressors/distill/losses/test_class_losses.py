@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from attar.compressors.distill.losses.classes import ClassDistributions, ClassOutputs, Labels
+from attar.compressors.distill.losses.classes import ClassDistributions, Labels
 from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL, ReverseKL
 from attar.compressors.distill.losses.divergences.mixtures import JensenShannon
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.targets.target_ops import Mix
-from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.distill.teachers.outputs import ClassOutputs, Teachers
 from attar.stages.finetune.objective_spec import ObjectiveSpec
 
 ROWS, CLASSES = 6, 4
