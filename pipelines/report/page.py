@@ -116,8 +116,8 @@ def _confusions(record: RunRecord, store: Store) -> dict[str, str]:
     """Return the confusion matrix of each model that classified images of few enough classes to be read."""
     pictures = {}
     for model, evaluation in evaluations(record, store).items():
-        for task, classes in evaluation.get("classes", {}).items():
-            if "confusion" in classes and len(classes["names"]) <= MAX_CLASSES:
+        for task, classes in evaluation.get("images", {}).items():
+            if len(classes["names"]) <= MAX_CLASSES:
                 pictures[f"{model}, {task}"] = confusion(classes["confusion"], classes["names"])
     return pictures
 

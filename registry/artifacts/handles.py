@@ -68,13 +68,8 @@ class Artifact(Generic[F]):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the handle as plain JSON values."""
-        return {
-            "kind": self.kind,
-            "path": str(self.path),
-            "key": self.key,
-            "fingerprint": self.fingerprint,
-            "facts": dict(self.facts),
-        }
+        plain = {"kind": self.kind, "path": str(self.path), "key": self.key, "fingerprint": self.fingerprint}
+        return {**plain, "facts": dict(self.facts)}
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -231,10 +226,9 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
     facts_type = ReleaseFacts
 
 
-# What the stages that compress take: a model of any subject, and its graph.
+# What the stages that compress take: a model of any subject, its graph, and what it learns of or is measured on.
 AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
 AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
-# And what they learn of, or are measured on.
 AnyData = DatasetArtifact | ImageDatasetArtifact
 
 KINDS: dict[str, type[Artifact]] = {

@@ -32,7 +32,7 @@ from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
-from attar.stages.evaluate.image_classifier import evaluate_images, image_evaluation_forecast
+from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
 from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids

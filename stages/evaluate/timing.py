@@ -16,7 +16,7 @@ from attar.compressors.measure.cost import Latency, Spread, measure_in_turns
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.environment import machine_name
-from attar.stages.evaluate.figures import IMAGE_BATCH, IMAGE_TIMES
+from attar.stages.evaluate.images.figures import IMAGE_BATCH, IMAGE_TIMES
 from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES
 from attar.stages.runtime.progress import bar
 

@@ -21,9 +21,14 @@ from attar.stages.finetune.distillation_config import (
     check_views,
     uses_teacher,
 )
-from attar.stages.finetune.learned_rows import RowsConfig
 from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
-from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
+from attar.stages.finetune.schedule_config import (
+    CheckpointConfig,
+    ComputeConfig,
+    HeldoutConfig,
+    RowsConfig,
+    ScheduleConfig,
+)
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
     Anchor,

@@ -25,8 +25,14 @@ from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.learned_rows import Learned, augmentations_of
-from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
+from attar.stages.finetune.schedule_config import (
+    CheckpointConfig,
+    HeldoutConfig,
+    Learned,
+    ScheduleConfig,
+    StopOn,
+    augmentations_of,
+)
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
     has_both_sides,

@@ -24,7 +24,7 @@ from attar.stages.artifacts.dataset.rows import Row, Split, piece_split, read_ro
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.states_file import StatesFile
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
-from attar.stages.finetune.learned_rows import Learned
+from attar.stages.finetune.schedule_config import Learned
 from attar.stages.runtime.progress import bar, note
 
 PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"

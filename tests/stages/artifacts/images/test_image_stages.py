@@ -195,7 +195,7 @@ def test_an_evaluation_tells_accuracy_by_class_calibration_and_times(
     facts, content = measured[0].facts, evaluation_of(measured[0])
     assert facts["accuracy"] == pytest.approx(accuracy(original, images))
     assert facts["accuracy_low"] <= facts["accuracy"] <= facts["accuracy_high"] and facts["num_questions"] == 24
-    confusion = np.array(content["classes"]["quarters"]["confusion"])
+    confusion = np.array(content["images"]["quarters"]["confusion"])
     assert confusion.sum() == 24 and np.trace(confusion) == round(24 * facts["accuracy"])
     assert 0.5 < facts["auroc"] <= 1 and 0 <= facts["calibration_error"] < 1
     assert facts["image_seconds"] > 0 and facts["flops_per_image"] == 2.0 * original.facts.num_products

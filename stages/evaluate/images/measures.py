@@ -34,7 +34,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import num_questions_of
 from attar.stages.contract import Forecast
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
-from attar.stages.evaluate.figures import image_headline
+from attar.stages.evaluate.images.figures import image_headline
 from attar.stages.evaluate.timing import image_times
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
@@ -99,7 +99,7 @@ def evaluate_images(config: EvaluateConfig, inputs: EvaluateInputs, content: Pat
         "num_rows": {name: len(rows.labels) for name, rows in classified.items()},
         "asked": {name: digest([row.sha256 for row in task.rows]) for name, task in tasks.items()},
         "question_ids": {name: task.ids for name, task in tasks.items()},
-        "classes": {name: _by_class(tasks[name], rows) for name, rows in classified.items()},
+        "images": {name: _by_class(tasks[name], rows) for name, rows in classified.items()},
     }
     pixels = [image for task in tasks.values() for image in task.images][:NUM_TIMED]
     evaluation["latency"] = _latency(config, inputs, runner, pixels)
