@@ -15,9 +15,8 @@ from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.class_scores import classifier_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
-from attar.stages.evaluate.images.figures import IMAGE_TIMES
 from attar.stages.evaluate.question_pairs import paired_right
-from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
+from attar.stages.evaluate.rankings import EMBED_TIMES, IMAGE_TIMES, encoder_ratios
 
 
 def evaluation_of(artifact: Artifact) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from attar.compressors.measure.cost import Latency, Spread, measure_in_turns
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.environment import machine_name
-from attar.stages.evaluate.images.figures import IMAGE_BATCH, IMAGE_TIMES
-from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES
+from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES, IMAGE_TIMES
 from attar.stages.runtime.progress import bar
 
 NUM_TIMED_ROUNDS = 5
@@ -99,7 +98,7 @@ def image_times(runner: ImageRunner, beside: ImageRunner | None, pixels: Float[T
     counter = bar("timing", NUM_TIMED_ROUNDS + 1, "rounds")
     runners = [runner] if beside is None else [runner, beside]
     rounds: list[list[tuple[float, float]]] = [[] for _ in runners]
-    batch = pixels.repeat(-(-IMAGE_BATCH // len(pixels)), 1, 1, 1)[:IMAGE_BATCH]
+    batch = pixels.repeat(-(-BATCH // len(pixels)), 1, 1, 1)[:BATCH]
     for _ in range(NUM_TIMED_ROUNDS + 1):  # the first warms up and is not counted
         for each, own in zip(runners, rounds, strict=True):
             alone = [_image_seconds(each, batch[index : index + 1]) for index in range(NUM_TIMED_ALONE)]
@@ -110,7 +109,7 @@ def image_times(runner: ImageRunner, beside: ImageRunner | None, pixels: Float[T
         "num_rounds": NUM_TIMED_ROUNDS,
         "machine": machine_name(),
         "num_threads": torch.get_num_threads(),
-        "images_per_second": IMAGE_BATCH / numbers[0][IMAGE_TIMES[1]],
+        "images_per_second": BATCH / numbers[0][IMAGE_TIMES[1]],
         **numbers[0],
         **({} if beside is None else {"beside": numbers[1]}),
     }

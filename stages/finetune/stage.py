@@ -93,13 +93,13 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
     facts: dict[str, Any] = {"method": config.adapt.kind}
-    if config.adapt.expert_rank:
-        facts["expert_rank"] = config.adapt.expert_rank
-    if "vocab_size" in model:
-        facts["vocab_size"] = model["vocab_size"]
+    facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
+    facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
+    is_counted = subject_of(model) is not IMAGES  # by tokens, of which an image has none
     return Forecast(
         facts,
-        num_flops=training_flops(
+        num_flops=is_counted
+        * training_flops(
             config.schedule,
             config.heldout.every,
             model,

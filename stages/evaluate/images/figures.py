@@ -19,10 +19,6 @@ from attar.compressors.measure.closeness import Estimate
 from attar.compressors.measure.paired import mean_share, share
 from attar.registry.release.figures import HIGH, LOW, QUESTIONS
 
-# Seconds for a single image, and for a batch of `IMAGE_BATCH`.
-IMAGE_BATCH = 32
-IMAGE_TIMES = ("image_seconds", f"image_seconds_{IMAGE_BATCH}")
-
 
 def image_headline(
     evaluation: Mapping[str, Any], classified: Mapping[str, Classified], counts: Mapping[str, Sequence[int]]
