@@ -75,7 +75,7 @@ def with_classes(model: PreTrainedModel, names: tuple[str, ...]) -> None:
     model.config.id2label = dict(enumerate(names))
     model.config.label2id = {name: index for index, name in enumerate(names)}
     if hasattr(model, "num_labels"):
-        model.num_labels = len(names)
+        model.num_labels = len(names)  # type: ignore[assignment] - a number that families keep beside the config's
 
 
 def last_layer(model: PreTrainedModel) -> nn.Linear:

@@ -11,7 +11,7 @@ from typing import Any
 from attar.compressors.encode.encoder import encoded
 from attar.compressors.measure.classes import Predictions
 from attar.registry.artifacts.fingerprint import digest
-from attar.registry.artifacts.handles import DatasetArtifact, EvaluationArtifact
+from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
 from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.stages.artifacts.classifier.row_classes import class_of
 from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
@@ -101,7 +101,7 @@ class LabelledTask:
         return digest([list(self.texts), list(self.labels)])
 
 
-def read_labelled(data: DatasetArtifact, name: str, labels: Sequence[str], max_rows: int, part: Split) -> LabelledTask:
+def read_labelled(data: AnyData, name: str, labels: Sequence[str], max_rows: int, part: Split) -> LabelledTask:
     """Return a data set's texts with their classes. Raises ValueError for a row whose class the model does not have."""
     rows = question_rows(data, max_rows, part)
     if not rows:

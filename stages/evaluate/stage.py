@@ -154,7 +154,7 @@ def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
 
 
 def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
-    num_matmul = model.facts.num_matmul_parameters
+    num_matmul = model.facts.num_matmul_parameters  # type: ignore[union-attr] - the forecast refuses images
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
         "num_parameters": model.facts.num_parameters,
@@ -166,7 +166,7 @@ def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[st
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
     if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
-        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)
+        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)  # type: ignore[union-attr] - the forecast refuses images
     timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint

@@ -16,6 +16,7 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
+from attar.registry.artifacts.classifier_facts import ClassifierFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.image_facts import ImageClassifierFacts
@@ -42,6 +43,8 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
+# Of what learns.
+AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
@@ -212,7 +215,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ImageClassifierFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -225,7 +228,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ImageClas
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts | ImageClassifierFacts) -> int:
+def first_block_after_cut(facts: AnyModelFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:

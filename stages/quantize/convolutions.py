@@ -31,7 +31,7 @@ def with_static_ranges(
         quantize_static(
             str(graph),
             str(written),
-            _Batches(batches),
+            _Batches(batches),  # type: ignore[arg-type] - all that it asks of a reader
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             reduce_range=True,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import AnyGraph, Facts, OnnxArtifact
+from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact, Facts, OnnxArtifact
 from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.images.fit import refuse_other_data
@@ -84,9 +84,10 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> A
     source, content = inputs.model.path, workdir / "content"
     if (run := RUNS.get(inputs.model.subject)) is not None:
         return run(config, inputs, content, _label(config))
-    samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
-    pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
-    vocab_size, limits = inputs.model.facts.vocab_size, cast(Limits, config.limits)
+    data = cast(DatasetArtifact, inputs.data)
+    samples = training_samples(source, data, config.measured.num_samples, config.measured.max_tokens)
+    pairs = heldout_pairs(source, data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
+    vocab_size, limits = cast(OnnxArtifact, inputs.model).facts.vocab_size, cast(Limits, config.limits)
 
     def reopen() -> OnnxRunner:
         return OnnxRunner(open_session(source, is_frugal=True))

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
 from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import AnyData, AnyModel, Facts, ScanArtifact
+from attar.registry.artifacts.handles import AnyData, AnyModel, DatasetArtifact, Facts, ScanArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.images.fit import refuse_other_data
@@ -94,7 +95,7 @@ def _measure_candidates(config: ScanConfig, inputs: ScanInputs, run: ScanRun, co
     if "vocabulary" in config.candidates.axes:
         vocabularies = measured_vocabularies(
             inputs.model.path,
-            inputs.data,
+            cast(DatasetArtifact, inputs.data),
             num_rows(run.model),
             run.vocabulary_texts(),
             config.candidates.vocabulary_fractions,
@@ -130,7 +131,7 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     model = placement.load(inputs.model.path, pick_dtype(config.calibration.precision, device))
     samples = calibration_samples(
         inputs.model.path,
-        inputs.data,
+        cast(DatasetArtifact, inputs.data),
         config.calibration.num_samples,
         config.calibration.max_tokens,
         prepend_bos=config.calibration.prepend_bos,

@@ -77,7 +77,8 @@ def companion_bytes(folder: Path) -> int:
 
 def class_names(model: transformers.PreTrainedModel) -> tuple[str, ...]:
     """Return the names of a classifier's classes in the order of its logits."""
-    return tuple(str(model.config.id2label[index]) for index in range(model.config.num_labels))
+    names: Any = model.config.id2label
+    return tuple(str(names[index]) for index in range(len(names)))
 
 
 def classifier_facts(classifier: ImageClassifier, folder: Path) -> Facts:
@@ -88,7 +89,7 @@ def classifier_facts(classifier: ImageClassifier, folder: Path) -> Facts:
     return {
         "image_size": size,
         "num_channels": num_channels,
-        "num_classes": int(model.config.num_labels),
+        "num_classes": len(class_names(model)),
         "num_blocks": len(blocks),
         "removable_blocks": tuple(index for index, block in enumerate(blocks) if block.can_go),
         "architecture": str(model.config.model_type),

@@ -91,7 +91,7 @@ def lite_classifier(state: Mapping[str, Tensor]) -> transformers.PreTrainedModel
     fc = state.get("_fc.weight")
     if fc is None:
         raise ValueError(f"the state dict has no _fc.weight; it has {named(sorted(state)[:3], 'tensors')}")
-    model = EfficientNetForImageClassification(EfficientNetConfig(**CONFIG, num_labels=len(fc))).eval()
+    model = EfficientNetForImageClassification(EfficientNetConfig.from_dict({**CONFIG, "num_labels": len(fc)})).eval()
     renamed = {_renamed(name): value for name, value in state.items()}
     gates = {name for name, _ in model.named_parameters() if ".squeeze_excite." in name}
     wanted = model.state_dict()
