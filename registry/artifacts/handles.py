@@ -6,10 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from attar.registry.artifacts.classifier_facts import ClassifierFacts, ClassifierGraphFacts
+from attar.registry.artifacts.classifier_facts import (
+    ClassifierFacts,
+    ClassifierGraphFacts,
+    ImageClassifierFacts,
+    ImageDatasetFacts,
+    ImageGraphFacts,
+)
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
-from attar.registry.artifacts.image_facts import ImageClassifierFacts, ImageDatasetFacts, ImageGraphFacts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,
@@ -30,10 +35,8 @@ F = TypeVar("F", bound=ArtifactFacts)
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
-# Name of the table in a merged model's `records/` that says what was tried
-TRIALS = "trials"
-# Name of the file of a behaviour check that holds the texts of what changed, a line each
-FLIPS = "flips.jsonl"
+TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
+FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
 # Name of the file of a release that holds all figures of the version, as MLflow writes its tables
 FIGURES = "figures.json"
 

@@ -16,10 +16,9 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
-from attar.registry.artifacts.classifier_facts import ClassifierFacts
+from attar.registry.artifacts.classifier_facts import ClassifierFacts, ImageClassifierFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import AnyModel
-from attar.registry.artifacts.image_facts import ImageClassifierFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase

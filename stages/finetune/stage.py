@@ -95,11 +95,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     facts: dict[str, Any] = {"method": config.adapt.kind}
     facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
     facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
-    is_counted = subject_of(model) is not IMAGES  # by tokens, of which an image has none
     return Forecast(
         facts,
-        num_flops=is_counted
-        * training_flops(
+        num_flops=training_flops(
             config.schedule,
             config.heldout.every,
             model,
@@ -107,7 +105,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             live=[*teacher, *inputs.get("anchor", ())],
             is_frozen=not config.adapt.trains_base,
             is_rolled_out=policy_of(config.rollout) is not None,
-        ),
+        )
+        * (subject_of(model) is not IMAGES),  # counted by tokens, of which an image has none
         peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)),
     )
 
