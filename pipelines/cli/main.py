@@ -163,11 +163,14 @@ def pull(
     Over an earlier copy it moves only the tensors that differ.
     """
     from attar.registry.release.delta.local_copy import LocalCopy
+    from attar.registry.release.delta.unchanged import unchanged_copy
 
-    copy = LocalCopy.of(folder.resolve())  # reads the files while MLflow is imported
-    from attar.registry.release.pull import pull_version
+    copy = LocalCopy.of(folder.resolve())
+    pulled = unchanged_copy(model, copy, form=form, key=key) if copy is not None else None
+    if pulled is None:
+        from attar.registry.release.pull import pull_version  # MLflow takes seconds to import
 
-    pulled = pull_version(model, folder.resolve(), form=form, key=key, copy=copy)
+        pulled = pull_version(model, folder.resolve(), form=form, key=key, copy=copy)
     if as_json:
         figures = {"version": pulled.version, "moved_bytes": pulled.moved_bytes, "total_bytes": pulled.total_bytes}
         _print_json({"model": model, "folder": str(pulled.folder)} | ({"form": form} if form else {}) | figures)

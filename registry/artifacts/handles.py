@@ -26,6 +26,7 @@ from attar.registry.artifacts.kind_facts import (
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
+    RuntimeFormFacts,
     ScanFacts,
     VisionModelFacts,
 )
@@ -194,6 +195,22 @@ class GgufArtifact(Artifact[GgufFacts]):
     is_whole_model = True
 
 
+class OpenVinoArtifact(Artifact[RuntimeFormFacts]):
+    """`openvino_model.xml` and `.bin` with the cache inside; tokenizer, detokenizer and config beside them."""
+
+    kind = "openvino"
+    facts_type = RuntimeFormFacts
+    is_whole_model = True
+
+
+class CTranslate2Artifact(Artifact[RuntimeFormFacts]):
+    """`model.bin`, `config.json` and `vocabulary.json` of CTranslate2; tokenizer beside them."""
+
+    kind = "ctranslate2"
+    facts_type = RuntimeFormFacts
+    is_whole_model = True
+
+
 class EvaluationArtifact(Artifact[EvaluationFacts]):
     """`evaluation.json`: quality, size and speed of one model."""
 
@@ -234,27 +251,5 @@ AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifie
 AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
 
-KINDS: dict[str, type[Artifact]] = {
-    kind.kind: kind
-    for kind in (
-        ModelArtifact,
-        EncoderArtifact,
-        EncoderGraphArtifact,
-        ClassifierArtifact,
-        ClassifierGraphArtifact,
-        ImageClassifierArtifact,
-        ImageGraphArtifact,
-        ImageDatasetArtifact,
-        VisionModelArtifact,
-        AdapterArtifact,
-        DatasetArtifact,
-        ScanArtifact,
-        OnnxArtifact,
-        GgufArtifact,
-        EvaluationArtifact,
-        ComparisonArtifact,
-        BehaviourArtifact,
-        FittedArtifact,
-        ReleaseArtifact,
-    )
-}
+# Every class above.
+KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

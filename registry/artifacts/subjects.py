@@ -18,7 +18,7 @@ class Subject:
 
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
-CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "max_tokens"))
+CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "reads_pairs", "max_tokens"))
 
 IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", "num_channels", "num_classes"))
 

@@ -100,7 +100,7 @@ THRESHOLDS = {
 }
 # Those of them that encoders alone have, and those of classifiers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
-CLASSIFIER_METRICS = {"accuracy", "macro_f1", "embed_seconds", "embed_seconds_32"}
+CLASSIFIER_METRICS = {"accuracy", "macro_f1", "spearman", "embed_seconds", "embed_seconds_32"}
 # And those that image classifiers have.
 IMAGE_METRICS = {"accuracy", "image_seconds", "image_seconds_32"}
 

@@ -21,14 +21,11 @@ from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
 from attar.registry.release.delta.byte_ranges import write_ranges
 from attar.registry.release.figures import HIGH, KEYS_TAG, LOW
+from attar.registry.release.naming import CANDIDATE, CHAMPION, CHECKSUMS_TAG, KEY_TAG, PREVIOUS
 from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
-CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-KEY_TAG = "attar.key"
-# sha256 of the version's own list of checksums: a version whose files and list were both changed is found too
-CHECKSUMS_TAG = "attar.checksums"
 # what a version's one line of description says, divided by the original's
 SUMMARY_TAGS = {
     "model.accuracy_ratio": "accuracy",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -20,32 +18,16 @@ from attar.registry.release.checksums import (
     DamagedModelError,
     listed_files,
     verify_checksums,
+    wanted_files,
 )
 from attar.registry.release.delta.assembly import assemble
 from attar.registry.release.delta.byte_ranges import RANGES, read_ranges
-from attar.registry.release.delta.local_copy import LocalCopy, exchange_folder
+from attar.registry.release.delta.local_copy import LocalCopy, Pulled, exchange_folder
 from attar.registry.release.delta.remote_files import RemoteFiles, refuse_foreign_files
-from attar.registry.release.model_registry import CHECKSUMS_TAG
+from attar.registry.release.naming import CHECKSUMS_TAG
 from attar.registry.release.reference import resolve
 from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
-
-# The model card of a version.
-CARD = "README.md"
-
-
-@dataclass(frozen=True)
-class Pulled:
-    """A version that has arrived. `moved_bytes` came over the wire, of `total_bytes` that it has."""
-
-    folder: Path
-    version: str
-    moved_bytes: int
-    total_bytes: int
-
-    def __str__(self) -> str:
-        moved, total = (f"{num_bytes / 1e6:,.1f} MB" for num_bytes in (self.moved_bytes, self.total_bytes))
-        return f"version {self.version}, " + (f"{moved} of {total} moved" if self.moved_bytes else "unchanged")
 
 
 def download_model(
@@ -82,11 +64,7 @@ def pull_version(
         version = resolve(client, reference)
         who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
         _check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
-        if (
-            copy is not None
-            and copy.list_digest == digest
-            and copy.holds_exactly(_wanted(version, copy.listed(), form))
-        ):
+        if copy is not None and copy.is_version(_who(version), digest, form):
             return Pulled(folder, str(version.version), 0, folder_bytes(folder))
         aside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
@@ -131,7 +109,7 @@ def _update(client: MlflowClient, version: ModelVersion, aside: Path, form: str,
     files = RemoteFiles.of(client, version)
     moved = files.fetch(CHECKSUMS, aside)
     listed = listed_files(aside, digest)
-    wanted, ranges = _wanted(version, listed, form), {}
+    wanted, ranges = wanted_files(_who(version), listed, form), {}
     if RANGES in listed:
         moved += files.fetch(RANGES, aside)
         ranges = read_ranges((aside / RANGES).read_text(errors="replace"))
@@ -157,21 +135,11 @@ def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, for
     """Download one form, the list of checksums and the card. Raises ValueError for a form that the version does not have."""
     files = RemoteFiles.of(client, version)
     files.fetch(CHECKSUMS, aside)
-    wanted = _wanted(version, listed_files(aside, digest), form)
+    wanted = wanted_files(_who(version), listed_files(aside, digest), form)
     for name in wanted:
         files.fetch(name, aside)
     verify_checksums(aside, digest, of=wanted.__contains__)
 
 
-def _wanted(version: ModelVersion, listed: Mapping[str, str], form: str) -> dict[str, str]:
-    """Return the files of a form and the card, name to sha256; all where none is named. Raises ValueError for an unknown form."""
-    if not form:
-        return dict(listed)
-    forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
-    [chosen, *others] = (
-        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
-    )
-    if not chosen or others:
-        problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
-        raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")
-    return {name: sha256 for name, sha256 in listed.items() if name == CARD or name.startswith(f"{chosen}/")}
+def _who(version: ModelVersion) -> str:
+    return f"{version.name} version {version.version}"

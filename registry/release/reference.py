@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from attar.registry.release.alias_lock import NOT_THERE
-from attar.registry.release.model_registry import CHAMPION
+from attar.registry.release.naming import CHAMPION, REFERENCE
 
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 MAX_LISTED = 20
 
 

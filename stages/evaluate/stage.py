@@ -26,7 +26,7 @@ from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.answering import Answering, by_kind
+from attar.stages.evaluate.answering import Answering, by_kind, guessed_share
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
 from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
@@ -88,7 +88,7 @@ def _outside(config: EvaluateConfig) -> str:
     return json.dumps(folder_digests(Path(config.harness.folder)), sort_keys=True) if config.harness.folder else ""
 
 
-@stage("evaluate", version=6, forecast=_forecast, outside=_outside)
+@stage("evaluate", version=7, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
@@ -218,6 +218,7 @@ def _questions(
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,
         "num_rows": {name: len(some) for name, some in right.items()},
+        "guessed": {name: guessed_share(some) for name, some in answered.items()},
         # what two evaluations can be compared on, all questions at once and question by question
         "asked": {name: digest([row.question for row in some]) for name, some in answered.items()},
         "question_ids": ids,

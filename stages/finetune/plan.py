@@ -35,6 +35,7 @@ from attar.stages.finetune.schedule_config import (
 )
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
+    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -42,7 +43,6 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
-# Of what learns.
 AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
@@ -92,15 +92,12 @@ class Teaching:
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedRows:
-    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each.
-
-    `augment`: how images are changed.
-    """
+    """Which tokens of the data are learned, and where a row is cut. `shares`: of the tokens, by data set; empty: all of each."""
 
     learn: Learned
     max_tokens: int
     shares: tuple[float, ...]
-    augment: tuple[Augmentation, ...] = ()
+    augment: tuple[Augmentation, ...] = ()  # how images are changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,6 +144,7 @@ class TrainingPlan:
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
+    max_minutes: float
     seed: int
     passes: Passes
     heldout: Evaluations
@@ -170,7 +168,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=None if config.teacher.split is None else config.teacher.split.rule,
+                split=_split(config.teacher.split),
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -183,6 +181,7 @@ class TrainingPlan:
             ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
+            max_minutes=config.schedule.max_minutes,
             seed=config.schedule.seed,
             passes=Passes(
                 is_packed=compute.is_packed,
@@ -233,6 +232,10 @@ def first_block_after_cut(facts: AnyModelFacts) -> int:
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)
+
+
+def _split(split: SubclassSplit | None) -> Split | None:
+    return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
 
 
 def _sources(

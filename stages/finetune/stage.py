@@ -29,18 +29,19 @@ from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
-from attar.stages.finetune.classifier import (
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
+from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.subjects.classifier import (
     build_classifier_run,
     check_classifier_training,
     check_same_classes,
-    refuse_classes,
+    reads_grades,
+    refuse_other_views,
 )
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
-from attar.stages.finetune.image_classifier import build_image_run, check_image_training
-from attar.stages.finetune.plan import TrainingPlan
-from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.subjects.encoder import build_encoder_run, check_encoder_training
+from attar.stages.finetune.subjects.images import build_image_run, check_image_training
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
@@ -56,11 +57,7 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {
-    ENCODER: check_encoder_training,
-    CLASSIFIER: check_classifier_training,
-    IMAGES: check_image_training,
-}
+CHECKS = {ENCODER: check_encoder_training, CLASSIFIER: check_classifier_training, IMAGES: check_image_training}
 BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run, IMAGES: build_image_run}
 
 
@@ -77,11 +74,11 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
     objectives = config.reduction.objectives
     if (check := CHECKS.get(subject_of(model))) is not None:
-        check(config, has_teacher=bool(teacher))
+        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
-        refuse_vectors(objectives)
-        refuse_classes(objectives)
-    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+        refuse_other_views(objectives)
+    is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
+    if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_other_data(model, data)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
@@ -191,7 +188,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    ends: dict[str, Any] = {"heldout": plan.heldout, "checkpoints": plan.checkpoints, "max_minutes": plan.max_minutes}
+    return TrainingRun(trainer, rows, tokenizer, workdir, **ends)
 
 
 def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:

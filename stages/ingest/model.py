@@ -18,6 +18,7 @@ from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind,
 from attar.stages.ingest.arrival import arrival_facts
 from attar.stages.ingest.classifier import (
     ClassifierModel,
+    PairScorerModel,
     check_classifier_source,
     classifier_forecast,
     ingest_classifier,
@@ -53,11 +54,13 @@ from attar.stages.runtime.progress import bar
 FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
     "encoder": encoder_forecast,
     "classifier": classifier_forecast,
+    "pair_scorer": classifier_forecast,
     "image_classifier": image_forecast,
 }
 INGESTS: dict[str, Callable[..., Any]] = {
     "encoder": ingest_encoder,
     "classifier": ingest_classifier,
+    "pair_scorer": ingest_classifier,
     "image_classifier": ingest_image_classifier,
 }
 
@@ -70,13 +73,13 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ClassifierModel | ImageClassifierModel,
+        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageClassifierModel,
         Field(discriminator="kind"),
         default_kind("causal"),
     ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
-    {kind: classifier, labels: [yes, no]}, which puts texts into classes (of an encoder with a fresh head where it has none), or
-    {kind: image_classifier}, which tells what is on an image."""
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are (both of an
+    encoder with a fresh head where it has none), or {kind: image_classifier}, which tells what is on an image."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -120,10 +123,11 @@ class IngestModelConfig(StageConfig):
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
             check_text_source(parse_source(self.source), self.strip_from_names)
-        if self.model.kind == "classifier":
-            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
-        if self.model.kind == "image_classifier":
-            check_image_source(parse_source(self.source), self.model, self.strip_from_names)
+        head: Any = self.model
+        if head.kind in ("classifier", "pair_scorer"):
+            check_classifier_source(parse_source(self.source), head, self.strip_from_names)
+        if head.kind == "image_classifier":
+            check_image_source(parse_source(self.source), head, self.strip_from_names)
         elif scheme == "wheel" and self.source.endswith(STATE_DICT):
             raise ValueError(
                 f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"

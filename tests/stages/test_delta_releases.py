@@ -18,8 +18,10 @@ from attar.registry.artifacts.fingerprint import folder_digests
 from attar.registry.artifacts.store import Store
 from attar.registry.release.checksums import DamagedModelError
 from attar.registry.release.delta import assembly
+from attar.registry.release.delta.local_copy import LocalCopy, Pulled
+from attar.registry.release.delta.unchanged import unchanged_copy
 from attar.registry.release.model_registry import register_model
-from attar.registry.release.pull import Pulled, download_model, pull_version
+from attar.registry.release.pull import download_model, pull_version
 from attar.registry.tracking.mlflow_home import open_client
 from tests.databases import copy_database
 from tests.killed import FORK
@@ -106,9 +108,18 @@ def test_an_unchanged_version_moves_nothing(home: Path, copy: Path) -> None:
     pulled = pull_version("small/1", copy)
     assert pulled.moved_bytes == 0 and copy.stat().st_ino == inode
     assert str(pulled) == "version 1, unchanged"
+    assert known(copy, "small/1") == known(copy, "models:/small/1") == pulled
+    assert known(copy, "small/2") is known(copy, "small") is known(copy, "small/9") is known(copy, "none") is None
     (copy / "graph.bin").write_bytes(b"damaged")
+    assert known(copy, "small/1") is None
     mended = pull_version("small/1", copy)
     assert 0 < mended.moved_bytes < mended.total_bytes and is_full_pull(copy, "small/1")
+
+
+def known(folder: Path, reference: str) -> Pulled | None:
+    copy = LocalCopy.of(folder)
+    assert copy is not None
+    return unchanged_copy(reference, copy)
 
 
 def test_a_form_is_updated_alone(home: Path, tmp_path: Path) -> None:
@@ -220,6 +231,9 @@ def serve(home: Path, listening: socket.socket) -> None:
 def test_the_same_through_a_server(served: Path, tmp_path: Path) -> None:
     fill(served)
     assert update(tmp_path / "copy").moved_bytes < 600_000
+    unchanged = known(tmp_path / "copy", "small")
+    assert unchanged is not None and (unchanged.version, unchanged.moved_bytes) == ("2", 0)
+    assert known(tmp_path / "copy", "small/1") is known(tmp_path / "copy", "nobody") is None
 
 
 def update(folder: Path) -> Pulled:

@@ -15,13 +15,27 @@ from threading import Thread
 
 from attar.registry.artifacts.files import delete
 from attar.registry.artifacts.fingerprint import file_digest
-from attar.registry.release.checksums import CHECKSUMS, read_listing
+from attar.registry.release.checksums import CHECKSUMS, read_listing, wanted_files
 from attar.registry.release.delta.byte_ranges import RANGES, ByteRange, folder_ranges, read_ranges
 
 # What the list of a version names: a list of checksums alone may be of anything.
 MARKS = (RANGES, "MLmodel")
 # renameat2(2): both names there, and each takes the other's file.
 AT_FDCWD, RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """A version that has arrived. `moved_bytes` came over the wire, of `total_bytes` that it has."""
+
+    folder: Path
+    version: str
+    moved_bytes: int
+    total_bytes: int
+
+    def __str__(self) -> str:
+        moved, total = (f"{num_bytes / 1e6:,.1f} MB" for num_bytes in (self.moved_bytes, self.total_bytes))
+        return f"version {self.version}, " + (f"{moved} of {total} moved" if self.moved_bytes else "unchanged")
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,12 @@ class LocalCopy:
         """The sha256 of each file as it is now; waits until all are read."""
         return self._digests.result()
 
-    def holds_exactly(self, wanted: Mapping[str, str]) -> bool:
-        """Say whether the files are these and no others, each with its sha256."""
-        return self.names == wanted.keys() and dict(self.digests) == dict(wanted)
+    def is_version(self, who: str, list_digest: str, form: str) -> bool:
+        """Say whether each file of a form, or all, is as this list of checksums has it. Raises ValueError for an unknown form."""
+        if self.list_digest != list_digest:
+            return False
+        wanted = wanted_files(who, self.listed(), form)
+        return self.names == wanted.keys() and dict(self.digests) == wanted
 
     def ranges(self) -> dict[str, list[ByteRange]]:
         """Return the ranges of its files. As they were written, or read anew where the copy has no list of them."""

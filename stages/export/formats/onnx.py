@@ -17,6 +17,10 @@ class OnnxFormat(StageConfig):
     """A graph for onnxruntime, optimum, transformers.js and onnxruntime-genai."""
 
     opset: int = Field(default=23, ge=20, le=23)
-    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
+    """ONNX operator set; below 23 an RMS norm is several nodes."""
+
+    operators: Literal["fused", "standard"] = "fused"
+    """fused: attention, rotary embedding, recurrences and experts are onnxruntime's own nodes, and the cache is written in place.
+    standard: ONNX' own operators alone, for OpenVINO and any other runtime; no recurrences, no experts, and `quantize` refuses it."""
 
     makes: ClassVar[type[Artifact]] = OnnxArtifact

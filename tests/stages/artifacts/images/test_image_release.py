@@ -15,8 +15,8 @@ from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.image_classifier import build_image_run
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.stage import register
 from tests.databases import copy_database
