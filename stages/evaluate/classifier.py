@@ -81,7 +81,7 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     """Measure how well a scorer orders graded pairs, its size and speed. Raises ValueError, before anything runs, for rows without a grade."""
     model: Any = inputs.model
     tasks = {
-        name: read_task(data, name, None, config.max_rows, config.part)
+        name: read_task(data, name, None, config.max_rows, config.part)  # type: ignore[arg-type] - the forecast refuses images
         for name, data in zip(unique_names(inputs.tasks, "task"), inputs.tasks, strict=True)
     }
     if ungraded := [name for name, task in tasks.items() if not task.is_graded]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attar.compressors.measure.classification import (
+from attar.compressors.images.classification import (
     MAX_AREA_CLASSES,
     Classified,
     area,

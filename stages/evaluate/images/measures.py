@@ -11,10 +11,10 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.export.runtime import CPU
+from attar.compressors.images.classification import Classified
 from attar.compressors.images.classifier import ImageRunner, logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.compressors.images.statistics import without_open_gates
-from attar.compressors.measure.classification import Classified
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     EvaluationArtifact,

@@ -120,7 +120,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
         return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
 
-    rows = SentenceRows.read(inputs.data, examples_of)
+    rows = SentenceRows.read(inputs.data, examples_of)  # type: ignore[arg-type] - the forecast refuses images
     if reads_labels and all(sentence.label == UNLABELLED for sentence in rows.train):
         raise ValueError(
             "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
