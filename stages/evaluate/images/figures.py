@@ -6,7 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from attar.compressors.images.classification import (
+from attar.compressors.measure.closeness import Estimate
+from attar.compressors.measure.paired import mean_share, share
+from attar.registry.release.figures import HIGH, LOW, QUESTIONS
+from attar.stages.evaluate.images.classification import (
     MAX_AREA_CLASSES,
     Classified,
     area,
@@ -15,9 +18,6 @@ from attar.compressors.images.classification import (
     macro_accuracy,
     tail_accuracy,
 )
-from attar.compressors.measure.closeness import Estimate
-from attar.compressors.measure.paired import mean_share, share
-from attar.registry.release.figures import HIGH, LOW, QUESTIONS
 
 
 def image_headline(

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.export.runtime import CPU
-from attar.compressors.images.classification import Classified
 from attar.compressors.images.classifier import ImageRunner, logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.compressors.images.statistics import without_open_gates
@@ -34,6 +33,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.work_forecast import num_questions_of
 from attar.stages.contract import Forecast
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.images.classification import Classified
 from attar.stages.evaluate.images.figures import image_headline
 from attar.stages.evaluate.timing import image_times
 from attar.stages.runtime.device import pick_device, pick_dtype

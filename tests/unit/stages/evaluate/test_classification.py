@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, roc_auc_score
 
-from attar.compressors.images.classification import (
+from attar.stages.evaluate.images.classification import (
     Classified,
     area,
     calibration_error,
