@@ -1,1 +1,1 @@
-"""How models of other subjects than causal text are trained: what is refused, and how a training of theirs is put together."""
+"""How models of other subjects than causal text are trained: what is refused, how a training is put together."""
