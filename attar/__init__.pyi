@@ -30,6 +30,9 @@ from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
 from attar.registry.artifacts.handles import GgufArtifact
+from attar.registry.artifacts.handles import ImageClassifierArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageGraphArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import OpenVinoArtifact
@@ -57,8 +60,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+        """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor."""
 
     def ingest_data(
         self,
@@ -81,11 +84,28 @@ class Stages:
     ) -> DatasetArtifact:
         """Bring a data set in as checkable questions and answers, or as the turns of conversations."""
 
+    def ingest_images(
+        self,
+        *,
+        source: str,
+        name: str = "",
+        classes: Sequence[str] | str = "",
+        columns: Mapping[str, Any] = ...,
+        channels: int = 0,
+        max_rows: int = 0,
+        heldout_fraction: float = 0.1,
+        choose_fraction: float | None = None,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ImageDatasetArtifact:
+        """Bring images in with their classes: encoded bytes as they came, each decoded once. An array becomes PNG, which loses nothing."""
+
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
         patch_weight: Literal["none", "norm"] = "norm",
@@ -104,7 +124,7 @@ class Stages:
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -120,8 +140,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
-        """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+        """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
         self,
@@ -400,9 +420,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source | None = None,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -496,7 +516,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -508,8 +528,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
-        """Make one plain model of a base and its students. An encoder or classifier takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
+        """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them."""
 
     def rejoin(
         self,
@@ -525,8 +545,8 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
         format: Mapping[str, Any] = ...,
@@ -537,14 +557,14 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
         weights: Mapping[str, Any] = ...,
@@ -559,7 +579,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -583,11 +603,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
-        tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source,
+        tasks: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | None = None,
+        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         max_rows: int = 0,
@@ -669,12 +689,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -15,6 +15,7 @@ from attar.stages.guidance.data.stage import guide_data
 from attar.stages.guidance.denoise import denoise
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.data import ingest_data
+from attar.stages.ingest.images.stage import ingest_images
 from attar.stages.ingest.model import ingest_model
 from attar.stages.label.align import align
 from attar.stages.label.answer import answer
@@ -46,6 +47,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
     for stage in (
         ingest_model,
         ingest_data,
+        ingest_images,
         scan,
         prune,
         narrow,

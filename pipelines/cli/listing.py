@@ -24,6 +24,7 @@ from attar.compressors.distill.teachers.contexts import CONTEXTS
 from attar.compressors.distill.teachers.sources import SELF_RULES
 from attar.compressors.guidance.branches import BRANCHES
 from attar.compressors.guidance.catalogue import GUIDANCE_ADAPTERS
+from attar.compressors.images.augment import AUGMENTATIONS
 from attar.compressors.merge.adapters import ADAPTER_MERGES
 from attar.compressors.merge.methods import MERGE_METHODS
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS
@@ -52,6 +53,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
     "embedding loss": EMBEDDING_LOSSES,
     "class loss": CLASS_LOSSES,
+    "image augmentation": AUGMENTATIONS,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,

@@ -131,6 +131,24 @@ def _count(*axes: Axis) -> None:
         axis.set_major_locator(MaxNLocator(integer=True))
 
 
+def confusion(table: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """Return which classes go for which. A row a class, the share of its images across, how many where there are any."""
+    counts = np.asarray(table, float)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1.0)
+    labels = [name if len(name) <= 12 else f"{name[:11]}…" for name in names]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(WIDTH, WIDTH))
+        axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
+        for row, column in np.argwhere(counts > 0):
+            ink = "white" if shares[row, column] > 0.5 else INK
+            axes.text(column, row, f"{counts[row, column]:.0f}", ha="center", va="center", color=ink, fontsize=7)
+        ticks = range(len(labels))
+        axes.set_xticks(ticks, labels, rotation=90)
+        axes.set_yticks(ticks, labels)
+        axes.set(xlabel="class by the model", ylabel="class")
+        return _svg(figure)
+
+
 def _svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", bbox_inches="tight", metadata={"Date": None})

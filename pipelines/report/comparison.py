@@ -51,6 +51,16 @@ ENCODER_COLUMNS = (
     Column("ms a text", "embed_seconds", 1e3, 2, True),
     Column("ms 32 texts", "embed_seconds_32", 1e3, 1, True),
 )
+# And an image classifier.
+IMAGE_COLUMNS = (
+    Column("accuracy by class %", "macro_accuracy", 100.0, 1, False),
+    Column("rare classes %", "tail_accuracy", 100.0, 1, False),
+    Column("AUROC", "auroc", 1.0, 3, False),
+    Column("ECE", "calibration_error", 1.0, 3, True),
+    Column("MFLOPs/image", "flops_per_image", 1e-6, 0, True),
+    Column("ms an image", "image_seconds", 1e3, 2, True),
+    Column("ms 32 images", "image_seconds_32", 1e3, 1, True),
+)
 
 
 # What is told of a served model, of each number of clients: heading, name within the metric, digits, whether lower is better.
@@ -98,8 +108,12 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 
 def columns_of(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """Return the columns of a table. Those of causal models, of encoders what is theirs, and two a number of clients that a model was served to."""
-    own = [column for column in ENCODER_COLUMNS if any(column.metric in some["facts"] for some in measured)]
+    """Return the columns of a table. Those of causal models, of other subjects what is theirs, and two a number of clients served."""
+    own = [
+        column
+        for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS)
+        if any(column.metric in some["facts"] for some in measured)
+    ]
     numbers = {clients for some in measured for clients in (some.get("served") or {}).get("clients", ())}
     served = [
         Column(
@@ -209,4 +223,6 @@ def _form(evaluation: dict[str, Any]) -> str:
         "classifier": "torch",
         "encoder_onnx": "onnx",
         "classifier_onnx": "onnx",
+        "image_classifier": "torch",
+        "image_onnx": "onnx",
     }.get(form, form)

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from attar.pipelines.report.charts import heat_map, loss_curve, retention_bars
+from attar.pipelines.report.charts import confusion, heat_map, loss_curve, retention_bars
 from attar.pipelines.report.comparison import (
     comparison_rows,
     draft_rows,
@@ -28,6 +28,8 @@ from attar.registry.tracking.run_record import PREDICTIONS, RunRecord
 from attar.stages.scan.tables import TABLE, read_scores, scored_metrics
 
 REPORT = "report.html"
+# Classes of a confusion matrix whose names can be read.
+MAX_CLASSES = 20
 
 
 def write_report(record: RunRecord, store: Store) -> Path:
@@ -42,6 +44,7 @@ def write_report(record: RunRecord, store: Store) -> Path:
         heat_maps=_heat_maps(record, store),
         plans=plan_sections(record, store),
         curves=_curves(record, store),
+        confusions=_confusions(record, store),
         retention=_retention(record, store),
         retained=retention_rows(record, store),
         drafts=draft_rows(record, store),
@@ -107,6 +110,16 @@ def _predictions(record: RunRecord) -> list[dict[str, str]]:
         }
         for row in (json.loads(file.read_text()) if file.is_file() else [])
     ]
+
+
+def _confusions(record: RunRecord, store: Store) -> dict[str, str]:
+    """Return the confusion matrix of each model that classified images of few enough classes to be read."""
+    pictures = {}
+    for model, evaluation in evaluations(record, store).items():
+        for task, classes in evaluation.get("images", {}).items():
+            if len(classes["names"]) <= MAX_CLASSES:
+                pictures[f"{model}, {task}"] = confusion(classes["confusion"], classes["names"])
+    return pictures
 
 
 def _retention(record: RunRecord, store: Store) -> str:

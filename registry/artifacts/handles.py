@@ -6,7 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from attar.registry.artifacts.classifier_facts import ClassifierFacts, ClassifierGraphFacts
+from attar.registry.artifacts.classifier_facts import (
+    ClassifierFacts,
+    ClassifierGraphFacts,
+    ImageClassifierFacts,
+    ImageDatasetFacts,
+    ImageGraphFacts,
+)
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
@@ -24,16 +30,14 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, Subject
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
-# Name of the table in a merged model's `records/` that says what was tried
-TRIALS = "trials"
-# Name of the file of a behaviour check that holds the texts of what changed, a line each
-FLIPS = "flips.jsonl"
+TRIALS = "trials"  # name of the table in a merged model's `records/` that says what was tried
+FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
 # Name of the file of a release that holds all figures of the version, as MLflow writes its tables
 FIGURES = "figures.json"
 
@@ -68,13 +72,8 @@ class Artifact(Generic[F]):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the handle as plain JSON values."""
-        return {
-            "kind": self.kind,
-            "path": str(self.path),
-            "key": self.key,
-            "fingerprint": self.fingerprint,
-            "facts": dict(self.facts),
-        }
+        plain = {"kind": self.kind, "path": str(self.path), "key": self.key, "fingerprint": self.fingerprint}
+        return {**plain, "facts": dict(self.facts)}
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -121,6 +120,33 @@ class ClassifierGraphArtifact(Artifact[ClassifierGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = CLASSIFIER
+
+
+class ImageClassifierArtifact(Artifact[ImageClassifierFacts]):
+    """A transformers folder of an image classifier: config.json, safetensors, and `preprocessor_config.json` that says how images are read."""
+
+    kind = "image_classifier"
+    facts_type = ImageClassifierFacts
+    is_whole_model = True
+    subject = IMAGES
+
+
+class ImageGraphArtifact(Artifact[ImageGraphFacts]):
+    """`model.onnx` of an image classifier: pixels in, a logit a class out, `preprocessor_config.json` beside it."""
+
+    kind = "image_onnx"
+    facts_type = ImageGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = IMAGES
+
+
+class ImageDatasetArtifact(Artifact[ImageDatasetFacts]):
+    """`images.jsonl`: class, part, digest and place of each image; `images.bin`: their encoded bytes; `classes.json`: names."""
+
+    kind = "image_dataset"
+    facts_type = ImageDatasetFacts
+    subject = IMAGES
 
 
 class VisionModelArtifact(Artifact[VisionModelFacts]):
@@ -220,30 +246,10 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
     facts_type = ReleaseFacts
 
 
-# What the stages that compress take: a model of any subject, and its graph.
-AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact
-AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact
+# What the stages that compress take: a model of any subject, its graph, and what it learns of or is measured on.
+AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
+AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
+AnyData = DatasetArtifact | ImageDatasetArtifact
 
-KINDS: dict[str, type[Artifact]] = {
-    kind.kind: kind
-    for kind in (
-        ModelArtifact,
-        EncoderArtifact,
-        EncoderGraphArtifact,
-        ClassifierArtifact,
-        ClassifierGraphArtifact,
-        VisionModelArtifact,
-        AdapterArtifact,
-        DatasetArtifact,
-        ScanArtifact,
-        OnnxArtifact,
-        GgufArtifact,
-        OpenVinoArtifact,
-        CTranslate2Artifact,
-        EvaluationArtifact,
-        ComparisonArtifact,
-        BehaviourArtifact,
-        FittedArtifact,
-        ReleaseArtifact,
-    )
-}
+# Every class above.
+KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

@@ -20,7 +20,9 @@ CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
 CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "reads_pairs", "max_tokens"))
 
-SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER)
+IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", "num_channels", "num_classes"))
+
+SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, IMAGES)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

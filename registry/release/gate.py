@@ -94,10 +94,15 @@ THRESHOLDS = {
     "min_macro_f1_retention": ("macro_f1", False),
     "max_embed_latency_ratio": ("embed_seconds", True),
     "max_batch_latency_ratio": ("embed_seconds_32", True),
+    # of image classifiers
+    "max_image_latency_ratio": ("image_seconds", True),
+    "max_image_batch_latency_ratio": ("image_seconds_32", True),
 }
 # Those of them that encoders alone have, and those of classifiers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
 CLASSIFIER_METRICS = {"accuracy", "macro_f1", "spearman", "embed_seconds", "embed_seconds_32"}
+# And those that image classifiers have.
+IMAGE_METRICS = {"accuracy", "image_seconds", "image_seconds_32"}
 
 
 def run_gate(

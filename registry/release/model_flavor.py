@@ -28,8 +28,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 def write_version(
     folder: Path,
-    model: Any,
-    tokenizer: Any,
+    components: Mapping[str, Any],
     *,
     model_folder: Path,
     form_folders: Mapping[str, Path],
@@ -38,8 +37,9 @@ def write_version(
     figures: Sequence[Mapping[str, Any]] = (),
     task: str = "text-generation",
 ) -> None:
-    """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
+    """Write a model so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
+    `components`: the model, and its tokenizer or image processor, by transformers' words for them.
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
     `figures` are the rows of the version's table.
@@ -48,11 +48,11 @@ def write_version(
     graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
     shutil.rmtree(folder, ignore_errors=True)
     mlflow.transformers.save_model(
-        transformers_model={"model": model, "tokenizer": tokenizer},
+        transformers_model=dict(components),
         path=str(folder),
         task=task,
         signature=SIGNATURES[task](),
-        input_example=EXAMPLE,
+        input_example=EXAMPLE if "tokenizer" in components else None,
         model_card=ModelCard(card),  # else MLflow asks the hub for one
         pip_requirements=[f"{name}=={versions[name]}" for name in REQUIREMENTS if name in versions],
         metadata={**metadata, "attar.onnx": sorted(graphs), "attar.forms": sorted(form_folders)},
@@ -87,7 +87,7 @@ def embedding_signature() -> ModelSignature:
 
 
 def classification_signature() -> ModelSignature:
-    """Return the signature of MLflow's own pipeline over a classifier. A text in, the likeliest class and its probability out."""
+    """Return the signature of MLflow's own pipeline over a classifier. A text, or an image's path or bytes, in, labels with scores out."""
     outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")])
     return ModelSignature(Schema([ColSpec(DataType.string)]), outputs)
 
@@ -96,6 +96,7 @@ def classification_signature() -> ModelSignature:
 SIGNATURES = {
     "text-generation": text_generation_signature,
     "feature-extraction": embedding_signature,
+    "image-classification": classification_signature,
     "text-classification": classification_signature,
 }
 

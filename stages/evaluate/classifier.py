@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from attar.compressors.encode.encoder import encoded
 from attar.compressors.measure.classes import Predictions
-from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.fingerprint import digest
+from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.classifier.row_classes import class_of
+from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
+from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.text_models import opened
 from attar.stages.evaluate.class_scores import classifier_headline, columns_of
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.encoder import RESULT, row_times, sizes_measured
-from attar.stages.evaluate.labelled import LabelledTask, read_labelled
+from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import read_task
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -77,7 +81,7 @@ def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content
     """Measure how well a scorer orders graded pairs, its size and speed. Raises ValueError, before anything runs, for rows without a grade."""
     model: Any = inputs.model
     tasks = {
-        name: read_task(data, name, None, config.max_rows, config.part)
+        name: read_task(data, name, None, config.max_rows, config.part)  # type: ignore[arg-type] - the forecast refuses images
         for name, data in zip(unique_names(inputs.tasks, "task"), inputs.tasks, strict=True)
     }
     if ungraded := [name for name, task in tasks.items() if not task.is_graded]:
@@ -144,3 +148,28 @@ def _predictions(runner: Any, reader: TextReader, task: LabelledTask, batch_size
     counter = bar(f"classifying {name}", len(task.texts), "texts")
     logits = encoded(runner, reader(task.texts), batch_size * 128, counter.advance)
     return Predictions.of(logits.double().log_softmax(dim=-1).numpy(), task.labels)
+
+
+@dataclass(frozen=True)
+class LabelledTask:
+    """Texts, the class of each as its place among the model's labels, and an id of each."""
+
+    texts: Sequence[str]
+    labels: Sequence[int]
+    ids: Sequence[str]
+
+    @property
+    def digest(self) -> str:
+        """What two evaluations can be compared on text by text."""
+        return digest([list(self.texts), list(self.labels)])
+
+
+def read_labelled(data: AnyData, name: str, labels: Sequence[str], max_rows: int, part: Split) -> LabelledTask:
+    """Return a data set's texts with their classes. Raises ValueError for a row whose class the model does not have."""
+    rows = question_rows(data, max_rows, part)
+    if not rows:
+        raise ValueError(
+            f"task {name}: no row has a text with its class; set columns.question and columns.answer in ingest_data"
+        )
+    classes = [class_of(row, labels, f"task {name}") for row in rows]
+    return LabelledTask([row.question for row in rows], classes, question_ids(rows))

@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.handles import (
+    AnyData,
     AnyGraph,
     AnyModel,
     DatasetArtifact,
@@ -54,6 +55,9 @@ Provider = Literal[
 Measured = AnyModel | AnyGraph
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
+
+# Fields that say something of models that write, and of no other.
+CAUSAL_FIELDS = ("max_new_tokens", "perplexity_window", "num_samples", "harness", "drafts", "stop", "timing")
 
 
 class DraftsConfig(StageConfig):
@@ -130,7 +134,7 @@ class EvaluateConfig(StageConfig):
     """Longest generated answer, in tokens."""
 
     batch_size: int = Field(default=16, ge=1)
-    """Texts scored or generated together."""
+    """Texts scored or generated together, or images."""
 
     perplexity_window: int = Field(default=512, ge=2)
     """Tokens in one perplexity window; windows do not overlap."""
@@ -178,7 +182,8 @@ class EvaluateConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateInputs:
-    """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus.
+    """The model, data sets with checkable questions, and text for the perplexity. For an encoder graded pairs, questions and their corpus;
+    for an image classifier images.
     `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
@@ -187,7 +192,7 @@ class EvaluateInputs:
     """
 
     model: Measured
-    tasks: tuple[DatasetArtifact, ...] = ()
+    tasks: tuple[AnyData, ...] = ()
     text: DatasetArtifact | None = None
     original: ModelArtifact | None = None
     beside: Measured | None = None

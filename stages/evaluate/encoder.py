@@ -22,7 +22,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_m
 from attar.stages.artifacts.text_models import opened
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast
-from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.config import CAUSAL_FIELDS, EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.rankings import encoder_headline
 from attar.stages.evaluate.retrieval import Task, read_corpus, read_task, timed_texts
 from attar.stages.evaluate.timing import embedding_times
@@ -30,15 +30,6 @@ from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
-CAUSAL_FIELDS = (
-    "max_new_tokens",
-    "perplexity_window",
-    "num_samples",
-    "harness",
-    "drafts",
-    "stop",
-    "timing",
-)
 # What models that read whole texts are asked.
 QUESTIONS_OF = {
     ENCODER: "pairs with a similarity, or questions with their texts",

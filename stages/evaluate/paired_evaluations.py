@@ -16,7 +16,7 @@ from attar.registry.release.gate import Ratio
 from attar.stages.evaluate.class_scores import classifier_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
 from attar.stages.evaluate.question_pairs import paired_right
-from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
+from attar.stages.evaluate.rankings import EMBED_TIMES, IMAGE_TIMES, encoder_ratios
 
 
 def evaluation_of(artifact: Artifact) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> 
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
     ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
     ratios |= encoder_ratios(candidate, baseline) | classifier_ratios(candidate, baseline)
-    ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES)}
+    ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES, *IMAGE_TIMES)}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 
 
@@ -109,7 +109,8 @@ def _time_ratio(name: str, candidate: Mapping[str, Any], baseline: Mapping[str, 
 
 
 def _is_one_shape(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> bool:
-    return all(candidate[name] == baseline[name] for name in ("format", "num_parameters", "flops_per_token"))
+    names = ("format", "num_parameters", "flops_per_token", "flops_per_image")
+    return all(candidate.get(name) == baseline.get(name) for name in names)
 
 
 def _ratio(estimate: Estimate, measured_on: str) -> Ratio:

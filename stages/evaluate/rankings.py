@@ -17,6 +17,8 @@ DEPTHS = (1, 10)
 # Seconds for a single text, and for a batch of `BATCH` texts.
 BATCH = 32
 EMBED_TIMES = ("embed_seconds", f"embed_seconds_{BATCH}")
+# And of images.
+IMAGE_TIMES = ("image_seconds", f"image_seconds_{BATCH}")
 # Figures of retrieval: name -> what a query scores.
 SCORES = {
     "mrr": lambda ranking: ranking.reciprocal,

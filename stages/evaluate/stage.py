@@ -16,10 +16,11 @@ from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRu
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
@@ -32,6 +33,7 @@ from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.images.measures import evaluate_images, image_evaluation_forecast
 from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
@@ -42,11 +44,16 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-FORECASTS = {ENCODER: encoder_evaluation_forecast, CLASSIFIER: encoder_evaluation_forecast}
-MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier}
+FORECASTS = {
+    ENCODER: encoder_evaluation_forecast,
+    CLASSIFIER: encoder_evaluation_forecast,
+    IMAGES: image_evaluation_forecast,
+}
+MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier, IMAGES: evaluate_images}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
+    refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
     if inputs.get("form") and config.timing.served is None:
         raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
@@ -159,7 +166,7 @@ def _runner(config: EvaluateConfig, model: Measured) -> ForkingRunner:
 
 
 def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[str, Any]:
-    num_matmul = model.facts.num_matmul_parameters
+    num_matmul = model.facts.num_matmul_parameters  # type: ignore[union-attr] - the forecast refuses images
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
         "num_parameters": model.facts.num_parameters,
@@ -171,7 +178,7 @@ def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[st
 def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, vocab_size: int) -> dict[str, Any]:
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
     if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
-        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)
+        vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)  # type: ignore[union-attr] - the forecast refuses images
     timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.timing.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
@@ -184,12 +191,7 @@ def _text(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunner, 
         return {"perplexity": None, "text_pieces": [], "text_bytes": 0}
     windows = text_windows(tokenizer, plain_text(inputs.text, config.part), config.perplexity_window)
     counter = bar("reading text", len(windows), "windows")
-    pieces = piece_losses(
-        runner,
-        windows,
-        batch_size=max(1, config.batch_size // 4),
-        on_scored=counter.advance,
-    )
+    pieces = piece_losses(runner, windows, batch_size=max(1, config.batch_size // 4), on_scored=counter.advance)
     num_bytes = sum(len(tokenizer.decode(part).encode()) for _, part in windows)
     return {"perplexity": perplexity_of(pieces), "text_pieces": pieces, "text_bytes": num_bytes}
 

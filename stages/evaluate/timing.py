@@ -7,18 +7,23 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from attar.compressors.encode.encoder import EmbeddingRunner
+from attar.compressors.images.classifier import ImageRunner
 from attar.compressors.measure.cost import Latency, Spread, measure_in_turns
 from attar.compressors.models.runner import CausalRunner
 from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.environment import machine_name
-from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES
+from attar.stages.evaluate.rankings import BATCH, EMBED_TIMES, IMAGE_TIMES
 from attar.stages.runtime.progress import bar
 
 NUM_TIMED_ROUNDS = 5
 # Decoded in a round, and their mean taken: more of them cost more time and leave the rounds' spread, which the interval is of, as it is.
 NUM_TIMED_TOKENS = 8
+# Images that are timed alone in a round.
+NUM_TIMED_ALONE = 8
 
 
 def timed(
@@ -73,16 +78,7 @@ def embedding_times(
             single = _seconds(each, [[text] for text in alone]) / len(alone)
             own.append((single, BATCH * _seconds(each, batches) / len(order)))
         counter.advance()
-    numbers = []
-    for own in rounds:
-        spreads = [Spread.of(column) for column in zip(*own[1:], strict=True)]
-        numbers.append(
-            {
-                key: value
-                for name, spread in zip(EMBED_TIMES, spreads, strict=True)
-                for key, value in ((name, spread.median), (f"{name}_low", spread.low), (f"{name}_high", spread.high))
-            }
-        )
+    numbers = _spreads(EMBED_TIMES, rounds)
     return {
         "num_rounds": NUM_TIMED_ROUNDS,
         "machine": machine_name(),
@@ -92,6 +88,52 @@ def embedding_times(
         **numbers[0],
         **({} if beside is None else {"beside": numbers[1]}),
     }
+
+
+def image_times(runner: ImageRunner, beside: ImageRunner | None, pixels: Float[Tensor, "N C H W"]) -> dict[str, Any]:
+    """Return medians and quartiles of the seconds that an image takes alone, and a batch. `beside` in the same rounds.
+
+    A round is some images alone, then one batch, of images again where there are fewer.
+    """
+    counter = bar("timing", NUM_TIMED_ROUNDS + 1, "rounds")
+    runners = [runner] if beside is None else [runner, beside]
+    rounds: list[list[tuple[float, float]]] = [[] for _ in runners]
+    batch = pixels.repeat(-(-BATCH // len(pixels)), 1, 1, 1)[:BATCH]
+    for _ in range(NUM_TIMED_ROUNDS + 1):  # the first warms up and is not counted
+        for each, own in zip(runners, rounds, strict=True):
+            alone = [_image_seconds(each, batch[index : index + 1]) for index in range(NUM_TIMED_ALONE)]
+            own.append((sum(alone) / len(alone), _image_seconds(each, batch)))
+        counter.advance()
+    numbers = _spreads(IMAGE_TIMES, rounds)
+    return {
+        "num_rounds": NUM_TIMED_ROUNDS,
+        "machine": machine_name(),
+        "num_threads": torch.get_num_threads(),
+        "images_per_second": BATCH / numbers[0][IMAGE_TIMES[1]],
+        **numbers[0],
+        **({} if beside is None else {"beside": numbers[1]}),
+    }
+
+
+def _spreads(names: Sequence[str], rounds: Sequence[Sequence[Sequence[float]]]) -> list[dict[str, Any]]:
+    """Return of each model the median and quartiles of its rounds, the first left out, by name."""
+    numbers = []
+    for own in rounds:
+        spreads = [Spread.of(column) for column in zip(*own[1:], strict=True)]
+        numbers.append(
+            {
+                key: value
+                for name, spread in zip(names, spreads, strict=True)
+                for key, value in ((name, spread.median), (f"{name}_low", spread.low), (f"{name}_high", spread.high))
+            }
+        )
+    return numbers
+
+
+def _image_seconds(runner: ImageRunner, pixels: Float[Tensor, "N C H W"]) -> float:
+    started = time.perf_counter()
+    runner.classify(pixels).cpu()  # brought here: kernels run behind the clock otherwise
+    return time.perf_counter() - started
 
 
 def _seconds(runner: EmbeddingRunner, batches: Sequence[Sequence[Sequence[int]]]) -> float:

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, DatasetArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, AnyData, AnyModel, DatasetArtifact
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.ctranslate2 import CTranslate2Format
@@ -32,7 +32,7 @@ class ExportConfig(StageConfig):
     """What is written: onnx, gguf, compressed_tensors, openvino, ctranslate2."""
 
     num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and the written form are compared; of an encoder its texts."""
+    """Questions of the data set on which torch and the written form are compared; of an encoder its texts, of an image classifier its images."""
 
     num_new_tokens: int = Field(default=64, ge=1)
     """Greedy tokens compared on each."""
@@ -56,6 +56,6 @@ class ExportInputs:
     """
 
     model: AnyModel
-    data: DatasetArtifact
+    data: AnyData
     guidance: AdapterArtifact | None = None
     text: DatasetArtifact | None = None

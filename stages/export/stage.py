@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attar.registry.artifacts.handles import (
@@ -13,20 +13,31 @@ from attar.registry.artifacts.handles import (
     EncoderGraphArtifact,
     Facts,
     GgufArtifact,
+    ImageGraphArtifact,
     ModelArtifact,
     OpenVinoArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.classifier import export_classifier_graph
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
+from attar.stages.export.image_classifier import export_image_graph, image_graph_forecast
 from attar.stages.export.rooms import ROOMS
 
 # Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
-FORECASTS = {ENCODER: encoder_graph_forecast, CLASSIFIER: encoder_graph_forecast}
-RUNS = {ENCODER: export_encoder_graph, CLASSIFIER: export_classifier_graph}
-GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact, CLASSIFIER: ClassifierGraphArtifact}
+FORECASTS = {ENCODER: encoder_graph_forecast, CLASSIFIER: encoder_graph_forecast, IMAGES: image_graph_forecast}
+RUNS: dict[Subject, Callable[..., AnyGraph]] = {
+    ENCODER: export_encoder_graph,
+    CLASSIFIER: export_classifier_graph,
+    IMAGES: export_image_graph,
+}
+GRAPHS: dict[Subject, type[Artifact]] = {
+    ENCODER: EncoderGraphArtifact,
+    CLASSIFIER: ClassifierGraphArtifact,
+    IMAGES: ImageGraphArtifact,
+}
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -35,6 +46,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
+    refuse_other_data(model, inputs["data"])
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
@@ -57,7 +69,8 @@ def export(
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
     openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
-    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier one that gives a logit a class.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier, of texts or images, one that gives a
+    logit a class.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

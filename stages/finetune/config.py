@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyData, AnyModel, FittedArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -22,7 +22,13 @@ from attar.stages.finetune.distillation_config import (
     uses_teacher,
 )
 from attar.stages.finetune.objective_spec import ObjectiveSpec, read_objective, weighed_objective
-from attar.stages.finetune.schedule_config import CheckpointConfig, ComputeConfig, HeldoutConfig, ScheduleConfig
+from attar.stages.finetune.schedule_config import (
+    CheckpointConfig,
+    ComputeConfig,
+    HeldoutConfig,
+    RowsConfig,
+    ScheduleConfig,
+)
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
     Anchor,
@@ -61,30 +67,6 @@ FLAT = {
     "checkpoint_minutes": Moved("checkpoints.minutes"),
     **within("compute", *(name for name in ComputeConfig.model_fields if name != "num_shards")),
 }
-
-
-# answers: those of the answers, and of plain text. all: prompts included.
-Learned = Literal["answers", "all"]
-
-
-class RowsConfig(StageConfig):
-    """Which tokens of the data are learned."""
-
-    learn: Learned = "answers"
-    """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
-
-    shares: list[float] = []
-    """Share of the tokens taken from each input of `data`, in their order; empty: each input once an epoch."""
-
-    max_tokens: int = Field(default=1024, ge=8)
-    """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
-
-    @field_validator("shares")
-    @classmethod
-    def _above_zero(cls, value: list[float]) -> list[float]:
-        if any(share <= 0 for share in value):
-            raise ValueError(f"shares are {value}; accepted: numbers above 0")
-        return value
 
 
 class FinetuneConfig(StageConfig):
@@ -218,7 +200,7 @@ class FinetuneInputs:
     """
 
     model: AnyModel
-    data: tuple[DatasetArtifact, ...]
+    data: tuple[AnyData, ...]
     teacher: AnyModel | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None

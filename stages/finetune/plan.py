@@ -15,15 +15,24 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
-from attar.registry.artifacts.classifier_facts import ClassifierFacts
+from attar.compressors.images.augment import Augmentation
+from attar.registry.artifacts.classifier_facts import ClassifierFacts, ImageClassifierFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts
 from attar.registry.artifacts.handles import AnyModel
 from attar.registry.artifacts.kind_facts import ModelFacts
+from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, Learned
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
+from attar.stages.finetune.schedule_config import (
+    CheckpointConfig,
+    HeldoutConfig,
+    Learned,
+    ScheduleConfig,
+    StopOn,
+    augmentations_of,
+)
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
     SubclassSplit,
@@ -34,6 +43,7 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
+AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
@@ -87,6 +97,7 @@ class LearnedRows:
     learn: Learned
     max_tokens: int
     shares: tuple[float, ...]
+    augment: tuple[Augmentation, ...] = ()  # how images are changed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +161,7 @@ class TrainingPlan:
         learned, compute = config.rows, config.compute
         return TrainingPlan(
             device=device,
-            dtype=pick_dtype(config.compute.precision, device),
+            dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
             reduction=reduction,
             teaching=Teaching(
@@ -162,7 +173,12 @@ class TrainingPlan:
                 has_both_sides=has_both_sides(config.rollout),
             ),
             rollout=policy,
-            rows=LearnedRows(learn=learned.learn, max_tokens=learned.max_tokens, shares=tuple(learned.shares)),
+            rows=LearnedRows(
+                learn=learned.learn,
+                max_tokens=learned.max_tokens,
+                shares=tuple(learned.shares),
+                augment=augmentations_of(learned.augment),
+            ),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
             max_minutes=config.schedule.max_minutes,
@@ -197,7 +213,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ClassifierFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -210,7 +226,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | Classifie
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts | ClassifierFacts) -> int:
+def first_block_after_cut(facts: AnyModelFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:

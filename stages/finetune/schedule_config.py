@@ -1,4 +1,4 @@
-"""Schedule, evaluation and micro-batches, which every training has. How long it lasts, how fast it moves, what it is judged by."""
+"""Rows, schedule, evaluation and micro-batches, which every training has. What it learns, for how long, what it is judged by."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from attar.compressors.images.augment import AUGMENTATIONS, Augmentation
 from attar.stages.contract import StageConfig
+from attar.stages.finetune.objective_spec import Component, built
 from attar.stages.runtime.device import Precision
 
 # The fewest tokens that may be asked for in one forward and backward pass.
@@ -108,3 +110,42 @@ class ComputeConfig(StageConfig):
         if 0 < value < MIN_MICRO_BATCH:
             raise ValueError(f"{value} tokens hold no row; accepted: 0, or {MIN_MICRO_BATCH} and more")
         return value
+
+
+# answers: those of the answers, and of plain text. all: prompts included.
+Learned = Literal["answers", "all"]
+
+
+class RowsConfig(StageConfig):
+    """Which tokens of the data are learned."""
+
+    learn: Learned = "answers"
+    """Which tokens are learned: those of the answers (and of plain text), or all, prompts included."""
+
+    shares: list[float] = []
+    """Share of the tokens taken from each input of `data`, in their order; empty: each input once an epoch."""
+
+    max_tokens: int = Field(default=1024, ge=8)
+    """Rows longer than this, prompt included, are cut at the end; plain text is cut into pieces of it."""
+
+    augment: list[Component] = []
+    """Of images: how each is changed, anew at every step, such as [flip, {shift: {fraction: 0.1}}, crop, erase]. Evaluations see them as
+    they are."""
+
+    @field_validator("augment")
+    @classmethod
+    def _known_augmentations(cls, value: list[Component]) -> list[Component]:
+        augmentations_of(value)
+        return value
+
+    @field_validator("shares")
+    @classmethod
+    def _above_zero(cls, value: list[float]) -> list[float]:
+        if any(share <= 0 for share in value):
+            raise ValueError(f"shares are {value}; accepted: numbers above 0")
+        return value
+
+
+def augmentations_of(components: list[Component]) -> tuple[Augmentation, ...]:
+    """Return the augmentations that a recipe names. Raises ValueError for an unknown one, or a wrong parameter."""
+    return tuple(built(AUGMENTATIONS, component, "augment") for component in components)

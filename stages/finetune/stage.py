@@ -23,23 +23,25 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
-from attar.stages.finetune.classifier import (
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
+from attar.stages.finetune.distillation_config import check_record, uses_teacher
+from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.subjects.classifier import (
     build_classifier_run,
     check_classifier_training,
     check_same_classes,
     reads_grades,
     refuse_other_views,
 )
-from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training
-from attar.stages.finetune.plan import TrainingPlan
-from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.subjects.encoder import build_encoder_run, check_encoder_training
+from attar.stages.finetune.subjects.images import build_image_run, check_image_training
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
@@ -55,8 +57,8 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {ENCODER: check_encoder_training, CLASSIFIER: check_classifier_training}
-BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run}
+CHECKS = {ENCODER: check_encoder_training, CLASSIFIER: check_classifier_training, IMAGES: check_image_training}
+BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run, IMAGES: build_image_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -78,6 +80,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
     if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
+    refuse_other_data(model, data)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
@@ -87,10 +90,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         check_vocabulary(model, dataset, "recorded teacher", "accepted: a record of a model with the same tokens")
     check_adapt(config.adapt, model)
     facts: dict[str, Any] = {"method": config.adapt.kind}
-    if config.adapt.expert_rank:
-        facts["expert_rank"] = config.adapt.expert_rank
-    if "vocab_size" in model:
-        facts["vocab_size"] = model["vocab_size"]
+    facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
+    facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     return Forecast(
         facts,
         num_flops=training_flops(
@@ -101,7 +102,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             live=[*teacher, *inputs.get("anchor", ())],
             is_frozen=not config.adapt.trains_base,
             is_rolled_out=policy_of(config.rollout) is not None,
-        ),
+        )
+        * (subject_of(model) is not IMAGES),  # counted by tokens, of which an image has none
         peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)),
     )
 

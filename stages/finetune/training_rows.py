@@ -18,13 +18,13 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource, run_once
-from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import AnyData
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split, piece_split, read_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.states_file import StatesFile
 from attar.stages.artifacts.dataset.teacher_shards import TeacherRecord
-from attar.stages.finetune.config import Learned
+from attar.stages.finetune.schedule_config import Learned
 from attar.stages.runtime.progress import bar, note
 
 PREFIX_FILE, TEACHER_FILE = "prefix.bin", "teacher.bin"
@@ -57,7 +57,7 @@ class TrainingRows:
 
     @staticmethod
     def read(
-        datasets: Sequence[DatasetArtifact], tokenizer: Any, *, learn: Learned, max_tokens: int, reads_record: bool
+        datasets: Sequence[AnyData], tokenizer: Any, *, learn: Learned, max_tokens: int, reads_record: bool
     ) -> TrainingRows:
         """Read every data set once. Raises ValueError when nothing is left to train on."""
         rows, learned = TrainingRows([], [], [], [], [], [], []), LearnedTokens(learn, max_tokens)
@@ -197,7 +197,7 @@ def is_checkable(row: Row) -> bool:
 
 def _read_dataset(
     learned: LearnedTokens,
-    data: DatasetArtifact,
+    data: AnyData,
     source: int,
     tokenizer: Any,
     into: TrainingRows,

@@ -30,6 +30,13 @@ from attar.stages.ingest.encoder import (
     encoder_forecast,
     ingest_encoder,
 )
+from attar.stages.ingest.images.model import (
+    STATE_DICT,
+    ImageClassifierModel,
+    check_image_source,
+    image_forecast,
+    ingest_image_classifier,
+)
 from attar.stages.ingest.license import source_license
 from attar.stages.ingest.source_line import (
     FOLDERS,
@@ -48,11 +55,13 @@ FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
     "encoder": encoder_forecast,
     "classifier": classifier_forecast,
     "pair_scorer": classifier_forecast,
+    "image_classifier": image_forecast,
 }
 INGESTS: dict[str, Callable[..., Any]] = {
     "encoder": ingest_encoder,
     "classifier": ingest_classifier,
     "pair_scorer": ingest_classifier,
+    "image_classifier": ingest_image_classifier,
 }
 
 
@@ -64,13 +73,13 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ClassifierModel | PairScorerModel,
+        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageClassifierModel,
         Field(discriminator="kind"),
         default_kind("causal"),
     ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
-    {kind: classifier, labels: [yes, no]}, which puts texts into classes, or {kind: pair_scorer}, which says how alike two texts are; of an
-    encoder with a fresh head where it has none."""
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are (both of an
+    encoder with a fresh head where it has none), or {kind: image_classifier}, which tells what is on an image."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -117,6 +126,12 @@ class IngestModelConfig(StageConfig):
         head: Any = self.model
         if head.kind in ("classifier", "pair_scorer"):
             check_classifier_source(parse_source(self.source), head, self.strip_from_names)
+        if head.kind == "image_classifier":
+            check_image_source(parse_source(self.source), head, self.strip_from_names)
+        elif scheme == "wheel" and self.source.endswith(STATE_DICT):
+            raise ValueError(
+                f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"
+            )
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -148,7 +163,7 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     output=lambda config, kind: config.model.artifact,
 )
 def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> AnyModel:
-    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.
+    """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.

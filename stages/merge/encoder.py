@@ -32,7 +32,7 @@ def check_encoder_merge(config: MergeConfig, subject: Subject = ENCODER) -> None
 
 def fold_encoder(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtifact], content: Path) -> Any:
     """Write the base with a student's trained weights. Raises ValueError for weights of another base, and when the proof fails."""
-    weights = _weights(base, students)
+    weights = trained_on_base(base, students)
     check_learned(students[0])
     device, models = pick_device(), TEXT_MODELS[base.subject]
     encoder = models.load(base.path, "auto", device)
@@ -56,7 +56,8 @@ def fold_encoder(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtif
     return type(base).at(content, artifact.facts | kept_facts(base, "removed_blocks"))
 
 
-def _weights(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtifact]) -> dict[str, torch.Tensor]:
+def trained_on_base(base: AnyModel, students: Sequence[AdapterArtifact | ModelArtifact]) -> dict[str, torch.Tensor]:
+    """Return the weights of one training on this base. Raises ValueError for several, for another base's, and for adapters."""
     if len(students) != 1 or students[0].is_whole_model:
         raise ValueError(
             f"students: {len(students)} given; {base.subject.words} takes the trained weights of one training"

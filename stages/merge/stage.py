@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -27,6 +27,7 @@ from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
 from attar.stages.merge.encoder import check_encoder_merge, fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
+from attar.stages.merge.image_classifier import check_image_merge, fold_classifier
 from attar.stages.merge.proof import prove_merged
 from attar.stages.merge.search import Search
 from attar.stages.merge.sources import FoldedAdapter, FoldedWeights, FolderSource, Source
@@ -37,8 +38,16 @@ from attar.stages.runtime.progress import metric, note
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
 # What is refused of models of another subject than causal text, and how they take what was trained.
-CHECKS = {ENCODER: check_encoder_merge, CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER)}
-FOLDS = {ENCODER: fold_encoder, CLASSIFIER: fold_encoder}
+CHECKS = {
+    ENCODER: check_encoder_merge,
+    CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER),
+    IMAGES: check_image_merge,
+}
+FOLDS: dict[Subject, Callable[..., AnyModel]] = {
+    ENCODER: fold_encoder,
+    CLASSIFIER: fold_encoder,
+    IMAGES: fold_classifier,
+}
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -91,7 +100,7 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
 def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> AnyModel:
-    """Make one plain model of a base and its students. An encoder or classifier takes the weights that were trained on it.
+    """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, form_of, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
@@ -25,6 +25,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.prune.block_choice import check_choice, chosen_blocks, requested_blocks
 from attar.stages.prune.config import WAYS, LinearPatch, NoPatch, PlanConfig, PruneConfig, PruneInputs, RefitPatch
 from attar.stages.prune.encoder import check_encoder_prune, prune_encoder
+from attar.stages.prune.image_classifier import check_image_prune, prune_classifier
 from attar.stages.prune.plan_vocabulary import PlannedVocabulary
 from attar.stages.prune.refit_pass import refit_result
 from attar.stages.prune.solved import NUM_MEASURED_ROWS, Repair, carried_out, check_plan, solved, write_plan
@@ -39,8 +40,16 @@ if TYPE_CHECKING:
 # Models in memory at once, in float32.
 NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
 # What is refused of models of another subject than causal text, and how they are cut.
-CHECKS = {ENCODER: check_encoder_prune, CLASSIFIER: partial(check_encoder_prune, subject=CLASSIFIER)}
-RUNS = {ENCODER: prune_encoder, CLASSIFIER: prune_encoder}
+CHECKS = {
+    ENCODER: check_encoder_prune,
+    CLASSIFIER: partial(check_encoder_prune, subject=CLASSIFIER),
+    IMAGES: check_image_prune,
+}
+RUNS: dict[Subject, Callable[..., AnyModel]] = {
+    ENCODER: prune_encoder,
+    CLASSIFIER: prune_encoder,
+    IMAGES: prune_classifier,
+}
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -98,7 +107,7 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
 
 @stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none", follows="model")
 def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> AnyModel:
-    """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written.
+    """Remove blocks of a model. The result loads and runs like any other of its family, which is tried on what was written.
 
     Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.
     """

@@ -10,18 +10,21 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact
+from attar.registry.artifacts.handles import AnyData, AnyGraph, DatasetArtifact
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.quantize.limits import ClassLimits, Limits, VectorLimits
 from attar.stages.runtime.older_fields import Moved, within
+
+# Kinds whose weights share a scale over a whole output channel.
+WHOLE_KINDS = ("dynamic", "static")
 
 
 class WeightsConfig(StageConfig):
     """How weights become integers."""
 
-    kind: Literal["weights", "dynamic"] = "weights"
+    kind: Literal["weights", "dynamic", "static"] = "weights"
     """weights: integers in blocks with their scales. dynamic: by output channel in seven bits, which no processor's sums outgrow, activations
-    quantized by tensor as they come."""
+    quantized by tensor as they come. static, of image classifiers: so too, activations by ranges that training images gave."""
 
     bits: Literal[8, 4] = 8
     """Bits of a weight."""
@@ -101,8 +104,8 @@ class QuantizeConfig(StageConfig):
     def completed(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Let dynamic products round to the nearest: no other method has them."""
         weights = given.get("weights")
-        is_dynamic = isinstance(weights, Mapping) and weights.get("kind") == "dynamic"
-        return {"method": "nearest", **given} if is_dynamic else given
+        is_whole = isinstance(weights, Mapping) and weights.get("kind") in WHOLE_KINDS
+        return {"method": "nearest", **given} if is_whole else given
 
     @field_validator("method")
     @classmethod
@@ -113,8 +116,8 @@ class QuantizeConfig(StageConfig):
     @model_validator(mode="after")
     def _fits(self) -> QuantizeConfig:
         build(WEIGHT_METHODS, self.method, self.params)
-        if self.weights.kind == "dynamic" and (self.weights.bits != 8 or self.method != "nearest"):
-            raise ValueError("weights.kind is 'dynamic': accepted: bits 8, method 'nearest'")
+        if self.weights.kind in WHOLE_KINDS and (self.weights.bits != 8 or self.method != "nearest"):
+            raise ValueError(f"weights.kind is {self.weights.kind!r}: accepted: bits 8, method 'nearest'")
         return self
 
 
@@ -123,5 +126,5 @@ class QuantizeInputs:
     """The float graph, rows to calibrate on (training) and to measure on (held out), and plain text to measure on."""
 
     model: AnyGraph
-    data: DatasetArtifact
+    data: AnyData
     text: DatasetArtifact | None = None

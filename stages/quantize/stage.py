@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import AnyGraph, Facts, OnnxArtifact
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, form_of, subject_of
+from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact, Facts, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
 from attar.stages.quantize.classifier import quantize_classifier
-from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
+from attar.stages.quantize.config import WHOLE_KINDS, QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.encoder import check_encoder_quantize, quantize_encoder
 from attar.stages.quantize.graph import TABLE, QuantizedGraph, Switches
+from attar.stages.quantize.image_classifier import check_image_quantize, quantize_image_graph
 from attar.stages.quantize.limits import Limits, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.quantize.proof import prove_graph
 from attar.stages.runtime.free_memory import give_back
@@ -27,9 +29,17 @@ from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
 # By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
-LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes"}
-CHECKS = {ENCODER: check_encoder_quantize, CLASSIFIER: partial(check_encoder_quantize, subject=CLASSIFIER)}
-RUNS = {ENCODER: quantize_encoder, CLASSIFIER: quantize_classifier}
+LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes", IMAGES: "classes"}
+CHECKS = {
+    ENCODER: check_encoder_quantize,
+    CLASSIFIER: partial(check_encoder_quantize, subject=CLASSIFIER),
+    IMAGES: check_image_quantize,
+}
+RUNS: dict[Subject, Callable[..., AnyGraph]] = {
+    ENCODER: quantize_encoder,
+    CLASSIFIER: quantize_classifier,
+    IMAGES: quantize_image_graph,
+}
 
 
 def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -38,11 +48,16 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
+    refuse_other_data(model, inputs["data"])
     _refuse_standard(config, model)
     subject = subject_of(model)
     if config.limits.kind != LIMITS[subject]:
         raise ValueError(
             f"limits.kind is {config.limits.kind!r}, but the input is the graph of {subject.words}; accepted: {LIMITS[subject]}"
+        )
+    if config.weights.kind == "static" and subject is not IMAGES:
+        raise ValueError(
+            f"weights.kind is 'static', but the input is the graph of {subject.words}; accepted: weights, dynamic"
         )
     CHECKS.get(subject, lambda config: None)(config)
     facts = {**exported(model, _label(config)), **form_of(model)}
@@ -80,9 +95,10 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> A
     source, content = inputs.model.path, workdir / "content"
     if (run := RUNS.get(inputs.model.subject)) is not None:
         return run(config, inputs, content, _label(config))
-    samples = training_samples(source, inputs.data, config.measured.num_samples, config.measured.max_tokens)
-    pairs = heldout_pairs(source, inputs.data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
-    vocab_size, limits = inputs.model.facts.vocab_size, cast(Limits, config.limits)
+    data = cast(DatasetArtifact, inputs.data)
+    samples = training_samples(source, data, config.measured.num_samples, config.measured.max_tokens)
+    pairs = heldout_pairs(source, data, inputs.text, config.measured.max_rows, config.measured.max_tokens)
+    vocab_size, limits = cast(OnnxArtifact, inputs.model).facts.vocab_size, cast(Limits, config.limits)
 
     def reopen() -> OnnxRunner:
         return OnnxRunner(open_session(source, is_frugal=True))
@@ -128,4 +144,6 @@ def _float_nodes(config: QuantizeConfig, quantized: QuantizedGraph, workdir: Pat
 
 
 def _label(config: QuantizeConfig) -> str:
-    return "dynamic int8" if config.weights.kind == "dynamic" else f"int{config.weights.bits} weights"
+    if config.weights.kind in WHOLE_KINDS:
+        return f"{config.weights.kind} int8"
+    return f"int{config.weights.bits} weights"

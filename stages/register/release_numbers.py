@@ -44,6 +44,13 @@ MEASURES = (
     "embed_seconds",
     "embed_seconds_32",
     "texts_per_second",
+    "macro_accuracy",
+    "tail_accuracy",
+    "auroc",
+    "calibration_error",
+    "image_seconds",
+    "image_seconds_32",
+    "images_per_second",
 )
 # Behind a figure's name: divided by the original's.
 RATIO = "_ratio"

@@ -24,7 +24,6 @@ from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.figures import KEYS_TAG, MODEL_KEY_TAG, write_figures
 from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
-from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.model.older_form import readers_of
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.contract import Forecast, stage
@@ -121,11 +120,10 @@ def _writer(
     from attar.registry.release.model_flavor import write_version  # MLflow, as above
 
     releases = RELEASES[inputs.model.subject]
-    model, tokenizer = releases.load(inputs.model.path), load_tokenizer(inputs.model.path)
+    model, reader = releases.load(inputs.model.path), releases.load_reader(inputs.model.path)
     return lambda folder: write_version(
         folder,
-        model,
-        tokenizer,
+        {"model": model, releases.reader: reader},
         model_folder=inputs.model.path,
         form_folders={name: form.path for name, form in forms.items()},
         card=card,

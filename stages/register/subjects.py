@@ -7,21 +7,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, Subject
-from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, THRESHOLDS
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject
+from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, IMAGE_METRICS, THRESHOLDS
 from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.model.folder import load_model
+from attar.stages.artifacts.images.folder import load_classifier as load_image_classifier
+from attar.stages.artifacts.images.pixels import load_processor
+from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.register.config import IntervalGate, Thresholds
 
 # Thresholds on what every model has, those of an encoder, and those of a classifier.
 SHARED_THRESHOLDS = {"max_size_ratio"}
+IMAGE_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in IMAGE_METRICS}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
 CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
     name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
 }
 # Those that no causal model is measured by.
-OTHERS = (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS) - SHARED_THRESHOLDS - {"min_accuracy_retention"}
+OTHERS = (
+    (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS | IMAGE_THRESHOLDS) - SHARED_THRESHOLDS - {"min_accuracy_retention"}
+)
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,9 @@ class Releases:
     wording: Wording
     thresholds: set[str]
     load: Callable[[Path], Any] = field(repr=False)
+    # what turns texts or images into what the model reads, by transformers' word for it
+    reader: str = "tokenizer"
+    load_reader: Callable[[Path], Any] = field(default=load_tokenizer, repr=False)
     checks: tuple[str, ...] = ()
 
 
@@ -93,6 +101,22 @@ RELEASES: dict[Subject, Releases] = {
         ),
         thresholds=CLASSIFIER_THRESHOLDS,
         load=lambda folder: load_classifier(folder).model,
+        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
+    ),
+    IMAGES: Releases(
+        Wording(
+            noun="image classifier",
+            blocks="blocks",
+            folder="transformers folder",
+            library="transformers",
+            hub_task="image-classification",
+            task="image-classification",
+            forms={"onnx": "ONNX graph from pixels to logits: onnxruntime, and what `preprocessor_config.json` says"},
+        ),
+        thresholds=IMAGE_THRESHOLDS,
+        load=lambda folder: load_image_classifier(folder).model,
+        reader="image_processor",
+        load_reader=load_processor,
         checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
     ),
 }

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
 from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, Facts, ScanArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
+from attar.registry.artifacts.handles import AnyData, AnyModel, DatasetArtifact, Facts, ScanArtifact
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
+from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
 from attar.stages.runtime.device import pick_device, pick_dtype
@@ -22,6 +24,7 @@ from attar.stages.runtime.progress import metric
 from attar.stages.scan.candidates import CandidatesConfig, write_problem
 from attar.stages.scan.config import ScanConfig, scan_facts
 from attar.stages.scan.encoder import check_encoder_scan, scan_encoder
+from attar.stages.scan.image_classifier import check_image_scan, scan_classifier
 from attar.stages.scan.runs import ScanRun
 from attar.stages.scan.tables import (
     COST_TABLE,
@@ -36,8 +39,16 @@ from attar.stages.scan.tables import (
 from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
 # What is refused of models of another subject than causal text, and how they are scanned.
-CHECKS = {ENCODER: check_encoder_scan, CLASSIFIER: partial(check_encoder_scan, subject=CLASSIFIER)}
-RUNS = {ENCODER: scan_encoder, CLASSIFIER: scan_encoder}
+CHECKS = {
+    ENCODER: check_encoder_scan,
+    CLASSIFIER: partial(check_encoder_scan, subject=CLASSIFIER),
+    IMAGES: check_image_scan,
+}
+RUNS: dict[Subject, Callable[..., ScanArtifact]] = {
+    ENCODER: scan_encoder,
+    CLASSIFIER: scan_encoder,
+    IMAGES: scan_classifier,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +56,12 @@ class ScanInputs:
     """The model to scan and the data that shows what it is used for."""
 
     model: AnyModel
-    data: DatasetArtifact
+    data: AnyData
 
 
 def _forecast(config: ScanConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     model = inputs["model"][0]
+    refuse_other_data(model, inputs["data"])
     CHECKS.get(subject_of(model), lambda config: None)(config)
     facts = dict(scan_facts(config))
     num_tokens, num_runs = float(config.calibration.max_tokens), 0.0
@@ -83,7 +95,7 @@ def _measure_candidates(config: ScanConfig, inputs: ScanInputs, run: ScanRun, co
     if "vocabulary" in config.candidates.axes:
         vocabularies = measured_vocabularies(
             inputs.model.path,
-            inputs.data,
+            cast(DatasetArtifact, inputs.data),
             num_rows(run.model),
             run.vocabulary_texts(),
             config.candidates.vocabulary_fractions,
@@ -119,7 +131,7 @@ def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
     model = placement.load(inputs.model.path, pick_dtype(config.calibration.precision, device))
     samples = calibration_samples(
         inputs.model.path,
-        inputs.data,
+        cast(DatasetArtifact, inputs.data),
         config.calibration.num_samples,
         config.calibration.max_tokens,
         prepend_bos=config.calibration.prepend_bos,

@@ -227,8 +227,8 @@ class Trainer:
         return int(counts.max()) - num_batches  # type: ignore[union-attr]
 
     def _micro_batches(self, examples: Sequence[Any], order: Sequence[int]) -> list[Any]:
-        has_teacher = "teacher" in self.teacher_sources
-        return list(self.modality.batches(examples, order, self.tokens_per_micro_batch, has_teacher=has_teacher))
+        drawn, has_teacher = self.modality.at(self.step), "teacher" in self.teacher_sources
+        return list(drawn.batches(examples, order, self.tokens_per_micro_batch, has_teacher=has_teacher))
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
-from attar.registry.artifacts.handles import DatasetArtifact, Facts
+from attar.registry.artifacts.handles import AnyData, DatasetArtifact, Facts
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 
 
-def unique_names(datasets: Sequence[DatasetArtifact], default: str) -> list[str]:
+def unique_names(datasets: Sequence[AnyData], default: str) -> list[str]:
     """Return the data sets' names, numbered where two have the same. What is measured on one must not overwrite the other's."""
     names = [data.facts.name or f"{default}_{index}" for index, data in enumerate(datasets)]
     return [name if names.count(name) == 1 else f"{name}_{index}" for index, name in enumerate(names)]
@@ -21,7 +21,7 @@ def names_ahead(datasets: Sequence[Facts]) -> tuple[str, ...]:
     return names if all(names) and len({*names}) == len(names) else ()
 
 
-def question_rows(data: DatasetArtifact, max_rows: int = 0, part: Split = "heldout") -> list[Row]:
+def question_rows(data: AnyData, max_rows: int = 0, part: Split = "heldout") -> list[Row]:
     """Return the questions of a task, those of a part where it has any; at most `max_rows`, 0: all."""
     rows = _questions(read_rows(data.path / "rows.jsonl"), part)
     return rows[:max_rows] if max_rows else rows

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 from attar.stages.artifacts.dataset.rows import Row, Split, split_rows
 
@@ -10,9 +11,20 @@ from attar.stages.artifacts.dataset.rows import Row, Split, split_rows
 CHOOSE_SHARE = 0.5
 
 
+class HasPart(Protocol):
+    """A row of any kind of data, which lies in one part."""
+
+    def with_changes(self, **changes: Any) -> Self:
+        """Return a copy with some fields replaced."""
+        ...
+
+
+R = TypeVar("R", bound=HasPart)
+
+
 def parted(
-    rows: Sequence[Row], keys: Sequence[bytes], *, heldout_fraction: float, choose_fraction: float | None
-) -> list[Row]:
+    rows: Sequence[R], keys: Sequence[bytes], *, heldout_fraction: float, choose_fraction: float | None
+) -> list[R]:
     """Return the rows with their part, by the order of their keys, hashes of what they are about.
 
     The smallest are held out and reported, the next are for choices, the others are learned. Rows of one key stay together. None: half

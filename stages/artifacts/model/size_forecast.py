@@ -37,7 +37,9 @@ RUNTIME_FORMS = ("gguf", "openvino", "ctranslate2")
 GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
     "none": lambda facts: 4.0 * float(facts["num_parameters"]),
     # a float where the block size follows from the config alone: `quantize` tells it
-    **dict.fromkeys(("int8 weights", "int4 weights", "dynamic int8"), lambda facts: float(facts["weight_bytes"])),
+    **dict.fromkeys(
+        ("int8 weights", "int4 weights", "dynamic int8", "static int8"), lambda facts: float(facts["weight_bytes"])
+    ),
 }
 
 

@@ -137,7 +137,7 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     def examples_of(row: Row, name: str) -> list[Sentence]:
         return _pair(row, name, reader) if is_graded else [Sentence(ids) for ids in reader(texts_of([row]))]
 
-    rows = SentenceRows.read(inputs.data, examples_of)
+    rows = SentenceRows.read(inputs.data, examples_of)  # type: ignore[arg-type] - the forecast refuses images
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder)

@@ -35,8 +35,13 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens, refuse_vectors
 from attar.stages.finetune.plan import Source, TrainingPlan
+from attar.stages.finetune.subjects.encoder import (
+    SentenceRows,
+    check_text_training,
+    refuse_other_tokens,
+    refuse_vectors,
+)
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -115,7 +120,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
         return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
 
-    rows = SentenceRows.read(inputs.data, examples_of)
+    rows = SentenceRows.read(inputs.data, examples_of)  # type: ignore[arg-type] - the forecast refuses images
     if reads_labels and all(sentence.label == UNLABELLED for sentence in rows.train):
         raise ValueError(
             "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"

@@ -1,0 +1,53 @@
+"""Training of image classifiers: how images become batches, and logits the distributions over classes that losses read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.compressors.distill.examples.images import ImageBatch, LabelledImage, image_batches
+from attar.compressors.distill.loop.modality import Means
+from attar.compressors.distill.losses.classes import ClassDistributions
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Observed
+from attar.compressors.distill.losses.token_stats import TokenStats
+from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.images.augment import Augmentation
+
+# Between two seeds of a config: more steps than any training has.
+STEPS_APART = 7_368_787
+
+
+@dataclass(frozen=True)
+class ImagesWithClasses:
+    """Images under a classifier: a position is an image, its distribution one over classes.
+
+    Steps learn augmented images. Held-out evaluations, which stand outside of the steps, see them as they are.
+    """
+
+    augmentations: tuple[Augmentation, ...] = ()
+    seed: int = 0
+    step: int | None = None
+
+    def at(self, step: int) -> ImagesWithClasses:
+        return replace(self, step=step)
+
+    def batches(
+        self, examples: Sequence[LabelledImage], order: Sequence[int], tokens_per_batch: int, *, has_teacher: bool
+    ) -> Iterator[ImageBatch]:
+        if self.step is None:
+            return image_batches(examples, order, tokens_per_batch)
+        return image_batches(examples, order, tokens_per_batch, self.augmentations, self.seed * STEPS_APART + self.step)
+
+    def observed(
+        self, student: Any, output: Tensor, batch: ImageBatch, teachers: Teachers, means: Means
+    ) -> dict[str, Observed]:
+        labels = batch.labels.to(output.device)
+        return {DISTRIBUTIONS: ClassDistributions(output, labels, teachers, batch.facts, means)}
+
+    def entropies(self, batch: ImageBatch, teachers: Teachers) -> TokenStats:
+        unread = torch.zeros(batch.num_positions, 1)  # of the student's logits only their number
+        return ClassDistributions(unread, batch.labels, teachers, batch.facts).entropies()

@@ -1,0 +1,1 @@
+"""Image classifiers: pixels in, a logit a class out, in torch and as graphs."""

@@ -1,0 +1,125 @@
+"""Trace an image classifier into one ONNX graph. Batch norms become part of the convolutions before them."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from attar.compressors.images.classifier import ImageClassifier
+from attar.compressors.images.session import LOGITS, PIXELS
+from attar.compressors.images.statistics import without_open_gates
+
+if TYPE_CHECKING:
+    import onnx_ir as ir  # in an extra
+
+
+def export_classifier(
+    classifier: ImageClassifier, image_size: tuple[int, int], num_channels: int, opset: int
+) -> ir.Model:
+    """Return the graph of a classifier in float32, the batch dynamic. Raises ValueError for a family that has no graph."""
+    import onnx_ir as ir  # in an extra
+    from onnx_ir.passes import common
+
+    whole = copy.deepcopy(classifier).float().eval().requires_grad_(False)
+    without_open_gates(whole)
+    # distinct from 1: the tracer specialises on 0 and 1
+    example = torch.zeros(2, num_channels, *image_size)
+    fuse_norms(whole, example[:1])
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                whole,
+                (example,),
+                input_names=[PIXELS],
+                output_names=[LOGITS],
+                dynamic_shapes=({0: torch.export.Dim("batch_size")},),
+                opset_version=opset,
+                dynamo=True,
+                optimize=True,
+                verbose=False,
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise ValueError(f"{type(classifier.model).__name__} has no ONNX graph: {_reason(error)}") from error
+    assert program is not None, "the dynamo exporter returns a program"
+    graph = program.model
+    # the trace notes its call stack on every node, paths of this machine included
+    common.ClearMetadataAndDocStringPass()(graph)
+    graph.graph.inputs[0].shape = ir.Shape(["batch_size", num_channels, *image_size])
+    graph.graph.outputs[0].shape = ir.Shape(["batch_size", classifier.model.config.num_labels])
+    return graph
+
+
+@torch.no_grad()
+def fuse_norms(classifier: nn.Module, example: torch.Tensor) -> int:
+    """Put every batch norm into the convolution whose output it alone reads, in place. Return how many.
+
+    Which norm reads which convolution is what a forward pass shows: by the tensor that the one gave and the other was given.
+    """
+    made: dict[int, str] = {}
+    pairs: list[tuple[str, str]] = []
+    held: list[torch.Tensor] = []  # so that no address is used again
+
+    def note_conv(name: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+            made[id(output)] = name
+            held.append(output)
+
+        return hook
+
+    def note_norm(name: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            if id(inputs[0]) in made:
+                pairs.append((made.pop(id(inputs[0])), name))
+
+        return hook
+
+    handles = []
+    for name, module in classifier.named_modules():
+        if isinstance(module, nn.Conv2d):
+            handles.append(module.register_forward_hook(note_conv(name)))
+        elif isinstance(module, nn.BatchNorm2d):
+            handles.append(module.register_forward_pre_hook(note_norm(name)))
+    try:
+        classifier(example)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for conv_name, norm_name in pairs:
+        conv, norm = classifier.get_submodule(conv_name), classifier.get_submodule(norm_name)
+        _replace(classifier, conv_name, fuse_conv_bn_eval(conv, norm))  # type: ignore[arg-type]
+        _replace(classifier, norm_name, nn.Identity())
+    return len(pairs)
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, module)
+
+
+def _reason(error: BaseException) -> str:
+    """Return the first line of the innermost cause, which is what the model itself said."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's advice."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,44 @@
+"""What images and classifiers say of each other by their facts, before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.subjects import IMAGES, form_of, subject_of
+from attar.stages.artifacts.model.size_forecast import exported
+
+
+def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
+    """Raise ValueError where data and model are not both of images or both of texts, or do not fit."""
+    wants_images = subject_of(model) is IMAGES
+    for some in data:
+        has_images = subject_of(some) is IMAGES
+        if has_images != wants_images:
+            given, accepted = ("images", "rows of ingest_data") if has_images else ("texts", "images of ingest_images")
+            raise ValueError(
+                f"input data is of {given}, but the model is {subject_of(model).words}; accepted: {accepted}"
+            )
+        if has_images:
+            _refuse_unfit(model, some)
+
+
+def graph_facts(model: Facts, quantization: str = "none") -> dict[str, Any]:
+    """Return the facts of a classifier's graph that follow from the model's."""
+    own = {name: model[name] for name in ("num_products",) if name in model}
+    return {**exported(model, quantization), **form_of(model), **own}
+
+
+def _refuse_unfit(model: Facts, data: Facts) -> None:
+    name = data.get("name", "data")
+    if data.get("num_classes", 0) > model.get("num_classes", float("inf")):
+        raise ValueError(
+            f"{name} has {data['num_classes']} classes, but the model's head {model['num_classes']}; accepted: at most as many "
+            "(ingest_model's model.classes gives a new head)"
+        )
+    if data.get("num_channels", model.get("num_channels")) != model.get("num_channels", data.get("num_channels")):
+        raise ValueError(
+            f"{name} has images of {data['num_channels']} channels, but the model reads {model['num_channels']}; "
+            f"accepted: ingest_images with channels: {model['num_channels']}"
+        )

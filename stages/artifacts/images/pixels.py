@@ -1,0 +1,129 @@
+"""Images as a classifier reads them: decoded, and sized, cropped and normalized by the processor of its own folder."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow
+from attar.stages.artifacts.model.load_report import one_line
+from attar.stages.artifacts.model.safe_folder import read_object
+
+PROCESSOR = "preprocessor_config.json"
+# Pixels of what is read again and again stay in memory up to so many bytes.
+CACHE_BYTES = 2_000_000_000
+# More than any camera's: an image of this many pixels is made to fill memory.
+MAX_PIXELS = 100_000_000
+MODES = {1: "L", 3: "RGB"}
+# Height and width of what a processor is tried on: all images must come out in one size.
+PROBES = ((96, 128), (128, 96))
+
+
+def decoded(content: bytes, num_channels: int) -> np.ndarray:
+    """Return an image as height x width x channels of uint8. Raises ValueError, in one line, for bytes that are no whole image."""
+    image = opened(content)
+    return np.asarray(image.convert(MODES[num_channels])).reshape(image.height, image.width, num_channels)
+
+
+def opened(content: bytes) -> Any:
+    """Return an image as Pillow reads it, whole. Raises ValueError, in one line, for bytes that are no image, or a part of one."""
+    try:
+        from PIL import Image  # in an extra
+    except ImportError as error:
+        raise ValueError("images need Pillow: install attar[images]") from error
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > MAX_PIXELS:
+            raise ValueError(f"{image.width} x {image.height} pixels; accepted: {MAX_PIXELS:,} at most")
+        image.load()
+    except ValueError:
+        raise
+    except Exception as error:  # decoders raise anything
+        raise ValueError(f"is no whole image: {one_line(error)}") from error
+    return image
+
+
+class PixelReader:
+    """Reads images as one classifier wants them."""
+
+    def __init__(self, folder: Path, num_channels: int) -> None:
+        self.num_channels = num_channels
+        self._processor = load_processor(folder)
+        self._num_bytes = 0
+
+    def __call__(self, image: np.ndarray) -> Float[Tensor, "C H W"]:
+        """Return the pixels of a decoded image."""
+        made = self._processor(images=image, input_data_format="channels_last", return_tensors="np")["pixel_values"]
+        return torch.from_numpy(np.ascontiguousarray(made[0], dtype=np.float32))
+
+    @cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width that every image comes out in. Raises ValueError for a processor that leaves them apart."""
+        shapes = {tuple(self(np.zeros((*probe, self.num_channels), np.uint8)).shape[-2:]) for probe in PROBES}
+        if len(shapes) != 1:
+            raise ValueError(f"{PROCESSOR} makes images of several sizes, {sorted(shapes)}; accepted: one for all")
+        return shapes.pop()  # type: ignore[return-value] - of two numbers
+
+    def stored(self, data: ImageDatasetArtifact, row: ImageRow, content: ImageBytes) -> StoredPixels:
+        """Return what reads one image of a data set, and keeps its pixels while there is room."""
+        return StoredPixels(self, row, content, data.facts.name or "data")
+
+    def keeps(self, num_bytes: int) -> bool:
+        """Say whether there is room to keep so many bytes, and count them."""
+        if self._num_bytes + num_bytes > CACHE_BYTES:
+            return False
+        self._num_bytes += num_bytes
+        return True
+
+
+class StoredPixels:
+    """The pixels of one image of a data set: read when they are asked for first."""
+
+    def __init__(self, reader: PixelReader, row: ImageRow, content: ImageBytes, name: str) -> None:
+        self._reader, self._row, self._content, self._name = reader, row, content, name
+        self._pixels: Tensor | None = None
+
+    def __call__(self) -> Float[Tensor, "C H W"]:
+        if self._pixels is not None:
+            return self._pixels
+        try:
+            pixels = self._reader(decoded(self._content(self._row), self._reader.num_channels))
+        except ValueError as error:
+            raise ValueError(f"{self._name}: image {self._row.id} {error}") from error
+        if tuple(pixels.shape[-2:]) != self._reader.size:
+            raise ValueError(
+                f"{self._name}: image {self._row.id} is {pixels.shape[-2]} x {pixels.shape[-1]} and the model's processor does not resize; "
+                f"accepted: {self._reader.size[0]} x {self._reader.size[1]}"
+            )
+        if self._reader.keeps(pixels.nbytes):
+            self._pixels = pixels
+        return pixels
+
+
+def pixel_batches(images: Sequence[StoredPixels], size: int) -> Iterator[Float[Tensor, "N C H W"]]:
+    """Yield the pixels of images in batches."""
+    for start in range(0, len(images), size):
+        yield torch.stack([image() for image in images[start : start + size]])
+
+
+def load_processor(folder: Path) -> Any:
+    """Return the processor of a folder, in its form that needs Pillow alone. Raises ValueError where there is none, or no known one."""
+    path = folder / PROCESSOR
+    if not path.is_file():
+        raise ValueError(f"{folder} has no {PROCESSOR}, which says how images are read; accepted: a folder with one")
+    read_object(path)
+    try:
+        from transformers import AutoImageProcessor  # a second that a plan need not wait for
+
+        return AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True, trust_remote_code=False)
+    except Exception as error:
+        raise ValueError(f"{folder}: transformers cannot read images by {PROCESSOR}: {one_line(error)}") from error

@@ -1,0 +1,199 @@
+"""Train an image classifier by the same stage and loop. Images are its examples, distributions over classes its views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from attar.compressors.distill.examples.images import LabelledImage
+from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.images import ImagesWithClasses
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.image_classifier import ImageStudent, RecordedClasses
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.images.classifier import ImageClassifier, logits_of
+from attar.compressors.images.statistics import measure_anew, without_open_gates
+from attar.compressors.models.trained_weights import WeightAverage, trained_weights
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.stages.artifacts.dataset.partition import shared_rows_note
+from attar.stages.artifacts.dataset.rows import Row, Split
+from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
+from attar.stages.artifacts.images.folder import load_classifier
+from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
+from attar.stages.artifacts.model.safe_folder import read_object
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.runtime.progress import bar, note
+
+# Training images that batch norms are measured on, in batches of so many.
+NUM_MEASURED, MEASURED_AT_ONCE = 512, 64
+
+
+def check_image_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
+    """Raise ValueError for what is asked of a training that an image classifier's has not."""
+    if config.teacher.kind == "random":
+        raise ValueError(
+            "teacher.kind is 'random', which draws a causal language model; accepted for an image classifier: input, self"
+        )
+    reads_teacher = any("teacher" in objective.requires.sources for objective in config.reduction.objectives.values())
+    if reads_teacher and not has_teacher and config.teacher.rule is None:
+        raise ValueError(
+            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an image classifier's is not recorded; "
+            "accepted: that input, or kind self"
+        )
+    if config.teacher.context != NO_CONTEXT:
+        raise ValueError("teacher.context is for causal language models; accepted for an image classifier: none")
+    for name, objective in config.reduction.objectives.items():
+        requires = objective.requires
+        if requires.views != DISTRIBUTIONS or requires.facts - {"labels"} or requires.slopes is not None:
+            raise ValueError(
+                f"objectives.{name} reads what an image classifier does not give; accepted: labels, and losses between distributions"
+            )
+    if config.adapt.kind != "full":
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, but the model is an image classifier, which learns whole; accepted: full"
+        )
+    if policy_of(config.rollout) is not None:
+        raise ValueError("rollout lets a model write, but an image classifier writes nothing; accepted: data")
+    if config.heldout.stop_on == "quality":
+        raise ValueError("heldout.stop_on is 'quality', which asks questions; accepted for an image classifier: loss")
+    _check_computing(config)
+
+
+def _check_computing(config: FinetuneConfig) -> None:
+    compute = config.compute
+    for name in ("vocabulary_sample", "gradient_checkpointing"):
+        if getattr(compute, name):
+            raise ValueError(f"compute.{name} is for causal language models; accepted for an image classifier: none")
+    if compute.num_shards > 1:
+        raise ValueError(
+            f"compute.num_shards is {compute.num_shards}, but the model is an image classifier, which trains whole; accepted: 1"
+        )
+    if compute.precision not in ("auto", "float32"):
+        raise ValueError(
+            f"compute.precision is {compute.precision!r}, but an image classifier trains in float32; accepted: auto, float32"
+        )
+    if "tokens_per_step" not in config.schedule.model_fields_set:
+        raise ValueError(
+            f"schedule.tokens_per_step is {config.schedule.tokens_per_step} by default, which of images, one each, are too many; "
+            "accepted: the images of a step, such as 64"
+        )
+    if config.rows.augment and config.teacher.run_once:
+        raise ValueError(
+            "teacher.run_once is true, but rows.augment shows other images at every step; accepted: false, or no augmentation"
+        )
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Images to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+
+    train: list[LabelledImage] = field(default_factory=list)
+    heldout: list[LabelledImage] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    evaluated_parts: list[Split] = field(default_factory=list)
+    # a classifier answers no question: none is checked
+    heldout_rows: Sequence[Row] = ()
+
+    @staticmethod
+    def read(datasets: Sequence[ImageDatasetArtifact], reader: PixelReader) -> ImageRows:
+        """Read the rows of every data set. Raises ValueError when nothing is left to train on."""
+        read = ImageRows()
+        for source, data in enumerate(datasets):
+            rows, content = read_image_rows(data.path), ImageBytes(data)
+            part: Split = "choose" if any(row.split == "choose" for row in rows) else "heldout"
+            for row in rows:
+                example = LabelledImage(reader.stored(data, row, content), row.label)
+                if row.split == "train":
+                    read.train.append(example)
+                    read.sources.append(source)
+                    read.ids.append(row.id)
+                elif row.split == part:
+                    read.heldout.append(example)
+            if any(row.split == part for row in rows):
+                read.evaluated_parts.append(part)
+                if part == "heldout":
+                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
+        if not read.train:
+            raise ValueError("the data has no training images")
+        return read
+
+
+def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: student, teacher and images in place, batch norms measured on what is learned."""
+    classifier = trained_classifier(inputs.model.path, plan.device)
+    reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
+    rows = ImageRows.read(inputs.data, reader)  # type: ignore[arg-type] - the forecast refuses others
+    learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
+    if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
+        note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
+    student = ImageStudent(classifier)
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
+    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
+    trainer = Trainer(
+        student,
+        rows.train,
+        steps,
+        plan.reduction,
+        ImagesWithClasses(plan.rows.augment, plan.seed),
+        accelerator_on(plan.device),
+        teacher_sources=teacher_sources,
+        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
+    )
+    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:
+    """Return a classifier in float32 whose weights all learn; gates that are always 1 are passed by, and do not."""
+    classifier = load_classifier(folder, torch.float32, device)
+    without_open_gates(classifier)
+    return classifier.requires_grad_(True)
+
+
+def _teacher_sources(
+    plan: TrainingPlan, inputs: FinetuneInputs, student: ImageStudent, rows: ImageRows
+) -> tuple[dict[ViewName, TeacherSource], ImageRows]:
+    """Return who speaks beside the student, and the images with the teacher's logits where it is run once."""
+    sources: dict[ViewName, TeacherSource] = {}
+    for name, source in plan.teaching.sources.items():
+        if source.rule is not None:
+            sources[name] = StudentItself(source.rule).begin(student)
+        elif source.model is not None:
+            _refuse_other_reading(inputs.model.path, source.model.path, name)
+            other = load_classifier(source.model.path, torch.float32, plan.device).requires_grad_(False)
+            without_open_gates(other)
+            if name == "teacher" and plan.teaching.is_run_once:
+                rows = _with_logits(rows, other, plan.schedule.tokens_per_micro_batch)
+                sources[name] = RecordedClasses()
+            else:
+                sources[name] = OtherModel(ImageStudent(other))
+    return sources, rows
+
+
+def _with_logits(rows: ImageRows, teacher: ImageClassifier, images_per_batch: int) -> ImageRows:
+    """Run the teacher once over every image."""
+    every = [*rows.train, *rows.heldout]
+    counter = bar("running the teacher", len(every), "images")
+    pixels = pixel_batches([example.pixels for example in every], images_per_batch)  # type: ignore[misc]
+    logits = logits_of(teacher, pixels, counter.advance)
+    taught = [replace(example, teacher=row.clone()) for example, row in zip(every, logits, strict=True)]
+    return replace(rows, train=taught[: len(rows.train)], heldout=taught[len(rows.train) :])
+
+
+def _refuse_other_reading(folder: Path, other: Path, who: str) -> None:
+    """Raise ValueError for a model that is shown other pixels of the same image."""
+    own, given = (read_object(path / PROCESSOR) for path in (folder, other))
+    differs = sorted(key for key in own.keys() | given.keys() if own.get(key) != given.get(key))
+    if differs:
+        raise ValueError(
+            f"{who} reads images otherwise than the model: {PROCESSOR} differs in {differs[0]}; accepted: one reading for both"
+        )
