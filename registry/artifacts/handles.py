@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from attar.registry.artifacts.denoiser_facts import DenoiserFacts, SamplerGraphFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
+from attar.registry.artifacts.image_facts import ImageDatasetFacts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,
@@ -22,7 +24,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
+from attar.registry.artifacts.subjects import CAUSAL, DENOISER, ENCODER, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -98,6 +100,33 @@ class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = ENCODER
+
+
+class DenoiserArtifact(Artifact[DenoiserFacts]):
+    """A diffusers folder: `model_index.json`, the net in `unet/` or `transformer/` as safetensors, `scheduler/`."""
+
+    kind = "denoiser"
+    facts_type = DenoiserFacts
+    is_whole_model = True
+    subject = DENOISER
+
+
+class SamplerGraphArtifact(Artifact[SamplerGraphFacts]):
+    """`model.onnx` of a denoiser's whole sampler: noise and classes in, images out; the folder's `scheduler/` beside it."""
+
+    kind = "sampler_onnx"
+    facts_type = SamplerGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = DENOISER
+
+
+class ImageDatasetArtifact(Artifact[ImageDatasetFacts]):
+    """`images.jsonl`: class, part, digest and place of each image; `images.bin`: their encoded bytes; `classes.json`: names."""
+
+    kind = "image_dataset"
+    facts_type = ImageDatasetFacts
+    holds_rows = True
 
 
 class VisionModelArtifact(Artifact[VisionModelFacts]):
@@ -187,6 +216,9 @@ KINDS: dict[str, type[Artifact]] = {
         ModelArtifact,
         EncoderArtifact,
         EncoderGraphArtifact,
+        DenoiserArtifact,
+        SamplerGraphArtifact,
+        ImageDatasetArtifact,
         VisionModelArtifact,
         AdapterArtifact,
         DatasetArtifact,

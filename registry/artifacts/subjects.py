@@ -18,8 +18,9 @@ class Subject:
 
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
+DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
 
-SUBJECTS = (CAUSAL, ENCODER)
+SUBJECTS = (CAUSAL, ENCODER, DENOISER)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

@@ -9,13 +9,14 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact, EncoderArtifact, Facts, ModelArtifact
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.denoiser import ImageDenoiser, check_denoiser_source, denoiser_forecast, ingest_denoiser
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
@@ -28,10 +29,12 @@ from attar.stages.ingest.source_line import (
     FOLDERS,
     FORMS,
     FetchedModel,
+    ModelSource,
     fetch_model,
     local_facts,
     parse_source,
     source_digest,
+    source_folder,
 )
 from attar.stages.runtime.progress import bar
 
@@ -43,8 +46,11 @@ class IngestModelConfig(StageConfig):
     """One of: folder:PATH, tower:PATH (the language part of a vision-language folder), gguf:PATH.gguf, wheel:PROJECT==VERSION/MEMBER.gguf
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
-    model: Annotated[CausalModel | SentenceModel, Field(discriminator="kind"), default_kind("causal")] = CausalModel()
-    """What it is: {kind: causal}, a language model that writes, or {kind: encoder, pooling: mean}, which makes vectors of texts."""
+    model: Annotated[
+        CausalModel | SentenceModel | ImageDenoiser, Field(discriminator="kind"), default_kind("causal")
+    ] = CausalModel()
+    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
+    {kind: denoiser}, which makes images of noise."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -88,6 +94,8 @@ class IngestModelConfig(StageConfig):
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
             check_encoder_source(parse_source(self.source), self.strip_from_names)
+        if self.model.kind == "denoiser":
+            check_denoiser_source(parse_source(self.source), self.strip_from_names)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -105,13 +113,15 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    local = (
-        encoder_forecast(source, config.model)
-        if config.model.kind == "encoder"
-        else local_facts(source, config.strip_from_names)
-    )
-    facts: Facts = {**local, **config.expect}
+    facts: Facts = {**_local(config, source), **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
+
+
+def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
+    """Return the facts that can be told before fetching."""
+    if config.model.kind == "encoder":
+        return encoder_forecast(source, config.model)
+    return denoiser_forecast(source) if config.model.kind == "denoiser" else local_facts(source, config.strip_from_names)
 
 
 @stage(
@@ -122,8 +132,8 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
-    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out.
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a denoiser as diffusers does.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.
@@ -137,6 +147,10 @@ def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> 
         _check_expected(config, artifact.facts)
         license_id = config.license or source_license(source, scratch)
         return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
+    if config.model.kind == "denoiser":
+        made = ingest_denoiser(source, source_folder(source, config.sha256, scratch), workdir / "content")
+        _check_expected(config, made.facts)
+        return DenoiserArtifact.at(made.path, made.facts | {"license": config.license or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()

@@ -1,0 +1,1 @@
+"""Images as they come in: data sets with their classes."""
