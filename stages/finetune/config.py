@@ -11,7 +11,14 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.handles import (
+    DatasetArtifact,
+    DenoiserArtifact,
+    EncoderArtifact,
+    FittedArtifact,
+    ImageDatasetArtifact,
+    ModelArtifact,
+)
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -217,9 +224,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact | EncoderArtifact
-    data: tuple[DatasetArtifact, ...]
-    teacher: ModelArtifact | EncoderArtifact | None = None
+    model: ModelArtifact | EncoderArtifact | DenoiserArtifact
+    data: tuple[DatasetArtifact | ImageDatasetArtifact, ...]
+    teacher: ModelArtifact | EncoderArtifact | DenoiserArtifact | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

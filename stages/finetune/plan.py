@@ -14,8 +14,9 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.registry.artifacts.denoiser_facts import DenoiserFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact, EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind
@@ -56,7 +57,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | EncoderArtifact | None = None
+    model: ModelArtifact | EncoderArtifact | DenoiserArtifact | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -189,7 +190,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | DenoiserFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -202,7 +203,7 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts) -> Adaptat
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts | DenoiserFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:
@@ -226,5 +227,7 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | None, seed: int | None = None) -> Source:
+def _source(
+    rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | DenoiserArtifact | None, seed: int | None = None
+) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

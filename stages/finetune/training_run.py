@@ -18,7 +18,8 @@ from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, T
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.facts import NOT_KNOWN
+from attar.registry.artifacts.handles import AdapterArtifact, DenoiserArtifact, EncoderArtifact, ModelArtifact
 from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.dataset.rows import Row, Split
@@ -216,7 +217,10 @@ def is_plain(trainer: Trainer) -> bool:
 
 
 def save_adapter(
-    run: TrainingRun, adaptation: Adaptation, base: ModelArtifact | EncoderArtifact, content: Path
+    run: TrainingRun,
+    adaptation: Adaptation,
+    base: ModelArtifact | EncoderArtifact | DenoiserArtifact,
+    content: Path,
 ) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
@@ -245,7 +249,7 @@ def save_adapter(
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,
-        vocab_size=base.facts.vocab_size,
+        vocab_size=base.facts.get("vocab_size", NOT_KNOWN),  # a denoiser has none
         # which part of the data the kept state was chosen on: figures of that part flatter it
         chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),
         heldout_quality=-run.best["score"][0] if is_by_quality else None,

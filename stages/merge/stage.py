@@ -13,8 +13,15 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.handles import (
+    AdapterArtifact,
+    Artifact,
+    DenoiserArtifact,
+    EncoderArtifact,
+    Facts,
+    ModelArtifact,
+)
+from attar.registry.artifacts.subjects import DENOISER, ENCODER, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -24,6 +31,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
+from attar.stages.merge.denoiser import check_denoiser_merge, fold_denoiser
 from attar.stages.merge.encoder import check_encoder_merge, fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
 from attar.stages.merge.proof import prove_merged
@@ -36,8 +44,8 @@ from attar.stages.runtime.progress import metric, note
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
 # What is refused of models of another subject than causal text, and how they take what was trained.
-CHECKS = {ENCODER: check_encoder_merge}
-FOLDS = {ENCODER: fold_encoder}
+CHECKS = {ENCODER: check_encoder_merge, DENOISER: check_denoiser_merge}
+FOLDS = {ENCODER: fold_encoder, DENOISER: fold_denoiser}
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -89,8 +97,10 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
-    """Make one plain model of a base and its students. An encoder takes the weights that were trained on it.
+def merge(
+    config: MergeConfig, inputs: MergeInputs, workdir: Path
+) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+    """Make one plain model of a base and its students. An encoder or denoiser takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
@@ -146,7 +156,7 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 
 def _open(
     base: FolderSource | None,
-    artifact: ModelArtifact | EncoderArtifact | None,
+    artifact: Artifact[Any] | None,
     student: AdapterArtifact | ModelArtifact,
 ) -> Source:
     if student.is_whole_model:
@@ -178,7 +188,7 @@ def _facts(order: MergeOrder) -> Facts:
     return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
 
 
-def _cut(parts: Sequence[AdapterArtifact | ModelArtifact | EncoderArtifact | None]) -> Facts:
+def _cut(parts: Sequence[Artifact[Any] | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
         several(part.facts, "removed_blocks")

@@ -1,0 +1,78 @@
+"""A small classifier that judges made images by its features. It learns the training images and sees no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+# Width of the features that images are compared by.
+NUM_FEATURES = 64
+BATCH_SIZE = 128
+PEAK_RATE = 3e-3
+
+
+class Judge(nn.Module):
+    """Three convolutions, a mean over the image, a matrix. Features: the mean."""
+
+    def __init__(self, num_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(num_channels, 32, 3, padding=1),
+            nn.GroupNorm(4, 32),
+            nn.ReLU(),
+            nn.Conv2d(32, NUM_FEATURES, 3, stride=2, padding=1),
+            nn.GroupNorm(8, NUM_FEATURES),
+            nn.ReLU(),
+            nn.Conv2d(NUM_FEATURES, NUM_FEATURES, 3, padding=1),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(NUM_FEATURES, num_classes)
+
+    def forward(self, images: Float[Tensor, "B C H W"]) -> tuple[Float[Tensor, "B F"], Float[Tensor, "B K"]]:
+        """Return (features, logits)."""
+        features = self.body(images).mean(dim=(2, 3))
+        return features, self.head(features)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Features of images, and the class that each is taken for."""
+
+    features: Float[Tensor, "N F"]
+    classes: Int[Tensor, "N"]
+
+    @torch.no_grad()
+    @staticmethod
+    def of(judge: Judge, images: Float[Tensor, "N C H W"]) -> Judged:
+        """Judge images, some at a time."""
+        parts = [judge(some) for some in images.split(4 * BATCH_SIZE)]
+        return Judged(torch.cat([part[0] for part in parts]), torch.cat([part[1].argmax(dim=1) for part in parts]))
+
+
+def trained_judge(
+    images: Float[Tensor, "N C H W"],
+    labels: Int[Tensor, "N"],
+    num_classes: int,
+    num_epochs: int,
+    on_step: Callable[[], None] = lambda: None,
+) -> Judge:
+    """Return a judge of the training images: the same one for the same images, so that models are compared by one measure."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        judge = Judge(images.shape[1], num_classes)
+        num_steps = num_epochs * -(-len(images) // BATCH_SIZE)
+        optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=num_steps + 1)
+        for _ in range(num_epochs):
+            for chosen in torch.randperm(len(images)).split(BATCH_SIZE):
+                loss = nn.functional.cross_entropy(judge(images[chosen])[1], labels[chosen])
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                on_step()
+    return judge.eval().requires_grad_(False)
