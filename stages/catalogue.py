@@ -15,6 +15,7 @@ from attar.stages.guidance.data.stage import guide_data
 from attar.stages.guidance.denoise import denoise
 from attar.stages.guidance.stage import guide
 from attar.stages.ingest.data import ingest_data
+from attar.stages.ingest.images.data import ingest_images
 from attar.stages.ingest.model import ingest_model
 from attar.stages.label.align import align
 from attar.stages.label.answer import answer
@@ -37,6 +38,7 @@ from attar.stages.prune.vocabulary.stage import trim_vocabulary
 from attar.stages.quantize.bits_and_bytes import quantize_torch
 from attar.stages.quantize.stage import quantize
 from attar.stages.register.stage import register
+from attar.stages.sample.stage import sample
 from attar.stages.scan.stage import scan
 from attar.stages.self_data.stage import self_data
 
@@ -45,6 +47,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
     for stage in (
         ingest_model,
         ingest_data,
+        ingest_images,
         scan,
         prune,
         narrow,
@@ -76,6 +79,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         compare,
         check_behaviour,
         denoise,
+        sample,
         register,
     )
 }

@@ -8,7 +8,14 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import (
+    AdapterArtifact,
+    DatasetArtifact,
+    DenoiserArtifact,
+    EncoderArtifact,
+    ImageDatasetArtifact,
+    ModelArtifact,
+)
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.gguf import GgufFormat
@@ -26,7 +33,7 @@ class ExportConfig(StageConfig):
     """What is written: onnx, gguf, compressed_tensors."""
 
     num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and the written form are compared; of an encoder its texts."""
+    """Questions of the data set on which torch and the written form are compared; of an encoder its texts, of a denoiser images of noise."""
 
     num_new_tokens: int = Field(default=64, ge=1)
     """Greedy tokens compared on each."""
@@ -49,7 +56,7 @@ class ExportInputs:
     Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
     """
 
-    model: ModelArtifact | EncoderArtifact
-    data: DatasetArtifact
+    model: ModelArtifact | EncoderArtifact | DenoiserArtifact
+    data: DatasetArtifact | ImageDatasetArtifact
     guidance: AdapterArtifact | None = None
     text: DatasetArtifact | None = None

@@ -39,7 +39,7 @@ class ImageDenoiser(StageConfig):
     artifact: ClassVar[type[Artifact[Any]]] = DenoiserArtifact
 
 
-def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str]) -> None:
+def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str], expect: Facts) -> None:
     """Raise ValueError for a source that no denoiser comes from, and sizes that its net cannot part evenly."""
     if source.scheme not in (*FOLDERS, "random") or (source.scheme == "random" and source.parts["family"] not in KINDS):
         raise ValueError(
@@ -48,6 +48,10 @@ def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str]) 
         )
     if strip_from_names:
         raise ValueError("strip_from_names is for causal models; accepted with model.kind 'denoiser': none")
+    if source.scheme == "models" and "sample_size" not in expect:
+        raise ValueError(
+            "expect.sample_size is not given, by which later nodes know a denoiser before it is fetched; accepted: its side in pixels"
+        )
     if source.scheme == "random":
         options = _options(source)
         kind = KINDS[source.parts["family"]]

@@ -95,7 +95,7 @@ class IngestModelConfig(StageConfig):
         if self.model.kind == "encoder":
             check_encoder_source(parse_source(self.source), self.strip_from_names)
         if self.model.kind == "denoiser":
-            check_denoiser_source(parse_source(self.source), self.strip_from_names)
+            check_denoiser_source(parse_source(self.source), self.strip_from_names, self.expect)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self

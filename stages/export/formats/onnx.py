@@ -1,4 +1,4 @@
-"""What the ONNX form is told: the graph's operator set."""
+"""What the ONNX form is told: the graph's operator set, and of a denoiser the steps in it."""
 
 from __future__ import annotations
 
@@ -18,5 +18,8 @@ class OnnxFormat(StageConfig):
 
     opset: int = Field(default=23, ge=20, le=23)
     """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
+
+    num_steps: int = Field(default=1, ge=1, le=100)
+    """Of a denoiser: steps of its sampler, all of them in the graph; a divisor of the scheduler's timesteps."""
 
     makes: ClassVar[type[Artifact]] = OnnxArtifact
