@@ -140,6 +140,7 @@ class ImageRows:
 
 def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and images in place."""
+    check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     denoiser = load_denoiser(inputs.model.path, plan.device)
     rows = ImageRows.read(inputs.data, denoiser)
     states = _states(plan, denoiser.process, denoiser.num_labels - 1)

@@ -65,7 +65,8 @@ def check_images(model: Facts, data: Sequence[Facts]) -> None:
             )
         height, width = tuple(facts["image_size"])
         side = model.get("sample_size")
-        if side is not None and (height != width or height % side):
+        # (0, 0): not known before the data is read
+        if side is not None and height and (height != width or height % side):
             raise ValueError(
                 f"input data {name} has images of {height} x {width}, which are no multiple of the model's {side} x {side}; accepted: those"
             )

@@ -19,14 +19,14 @@ from attar.stages.artifacts.images.dataset import BYTES, ImageRow, write_image_r
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.runtime.progress import bar
 
-DIGITS = "digits"
+DIGITS = "digits:"
 
 
 class IngestImagesConfig(StageConfig):
     """Where images come from, and which of them are held out."""
 
     source: str
-    """npz:PATH.npz with `images` (uint8, N x H x W or N x H x W x C) and `labels`, or digits: scikit-learn's 1,797 of 8 x 8."""
+    """npz:PATH.npz with `images` (uint8, N x H x W or N x H x W x C) and `labels`, or digits: (scikit-learn's 1,797 of 8 x 8)."""
 
     name: str = ""
     """Name in results and tables; empty: that of the source."""
@@ -89,7 +89,7 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     facts = _facts(images, labels)
     write_image_rows(content, rows, [str(label) for label in range(int(facts["num_classes"]))])
     num_heldout = sum(row.split == "heldout" for row in rows)
-    name = config.name or Path(config.source.partition(":")[2]).stem or config.source
+    name = config.name or Path(config.source.partition(":")[2]).stem or config.source.strip(":")
     return ImageDatasetArtifact.at(
         content, ImageDatasetFacts(**facts, name=name, num_rows=len(rows), num_heldout=num_heldout, source=config.source)
     )
