@@ -59,7 +59,9 @@ def export_sampler(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as error:
-        raise ValueError(f"{type(net).__name__} has no ONNX graph: {str(error).strip().partition(chr(10))[0]}") from error
+        raise ValueError(
+            f"{type(net).__name__} has no ONNX graph: {str(error).strip().partition(chr(10))[0]}"
+        ) from error
     finally:
         logger.setLevel(level)
     assert program is not None, "the dynamo exporter returns a program"

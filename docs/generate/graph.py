@@ -11,11 +11,14 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 42, 40, 16, 4
 COLORS = {
     "model": ("#e3edfb", "#2b5fa8"),
     "encoder": ("#e3edfb", "#2b5fa8"),
+    "denoiser": ("#e3edfb", "#2b5fa8"),
+    "image_dataset": ("#e5f4ea", "#2e7d4f"),
     "dataset": ("#e5f4ea", "#2e7d4f"),
     "adapter": ("#f6e9fb", "#7b3fa0"),
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
     "encoder_onnx": ("#dff3f6", "#11727f"),
+    "sampler_onnx": ("#dff3f6", "#11727f"),
     "gguf": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")

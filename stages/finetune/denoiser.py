@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from attar.compressors.denoise.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.examples.steps import Steps
@@ -51,7 +49,9 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
                 f"objectives.{name} reads the teacher, but the node has no input `teacher`; accepted: that input, another denoiser"
             )
     if not {objective.start for objective in objectives.values()} - {None}:  # type: ignore[attr-defined]
-        raise ValueError(f"objectives are {', '.join(objectives)}, which draw no states; accepted: score_distillation beside it")
+        raise ValueError(
+            f"objectives are {', '.join(objectives)}, which draw no states; accepted: score_distillation beside it"
+        )
     if len({objective.start for objective in objectives.values()} - {None}) > 1:  # type: ignore[attr-defined]
         raise ValueError(
             f"objectives {', '.join(objectives)} begin at other states; accepted: those of one training, a node each for the others"
@@ -67,7 +67,9 @@ def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> Non
         given = "run_once" if config.teacher.run_once else "context"
         raise ValueError(f"teacher.{given} is for teachers that read text; accepted for a denoiser: none")
     if config.adapt.kind != "full":
-        raise ValueError(f"adapt.kind is {config.adapt.kind!r}, but the model is a denoiser, whose net learns whole; accepted: full")
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, but the model is a denoiser, whose net learns whole; accepted: full"
+        )
     if policy_of(config.rollout) is not None:
         raise ValueError("rollout lets a model write, but a denoiser writes nothing; accepted: data")
     if config.heldout.stop_on == "quality":
@@ -100,9 +102,13 @@ def refuse_images(objectives: Mapping[str, Objective], data: Sequence[Facts]) ->
     """Raise ValueError for a loss and for rows that a model of text does not take."""
     for name, objective in objectives.items():
         if objective.requires.views == PREDICTIONS:
-            raise ValueError(f"objectives.{name} reads what a denoiser predicts, and the model is of text; accepted: a denoiser")
+            raise ValueError(
+                f"objectives.{name} reads what a denoiser predicts, and the model is of text; accepted: a denoiser"
+            )
     if any("image_size" in facts for facts in data):
-        raise ValueError("input data holds images, and the model is of text; accepted: rows of text, or a denoiser as the model")
+        raise ValueError(
+            "input data holds images, and the model is of text; accepted: rows of text, or a denoiser as the model"
+        )
 
 
 @dataclass(frozen=True)

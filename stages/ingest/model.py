@@ -121,7 +121,9 @@ def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
     """Return the facts that can be told before fetching."""
     if config.model.kind == "encoder":
         return encoder_forecast(source, config.model)
-    return denoiser_forecast(source) if config.model.kind == "denoiser" else local_facts(source, config.strip_from_names)
+    return (
+        denoiser_forecast(source) if config.model.kind == "denoiser" else local_facts(source, config.strip_from_names)
+    )
 
 
 @stage(
@@ -132,7 +134,9 @@ def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+def ingest_model(
+    config: IngestModelConfig, inputs: NoInputs, workdir: Path
+) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
     """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a denoiser as diffusers does.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the

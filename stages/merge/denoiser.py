@@ -47,7 +47,9 @@ def fold_denoiser(base: Any, students: Sequence[Artifact[Any]], content: Path) -
     expected = probe_predictions(denoiser, "merge")
     change = float((expected - before).abs().max())
     metric("fold_max_prediction_change", change)
-    note(f"{len(weights)} of {len(parameters)} tensors were trained; a predicted number changes by at most {change:.2g}")
+    note(
+        f"{len(weights)} of {len(parameters)} tensors were trained; a predicted number changes by at most {change:.2g}"
+    )
     artifact = save_denoiser(denoiser, content)
     prove_denoiser(content, expected, "merge", device)
     carried = {"license": base.facts["license"]} if "license" in base.facts else {}

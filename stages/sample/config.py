@@ -11,11 +11,11 @@ from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtif
 from attar.stages.contract import StageConfig
 
 
-class JudgeConfig(StageConfig):
+class ClassifierConfig(StageConfig):
     """The classifier whose features images are compared by; it learns the data's training part."""
 
     num_epochs: int = Field(default=3, ge=1)
-    """Passes over the training images. Judges of one data set and one number of passes are the same one."""
+    """Passes over the training images. Classifiers of one data set and one number of passes are the same one."""
 
     num_draws: int = Field(default=50, ge=2)
     """Draws of the images with replacement behind each interval."""
@@ -39,7 +39,7 @@ class SampleConfig(StageConfig):
     seeds: list[int] = Field(default=[0], min_length=1)
     """Seeds of the noise; figures are means over them."""
 
-    judge: JudgeConfig = JudgeConfig()
+    classifier: ClassifierConfig = ClassifierConfig()
     """The classifier whose features images are compared by; it learns the data's training part."""
 
     part: Literal["heldout", "choose"] = "heldout"
@@ -55,7 +55,7 @@ class SampleConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInputs:
-    """A denoiser or the graph of its sampler, and images: the training part for the judge, the others to compare with."""
+    """A denoiser or the graph of its sampler, and images: the training part for the classifier, the others to compare with."""
 
     model: DenoiserArtifact | SamplerGraphArtifact
     data: ImageDatasetArtifact

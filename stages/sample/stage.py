@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.compressors.denoise.judge import Judge, Judged, trained_judge
+from attar.compressors.denoise.classifier import Classified, FeatureClassifier, trained_classifier
 from attar.compressors.measure.frechet import bootstrap_deviation, frechet_distance, precision_and_recall
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
@@ -67,15 +67,17 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     train, real = (read_images(inputs.data, split, num_channels, side) for split in ("train", config.part))
     if len(real) < 20 or not len(train):
         raise ValueError(
-            f"the data has {len(train)} training and {len(real)} {config.part} images; accepted: some to train the judge, 20 to compare with"
+            f"the data has {len(train)} training and {len(real)} {config.part} images; accepted: some to train the classifier, 20 to compare with"
         )
     num_classes = inputs.data.facts.num_classes
-    counter = bar("training the judge", config.judge.num_epochs * -(-len(train) // 128), "steps")
-    judge = trained_judge(train.images, train.labels, num_classes, config.judge.num_epochs, counter.advance)
+    counter = bar("training the classifier", config.classifier.num_epochs * -(-len(train) // 128), "steps")
+    classifier = trained_classifier(
+        train.images, train.labels, num_classes, config.classifier.num_epochs, counter.advance
+    )
     drawing = opened(inputs.model, config, num_classes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
-    judged = Judged.of(judge, real.images)
-    measured = [_measures(config, judge, judged, drawn) for drawn in seeds]
+    classified = Classified.of(classifier, real.images)
+    measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "model_fingerprint": inputs.model.fingerprint,
@@ -84,8 +86,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
         "num_forwards": seeds[0].num_forwards,
         "num_parameters": facts.num_parameters,
         "disk_bytes": _disk_bytes(inputs.model.path),
-        "judge_accuracy": float((judged.classes == real.labels).float().mean()),
-        "floor": _floor(train, real, judge),
+        "classifier_accuracy": float((classified.classes == real.labels).float().mean()),
+        "floor": _floor(train, real, classifier),
         "seeds": {str(seed): some for seed, some in zip(config.seeds, measured, strict=True)},
         "latency": _latency(drawing, num_classes),
         # what an evaluation of a causal model has: nothing of it is measured here
@@ -154,8 +156,8 @@ def _seed(config: SampleConfig, drawing: Drawing, seed: int, path: Path) -> Draw
     return Drawn(**drawn)
 
 
-def _measures(config: SampleConfig, judge: Judge, real: Judged, drawn: Drawn) -> dict[str, float]:
-    made = Judged.of(judge, drawn.images)
+def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classified, drawn: Drawn) -> dict[str, float]:
+    made = Classified.of(classifier, drawn.images)
     is_right = (made.classes == drawn.labels).double()
 
     def measures(chosen: Tensor) -> dict[str, float]:
@@ -170,16 +172,16 @@ def _measures(config: SampleConfig, judge: Judge, real: Judged, drawn: Drawn) ->
     numbers = measures(torch.arange(len(made.classes)))
     for name in list(numbers):
         numbers[f"{name}_deviation"] = bootstrap_deviation(
-            lambda chosen, name=name: measures(chosen)[name], len(made.classes), config.judge.num_draws
+            lambda chosen, name=name: measures(chosen)[name], len(made.classes), config.classifier.num_draws
         )
     return numbers
 
 
-def _floor(train: LabelledImages, real: LabelledImages, judge: Judge) -> float:
+def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClassifier) -> float:
     """Return the distance of training images from held-out ones: what a perfect denoiser would come to."""
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: len(real)]
     return frechet_distance(
-        Judged.of(judge, train.images[chosen]).features, Judged.of(judge, real.images).features
+        Classified.of(classifier, train.images[chosen]).features, Classified.of(classifier, real.images).features
     )
 
 
@@ -204,5 +206,5 @@ def _tell(evaluation: Mapping[str, Any], headline: Mapping[str, float]) -> None:
     note(
         f"{evaluation['num_steps']} steps, {evaluation['num_forwards']} forwards an image: Frechet distance "
         f"{headline['frechet_distance']:.3f} (real images {evaluation['floor']:.3f}), {headline['class_accuracy']:.1%} of the class asked "
-        f"for (the judge is right on {evaluation['judge_accuracy']:.1%} of real ones), {1e3 * headline['image_seconds']:.1f} ms an image"
+        f"for (the classifier is right on {evaluation['classifier_accuracy']:.1%} of real ones), {1e3 * headline['image_seconds']:.1f} ms an image"
     )

@@ -76,7 +76,9 @@ def test_a_sampler_meets_its_own_steps_and_counts_its_forwards() -> None:
         assert [time for time, _ in steps[1:]] == [later for _, later in steps[:-1]]
         assert len(steps) == 8 and steps[-1][1] == CLEAN
     assert of.steps(8)[0][0] == NUM_TIMESTEPS - 1, "trailing begins with noise alone"
-    with pytest.raises(ValueError, match=r"num_steps is 7, which does not divide the 200 timesteps.*accepted: 1, 2, 4, 5, 8"):
+    with pytest.raises(
+        ValueError, match=r"num_steps is 7, which does not divide the 200 timesteps.*accepted: 1, 2, 4, 5, 8"
+    ):
         of.steps(7)
     counted = Counted(gaussian(of, 0.2, 0.3))
     noise, classes = torch.randn(5, *PIXEL), torch.zeros(5, dtype=torch.long)
@@ -97,7 +99,9 @@ def test_a_state_cut_to_its_range_is_moved_by_what_is_left() -> None:
     of = process(clip=1.0)
     states, times = torch.full((1, *PIXEL), 4.0), torch.tensor([100])
     predicted = of.target(torch.full((1, *PIXEL), 3.0), times, torch.ones(1, *PIXEL))
-    moved = of.moved(of.noised(torch.full((1, *PIXEL), 3.0), times, torch.ones(1, *PIXEL)), times, predicted, torch.tensor([CLEAN]))
+    moved = of.moved(
+        of.noised(torch.full((1, *PIXEL), 3.0), times, torch.ones(1, *PIXEL)), times, predicted, torch.tensor([CLEAN])
+    )
     assert float(moved) == 1.0 and states.shape == moved.shape
 
 

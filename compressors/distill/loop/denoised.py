@@ -38,7 +38,14 @@ class NoisedImages:
     ) -> dict[str, Observed]:
         critic = None if student.critic is None else predictor(student.critic)
         views = DenoisingViews(
-            output, batch.on(output.device), self.process, self.any_class, teachers.teacher, teachers.past, teachers.anchor, critic
+            output,
+            batch.on(output.device),
+            self.process,
+            self.any_class,
+            teachers.teacher,
+            teachers.past,
+            teachers.anchor,
+            critic,
         )
         return {PREDICTIONS: Whole(views)}
 

@@ -49,10 +49,14 @@ def check_images(model: Facts, data: Sequence[Facts]) -> None:
     for facts in data:
         name = str(facts.get("name", "data"))
         if "image_size" not in facts:
-            raise ValueError(f"input data {name} holds rows of text, and the model is a denoiser; accepted: a data set of images")
+            raise ValueError(
+                f"input data {name} holds rows of text, and the model is a denoiser; accepted: a data set of images"
+            )
         num_classes, num_labels = facts.get("num_classes"), model.get("num_labels")
         if num_classes == 1:
-            raise ValueError(f"input data {name} has a single class; accepted: two or more, which a denoiser is told apart by")
+            raise ValueError(
+                f"input data {name} has a single class; accepted: two or more, which a denoiser is told apart by"
+            )
         if num_classes is not None and num_labels is not None and num_classes > num_labels:
             raise ValueError(
                 f"input data {name} has labels to {num_classes - 1}, but the model is told {num_labels} classes; accepted: 0 to {num_labels - 1}"

@@ -91,7 +91,8 @@ def ingest_images(config: IngestImagesConfig, inputs: NoInputs, workdir: Path) -
     num_heldout = sum(row.split == "heldout" for row in rows)
     name = config.name or Path(config.source.partition(":")[2]).stem or config.source.strip(":")
     return ImageDatasetArtifact.at(
-        content, ImageDatasetFacts(**facts, name=name, num_rows=len(rows), num_heldout=num_heldout, source=config.source)
+        content,
+        ImageDatasetFacts(**facts, name=name, num_rows=len(rows), num_heldout=num_heldout, source=config.source),
     )
 
 
@@ -118,7 +119,9 @@ def _read(config: IngestImagesConfig) -> tuple[np.ndarray, np.ndarray]:
             raise ValueError(f"{config.path} holds no images and labels: {error}; accepted: npz with both") from error
         images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
-        raise ValueError(f"images are {images.dtype} of {images.shape}; accepted: uint8, N x H x W or N x H x W x 1 or 3")
+        raise ValueError(
+            f"images are {images.dtype} of {images.shape}; accepted: uint8, N x H x W or N x H x W x 1 or 3"
+        )
     if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu" or not len(labels) or labels.min() < 0:
         raise ValueError(f"labels are {labels.dtype} of {labels.shape}; accepted: a whole number from 0 an image")
     count = config.max_rows or len(images)

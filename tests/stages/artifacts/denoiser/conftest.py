@@ -47,7 +47,11 @@ def denoiser_of(store: Store, source: str = SOURCE, **config: Any) -> DenoiserAr
 
 
 def trained(
-    store: Store, model: DenoiserArtifact, data: ImageDatasetArtifact, teacher: DenoiserArtifact | None = None, **config: Any
+    store: Store,
+    model: DenoiserArtifact,
+    data: ImageDatasetArtifact,
+    teacher: DenoiserArtifact | None = None,
+    **config: Any,
 ) -> DenoiserArtifact:
     inputs = FinetuneInputs(model=model, data=(data,), teacher=teacher)
     student = finetune.execute(FinetuneConfig(**{**TRAINING, **config}), inputs, store).artifact

@@ -13,11 +13,12 @@ import pytest
 from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.denoiser.folder import load_denoiser
+from attar.stages.contract import NoInputs
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.stage import finetune
-from attar.stages.ingest.images.data import IngestImagesConfig
+from attar.stages.ingest.images.data import IngestImagesConfig, ingest_images
 from attar.stages.ingest.model import IngestModelConfig
 from attar.stages.sample.config import SampleConfig
 from attar.stages.sample.stage import sample
@@ -119,10 +120,16 @@ def test_a_model_of_text_takes_neither_a_denoiser_s_loss_nor_images() -> None:
     [
         ({"num_steps": 7}, {}, "num_steps is 7, which does not divide the 1000 timesteps"),
         ({"num_steps": 25}, {"num_steps": 1}, "but 1 steps without guidance are in the graph; accepted: those"),
-        ({"guidance_scale": 2.0}, {"num_labels": 3}, "guidance_scale is 2, but the model has no class beside the data's"),
+        (
+            {"guidance_scale": 2.0},
+            {"num_labels": 3},
+            "guidance_scale is 2, but the model has no class beside the data's",
+        ),
     ],
 )
-def test_a_drawing_that_the_model_cannot_give_is_refused(config: dict[str, Any], model: dict[str, Any], line: str) -> None:
+def test_a_drawing_that_the_model_cannot_give_is_refused(
+    config: dict[str, Any], model: dict[str, Any], line: str
+) -> None:
     with pytest.raises(ValueError, match=line):
         sample.forecast(SampleConfig(**config), {"model": ({**MODEL, **model},), "data": (DATA,)})
 
@@ -140,12 +147,9 @@ def test_images_that_are_no_data_set_are_refused(store: Store, tmp_path: Path) -
         images_of(store, tmp_path / "a.npz", images.astype(np.float64), labels)
     with pytest.raises(ValueError, match="labels are float64"):
         images_of(store, tmp_path / "b.npz", images, labels.astype(np.float64))
+    np.savez(tmp_path / "c.npz", pictures=images)
+    config = IngestImagesConfig(source=f"npz:{tmp_path / 'c.npz'}")
     with pytest.raises(ValueError, match="holds no images and labels"):
-        np.savez(tmp_path / "c.npz", pictures=images)
-        config = IngestImagesConfig(source=f"npz:{tmp_path / 'c.npz'}")
-        from attar.stages.contract import NoInputs
-        from attar.stages.ingest.images.data import ingest_images
-
         ingest_images.execute(config, NoInputs(), store)
     with pytest.raises(ValueError, match="does not exist"):
         IngestImagesConfig(source=f"npz:{tmp_path / 'nowhere.npz'}")

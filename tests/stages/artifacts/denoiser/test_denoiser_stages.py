@@ -27,7 +27,7 @@ SEGMENTS = {
     "divergence": {"segment_consistency": {"num_segments": 8}},
     "schedule": {"staircase": {"parameter": "num_segments", "values": [8, 4, 2, 1]}},
 }
-FEW: dict[str, Any] = {"num_steps": 2, "num_images": 30, "judge": {"num_epochs": 1, "num_draws": 3}}
+FEW: dict[str, Any] = {"num_steps": 2, "num_images": 30, "classifier": {"num_epochs": 1, "num_draws": 3}}
 
 
 def test_a_denoiser_s_folder_tells_its_facts_and_runs_in_diffusers(store: Store, denoiser: DenoiserArtifact) -> None:
@@ -36,7 +36,10 @@ def test_a_denoiser_s_folder_tells_its_facts_and_runs_in_diffusers(store: Store,
     facts = denoiser.facts
     assert (facts.sample_size, facts.num_labels, facts.prediction) == (8, 4, "v_prediction")
     assert (facts.architecture, facts.num_timesteps, facts.num_image_channels) == ("unet", 1000, 1)
-    assert folder_facts(denoiser.path).items() >= {name: facts[name] for name in ("num_parameters", "num_products")}.items()
+    assert (
+        folder_facts(denoiser.path).items()
+        >= {name: facts[name] for name in ("num_parameters", "num_products")}.items()
+    )
     loaded = load_denoiser(denoiser.path)
     pipeline = ConsistencyModelPipeline.from_pretrained(denoiser.path, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -81,7 +84,10 @@ def test_a_denoiser_learns_from_images(store: Store, denoiser: DenoiserArtifact,
     "config",
     [
         {"objectives": {"segments": SEGMENTS}, "past": {"kind": "live"}},
-        {"objectives": {"score_distillation": 1.0, "fake_score": 1.0}, "schedule": {**TRAINING["schedule"], "average_decay": 0.5}},
+        {
+            "objectives": {"score_distillation": 1.0, "fake_score": 1.0},
+            "schedule": {**TRAINING["schedule"], "average_decay": 0.5},
+        },
     ],
     ids=["segments", "scores"],
 )
@@ -120,13 +126,21 @@ def test_a_killed_training_goes_on_to_the_same_weights(
 def test_images_are_drawn_and_measured(store: Store, denoiser: DenoiserArtifact, images: ImageDatasetArtifact) -> None:
     from PIL import Image
 
-    evaluation = sample.execute(SampleConfig(**FEW, seeds=[0, 1]), SampleInputs(model=denoiser, data=images), store).artifact
+    evaluation = sample.execute(
+        SampleConfig(**FEW, seeds=[0, 1]), SampleInputs(model=denoiser, data=images), store
+    ).artifact
     measured = json.loads((evaluation.path / "evaluation.json").read_text())
     assert (measured["num_steps"], measured["num_forwards"]) == (2, 2)
-    assert evaluation.facts["frechet_distance_low"] < evaluation.facts["frechet_distance"] < evaluation.facts["frechet_distance_high"]
+    assert (
+        evaluation.facts["frechet_distance_low"]
+        < evaluation.facts["frechet_distance"]
+        < evaluation.facts["frechet_distance_high"]
+    )
     assert measured["floor"] < evaluation.facts["frechet_distance"], "an untrained net is no better than real images"
     assert Image.open(evaluation.path / "grid.png").size[0] > 200
-    guided = sample.execute(SampleConfig(**FEW, guidance_scale=2.0), SampleInputs(model=denoiser, data=images), store).artifact
+    guided = sample.execute(
+        SampleConfig(**FEW, guidance_scale=2.0), SampleInputs(model=denoiser, data=images), store
+    ).artifact
     assert guided.facts["num_forwards"] == 4
 
 

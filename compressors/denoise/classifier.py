@@ -1,4 +1,4 @@
-"""A small classifier that judges made images by its features. It learns the training images and sees no others."""
+"""A small classifier by whose features made images are compared. It learns the training images and sees no others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BATCH_SIZE = 128
 PEAK_RATE = 3e-3
 
 
-class Judge(nn.Module):
+class FeatureClassifier(nn.Module):
     """Three convolutions, a mean over the image, a matrix. Features: the mean."""
 
     def __init__(self, num_channels: int, num_classes: int) -> None:
@@ -39,7 +39,7 @@ class Judge(nn.Module):
 
 
 @dataclass(frozen=True)
-class Judged:
+class Classified:
     """Features of images, and the class that each is taken for."""
 
     features: Float[Tensor, "N F"]
@@ -47,32 +47,32 @@ class Judged:
 
     @torch.no_grad()
     @staticmethod
-    def of(judge: Judge, images: Float[Tensor, "N C H W"]) -> Judged:
-        """Judge images, some at a time."""
-        parts = [judge(some) for some in images.split(4 * BATCH_SIZE)]
-        return Judged(torch.cat([part[0] for part in parts]), torch.cat([part[1].argmax(dim=1) for part in parts]))
+    def of(classifier: FeatureClassifier, images: Float[Tensor, "N C H W"]) -> Classified:
+        """Return features and classes of images, read some at a time."""
+        parts = [classifier(some) for some in images.split(4 * BATCH_SIZE)]
+        return Classified(torch.cat([part[0] for part in parts]), torch.cat([part[1].argmax(dim=1) for part in parts]))
 
 
-def trained_judge(
+def trained_classifier(
     images: Float[Tensor, "N C H W"],
     labels: Int[Tensor, "N"],
     num_classes: int,
     num_epochs: int,
     on_step: Callable[[], None] = lambda: None,
-) -> Judge:
-    """Return a judge of the training images: the same one for the same images, so that models are compared by one measure."""
+) -> FeatureClassifier:
+    """Return a classifier of the training images: the same one for the same images, so that models are compared by one measure."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        judge = Judge(images.shape[1], num_classes)
+        classifier = FeatureClassifier(images.shape[1], num_classes)
         num_steps = num_epochs * -(-len(images) // BATCH_SIZE)
-        optimizer = torch.optim.AdamW(judge.parameters(), lr=PEAK_RATE)
+        optimizer = torch.optim.AdamW(classifier.parameters(), lr=PEAK_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=num_steps + 1)
         for _ in range(num_epochs):
             for chosen in torch.randperm(len(images)).split(BATCH_SIZE):
-                loss = nn.functional.cross_entropy(judge(images[chosen])[1], labels[chosen])
+                loss = nn.functional.cross_entropy(classifier(images[chosen])[1], labels[chosen])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
                 schedule.step()
                 on_step()
-    return judge.eval().requires_grad_(False)
+    return classifier.eval().requires_grad_(False)
