@@ -19,6 +19,7 @@ from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_b
 from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
 from attar.registry.release.figures import HIGH, LOW
+from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
@@ -153,7 +154,7 @@ def _log_model(
 
 def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
     if run_id is not None:  # MLflow ties a model's metric to the run that measured it
-        client.log_metric(run_id, name, value, model_id=model_id)
+        client.log_metric(run_id, metric_name(name), value, model_id=model_id)
 
 
 def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:

@@ -18,6 +18,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 from attar.registry.artifacts.environment import MLFLOW_FACE, package_versions
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
 from attar.registry.artifacts.handles import DATA_CARD, FLIPS, TRIALS, Artifact
+from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, open_client
 
 logger = logging.getLogger(__name__)
@@ -110,6 +111,7 @@ class Tracker:
         """
         if node not in self._children:
             return
+        name = metric_name(name)
         with self._lock:
             buffer, logged = self._buffers.setdefault(node, []), self._logged.setdefault(node, {})
             before, now = logged.get((name, step)), int(time.time() * 1000)
@@ -157,7 +159,8 @@ class Tracker:
                 numbers = {name: value for name, value in artifact.facts.items() if isinstance(value, int | float)}
                 now = int(time.time() * 1000)
                 self._client.log_batch(
-                    self.run_id, metrics=[Metric(f"{node}/{name}", value, now, 0) for name, value in numbers.items()]
+                    self.run_id,
+                    metrics=[Metric(metric_name(f"{node}/{name}"), value, now, 0) for name, value in numbers.items()],
                 )
         self._client.set_terminated(run_id, status)
 
@@ -209,7 +212,7 @@ class Tracker:
 
 
 def _params(config: Mapping[str, Any]) -> list[Param]:
-    return [Param(name, str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
+    return [Param(metric_name(name), str(value)[:MAX_PARAM_CHARACTERS]) for name, value in _flat(config).items()]
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -245,7 +245,7 @@ def _skipped(typed: TypedRows) -> str:
 
 def _name_of(source: str) -> str:
     scheme, _, rest = source.partition(":")
-    if scheme == "reasoning_gym":
+    if scheme in ("reasoning_gym", "docstrings"):
         return rest.replace(",", "_")[:60]
     return Path(rest.partition("@")[0]).stem
 

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from attar.registry.artifacts.disk_space import DiskFullError
 from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
@@ -62,6 +63,9 @@ def on_a_full_disk(work: Callable[[], None], limit_bytes: int = LIMIT_BYTES) -> 
     def try_it() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
+        torch.set_num_threads(
+            1
+        )  # as a node's process does: threads of a fork that ask for torch's pool first race for it
         try:
             work()
         except Exception as error:  # noqa: BLE001 - which one it is, is asked for

@@ -169,7 +169,7 @@ def test_what_a_node_makes_is_what_its_config_says() -> None:
     with pytest.raises(RecipeError) as refusal:
         build_recipe(document)
     lines = str(refusal.value).splitlines()
-    assert "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx (here: small)" in lines
+    assert "node 'small', inputs.model = 'onnx': onnx makes gguf; accepted: onnx or encoder_onnx (here: small)" in lines
     with pytest.raises(RecipeError) as refusal:
         build_recipe(changed("onnx", "config", {"format": {"kind": "gguf", "weights": "q3"}}))
     assert len(str(refusal.value).splitlines()) == 1 and "config.format.weights" in str(refusal.value)
