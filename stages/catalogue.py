@@ -7,6 +7,7 @@ from typing import Any
 from attar.stages.compare.behaviour.stage import check_behaviour
 from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
+from attar.stages.evaluate.sample.stage import sample
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.stage import export
 from attar.stages.finetune.fit_share import fit_share
@@ -38,7 +39,6 @@ from attar.stages.prune.vocabulary.stage import trim_vocabulary
 from attar.stages.quantize.bits_and_bytes import quantize_torch
 from attar.stages.quantize.stage import quantize
 from attar.stages.register.stage import register
-from attar.stages.sample.stage import sample
 from attar.stages.scan.stage import scan
 from attar.stages.self_data.stage import self_data
 

@@ -28,7 +28,7 @@ def frechet_distance(first: Float[Tensor, "N D"], other: Float[Tensor, "M D"]) -
 
 
 def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"]) -> tuple[float, float]:
-    """Return (share of made points within the surroundings of a real one, share of real ones within those of a made one).
+    """Return (share of made points near a real one, share of real ones near a made one).
 
     A point's surroundings reach to its third neighbour of the same set. https://arxiv.org/abs/1904.06991
     """

@@ -9,9 +9,9 @@ from typing import cast
 
 import torch
 
-from attar.compressors.denoise.net import predictor
-from attar.compressors.denoise.sampler import sampled
-from attar.compressors.denoise.session import GraphSampler
+from attar.compressors.diffusion.net import predictor
+from attar.compressors.diffusion.sampler import sampled
+from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import Facts, SamplerGraphArtifact
 from attar.registry.artifacts.subjects import form_of
@@ -54,7 +54,7 @@ def sampler_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seq
 
 def export_sampler_graph(config: ExportConfig, inputs: ExportInputs, content: Path) -> SamplerGraphArtifact:
     """Write the graph of every step, and hold its images to torch's. Raises ValueError where they differ."""
-    from attar.compressors.denoise.graph import export_sampler  # its libraries are in an extra
+    from attar.compressors.diffusion.graph import export_sampler  # its libraries are in an extra
 
     form = cast(OnnxFormat, config.format)
     denoiser = load_denoiser(inputs.model.path)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
 from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.denoised import NoisedImages

@@ -23,22 +23,18 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import DENOISER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import DENOISER, ENCODER
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.denoiser import (
-    build_denoiser_run,
-    check_denoiser_data,
-    check_denoiser_training,
-    refuse_images,
-)
+from attar.stages.finetune.denoiser import build_denoiser_run
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
-from attar.stages.finetune.encoder import build_encoder_run, check_encoder_training, refuse_vectors
+from attar.stages.finetune.encoder import build_encoder_run
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
+from attar.stages.finetune.subject_checks import check_subject
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
@@ -53,8 +49,7 @@ if TYPE_CHECKING:
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-# What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {ENCODER: check_encoder_training, DENOISER: check_denoiser_training}
+# How the training of models of another subject than causal text is put together.
 BUILDS = {ENCODER: build_encoder_run, DENOISER: build_denoiser_run}
 
 
@@ -70,16 +65,9 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
-    if (check := CHECKS.get(subject_of(model))) is not None:
-        check(config, has_teacher=bool(teacher))
-    else:
-        refuse_vectors(objectives)
+    check_subject(config, model, data, teacher)
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    if subject_of(model) is DENOISER:
-        check_denoiser_data(config, model, data, teacher)
-    else:
-        refuse_images(objectives, data)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model

@@ -43,6 +43,8 @@ from attar.stages.runtime.progress import metric, note
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
+# The kinds of what is made: that of the base.
+Merged = ModelArtifact | EncoderArtifact | DenoiserArtifact
 # What is refused of models of another subject than causal text, and how they take what was trained.
 CHECKS = {ENCODER: check_encoder_merge, DENOISER: check_denoiser_merge}
 FOLDS = {ENCODER: fold_encoder, DENOISER: fold_denoiser}
@@ -97,9 +99,7 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(
-    config: MergeConfig, inputs: MergeInputs, workdir: Path
-) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Merged:
     """Make one plain model of a base and its students. An encoder or denoiser takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attar.compressors.denoise.net import guided
-from attar.compressors.denoise.process import CLEAN, PREDICTIONS, NoiseProcess
-from attar.compressors.denoise.sampler import Counted, sampled, unrolled
+from attar.compressors.diffusion.net import guided
+from attar.compressors.diffusion.process import CLEAN, PREDICTIONS, NoiseProcess
+from attar.compressors.diffusion.sampler import Counted, sampled, unrolled
 from attar.compressors.distill.examples.noised import HIDDEN, Draws, NoisedBatch, NoisedImage, NoisedStates
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.denoising.noise import Denoising

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.sample_facts import SampleFacts
 from attar.compressors.distill.examples.steps import Clock
 
@@ -22,7 +22,7 @@ HIDDEN = -1
 
 @dataclass(frozen=True)
 class NoisedImage:
-    """An image with its class, and once drawn the state that the student reads, with two more noises for a loss to use."""
+    """An image with its class, and once drawn the state that the student reads. Two more noises are for a loss to use."""
 
     image: Float[Tensor, "C H W"]
     label: int

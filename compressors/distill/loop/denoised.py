@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from attar.compressors.denoise.net import predictor
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.net import predictor
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedBatch, NoisedImage, noised_batches
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS, DenoisingViews
@@ -20,7 +20,7 @@ from attar.compressors.distill.teachers.outputs import Teachers
 
 @dataclass(frozen=True)
 class NoisedImages:
-    """Noised images under a denoiser: a position is an image, its view the net, which a loss may ask at other states too."""
+    """Noised images under a denoiser. A position is an image, its view the net, which a loss may ask at other states too."""
 
     process: NoiseProcess
     any_class: int

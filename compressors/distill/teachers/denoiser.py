@@ -1,4 +1,4 @@
-"""A denoiser as training runs it, student or teacher: its net, and beside a student the net that learns what the student's images are like."""
+"""A denoiser as training runs it, student or teacher. Beside a student stands a net that learns what its images are like."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attar.compressors.denoise.net import Predict, predictor
+from attar.compressors.diffusion.net import Predict, predictor
 from attar.compressors.distill.examples.noised import NoisedBatch
 
 # The name of the student's net among its weights.

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.measure.cost import num_parameters
 from attar.registry.artifacts.handles import DenoiserArtifact, Facts
 from attar.stages.artifacts.denoiser.nets import NETS, NetKind, net_of, sizes_of

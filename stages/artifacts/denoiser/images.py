@@ -1,4 +1,4 @@
-"""Images of a data set as a denoiser takes them: in [-1, 1], of its channels, averaged down to its size where they are a multiple of it."""
+"""Images of a data set as a denoiser takes them: in [-1, 1], of its channels, averaged down to its size."""
 
 from __future__ import annotations
 

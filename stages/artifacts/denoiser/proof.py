@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from attar.compressors.denoise.net import predictor
+from attar.compressors.diffusion.net import predictor
 from attar.compressors.measure.same_logits import SAME_KERNELS, difference
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.model.load_report import one_line

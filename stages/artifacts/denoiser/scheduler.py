@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attar.compressors.denoise.process import PREDICTIONS, SPACINGS, NoiseProcess
+from attar.compressors.diffusion.process import PREDICTIONS, SPACINGS, NoiseProcess
 from attar.stages.artifacts.denoiser.nets import scheduler_of
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import read_object

@@ -1,4 +1,4 @@
-"""Stage `ingest_images`: bring a data set of images in, from a npz file or scikit-learn's digits, with a train and a held-out part."""
+"""Stage `ingest_images`: bring a data set of images in, with a train and a held-out part."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import HIDDEN, Draws, NoisedBatch
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS, DenoisingViews, all_count, mean_square
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
@@ -17,7 +17,7 @@ from attar.compressors.distill.losses.views import ViewName
 
 @dataclass(frozen=True)
 class AnyTime:
-    """States at a timestep drawn evenly, the class hidden from a share of them: from these the unguided net is learned."""
+    """States at a timestep drawn evenly, the class hidden from a share of them. From these the unguided net is learned."""
 
     drop_fraction: float
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import Draws, NoisedBatch
 from attar.compressors.distill.losses.denoising.views import (
     CRITIC,
@@ -77,7 +77,7 @@ class ScoreDistillation:
 
 @dataclass(frozen=True)
 class FakeScore:
-    """E ||p_fake(x_t, t, y) - target||^2 over the student's own images x: the second net learns to denoise what the first one makes."""
+    """E ||p_fake(x_t, t, y) - target||^2 over the student's own images. The second net learns to denoise what the first one makes."""
 
     @property
     def requires(self) -> Requires:

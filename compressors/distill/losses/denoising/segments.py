@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import Draws, NoisedBatch
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS, DenoisingViews, all_count, mean_square
 from attar.compressors.distill.losses.objective import Objective, Requires, Terms
@@ -18,7 +18,7 @@ from attar.compressors.distill.losses.views import ViewName
 
 @dataclass(frozen=True)
 class OnGrid:
-    """Noised images at one of the timesteps that a sampler of so many steps visits, the first of them pure noise."""
+    """Noised images at one of the timesteps that a sampler of so many steps visits. The first of them is pure noise."""
 
     num_points: int
 
@@ -30,7 +30,7 @@ class OnGrid:
 
 @dataclass(frozen=True)
 class SegmentConsistency:
-    """d(f(x_t, t -> b), sg f'(x_s, s -> b)): the student's move from t to the end b of its segment, and that of itself from s.
+    """d(f(x_t, t -> b), sg f'(x_s, s -> b)), b the end of a segment. The student's move from t is held to its own from s.
 
     x_s: one step of the teacher's sampler from x_t, of `num_points` steps in all; f': who stands behind `past`; b of `num_segments`.
     d is the mean square over the square of the move's gain, so that short segments weigh like long ones: the distance of the predicted v.

@@ -1,4 +1,4 @@
-"""What a loss of a denoiser reads: the student's prediction at a batch's states, and nets that it may ask at other states."""
+"""What a loss of a denoiser reads. The student's prediction at a batch's states, and nets that it may ask at others."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attar.compressors.denoise.net import Predict, guided
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.net import Predict, guided
+from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedBatch, StartOf
 from attar.compressors.distill.losses.objective import Objective, Terms
 

@@ -14,14 +14,14 @@ from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtif
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.denoiser.folder import load_denoiser
 from attar.stages.contract import NoInputs
+from attar.stages.evaluate.sample.config import SampleConfig
+from attar.stages.evaluate.sample.stage import sample
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.stage import finetune
 from attar.stages.ingest.images.data import IngestImagesConfig, ingest_images
 from attar.stages.ingest.model import IngestModelConfig
-from attar.stages.sample.config import SampleConfig
-from attar.stages.sample.stage import sample
 from tests.stages.artifacts.denoiser.conftest import TRAINING, images_of, shades
 
 MODEL = {

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import torch
 
-from attar.compressors.denoise.net import predictor
-from attar.compressors.denoise.sampler import sampled
+from attar.compressors.diffusion.net import predictor
+from attar.compressors.diffusion.sampler import sampled
 from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.denoiser.folder import folder_facts, load_denoiser
 from attar.stages.artifacts.denoiser.images import read_images
+from attar.stages.evaluate.sample.config import SampleConfig, SampleInputs
+from attar.stages.evaluate.sample.stage import sample
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
 from attar.stages.finetune.training_run import TrainingRun
-from attar.stages.sample.config import SampleConfig, SampleInputs
-from attar.stages.sample.stage import sample
 from tests.stages.artifacts.denoiser.conftest import TRAINING, denoiser_of, trained
 
 SEGMENTS = {

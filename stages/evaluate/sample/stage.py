@@ -1,4 +1,4 @@
-"""Stage `sample`: draw images from a denoiser or its graph, and measure how near they are to real ones, and what each costs."""
+"""Stage `sample`: draw images from a denoiser or its graph. Measured are their distance to real ones and what each costs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attar.compressors.denoise.classifier import Classified, FeatureClassifier, trained_classifier
+from attar.compressors.diffusion.classifier import Classified, FeatureClassifier, trained_classifier
 from attar.compressors.measure.frechet import bootstrap_deviation, frechet_distance, precision_and_recall
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
@@ -21,10 +21,10 @@ from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD
 from attar.stages.contract import Forecast, stage
+from attar.stages.evaluate.sample.config import SampleConfig, SampleInputs
+from attar.stages.evaluate.sample.drawing import Drawing, opened
+from attar.stages.evaluate.sample.grid import write_grid
 from attar.stages.runtime.progress import bar, metric, note
-from attar.stages.sample.config import SampleConfig, SampleInputs
-from attar.stages.sample.drawing import Drawing, opened
-from attar.stages.sample.grid import write_grid
 
 RESULT, GRID = "evaluation.json", "grid.png"
 # Half of a 95% interval in standard deviations.
@@ -57,13 +57,16 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 
 @stage("sample", version=1, forecast=_forecast)
 def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> EvaluationArtifact:
-    """Draw images of every class and measure them against held-out ones by the features of a classifier of the training part.
+    """Draw images of every class and measure them against held-out ones by a classifier's features.
 
-    Frechet distance, precision and recall, the share that is taken for the class that was asked for, forwards and seconds an image; a
+    The classifier learns the training part. Frechet distance, precision and recall, the share that is taken for the class that was asked for, forwards and seconds an image; a
     picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for data without a held-out part.
     """
-    facts, content = inputs.model.facts, workdir / "content"
-    num_channels, side = facts.num_image_channels, facts.sample_size
+    content, num_channels, side = (
+        workdir / "content",
+        inputs.model.facts.num_image_channels,
+        inputs.model.facts.sample_size,
+    )
     train, real = (read_images(inputs.data, split, num_channels, side) for split in ("train", config.part))
     if len(real) < 20 or not len(train):
         raise ValueError(
@@ -79,23 +82,12 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     classified = Classified.of(classifier, real.images)
     measured = [_measures(config, classifier, classified, drawn) for drawn in seeds]
     evaluation: dict[str, Any] = {
-        "format": inputs.model.kind,
-        "model_fingerprint": inputs.model.fingerprint,
-        "part": config.part,
-        "num_steps": config.num_steps,
+        **_described(config, inputs),
         "num_forwards": seeds[0].num_forwards,
-        "num_parameters": facts.num_parameters,
-        "disk_bytes": _disk_bytes(inputs.model.path),
         "classifier_accuracy": float((classified.classes == real.labels).float().mean()),
         "floor": _floor(train, real, classifier),
         "seeds": {str(seed): some for seed, some in zip(config.seeds, measured, strict=True)},
         "latency": _latency(drawing, num_classes),
-        # what an evaluation of a causal model has: nothing of it is measured here
-        "tasks": {},
-        "right": {},
-        "perplexity": None,
-        "text_pieces": [],
-        "samples": [],
     }
     write_grid(seeds[0].images, seeds[0].labels, content / GRID)
     (content / RESULT).write_text(json.dumps(evaluation, indent=1))
@@ -109,6 +101,23 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
             format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
         ),
     )
+
+
+def _described(config: SampleConfig, inputs: SampleInputs) -> dict[str, Any]:
+    return {
+        "format": inputs.model.kind,
+        "model_fingerprint": inputs.model.fingerprint,
+        "part": config.part,
+        "num_steps": config.num_steps,
+        "num_parameters": inputs.model.facts.num_parameters,
+        "disk_bytes": _disk_bytes(inputs.model.path),
+        # what an evaluation of a causal model has: nothing of it is measured here
+        "tasks": {},
+        "right": {},
+        "perplexity": None,
+        "text_pieces": [],
+        "samples": [],
+    }
 
 
 def sample_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:

@@ -60,7 +60,7 @@ def trained_classifier(
     num_epochs: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> FeatureClassifier:
-    """Return a classifier of the training images: the same one for the same images, so that models are compared by one measure."""
+    """Return a classifier of the training images. The same one for the same images, so that models are compared by one measure."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier = FeatureClassifier(images.shape[1], num_classes)

@@ -1,4 +1,4 @@
-"""How a denoiser's images are noised at each timestep, what its net predicts there, and how a prediction moves a state along."""
+"""How a denoiser's images are noised, what its net predicts of them, and how a prediction moves a state along."""
 
 from __future__ import annotations
 

@@ -6,15 +6,15 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from attar.compressors.denoise.net import guided, predictor
-from attar.compressors.denoise.sampler import Counted, sampled
-from attar.compressors.denoise.session import GraphSampler
+from attar.compressors.diffusion.net import guided, predictor
+from attar.compressors.diffusion.sampler import Counted, sampled
+from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.evaluate.sample.config import SampleConfig
 from attar.stages.runtime.device import pick_device
-from attar.stages.sample.config import SampleConfig
 
 
 class Drawing(Protocol):

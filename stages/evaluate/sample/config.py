@@ -55,7 +55,7 @@ class SampleConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleInputs:
-    """A denoiser or the graph of its sampler, and images: the training part for the classifier, the others to compare with."""
+    """A denoiser or the graph of its sampler, and images. Their training part is for the classifier, the others to compare with."""
 
     model: DenoiserArtifact | SamplerGraphArtifact
     data: ImageDatasetArtifact

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attar.compressors.denoise.net import predictor
-from attar.compressors.denoise.process import NoiseProcess
-from attar.compressors.denoise.sampler import unrolled
-from attar.compressors.denoise.session import IMAGES, INPUTS
+from attar.compressors.diffusion.net import predictor
+from attar.compressors.diffusion.process import NoiseProcess
+from attar.compressors.diffusion.sampler import unrolled
+from attar.compressors.diffusion.session import IMAGES, INPUTS
 from attar.compressors.export.tidy import tidy
 
 if TYPE_CHECKING:

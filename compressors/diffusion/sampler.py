@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.denoise.net import Predict
-from attar.compressors.denoise.process import NoiseProcess
+from attar.compressors.diffusion.net import Predict
+from attar.compressors.diffusion.process import NoiseProcess
 
 
 @dataclass
