@@ -6,10 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
-from attar.registry.artifacts.denoiser_facts import DenoiserFacts, SamplerGraphFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
-from attar.registry.artifacts.image_facts import ImageDatasetFacts
+from attar.registry.artifacts.image_facts import DenoiserFacts, ImageDatasetFacts, SamplerGraphFacts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,

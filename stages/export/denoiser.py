@@ -27,7 +27,7 @@ from attar.stages.runtime.progress import bar, metric, note
 # Largest difference of a pixel in [-1, 1] after all steps: a fiftieth of a grey level of 256.
 MAX_DIFFERENCE = 1e-3
 CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement", "max_logit_difference")
-KEPT = ("num_image_channels", "num_timesteps", "num_parameters", "num_products")
+COPIED = ("num_image_channels", "num_timesteps", "num_parameters", "num_products")
 
 
 def sampler_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
@@ -80,5 +80,5 @@ def export_sampler_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
 
 
 def _facts(model: Facts, num_steps: int) -> Facts:
-    kept = {name: model[name] for name in KEPT if name in model}
-    return {**form_of(model), **kept, "num_steps": num_steps, "format": "onnx", "quantization": "none"}
+    copied = {name: model[name] for name in COPIED if name in model}
+    return {**form_of(model), **copied, "num_steps": num_steps, "format": "onnx", "quantization": "none"}

@@ -1,4 +1,4 @@
-"""What is refused of a training by what its model works on: objectives, rows and fields that mean nothing to it."""
+"""What is refused of a training by what its model works on. Objectives, rows and fields that mean nothing to it."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
-from attar.stages.ingest.denoiser import ImageDenoiser, check_denoiser_source, denoiser_forecast, ingest_denoiser
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
@@ -24,6 +23,7 @@ from attar.stages.ingest.encoder import (
     encoder_forecast,
     ingest_encoder,
 )
+from attar.stages.ingest.images.denoiser import ImageDenoiser, check_denoiser_source, denoiser_forecast, ingest_denoiser
 from attar.stages.ingest.license import source_license
 from attar.stages.ingest.source_line import (
     FOLDERS,
@@ -137,7 +137,9 @@ def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
 def ingest_model(
     config: IngestModelConfig, inputs: NoInputs, workdir: Path
 ) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
-    """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out, a denoiser as diffusers does.
+    """Bring a model in as a plain safetensors folder.
+
+    An encoder is laid out as sentence-transformers does it, a denoiser as diffusers does.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.

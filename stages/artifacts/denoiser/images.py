@@ -1,4 +1,4 @@
-"""Images of a data set as a denoiser takes them: in [-1, 1], of its channels, averaged down to its size."""
+"""Images of a data set as a denoiser takes them. In [-1, 1], of its channels, averaged down to its size."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def read_images(data: ImageDatasetArtifact, split: Split, num_channels: int, sid
 
 
 def check_images(model: Facts, data: Sequence[Facts]) -> None:
-    """Raise ValueError, before any work, for images that the denoiser cannot take: other channels or sizes, too many classes, a single one."""
+    """Raise ValueError, before any work, for images that the denoiser cannot take.
+
+    Other channels or sizes, too many classes, a single one.
+    """
     for facts in data:
         name = str(facts.get("name", "data"))
         if "image_size" not in facts:

@@ -1,4 +1,4 @@
-"""The nets of denoisers that are taken: what diffusers calls them, where they lie in a folder, and what is read of their configs."""
+"""The nets of denoisers that are taken. Their names in diffusers, where they lie, and what is read of their configs."""
 
 from __future__ import annotations
 

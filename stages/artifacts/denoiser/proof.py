@@ -1,4 +1,4 @@
-"""Prove that a written denoiser is what was made: it loads whole in plain diffusers, and predicts what the one in memory predicted."""
+"""Prove that a written denoiser is what was made. It loads whole in diffusers, and predicts what the one in memory did."""
 
 from __future__ import annotations
 

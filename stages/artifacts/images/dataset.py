@@ -1,4 +1,4 @@
-"""A data set of images: one file of encoded bytes, and a line an image that says where it lies in it, its class, part and digest."""
+"""A data set of images. One file of encoded bytes, and a line an image with its position in it, class, part and digest."""
 
 from __future__ import annotations
 

@@ -59,8 +59,8 @@ def _forecast(config: SampleConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
 def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> EvaluationArtifact:
     """Draw images of every class and measure them against held-out ones by a classifier's features.
 
-    The classifier learns the training part. Frechet distance, precision and recall, the share that is taken for the class that was asked for, forwards and seconds an image; a
-    picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for data without a held-out part.
+    The classifier learns the training part. Frechet distance, precision and recall, the share that is taken for the class that was asked
+    for, forwards and seconds an image; a picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for data without a held-out part.
     """
     content, num_channels, side = (
         workdir / "content",
@@ -155,8 +155,8 @@ def _seed(config: SampleConfig, drawing: Drawing, seed: int, path: Path) -> Draw
     noise = torch.randn(config.num_images, *drawing.shape, generator=generator)
     counter, parts = bar(f"drawing images, seed {seed}", config.num_images, "images"), []
     before = drawing.num_forwards
-    for some, told in zip(noise.split(config.batch_size), labels.split(config.batch_size), strict=True):
-        parts.append(drawing(some, told))
+    for some, classes in zip(noise.split(config.batch_size), labels.split(config.batch_size), strict=True):
+        parts.append(drawing(some, classes))
         counter.advance(len(some))
     num_forwards = (drawing.num_forwards - before) // len(parts)
     drawn = {"images": torch.cat(parts), "labels": labels, "num_forwards": num_forwards}

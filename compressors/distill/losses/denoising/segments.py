@@ -62,7 +62,8 @@ class SegmentConsistency:
 
     def terms(self, views: DenoisingViews) -> Terms:
         batch, process = views.batch, views.process
-        times, earlier, end = batch.times, *self.bounds(process, batch.times)
+        times = batch.times
+        earlier, end = self.bounds(process, times)
         with torch.no_grad():
             toward = views.of("teacher", self.guidance_scale)(batch.states, times, batch.shown)
             middle = process.moved(batch.states, times, toward, earlier)

@@ -218,12 +218,12 @@ def test_the_second_net_learns_the_student_s_images_and_not_the_student() -> Non
     of, images = process(), torch.full((64, *PIXEL), 0.7, requires_grad=True)
     weight = torch.tensor(0.0, requires_grad=True)
     right = gaussian(of, 0.7, 0.0)
-    views = generator_views(of, images, None, lambda *asked: right(*asked) + weight)
+    views = generator_views(of, images, None, lambda *at: right(*at) + weight)
     values = FakeScore().terms(views).values
     own, critic = torch.autograd.grad(values.sum(), [images, weight], allow_unused=True)
     assert own is None and float(values.detach().max()) < 1e-6
     assert float(critic) == pytest.approx(0.0, abs=1e-3)
-    views = generator_views(of, images, None, lambda *asked: right(*asked) + 0.5 + 0.0 * weight)
+    views = generator_views(of, images, None, lambda *at: right(*at) + 0.5 + 0.0 * weight)
     assert float(FakeScore().terms(views).values.mean()) == pytest.approx(0.25, abs=1e-3)
 
 
