@@ -22,14 +22,17 @@ from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact
 from attar.registry.artifacts.handles import EncoderArtifact
 from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.handles import FittedArtifact
 from attar.registry.artifacts.handles import GgufArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
+from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.handles import ScanArtifact
 from attar.registry.artifacts.handles import VisionModelArtifact
 
@@ -53,8 +56,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Bring a model in as a plain safetensors folder; an encoder as sentence-transformers lays it out."""
+    ) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+        """Bring a model in as a plain safetensors folder."""
 
     def ingest_data(
         self,
@@ -76,6 +79,19 @@ class Stages:
         store: Store | None = None,
     ) -> DatasetArtifact:
         """Bring a data set in as checkable questions and answers, or as the turns of conversations."""
+
+    def ingest_images(
+        self,
+        *,
+        source: str,
+        name: str = "",
+        max_rows: int = 0,
+        heldout_fraction: float = 0.1,
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> ImageDatasetArtifact:
+        """Bring images with their classes in, each encoded as PNG. Raises ValueError for a file that holds others."""
 
     def scan(
         self,
@@ -382,9 +398,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
-        data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | Source | None = None,
+        model: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
+        teacher: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -478,7 +494,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -490,8 +506,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
-        """Make one plain model of a base and its students. An encoder takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+        """Make one plain model of a base and its students. An encoder or denoiser takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -507,8 +523,8 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
-        data: DatasetArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source,
+        data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
         format: Mapping[str, Any] = ...,
@@ -519,7 +535,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | SamplerGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
@@ -646,6 +662,24 @@ class Stages:
         store: Store | None = None,
     ) -> ComparisonArtifact:
         """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states."""
+
+    def sample(
+        self,
+        *,
+        model: DenoiserArtifact | SamplerGraphArtifact | Source,
+        data: ImageDatasetArtifact | Source,
+        num_steps: int = 25,
+        guidance_scale: float = 1.0,
+        num_images: int = 1000,
+        batch_size: int = 100,
+        seeds: Sequence[int] = ...,
+        classifier: Mapping[str, Any] = ...,
+        part: Literal["heldout", "choose"] = "heldout",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> EvaluationArtifact:
+        """Draw images of every class and measure them against held-out ones by a classifier's features."""
 
     def register(
         self,

@@ -57,22 +57,21 @@ def trained_classifier(
     images: Float[Tensor, "N C H W"],
     labels: Int[Tensor, "N"],
     num_classes: int,
-    num_epochs: int,
+    num_steps: int,
     on_step: Callable[[], None] = lambda: None,
 ) -> FeatureClassifier:
     """Return a classifier of the training images. The same one for the same images, so that models are compared by one measure."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         classifier = FeatureClassifier(images.shape[1], num_classes)
-        num_steps = num_epochs * -(-len(images) // BATCH_SIZE)
         optimizer = torch.optim.AdamW(classifier.parameters(), lr=PEAK_RATE)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, PEAK_RATE, total_steps=num_steps + 1)
-        for _ in range(num_epochs):
-            for chosen in torch.randperm(len(images)).split(BATCH_SIZE):
-                loss = nn.functional.cross_entropy(classifier(images[chosen])[1], labels[chosen])
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                on_step()
+        for _ in range(num_steps):
+            chosen = torch.randint(len(images), (BATCH_SIZE,))
+            loss = nn.functional.cross_entropy(classifier(images[chosen])[1], labels[chosen])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            on_step()
     return classifier.eval().requires_grad_(False)

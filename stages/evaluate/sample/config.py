@@ -14,8 +14,8 @@ from attar.stages.contract import StageConfig
 class ClassifierConfig(StageConfig):
     """The classifier whose features images are compared by; it learns the data's training part."""
 
-    num_epochs: int = Field(default=3, ge=1)
-    """Passes over the training images. Classifiers of one data set and one number of passes are the same one."""
+    num_steps: int = Field(default=400, ge=1)
+    """Steps of 128 training images. Classifiers of one data set and one number of steps are the same one."""
 
     num_draws: int = Field(default=50, ge=2)
     """Draws of the images with replacement behind each interval."""

@@ -60,7 +60,8 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
     """Draw images of every class and measure them against held-out ones by a classifier's features.
 
     The classifier learns the training part. Frechet distance, precision and recall, the share that is taken for the class that was asked
-    for, forwards and seconds an image; a picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for data without a held-out part.
+    for, forwards and seconds an image; a picture of some. Each finished seed is kept for a run that is interrupted. Raises ValueError for
+    data without a held-out part.
     """
     content, num_channels, side = (
         workdir / "content",
@@ -73,10 +74,9 @@ def sample(config: SampleConfig, inputs: SampleInputs, workdir: Path) -> Evaluat
             f"the data has {len(train)} training and {len(real)} {config.part} images; accepted: some to train the classifier, 20 to compare with"
         )
     num_classes = inputs.data.facts.num_classes
-    counter = bar("training the classifier", config.classifier.num_epochs * -(-len(train) // 128), "steps")
-    classifier = trained_classifier(
-        train.images, train.labels, num_classes, config.classifier.num_epochs, counter.advance
-    )
+    num_steps = config.classifier.num_steps
+    counter = bar("training the classifier", num_steps, "steps")
+    classifier = trained_classifier(train.images, train.labels, num_classes, num_steps, counter.advance)
     drawing = opened(inputs.model, config, num_classes)
     seeds = [_seed(config, drawing, seed, workdir / f"seed-{seed}.pt") for seed in config.seeds]
     classified = Classified.of(classifier, real.images)
@@ -130,7 +130,7 @@ def sample_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
         within = statistics.fmean(seed[f"{name}_deviation"] for seed in seeds) / len(seeds) ** 0.5
         between = statistics.stdev(seed[name] for seed in seeds) / len(seeds) ** 0.5 if len(seeds) > 1 else 0.0
         half = NORMAL_95 * max(within, between)
-        numbers[name + LOW], numbers[name + HIGH] = numbers[name] - half, numbers[name] + half
+        numbers[name + LOW], numbers[name + HIGH] = max(0.0, numbers[name] - half), numbers[name] + half
     for end in ("", LOW, HIGH):
         numbers["image_seconds" + end] = evaluation["latency"]["image_seconds" + end]
     return numbers

@@ -27,7 +27,7 @@ SEGMENTS = {
     "divergence": {"segment_consistency": {"num_segments": 8}},
     "schedule": {"staircase": {"parameter": "num_segments", "values": [8, 4, 2, 1]}},
 }
-FEW: dict[str, Any] = {"num_steps": 2, "num_images": 30, "classifier": {"num_epochs": 1, "num_draws": 3}}
+FEW: dict[str, Any] = {"num_steps": 2, "num_images": 30, "classifier": {"num_steps": 20, "num_draws": 3}}
 
 
 def test_a_denoiser_s_folder_tells_its_facts_and_runs_in_diffusers(store: Store, denoiser: DenoiserArtifact) -> None:
