@@ -89,15 +89,14 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
     releases = RELEASES[inputs.model.subject]
-    model, tokenizer = releases.load(inputs.model.path), load_tokenizer(inputs.model.path)
     steps.advance()
     registration = register_model(
         config.name,
         _work_key(config, inputs),
         lambda folder: write_version(
             folder,
-            model,
-            tokenizer,
+            releases.load(inputs.model.path),
+            load_tokenizer(inputs.model.path),
             model_folder=inputs.model.path,
             form_folders={name: form.path for name, form in forms.items()},
             card=write_card(release),

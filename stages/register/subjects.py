@@ -1,4 +1,4 @@
-"""What a release says by its subject: what its gate may ask, which libraries read it, and what its card calls it."""
+"""What a release says by its subject. What its gate may ask, which libraries read it, and what its card calls it."""
 
 from __future__ import annotations
 

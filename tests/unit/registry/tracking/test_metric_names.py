@@ -48,5 +48,5 @@ def test_mlflow_keeps_numbers_under_every_name(
     for name in names:
         tracker.log_metric("scores", name, 1.0, 0)
     tracker.leave("scores")
-    kept = tracker._client.get_run(tracker.node_run_id("scores")).data.metrics
-    assert kept == dict.fromkeys(map(metric_name, names), 1.0)
+    metrics = tracker._client.get_run(tracker.node_run_id("scores")).data.metrics
+    assert metrics == dict.fromkeys(map(metric_name, names), 1.0)
