@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
 from attar.compressors.distill.losses.denoising.segments import SegmentConsistency
@@ -11,6 +12,7 @@ from attar.compressors.distill.losses.objective import Objective
 
 DENOISING_LOSSES: dict[str, type[Objective[Any, Any]]] = {
     "denoising": Denoising,
+    "endpoint_distance": EndpointDistance,
     "segment_consistency": SegmentConsistency,
     "score_distillation": ScoreDistillation,
     "fake_score": FakeScore,
