@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -62,10 +63,12 @@ def denoiser_forecast(source: ModelSource) -> Facts:
     """Return the facts that can be told before fetching."""
     if source.scheme == "folder":
         return folder_facts(source.path)
-    if source.scheme == "random":
-        with torch.device("meta"):
-            return denoiser_facts(random_denoiser(source))
-    return {}
+    if source.scheme != "random":
+        return {}
+    if find_spec("diffusers") is None:  # a plan is made where it is not installed too, without the net's sizes
+        return _form(source)
+    with torch.device("meta"):
+        return denoiser_facts(random_denoiser(source))
 
 
 def ingest_denoiser(source: ModelSource, folder: Path | None, content: Path) -> DenoiserArtifact:
@@ -87,6 +90,14 @@ def random_denoiser(source: ModelSource) -> Denoiser:
         torch.manual_seed(options["seed"])
         net = net_of(kind).from_config(_net_config(kind, options))
     return Denoiser(kind.prepared(net).eval(), process_of(scheduler), kind, scheduler)
+
+
+def _form(source: ModelSource) -> Facts:
+    """Return what a random denoiser's options alone say of it."""
+    options, names = _options(source), ("sample_size", "num_timesteps", "prediction")
+    values = (options["sample_size"], DEFAULT["num_train_timesteps"], DEFAULT["prediction_type"])
+    others = {"num_labels": options["num_classes"] + 1, "num_image_channels": options["num_channels"]}
+    return {**dict(zip(names, values, strict=True)), **others}
 
 
 def _options(source: ModelSource) -> dict[str, int]:

@@ -14,6 +14,7 @@ from attar.compressors.diffusion.process import CLEAN, PREDICTIONS, NoiseProcess
 from attar.compressors.diffusion.sampler import Counted, sampled, unrolled
 from attar.compressors.distill.examples.noised import HIDDEN, Draws, NoisedBatch, NoisedImage, NoisedStates
 from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.losses.denoising.endpoints import EndpointDistance
 from attar.compressors.distill.losses.denoising.noise import Denoising
 from attar.compressors.distill.losses.denoising.scores import FakeScore, ScoreDistillation
 from attar.compressors.distill.losses.denoising.segments import SegmentConsistency
@@ -212,6 +213,21 @@ def test_score_distillation_brings_a_generator_to_the_teacher_s_gaussian() -> No
         optimizer.step()
     assert float(mean.detach()) == pytest.approx(0.5, abs=0.1)
     assert abs(float(deviation.detach())) == pytest.approx(0.25, abs=0.1)
+
+
+def test_an_endpoint_is_where_the_teacher_s_path_goes_from_the_same_noise() -> None:
+    of, weight = process(), torch.tensor(0.4, requires_grad=True)
+    read = batch(EndpointDistance().start, of, torch.zeros(32, *PIXEL))
+    teacher, objective = gaussian(of, weight, 0.2), EndpointDistance(num_steps=20)
+    ends = unrolled(gaussian(of, 0.4, 0.2), of, read.states, read.shown, 20)
+    assert float(objective.terms(DenoisingViews(-ends, read, of, 1, teacher=teacher)).values.detach().max()) < 1e-8
+    images = (ends + 0.1).requires_grad_(True)
+    values = objective.terms(DenoisingViews(-images, read, of, 1, teacher=teacher)).values
+    own, through = torch.autograd.grad(values.sum(), [images, weight], allow_unused=True)
+    assert through is None, "the teacher does not learn by it"
+    torch.testing.assert_close(own, torch.full_like(own, 0.2), atol=1e-4, rtol=0)
+    with pytest.raises(ValueError, match="num_steps is 1; accepted: 2 or more"):
+        EndpointDistance(num_steps=1)
 
 
 def test_the_second_net_learns_the_student_s_images_and_not_the_student() -> None:
