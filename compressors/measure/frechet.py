@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from statistics import stdev
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,12 +35,13 @@ def precision_and_recall(made: Float[Tensor, "N D"], real: Float[Tensor, "M D"])
     return float(_is_covered(made, real).float().mean()), float(_is_covered(real, made).float().mean())
 
 
-def bootstrap_deviation(statistic: Callable[[Int[Tensor, "N"]], float], num_points: int, num_draws: int) -> float:
-    """Return the standard deviation of a statistic over draws of the points with replacement, always the same ones."""
+def bootstrap_deviations(
+    statistics: Callable[[Int[Tensor, "N"]], Mapping[str, float]], num_points: int, num_draws: int
+) -> dict[str, float]:
+    """Return the standard deviation of each statistic over draws of the points with replacement, always the same ones."""
     generator = torch.Generator().manual_seed(0)
-    values = [statistic(torch.randint(num_points, (num_points,), generator=generator)) for _ in range(num_draws)]
-    mean = sum(values) / len(values)
-    return math.sqrt(sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+    draws = [statistics(torch.randint(num_points, (num_points,), generator=generator)) for _ in range(num_draws)]
+    return {name: stdev(draw[name] for draw in draws) for name in draws[0]}
 
 
 def _square_root(matrix: Float[Tensor, "D D"]) -> Float[Tensor, "D D"]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from attar.compressors.diffusion.classifier import Classified, FeatureClassifier, trained_classifier
-from attar.compressors.measure.frechet import bootstrap_deviation, frechet_distance, precision_and_recall
+from attar.compressors.measure.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
@@ -178,12 +178,9 @@ def _measures(config: SampleConfig, classifier: FeatureClassifier, real: Classif
             "recall": recall,
         }
 
-    numbers = measures(torch.arange(len(made.classes)))
-    for name in list(numbers):
-        numbers[f"{name}_deviation"] = bootstrap_deviation(
-            lambda chosen, name=name: measures(chosen)[name], len(made.classes), config.classifier.num_draws
-        )
-    return numbers
+    count = len(made.classes)
+    deviations = bootstrap_deviations(measures, count, config.classifier.num_draws)
+    return measures(torch.arange(count)) | {f"{name}_deviation": value for name, value in deviations.items()}
 
 
 def _floor(train: LabelledImages, real: LabelledImages, classifier: FeatureClassifier) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.compressors.measure.frechet import bootstrap_deviation, frechet_distance, precision_and_recall
+from attar.compressors.measure.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
 
 
 def normal(num_points: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> torch.Tensor:
@@ -40,6 +40,10 @@ def test_precision_falls_with_points_off_the_data_and_recall_with_data_left_out(
 
 def test_the_deviation_over_draws_is_that_of_the_mean() -> None:
     points = normal(400, 6)[:, 0]
-    deviation = bootstrap_deviation(lambda chosen: float(points[chosen].mean()), len(points), 200)
-    assert deviation == pytest.approx(float(points.std()) / 20.0, rel=0.15)
-    assert deviation == bootstrap_deviation(lambda chosen: float(points[chosen].mean()), len(points), 200)
+
+    def statistics(chosen: torch.Tensor) -> dict[str, float]:
+        return {"mean": float(points[chosen].mean()), "fixed": 1.0}
+
+    deviations = bootstrap_deviations(statistics, len(points), 200)
+    assert deviations["mean"] == pytest.approx(float(points.std()) / 20.0, rel=0.15) and deviations["fixed"] == 0.0
+    assert deviations == bootstrap_deviations(statistics, len(points), 200)
