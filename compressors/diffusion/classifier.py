@@ -45,8 +45,8 @@ class Classified:
     features: Float[Tensor, "N F"]
     classes: Int[Tensor, "N"]
 
-    @torch.no_grad()
     @staticmethod
+    @torch.no_grad()
     def of(classifier: FeatureClassifier, images: Float[Tensor, "N C H W"]) -> Classified:
         """Return features and classes of images, read some at a time."""
         parts = [classifier(some) for some in images.split(4 * BATCH_SIZE)]
