@@ -8,8 +8,8 @@ EXTRA ?= cpu
 # Where the servers keep their data: make DB=postgres up
 DB ?= sqlite
 
-# Tests at once: one more than two cores, since a third of their time the tests wait for servers and processes.
-JOBS ?= 3
+# Test files at once: twice two cores, since the files of servers and processes, which begin, wait for a third of their time.
+JOBS ?= 4
 
 # Containers like to set it; here each of a hundred processes would compile all of our modules again.
 unexport PYTHONDONTWRITEBYTECODE

@@ -20,6 +20,8 @@ from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
+from attar.registry.artifacts.handles import ClassifierArtifact
+from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.handles import DenoiserArtifact
@@ -96,7 +98,7 @@ class Stages:
     def scan(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         data: DatasetArtifact | Source,
         metrics: Sequence[str] = ...,
         sizes: Sequence[int] = ...,
@@ -111,12 +113,12 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> ScanArtifact:
-        """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token."""
+        """Score every window of blocks under each of the metrics, as tables. Of encoders and classifiers those that need no next token."""
 
     def prune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         scan: ScanArtifact | Source | None = None,
         data: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         num_blocks: int = 0,
@@ -132,7 +134,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact:
         """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written."""
 
     def narrow(
@@ -541,7 +543,7 @@ class Stages:
     def quantize(
         self,
         *,
-        model: OnnxArtifact | EncoderGraphArtifact | Source,
+        model: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
         data: DatasetArtifact | Source,
         text: DatasetArtifact | Source | None = None,
         limits: Mapping[str, Any],
@@ -557,7 +559,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact:
         """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed."""
 
     def quantize_torch(
@@ -581,11 +583,11 @@ class Stages:
     def evaluate(
         self,
         *,
-        model: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source,
         tasks: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         text: DatasetArtifact | Source | None = None,
         original: ModelArtifact | Source | None = None,
-        beside: ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact | Source | None = None,
+        beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
@@ -684,12 +686,12 @@ class Stages:
     def register(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | Source,
         evaluation: EvaluationArtifact | Source,
         baseline: EvaluationArtifact | Source,
-        onnx: OnnxArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | Source] = (),
+        onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source | Sequence[OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -52,6 +52,8 @@ def as_recipe(recipe: Recipe | str | Path, overrides: Sequence[str] = ()) -> Rec
 def pull(model: str, folder: str | Path, *, form: str = "", key: str = "") -> Path:
     """Copy a registered model into a new or empty folder. NAME (its champion), NAME@ALIAS or NAME/VERSION; every file is checked by its sha256.
 
+    Into a folder that an earlier pull filled it moves only the tensors that differ.
+
     `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does.
     `key`: a PEM file with the public ed25519 key that must have signed the version.
 

@@ -6,9 +6,12 @@ import gc
 import json
 import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
+from contextlib import suppress
+from functools import cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from filelock import FileLock
@@ -22,6 +25,10 @@ if TYPE_CHECKING:
 
 # The stages are imported where they are called: the process that only hands out tests to workers reads this file too.
 os.environ.setdefault("GOMP_SPINCOUNT", "0")  # several test processes share the cores
+# transformers reads a file by four threads, each made for it: of a model of some kilobytes that is a tenth of the time
+os.environ.setdefault("HF_DEACTIVATE_ASYNC_LOAD", "1")
+# of what a trace asks of a small model's tensors little comes twice: to keep the answers takes a sixth of an export
+os.environ.setdefault("TORCH_FAKE_TENSOR_DISPATCH_CACHE", "0")
 configure_process()
 # the libraries are a million objects that stay: without this the collector walks over them again and again
 gc.set_threshold(50_000, 20, 20)
@@ -34,18 +41,51 @@ QUESTIONS = [
 
 # What waits for servers and processes for minutes begins first, one file a worker; what only computes fills the cores beside it, and no
 # worker is left with a long file when the others are done.
-LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_bad_input.py")
+LONGEST = ("test_operate.py", "test_pools.py", "test_run.py", "test_kill.py", "test_methods.py", "test_run_ends.py")
+
+# A test of so many seconds may have imported a library.
+LONG_SECONDS = 0.2
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
-def pytest_collectstart(collector: pytest.Collector) -> None:
-    if isinstance(collector, pytest.Session):
-        import torch
+def pytest_collectstart() -> None:
+    prepare_torch()
 
-        torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+
+@cache
+def prepare_torch() -> None:
+    """Import torch as this process needs it, before the first test file does. The process that only hands out tests collects none."""
+    import torch
+
+    torch.set_num_threads(1)  # a model of 64 hidden units only waits for its second one
+    torch.onnx.export = with_kept_registry(torch.onnx.export)
+    # as in the fork server of the stages: it asks for compiled forms of kernels when it is imported, which brings torch's compiler
+    with pytest.MonkeyPatch.context() as patch, suppress(ImportError):
+        patch.setattr(
+            torch, "compile", lambda model=None, **_: model if model is not None else lambda function: function
+        )
+        import bitsandbytes  # noqa: F401
+
+
+def with_kept_registry(export: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `torch.onnx.export` that makes its table of translations once a process, not at every export, in half a second each."""
+
+    @cache
+    def keep() -> None:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry  # imports half of the exporter
+
+        ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))  # type: ignore[method-assign,assignment]
+
+    @wraps(export)
+    def exported(*arguments: Any, **options: Any) -> Any:
+        assert options.get("custom_translation_table") is None, "it would stay in the table"
+        keep()
+        return export(*arguments, **options)
+
+    return exported
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +99,30 @@ def _one_thread() -> None:
 def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, object, object]:
+    return (yield from leaving_imports_alone())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    return (yield from leaving_imports_alone())
+
+
+def leaving_imports_alone() -> Generator[None, object, object]:
+    """Take what a test has imported out of the collector's way too.
+
+    A stage collects garbage when it frees a model: a millisecond in a process of its own, half a second among a test process's million
+    objects, and a third of the time of all stages' tests. What is over at once has imported nothing to speak of.
+    """
+    started = time.monotonic()
+    outcome = yield
+    if time.monotonic() - started > LONG_SECONDS:
+        gc.collect()
+        gc.freeze()
+    return outcome
 
 
 @pytest.fixture

@@ -10,12 +10,16 @@ from attar.registry.artifacts.store import Slot, Store
 from attar.registry.tracking.run_record import NodeRecord, RunRecord, new_run_folder
 
 
-def recorded_run(store: Store, recipe: str, blocks: list[int], right: list[float]) -> RunRecord:
+def recorded_run(
+    store: Store, recipe: str, blocks: list[int], right: list[float], disk_bytes: int | None = None
+) -> RunRecord:
     """A run of a recipe that cut `blocks` and then answered questions, right (1.0) or wrong (0.0)."""
-    config = {"blocks": blocks}
+    config = {"blocks": blocks, **({} if disk_bytes is None else {"num_blocks": len(blocks)})}
     key = f"{'-'.join(map(str, blocks))}".rjust(64, "a")
     slot = Slot(stage="evaluate", version=1, config=config, inputs={})
-    artifact = store.get_or_build(slot, EvaluationArtifact, key, lambda work: _evaluation(work, right)).artifact
+    artifact = store.get_or_build(
+        slot, EvaluationArtifact, key, lambda work: _evaluation(work, right, disk_bytes)
+    ).artifact
     nodes = {
         "smaller": NodeRecord("prune", config, {}, state="Completed", key="b" * 64, fingerprint=f"{blocks}"),
         "scores": NodeRecord(
@@ -27,7 +31,7 @@ def recorded_run(store: Store, recipe: str, blocks: list[int], right: list[float
     return record
 
 
-def _evaluation(work: Path, right: list[float]) -> EvaluationArtifact:
+def _evaluation(work: Path, right: list[float], disk_bytes: int | None) -> EvaluationArtifact:
     accuracy = sum(right) / len(right)
     content = {
         "format": "model",
@@ -41,4 +45,5 @@ def _evaluation(work: Path, right: list[float]) -> EvaluationArtifact:
     }
     (work / "content" / "evaluation.json").write_text(json.dumps(content))
     facts = {"accuracy": accuracy, "accuracy_low": accuracy - 0.2, "accuracy_high": min(1.0, accuracy + 0.2)}
+    facts |= {} if disk_bytes is None else {"disk_bytes": disk_bytes}
     return EvaluationArtifact.at(work / "content", **facts, num_questions=len(right), num_parameters=1000)

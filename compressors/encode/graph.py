@@ -1,10 +1,10 @@
-"""Trace a sentence encoder into one ONNX graph, pooling and normalization inside."""
+"""Trace a model that reads whole texts into one ONNX graph. An encoder with its pooling inside, a classifier with its head."""
 
 from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attar.compressors.encode.session import INPUTS, TOKENS, VECTORS
+from attar.compressors.encode.session import INPUTS, LOGITS, TOKENS, VECTORS
 from attar.compressors.export.tidy import tidy
 
 if TYPE_CHECKING:
     import onnx_ir as ir  # in an extra
 
+    from attar.compressors.encode.classifier import TextClassifier
     from attar.compressors.encode.encoder import SentenceEncoder
 
 INTERFACE = "attar_encoder_graph"
@@ -45,23 +46,50 @@ class TracedEncoder(nn.Module):
         return states, self.encoder.pooling(states, attention_mask)
 
 
+class TracedClassifier(nn.Module):
+    """A classifier whose attention is one node a block. In: token ids and their mask. Out: a logit a class."""
+
+    def __init__(self, classifier: TextClassifier, hidden: Hidden) -> None:
+        super().__init__()
+        self.classifier, self._hidden = classifier, hidden
+
+    def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
+        self._hidden.mask = attention_mask.to(torch.int32)
+        return self.classifier(input_ids, attention_mask)
+
+
 def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model:
     """Return the graph of an encoder in float32, batch and length dynamic; its weights stay the model's own until saved.
 
     Attention is one MultiHeadAttention node a block. Raises ValueError for a family that has no such graph.
     """
+    width = encoder.model.config.hidden_size
+    shapes = {TOKENS: ["batch_size", "sequence_length", width], VECTORS: ["batch_size", width]}
+    return _export(lambda hidden: TracedEncoder(encoder, hidden), encoder.model, shapes, opset)
+
+
+def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1]) -> ir.Model:
+    """Return the graph of a classifier as `export_encoder` does; its subclasses are summed inside."""
+    num_classes = classifier.model.config.num_labels // classifier.num_subclasses
+    shapes = {LOGITS: ["batch_size", num_classes]}
+    return _export(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
+
+
+def _export(
+    traced: Callable[[Hidden], nn.Module], model: Any, shapes: Mapping[str, list[str | int]], opset: int
+) -> ir.Model:
     import onnx_ir as ir  # in an extra
 
     batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
     # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
     example = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
-    with _attention_nodes(encoder.model) as hidden, _quiet():
+    with _attention_nodes(model) as hidden, _quiet():
         try:
             program = torch.onnx.export(
-                TracedEncoder(encoder, hidden).eval(),
+                traced(hidden).eval(),
                 kwargs=example,
                 input_names=list(INPUTS),
-                output_names=[TOKENS, VECTORS],
+                output_names=list(shapes),
                 dynamic_shapes={name: {0: batch, 1: tokens} for name in INPUTS},
                 opset_version=opset,
                 dynamo=True,
@@ -69,16 +97,14 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"{type(encoder.model).__name__} has no ONNX graph: {_reason(error)}") from error
+            raise ValueError(f"{type(model).__name__} has no ONNX graph: {_reason(error)}") from error
     assert program is not None, "the dynamo exporter returns a program"
     graph = program.model
     tidy(graph)
     for value in graph.graph.inputs:
         value.shape = ir.Shape(["batch_size", "sequence_length"])
-    width = encoder.model.config.hidden_size
     for value in graph.graph.outputs:
-        named = ["batch_size", "sequence_length", width] if value.name == TOKENS else ["batch_size", width]
-        value.shape = ir.Shape(named)
+        value.shape = ir.Shape(shapes[str(value.name)])
     return graph
 
 

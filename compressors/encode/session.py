@@ -1,4 +1,4 @@
-"""Run an encoder's graph under the interface of a torch encoder."""
+"""Run a graph that reads whole texts, an encoder's or a classifier's, under the interface of a torch encoder."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# The names of sentence-transformers' own graphs.
+# The names of sentence-transformers' own graphs, and that of optimum's classifiers.
 INPUTS = ("input_ids", "attention_mask")
 TOKENS, VECTORS = "token_embeddings", "sentence_embedding"
+LOGITS = "logits"
 
 
 class GraphEncoder:
-    """An onnxruntime session that pools and normalizes itself, as an `EmbeddingRunner`.
+    """An onnxruntime session that gives a row a text, as an `EmbeddingRunner`: vectors, pooled and normalized inside, or logits.
 
     Raises ValueError when onnxruntime fell back to another provider: it does so silently.
     """
 
     device = torch.device("cpu")  # where ids and vectors lie, wherever the session computes
 
-    def __init__(self, session: Any, provider: str) -> None:
+    def __init__(self, session: Any, provider: str, output: str = VECTORS) -> None:
         actual = session.get_providers()[0]
         if actual != provider:
             raise ValueError(f"onnxruntime runs on {actual}, not on {provider}: its library or driver is missing")
-        self.session = session
+        self.session, self._output = session, output
 
     def embed(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
-        """Return the vectors of a batch padded on the right."""
+        """Return the vectors or logits of a batch padded on the right."""
         read = zip(INPUTS, (input_ids, attention_mask), strict=True)
-        (vectors,) = self.session.run([VECTORS], {name: tensor.numpy() for name, tensor in read})
+        (vectors,) = self.session.run([self._output], {name: tensor.numpy() for name, tensor in read})
         return torch.from_numpy(vectors)

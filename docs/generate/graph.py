@@ -11,6 +11,7 @@ BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 132, 42, 40, 16, 4
 COLORS = {
     "model": ("#e3edfb", "#2b5fa8"),
     "encoder": ("#e3edfb", "#2b5fa8"),
+    "classifier": ("#e3edfb", "#2b5fa8"),
     "denoiser": ("#e3edfb", "#2b5fa8"),
     "image_dataset": ("#e5f4ea", "#2e7d4f"),
     "dataset": ("#e5f4ea", "#2e7d4f"),
@@ -18,6 +19,7 @@ COLORS = {
     "scan": ("#fdf3dc", "#97700a"),
     "onnx": ("#dff3f6", "#11727f"),
     "encoder_onnx": ("#dff3f6", "#11727f"),
+    "classifier_onnx": ("#dff3f6", "#11727f"),
     "sampler_onnx": ("#dff3f6", "#11727f"),
     "gguf": ("#dff3f6", "#11727f"),
 }

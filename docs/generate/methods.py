@@ -22,6 +22,7 @@ FAMILIES = {
     "objective": "Objectives that need no parameters: in `objectives` of `finetune`, a name with its weight.",
     "divergence": "How far the student is from its target, in nats a token; part `divergence` of an objective.",
     "embedding loss": "Between the vectors of texts; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
+    "class loss": "Toward the labels of rows; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "denoising loss": "Of denoisers; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "target": "What the student is to become; part `target` of an objective.",
     "token weight": "How much each token counts; part `token_weight` of an objective.",

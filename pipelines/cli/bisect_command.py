@@ -66,7 +66,8 @@ def _version(spec: str, form: str, store: Store) -> tuple[Link, list[Ancestor]]:
     """Return the model that is meant, and the lineages in which its tasks lie. Raises ValueError where there is none."""
     from attar.pipelines.bisect.chain import Link
     from attar.registry.artifacts.lineage import trace
-    from attar.registry.release.versions import NoSuchVersionError, read_version
+    from attar.registry.release.reference import NoSuchVersionError
+    from attar.registry.release.versions import read_version
 
     try:
         version = read_version(spec)
@@ -74,19 +75,19 @@ def _version(spec: str, form: str, store: Store) -> tuple[Link, list[Ancestor]]:
         try:
             artifact = store.find(spec)
         except ValueError:
-            raise error from None
-        return Link(store.manifest(artifact)["stage"], artifact.key), [trace(store, artifact)]
-    keys = {tag: value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("_key")}
+            raise ValueError(f"{error}; nor does the key of a stored model begin so") from None
+        link = Link(store.manifest(artifact)["stage"], artifact.key)
+        if not link.is_whole_model:
+            raise ValueError(f"{spec}: {link} is a {artifact.kind}; accepted: a model or a graph") from None
+        return link, [trace(store, artifact)]
+    keys, models = version.keys, version.forms
     by_key = {artifact.key: artifact for artifact in store.artifacts()}
-    forms = [tag.removeprefix("attar.").removesuffix("_key") for tag in keys]
-    models = sorted(name for name in forms if name not in ("evaluation", "baseline"))
     if form not in models:
         raise ValueError(
             f"{version} has no form {form!r}; accepted: {', '.join(models) or 'none: another tool registered it'}"
         )
     known = [trace(store, by_key[key]) for key in keys.values() if key in by_key]
-    key = keys[f"attar.{form}_key"]
-    return Link(_stage_of(key, by_key, form, store), key), known
+    return Link(_stage_of(keys[form], by_key, form, store), keys[form]), known
 
 
 def _stage_of(key: str, by_key: dict[str, Any], form: str, store: Store) -> str:

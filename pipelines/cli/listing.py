@@ -11,6 +11,7 @@ from rich.tree import Tree
 from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
+from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
@@ -51,6 +52,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "objective": OBJECTIVES,
     "divergence": {**DIVERGENCES, **LISTWISE, **CHUNKWISE, **HIDDEN_LOSSES},
     "embedding loss": EMBEDDING_LOSSES,
+    "class loss": CLASS_LOSSES,
     "denoising loss": DENOISING_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,

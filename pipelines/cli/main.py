@@ -146,7 +146,9 @@ def pull(
     model: Annotated[
         str, typer.Argument(metavar="NAME[@ALIAS]", help="Registered NAME (its champion), NAME@ALIAS or NAME/VERSION.")
     ],
-    folder: Annotated[Path, typer.Argument(metavar="DEST", help="Where to put it: a new or an empty folder.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DEST", help="A new or an empty folder, or one that a pull has filled.")
+    ],
     form: Annotated[
         str,
         typer.Option(metavar="FORM", help="One form alone, by its folder or how that begins: gguf, onnx-int8, model."),
@@ -156,14 +158,24 @@ def pull(
     ] = "",
     as_json: JsonOption = False,
 ) -> None:
-    """Copy a registered model, all its forms or one, into a folder, every file checked by its sha256."""
-    from attar.registry.release.pull import download_model
+    """Copy a registered model, all its forms or one, into a folder, every file checked by its sha256.
 
-    download_model(model, folder.resolve(), form=form, key=key)
+    Over an earlier copy it moves only the tensors that differ.
+    """
+    from attar.registry.release.delta.local_copy import LocalCopy
+    from attar.registry.release.delta.unchanged import unchanged_copy
+
+    copy = LocalCopy.of(folder.resolve())
+    pulled = unchanged_copy(model, copy, form=form, key=key) if copy is not None else None
+    if pulled is None:
+        from attar.registry.release.pull import pull_version  # MLflow takes seconds to import
+
+        pulled = pull_version(model, folder.resolve(), form=form, key=key, copy=copy)
     if as_json:
-        _print_json({"model": model, "folder": str(folder.resolve())} | ({"form": form} if form else {}))
+        figures = {"version": pulled.version, "moved_bytes": pulled.moved_bytes, "total_bytes": pulled.total_bytes}
+        _print_json({"model": model, "folder": str(pulled.folder)} | ({"form": form} if form else {}) | figures)
     else:
-        out.print(f"{model} is in {folder}", highlight=False)
+        out.print(f"{model} is in {folder}: {pulled}", highlight=False)
 
 
 @app.command()

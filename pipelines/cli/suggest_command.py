@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from attar.pipelines.cli.tables import print_json, print_table
 
 if TYPE_CHECKING:
     from attar.pipelines.suggest.planner import Suggestion
+    from attar.registry.tracking.run_record import RunRecord
 
 out = Console(soft_wrap=True)
 
@@ -33,15 +35,21 @@ def suggest(
 
     home = attar_home()
     limits = read_budget(budget)
-    suggestions = suggested(cases_of(run_records(home), Store(home)), limits)
+    records = run_records(home)
+    suggestions = suggested(cases_of(records, Store(home)), limits)
     if as_json:
         print_json([{**asdict(entry), "command": entry.command} for entry in suggestions])
         return
-    print_table(
-        [_row(entry) for entry in suggestions], "surely: the whole interval keeps the budget; likely: its middle does"
-    )
+    words = "surely: the whole interval keeps the budget; likely: its middle does"
+    print_table([_row(entry) for entry in suggestions], "\n".join(filter(None, [words, _calibration(records)])))
     for entry in suggestions:
         out.print(f"{entry.command}\n  {entry.why}", markup=False, highlight=False)
+
+
+def _calibration(records: Sequence[RunRecord]) -> str:
+    from attar.pipelines.suggest.kept_predictions import calibration, kept_predictions
+
+    return calibration(kept_predictions(records))
 
 
 def _row(entry: Suggestion) -> dict[str, Any]:

@@ -40,6 +40,14 @@ class Dimension(BaseModel):
             return trial.suggest_int(self.field, round(self.low), round(self.high))
         return trial.suggest_float(self.field, self.low, self.high, log=self.scale == "log")
 
+    def drawn(self, value: Any) -> Any:
+        """Return a value as the search draws it: its position, or itself. None where it is not of this dimension."""
+        if self.values:
+            return self.values.index(value) if value in self.values else None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return None
+        return round(value) if self.scale == "integer" else float(value)
+
 
 def make_sampler(kind: str, space: list[Dimension], seed: int) -> optuna.samplers.BaseSampler:
     """Return optuna's sampler: every combination (grid), or guesses that learn from the trials before (bayesian). Raises ValueError."""

@@ -25,6 +25,7 @@ from attar.pipelines.deployments import (
 )
 from attar.pipelines.deployments.recipe_run import run_as_child
 from attar.pipelines.deployments.search_space import Dimension, make_sampler
+from attar.pipelines.deployments.starting_points import suggested_values
 from attar.pipelines.deployments.workplace import enter_workplace
 from attar.pipelines.recipe.whole import Recipe, RecipeError, build_recipe, override, read_document
 from attar.registry.artifacts.handles import Facts
@@ -47,6 +48,7 @@ def sweep(
     num_trials: Annotated[int, Field(ge=1, le=1000)] = 10,
     quality: Literal["accuracy", "perplexity"] = "accuracy",
     seed: Annotated[int, Field(ge=0)] = 0,
+    budget: Annotated[str, Field(max_length=500)] = "",
 ) -> State:
     """Run a recipe many times with changed fields, up to its evaluation, and show which trials nothing else beats.
 
@@ -61,11 +63,14 @@ def sweep(
         num_trials: How many trials in all; a grid ends earlier when it is through.
         quality: Accuracy (more is better) or perplexity (less is better).
         seed: Of the search.
+        budget: Limits such as bytes<=250MB, kl<=0.25: the first trials are what `attar suggest` says of this recipe under them.
     """
     home = enter_workplace()
     identity = ["choose", recipe, node, search, quality, seed, [axis.model_dump() for axis in space]]
     study = _study(home, identity, search, space, seed, quality)
     _check(space, recipe, node)
+    for values in suggested_values(home, budget, recipe, space, search) if budget else []:
+        study.enqueue_trial(values, skip_if_exists=True)
 
     def objective(trial: optuna.Trial) -> tuple[float, float, float]:
         return _trial(trial, home, recipe, node, {axis.field: axis.suggest(trial) for axis in space}, quality)

@@ -39,8 +39,10 @@ COLUMNS = (
     Column("prefill ms", "prefill_seconds", 1e3, 0, True),
     Column("decode ms/token", "decode_seconds_per_token", 1e3, 1, True),
 )
-# Shown where a model has them: an encoder, which has few of the others.
+# Shown where a model has them: an encoder or a classifier, which have few of the others.
 ENCODER_COLUMNS = (
+    Column("macro F1", "macro_f1", 1.0, 3, False),
+    Column("calibration error", "calibration_error", 1.0, 3, True),
     Column("Spearman", "spearman", 1.0, 3, False),
     Column("pairs", "num_pairs", 1.0, 0, False, is_count=True),
     Column("MRR", "mrr", 1.0, 3, False),
@@ -189,4 +191,10 @@ def draft_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
 
 def _form(evaluation: dict[str, Any]) -> str:
     form: str = evaluation["format"]
-    return {"model": "torch", "encoder": "torch", "encoder_onnx": "onnx"}.get(form, form)
+    return {
+        "model": "torch",
+        "encoder": "torch",
+        "classifier": "torch",
+        "encoder_onnx": "onnx",
+        "classifier_onnx": "onnx",
+    }.get(form, form)

@@ -24,7 +24,7 @@ from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.handles import FLIPS, Artifact
 from attar.registry.artifacts.store import Store
-from attar.registry.tracking.run_record import RunRecord
+from attar.registry.tracking.run_record import PREDICTIONS, RunRecord
 from attar.stages.scan.tables import TABLE, read_scores, scored_metrics
 
 REPORT = "report.html"
@@ -45,6 +45,7 @@ def write_report(record: RunRecord, store: Store) -> Path:
         retention=_retention(record, store),
         retained=retention_rows(record, store),
         drafts=draft_rows(record, store),
+        predictions=_predictions(record),
         samples=_samples(record, store),
         releases=_releases(record, store),
         behaviours=_behaviours(record, store),
@@ -92,6 +93,22 @@ def _curves(record: RunRecord, store: Store) -> dict[str, str]:
     return pictures
 
 
+def _predictions(record: RunRecord) -> list[dict[str, str]]:
+    """Return what past runs predicted of this one's models beside what came. Empty where too few runs had been."""
+    file = record.folder / PREDICTIONS
+    return [
+        {
+            "model": row["model"],
+            "figure": row["figure"],
+            "predicted": f"{row['predicted']:.4g} [{row['low']:.4g}, {row['high']:.4g}]",
+            "came": f"{row['came']:.4g}",
+            "within": row["within"],
+            "from": f"{row['num_cases']} models",
+        }
+        for row in (json.loads(file.read_text()) if file.is_file() else [])
+    ]
+
+
 def _retention(record: RunRecord, store: Store) -> str:
     shares = retained_shares(record, store)
     return retention_bars(shares) if any(shares.values()) else ""
@@ -134,6 +151,6 @@ def _contents(record: RunRecord, store: Store, stage: str, file: str) -> dict[st
     contents = {}
     for name, node in record.nodes.items():
         artifact = stored_artifact(record, store, name)
-        if node.stage == stage and artifact is not None:
+        if node.stage == stage and artifact is not None and (artifact.path / file).exists():  # of causal models alone
             contents[name] = json.loads((artifact.path / file).read_text())
     return contents

@@ -15,17 +15,23 @@ from attar.registry.artifacts.store import Store
 from attar.registry.release.gate import Ratio, known
 from attar.registry.release.promotion import link_version
 from attar.registry.release.retention import retention_rows
-from attar.registry.tracking.run_record import NodeRecord, RunRecord
+from attar.registry.tracking.run_record import PREDICTIONS, NodeRecord, RunRecord, run_records
 from attar.registry.tracking.runs import Tracker
 from attar.stages.evaluate.paired_evaluations import accuracy_ratio
 
 logger = logging.getLogger(__name__)
+# Of a home with more runs the newest are what predictions are made from: the end of a run waits for them.
+MAX_EVIDENCE = 200
 
 
 def finish_run(record: RunRecord, home: Path, tracker: Tracker) -> None:
     """Write the report, put tables and links into Prefect, tell of releases, close the MLflow run."""
     store = Store(home)
     report: Path | None = None
+    try:
+        _keep_predictions(record, store, tracker)
+    except Exception as error:  # noqa: BLE001 - the figures are measured; only what they were expected to be is not kept
+        logger.warning("what was predicted could not be kept: %s", error)
     try:
         # brings the plots: half a second that a run pays at its end, not before its first stage
         from attar.pipelines.report.page import write_report
@@ -64,6 +70,15 @@ def gate_rows(record: RunRecord, store: Store, node: NodeRecord) -> list[dict[st
     for name in (*node.inputs["evaluation"], *node.inputs.get("onnx_evaluation", ())):
         rows += _retention(record, store, name, node.inputs["baseline"][0])
     return rows
+
+
+def _keep_predictions(record: RunRecord, store: Store, tracker: Tracker) -> None:
+    """Keep what earlier runs predicted beside what came, where anything new was measured."""
+    if any(node.stage == "evaluate" and node.state == "Completed" for node in record.nodes.values()):
+        from attar.pipelines.suggest.kept_predictions import keep_predictions  # brings torch: as the plots, at the end
+
+        predictions = keep_predictions(record, run_records(store.root, MAX_EVIDENCE), store)
+        tracker.log_table(PREDICTIONS, [prediction.as_row() for prediction in predictions])
 
 
 def _verdict(check: dict[str, Any]) -> str:

@@ -24,11 +24,15 @@ QUALITY = ("kl", "retention", "perplexity")
 
 @dataclass(frozen=True)
 class Suggestion:
-    """A recipe with overrides. What is predicted of it with 90% intervals, whether it keeps the budget, and why."""
+    """A recipe with overrides. What is predicted of it with 90% intervals, whether it keeps the budget, and why.
+
+    `settings`: of all its nodes, the overrides among them.
+    """
 
     recipe: str
     model: str
     overrides: Mapping[str, Any]
+    settings: Mapping[str, Any]
     predicted: Mapping[str, Estimate]
     standing: str
     why: str
@@ -55,20 +59,36 @@ def suggest(cases: Sequence[Case], budget: Sequence[Limit]) -> list[Suggestion]:
     measured = [figure for figure in QUALITY if all(figure in case.figures for case in known)]
     quality = next((figure for figure in QUALITY if figure in wanted), [*measured, wanted[0]][0])
     figures = list(dict.fromkeys([*wanted, quality]))
-    encoder = Encoder.of(known)
-    design = np.array([encoder.row(case.settings, case.stages) for case in known])
-    regressors = {
-        figure: Regressor(design, np.log([max(case.figures[figure], 1e-9) for case in known])) for figure in figures
-    }
+    predictor = Predictor.of(known, figures)
     suggestions = []
     for case, overrides in candidates(known):
-        row = encoder.row({**case.settings, **overrides}, case.stages)
-        predicted = {figure: _exp(regressor.predict(row, LEVEL)) for figure, regressor in regressors.items()}
+        predicted = predictor.predict({**case.settings, **overrides}, case.stages)
         suggestions.append(_suggestion(case, overrides, predicted, budget, known))
     order = {"surely": 0, "likely": 1, "not": 2}
     sign = 1.0 if FIGURES[quality][0] else -1.0
     ranked = sorted(suggestions, key=lambda entry: (order[entry.standing], sign * entry.predicted[quality].value))
     return ranked[:NUM_SUGGESTED]
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Figures of models from those of others, on a logarithmic scale, by the settings that vary."""
+
+    encoder: Encoder
+    regressors: Mapping[str, Regressor]
+
+    @staticmethod
+    def of(cases: Sequence[Case], figures: Sequence[str]) -> Predictor:
+        """Return a predictor of figures that all the cases have."""
+        encoder = Encoder.of(cases)
+        design = np.array([encoder.row(case.settings, case.stages) for case in cases])
+        logs = {figure: np.log([max(case.figures[figure], 1e-9) for case in cases]) for figure in figures}
+        return Predictor(encoder, {figure: Regressor(design, targets) for figure, targets in logs.items()})
+
+    def predict(self, settings: Mapping[str, Any], stages: Mapping[str, str]) -> dict[str, Estimate]:
+        """Return each figure with its jackknife+ interval at 90%."""
+        row = self.encoder.row(settings, stages)
+        return {figure: _exp(regressor.predict(row, LEVEL)) for figure, regressor in self.regressors.items()}
 
 
 def candidates(cases: Sequence[Case]) -> Iterator[tuple[Case, dict[str, Any]]]:
@@ -172,6 +192,13 @@ def _suggestion(
     alike = sum((other.recipe, other.model) == (case.recipe, case.model) for other in known)
     made = "as it was run" if not overrides else "a neighbour of what was run"
     why = f"{made} in {case.run}; {alike} of {len(known)} measured models are of this recipe"
+    why += f"; past {', '.join(misses)}" if misses else ""
     return Suggestion(
-        case.recipe, case.model, overrides, predicted, standing, why + (f"; past {', '.join(misses)}" if misses else "")
+        case.recipe,
+        case.model,
+        overrides,
+        {**case.settings, **overrides},
+        predicted,
+        standing,
+        why + (f"; past {', '.join(misses)}" if misses else ""),
     )

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
+from attar.registry.artifacts.classifier_facts import ClassifierFacts, ClassifierGraphFacts
 from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.image_facts import DenoiserFacts, ImageDatasetFacts, SamplerGraphFacts
@@ -23,7 +24,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, DENOISER, ENCODER, Subject
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -33,6 +34,8 @@ DATA_CARD = "data_card"
 TRIALS = "trials"
 # Name of the file of a behaviour check that holds the texts of what changed, a line each
 FLIPS = "flips.jsonl"
+# Name of the file of a release that holds all figures of the version, as MLflow writes its tables
+FIGURES = "figures.json"
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,25 @@ class EncoderGraphArtifact(Artifact[EncoderGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = ENCODER
+
+
+class ClassifierArtifact(Artifact[ClassifierFacts]):
+    """A Hugging Face folder of a classifier of texts: config.json with the names of its classes, safetensors, tokenizer."""
+
+    kind = "classifier"
+    facts_type = ClassifierFacts
+    is_whole_model = True
+    subject = CLASSIFIER
+
+
+class ClassifierGraphArtifact(Artifact[ClassifierGraphFacts]):
+    """`model.onnx` of a classifier: token ids in, logits of the classes out, config and tokenizer beside it."""
+
+    kind = "classifier_onnx"
+    facts_type = ClassifierGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = CLASSIFIER
 
 
 class DenoiserArtifact(Artifact[DenoiserFacts]):
@@ -209,12 +231,20 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
     facts_type = ReleaseFacts
 
 
+# What the stages that compress take: a model of any subject, and its graph.
+AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact
+# What is trained, folded and exported.
+Trainable = AnyModel | DenoiserArtifact
+AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact
+
 KINDS: dict[str, type[Artifact]] = {
     kind.kind: kind
     for kind in (
         ModelArtifact,
         EncoderArtifact,
         EncoderGraphArtifact,
+        ClassifierArtifact,
+        ClassifierGraphArtifact,
         DenoiserArtifact,
         SamplerGraphArtifact,
         ImageDatasetArtifact,

@@ -19,8 +19,9 @@ class Subject:
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
 DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
+CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "max_tokens"))
 
-SUBJECTS = (CAUSAL, ENCODER, DENOISER)
+SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, DENOISER)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from attar.registry.artifacts.fingerprint import folder_digests
@@ -12,6 +12,10 @@ from attar.registry.artifacts.fingerprint import folder_digests
 CHECKSUMS = "SHA256SUMS"
 # MLflow writes this one into what it downloads.
 WRITTEN_BY_MLFLOW = "registered_model_meta"
+
+
+# The model card of a version.
+CARD = "README.md"
 
 
 class DamagedModelError(ValueError):
@@ -33,7 +37,30 @@ def listed_files(folder: Path, digest: str) -> dict[str, str]:
     listing = folder / CHECKSUMS
     if not listing.is_file() or hashlib.sha256(listing.read_bytes()).hexdigest() != digest:
         raise DamagedModelError(f"{CHECKSUMS} is not the list that was registered")
-    return {name: digest for digest, _, name in (line.partition("  ") for line in listing.read_text().splitlines())}
+    return read_listing(listing.read_text())
+
+
+def read_listing(text: str) -> dict[str, str]:
+    """Return the sha256 of every file that a list names. Raises DamagedModelError for a name that leads out of the folder."""
+    listed = {name: digest for digest, _, name in (line.partition("  ") for line in text.splitlines())}
+    for name in listed:
+        if not name or name.startswith("/") or ".." in name.split("/"):
+            raise DamagedModelError(f"{CHECKSUMS} names {name!r}, which is no file of a version")
+    return listed
+
+
+def wanted_files(who: str, listed: Mapping[str, str], form: str) -> dict[str, str]:
+    """Return the files of a form and the card, name to sha256; all where none is named. Raises ValueError for an unknown form."""
+    if not form:
+        return dict(listed)
+    forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
+    [chosen, *others] = (
+        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
+    )
+    if not chosen or others:
+        problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
+        raise ValueError(f"{who}: {problem}; it has {', '.join(forms)}")
+    return {name: sha256 for name, sha256 in listed.items() if name == CARD or name.startswith(f"{chosen}/")}
 
 
 def verify_checksums(folder: Path, digest: str, of: Callable[[str], bool] = lambda name: True) -> None:

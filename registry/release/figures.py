@@ -1,11 +1,20 @@
-"""The names that figures go by, and a figure as text. Never without its interval and what it was measured on, where they are known."""
+"""The names that figures go by, and a figure as text. Never without its interval where it is known; all of a version as a table."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.registry.artifacts.handles import FIGURES
 
 # Behind a figure's name: the ends of its 95% interval, or the quartiles of a time.
 LOW, HIGH = "_low", "_high"
+# Keys of the artifacts that a version was made from, by name, as JSON; that of the model has a tag of its own too.
+KEYS_TAG, MODEL_KEY_TAG = "attar.keys", "attar.model_key"
+# What of these was measured and is no form of the model.
+MEASURED = ("evaluation", "baseline", "comparison", "behaviour")
 # What an accuracy and a perplexity were measured on.
 QUESTIONS, TEXT_TOKENS = "num_questions", "num_text_tokens"
 
@@ -28,3 +37,10 @@ def with_interval(figures: Mapping[str, float], name: str, digits: int = 4) -> s
     if last == "perplexity":
         counted = {f"{form}{slash}{TEXT_TOKENS}": "tokens"}
     return text + "".join(f" on {figures[key]:,.0f} {unit}" for key, unit in counted.items() if key in figures)
+
+
+def write_figures(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows of one form as `mlflow.load_table` reads them."""
+    columns = list(rows[0]) if rows else []
+    table = {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
+    (folder / FIGURES).write_text(json.dumps(table))

@@ -90,11 +90,14 @@ THRESHOLDS = {
     # of encoders
     "min_spearman_retention": ("spearman", False),
     "min_mrr_retention": ("mrr", False),
+    # of classifiers, beside accuracy
+    "min_macro_f1_retention": ("macro_f1", False),
     "max_embed_latency_ratio": ("embed_seconds", True),
     "max_batch_latency_ratio": ("embed_seconds_32", True),
 }
-# Those of them that encoders alone have.
+# Those of them that encoders alone have, and those of classifiers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
+CLASSIFIER_METRICS = {"accuracy", "macro_f1", "embed_seconds", "embed_seconds_32"}
 
 
 def run_gate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from mlflow.types.schema import Array
 
 from attar.registry.artifacts.environment import package_versions
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
+from attar.registry.release.figures import write_figures
 
 REQUIREMENTS = ("torch", "transformers", "accelerate")
 EXAMPLE = ["What is the capital of France?"]
@@ -34,12 +35,14 @@ def write_version(
     form_folders: Mapping[str, Path],
     card: str,
     metadata: Mapping[str, Any],
+    figures: Sequence[Mapping[str, Any]] = (),
     task: str = "text-generation",
 ) -> None:
     """Write `model` so that `mlflow.transformers.load_model` finds it and the first graph so that `mlflow.onnx.load_model` does.
 
     `model/` is also a complete Hugging Face folder of its own, with config and tokenizer as in `model_folder`. Each of `form_folders`
     (name in the version -> where it lies) is copied whole. MLmodel holds one flavor of a kind: it lists all forms in its metadata.
+    `figures` are the rows of the version's table.
     """
     versions = package_versions()
     graphs = [name for name, source in form_folders.items() if (source / GRAPH).is_file()]
@@ -60,6 +63,7 @@ def write_version(
     if graphs:
         _add_onnx_flavor(folder, graphs[0], versions)
     (folder / CARD).write_text(card)
+    write_figures(folder, figures)
 
 
 def _copy_words(source: Path, target: Path) -> None:
@@ -82,8 +86,18 @@ def embedding_signature() -> ModelSignature:
     return ModelSignature(Schema([ColSpec(DataType.string)]), Schema([ColSpec(Array(Array(DataType.double)))]))
 
 
+def classification_signature() -> ModelSignature:
+    """Return the signature of MLflow's own pipeline over a classifier. A text in, the likeliest class and its probability out."""
+    outputs = Schema([ColSpec(DataType.string, "label"), ColSpec(DataType.double, "score")])
+    return ModelSignature(Schema([ColSpec(DataType.string)]), outputs)
+
+
 # By MLflow's word for what a model does.
-SIGNATURES = {"text-generation": text_generation_signature, "feature-extraction": embedding_signature}
+SIGNATURES = {
+    "text-generation": text_generation_signature,
+    "feature-extraction": embedding_signature,
+    "text-classification": classification_signature,
+}
 
 
 def _add_onnx_flavor(folder: Path, name: str, versions: Mapping[str, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,15 +19,13 @@ from attar.registry.artifacts.environment import attar_home, tracking_uri
 from attar.registry.release.alias_lock import NOT_THERE, moving_aliases, while_busy
 from attar.registry.release.attestation import ATTESTATION_TAG
 from attar.registry.release.checksums import write_checksums
-from attar.registry.release.figures import HIGH, LOW
+from attar.registry.release.delta.byte_ranges import write_ranges
+from attar.registry.release.figures import HIGH, KEYS_TAG, LOW
+from attar.registry.release.naming import CANDIDATE, CHAMPION, CHECKSUMS_TAG, KEY_TAG, PREVIOUS
 from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
 
-CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
-KEY_TAG = "attar.key"
-# sha256 of the version's own list of checksums: a version whose files and list were both changed is found too
-CHECKSUMS_TAG = "attar.checksums"
 # what a version's one line of description says, divided by the original's
 SUMMARY_TAGS = {
     "model.accuracy_ratio": "accuracy",
@@ -56,17 +55,21 @@ def register_model(
     tags: Mapping[str, str],
     scratch: Path,
     is_champion: bool,
+    figures: Mapping[str, str] | None = None,
     sign: Callable[[str], str] = lambda checksums: "",
 ) -> Registration:
     """Store what `write(folder)` writes as a LoggedModel, register it as a new version of `name` and set its aliases.
 
+    `tags` are for the version's page; `figures`, all there are, become tags of the LoggedModel with them.
     The candidate alias always moves to it; champion only when `is_champion`, and then previous moves to the former champion.
     `sign` returns the signed statement of a list of checksums by its sha256, empty where nothing signs.
     Called again with the same `key` after an interruption, it finishes the version it had begun instead of making a second one.
     """
     with reachable(tracking_uri(attar_home())):
         # asked again as a whole: it finds by its key what it has begun
-        return while_busy(lambda: _register(name, key, write, metrics, params, tags, scratch, is_champion, sign))
+        return while_busy(
+            lambda: _register(name, key, write, metrics, params, tags, figures or {}, scratch, is_champion, sign)
+        )
 
 
 def _register(
@@ -76,6 +79,7 @@ def _register(
     metrics: Mapping[str, float],
     params: Mapping[str, str],
     tags: Mapping[str, str],
+    figures: Mapping[str, str],
     scratch: Path,
     is_champion: bool,
     sign: Callable[[str], str],
@@ -83,10 +87,12 @@ def _register(
     client = open_client(attar_home())
     version = _version_of_key(client, name, key)
     if version is None:
-        model_id, checksums = _log_model(client, name, write, metrics, params, tags, scratch)
+        known = {**tags, **figures}
+        model_id, checksums = _log_model(client, name, write, metrics, params, known, scratch)
         statement = sign(checksums)
         signed = {ATTESTATION_TAG: statement} if statement else {}
-        version = _create_version(client, name, model_id, {**tags, **signed, CHECKSUMS_TAG: checksums, KEY_TAG: key})
+        shown = {**tags, **signed, CHECKSUMS_TAG: checksums, KEY_TAG: key}
+        version = _create_version(client, name, model_id, shown, _summary(known))
     number = str(version.version)
     with moving_aliases(name):
         while_busy(lambda: _set_aliases(client, name, number, is_champion))
@@ -110,10 +116,14 @@ def registered_keys() -> set[str]:
     keys = set()
     for model in client.search_registered_models():
         for version in client.search_model_versions(f"name='{model.name}'"):
-            keys.update(
-                value for tag, value in version.tags.items() if tag.startswith("attar.") and tag.endswith("key")
-            )
+            keys.update(artifact_keys(version.tags).values())
     return keys
+
+
+def artifact_keys(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the keys of the artifacts behind a version by name. Versions of before had a tag for each."""
+    older = {tag[6:-4]: key for tag, key in tags.items() if tag.startswith("attar.") and tag.endswith("_key")}
+    return {**older, **json.loads(tags.get(KEYS_TAG, "{}"))}
 
 
 def _log_model(
@@ -135,13 +145,11 @@ def _log_model(
         location = urlsplit(model.artifact_location)
         if location.scheme in ("", "file"):
             folder = Path(unquote(location.path))  # straight into place: no second copy of the weights
-            write(folder)
-            checksums = write_checksums(folder)
+            checksums = _written(folder, write)
         else:
             folder = scratch / "logged_model"
             shutil.rmtree(folder, ignore_errors=True)
-            write(folder)
-            checksums = write_checksums(folder)
+            checksums = _written(folder, write)
             client.log_model_artifacts(model.model_id, str(folder))
         for metric, value in metrics.items():
             _log_metric(client, model.model_id, run_id, metric, value)
@@ -152,12 +160,21 @@ def _log_model(
     return model.model_id, checksums
 
 
+def _written(folder: Path, write: Callable[[Path], None]) -> str:
+    """Write a version's files, their byte ranges and their checksums; return the sha256 of the list of these."""
+    write(folder)
+    write_ranges(folder)
+    return write_checksums(folder)
+
+
 def _log_metric(client: MlflowClient, model_id: str, run_id: str | None, name: str, value: float) -> None:
     if run_id is not None:  # MLflow ties a model's metric to the run that measured it
         client.log_metric(run_id, metric_name(name), value, model_id=model_id)
 
 
-def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str]) -> ModelVersion:
+def _create_version(
+    client: MlflowClient, name: str, model_id: str, tags: Mapping[str, str], summary: str
+) -> ModelVersion:
     try:
         client.create_registered_model(name)
     except MlflowException as error:
@@ -171,7 +188,7 @@ def _create_version(client: MlflowClient, name: str, model_id: str, tags: Mappin
             run_id=model.source_run_id,
             tags=dict(tags),
             model_id=model_id,
-            description=_summary(tags),
+            description=summary,
         )
 
 

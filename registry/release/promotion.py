@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -110,6 +110,16 @@ def link_version(name: str, number: str, links: Mapping[str, str], store: Store)
     for tag, value in {**links, **made_from}.items():
         if value and tag not in known:
             client.set_model_version_tag(name, number, tag, value)
+
+
+def log_flips(candidate: Version, champion: str, rows: Sequence[Mapping[str, str]]) -> None:
+    """Put what a candidate answers otherwise than the champion as a table under the run that made it. Nothing where no run is known."""
+    run_id = candidate.tags.get("attar.mlflow_run", "")
+    if run_id and rows:
+        client = open_client(attar_home())
+        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        file = f"flips_{candidate.number}_against_{champion}.json"
+        patiently(lambda: client.log_table(run_id, columns, file))
 
 
 def _quality_reasons(candidate: Version, champion: Version, max_loss: float) -> list[str]:

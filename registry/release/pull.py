@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 
-from attar.registry.artifacts.confinement import confined
 from attar.registry.artifacts.environment import attar_home, tracking_uri
+from attar.registry.artifacts.files import folder_bytes
 from attar.registry.release.attestation import ATTESTATION_TAG, check_statement, verifying_key
 from attar.registry.release.checksums import (
     CHECKSUMS,
@@ -22,62 +18,110 @@ from attar.registry.release.checksums import (
     DamagedModelError,
     listed_files,
     verify_checksums,
+    wanted_files,
 )
-from attar.registry.release.model_registry import CHAMPION, CHECKSUMS_TAG
+from attar.registry.release.delta.assembly import assemble
+from attar.registry.release.delta.byte_ranges import RANGES, read_ranges
+from attar.registry.release.delta.local_copy import LocalCopy, Pulled, exchange_folder
+from attar.registry.release.delta.remote_files import RemoteFiles, refuse_foreign_files
+from attar.registry.release.naming import CHECKSUMS_TAG
+from attar.registry.release.reference import resolve
 from attar.registry.tracking.mlflow_home import global_tracking_uri, open_client
 from attar.registry.tracking.reach import reachable
-
-# The model card of a version.
-CARD = "README.md"
-REFERENCE = re.compile(r"(?:models:/)?(?P<name>[^@/]+)(?:@(?P<alias>[\w.-]+)|/(?P<version>\d+))?")
 
 
 def download_model(
     reference: str, folder: Path, *, needs_checksums: bool = True, form: str = "", key: str = ""
 ) -> Path:
-    """Copy a registered version into `folder`, which may be there if it is empty, and return it.
+    """Copy a registered version into `folder` and return it; see `pull_version`."""
+    return pull_version(reference, folder, needs_checksums=needs_checksums, form=form, key=key).folder
+
+
+def pull_version(
+    reference: str,
+    folder: Path,
+    *,
+    needs_checksums: bool = True,
+    form: str = "",
+    key: str = "",
+    copy: LocalCopy | None = None,
+) -> Pulled:
+    """Copy a registered version into `folder`. A new or empty one, or one that an earlier pull filled, of which what is the same stays.
 
     `form`: the folder of one form alone, such as `onnx-int8`, or how its name begins where one does; the card comes with it.
     `reference`: NAME (its champion), NAME@ALIAS or NAME/VERSION, with or without `models:/`. Every file's sha256 is compared with what
     was recorded when the version was registered; without `needs_checksums` a version that another tool registered passes too.
     With `key`, a PEM file with a public ed25519 key, the version must bear a statement that its holder signed; see attestation.py.
-    Raises ValueError when there is no such version or `folder` holds something, DamagedModelError when a file differs,
-    UnsignedModelError when the signature is missing or another's,
-    RegistryUnreachableError when the registry does not answer. The folder appears whole or not at all.
+    `copy`: what `LocalCopy.of(folder)` has begun to read.
+    Raises ValueError when there is no such version or `folder` holds something else, DamagedModelError when a file differs,
+    UnsignedModelError when the signature is missing or another's, RegistryUnreachableError when the registry does not answer.
+    The version appears whole in one step; until then the folder stays as it was.
     """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise ValueError(f"{folder} is not empty; give a folder that is, or that does not exist")
+    copy = copy or LocalCopy.of(folder)
     uri = tracking_uri(attar_home())
     with reachable(uri):
         client = open_client(attar_home())
-        version = _resolve(client, reference)
-        digest = version.tags.get(CHECKSUMS_TAG, "")
-        if needs_checksums and not digest:
-            raise DamagedModelError(
-                f"{reference}: version {version.version} has no recorded checksums; register it again"
-            )
-        if key:
-            who = f"{reference}: version {version.version}"
-            check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
+        version = resolve(client, reference)
+        who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
+        _check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
+        if copy is not None and copy.is_version(_who(version), digest, form):
+            return Pulled(folder, str(version.version), 0, folder_bytes(folder))
         aside = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
         try:
-            whole = _download_form(client, version, aside, form, digest) if form else _download(client, version, aside)
-            if digest and not form:
-                verify_checksums(whole, digest)
-            os.rename(whole, folder)  # an empty folder is replaced
+            whole, moved = _bring(client, version, aside, form, digest, copy)
+            total = folder_bytes(whole)
+            exchange_folder(whole, folder)
         except DamagedModelError as error:
-            raise DamagedModelError(
-                f"{reference}: version {version.version} in the registry is damaged: {error}"
-            ) from error
+            raise DamagedModelError(f"{who} in the registry is damaged: {error}") from error
         finally:
             shutil.rmtree(aside, ignore_errors=True)
-    return folder
+    return Pulled(folder, str(version.version), total if moved is None else moved, total)
+
+
+def _check_registered(who: str, version: ModelVersion, key: str, *, needs_checksums: bool) -> None:
+    """Raise DamagedModelError where no checksums were recorded, UnsignedModelError where the key's holder did not sign them."""
+    digest = version.tags.get(CHECKSUMS_TAG, "")
+    if needs_checksums and not digest:
+        raise DamagedModelError(f"{who} has no recorded checksums; register it again")
+    if key:
+        check_statement(version.tags.get(ATTESTATION_TAG, ""), digest, verifying_key(key), who)
+
+
+def _bring(
+    client: MlflowClient, version: ModelVersion, aside: Path, form: str, digest: str, copy: LocalCopy | None
+) -> tuple[Path, int | None]:
+    """Return the version's folder, checked, and how many bytes came; None: all of them."""
+    if copy is not None:
+        return aside, _update(client, version, aside, form, digest, copy)
+    if form:
+        _download_form(client, version, aside, form, digest)
+        return aside, None
+    whole = _download(client, version, aside)
+    if digest:
+        verify_checksums(whole, digest)
+    return whole, None
+
+
+def _update(client: MlflowClient, version: ModelVersion, aside: Path, form: str, digest: str, copy: LocalCopy) -> int:
+    """Put a version together from the copy and what differs from it. Return how many bytes came."""
+    files = RemoteFiles.of(client, version)
+    moved = files.fetch(CHECKSUMS, aside)
+    listed = listed_files(aside, digest)
+    wanted, ranges = wanted_files(_who(version), listed, form), {}
+    if RANGES in listed:
+        moved += files.fetch(RANGES, aside)
+        ranges = read_ranges((aside / RANGES).read_text(errors="replace"))
+        if RANGES not in wanted:
+            (aside / RANGES).unlink()
+    moved += assemble(copy, files, wanted, ranges, aside)
+    verify_checksums(aside, digest, of=wanted.__contains__)
+    return moved
 
 
 def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
-    _refuse_foreign_files(client, version)
+    refuse_foreign_files(client, version)
     source = client.get_model_version_download_uri(version.name, version.version)
     with global_tracking_uri(client.tracking_uri):
         download_artifacts(artifact_uri=source, dst_path=str(aside), tracking_uri=client.tracking_uri)
@@ -87,60 +131,15 @@ def _download(client: MlflowClient, version: ModelVersion, aside: Path) -> Path:
     return whole
 
 
-def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, form: str, digest: str) -> Path:
+def _download_form(client: MlflowClient, version: ModelVersion, aside: Path, form: str, digest: str) -> None:
     """Download one form, the list of checksums and the card. Raises ValueError for a form that the version does not have."""
-    _refuse_foreign_files(client, version)
-    _fetch(client, version, CHECKSUMS, aside)
-    listed = listed_files(aside, digest)
-    forms = sorted({name.partition("/")[0] for name in listed if "/" in name})
-    [chosen, *others] = (
-        [name for name in forms if name == form] or [name for name in forms if name.startswith(form)] or [""]
-    )
-    if not chosen or others:
-        problem = f"{form!r} could be {', '.join([chosen, *others])}" if others else f"no form {form!r}"
-        raise ValueError(f"{version.name} version {version.version}: {problem}; it has {', '.join(forms)}")
-    _fetch(client, version, chosen, aside)
-    if CARD in listed:
-        _fetch(client, version, CARD, aside)
-    verify_checksums(aside, digest, of=lambda name: name == CARD or name.startswith(f"{chosen}/"))
-    return aside
+    files = RemoteFiles.of(client, version)
+    files.fetch(CHECKSUMS, aside)
+    wanted = wanted_files(_who(version), listed_files(aside, digest), form)
+    for name in wanted:
+        files.fetch(name, aside)
+    verify_checksums(aside, digest, of=wanted.__contains__)
 
 
-def _fetch(client: MlflowClient, version: ModelVersion, name: str, aside: Path) -> None:
-    """Download one file or folder of a version under its own name."""
-    source = client.get_model_version_download_uri(version.name, version.version).rstrip("/")
-    with global_tracking_uri(client.tracking_uri):
-        download_artifacts(artifact_uri=f"{source}/{name}", dst_path=str(aside), tracking_uri=client.tracking_uri)
-
-
-def _refuse_foreign_files(client: MlflowClient, version: ModelVersion) -> None:
-    """Refuse a version that is files of this machine which a request may not name: whoever reaches the registry says where a version lies."""
-    location = str(version.source)
-    if location.startswith("models:/m-"):
-        location = client.get_logged_model(location.removeprefix("models:/")).artifact_location
-    parts = urlsplit(location)
-    if parts.scheme in ("", "file"):
-        confined(Path(unquote(parts.path)))
-
-
-def _resolve(client: MlflowClient, reference: str) -> ModelVersion:
-    """Return the version that is meant. Raises ValueError saying what there is instead."""
-    match = REFERENCE.fullmatch(reference)
-    if match is None:
-        raise ValueError(f"{reference!r} is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION")
-    name, alias, number = match["name"], match["alias"], match["version"]
-    try:
-        registered = client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        names = ", ".join(sorted(model.name for model in client.search_registered_models(max_results=20))) or "none"
-        raise ValueError(f"{reference}: no model of that name is registered; there are: {names}") from error
-    wanted = number or registered.aliases.get(alias or CHAMPION)
-    versions = {str(version.version): version for version in client.search_model_versions(f"name='{name}'")}
-    if str(wanted) not in versions:
-        aliases = ", ".join(f"{alias} ({held})" for alias, held in sorted(registered.aliases.items())) or "none"
-        numbers = ", ".join(sorted(versions, key=int)) or "none"
-        who = f"version {number}" if number else f"alias {alias or CHAMPION}"
-        raise ValueError(f"{reference}: no {who}; aliases: {aliases}; versions: {numbers}")
-    return client.get_model_version(name, str(wanted))
+def _who(version: ModelVersion) -> str:
+    return f"{version.name} version {version.version}"

@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.lineage import Ancestor, trace
 from attar.registry.artifacts.store import Store
-from attar.registry.release.alias_lock import NOT_THERE, patiently
-from attar.registry.release.figures import is_figure
+from attar.registry.release.alias_lock import patiently
+from attar.registry.release.figures import MEASURED, is_figure
+from attar.registry.release.model_registry import artifact_keys
+from attar.registry.release.reference import NoSuchVersionError, resolve
 from attar.registry.tracking.mlflow_home import open_client
 
 # Numbers of the model itself; the ONNX graph's are `onnx/...`
@@ -37,13 +38,19 @@ class Version:
         return f"{self.name} version {self.number}"
 
     @property
+    def keys(self) -> dict[str, str]:
+        """Key in the store of each form, `model` the first of them, and of what was measured, such as `evaluation`."""
+        return artifact_keys(self.tags)
+
+    @property
+    def forms(self) -> list[str]:
+        """The forms that it has, by name."""
+        return sorted(name for name in self.keys if name not in MEASURED)
+
+    @property
     def has_passed_gate(self) -> bool:
         """Whether the gate of its recipe let it through."""
         return self.tags.get("validation_status") == "passed"
-
-
-class NoSuchVersionError(ValueError):
-    """The registry answered: nothing has that name, number or alias."""
 
 
 def read_version(spec: str) -> Version:
@@ -56,18 +63,7 @@ def read_version(spec: str) -> Version:
 
 def _read(spec: str) -> Version:
     client = open_client(attar_home())
-    name, at, alias = spec.partition("@")
-    slash = ""
-    if not at:
-        name, slash, alias = spec.partition("/")
-    try:
-        if slash:
-            return _version(client, client.get_model_version(name, alias))
-        return _version(client, client.get_model_version_by_alias(name, alias or "champion"))
-    except MlflowException as error:
-        if error.error_code not in NOT_THERE:
-            raise
-        raise NoSuchVersionError(f"{spec}: {error.message.splitlines()[0]}") from error
+    return _version(client, resolve(client, spec))
 
 
 def find_version(name: str, alias: str) -> Version | None:
@@ -108,10 +104,12 @@ def origin(store: Store, model_key: str) -> dict[str, str]:
 
 def _version(client: MlflowClient, version: Any) -> Version:
     model = client.get_logged_model(str(version.source).removeprefix("models:/"))
+    # the figures that the version's page has no room for
+    tags = {**(model.tags or {}), **version.tags}
     metrics = {metric.key: float(metric.value) for metric in model.metrics or ()}
     aliases = client.get_registered_model(version.name).aliases
     held = tuple(sorted(alias for alias, number in aliases.items() if str(number) == str(version.version)))
-    return Version(version.name, str(version.version), held, dict(version.tags), metrics)
+    return Version(version.name, str(version.version), held, tags, metrics)
 
 
 def _settings(version: Version) -> Iterator[tuple[str, str]]:

@@ -20,6 +20,8 @@ from attar.registry.artifacts.process_start import start_of
 
 logger = logging.getLogger(__name__)
 RECORD = "run.json"
+# In the same folder: what past runs predicted of its models, and what came.
+PREDICTIONS = "predictions.json"
 STAMP, STAMP_LENGTH = "%Y%m%d-%H%M%S", 15
 
 
@@ -154,10 +156,10 @@ def find_run(home: Path, run_id: str) -> RunRecord:
     return _read(matching[0])
 
 
-def run_records(home: Path) -> list[RunRecord]:
-    """Return the runs of a home, oldest first; a record that is damaged is told of and left out."""
+def run_records(home: Path, newest: int = 0) -> list[RunRecord]:
+    """Return the runs of a home, or so many of the newest, oldest first. A record that is damaged is told of and left out."""
     records = []
-    for folder in _folders(home):
+    for folder in _folders(home)[-newest:]:
         try:
             records.append(_read(folder))
         except ValueError as error:

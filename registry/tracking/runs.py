@@ -8,7 +8,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,7 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from attar.registry.artifacts.environment import MLFLOW_FACE, package_versions
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import DATA_CARD, FLIPS, TRIALS, Artifact
+from attar.registry.artifacts.handles import DATA_CARD, FIGURES, FLIPS, TRIALS, Artifact
 from attar.registry.tracking.metric_names import metric_name
 from attar.registry.tracking.mlflow_home import experiment_id, open_client
 
@@ -165,6 +165,12 @@ class Tracker:
         self._client.set_terminated(run_id, status)
 
     @_guarded
+    def log_table(self, file: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put rows of one form under the parent run as a table."""
+        if self.run_id and rows:
+            self._client.log_table(self.run_id, {name: [row[name] for row in rows] for name in rows[0]}, file)
+
+    @_guarded
     def end(self, status: str, report: Path | None) -> None:
         """Close the parent run, with the report as its artifact."""
         if not self.run_id:
@@ -194,10 +200,15 @@ class Tracker:
 
     @_guarded
     def _log_tables(self, run_id: str, artifact: Artifact) -> None:
-        """Put a data set's card, a merge's trials or a check's flips under the node's run. Also when the artifact was reused."""
+        """Put a data set's card, a merge's trials, a check's flips or a version's figures under the node's run. Also of a reused artifact."""
         for stem in (DATA_CARD, TRIALS):
             for path in sorted((artifact.path / RECORDS_FOLDER).glob(f"{stem}.*")):
                 self._client.log_artifact(run_id, str(path), stem)
+        if (artifact.path / FIGURES).is_file():
+            table = json.loads((artifact.path / FIGURES).read_text())
+            columns = dict(zip(table["columns"], map(list, zip(*table["data"], strict=True)), strict=False))
+            if columns:
+                self._client.log_table(run_id, columns, FIGURES)
         if (artifact.path / FLIPS).is_file():
             rows = [json.loads(line) for line in (artifact.path / FLIPS).read_text().splitlines()]
             if rows:

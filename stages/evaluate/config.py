@@ -11,14 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.confinement import confined
-from attar.registry.artifacts.handles import (
-    DatasetArtifact,
-    EncoderArtifact,
-    EncoderGraphArtifact,
-    EvaluationArtifact,
-    ModelArtifact,
-    OnnxArtifact,
-)
+from attar.registry.artifacts.handles import AnyGraph, AnyModel, DatasetArtifact, EvaluationArtifact, ModelArtifact
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
@@ -49,7 +42,7 @@ Provider = Literal[
 ]
 
 # What is measured: a model or its graph.
-Measured = ModelArtifact | OnnxArtifact | EncoderArtifact | EncoderGraphArtifact
+Measured = AnyModel | AnyGraph
 # What counts as right of a task, in this order of preference.
 COUNTED = ("acc_norm", "acc", "exact_match")
 

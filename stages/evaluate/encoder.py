@@ -10,18 +10,16 @@ from typing import Any
 import torch
 
 from attar.compressors.encode.encoder import EmbeddingRunner, encoded
-from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import ENCODER
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
-from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_mixed
-from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.text_models import opened
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
@@ -41,25 +39,37 @@ CAUSAL_FIELDS = (
     "stop",
     "num_prompt_tokens",
 )
+# What models that read whole texts are asked.
+QUESTIONS_OF = {
+    ENCODER: "pairs with a similarity, or questions with their texts",
+    CLASSIFIER: "texts with the names of their classes as answers",
+}
 # Context at which the FLOPs of a token are counted: about the length of a sentence or two.
 NUM_CONTEXT_TOKENS = 64
 
 
 def encoder_evaluation_forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    """Return what the evaluation will cost. Raises ValueError for what an encoder does not do: write, and predict a next token."""
+    """Return what the evaluation will cost. Raises ValueError for what such a model does not do: write, and predict a next token."""
     model = inputs["model"][0]
+    subject = subject_of(model)
     refuse_mixed(model, {"beside": inputs.get("beside", ())})
     refuse_causal_fields(
-        ENCODER, sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
+        subject, sorted(config.model_fields_set), CAUSAL_FIELDS, "max_rows, batch_size, precision, provider, part"
     )
     if not inputs.get("tasks"):
-        raise ValueError(
-            "nothing to measure quality on: give the input tasks (pairs with a similarity, or questions with their texts)"
-        )
+        raise ValueError(f"nothing to measure quality on: give the input tasks ({QUESTIONS_OF[subject]})")
     if inputs.get("original"):
-        raise ValueError("input original is what a model drafts for, and an encoder drafts nothing; accepted: beside")
+        raise ValueError(
+            f"input original is what a model drafts for, and {subject.words} drafts nothing; accepted: beside"
+        )
     if inputs.get("baseline"):
-        raise ValueError("input baseline is read by stop alone, and an encoder is asked everything; accepted: beside")
+        raise ValueError(
+            f"input baseline is read by stop alone, and {subject.words} is asked everything; accepted: beside"
+        )
+    if inputs.get("text") and subject is not ENCODER:
+        raise ValueError(
+            f"input text is a corpus or text to predict, and the model is {subject.words}; accepted: tasks alone"
+        )
     if config.provider != CPU and model.get("format") != "onnx":
         raise ValueError(f"provider is {config.provider!r}, but the model is no ONNX graph; accepted: {CPU!r}")
     num_parameters = float(model.get("num_parameters", 0))
@@ -76,7 +86,9 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         name: read_task(data, name, corpus, config.max_rows, config.part)
         for name, data in zip(names, inputs.tasks, strict=True)
     }
-    runner = opened(config, inputs.model)
+    device = pick_device()
+    dtype = pick_dtype(config.precision, device)
+    runner = opened(inputs.model, config.provider, dtype, device)
     reader = TextReader.of(inputs.model)
     tokens_per_batch = config.batch_size * 128
     vectors = _Vectors(runner, reader, tokens_per_batch)
@@ -85,7 +97,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         "num_blocks": inputs.model.facts.num_blocks,
         "model_fingerprint": inputs.model.fingerprint,
         "part": config.part,
-        **_size(inputs.model),
+        **sizes_measured(inputs.model),
         # what an evaluation of a causal model has: nothing of it is measured here
         "tasks": {},
         "right": {},
@@ -97,7 +109,8 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         "asked": {name: task.digest for name, task in tasks.items()},
     }
     texts = reader(timed_texts(list(tasks.values())))
-    evaluation["latency"] = _latency(config, inputs, runner, texts)
+    beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
+    evaluation["latency"] = row_times(inputs, runner, beside, texts)
     (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = encoder_headline(evaluation)
     for name, value in headline.items():
@@ -106,14 +119,6 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
         format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
     )
     return EvaluationArtifact.at(content, facts)
-
-
-def opened(config: EvaluateConfig, model: Any) -> EmbeddingRunner:
-    """Return an encoder or its graph, ready to run."""
-    if model.is_graph:
-        return GraphEncoder(open_session(model.path, config.provider), config.provider)
-    device = pick_device()
-    return load_encoder(model.path, pick_dtype(config.precision, device), device)
 
 
 class _Vectors:
@@ -143,7 +148,8 @@ def _retrieval(task: Task, vectors: _Vectors, name: str) -> dict[str, Any]:
     return {"ranks": [list(ranking.ranks) for ranking in rankings], "num_texts": len(corpus)}
 
 
-def _size(model: Any) -> dict[str, Any]:
+def sizes_measured(model: Any) -> dict[str, Any]:
+    """Return parameters, FLOPs a token and bytes of weights of a model that reads whole texts."""
     facts = model.facts
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     flops = decode_flops(facts.num_matmul_parameters, facts.num_blocks, facts.attention_width, NUM_CONTEXT_TOKENS)
@@ -154,12 +160,12 @@ def _size(model: Any) -> dict[str, Any]:
     }
 
 
-def _latency(
-    config: EvaluateConfig, inputs: EvaluateInputs, runner: EmbeddingRunner, texts: Sequence[Sequence[int]]
+def row_times(
+    inputs: EvaluateInputs, runner: EmbeddingRunner, beside: EmbeddingRunner | None, texts: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
-    beside = opened(config, inputs.beside) if inputs.beside is not None else None
+    """Return the seconds that a text takes alone and in a batch. Under `beside` those of the other model in the same rounds."""
     times = embedding_times(runner, beside, texts)
-    if inputs.beside is not None:
+    if inputs.beside is not None and beside is not None:
         times["beside"]["model_fingerprint"] = inputs.beside.fingerprint
     note(
         f"{times['texts_per_second']:,.0f} texts a second in batches of 32, {1e3 * times['embed_seconds']:.1f} ms for a single text"

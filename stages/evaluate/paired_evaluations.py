@@ -10,15 +10,16 @@ from typing import Any
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.cost import MAX_APART
 from attar.compressors.measure.paired import paired_retention, share
-from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
+from attar.stages.evaluate.class_scores import classifier_ratios
 from attar.stages.evaluate.headline import TIMES, bits_per_byte
 from attar.stages.evaluate.question_pairs import paired_right
 from attar.stages.evaluate.rankings import EMBED_TIMES, encoder_ratios
 
 
-def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
+def evaluation_of(artifact: Artifact) -> dict[str, Any]:
     """Return the content of an evaluation."""
     return json.loads((artifact.path / "evaluation.json").read_text())
 
@@ -26,7 +27,7 @@ def evaluation_of(artifact: EvaluationArtifact) -> dict[str, Any]:
 def paired_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
     """Return candidate / baseline by metric as far as an interval can be told; evaluations of earlier versions tell fewer."""
     ratios = {"accuracy": accuracy_ratio(candidate, baseline), "perplexity": _perplexity_ratio(candidate, baseline)}
-    ratios |= encoder_ratios(candidate, baseline)
+    ratios |= encoder_ratios(candidate, baseline) | classifier_ratios(candidate, baseline)
     ratios |= {name: _time_ratio(name, candidate, baseline) for name in (*TIMES, *EMBED_TIMES)}
     return {name: ratio for name, ratio in ratios.items() if ratio is not None}
 

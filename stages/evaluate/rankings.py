@@ -27,27 +27,32 @@ SCORES = {
 
 def encoder_headline(evaluation: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers by name: `spearman`, `mrr`, `ndcg_10`, `recall_1`, `recall_10` over all tasks and `NAME_TASK` of each; sizes, times."""
-    numbers = {name: float(evaluation[name]) for name in ("num_parameters", "flops_per_token", "disk_bytes")}
-    times = evaluation["latency"]
-    numbers |= {name: float(times[name]) for name in times if name.startswith("embed_seconds")}
-    numbers["texts_per_second"] = float(times["texts_per_second"])
+    numbers = time_figures(evaluation)
     pairs = evaluation["pairs"]
     if pairs:
-        numbers |= _known("spearman", spearman_estimate([_columns(some) for some in pairs.values()]))
+        numbers |= known_figures("spearman", spearman_estimate([_columns(some) for some in pairs.values()]))
         numbers["num_pairs"] = float(sum(len(some["cosines"]) for some in pairs.values()))
         for name, some in pairs.items():
-            numbers |= _known(f"spearman_{name}", spearman_estimate([_columns(some)]))
+            numbers |= known_figures(f"spearman_{name}", spearman_estimate([_columns(some)]))
     by_task = {name: _rankings(some) for name, some in evaluation["retrieval"].items()}
     for measure, score in SCORES.items():
         every = [score(ranking) for rankings in by_task.values() for ranking in rankings]
         if every:
-            numbers |= _known(measure, ratio_of_sums(every, [1.0] * len(every)))
+            numbers |= known_figures(measure, ratio_of_sums(every, [1.0] * len(every)))
         for name, rankings in by_task.items():
             values = [score(ranking) for ranking in rankings]
-            numbers |= _known(f"{measure}_{name}", ratio_of_sums(values, [1.0] * len(values)))
+            numbers |= known_figures(f"{measure}_{name}", ratio_of_sums(values, [1.0] * len(values)))
     if by_task:
         numbers["num_queries"] = float(sum(map(len, by_task.values())))
     return numbers
+
+
+def time_figures(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Return the sizes and times of a model that reads whole texts."""
+    numbers = {name: float(evaluation[name]) for name in ("num_parameters", "flops_per_token", "disk_bytes")}
+    times = evaluation["latency"]
+    numbers |= {name: float(times[name]) for name in times if name.startswith("embed_seconds")}
+    return {**numbers, "texts_per_second": float(times["texts_per_second"])}
 
 
 def encoder_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> dict[str, Ratio]:
@@ -60,11 +65,11 @@ def encoder_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) ->
         own, other = ([some[name]["cosines"] for name in pairs] for some in (pairs, other_pairs))
         graded = [some["similarities"] for some in pairs.values()]
         count = sum(map(len, graded))
-        ratios["spearman"] = _ratio(spearman_ratio(own, other, graded), f"{count} pairs")
+        ratios["spearman"] = interval_ratio(spearman_ratio(own, other, graded), f"{count} pairs")
     retrieval, others = candidate.get("retrieval") or {}, baseline.get("retrieval") or {}
     for measure, score in SCORES.items() if retrieval and others else ():
         above, below = ([score(r) for name in retrieval for r in _rankings(some[name])] for some in (retrieval, others))
-        ratios[measure] = _ratio(ratio_of_sums(above, below), f"{len(above)} queries")
+        ratios[measure] = interval_ratio(ratio_of_sums(above, below), f"{len(above)} queries")
     return ratios
 
 
@@ -76,12 +81,14 @@ def _rankings(task: Mapping[str, Any]) -> list[Ranked]:
     return [Ranked(tuple(ranks)) for ranks in task["ranks"]]
 
 
-def _known(name: str, estimate: Estimate) -> dict[str, float]:
+def known_figures(name: str, estimate: Estimate) -> dict[str, float]:
+    """Return an estimate and the ends of its interval by name, those that are numbers."""
     ends = {name + LOW: estimate.low, name + HIGH: estimate.high}
     known = {end: value for end, value in ends.items() if math.isfinite(value)}
     return ({name: float(estimate.value)} if np.isfinite(estimate.value) else {}) | known
 
 
-def _ratio(estimate: Estimate, measured_on: str) -> Ratio:
+def interval_ratio(estimate: Estimate, measured_on: str) -> Ratio:
+    """Return a ratio with its interval and what it was measured on."""
     low, high = (end if math.isfinite(end) else None for end in (estimate.low, estimate.high))
     return Ratio(estimate.value, low, high, measured_on)

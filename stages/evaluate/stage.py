@@ -16,7 +16,7 @@ from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRu
 from attar.registry.artifacts.fingerprint import digest, folder_digests
 from attar.registry.artifacts.handles import EvaluationArtifact, Facts
 from attar.registry.artifacts.kind_facts import EvaluationFacts
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
@@ -27,9 +27,11 @@ from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_qu
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answering import Answering, by_kind
 from attar.stages.evaluate.blocks import Blocks, ask_in_blocks, order_seed
+from attar.stages.evaluate.classifier import evaluate_classifier
 from attar.stages.evaluate.config import COUNTED, EvaluateConfig, EvaluateInputs, Measured
 from attar.stages.evaluate.encoder import encoder_evaluation_forecast, evaluate_encoder
 from attar.stages.evaluate.headline import headline_metrics
+from attar.stages.evaluate.kept_answers import write_answers
 from attar.stages.evaluate.paired_evaluations import evaluation_of
 from attar.stages.evaluate.question_pairs import question_ids
 from attar.stages.evaluate.speculation import check_draft, speculation
@@ -39,8 +41,8 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-FORECASTS = {ENCODER: encoder_evaluation_forecast}
-MEASURES = {ENCODER: evaluate_encoder}
+FORECASTS = {ENCODER: encoder_evaluation_forecast, CLASSIFIER: encoder_evaluation_forecast}
+MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -83,7 +85,7 @@ def _outside(config: EvaluateConfig) -> str:
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
     """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
 
-    Of an encoder: rank correlation on graded pairs, MRR, nDCG and recall over a corpus, size, and seconds to make vectors.
+    Of an encoder rank correlation, MRR, nDCG and recall; of a classifier accuracy, macro F1 and calibration error; size, and seconds a text.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
     """
     from transformers import AutoConfig, GenerationConfig  # a second that a plan need not wait for
@@ -111,7 +113,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
-    evaluation |= _questions(config, inputs, rows, answering, generation_config)
+    evaluation |= _questions(config, inputs, rows, answering, generation_config, workdir / "content")
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
@@ -186,8 +188,9 @@ def _questions(
     rows: Mapping[str, Sequence[Row]],
     answering: Answering,
     generation_config: Any,
+    content: Path,
 ) -> dict[str, Any]:
-    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word."""
+    """Return accuracy in [0, 1] by task, which questions were right, and some answers word for word; keep all of them beside it."""
     sampled = in_turn(rows)[: config.num_samples]
     tasks, right = _named_tasks(config, answering.runner, answering.tokenizer, generation_config)
     answered, stopping = by_kind(rows), None
@@ -203,6 +206,7 @@ def _questions(
         right |= blocks.right
         ids = {name: blocks.ids[name][: len(some)] for name, some in blocks.right.items()}
         answered = {name: blocks.rows[name][: len(some)] for name, some in blocks.right.items()}
+    write_answers(content, answered, ids, right, answering.sample)
     return {
         "tasks": tasks | {name: sum(right[name]) / len(right[name]) for name in answered},
         "right": right,

@@ -8,14 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from attar.registry.artifacts.handles import (
-    AdapterArtifact,
-    DatasetArtifact,
-    DenoiserArtifact,
-    EncoderArtifact,
-    ImageDatasetArtifact,
-    ModelArtifact,
-)
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ImageDatasetArtifact, Trainable
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.gguf import GgufFormat
@@ -56,7 +49,7 @@ class ExportInputs:
     Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
     """
 
-    model: ModelArtifact | EncoderArtifact | DenoiserArtifact
+    model: Trainable
     data: DatasetArtifact | ImageDatasetArtifact
     guidance: AdapterArtifact | None = None
     text: DatasetArtifact | None = None

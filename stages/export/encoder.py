@@ -13,7 +13,7 @@ from attar.compressors.encode.encoder import encoded
 from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts
-from attar.registry.artifacts.subjects import form_of
+from attar.registry.artifacts.subjects import form_of, subject_of
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.encoder.folder import copy_form, load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
@@ -32,18 +32,23 @@ CAUSAL_FIELDS = ("num_new_tokens", "min_token_agreement")
 
 
 def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Sequence[str]) -> Forecast:
-    """Return what the graph will be. Raises ValueError for what no encoder has: other formats, guidance, text that it writes."""
+    """Return what the graph of a model that reads whole texts will be.
+
+    Raises ValueError for what it has not: other formats, guidance, text that it writes.
+    """
+    what = subject_of(model).words
     if config.format.kind != "onnx":
-        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is an encoder; accepted: 'onnx'")
+        raise ValueError(f"format.kind is {config.format.kind!r}, but the model is {what}; accepted: 'onnx'")
     if other_inputs:
         raise ValueError(
-            f"input {other_inputs[0]} is for causal language models, and the model is an encoder; accepted: none"
+            f"input {other_inputs[0]} is for causal language models, and the model is {what}; accepted: none"
         )
     if given := [name for name in CAUSAL_FIELDS if name in config.model_fields_set]:
         raise ValueError(
-            f"{given[0]} is given, but the model is an encoder, which writes nothing; accepted: format.opset, num_prompts"
+            f"{given[0]} is given, but the model is {what}, which writes nothing; accepted: format.opset, num_prompts"
         )
     facts = {**exported(model), **form_of(model)}
+    facts |= {"num_subclasses": 1} if "num_subclasses" in facts else {}  # the graph sums them
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
     return Forecast(facts, peak_memory_bytes=3.0 * num_bytes, disk_bytes=stored_bytes(facts))
 

@@ -6,25 +6,35 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from attar.registry.artifacts.handles import (
+    AnyGraph,
     Artifact,
+    ClassifierGraphArtifact,
     EncoderGraphArtifact,
     Facts,
     GgufArtifact,
     ModelArtifact,
-    OnnxArtifact,
     SamplerGraphArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, DENOISER, ENCODER, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, Subject, subject_of
 from attar.stages.contract import Forecast, stage
+from attar.stages.export.classifier import export_classifier_graph
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.denoiser import export_sampler_graph, sampler_graph_forecast
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
 from attar.stages.export.rooms import ROOMS
 
 # Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
-FORECASTS = {ENCODER: encoder_graph_forecast, DENOISER: sampler_graph_forecast}
-RUNS = {ENCODER: export_encoder_graph, DENOISER: export_sampler_graph}
-GRAPHS: dict[Subject, type[Artifact]] = {ENCODER: EncoderGraphArtifact, DENOISER: SamplerGraphArtifact}
+FORECASTS = {
+    ENCODER: encoder_graph_forecast,
+    CLASSIFIER: encoder_graph_forecast,
+    DENOISER: sampler_graph_forecast,
+}
+RUNS = {ENCODER: export_encoder_graph, CLASSIFIER: export_classifier_graph, DENOISER: export_sampler_graph}
+GRAPHS: dict[Subject, type[Artifact]] = {
+    ENCODER: EncoderGraphArtifact,
+    CLASSIFIER: ClassifierGraphArtifact,
+    DENOISER: SamplerGraphArtifact,
+}
 
 
 def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -47,12 +57,13 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
 @stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
-) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | SamplerGraphArtifact:
+) -> AnyGraph | GgufArtifact | ModelArtifact | SamplerGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
-    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a denoiser its whole sampler, by its images.
+    Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier one that gives a logit a class; of a
+    denoiser its whole sampler, compared by its images.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

@@ -13,11 +13,10 @@ from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.registry.artifacts.handles import (
     DatasetArtifact,
-    DenoiserArtifact,
-    EncoderArtifact,
     FittedArtifact,
     ImageDatasetArtifact,
     ModelArtifact,
+    Trainable,
 )
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
@@ -224,9 +223,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: ModelArtifact | EncoderArtifact | DenoiserArtifact
+    model: Trainable
     data: tuple[DatasetArtifact | ImageDatasetArtifact, ...]
-    teacher: ModelArtifact | EncoderArtifact | DenoiserArtifact | None = None
+    teacher: Trainable | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from attar.compressors.encode.encoder import SentenceEncoder, length_batches
 from attar.compressors.models.slots import pad_right
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 from attar.stages.artifacts.encoder.folder import load_encoder
@@ -44,28 +45,36 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
             "input, or kind self"
         )
-    if config.teacher.context != NO_CONTEXT:
-        raise ValueError("teacher.context is for causal language models; accepted for an encoder: none")
     for name, objective in config.reduction.objectives.items():
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
                 "accepted: similarity_rows, embedding_distance, token_distance"
             )
+    if config.teacher.split is not None:
+        raise ValueError("teacher.split splits classes, and the model is an encoder; accepted: null")
+    check_text_training(config, ENCODER)
+
+
+def check_text_training(config: FinetuneConfig, subject: Subject) -> None:
+    """Raise ValueError for what the training of a model that reads whole texts has not."""
+    what = subject.words
+    if config.teacher.context != NO_CONTEXT:
+        raise ValueError(f"teacher.context is for causal language models; accepted for {what}: none")
     if config.adapt.kind != "full":
         raise ValueError(
-            f"adapt.kind is {config.adapt.kind!r}, but the model is an encoder, whose blocks learn whole; accepted: full"
+            f"adapt.kind is {config.adapt.kind!r}, but the model is {what}, whose blocks learn whole; accepted: full"
         )
     if policy_of(config.rollout) is not None:
-        raise ValueError("rollout lets a model write, but an encoder writes nothing; accepted: data")
+        raise ValueError(f"rollout lets a model write, but {what} writes nothing; accepted: data")
     if config.heldout.stop_on == "quality":
-        raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for an encoder: loss")
+        raise ValueError(f"heldout.stop_on is 'quality', which checks written answers; accepted for {what}: loss")
     if config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
         given = "vocabulary_sample" if config.compute.vocabulary_sample else "gradient_checkpointing"
-        raise ValueError(f"compute.{given} is for causal language models; accepted for an encoder: none")
+        raise ValueError(f"compute.{given} is for causal language models; accepted for {what}: none")
     if config.compute.num_shards > 1:
         raise ValueError(
-            f"compute.num_shards is {config.compute.num_shards}, but the model is an encoder, which trains whole; accepted: 1"
+            f"compute.num_shards is {config.compute.num_shards}, but the model is {what}, which trains whole; accepted: 1"
         )
 
 
@@ -91,22 +100,24 @@ class SentenceRows:
     heldout_rows: Sequence[Row] = ()
 
     @staticmethod
-    def read(datasets: Sequence[DatasetArtifact], reader: TextReader) -> SentenceRows:
-        """Read every data set once, each text once. Raises ValueError when nothing is left to train on."""
+    def read(
+        datasets: Sequence[DatasetArtifact], examples_of: Callable[[Row, str], Sequence[Sentence]]
+    ) -> SentenceRows:
+        """Read every data set once: of each row, in the data set of that name, its examples. Raises ValueError when nothing is left to train on."""
         read = SentenceRows()
         for source, data in enumerate(datasets):
-            rows = read_rows(data.path / "rows.jsonl")
+            rows, name = read_rows(data.path / "rows.jsonl"), data.facts.name or f"data {source + 1}"
             for row in split_rows(rows, "train"):
-                sentences = [Sentence(ids) for ids in reader(texts_of([row]))]
+                sentences = examples_of(row, name)
                 read.train.extend(sentences)
                 read.sources.extend([source] * len(sentences))
                 read.ids.extend([row.id] * len(sentences))
             part: Split = "choose" if split_rows(rows, "choose") else "heldout"
-            if texts := texts_of(split_rows(rows, part)):
-                read.heldout.extend(Sentence(ids) for ids in reader(texts))
+            if evaluated := split_rows(rows, part):
+                read.heldout.extend(sentence for row in evaluated for sentence in examples_of(row, name))
                 read.evaluated_parts.append(part)
                 if part == "heldout":
-                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
+                    note(shared_rows_note(name, "decide which state is kept"))
         if not read.train:
             raise ValueError("the data has no training rows")
         return read
@@ -115,7 +126,7 @@ class SentenceRows:
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
-    rows = SentenceRows.read(inputs.data, reader)
+    rows = SentenceRows.read(inputs.data, lambda row, name: [Sentence(ids) for ids in reader(texts_of([row]))])
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder)
@@ -146,7 +157,7 @@ def _teacher_sources(
         if source.rule is not None:
             sources[name] = StudentItself(source.rule).begin(student)
         elif source.model is not None:
-            _refuse_other_tokens(inputs.model.path, source.model.path, name)
+            refuse_other_tokens(inputs.model.path, source.model.path, name)
             other = load_encoder(source.model.path, plan.dtype, plan.device).requires_grad_(False)
             if name == "teacher" and plan.teaching.is_run_once:
                 reads = bool(projections_read(plan.reduction.objectives.values()))
@@ -175,7 +186,8 @@ def _with_vectors(
     return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
 
 
-def _refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
+def refuse_other_tokens(folder: Path, other: Path, who: str) -> None:
+    """Raise ValueError for another model that cuts texts into other tokens."""
     probe = ["A probe of words, 12,345.678 and naïve Größe."]
     if TextReader(folder, 0)(probe) != TextReader(other, 0)(probe):
         raise ValueError(

@@ -12,6 +12,7 @@ from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.distill.examples.sample_facts import Route
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
+from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.composite import Distil, Mean
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
@@ -30,9 +31,9 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | DENOISING_LOSSES
-# Objectives by their own name: of distributions, between vectors, and of denoisers.
-NAMED = OBJECTIVES | EMBEDDING_LOSSES | DENOISING_LOSSES
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
+# Objectives by their own name: of distributions, between vectors, toward labels, and of denoisers.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -51,6 +52,9 @@ class ObjectiveSpec(DescribedModel):
 
     target: Component = "identity"
     """What the student is to become: made of teacher, past, anchor and labels. Default: what the teacher says."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Softens student and sources alike; the loss is multiplied by its square, so that the gradient keeps its size. 1: neither."""
 
     token_weight: Component | list[Component] = []
     """How much each token counts; several multiply."""
@@ -91,6 +95,9 @@ class ObjectiveSpec(DescribedModel):
             if self.target != "identity":
                 raise ValueError("a loss between vectors is toward the teacher's; target has nothing to act on")
             return built(EMBEDDING_LOSSES, self.divergence, "divergence")
+        if name in CLASS_LOSSES:
+            self._refuse_unused("the labels' loss is toward the data's own labels")
+            return built(CLASS_LOSSES, self.divergence, "divergence")
         if name in DENOISING_LOSSES:
             self._refuse_unused("a denoiser's loss has no distribution")
             if self.target != "identity":
@@ -99,6 +106,7 @@ class ObjectiveSpec(DescribedModel):
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),
+            temperature=self.temperature,
             token_weights=tuple(built(TOKEN_WEIGHTS, axis, "token_weight") for axis in listed(self.token_weight)),
             sample_weight=built(SAMPLE_WEIGHTS, self.sample_weight, "sample_weight") if self.sample_weight else None,
             route=self.route,
@@ -124,7 +132,11 @@ class ObjectiveSpec(DescribedModel):
 
     def _refuse_unused(self, reason: str) -> None:
         unused = [name for name in ("token_weight", "sample_weight") if getattr(self, name)]
-        unused += [name for name, plain in (("route", "all"), ("reduction", "token")) if getattr(self, name) != plain]
+        unused += [
+            name
+            for name, plain in (("route", "all"), ("reduction", "token"), ("temperature", 1.0))
+            if getattr(self, name) != plain
+        ]
         if unused:
             raise ValueError(f"{reason}; {unused[0]} has nothing to act on")
 

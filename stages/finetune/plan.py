@@ -14,8 +14,9 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import DenoiserArtifact, EncoderArtifact, ModelArtifact
+from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.image_facts import DenoiserFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
@@ -57,7 +58,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: ModelArtifact | EncoderArtifact | DenoiserArtifact | None = None
+    model: Trainable | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -70,6 +71,8 @@ class Teaching:
     sources: Mapping[ViewName, Source]
     reads_record: bool
     is_run_once: bool
+    # of a classifier: how the teacher's classes are split; None: they are not
+    split: Split | None
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -152,6 +155,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
+                split=None if config.teacher.split is None else config.teacher.split.rule,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -227,7 +231,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(
-    rule: SelfRule | None, model: ModelArtifact | EncoderArtifact | DenoiserArtifact | None, seed: int | None = None
-) -> Source:
+def _source(rule: SelfRule | None, model: Trainable | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

@@ -22,12 +22,13 @@ from attar.compressors.distill.teachers.teacher_sources import RecordedStates, T
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import DENOISER, ENCODER
+from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
+from attar.stages.finetune.classifier import build_classifier_run, check_same_classes
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.denoiser import build_denoiser_run
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
@@ -50,7 +51,7 @@ if TYPE_CHECKING:
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
 # How the training of models of another subject than causal text is put together.
-BUILDS = {ENCODER: build_encoder_run, DENOISER: build_denoiser_run}
+BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run, DENOISER: build_denoiser_run}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -69,6 +70,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
+    check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
         for other in others:  # one with more tokens speaks over those of the model
             check_covers(other, model, who)
@@ -210,7 +212,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: ModelArtifact | EncoderArtifact) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: AnyModel) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     is_sharded = plan.passes.num_shards > 1

@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from attar.registry.artifacts.handles import Facts
-from attar.registry.artifacts.subjects import DENOISER, ENCODER, subject_of
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, subject_of
+from attar.stages.finetune.classifier import check_classifier_training, refuse_classes
 from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.denoiser import check_denoiser_data, check_denoiser_training, refuse_images
 from attar.stages.finetune.encoder import check_encoder_training, refuse_vectors
 
-CHECKS = {ENCODER: check_encoder_training, DENOISER: check_denoiser_training}
+CHECKS = {
+    ENCODER: check_encoder_training,
+    CLASSIFIER: check_classifier_training,
+    DENOISER: check_denoiser_training,
+}
 
 
 def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
@@ -20,6 +25,7 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
         check(config, has_teacher=bool(teacher))
     else:
         refuse_vectors(objectives)
+        refuse_classes(objectives)
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
     else:

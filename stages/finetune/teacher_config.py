@@ -10,6 +10,7 @@ from pydantic import Field
 from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
 from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.method_field import MethodField
 from attar.stages.runtime.older_fields import NOTHING, kind_of
@@ -50,6 +51,24 @@ Anchor = Annotated[SelfRule | NoSource | InputModel, ANCHOR]
 Rollout = Annotated[RolloutPolicy | DataWrites, MethodField({"data": DataWrites, **ROLLOUTS}, "rollout", "data")]
 
 
+class SubclassSplit(StageConfig):
+    """How a teacher's classes are split into as many as the student has outputs a class. https://arxiv.org/abs/2409.20449"""
+
+    by: Literal["directions", "chance"] = "directions"
+    """directions: principal ones of the teacher's features within a class, off those that tell classes apart. chance: the control."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the softmax over a class's coordinates, whose mean variance is 1: above 1 softer."""
+
+    seed: int = Field(default=0, ge=0)
+    """What the rotation of the directions, or chance, is drawn with."""
+
+    @property
+    def rule(self) -> Split:
+        """How the classes are split."""
+        return Split(by=self.by, temperature=self.temperature, seed=self.seed)
+
+
 class AutoTeacher(StageConfig):
     """The input `teacher` where it is given, else what is recorded in the data."""
 
@@ -63,6 +82,7 @@ class AutoTeacher(StageConfig):
     """Run the input `teacher` once over all examples and keep its last states (2 bytes x hidden size a token in bf16), not at every step:
     its whole distribution at the price of its head. For given answers, and losses that read no states within it."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
@@ -74,6 +94,7 @@ class RecordedTeacher(StageConfig):
     kind: Literal["recorded"]
     """What is recorded in the data."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
@@ -93,6 +114,9 @@ class InputTeacher(StageConfig):
     run_once: bool = False
     """Run it once over all examples and keep its last states, as under auto."""
 
+    split: SubclassSplit | None = None
+    """Of classifiers: teach a student of several outputs a class what the teacher's classes hide, {by: directions}. null: classes alone."""
+
     rule: ClassVar[SelfRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
@@ -110,6 +134,7 @@ class SelfTeacher(StageConfig):
     context: Context = NO_CONTEXT
     """What it reads that the student does not, as under auto."""
 
+    split: ClassVar[SubclassSplit | None] = None
     run_once: ClassVar[bool] = False
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
@@ -130,6 +155,7 @@ class RandomTeacher(StageConfig):
     context: Context = NO_CONTEXT
     """What it reads that the student does not, as under auto."""
 
+    split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
     run_once: ClassVar[bool] = False
     record: ClassVar[Record] = "never"

@@ -20,9 +20,9 @@ from attar.stages.artifacts.dataset.rows import content_key, split_rows, write_r
 from attar.stages.artifacts.work_forecast import size_of_file
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.ingest.hub_id import hub_cure
-from attar.stages.ingest.labels import AnswerForm
 from attar.stages.ingest.records.delimited_table import DELIMITERS, read_table, size_of_table
 from attar.stages.ingest.records.docstrings import packages_digest, read_docstrings
+from attar.stages.ingest.records.labels import AnswerForm
 from attar.stages.ingest.records.record_sources import (
     HUB,
     HUB_PATTERN,

@@ -74,21 +74,21 @@ class SentenceModel(StageConfig):
     artifact: ClassVar[type[Artifact[Any]]] = EncoderArtifact
 
 
-def check_encoder_source(source: ModelSource, strip_from_names: Sequence[str]) -> None:
-    """Raise ValueError for a source that no encoder comes from."""
+def check_text_source(source: ModelSource, strip_from_names: Sequence[str], kind: str = "encoder") -> None:
+    """Raise ValueError for a source that no model which reads whole texts comes from."""
     is_folder = source.scheme in ("folder", "hub", "models") or (source.scheme == "wheel" and source.rest.endswith("/"))
     if source.scheme == "random" and source.parts["family"] not in ENCODER_FAMILIES:
         raise ValueError(
-            f"source is {source.scheme}:{source.rest}, but model.kind is 'encoder'; accepted: random: and one of "
+            f"source is {source.scheme}:{source.rest}, but model.kind is {kind!r}; accepted: random: and one of "
             f"{', '.join(ENCODER_FAMILIES)}"
         )
     if not is_folder and source.scheme != "random":
         accepted = ", ".join(FORMS[name] for name in ("folder", "hub", "models"))
         raise ValueError(
-            f"source is a {source.scheme}: file, but model.kind is 'encoder'; accepted: {accepted}, wheel:PROJECT==VERSION/FOLDER/, random:bert"
+            f"source is a {source.scheme}: file, but model.kind is {kind!r}; accepted: {accepted}, wheel:PROJECT==VERSION/FOLDER/, random:bert"
         )
     if strip_from_names:
-        raise ValueError("strip_from_names is for causal models; accepted with model.kind 'encoder': none")
+        raise ValueError(f"strip_from_names is for causal models; accepted with model.kind {kind!r}: none")
 
 
 def encoder_forecast(source: ModelSource, config: SentenceModel) -> Facts:
@@ -120,7 +120,7 @@ def ingest_encoder(
     encoder = SentenceEncoder(model, form.pooling).eval()
     expected = probe_vectors(encoder, "ingest_model")
     artifact = save_encoder(encoder, content, form)
-    _write_tokenizer(tokenizer, folder, content)
+    write_tokenizer(tokenizer, folder, content)
     del encoder, model
     prove_encoder(content, expected, "ingest_model", torch.device("cpu"))
     note(f"a sentence encoder: {described(artifact.facts)}")
@@ -131,20 +131,23 @@ def ingest_encoder(
 def _form(folder: Path | None, config: SentenceModel, model_config: Any, tokenizer_limit: int) -> SentenceForm:
     """Return the form with the length at which texts are cut. Raises ValueError for one that the model has no positions for."""
     form = default_form(folder, *_wanted(config))
-    positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
-    if form.max_tokens > positions:
-        raise ValueError(
-            f"max_tokens is {form.max_tokens}, but the model has {positions} positions; accepted: 1 to {positions}"
-        )
-    longest = form.max_tokens or min(positions, tokenizer_limit if tokenizer_limit < NO_LIMIT else positions)
+    longest = cut_length(model_config, form.max_tokens, tokenizer_limit)
     return SentenceForm(pooling=form.pooling, max_tokens=longest, settings=form.settings)
+
+
+def cut_length(model_config: Any, wanted: int, tokenizer_limit: int) -> int:
+    """Return where texts are cut: as `wanted`, else as the tokenizer says, at most at the last position. Raises ValueError past that."""
+    positions = int(model_config.max_position_embeddings) - OFFSET_FAMILIES.get(model_config.model_type, 0)
+    if wanted > positions:
+        raise ValueError(f"max_tokens is {wanted}, but the model has {positions} positions; accepted: 1 to {positions}")
+    return wanted or min(positions, tokenizer_limit if tokenizer_limit < NO_LIMIT else positions)
 
 
 def _wanted(config: SentenceModel) -> tuple[str, bool | None, int]:
     return config.pooling, config.is_normalized, config.max_tokens
 
 
-def _write_tokenizer(tokenizer: Any, folder: Path | None, content: Path) -> None:
+def write_tokenizer(tokenizer: Any, folder: Path | None, content: Path) -> None:
     """Write the tokenizer as transformers does, what that leaves out of its folder, and the words that older readers know."""
     tokenizer.save_pretrained(content)
     if folder is not None:

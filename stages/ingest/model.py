@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import DenoiserArtifact, EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.handles import Facts, ModelArtifact, Trainable
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
 from attar.stages.artifacts.model.tokenizer_files import add_tokenizer_files, companion_bytes, refuse_changed_tokens
 from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind, stage
 from attar.stages.ingest.arrival import arrival_facts
+from attar.stages.ingest.classifier import (
+    ClassifierModel,
+    check_classifier_source,
+    classifier_forecast,
+    ingest_classifier,
+)
 from attar.stages.ingest.encoder import (
     CausalModel,
     SentenceModel,
-    check_encoder_source,
+    check_text_source,
     encoder_forecast,
     ingest_encoder,
 )
@@ -34,9 +40,20 @@ from attar.stages.ingest.source_line import (
     local_facts,
     parse_source,
     source_digest,
-    source_folder,
 )
 from attar.stages.runtime.progress import bar
+
+# Of models of another kind than causal text: what is told ahead, and how they come in.
+FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
+    "encoder": encoder_forecast,
+    "classifier": classifier_forecast,
+    "denoiser": denoiser_forecast,
+}
+INGESTS: dict[str, Callable[..., Any]] = {
+    "encoder": ingest_encoder,
+    "classifier": ingest_classifier,
+    "denoiser": ingest_denoiser,
+}
 
 
 class IngestModelConfig(StageConfig):
@@ -47,9 +64,12 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ImageDenoiser, Field(discriminator="kind"), default_kind("causal")
+        CausalModel | SentenceModel | ClassifierModel | ImageDenoiser,
+        Field(discriminator="kind"),
+        default_kind("causal"),
     ] = CausalModel()
-    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts, or
+    """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes (of an encoder with a fresh head where it has none), or
     {kind: denoiser}, which makes images of noise."""
 
     sha256: str = ""
@@ -93,7 +113,9 @@ class IngestModelConfig(StageConfig):
     def _has_names(self) -> IngestModelConfig:
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
-            check_encoder_source(parse_source(self.source), self.strip_from_names)
+            check_text_source(parse_source(self.source), self.strip_from_names)
+        if self.model.kind == "classifier":
+            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
         if self.model.kind == "denoiser":
             check_denoiser_source(parse_source(self.source), self.strip_from_names, self.expect)
         if self.strip_from_names and scheme not in FOLDERS:
@@ -113,17 +135,9 @@ class IngestModelConfig(StageConfig):
 
 def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     source = parse_source(config.source)
-    facts: Facts = {**_local(config, source), **config.expect}
+    forecast = FORECASTS.get(config.model.kind, lambda source, model: local_facts(source, config.strip_from_names))
+    facts: Facts = {**forecast(source, config.model), **config.expect}
     return Forecast(facts, disk_bytes=stored_bytes(facts))
-
-
-def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
-    """Return the facts that can be told before fetching."""
-    if config.model.kind == "encoder":
-        return encoder_forecast(source, config.model)
-    return (
-        denoiser_forecast(source) if config.model.kind == "denoiser" else local_facts(source, config.strip_from_names)
-    )
 
 
 @stage(
@@ -134,9 +148,7 @@ def _local(config: IngestModelConfig, source: ModelSource) -> Facts:
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(
-    config: IngestModelConfig, inputs: NoInputs, workdir: Path
-) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> Trainable:
     """Bring a model in as a plain safetensors folder.
 
     An encoder is laid out as sentence-transformers does it, a denoiser as diffusers does.
@@ -148,15 +160,11 @@ def ingest_model(
     scratch.mkdir(exist_ok=True)
     steps = bar("fetching the model", 2, "steps")
     source = parse_source(config.source)
-    if config.model.kind == "encoder":
-        artifact = ingest_encoder(source, config.model, config.sha256, scratch, workdir / "content")
+    if config.model.kind in INGESTS:
+        artifact = INGESTS[config.model.kind](source, config.model, config.sha256, scratch, workdir / "content")
         _check_expected(config, artifact.facts)
         license_id = config.license or source_license(source, scratch)
-        return EncoderArtifact.at(artifact.path, artifact.facts | {"license": license_id or None})
-    if config.model.kind == "denoiser":
-        made = ingest_denoiser(source, source_folder(source, config.sha256, scratch), workdir / "content")
-        _check_expected(config, made.facts)
-        return DenoiserArtifact.at(made.path, made.facts | {"license": config.license or None})
+        return type(artifact).at(artifact.path, artifact.facts | {"license": license_id or None})
     fetched = fetch_model(source, config.sha256, scratch, config.strip_from_names)
     license_id = config.license or source_license(source, scratch)
     steps.advance()

@@ -6,6 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,15 +14,8 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import (
-    AdapterArtifact,
-    Artifact,
-    DenoiserArtifact,
-    EncoderArtifact,
-    Facts,
-    ModelArtifact,
-)
-from attar.registry.artifacts.subjects import DENOISER, ENCODER, subject_of
+from attar.registry.artifacts.handles import AdapterArtifact, Artifact, Facts, ModelArtifact, Trainable
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -43,11 +37,13 @@ from attar.stages.runtime.progress import metric, note
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
-# The kinds of what is made: that of the base.
-Merged = ModelArtifact | EncoderArtifact | DenoiserArtifact
 # What is refused of models of another subject than causal text, and how they take what was trained.
-CHECKS = {ENCODER: check_encoder_merge, DENOISER: check_denoiser_merge}
-FOLDS = {ENCODER: fold_encoder, DENOISER: fold_denoiser}
+CHECKS = {
+    ENCODER: check_encoder_merge,
+    CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER),
+    DENOISER: check_denoiser_merge,
+}
+FOLDS = {ENCODER: fold_encoder, CLASSIFIER: fold_encoder, DENOISER: fold_denoiser}
 
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -99,8 +95,8 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Merged:
-    """Make one plain model of a base and its students. An encoder or denoiser takes the weights that were trained on it.
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Trainable:
+    """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.

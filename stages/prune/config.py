@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, PATCH_METRICS
 from attar.compressors.prune.solve.items import QUANTITIES
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, ScanArtifact
 from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.device import Precision
@@ -166,7 +166,7 @@ class PruneConfig(StageConfig):
 class PruneInputs:
     """The model, its scan, and calibration rows. The scan chooses a window; the rows fit a patch."""
 
-    model: ModelArtifact | EncoderArtifact
+    model: AnyModel
     scan: ScanArtifact | None = None
     data: tuple[DatasetArtifact, ...] = ()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +14,8 @@ from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import EncoderArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import ENCODER, form_of, subject_of
+from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.placement import Placement
@@ -38,8 +39,8 @@ if TYPE_CHECKING:
 # Models in memory at once, in float32.
 NUM_COPIES = {"none": 2, "linear": 3, "refit": 4}
 # What is refused of models of another subject than causal text, and how they are cut.
-CHECKS = {ENCODER: check_encoder_prune}
-RUNS = {ENCODER: prune_encoder}
+CHECKS = {ENCODER: check_encoder_prune, CLASSIFIER: partial(check_encoder_prune, subject=CLASSIFIER)}
+RUNS = {ENCODER: prune_encoder, CLASSIFIER: prune_encoder}
 
 
 def _forecast(config: PruneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -96,7 +97,7 @@ def _forecast_of_plan(config: PruneConfig, plan: PlanConfig, model: Facts, scan:
 
 
 @stage("prune", version=7, forecast=_forecast, is_light=lambda config: config.patch.kind == "none", follows="model")
-def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> ModelArtifact | EncoderArtifact:
+def prune(config: PruneConfig, inputs: PruneInputs, workdir: Path) -> AnyModel:
     """Remove blocks of a decoder or an encoder. The result loads and runs like any other of its family, which is tried on what was written.
 
     Raises ValueError when the blocks do not exist, when the family's config cannot say what is left, or when the proof fails.

@@ -10,9 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from attar.compressors.catalogue import build
 from attar.compressors.quantize.methods import WEIGHT_METHODS
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderGraphArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact
 from attar.stages.contract import StageConfig, default_kind
-from attar.stages.quantize.limits import Limits, VectorLimits
+from attar.stages.quantize.limits import ClassLimits, Limits, VectorLimits
 from attar.stages.runtime.older_fields import Moved, within
 
 
@@ -56,13 +56,13 @@ class QuantizeConfig(StageConfig):
     """How many bits, how they are chosen, and what may be lost."""
 
     limits: Annotated[
-        Limits | VectorLimits,
+        Limits | VectorLimits | ClassLimits,
         # for an editor: what it takes where no kind is given
         Field(discriminator="kind", json_schema_extra={"default": {"kind": "text"}}),
         default_kind("text"),
     ]
     """What the quantized model may lose on held-out text; past it the stage fails and names the costliest nodes. Of an encoder
-    {kind: vectors, max_cosine_distance: 0.01}."""
+    {kind: vectors, max_cosine_distance: 0.01}, of a classifier {kind: classes, max_kl_nats: 0.05, min_agreement: 0.98}."""
 
     weights: WeightsConfig = WeightsConfig()
     """How weights become integers."""
@@ -122,6 +122,6 @@ class QuantizeConfig(StageConfig):
 class QuantizeInputs:
     """The float graph, rows to calibrate on (training) and to measure on (held out), and plain text to measure on."""
 
-    model: OnnxArtifact | EncoderGraphArtifact
+    model: AnyGraph
     data: DatasetArtifact
     text: DatasetArtifact | None = None

@@ -58,6 +58,22 @@ class VectorLimits(DescribedModel):
     """Size on disk / that of the original."""
 
 
+class ClassLimits(DescribedModel):
+    """Limits of a classifier's loss; each is checked on held-out rows."""
+
+    kind: Literal["classes"]
+    """Of a classifier: of its distributions over classes."""
+
+    max_kl_nats: float = Field(gt=0.0)
+    """KL from the original's distribution over classes to the quantized model's, nats a row, mean."""
+
+    min_agreement: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Share of rows that both put into the same class, in [0, 1]."""
+
+    max_size_fraction: float = Field(default=1.0, gt=0.0)
+    """Size on disk / that of the original."""
+
+
 @dataclass(frozen=True)
 class Quality:
     """A quantized model beside its original: nats a token, shares, bytes, seconds."""

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts, OnnxArtifact
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, form_of, subject_of
+from attar.registry.artifacts.handles import AnyGraph, Facts, OnnxArtifact
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.model.size_forecast import exported, integer_bytes, stored_bytes
 from attar.stages.artifacts.onnx_folder import DATA, copy_companions, disk_bytes, write_graph
 from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.contract import Forecast, stage
+from attar.stages.quantize.classifier import quantize_classifier
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
 from attar.stages.quantize.encoder import check_encoder_quantize, quantize_encoder
 from attar.stages.quantize.graph import TABLE, QuantizedGraph, Switches
@@ -25,9 +27,9 @@ from attar.stages.runtime.progress import metric, note
 
 RESULT = "quality.json"
 # By subject: what a graph's loss is limited in; of others than causal text what is refused, and how they are quantized.
-LIMITS = {CAUSAL: "text", ENCODER: "vectors"}
-CHECKS = {ENCODER: check_encoder_quantize}
-RUNS = {ENCODER: quantize_encoder}
+LIMITS = {CAUSAL: "text", ENCODER: "vectors", CLASSIFIER: "classes"}
+CHECKS = {ENCODER: check_encoder_quantize, CLASSIFIER: partial(check_encoder_quantize, subject=CLASSIFIER)}
+RUNS = {ENCODER: quantize_encoder, CLASSIFIER: quantize_classifier}
 
 
 def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -57,10 +59,10 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
 
 
 @stage("quantize", version=6, forecast=_forecast, follows="model")
-def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> OnnxArtifact | EncoderGraphArtifact:
+def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> AnyGraph:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
 
-    An encoder's is compared by the cosine of its vectors.
+    An encoder's is compared by the cosine of its vectors, a classifier's by its distributions over classes.
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """

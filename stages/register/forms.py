@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attar.registry.artifacts.handles import EncoderGraphArtifact, GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import AnyGraph, GgufArtifact, ModelArtifact, OnnxArtifact
 
-Form = OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact
+Form = AnyGraph | GgufArtifact | ModelArtifact
 # Words of a quantization that its folder need not repeat.
 PLAIN_WORDS = ("none", "weights")
 
 
-def forms_by_folder(graphs: Iterable[OnnxArtifact | EncoderGraphArtifact], others: Iterable[Form]) -> dict[str, Form]:
+def forms_by_folder(graphs: Iterable[AnyGraph], others: Iterable[Form]) -> dict[str, Form]:
     """Return the forms by their folder in the version, graphs first: `onnx` has float32 weights, `onnx-int8` or `gguf-q8_0` say theirs.
 
     Raises ValueError for two of a kind, which would need one folder.

@@ -31,6 +31,9 @@ MEASURES = (
     "draft_acceptance",
     "draft_tokens_per_step",
     "draft_length",
+    "macro_f1",
+    "calibration_error",
+    "label_nats",
     "spearman",
     "num_pairs",
     "mrr",
@@ -42,6 +45,58 @@ MEASURES = (
     "embed_seconds_32",
     "texts_per_second",
 )
+# Behind a figure's name: divided by the original's.
+RATIO = "_ratio"
+# What a person decides by, in that order: of the model itself, then of each of its other forms. MLflow's page of a version shows
+# so many at most.
+PAGE_MODEL = (
+    "accuracy",
+    "accuracy_ratio",
+    "spearman",
+    "spearman_ratio",
+    "ndcg_10",
+    "ndcg_10_ratio",
+    "perplexity_ratio",
+    "num_parameters_ratio",
+    "disk_bytes",
+    "memory_bytes",
+    "decode_seconds_per_token_ratio",
+    "embed_seconds_ratio",
+)
+PAGE_FORM = (
+    "accuracy_ratio",
+    "spearman_ratio",
+    "ndcg_10_ratio",
+    "disk_bytes",
+    "decode_seconds_per_token_ratio",
+    "embed_seconds_ratio",
+)
+MAX_ON_PAGE = 12
+
+
+def page_figures(numbers: Mapping[str, str], forms: Iterable[str]) -> dict[str, str]:
+    """Return the dozen of `number_tags` that a person decides by."""
+    names = [f"model.{measure}" for measure in PAGE_MODEL]
+    names += [f"{form}.{measure}" for measure in PAGE_FORM for form in forms if form != "model"]
+    return {name: numbers[name] for name in [name for name in names if name in numbers][:MAX_ON_PAGE]}
+
+
+def figure_rows(numbers: Mapping[str, str]) -> list[dict[str, str | float | None]]:
+    """Return `number_tags` as a table. A figure a row, with its interval, its ratio to the original's, and that ratio's interval."""
+    beside = {"": "", "low": LOW, "high": HIGH, "ratio": RATIO, "ratio_low": RATIO + LOW, "ratio_high": RATIO + HIGH}
+    names = [name for name in numbers if not any(_is_behind(name, end, numbers) for end in beside.values() if end)]
+    return [
+        {"figure": name}
+        | {
+            column or "value": float(numbers[name + end]) if name + end in numbers else None
+            for column, end in beside.items()
+        }
+        for name in names
+    ]
+
+
+def _is_behind(name: str, end: str, numbers: Mapping[str, str]) -> bool:
+    return name.endswith(end) and name.removesuffix(end) in numbers
 
 
 def measured(evaluation: EvaluationArtifact) -> dict[str, float]:
@@ -69,16 +124,16 @@ def number_tags(
     for form, some in figures.items():
         numbers |= {f"{form}.{measure}": value for measure, value in some.items()}
         numbers |= {
-            f"{form}.{measure}_ratio": value / baseline[measure]
+            f"{form}.{measure}{RATIO}": value / baseline[measure]
             for measure, value in some.items()
             if baseline.get(measure) and is_figure(measure) and not measure.startswith("draft_")
         }
         for measure, ratio in (ratios or {}).get(form, {}).items():
             ends = {"": ratio.value, LOW: ratio.low, HIGH: ratio.high}
             for end, value in ends.items():
-                numbers.pop(f"{form}.{measure}_ratio{end}", None)
+                numbers.pop(f"{form}.{measure}{RATIO}{end}", None)
                 if value is not None and not ratio.undecided:
-                    numbers[f"{form}.{measure}_ratio{end}"] = value
+                    numbers[f"{form}.{measure}{RATIO}{end}"] = value
     return {name: plain(value) for name, value in numbers.items()}
 
 

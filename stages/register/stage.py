@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from attar.registry.artifacts.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.artifacts.subjects import subject_of
+from attar.registry.release.figures import KEYS_TAG, MODEL_KEY_TAG, write_figures
 from attar.registry.release.gate import Ratio
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_tokenizer
@@ -34,7 +35,13 @@ from attar.stages.register.gate_verdict import Verdict, check_inputs, check_name
 from attar.stages.register.model_card import write_card
 from attar.stages.register.provenance import check_signing, statement_of
 from attar.stages.register.release import Release
-from attar.stages.register.release_numbers import measured, number_tags, scan_scores
+from attar.stages.register.release_numbers import (
+    figure_rows,
+    measured,
+    number_tags,
+    page_figures,
+    scan_scores,
+)
 from attar.stages.register.subjects import RELEASES, check_gate
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -74,7 +81,6 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
     Raises ValueError when an evaluation measured something else than what is registered.
     """
     # MLflow takes seconds to import, and checking a recipe needs none of it
-    from attar.registry.release.model_flavor import write_version
     from attar.registry.release.model_registry import register_model
 
     check_signing()
@@ -88,30 +94,45 @@ def register(config: RegisterConfig, inputs: RegisterInputs, workdir: Path) -> R
         verdict = interval_verdict(config.interval_gate, inputs, evaluations)
     is_champion = verdict.has_passed and config.champion == "past_gate"
     release = _release(config, inputs, forms, {"original": baseline, **figures}, verdict.checks)
-    releases = RELEASES[inputs.model.subject]
+    numbers = number_tags(figures, baseline, release.scan, ratios)
+    write = _writer(inputs, forms, write_card(release), figure_rows(numbers))
     steps.advance()
     registration = register_model(
         config.name,
         _work_key(config, inputs),
-        lambda folder: write_version(
-            folder,
-            releases.load(inputs.model.path),
-            load_tokenizer(inputs.model.path),
-            model_folder=inputs.model.path,
-            form_folders={name: form.path for name, form in forms.items()},
-            card=write_card(release),
-            metadata={"attar.fingerprint": inputs.model.fingerprint},
-            task=releases.wording.task,
-        ),
+        write,
         metrics={f"{form}/{name}": value for form, some in figures.items() for name, value in some.items()},
         params={name: fact_text(value) for name, value in inputs.model.facts.items()},
-        tags=number_tags(figures, baseline, release.scan, ratios) | _tags(inputs, forms, verdict, release.license),
+        tags=page_figures(numbers, figures) | _tags(inputs, forms, verdict, release.license),
+        figures=numbers,
         scratch=workdir,
         is_champion=is_champion,
         sign=lambda checksums: statement_of(release, checksums),
     )
     steps.advance()
+    write_figures(workdir / "content", figure_rows(numbers))
     return _released(config, workdir / "content", asdict(registration), verdict, is_champion)
+
+
+def _writer(
+    inputs: RegisterInputs, forms: Mapping[str, Form], card: str, figures: Sequence[Mapping[str, Any]]
+) -> Callable[[Path], None]:
+    """Load the model and return what writes a version of it into a folder."""
+    from attar.registry.release.model_flavor import write_version  # MLflow, as above
+
+    releases = RELEASES[inputs.model.subject]
+    model, tokenizer = releases.load(inputs.model.path), load_tokenizer(inputs.model.path)
+    return lambda folder: write_version(
+        folder,
+        model,
+        tokenizer,
+        model_folder=inputs.model.path,
+        form_folders={name: form.path for name, form in forms.items()},
+        card=card,
+        metadata={"attar.fingerprint": inputs.model.fingerprint},
+        figures=figures,
+        task=releases.wording.task,
+    )
 
 
 def _released(
@@ -181,7 +202,11 @@ def _release(
 
 def _tags(inputs: RegisterInputs, forms: Mapping[str, Form], verdict: Verdict, license_name: str) -> dict[str, str]:
     artifacts = {"model": inputs.model, "evaluation": inputs.evaluation, "baseline": inputs.baseline, **forms}
-    return {f"attar.{name}_key": artifact.key for name, artifact in artifacts.items()} | {
+    beside = {"comparison": inputs.comparison, "behaviour": inputs.behaviour}
+    artifacts |= {name: artifact for name, artifact in beside.items() if artifact is not None}
+    return {
+        MODEL_KEY_TAG: inputs.model.key,
+        KEYS_TAG: json.dumps({name: artifact.key for name, artifact in artifacts.items()}),
         "attar.fingerprint": inputs.model.fingerprint,
         "validation_status": verdict.text,
         "license": license_name,

@@ -7,15 +7,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.subjects import CAUSAL, ENCODER, Subject
-from attar.registry.release.gate import ENCODER_METRICS, THRESHOLDS
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, Subject
+from attar.registry.release.gate import CLASSIFIER_METRICS, ENCODER_METRICS, THRESHOLDS
+from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.register.config import IntervalGate, Thresholds
 
-# Thresholds on what every model has, and those of an encoder.
+# Thresholds on what every model has, those of an encoder, and those of a classifier.
 SHARED_THRESHOLDS = {"max_size_ratio"}
 ENCODER_THRESHOLDS = SHARED_THRESHOLDS | {name for name, (metric, _) in THRESHOLDS.items() if metric in ENCODER_METRICS}
+CLASSIFIER_THRESHOLDS = SHARED_THRESHOLDS | {
+    name for name, (metric, _) in THRESHOLDS.items() if metric in CLASSIFIER_METRICS
+}
+# Those that no causal model is measured by.
+OTHERS = (ENCODER_THRESHOLDS | CLASSIFIER_THRESHOLDS) - SHARED_THRESHOLDS - {"min_accuracy_retention"}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ RELEASES: dict[Subject, Releases] = {
                 "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
             },
         ),
-        thresholds=set(THRESHOLDS) - ENCODER_THRESHOLDS | SHARED_THRESHOLDS,
+        thresholds=set(THRESHOLDS) - OTHERS,
         load=lambda folder: load_model(folder, "auto"),
     ),
     ENCODER: Releases(
@@ -72,6 +78,20 @@ RELEASES: dict[Subject, Releases] = {
         thresholds=ENCODER_THRESHOLDS,
         load=lambda folder: load_encoder(folder).model,
         checks=("bytes_ratio", "parameters_ratio"),
+    ),
+    CLASSIFIER: Releases(
+        Wording(
+            noun="classifier of texts",
+            blocks="blocks",
+            folder="Hugging Face folder",
+            library="transformers",
+            hub_task="text-classification",
+            task="text-classification",
+            forms={"onnx": "ONNX graph, a logit a class: onnxruntime, tokenizers"},
+        ),
+        thresholds=CLASSIFIER_THRESHOLDS,
+        load=lambda folder: load_classifier(folder).model,
+        checks=("accuracy_drop", "accuracy_retention", "bytes_ratio", "parameters_ratio"),
     ),
 }
 

@@ -1,24 +1,25 @@
-"""Scan an encoder. The metrics that compare states and weights, over the tokens of the texts as the encoder reads them."""
+"""Scan a model that reads whole texts. The metrics that compare states and weights, over the texts' tokens as it reads them."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attar.compressors.catalogue import build
-from attar.compressors.encode.encoder import SentenceEncoder, length_batches
+from attar.compressors.encode.encoder import length_batches
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.slots import pad_right
 from attar.compressors.prune.depth.block_cost import counted_costs
 from attar.compressors.prune.depth.metrics import CONTROL_METRICS, COSINE_METRICS, WEIGHT_METRICS
 from attar.compressors.prune.depth.scan import Scores, WindowScan, residual_stream, window_table
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, ModelArtifact, ScanArtifact
-from attar.registry.artifacts.subjects import ENCODER
+from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, ScanArtifact
+from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
-from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.mixed_subjects import refuse_causal_fields
+from attar.stages.artifacts.text_models import TEXT_MODELS
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric
 from attar.stages.scan.config import ScanConfig, scan_facts
@@ -29,28 +30,27 @@ METRICS = (*COSINE_METRICS, *CONTROL_METRICS, *WEIGHT_METRICS)
 CAUSAL_FIELDS = ("tokens", "prepend_bos", "skip_first", "num_loss_samples")
 
 
-def check_encoder_scan(config: ScanConfig) -> None:
-    """Raise ValueError for what is asked that an encoder does not have: next tokens, a cache, candidates of a solve."""
+def check_encoder_scan(config: ScanConfig, subject: Subject = ENCODER) -> None:
+    """Raise ValueError for what such a model does not have: next tokens, a cache, candidates of a solve."""
     if causal := [name for name in config.metrics if name not in METRICS]:
         raise ValueError(
-            f"metrics has {causal[0]!r}, which needs a causal language model; accepted for an encoder: {', '.join(METRICS)}"
+            f"metrics has {causal[0]!r}, which needs a causal language model; accepted for {subject.words}: {', '.join(METRICS)}"
         )
     if config.candidates.axes or config.measure_latency or config.in_memory == "block":
         given = "candidates" if config.candidates.axes else "measure_latency" if config.measure_latency else "in_memory"
         raise ValueError(
-            f"{given} is for causal language models; accepted for an encoder: metrics and calibration alone"
+            f"{given} is for causal language models; accepted for {subject.words}: metrics and calibration alone"
         )
     accepted = "num_samples, max_tokens, batch_size, precision"
-    refuse_causal_fields(ENCODER, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
+    refuse_causal_fields(subject, sorted(config.calibration.model_fields_set), CAUSAL_FIELDS, accepted)
 
 
-def scan_encoder(
-    config: ScanConfig, model: ModelArtifact | EncoderArtifact, data: DatasetArtifact, content: Path
-) -> ScanArtifact:
-    """Score every window of an encoder's blocks, as tables. Raises ValueError for data without training texts."""
+def scan_encoder(config: ScanConfig, model: AnyModel, data: DatasetArtifact, content: Path) -> ScanArtifact:
+    """Score every window of the blocks, as tables. Raises ValueError for data without training texts."""
     device = pick_device()
-    encoder = load_encoder(model.path, pick_dtype(config.calibration.precision, device), device)
-    texts = texts_of(split_rows(read_rows(data.path / "rows.jsonl"), "train"))[: config.calibration.num_samples]
+    models = TEXT_MODELS[model.subject]
+    encoder = models.load(model.path, pick_dtype(config.calibration.precision, device), device)
+    texts = models.texts(split_rows(read_rows(data.path / "rows.jsonl"), "train"))[: config.calibration.num_samples]
     if not texts:
         raise ValueError("the data set has no training rows to calibrate on")
     ids = [some[: config.calibration.max_tokens] for some in TextReader.of(model)(texts)]
@@ -65,7 +65,7 @@ def scan_encoder(
 
 
 @torch.inference_mode()
-def _cosine(config: ScanConfig, encoder: SentenceEncoder, ids: list[list[int]]) -> dict[str, Scores]:
+def _cosine(config: ScanConfig, encoder: Any, ids: list[list[int]]) -> dict[str, Scores]:
     metrics = {name: build(COSINE_METRICS, name) for name in config.metrics if name in COSINE_METRICS}
     totals = WindowScan(metrics)
     counter = bar("scanning", sum(map(len, ids)), "tokens")
@@ -79,7 +79,7 @@ def _cosine(config: ScanConfig, encoder: SentenceEncoder, ids: list[list[int]]) 
     return {name: totals.scores(name) for name in metrics}
 
 
-def _others(config: ScanConfig, encoder: SentenceEncoder, num_blocks: int) -> dict[str, Scores]:
+def _others(config: ScanConfig, encoder: Any, num_blocks: int) -> dict[str, Scores]:
     tables: dict[str, Scores] = {}
     for name in config.metrics:
         if name in CONTROL_METRICS:

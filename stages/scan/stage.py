@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from attar.compressors.prune.depth.metrics import GRADIENT_METRICS, REMOVAL_METRICS
@@ -11,8 +12,8 @@ from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import DatasetArtifact, EncoderArtifact, Facts, ModelArtifact, ScanArtifact
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.registry.artifacts.handles import AnyModel, DatasetArtifact, Facts, ScanArtifact
+from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.model.placement import Placement
 from attar.stages.contract import Forecast, stage
@@ -35,15 +36,15 @@ from attar.stages.scan.tables import (
 from attar.stages.scan.vocabulary import VOCABULARIES, measured_vocabularies, write_vocabularies
 
 # What is refused of models of another subject than causal text, and how they are scanned.
-CHECKS = {ENCODER: check_encoder_scan}
-RUNS = {ENCODER: scan_encoder}
+CHECKS = {ENCODER: check_encoder_scan, CLASSIFIER: partial(check_encoder_scan, subject=CLASSIFIER)}
+RUNS = {ENCODER: scan_encoder, CLASSIFIER: scan_encoder}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScanInputs:
     """The model to scan and the data that shows what it is used for."""
 
-    model: ModelArtifact | EncoderArtifact
+    model: AnyModel
     data: DatasetArtifact
 
 
@@ -106,7 +107,7 @@ def _candidate_passes(candidates: CandidatesConfig, num_blocks: int) -> float:
 
 @stage("scan", version=7, forecast=_forecast)
 def scan(config: ScanConfig, inputs: ScanInputs, workdir: Path) -> ScanArtifact:
-    """Score every window of blocks under each of the metrics, as tables. Of an encoder those that need no next token.
+    """Score every window of blocks under each of the metrics, as tables. Of encoders and classifiers those that need no next token.
 
     Raises ValueError for calibration text that is empty or too short.
     """

@@ -122,8 +122,10 @@ def prose_of(path: str) -> Iterator[tuple[int, str]]:
 @pytest.mark.parametrize("suffix", [".py", ".md", ".yaml", ".j2", ".toml"])
 def test_no_page_or_message_speaks_in_retired_words(suffix: str) -> None:
     lines = []
+    anything = re.compile("|".join(f"(?:{old})" for old in PROSE))
     for path in tracked(suffix):
-        if path in ALIASES:
+        # few files have such a word at all, in their code or beside it: only these are taken apart
+        if path in ALIASES or not anything.search((ROOT / path).read_text()):
             continue
         for line, text in prose_of(path):
             matches = [(match[0], new) for old, new in PROSE.items() for match in re.finditer(old, text)]

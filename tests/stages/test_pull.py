@@ -74,7 +74,8 @@ def pull(*arguments: str | Path) -> tuple[int, str]:
 def test_a_version_is_pulled_by_name_alias_or_number(home: Path, tmp_path: Path, reference: str) -> None:
     code, pulled = pull(reference, tmp_path / "deep" / "dest")
     assert code == 0 and f"{reference} is in" in pulled
-    assert {path.name for path in (tmp_path / "deep" / "dest").iterdir()} == {"MLmodel", "onnx", "SHA256SUMS"}
+    names = {path.name for path in (tmp_path / "deep" / "dest").iterdir()}
+    assert names == {"MLmodel", "onnx", "SHA256SUMS", "byte-ranges.json"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["dest"], "nothing is left beside it"
 
 
@@ -124,13 +125,19 @@ def test_a_form_that_was_tampered_with_never_arrives(own_home: Path, tmp_path: P
     assert not (tmp_path / "dest").exists()
 
 
-def test_an_empty_folder_is_filled_and_any_other_refused(home: Path, tmp_path: Path) -> None:
+def test_an_empty_folder_is_filled_and_one_with_other_files_refused(home: Path, tmp_path: Path) -> None:
     dest = tmp_path / "dest"
     dest.mkdir()
     assert pull("small", dest)[0] == 0
+    (dest / "notes.txt").write_text("mine")
     before = sorted(dest.rglob("*"))
     code, line = pull("small@candidate", dest)
-    assert code == 2 and line == f"attar: {dest} is not empty; give a folder that is, or that does not exist"
+    problem = "holds notes.txt, which no pull put there; move it away, or give another folder"
+    assert code == 2 and line == f"attar: {dest} {problem}"
+    (dest / "SHA256SUMS").write_text(f"{'0' * 64}  notes.txt\n")
+    code, line = pull("small@candidate", dest)
+    problem = "is not empty; give a folder that is, that does not exist, or that an earlier pull filled"
+    assert code == 2 and line == f"attar: {dest} {problem}"
     assert sorted(dest.rglob("*")) == before
 
 

@@ -95,6 +95,25 @@ def test_signed_by_the_operator_or_not_at_all(home: Path, tmp_path: Path, monkey
     assert download_model("small/2", tmp_path / "unchecked").is_dir(), "without a key as before"
 
 
+def test_a_signature_is_checked_over_an_earlier_copy_too(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private, public = write_keys(tmp_path / "keys", "own")
+    monkeypatch.setenv(SIGNING_KEY, str(private))
+    register(home / "scratch", "first", "one")
+    register(home / "scratch", "second", "two")
+    monkeypatch.delenv(SIGNING_KEY)
+    register(home / "scratch", "unsigned", "three")
+    folder = download_model("small/1", tmp_path / "copy", key=str(public))
+    with pytest.raises(UnsignedModelError, match="it is not signed"):
+        download_model("small/3", folder, key=str(public))
+    assert (folder / "weights").read_text() == "one", "the copy stays as it was"
+    assert (download_model("small/2", folder, key=str(public)) / "weights").read_text() == "two"
+    open_client(home).delete_model_version_tag("small", "2", ATTESTATION_TAG)
+    with pytest.raises(UnsignedModelError, match="it is not signed"):
+        download_model("small/2", folder, key=str(public))
+
+
 def test_keys_that_cannot_sign_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert signing_key() is None
     rsa = tmp_path / "rsa.pem"

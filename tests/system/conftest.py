@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from attar.pipelines.operate.prefect_home import configure_prefect
-from tests.databases import copy_database
+from tests.databases import start_on_copy
 from tests.system.operated import Api, Environment, attar, environment_of, free_ports, write_recipe
 from tests.system.tiny_models import make_tiny_models
 
@@ -27,17 +28,15 @@ def serve_prefect(session_folder: Path) -> Iterator[Callable[[Path], dict[str, s
         configure_prefect(home)
         from prefect.server.api.server import SubprocessASGIServer  # reads its settings when imported
 
-        database = home / "prefect" / "prefect.db"
-        is_new = not database.exists()
-        if is_new and migrated.exists():
-            copy_database(migrated, database)
         # A port of the kernel's. Prefect draws one of a thousand; where two workers draw the same, the second takes the first's server,
         # which answers there, for its own, and its runs are among the other test's.
         server = SubprocessASGIServer(int(free_ports(1)[0]))
-        server.start(timeout=180)
         servers.append(server)
-        if is_new and not migrated.exists():
-            copy_database(database, migrated)
+        database = home / "prefect" / "prefect.db"
+        if database.exists():
+            server.start(timeout=180)
+        else:
+            start_on_copy(migrated, database, lambda: server.start(timeout=180))
         return {"PREFECT_API_URL": server.api_url, "PREFECT_HOME": str(home / "prefect")}
 
     yield serve
@@ -57,10 +56,14 @@ def own_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the tiny models and their rows."""
-    folder = tmp_path_factory.mktemp("tiny")
-    make_tiny_models(folder)
+def tiny(session_folder: Path) -> Path:
+    """A folder with the tiny models and their rows; trained once, whichever worker asks first."""
+    folder = session_folder / "tiny"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            (unfinished := session_folder / "tiny.unfinished").mkdir()
+            make_tiny_models(unfinished)
+            unfinished.rename(folder)
     return folder
 
 

@@ -72,18 +72,19 @@ class Api:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._headers: dict[str, str] = {}
+        self._headers: dict[str, str] | None = None
 
     def headers(self) -> dict[str, str]:
         """What a request carries: with a body, the token by which the server knows that no page of another origin sends it."""
-        if not self._headers:
+        if self._headers is None:
             client = secrets.token_hex(8)
             try:
                 token = self.ask(f"csrf-token?client={client}")["token"]
             except urllib.error.HTTPError as error:
                 if error.code != 422:  # what a server that asks for no token says
                     raise
-                return {}
+                self._headers = {}
+                return self._headers
             self._headers = {"Prefect-Csrf-Client": client, "Prefect-Csrf-Token": token}
         return self._headers
 

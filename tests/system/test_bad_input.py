@@ -1,14 +1,12 @@
 """Bad input through the command line: one line that names it, the exit code, nothing half-written.
 
-Code 2 is what the plan refuses, before anything runs; code 1 is what only the stage itself can find.
+Code 2 is what the plan refuses, before anything runs; code 1, what only the stage itself can find, is in test_run_ends.py.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +19,8 @@ from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
 from attar.stages.ingest.tiny_model import byte_tokenizer, random_model
-from tests.databases import copy_database
-from tests.system.operated import attar
 
 TINY = "random:llama?num_blocks=2&hidden_size=32"
-PROOF = {"num_prompts": 1, "num_new_tokens": 4}
 
 
 @pytest.fixture(scope="module")
@@ -128,61 +123,6 @@ def test_what_the_plan_can_see_ends_with_2(
     [line] = [line for line in done.stderr.splitlines() if line.strip()]
     assert line.startswith("attar: ") and message.format(at=folders) in line
     assert everything_below(tmp_path / "home") == []
-
-
-@pytest.fixture(scope="module")
-def failed(
-    folders: Path,
-    tmp_path_factory: pytest.TempPathFactory,
-    clean_environment: dict[str, str],
-    serve_prefect: Callable[[Path], dict[str, str]],
-    mlflow_database: Path,
-) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """One run whose independent branches fail: a family without a graph, a provider that is not there."""
-    home = tmp_path_factory.mktemp("failed") / "home"
-    copy_database(mlflow_database, home / "mlflow.db")
-    data = {"stage": "ingest_data", "config": {"source": f"jsonl:{folders}/rows.jsonl", "heldout_fraction": 0.0}}
-    nodes = {
-        "rows": data,
-        "alibi": ingest(f"folder:{folders}/alibi"),
-        "no_graph": {"stage": "export", "config": PROOF, "inputs": {"model": "alibi", "data": "rows"}},
-        "tiny": ingest(TINY),
-        "graph": {"stage": "export", "config": PROOF, "inputs": {"model": "tiny", "data": "rows"}},
-        "no_device": {
-            "stage": "evaluate",
-            "config": {"provider": "TensorrtExecutionProvider"},
-            "inputs": {"model": "graph", "tasks": ["rows"]},
-        },
-    }
-    environment = clean_environment | {"ATTAR_HOME": str(home), "PYTHONPATH": os.getcwd()} | serve_prefect(home)
-    return home, attar(environment, "run", write_recipe(home.parent, nodes))
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        "node 'no_graph' (export) failed: BloomForCausalLM takes no position_ids or no cache; it has no cached graph",
-        "node 'no_device' (evaluate) failed: provider 'TensorrtExecutionProvider' is not in this onnxruntime; available: ",
-    ],
-    ids=["unsupported operator", "provider not available"],
-)
-def test_what_only_a_stage_can_see_ends_with_1(
-    line: str, failed: tuple[Path, subprocess.CompletedProcess[str]]
-) -> None:
-    _, done = failed
-    assert done.returncode == 1, done.stderr
-    lines = [printed for printed in done.stdout.splitlines() if printed.startswith(line.partition(" failed")[0])]
-    assert len(lines) == 1 and lines[0].startswith(line)
-    assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_a_failed_stage_leaves_nothing_half_written(failed: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
-    home, _ = failed
-    stored = {path.parent.name for path in (home / "store").glob("*/*")}
-    assert stored == {"ingest_data", "ingest_model", "export"}, "nothing of evaluate"
-    assert all((path / "manifest.json").exists() for path in (home / "store").glob("*/*"))
-    assert len(list((home / "store").glob("*/*"))) == 4, "rows, two models, one graph"
-    assert not [path for path in (home / "work").rglob("*") if path.is_file()], "nor in the work folder"
 
 
 @pytest.mark.parametrize(

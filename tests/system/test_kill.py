@@ -22,6 +22,7 @@ from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
 from tests.databases import copy_database
+from tests.system.forked import attar_forked
 from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes
 from tests.system.operated import BETWEEN_POLLS
 
@@ -147,7 +148,7 @@ def kill_and_finish(
         assert before <= stored(home), "what was finished stays"
         for artifact in Store(home).artifacts():
             Store(home).verify(artifact)
-    done = subprocess.run(command(recipe), capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    done = attar_forked(environment, "run", recipe, "--json", folder=tmp_path)
     assert done.returncode == 0, done.stderr
     nodes = json.loads(done.stdout)["nodes"].values()
     assert {node["state"] for node in nodes} == {"Completed", "Cached"}
@@ -179,9 +180,10 @@ def flow_names(home: Path) -> list[tuple[str, str]]:
     ids=lambda number: number.name,
 )
 def test_a_signal_stops_a_run_at_once_and_says_how_to_go_on(
-    number: signal.Signals, environment: dict[str, str], tmp_path: Path
+    number: signal.Signals, environment: dict[str, str], mlflow_database: Path, tmp_path: Path
 ) -> None:
     own = environment | {"ATTAR_HOME": str(tmp_path / "home")}
+    copy_database(mlflow_database, tmp_path / "home" / "mlflow.db")
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             command("tiny", "pruned"), env=own, stdout=log, stderr=log, start_new_session=True, cwd=tmp_path

@@ -1,4 +1,4 @@
-"""Sentences as training examples: texts that a model makes a vector of, in batches of about one length."""
+"""Sentences as training examples: texts that a model makes a vector or classes of, in batches of about one length."""
 
 from __future__ import annotations
 
@@ -14,12 +14,16 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 
 @dataclass(frozen=True)
 class Sentence:
-    """One text as token ids. Where the teacher was run once, its vector of the text and the states that were pooled to it."""
+    """One text as token ids. Where the teacher was run once, its vector or logits of the text and the states that were pooled to it.
+
+    `label`: its class, -1 where it has none.
+    """
 
     ids: Sequence[int]
     teacher: Float[Tensor, "D"] | None = None
     teacher_tokens: Float[Tensor, "T D"] | None = None
     facts: SampleFacts = field(default_factory=SampleFacts)
+    label: int = -1
 
     @property
     def num_tokens(self) -> int:
@@ -35,10 +39,21 @@ class SentenceBatch:
     facts: tuple[SampleFacts, ...]
     teacher: Float[Tensor, "B D"] | None = None
     teacher_tokens: Float[Tensor, "M D"] | None = None
+    labels: Int[Tensor, "B"] | None = None
 
     @property
     def num_positions(self) -> int:
         return len(self.input_ids)
+
+    @property
+    def num_taught(self) -> int:
+        """How many texts a teacher speaks of."""
+        return len(self.input_ids)
+
+    @property
+    def num_labelled(self) -> int:
+        """How many texts have a class."""
+        return 0 if self.labels is None else int((self.labels >= 0).sum())
 
     def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> SentenceBatch:
         return self
@@ -73,6 +88,7 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
         tuple(sentence.facts for sentence in sentences),
         _together(torch.stack, [sentence.teacher for sentence in sentences]),
         _together(torch.cat, [sentence.teacher_tokens for sentence in sentences]),
+        torch.tensor([sentence.label for sentence in sentences]),
     )
 
 

@@ -37,10 +37,15 @@ Mean = Literal["token", "sequence"]
 
 @dataclass(frozen=True, kw_only=True)
 class Distil:
-    """Pull the student toward a target by a divergence, token by token. Everything but the student is without gradient."""
+    """Pull the student toward a target by a divergence, token by token. Everything but the student is without gradient.
+
+    `temperature` T softens student and sources alike, p^(1/T) normalised, and the loss is multiplied by T^2, so that its gradient keeps its
+    size. https://arxiv.org/abs/1503.02531
+    """
 
     divergence: Divergence
     target: TargetOp = field(default_factory=Identity)
+    temperature: float = 1.0
     token_weights: tuple[TokenWeight, ...] = ()
     sample_weight: SampleWeight | None = None
     route: Route = "all"
@@ -48,6 +53,8 @@ class Distil:
 
     def __post_init__(self) -> None:
         check_support(self.divergence, self.target)
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; accepted: above 0")
 
     @property
     def sources(self) -> frozenset[ViewName]:
@@ -61,7 +68,12 @@ class Distil:
     def is_whole(self) -> bool:
         """Whether candidates with a rest do not do."""
         traits = self.divergence.traits
-        return self._weighs_by_teacher or traits.needs_whole or (traits.needs_target and self.target.needs_whole)
+        return (
+            self.temperature != 1.0
+            or self._weighs_by_teacher
+            or traits.needs_whole
+            or (traits.needs_target and self.target.needs_whole)
+        )
 
     @property
     def requires(self) -> Requires:
@@ -101,9 +113,10 @@ class Distil:
         traits = self.divergence.traits
         with_labels = traits.needs_target and "labels" in self.target.views
         seen = views_of(logprobs, _read(targets, self.sources), with_labels=with_labels, needs_whole=self.is_whole)
+        seen = seen if self.temperature == 1.0 else seen.softened(self.temperature)
         target = self.target(seen) if traits.needs_target else seen.student.detach()
         loss = self.divergence(target, seen.student, drawn_of(seen, targets, traits))
-        loss = weigh(self, loss, targets.stats, targets.tokens)
+        loss = weigh(self, self.temperature**2 * loss, targets.stats, targets.tokens)
         if self.reduction == "sequence":  # last: a clip bounds the loss of a token as it is
             if targets.stats is None:
                 raise ValueError("the mean of each sequence needs to know the sequences of the tokens")

@@ -73,6 +73,15 @@ class Views:
             raise ValueError(f"the objective reads {name!r}, but nothing stands behind it in this training")
         return logprobs
 
+    def softened(self, temperature: float) -> Views:
+        """Return them at a temperature: p^(1 / temperature) of each source, normalised. Labels stay all mass on one."""
+
+        def soften(logprobs: Float[Tensor, "N C"] | None) -> Float[Tensor, "N C"] | None:
+            return None if logprobs is None else (logprobs / temperature).log_softmax(dim=-1)
+
+        others = (soften(self.teacher), soften(self.past), soften(self.anchor))
+        return Views((self.student / temperature).log_softmax(dim=-1), self.next_outcomes, *others)
+
 
 def views_of(
     logprobs: Float[Tensor, "N V"], targets: Targets, *, with_labels: bool, needs_whole: bool = False

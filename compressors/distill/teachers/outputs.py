@@ -56,6 +56,23 @@ class LiveTeacher:
 
 
 @dataclass(frozen=True)
+class ClassOutputs:
+    """What a teacher says of N rows: logits over C classes, and whatever states it keeps, by name."""
+
+    logits: Float[Tensor, "N C"]
+    states: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @torch.no_grad()
+    def logprobs(self, tokens: slice) -> Float[Tensor, "n C"]:
+        """Return log-probabilities of some of the rows, in nats."""
+        return self.logits[tokens].float().log_softmax(dim=-1)
+
+    def over(self, entries: Entries) -> ClassOutputs:
+        """Return them over part of the vocabulary, of which classes are none."""
+        raise TypeError("classes are compared whole: there is no vocabulary to sample")
+
+
+@dataclass(frozen=True)
 class Teachers:
     """Outputs of a batch's teachers: the teacher itself, a past self, an anchor; None where there is none."""
 

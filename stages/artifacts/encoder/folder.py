@@ -45,7 +45,7 @@ def load_encoder(
     form = form or read_form(folder)
     if form is None:
         raise ValueError(f"{folder} has no modules.json, which says how states become vectors")
-    model = _read(folder, dtype)
+    model = read_whole(folder, dtype)
     refuse_not_finite(folder, model.state_dict())
     return SentenceEncoder(model.to(device=device) if device is not None else model, form.pooling).eval()  # type: ignore[call-arg]
 
@@ -93,6 +93,11 @@ def copy_form(source: Path, folder: Path) -> None:
 
 def encoder_facts(model: transformers.PreTrainedModel, form: SentenceForm) -> Facts:
     """Return the facts of a loaded encoder."""
+    return {**sizes_of(model), **form_facts(form)}
+
+
+def sizes_of(model: transformers.PreTrainedModel) -> Facts:
+    """Return what a loaded model that reads whole texts is by its sizes."""
     blocks = decoder_blocks(model)
     return {
         **config_facts(model.config),
@@ -102,7 +107,6 @@ def encoder_facts(model: transformers.PreTrainedModel, form: SentenceForm) -> Fa
         "num_matmul_parameters": num_matmul_parameters(model),
         "attention_width": attention_width(model.config),
         "dtype": str(model.dtype).removeprefix("torch."),
-        **form_facts(form),
     }
 
 
@@ -120,7 +124,10 @@ def folder_facts(folder: Path, form: SentenceForm) -> Facts:
     refuse_unsafe(folder)
     refuse_no_encoder(folder)
     quiet_transformers()
-    return {**encoder_facts(_read(folder, "auto", device_map="meta"), form), "companion_bytes": companion_bytes(folder)}
+    return {
+        **encoder_facts(read_whole(folder, "auto", device_map="meta"), form),
+        "companion_bytes": companion_bytes(folder),
+    }
 
 
 def default_form(folder: Path | None, pooling: str, is_normalized: bool | None, max_tokens: int) -> SentenceForm:
@@ -141,7 +148,10 @@ def described(facts: EncoderFacts) -> str:
     return f"{facts.pooling} pooling{', normalized' if facts.is_normalized else ''}, texts cut at {facts.max_tokens} tokens"
 
 
-def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformers.PreTrainedModel:
+def read_whole(
+    folder: Path, dtype: torch.dtype | str, reader: str = "AutoModel", **options: Any
+) -> transformers.PreTrainedModel:
+    """Load a folder by transformers' class of that name. Raises ValueError unless its weights are those that its config describes."""
     import transformers  # a second that a plan need not wait for
 
     stored = stored_tensors(folder)  # first: whole files, of which there is one choice
@@ -149,7 +159,7 @@ def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformer
     if dtype == "auto" and not (config.get("dtype") or config.get("torch_dtype")):
         dtype = stored_dtype(folder)[0]
     try:
-        model, report = transformers.AutoModel.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
+        model, report = getattr(transformers, reader).from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
             folder,
             dtype=dtype,
             use_safetensors=True,

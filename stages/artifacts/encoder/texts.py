@@ -40,6 +40,11 @@ class TextReader:
         return ids
 
 
+def asked_texts(rows: Iterable[Row]) -> list[str]:
+    """Return the texts of rows that are put into classes, each once. An answer is the name of a class, and no text."""
+    return list(dict.fromkeys(text for row in rows if (text := row.text or row.question).strip()))
+
+
 def texts_of(rows: Iterable[Row]) -> list[str]:
     """Return what of rows an encoder can read, each text once. Plain texts, questions and answers, both sentences of a pair."""
     parts = (part for row in rows for part in ((row.text,) if row.text else (row.question, row.answer)))

@@ -21,7 +21,7 @@ from attar.stages.artifacts.denoiser.nets import DIT, UNET, NetKind, net_of
 from attar.stages.artifacts.denoiser.proof import probe_predictions, prove_denoiser
 from attar.stages.artifacts.denoiser.scheduler import DEFAULT, full_config, process_of
 from attar.stages.contract import StageConfig
-from attar.stages.ingest.source_line import ModelSource, random_options
+from attar.stages.ingest.source_line import ModelSource, random_options, source_folder
 from attar.stages.runtime.progress import note
 
 # What a `random:` denoiser can be told, with the default of each.
@@ -59,7 +59,7 @@ def check_denoiser_source(source: ModelSource, strip_from_names: Sequence[str], 
         kind.check(Path(f"random:{kind.name}"), {**_net_config(kind, options), "_class_name": kind.class_name})
 
 
-def denoiser_forecast(source: ModelSource) -> Facts:
+def denoiser_forecast(source: ModelSource, config: ImageDenoiser) -> Facts:
     """Return the facts that can be told before fetching."""
     if source.scheme == "folder":
         return folder_facts(source.path)
@@ -71,8 +71,11 @@ def denoiser_forecast(source: ModelSource) -> Facts:
         return denoiser_facts(random_denoiser(source))
 
 
-def ingest_denoiser(source: ModelSource, folder: Path | None, content: Path) -> DenoiserArtifact:
+def ingest_denoiser(
+    source: ModelSource, config: ImageDenoiser, sha256: str, scratch: Path, content: Path
+) -> DenoiserArtifact:
     """Write the denoiser of a source as diffusers lays it out, and prove it. Raises ValueError as `load_denoiser` does."""
+    folder = source_folder(source, sha256, scratch)
     denoiser = random_denoiser(source) if folder is None else load_denoiser(folder)
     expected = probe_predictions(denoiser, "ingest_model")
     artifact = save_denoiser(denoiser, content)

@@ -14,8 +14,8 @@ from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.cells import BlankCellError, is_blank, is_unicode, text_cell
 from attar.stages.artifacts.dataset.dialogues import TOOL_COLUMNS, turns_of
 from attar.stages.artifacts.dataset.rows import Row
-from attar.stages.ingest.choices import Choices, choices_of
-from attar.stages.ingest.labels import AnswerForm, Labelled, answer_indices
+from attar.stages.ingest.records.choices import Choices, choices_of
+from attar.stages.ingest.records.labels import AnswerForm, Labelled, answer_indices
 from attar.stages.ingest.records.record_sources import Record
 
 # Columns in which conversations are looked for.

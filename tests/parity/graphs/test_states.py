@@ -37,13 +37,15 @@ def prompts() -> list[list[int]]:
 
 def test_rows_that_are_refilled_write_what_torch_writes(graph: tuple[Any, OnnxRunner, Path]) -> None:
     model, runner, _ = graph
+    alone = [
+        model.generate(
+            torch.tensor([prompt]), max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=None, pad_token_id=0
+        )[0, len(prompt) :].tolist()
+        for prompt in prompts()
+    ]
     for batch_size in (1, 3):
         written = decode(runner, prompts(), max_new_tokens=NUM_NEW, stop_ids=(), batch_size=batch_size)
-        for prompt, generation in zip(prompts(), written, strict=True):
-            alone = model.generate(
-                torch.tensor([prompt]), max_new_tokens=NUM_NEW, do_sample=False, eos_token_id=None, pad_token_id=0
-            )
-            assert generation.token_ids == alone[0, len(prompt) :].tolist()
+        assert [generation.token_ids for generation in written] == alone
 
 
 def test_padding_before_a_prompt_leaves_no_trace_in_its_state(graph: tuple[Any, OnnxRunner, Path]) -> None:

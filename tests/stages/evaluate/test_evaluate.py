@@ -65,6 +65,11 @@ def test_torch_and_onnx_are_measured_alike(
             scores["tasks"]
         )
         assert {name: len(right) for name, right in scores["right"].items()} == scores["num_rows"]
+    lines = [json.loads(line) for line in (torch_scores.path / "records" / "answers.jsonl").read_text().splitlines()]
+    assert [line["id"] for line in lines] == [name for ids in first["question_ids"].values() for name in ids]
+    written = {line["question"]: line["answer"] for line in lines if line["task"] == "sums"}
+    sampled = {sample["question"]: sample["answer"] for sample in first["samples"] if sample["question"] in written}
+    assert sampled and sampled == {question: written[question] for question in sampled}
     nats, counts = zip(*first["text_pieces"], strict=True)
     assert first["perplexity"] == pytest.approx(math.exp(sum(nats) / sum(counts)))
     facts = torch_scores.facts

@@ -14,7 +14,9 @@ import yaml
 from attar.registry.artifacts.environment import tracking_uri
 from attar.registry.artifacts.handles import DatasetArtifact, EvaluationArtifact, ModelArtifact, OnnxArtifact
 from attar.registry.artifacts.store import Store
+from attar.registry.release.model_registry import registered_keys
 from attar.registry.release.pull import download_model
+from attar.registry.release.versions import read_version
 from attar.registry.tracking.mlflow_home import open_client
 from attar.stages.contract import NoInputs
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
@@ -182,14 +184,28 @@ def test_the_version_has_its_card_signature_example_and_checksums(released: dict
     assert done.returncode == 0, done.stderr
 
 
-def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Store) -> None:
-    tags = open_client(here.root).get_model_version_by_alias("small", "champion").tags
+def test_the_page_shows_what_a_person_decides_by_and_a_table_all(released: dict, here: Store, tmp_path: Path) -> None:
+    shown = open_client(here.root).get_model_version_by_alias("small", "champion").tags
     evaluation, baseline = released["inputs"].evaluation.facts, released["inputs"].baseline.facts
     ratio = evaluation["num_parameters"] / baseline["num_parameters"]
-    assert float(tags["model.num_parameters"]) == evaluation["num_parameters"]
-    assert float(tags["model.num_parameters_ratio"]) == pytest.approx(ratio, rel=1e-5)
+    assert float(shown["model.num_parameters_ratio"]) == pytest.approx(ratio, rel=1e-5)
+    figures = {name for name in shown if name.startswith(("model.", "onnx.", "scan."))}
+    assert {"model.accuracy", "model.disk_bytes", "onnx.disk_bytes", "model.decode_seconds_per_token_ratio"} <= figures
+    assert len(figures) <= 12 and len(shown) <= 20 and shown["license"] == "apache-2.0"
+    table = json.loads((download_model("small", tmp_path / "small") / "figures.json").read_text())
+    rows = {row[0]: dict(zip(table["columns"], row, strict=True)) for row in table["data"]}
+    assert rows["model.num_parameters"]["value"] == evaluation["num_parameters"]
+    assert rows["model.num_parameters"]["ratio"] == pytest.approx(ratio, rel=1e-5)
+    assert rows["model.accuracy"]["low"] <= rows["model.accuracy"]["value"] <= rows["model.accuracy"]["high"]
+    assert len(rows) > len(figures)
+
+
+def test_every_figure_is_still_read_by_its_name_as_a_number(released: dict, here: Store) -> None:
+    version = read_version("small@champion")
+    tags = version.tags
     for name in (
         "model.accuracy",
+        "model.num_parameters",
         "model.decode_seconds_per_token",
         "onnx.decode_seconds_per_token",
         "onnx.disk_bytes",
@@ -204,7 +220,14 @@ def test_figures_are_version_tags_that_sort_as_numbers(released: dict, here: Sto
     removed = list(released["model"].facts["removed_blocks"])
     score = read_scores(released["scan"].path / "windows.csv", "angular_distance")[removed[0], 1]
     assert float(tags["scan.angular_distance"]) == pytest.approx(score, rel=1e-5)
-    assert tags["license"] == "apache-2.0"
+    inputs = released["inputs"]
+    assert version.keys == {
+        "model": inputs.model.key,
+        "evaluation": inputs.evaluation.key,
+        "baseline": inputs.baseline.key,
+        "onnx": inputs.onnx[0].key,
+    }
+    assert set(version.keys.values()) <= registered_keys()
 
 
 def test_an_evaluation_of_something_else_is_refused(released: dict, here: Store) -> None:
@@ -263,7 +286,7 @@ def test_several_graphs_lie_side_by_side_in_one_version(
     card = (folder / "README.md").read_text()
     assert "`onnx-int8/`: int8 weights; its loss stands in the figures above" in card
     assert "| measure | original | model | onnx | onnx-int8 |" in card
-    tags = open_client(here.root).get_model_version_by_alias("all", "champion").tags
+    tags = read_version("all@champion").tags
     sizes = [float(tags[f"{form}.disk_bytes"]) for form in ("onnx-int8", "onnx")]
     assert sizes[0] < sizes[1] and float(tags["onnx-int8.decode_seconds_per_token"]) > 0
     code = script("onnx")

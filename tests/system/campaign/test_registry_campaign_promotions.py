@@ -15,7 +15,8 @@ import pytest
 from attar.registry.release.alias_lock import patiently
 from attar.registry.release.model_registry import CHAMPION, PREVIOUS, register_model
 from attar.registry.release.promotion import REPLACES_TAG, make_champion
-from attar.registry.release.versions import NoSuchVersionError, find_version, read_version
+from attar.registry.release.reference import NoSuchVersionError
+from attar.registry.release.versions import find_version, read_version
 from tests.system.campaign.ledger import note_scenario
 
 pytestmark = pytest.mark.slow

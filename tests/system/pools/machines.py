@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from attar.stages.runtime.orphans import OWNER
+from tests.system.forked import attar_forked
 from tests.system.operated import Api, until
 
 Environment = dict[str, str]
@@ -31,6 +32,7 @@ class Machines:
             "PYTHONPATH": os.pathsep.join([os.getcwd(), os.environ.get("PYTHONPATH", "")]),
         }  # fmt: skip
         (self.home / "prefect").mkdir(parents=True)
+        self.api = Api(self.environment["PREFECT_API_URL"])
         self.started: list[subprocess.Popen[bytes]] = []
 
     def start_server(self) -> subprocess.Popen[bytes]:
@@ -56,13 +58,10 @@ class Machines:
         return process
 
     def attar(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "attar.pipelines", *words]
-        return subprocess.run(
-            command, capture_output=True, text=True, env=self.environment, cwd=self.workspace, check=False
-        )
+        return attar_forked(self.environment, *words, folder=self.workspace)
 
     def ask(self, path: str, body: Any = None) -> Any:
-        return Api(self.environment["PREFECT_API_URL"]).ask(path, body)
+        return self.api.ask(path, body)
 
     def until(self, condition: Callable[[], Any], seconds: float = 200.0, what: str = "it did not happen") -> Any:
         """Wait; where it does not come, what every process of the machines has said last is the reason."""

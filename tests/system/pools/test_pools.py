@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from attar.registry.artifacts.store import Store
-from tests.databases import copy_database
+from tests.databases import copy_database, start_on_copy
 from tests.system.operated import BETWEEN_POLLS, DATABASE_SECONDS
 from tests.system.pools.machines import Machines, kill_tree
 
@@ -56,7 +56,10 @@ pytestmark = pytest.mark.timeout(600)
 
 @pytest.fixture(scope="module")
 def machines(
-    tmp_path_factory: pytest.TempPathFactory, clean_environment: Environment, mlflow_database: Path
+    tmp_path_factory: pytest.TempPathFactory,
+    session_folder: Path,
+    clean_environment: Environment,
+    mlflow_database: Path,
 ) -> Iterator[Machines]:
     from socket import socket
 
@@ -70,7 +73,7 @@ def machines(
     made = Machines(workspace, clean_environment, port)
     copy_database(mlflow_database, made.home / "mlflow.db")
     try:
-        made.start_server()
+        start_on_copy(session_folder / "prefect.db", made.home / "prefect" / "prefect.db", made.start_server)
         done = made.attar("pool", "cpu", "gpu")
         assert done.returncode == 0 and "attar worker gpu" in done.stdout, done.stdout + done.stderr
         yield made

@@ -71,6 +71,17 @@ def short(node: str, num_samples: int, **more: Any) -> dict[str, Any]:
     return {f"{node}.config.{name}": value for name, value in config.items()}
 
 
+def encoder_quick(node: str, num_epochs: int) -> dict[str, Any]:
+    """A training of a tiny encoder, whose blocks learn whole."""
+    schedule = {"num_epochs": num_epochs, "learning_rate": 3e-3, "tokens_per_step": 512}
+    return {
+        f"{node}.config.schedule": schedule,
+        f"{node}.config.heldout.every": 4,
+        f"{node}.config.compute": {"tokens_per_micro_batch": 1024, "precision": "float32"},
+    }
+
+
+SMALL_ENCODER = "random:bert?num_blocks=2&hidden_size=32"
 CUT = {"pruned.config.blocks": [2]}
 SMOKES = {
     "ps-kd": Smoke({"ps_kd": 1.0}, changes={**CUT, **quick()}),
@@ -151,6 +162,20 @@ SMOKES = {
         {"seen": 1.0, "unseen": 0.3, "view": 2.0},
         source="weak",
         changes={**short("answers", 2), **quick(tokens_per_step=2048, tokens_per_micro_batch=8192, num_epochs=6)},
+    ),
+    "lelp": Smoke(
+        {"lelp": 1.0},
+        changes={
+            "original.config.source": SMALL_ENCODER,
+            "wide.config.source": SMALL_ENCODER,
+            # its own data: two classes that hide four kinds of requests each
+            "questions.config.source": "jsonl:shipped/requests.jsonl",
+            "questions.config.verifier": "auto",
+            "questions.config.max_rows": 80,
+            "pruned.config.blocks": [1],
+            **encoder_quick("lesson", num_epochs=4),
+            **encoder_quick("student", num_epochs=6),
+        },
     ),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(

@@ -20,6 +20,13 @@ DAYS = [datetime(2026, 1, 1) + timedelta(days=day) for day in range(4 * 365)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["slug"])
+def test_a_schedule_names_its_time_zone(schedule: dict) -> None:
+    assert schedule.get("timezone") in available_timezones() and "/" in schedule["timezone"], (
+        "a place, whose clock it goes by"
+    )
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: schedule["slug"])
 def test_a_scheduled_time_is_never_left_out_nor_there_twice(schedule: dict) -> None:
     """A local time that a clock leaves out, or shows twice, has two offsets from UTC; of 2:00 that is so in 154 zones."""
     minute, hour, *_ = schedule["cron"].split()

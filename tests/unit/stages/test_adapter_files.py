@@ -11,6 +11,7 @@ from pathlib import Path
 SCRIPT = """
 import sys
 from pathlib import Path
+sys.modules["bitsandbytes"] = None  # as where it is not installed: PEFT would import it, and it half of torch's compiler
 import torch
 from peft import LoraConfig, get_peft_model
 from attar.stages.artifacts.adapter_files import write_adapters

@@ -48,20 +48,18 @@ def runner(budget: float, risky: Bigram = RISKY) -> AnchoredRunner:
 
 
 def every_text(budget: float, risky: Bigram = RISKY) -> tuple[float, list[list[float]]]:
-    """Return KL(q(y) || safe(y)) over all texts, and what each of them spent after every step."""
-    total, spends = 0.0, []
-    for text in itertools.product(range(VOCAB), repeat=LENGTH):
-        slots = runner(budget, risky).open_slots(1, 1, LENGTH)
-        slots.fill([0], [[0]])
-        log_q = log_safe = 0.0
-        spent = []
-        for index, (last, token) in enumerate(itertools.pairwise([0, *text])):
-            log_q += float(slots.step([last], [index])[0, token])
-            log_safe += float(SAFE.table[last].log_softmax(-1)[token])
-            spent.append(float(slots.spent_nats[0]))
-        total += torch.tensor(log_q).exp().item() * (log_q - log_safe)
-        spends.append(spent)
-    return total, spends
+    """Return KL(q(y) || safe(y)) over all texts, and what each of them spent after every step. Each text is a row of one batch."""
+    texts = torch.tensor(list(itertools.product(range(VOCAB), repeat=LENGTH)))
+    slots = runner(budget, risky).open_slots(len(texts), 1, LENGTH)
+    slots.fill(range(len(texts)), [[0]] * len(texts))
+    log_q, log_safe, spends = torch.zeros(len(texts)), torch.zeros(len(texts)), []
+    last = torch.zeros(len(texts), dtype=torch.long)
+    for index, tokens in enumerate(texts.T):
+        log_q += slots.step(last.tolist(), [index] * len(texts)).gather(-1, tokens[:, None])[:, 0]
+        log_safe += SAFE.table[last].log_softmax(-1).gather(-1, tokens[:, None])[:, 0]
+        spends.append(slots.spent_nats.clone())
+        last = tokens
+    return float((log_q.exp() * (log_q - log_safe)).sum()), torch.stack(spends, dim=1).tolist()
 
 
 def test_the_whole_text_stays_within_its_budget_and_uses_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,14 +29,23 @@ from tests.databases import copy_database
 NUM_TOKENS = 6
 
 
-@pytest.fixture
-def chain(store: Store) -> list[ModelArtifact]:
-    """An original of six blocks, and four cuts of one block each."""
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, list[ModelArtifact]]:
+    """An original of six blocks, and four cuts of one block each, in a store that no test changes."""
+    store = Store(tmp_path_factory.mktemp("chain"))
     source = IngestModelConfig(source="random:llama?num_blocks=6&hidden_size=64&seed=3")
     models = [ingest_model.execute(source, NoInputs(), store).artifact]
     for _ in range(4):
         models.append(prune.execute(PruneConfig(blocks=[1]), PruneInputs(model=models[-1]), store).artifact)
-    return models
+    return store, models
+
+
+@pytest.fixture
+def chain(store: Store, made: tuple[Store, list[ModelArtifact]]) -> list[ModelArtifact]:
+    """That chain in the test's own store."""
+    shutil.copytree(made[0].root, store.root, dirs_exist_ok=True)
+    links = [(made[0].manifest(model)["stage"], model.key) for model in made[1]]
+    return [store.load(stage, key) for stage, key in links]  # type: ignore[misc]
 
 
 def record(store: Store, models: list[ModelArtifact]) -> RunRecord:
@@ -139,5 +149,17 @@ def test_the_command_prints_what_changed(store: Store, chain: list[ModelArtifact
     assert " > prune " in shown.stdout and "changed the answer to: What is left?" in shown.stdout
     printed = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
     assert printed["num_questions"] == 1 and printed["changes"][0]["stage"] in printed["chain"]
-    wrong = CliRunner().invoke(app, ["bisect", "x", "--of", "nobody"])
-    assert wrong.exit_code == 2
+    held = set(store.root.rglob("*"))
+    for spec, message in (
+        (
+            "nobody",
+            "nobody: no model of that name is registered; there are: none; nor does the key of a stored model begin so",
+        ),
+        (
+            "no/one",
+            "'no/one' is no registered model; accepted: NAME, NAME@ALIAS, NAME/VERSION; nor does the key of a stored model begin so",
+        ),
+    ):
+        wrong = CliRunner().invoke(app, ["bisect", "x", "--of", spec])
+        assert (wrong.exit_code, wrong.stderr) == (2, f"attar: {message}\n")
+    assert set(store.root.rglob("*")) == held, "nothing is written"

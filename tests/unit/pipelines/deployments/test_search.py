@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -12,7 +13,10 @@ from prefect.utilities.schema_tools.validation import validate
 from pydantic import ValidationError
 
 from attar.pipelines.deployments.search_space import Dimension, make_sampler
+from attar.pipelines.deployments.starting_points import starting_points, suggested_values
 from attar.pipelines.deployments.sweep import TrialFailed, goals, pareto_rows, sweep
+from attar.pipelines.suggest.budget import read_budget
+from attar.pipelines.suggest.evidence import Case
 from attar.stages.ingest.newest_source import newest_source
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -117,3 +121,43 @@ def test_an_earlier_trial_without_numbers_is_on_no_front() -> None:
 )  # fmt: skip
 def test_what_cannot_move_is_left_as_it_is(source: str) -> None:
     assert newest_source("ingest_data", source) == source
+
+
+def measured(size: int, rate: float) -> Case:
+    """A student of a recipe: each block removed saves 10 MB and costs quality."""
+    settings = {"cut.config.num_blocks": size, "heal.config.rate": rate, "cut.config.metric": "cosine"}
+    figures = {"bytes": (300 - 10 * size) * 1e6, "kl": 0.02 * size}
+    return Case(f"run {size}", "cuts", "healed", settings, {"cut": "prune", "heal": "finetune"}, figures)
+
+
+def test_a_sweep_begins_at_what_past_runs_suggest() -> None:
+    cases = [measured(size, 1e-3) for size in range(2, 14)]
+    space = [
+        Dimension(field="cut.config.num_blocks", low=1, high=7, scale="integer"),
+        Dimension(field="heal.config.rate", values=[1e-4, 1e-3]),
+    ]
+    points = starting_points(cases, read_budget("bytes<=250MB"), "somewhere/cuts.yaml", space)
+    assert points and all(5 <= point["cut.config.num_blocks"] <= 7 for point in points)
+    study, seen = optuna.create_study(sampler=make_sampler("bayesian", space, 7)), []
+
+    def objective(trial: optuna.Trial) -> float:
+        seen.append({axis.field: axis.suggest(trial) for axis in space})
+        return 0.0
+
+    for point in points:
+        study.enqueue_trial(point, skip_if_exists=True)
+    study.optimize(objective, n_trials=len(points))
+    assert seen == [{**point, "heal.config.rate": 1e-3} for point in points], "the first trials are those"
+    other = [Dimension(field="cut.config.num_blocks", values=[20, 21])]
+    assert starting_points(cases, read_budget("bytes<=250MB"), "cuts", other) == []
+
+
+def test_a_beginning_without_evidence_or_in_a_grid_is_refused(tmp_path: Path) -> None:
+    space = [Dimension(field="cut.config.num_blocks", values=[1, 2])]
+    for budget, search, message in (
+        ("bytes<=250MB", "grid", "budget: a grid visits every combination; accepted with search bayesian"),
+        ("byte<=1", "bayesian", "budget: unknown figure 'byte'"),
+        ("bytes<=250MB", "bayesian", "the store has 0 measured models with bytes; accepted: at least 9"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            suggested_values(tmp_path, budget, "cuts", space, search)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
+from attar.pipelines.report.page import write_report
 from attar.pipelines.suggest.budget import Limit, read_budget
 from attar.pipelines.suggest.evidence import Case, cases_of
+from attar.pipelines.suggest.kept_predictions import calibration, keep_predictions, kept_predictions, predictions_of
 from attar.pipelines.suggest.planner import suggest
 from attar.registry.artifacts.store import Store
 from attar.registry.tracking.run_record import run_records
@@ -100,3 +104,42 @@ def test_json_has_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("attar.pipelines.suggest.evidence.cases_of", lambda records, store: cuts(list(range(1, 13))))
     done = CliRunner().invoke(app, ["suggest", "--budget", "bytes<=250MB", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)[0]["command"].startswith("attar run cuts")
+
+
+def test_what_was_predicted_and_what_came_are_kept_beside_the_run(tmp_path: Path) -> None:
+    """Ten runs of a recipe, then one that cut otherwise: its figure is held against what the ten say of it."""
+    store = Store(tmp_path / "home")
+    for size in range(1, 11):
+        recorded_run(store, "cuts", list(range(size)), [1.0], disk_bytes=(100 - 4 * size) * 1_000_000)
+    new = recorded_run(store, "cuts", list(range(20, 25)), [1.0], disk_bytes=80_000_000)
+    records = run_records(store.root)
+    [prediction] = keep_predictions(new, records, store)
+    assert (prediction.model, prediction.figure, prediction.came, prediction.num_cases) == (
+        "smaller",
+        "bytes",
+        80e6,
+        10,
+    )
+    assert prediction.low <= prediction.predicted <= prediction.high and prediction.is_within
+    page = write_report(new, store).read_text()
+    assert "Predicted by the runs before" in page and "10 models" in page
+    assert kept_predictions(records) == [prediction.as_row()]
+    assert calibration(kept_predictions(records)) == (
+        "of 1 figures predicted before their runs, 1 (100%) came within their 90% intervals"
+    )
+    again = recorded_run(store, "cuts", list(range(20, 25)), [1.0], disk_bytes=80_000_000)
+    assert keep_predictions(again, run_records(store.root), store) == [], "measured before: no test of a prediction"
+    assert not (again.folder / "predictions.json").exists() and calibration([]) == ""
+
+
+def test_leaving_each_run_out_its_interval_covers_what_came() -> None:
+    """Of a store of cuts with noise: at least 80% of the 90% intervals hold."""
+    cases = [replace(case, model=f"smaller{index}") for index, case in enumerate(cuts([1, 2, 3, 4, 5, 6, 8, 9] * 3))]
+    noise = random.Random(0)
+    cases = [replace(case, figures={"kl": case.figures["kl"] * math.exp(noise.gauss(0, 0.1))}) for case in cases]
+    predictions = [
+        prediction
+        for index, case in enumerate(cases)
+        for prediction in predictions_of([case], cases[:index] + cases[index + 1 :])
+    ]
+    assert len(predictions) == len(cases) and sum(entry.is_within for entry in predictions) >= 0.8 * len(predictions)

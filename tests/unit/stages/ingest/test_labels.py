@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from attar.stages.ingest.choices import Choices, choices_of
-from attar.stages.ingest.labels import Labelled, answer_indices
+from attar.stages.ingest.records.choices import Choices, choices_of
+from attar.stages.ingest.records.labels import Labelled, answer_indices
 
 FOUR = ["w", "x", "y", "z"]
 

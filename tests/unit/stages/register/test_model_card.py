@@ -11,7 +11,7 @@ from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.release.gate import Ratio
 from attar.stages.register.model_card import write_card
 from attar.stages.register.release import Release
-from attar.stages.register.release_numbers import number_tags, plain
+from attar.stages.register.release_numbers import figure_rows, number_tags, page_figures, plain
 
 
 def made(stage: str, kind: str, *inputs: Ancestor, via: str = "", config: dict | None = None, **facts) -> Ancestor:
@@ -107,6 +107,33 @@ def test_a_figure_stands_with_its_interval_and_what_it_was_measured_on() -> None
     assert "| accuracy | 0.5 [0.25, 0.75] |" in lines and "| num_questions | 12 |" in lines
     row = "| model | accuracy_ratio | 0.8125 [0.6, 1.02] | 12 questions | at least 0.6 | 40% of the accuracy may be lost | passed |"
     assert row in lines
+
+
+def test_a_page_holds_a_dozen_figures_and_the_table_every_one() -> None:
+    figures = {
+        form: {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75, "num_questions": 12, "disk_bytes": 8e6}
+        for form in ("model", "onnx", "onnx-int8", "onnx-int4", "gguf-q8_0", "gguf-q4_0", "gguf-f16")
+    }
+    numbers = number_tags(figures, {"accuracy": 0.625, "disk_bytes": 16e6}, {"angular_distance": 0.25})
+    page = page_figures(numbers, figures)
+    assert len(page) == 12 and list(page)[:4] == [
+        "model.accuracy", "model.accuracy_ratio", "model.disk_bytes", "onnx.accuracy_ratio",
+    ]  # fmt: skip
+    rows = {row["figure"]: row for row in figure_rows(numbers)}
+    assert rows["scan.angular_distance"]["value"] == 0.25
+    assert rows["gguf-f16.accuracy"] == {
+        "figure": "gguf-f16.accuracy", "value": 0.5, "low": 0.25, "high": 0.75,
+        "ratio": 0.8, "ratio_low": None, "ratio_high": None,
+    }  # fmt: skip
+    flat = {
+        f"{name}{end}": value
+        for name, row in rows.items()
+        for end, value in (
+            ("", row["value"]), ("_low", row["low"]), ("_high", row["high"]), ("_ratio", row["ratio"]),
+        )
+        if value is not None
+    }  # fmt: skip
+    assert flat == {name: float(value) for name, value in numbers.items()}, "nothing is lost"
 
 
 def test_tags_tell_the_ends_of_a_ratio_and_none_of_a_time_that_tells_nothing() -> None:

@@ -63,6 +63,7 @@ def _in_process(rank: int, port: int, folder: str) -> None:
     import os
 
     torch.set_num_threads(1)
+    _reset_accelerator()  # a fork has the state of the process that it was made from
     os.environ |= {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -83,7 +84,7 @@ def test_two_processes_take_the_step_that_one_takes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.start_processes(_in_process, args=(port, str(tmp_path)), nprocs=2, start_method="spawn")
+    mp.start_processes(_in_process, args=(port, str(tmp_path)), nprocs=2, start_method="fork")
     for rank in range(2):
         gradients, losses = torch.load(tmp_path / f"{rank}.pt")
         assert losses == pytest.approx(whole[1], abs=1e-6)
@@ -94,5 +95,9 @@ def test_two_processes_take_the_step_that_one_takes(tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _fresh_accelerator() -> None:
+    _reset_accelerator()
+
+
+def _reset_accelerator() -> None:
     AcceleratorState._reset_state()
     PartialState._reset_state()

@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from attar.stages.artifacts.dataset.cells import is_blank, text_cell
-from attar.stages.ingest.choices import Choices, shortened
+from attar.stages.ingest.records.choices import Choices, shortened
 
 AnswerForm = Literal["auto", "text", "index", "number"]
 # How unlikely it has to be that no answer among many names the first choice before the count from 0 is doubted.

@@ -1,0 +1,80 @@
+"""A classifier of texts as training runs it, student or teacher, and a teacher's classes that were computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attar.compressors.distill.examples.sentences import SentenceBatch
+from attar.compressors.distill.examples.steps import Clock
+from attar.compressors.distill.teachers.outputs import ClassOutputs
+from attar.compressors.distill.teachers.trained_model import TrainedModel
+from attar.compressors.encode.classifier import TextClassifier, last_layer, of_classes
+from attar.compressors.models.trained_weights import Weights
+
+
+class ClassifierStudent(nn.Module):
+    """A classifier of texts under training. It makes logits of classes, or of their subclasses where those are taught."""
+
+    reads: tuple[str, ...] = ()
+
+    def __init__(self, classifier: TextClassifier, *, tells_subclasses: bool = False) -> None:
+        super().__init__()
+        self.model = classifier.model
+        self._num_summed = 1 if tells_subclasses else classifier.num_subclasses
+
+    def forward(self, batch: SentenceBatch) -> Float[Tensor, "N C"]:
+        """Return the logits of the batch's texts."""
+        device = self.model.device
+        read = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
+        return of_classes(self.model(**read).logits, self._num_summed)
+
+    def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
+        """Return the logits as a teacher's outputs."""
+        return ClassOutputs(self(batch))
+
+
+@dataclass
+class RecordedClasses:
+    """A teacher that was run once over all texts: each brings its logits."""
+
+    weights: Weights = field(default_factory=dict)
+
+    @property
+    def moves(self) -> bool:
+        return False
+
+    @property
+    def own_model(self) -> None:
+        return None
+
+    def follow(self, student: Any, example: Any) -> bool:
+        return False
+
+    def speak(self, student: TrainedModel, batch: SentenceBatch) -> ClassOutputs:
+        assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
+        return ClassOutputs(batch.teacher.to(next(student.parameters()).device))
+
+    def advance(self, student: TrainedModel, clock: Clock) -> None:
+        pass
+
+    def model_of(self, student: Any) -> AbstractContextManager[Any]:
+        raise TypeError("a classifier writes nothing")
+
+
+@contextmanager
+def reading_features(classifier: TextClassifier) -> Iterator[list[Tensor]]:
+    """Collect what the head's last layer reads of each batch inside the block: a vector a text."""
+    features: list[Tensor] = []
+    handle = last_layer(classifier.model).register_forward_pre_hook(
+        lambda layer, args: features.append(args[0].detach())
+    )
+    try:
+        yield features
+    finally:
+        handle.remove()

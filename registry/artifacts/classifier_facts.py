@@ -1,0 +1,58 @@
+"""The facts of a classifier of texts and of its graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from attar.registry.artifacts.facts import NOT_KNOWN, ArtifactFacts
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ClassifierFacts(ArtifactFacts):
+    """Of a classifier of texts: its sizes, its classes, and where texts are cut, special tokens included.
+
+    `labels`: names of the classes in the order of the logits. `num_subclasses`: outputs of the head a class, which are summed.
+    """
+
+    num_blocks: int = NOT_KNOWN
+    hidden_size: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    architecture: str = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    num_block_parameters: int | None = None
+    num_block_matmul_parameters: int | None = None
+    num_matmul_parameters: int = NOT_KNOWN
+    attention_width: int = NOT_KNOWN
+    dtype: str = NOT_KNOWN
+    companion_bytes: int | None = None
+    labels: tuple[str, ...] = NOT_KNOWN
+    num_subclasses: int = NOT_KNOWN
+    max_tokens: int = NOT_KNOWN
+    num_tokens_without_row: int | None = None
+    license: str | None = None
+    removed_blocks: tuple[int, ...] = NOT_KNOWN
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ClassifierGraphFacts(ArtifactFacts):
+    """Of a classifier's graph, which sums subclasses itself: the sizes of its model, its parity, what quantizing cost."""
+
+    num_blocks: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    num_matmul_parameters: int = NOT_KNOWN
+    attention_width: int = NOT_KNOWN
+    companion_bytes: int | None = None
+    labels: tuple[str, ...] = NOT_KNOWN
+    num_subclasses: int = NOT_KNOWN
+    max_tokens: int = NOT_KNOWN
+    format: str = NOT_KNOWN
+    quantization: str | None = None
+    # of the weights alone, in integers
+    weight_bytes: float | None = None
+    # largest difference of a log-probability to torch's, in nats
+    max_logprob_difference: float | None = None
+    # to the distributions of the graph before it over held-out texts, in nats a text; the share of them put into the same class
+    kl_nats: float | None = None
+    agreement: float | None = None
+    size_fraction: float | None = None

@@ -1,0 +1,1 @@
+"""Delta releases: bring a newer version over an older copy by moving what differs."""

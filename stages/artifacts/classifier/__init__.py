@@ -1,0 +1,1 @@
+"""Folders of classifiers of texts, as transformers lays them out."""

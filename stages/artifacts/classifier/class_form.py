@@ -1,0 +1,122 @@
+"""How a folder names its classes: `id2label` of its config.json, and how many outputs of the head make a class."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from attar.registry.artifacts.handles import Facts
+from attar.stages.artifacts.model.safe_folder import ENCODER_FAMILIES, read_object
+
+# End of the name of the class of a model with a head over classes.
+HEAD = "ForSequenceClassification"
+# What transformers calls a class that nobody has named.
+UNNAMED = re.compile(r"LABEL_\d+")
+# Key of a config.json: outputs of the head a class. Class by class, named `label#0`, `label#1` and so on.
+SUBCLASSES, MARK = "num_subclasses", "#"
+ONE_CLASS_A_TEXT = "single_label_classification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassForm:
+    """The names of the classes in the order of the logits, and how many outputs of the head each has."""
+
+    labels: tuple[str, ...]
+    num_subclasses: int = 1
+
+    @property
+    def output_names(self) -> list[str]:
+        """The names of the head's outputs."""
+        if self.num_subclasses == 1:
+            return list(self.labels)
+        return [f"{label}{MARK}{index}" for label in self.labels for index in range(self.num_subclasses)]
+
+    def facts(self, max_tokens: int) -> Facts:
+        """Return what it adds to a classifier's facts."""
+        return {"labels": self.labels, "num_subclasses": self.num_subclasses, "max_tokens": max_tokens}
+
+
+def has_head(folder: Path) -> bool:
+    """Say whether a folder's model has a head over classes."""
+    return _architecture(read_object(folder / "config.json")).endswith(HEAD)
+
+
+def refuse_no_classifier(folder: Path) -> None:
+    """Raise ValueError unless a folder's config is that of a classifier of texts of a family that is taken."""
+    config = read_object(folder / "config.json")
+    family, what = config.get("model_type"), _architecture(config)
+    if config.get("is_encoder_decoder") or config.get("is_decoder") or family not in ENCODER_FAMILIES:
+        raise ValueError(
+            f"{folder} is a {what or family}; as a classifier are accepted: {', '.join(ENCODER_FAMILIES)} without a decoder"
+        )
+    if not what.endswith(HEAD):
+        raise ValueError(f"{folder} is a {what or family}, which has no head over classes; accepted: a {HEAD}")
+    if config.get("problem_type") not in (None, ONE_CLASS_A_TEXT):
+        raise ValueError(
+            f"{folder}: problem_type is {config['problem_type']!r}; accepted: {ONE_CLASS_A_TEXT}, of which each text has a single class"
+        )
+    if "quantization_config" in config:
+        raise ValueError(f"{folder} holds packed weights (quantization_config); accepted: a classifier in floats")
+
+
+def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
+    """Return the classes of a classifier's folder. Names that are `given` stand in for those of a folder that has none.
+
+    Raises ValueError for a folder without labels, or with others than those given.
+    """
+    config = read_object(folder / "config.json")
+    named, num_subclasses = config.get("id2label"), config.get(SUBCLASSES, 1)
+    if not isinstance(named, Mapping) or not isinstance(num_subclasses, int) or num_subclasses < 1:
+        named, num_subclasses = {"0": "LABEL_0", "1": "LABEL_1"}, 1  # what transformers reads in no names
+    outputs = [str(named[index]) for index in sorted(named, key=int)]
+    labels = tuple(output.rpartition(MARK)[0] for output in outputs[::num_subclasses])
+    labels = labels if num_subclasses > 1 else tuple(outputs)
+    if len(labels) < 2 or len(labels) * num_subclasses != len(outputs):
+        raise ValueError(f"{folder}: its head has {len(outputs)} outputs; accepted: two classes at least")
+    if all(UNNAMED.fullmatch(label) for label in labels):
+        if len(given) != len(labels):
+            named_there = f"model.labels has {len(given)} names" if given else "model.labels names none"
+            raise ValueError(
+                f"{folder}: config.json has no labels ({labels[0]}, {labels[1]}), and {named_there}; accepted: {len(labels)} names there"
+            )
+        return ClassForm(labels=tuple(given), num_subclasses=num_subclasses)
+    if given and tuple(given) != labels:
+        raise ValueError(
+            f"model.labels is {', '.join(given)}, but {folder} has a head over {shortened(labels)}; accepted: these, or none"
+        )
+    return ClassForm(labels=labels, num_subclasses=num_subclasses)
+
+
+def named_outputs(form: ClassForm) -> dict[str, Any]:
+    """Return the keys of a config.json that name a form's outputs."""
+    outputs = form.output_names
+    named = {
+        "id2label": dict(enumerate(outputs)),
+        "label2id": {name: index for index, name in enumerate(outputs)},
+        "problem_type": ONE_CLASS_A_TEXT,
+    }
+    return named | ({SUBCLASSES: form.num_subclasses} if form.num_subclasses > 1 else {})
+
+
+def shortened(labels: Sequence[str]) -> str:
+    """Return the names of classes for a line: the first few of many."""
+    return ", ".join(labels) if len(labels) <= 8 else f"{', '.join(labels[:6])} and {len(labels) - 6} more"
+
+
+def wrong_names(labels: Sequence[str]) -> Iterator[str]:
+    """Yield what is wrong with names of classes that are given."""
+    if len(labels) == 1:
+        yield f"labels is {labels[0]!r} alone; accepted: two classes at least"
+    for label in labels:
+        if not label.strip() or len(label.splitlines()) > 1 or MARK in label:
+            yield f"labels has {label[:60]!r}; accepted: words on a line, without {MARK}"
+        if labels.count(label) > 1:
+            yield f"labels has {label[:60]!r} twice; accepted: each once"
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    architectures = config.get("architectures")
+    return str(architectures[0]) if isinstance(architectures, list) and architectures else ""

@@ -1,0 +1,83 @@
+"""Evaluate a classifier, torch or graph: accuracy, macro F1, calibration, size, and seconds to put texts into classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from attar.compressors.encode.encoder import encoded
+from attar.compressors.measure.classes import Predictions
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.encoder.texts import TextReader
+from attar.stages.artifacts.text_models import opened
+from attar.stages.evaluate.class_scores import classifier_headline, columns_of
+from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
+from attar.stages.evaluate.encoder import RESULT, row_times, sizes_measured
+from attar.stages.evaluate.labelled import LabelledTask, read_labelled
+from attar.stages.runtime.device import pick_device, pick_dtype
+from attar.stages.runtime.progress import bar, metric, note
+
+# Texts of all tasks that a classifier is timed on.
+NUM_TIMED_TEXTS = 96
+
+
+def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
+    """Measure how well a classifier tells its classes, its size and speed. Raises ValueError, before anything runs, for classes it has not."""
+    model: Any = inputs.model
+    names, labels = unique_names(inputs.tasks, "task"), model.facts.labels
+    tasks = {
+        name: read_labelled(data, name, labels, config.max_rows, config.part)
+        for name, data in zip(names, inputs.tasks, strict=True)
+    }
+    device = pick_device()
+    dtype = pick_dtype(config.precision, device)
+    runner = opened(inputs.model, config.provider, dtype, device)
+    reader = TextReader.of(inputs.model)
+    predictions = {name: _predictions(runner, reader, task, config.batch_size, name) for name, task in tasks.items()}
+    right = {name: some.right.tolist() for name, some in predictions.items()}
+    evaluation: dict[str, Any] = {
+        "format": inputs.model.kind,
+        "num_blocks": inputs.model.facts.num_blocks,
+        "model_fingerprint": inputs.model.fingerprint,
+        "part": config.part,
+        **sizes_measured(inputs.model),
+        "tasks": {name: sum(some) / len(some) for name, some in right.items()},
+        "right": right,
+        "num_rows": {name: len(task.labels) for name, task in tasks.items()},
+        "asked": {name: task.digest for name, task in tasks.items()},
+        "question_ids": {name: list(task.ids) for name, task in tasks.items()},
+        "classes": {name: columns_of(some) for name, some in predictions.items()},
+        # what an evaluation of a causal model has: nothing of it is measured here
+        "perplexity": None,
+        "text_pieces": [],
+        "samples": [],
+    }
+    beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
+    evaluation["latency"] = row_times(inputs, runner, beside, reader(timed_texts(list(tasks.values()))))
+    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    headline = classifier_headline(evaluation)
+    for name, value in headline.items():
+        metric(name, value)
+    note(
+        f"accuracy {headline['accuracy']:.3f}, macro F1 {headline['macro_f1']:.3f}, calibration error {headline['calibration_error']:.3f}"
+    )
+    facts = EvaluationFacts(
+        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
+    )
+    return EvaluationArtifact.at(content, facts)
+
+
+def timed_texts(tasks: Sequence[LabelledTask]) -> list[str]:
+    """Return texts of all tasks in equal shares, long and short as they come."""
+    share_of_task = max(1, NUM_TIMED_TEXTS // len(tasks))
+    return [text for task in tasks for text in task.texts[:share_of_task]]
+
+
+def _predictions(runner: Any, reader: TextReader, task: LabelledTask, batch_size: int, name: str) -> Predictions:
+    counter = bar(f"classifying {name}", len(task.texts), "texts")
+    logits = encoded(runner, reader(task.texts), batch_size * 128, counter.advance)
+    return Predictions.of(logits.double().log_softmax(dim=-1).numpy(), task.labels)

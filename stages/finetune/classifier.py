@@ -1,0 +1,215 @@
+"""Train a classifier of texts by the same stage and loop. Texts are its examples, distributions over classes its views."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attar.compressors.distill.examples.sentences import Sentence
+from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.classes import ClassTexts
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
+from attar.compressors.distill.losses.classes import UNLABELLED
+from attar.compressors.distill.losses.next_token import NextToken
+from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.classifier import ClassifierStudent, RecordedClasses, reading_features
+from attar.compressors.distill.teachers.subclasses import Split, Subclasses, split_by_chance
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
+from attar.compressors.encode.encoder import length_batches
+from attar.compressors.models.slots import pad_right
+from attar.compressors.models.trained_weights import WeightAverage, trained_weights
+from attar.registry.artifacts.facts import several
+from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.subjects import CLASSIFIER
+from attar.stages.artifacts.classifier.class_form import shortened
+from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier
+from attar.stages.artifacts.classifier.row_classes import class_of
+from attar.stages.artifacts.dataset.rows import Row
+from attar.stages.artifacts.encoder.texts import TextReader
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.distillation_config import uses_teacher
+from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens
+from attar.stages.finetune.plan import Source, TrainingPlan
+from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.runtime.progress import bar, note
+
+ACCEPTED = "labels, forward_kl, or an objective of a divergence between distributions"
+
+
+def check_classifier_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
+    """Raise ValueError for what is asked of a training that a classifier's has not."""
+    objectives = config.reduction.objectives
+    for name, objective in objectives.items():
+        requires = objective.requires
+        if (
+            requires.views != DISTRIBUTIONS
+            or requires.projections
+            or requires.facts - {"labels"}
+            or objective == NextToken()
+        ):
+            what = "a next token" if objective == NextToken() else f"{requires.views} of a language model"
+            raise ValueError(f"objectives.{name} reads {what}, and the model is a classifier; accepted: {ACCEPTED}")
+        if config.teacher.split is not None and _reads_labels(objective):
+            raise ValueError(
+                f"objectives.{name} reads labels, which do not tell subclasses, but teacher.split splits every class; accepted: objectives toward "
+                "the teacher"
+            )
+    needs_teacher = uses_teacher(objectives, None)
+    if needs_teacher and not has_teacher and config.teacher.rule is None and config.teacher.kind != "random":
+        raise ValueError(
+            f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and a classifier's is not recorded; accepted: that "
+            "input, or kind self"
+        )
+    if config.teacher.split is not None and not config.teacher.run_once:
+        raise ValueError(
+            "teacher.split is fitted on what the teacher makes of every text, but teacher.run_once is false; accepted: true"
+        )
+    check_text_training(config, CLASSIFIER)
+
+
+def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
+    """Raise ValueError for a teacher of other classes: its distribution would be over other things."""
+    own = [str(label) for label in several(model, "labels")]
+    for other in others:
+        given = [str(label) for label in several(other, "labels")]
+        if own and given and given != own:
+            raise ValueError(
+                f"input teacher tells {shortened(given)}, but model tells {shortened(own)}; accepted: the same classes in the same order"
+            )
+
+
+def refuse_classes(objectives: Any) -> None:
+    """Raise ValueError for an objective that reads labels of classes, which a causal model's rows do not have."""
+    for name, objective in objectives.items():
+        if "labels" in objective.requires.facts:
+            raise ValueError(
+                f"objectives.{name} reads the class of each row, and the model is a causal language model; accepted: a classifier, or next_token"
+            )
+
+
+def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: student, teacher and texts in place."""
+    model: Any = inputs.model
+    labels = model.facts.labels
+    reads_labels = any(map(_reads_labels, plan.reduction.objectives.values()))
+    reader = TextReader.of(inputs.model, plan.rows.max_tokens)
+
+    def examples_of(row: Row, source: str) -> list[Sentence]:
+        text = row.text or row.question
+        label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
+        return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
+
+    rows = SentenceRows.read(inputs.data, examples_of)
+    if reads_labels and all(sentence.label == UNLABELLED for sentence in rows.train):
+        raise ValueError(
+            "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
+        )
+    classifier = load_classifier(inputs.model.path, plan.dtype, plan.device)
+    plan.adaptation.method(classifier.model, plan.adaptation.first_block)
+    for part in head_parts(classifier.model):  # it may be fresh: frozen, the blocks would have to learn around it
+        part.to(torch.float32).requires_grad_(True)
+    split = plan.teaching.split
+    student = ClassifierStudent(classifier, tells_subclasses=split is not None)
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
+    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
+    trainer = Trainer(
+        student,
+        rows.train,
+        steps,
+        plan.reduction,
+        ClassTexts(),
+        accelerator_on(plan.device),
+        teacher_sources=teacher_sources,
+        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
+    )
+    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _reads_labels(objective: Objective) -> bool:
+    requires = objective.requires
+    return "labels" in requires.facts or "labels" in requires.sources
+
+
+def _teacher_sources(
+    plan: TrainingPlan, inputs: FinetuneInputs, student: ClassifierStudent, rows: SentenceRows, num_subclasses: int
+) -> tuple[dict[ViewName, TeacherSource], SentenceRows]:
+    """Return who speaks beside the student, and the texts with the teacher's classes where it is run once.
+
+    Raises ValueError for a teacher that cuts the same texts into other tokens.
+    """
+    sources: dict[ViewName, TeacherSource] = {}
+    for name, source in plan.teaching.sources.items():
+        if source.rule is not None:
+            sources[name] = StudentItself(source.rule).begin(student)
+            continue
+        other = _other(plan, inputs, source, name)
+        if name == "teacher" and plan.teaching.is_run_once:
+            rows = _with_classes(rows, other, plan.schedule.tokens_per_micro_batch, plan.teaching.split, num_subclasses)
+            sources[name] = RecordedClasses()
+        else:
+            sources[name] = OtherModel(ClassifierStudent(other).eval())
+    return sources, rows
+
+
+def _other(plan: TrainingPlan, inputs: FinetuneInputs, source: Source, name: str) -> TextClassifier:
+    """Return a model that speaks beside the student; one of random weights has the shape of the student where none is given."""
+    at = source.model.path if source.model is not None else inputs.model.path
+    refuse_other_tokens(inputs.model.path, at, name)
+    other = load_classifier(at, plan.dtype, plan.device)
+    if source.random_seed is not None:
+        other = random_classifier(other, source.random_seed)
+    return other.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def _with_classes(
+    rows: SentenceRows, teacher: TextClassifier, tokens_per_batch: int, split: Split | None, num_subclasses: int
+) -> SentenceRows:
+    """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
+    every = [*rows.train, *rows.heldout]
+    counter = bar("running the teacher", len(every), "texts")
+    logits: list[Tensor] = [torch.empty(0)] * len(every)
+    features: list[Tensor] = [torch.empty(0)] * len(every)
+    with reading_features(teacher) as read:
+        for batch in length_batches([sentence.ids for sentence in every], tokens_per_batch):
+            input_ids, mask = pad_right([every[index].ids for index in batch], teacher.device)
+            made = teacher(input_ids, mask).float().cpu()
+            own = read.pop().float().cpu()
+            for row, index in enumerate(batch):
+                logits[index], features[index] = made[row].clone(), own[row].clone()
+            counter.advance(len(batch))
+    taught = torch.stack(logits)
+    if split is not None:
+        taught = _split(split, taught, torch.stack(features), len(rows.train), teacher, num_subclasses)
+    every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
+    return replace(rows, train=every[: len(rows.train)], heldout=every[len(rows.train) :])
+
+
+def _split(
+    split: Split, logits: Tensor, features: Tensor, num_train: int, teacher: TextClassifier, num_subclasses: int
+) -> Tensor:
+    """Return the subclasses' log-probabilities, by directions that training texts alone suggest."""
+    if split.by == "chance":
+        return split_by_chance(logits, num_subclasses, split.seed)
+    if teacher.num_subclasses > 1:
+        raise ValueError(
+            "teacher.split: the teacher's own classes are split already; accepted: a teacher of one output a class"
+        )
+    weight = last_layer(teacher.model).weight.float().cpu()
+    classes = logits.argmax(dim=-1)
+    fitted = Subclasses.fit(
+        features[:num_train], classes[:num_train], weight, num_subclasses, split.temperature, split.seed
+    )
+    counts = torch.bincount(classes[:num_train], minlength=len(weight))
+    note(
+        f"each class is split into {num_subclasses}, by the features of {int(counts.min())} to {int(counts.max())} texts a class"
+    )
+    return fitted.split(logits, features)

@@ -1,0 +1,171 @@
+"""A classifier of texts as it comes in. A folder with a head over classes, or an encoder that gets a fresh one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from pydantic import Field, field_validator
+
+from attar.compressors.encode.classifier import TextClassifier, with_head
+from attar.compressors.encode.encoder import Pooling
+from attar.registry.artifacts.handles import Artifact, ClassifierArtifact, Facts
+from attar.stages.artifacts.classifier.class_form import (
+    ClassForm,
+    has_head,
+    read_class_form,
+    shortened,
+    wrong_names,
+)
+from attar.stages.artifacts.classifier.folder import (
+    classifier_facts,
+    folder_facts,
+    load_classifier,
+    save_classifier,
+    with_names,
+)
+from attar.stages.artifacts.encoder.folder import load_encoder, read_whole, refuse_no_encoder
+from attar.stages.artifacts.encoder.modules_file import LIMITS, SentenceForm
+from attar.stages.artifacts.encoder.proof import probe_vectors, prove_encoder
+from attar.stages.artifacts.model.folder import load_tokenizer, quiet_transformers
+from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
+from attar.stages.artifacts.model.tokenizer_files import companion_bytes, refuse_no_tokenizer, without_rows
+from attar.stages.contract import StageConfig
+from attar.stages.ingest.encoder import NO_LIMIT, check_text_source, cut_length, write_tokenizer
+from attar.stages.ingest.source_line import ModelSource, random_options, source_folder
+from attar.stages.ingest.tiny_model import random_encoder
+from attar.stages.runtime.progress import note
+
+if TYPE_CHECKING:
+    import transformers
+
+
+class ClassifierModel(StageConfig):
+    """A model that puts a text into one of several classes."""
+
+    kind: Literal["classifier"]
+    """A model that puts a text into one of several classes."""
+
+    labels: list[str] = []
+    """Names of the classes in the order of the logits; empty: as config.json names them. An encoder without a head over classes gets a
+    fresh one of these."""
+
+    num_subclasses: int = Field(default=1, ge=1, le=64)
+    """Of a fresh head: its outputs a class, which are summed. Above 1 for a student of a teacher whose classes are split."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of a fresh head: what its weights are drawn with."""
+
+    max_tokens: int = Field(default=0, ge=0)
+    """Where texts are cut, special tokens included; 0: as the tokenizer says, without that at the last position that the model has."""
+
+    artifact: ClassVar[type[Artifact[Any]]] = ClassifierArtifact
+
+    @field_validator("labels")
+    @classmethod
+    def _names(cls, value: list[str]) -> list[str]:
+        for wrong in wrong_names(value):
+            raise ValueError(wrong)
+        return value
+
+    @property
+    def fresh_form(self) -> ClassForm:
+        """The classes of a fresh head."""
+        return ClassForm(labels=tuple(self.labels), num_subclasses=self.num_subclasses)
+
+
+def check_classifier_source(source: ModelSource, config: ClassifierModel, strip_from_names: list[str]) -> None:
+    """Raise ValueError for a source that no classifier comes from, or that has no head and no labels."""
+    check_text_source(source, strip_from_names, "classifier")
+    if source.scheme == "random" and not config.labels:
+        raise ValueError(
+            "model.labels is empty, and a random: model has no labels of its own; accepted: two names at least"
+        )
+
+
+def classifier_forecast(source: ModelSource, config: ClassifierModel) -> Facts:
+    """Return the facts that can be told before fetching. Raises ValueError for a folder whose classes have no names."""
+    if source.scheme == "random":
+        model = random_encoder(source.parts["family"], **random_options(source))[0]
+        head = with_head(model, config.fresh_form.output_names, config.seed)
+        return classifier_facts(head, config.fresh_form, cut_length(model.config, config.max_tokens, NO_LIMIT))
+    if source.scheme == "folder":
+        folder = source.path
+        refuse_unsafe(folder)
+        refuse_no_tokenizer(folder)
+        form = _form(folder, config)
+        if has_head(folder):
+            return folder_facts(folder, form, _longest(folder, config, None))
+        refuse_no_encoder(folder)
+        model = with_head(read_whole(folder, "auto", device_map="meta"), form.output_names, config.seed)
+        return classifier_facts(model, form, _longest(folder, config, model.config))
+    return {"labels": tuple(config.labels), "num_subclasses": config.num_subclasses} if config.labels else {}
+
+
+def ingest_classifier(
+    source: ModelSource, config: ClassifierModel, sha256: str, scratch: Path, content: Path
+) -> ClassifierArtifact:
+    """Write the classifier of a source as transformers lays it out, and prove it. Raises ValueError as `load_classifier` does."""
+    quiet_transformers()
+    folder = source_folder(source, sha256, scratch)
+    if folder is None:
+        encoder, tokenizer = random_encoder(source.parts["family"], **random_options(source))
+        model, form = with_head(encoder, config.fresh_form.output_names, config.seed), config.fresh_form
+        longest = cut_length(model.config, config.max_tokens, NO_LIMIT)
+    else:
+        refuse_unsafe(folder)
+        refuse_no_tokenizer(folder)
+        tokenizer, form = load_tokenizer(folder), _form(folder, config)
+        model = _model(folder, config, form)
+        longest = _longest(folder, config, model.config)
+    is_fresh = folder is None or not has_head(folder)
+    classifier = TextClassifier(with_names(model, form), form.num_subclasses).eval()
+    expected = probe_vectors(classifier, "ingest_model")
+    artifact = save_classifier(classifier, content)
+    tokenizer.model_max_length = longest  # where texts are cut, for whoever reads the folder
+    write_tokenizer(tokenizer, folder, content)
+    del classifier, model
+    prove_encoder(content, expected, "ingest_model", torch.device("cpu"), load_classifier)
+    head = (
+        f"; the head is fresh, drawn with seed {config.seed}: train it before anything is measured" if is_fresh else ""
+    )
+    note(f"a classifier of {len(form.labels)} classes, {shortened(form.labels)}; texts cut at {longest} tokens{head}")
+    beyond = {"num_tokens_without_row": len(without_rows(tokenizer)) or None}
+    facts = artifact.facts | form.facts(longest) | beyond
+    return ClassifierArtifact.at(content, facts, companion_bytes=companion_bytes(content))
+
+
+def _form(folder: Path, config: ClassifierModel) -> ClassForm:
+    """Return the classes of a folder, or those of the head that it gets. Raises ValueError where nothing names them."""
+    if has_head(folder):
+        form = read_class_form(folder, config.labels)
+        if config.num_subclasses not in (1, form.num_subclasses):
+            raise ValueError(
+                f"model.num_subclasses is {config.num_subclasses}, but {folder} has a head of {form.num_subclasses} a class; it is for fresh heads"
+            )
+        return form
+    if not config.labels:
+        raise ValueError(
+            f"model.labels is empty, but {folder} has no head over classes to take them from; accepted: the names of a fresh head's classes"
+        )
+    return config.fresh_form
+
+
+def _model(folder: Path, config: ClassifierModel, form: ClassForm) -> transformers.PreTrainedModel:
+    if has_head(folder):
+        return load_classifier(folder, form=form).model
+    refuse_no_encoder(folder)
+    # no vector is made of its states here: any pooling does
+    encoder = load_encoder(folder, form=SentenceForm(pooling=Pooling())).model
+    return with_head(encoder, form.output_names, config.seed)
+
+
+def _longest(folder: Path, config: ClassifierModel, model_config: Any) -> int:
+    """Return where texts are cut: as asked for, as sentence-transformers or the tokenizer say, at the last position."""
+    from transformers import AutoConfig  # a second that a plan need not wait for
+
+    model_config = model_config or AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    stored = read_object(folder / LIMITS).get("max_seq_length") if (folder / LIMITS).exists() else None
+    limit = stored if isinstance(stored, int) and stored > 0 else int(load_tokenizer(folder).model_max_length)
+    return cut_length(model_config, config.max_tokens, limit)
