@@ -237,27 +237,5 @@ AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact
 Trainable = AnyModel | DenoiserArtifact
 AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact
 
-KINDS: dict[str, type[Artifact]] = {
-    kind.kind: kind
-    for kind in (
-        ModelArtifact,
-        EncoderArtifact,
-        EncoderGraphArtifact,
-        ClassifierArtifact,
-        ClassifierGraphArtifact,
-        DenoiserArtifact,
-        SamplerGraphArtifact,
-        ImageDatasetArtifact,
-        VisionModelArtifact,
-        AdapterArtifact,
-        DatasetArtifact,
-        ScanArtifact,
-        OnnxArtifact,
-        GgufArtifact,
-        EvaluationArtifact,
-        ComparisonArtifact,
-        BehaviourArtifact,
-        FittedArtifact,
-        ReleaseArtifact,
-    )
-}
+# every kind above, in that order
+KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}
