@@ -58,7 +58,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact:
         """Bring a model in as a plain safetensors folder."""
 
     def ingest_data(
@@ -400,9 +400,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source | None = None,
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -496,7 +496,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -508,8 +508,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | DenoiserArtifact:
-        """Make one plain model of a base and its students. An encoder or denoiser takes the weights that were trained on it."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact:
+        """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -525,7 +525,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | DenoiserArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -537,7 +537,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | GgufArtifact | ModelArtifact | EncoderGraphArtifact | SamplerGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | SamplerGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
