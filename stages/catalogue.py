@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from attar.stages.compare.behaviour.stage import check_behaviour
+from attar.stages.compare.sample.stage import sample
 from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
-from attar.stages.evaluate.sample.stage import sample
 from attar.stages.evaluate.stage import evaluate
 from attar.stages.export.stage import export
 from attar.stages.finetune.fit_share import fit_share

@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from attar.registry.artifacts.classifier_facts import ClassifierFacts, ClassifierGraphFacts
-from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
+from attar.registry.artifacts.encoder_facts import (
+    DenoiserFacts,
+    EncoderFacts,
+    EncoderGraphFacts,
+    ImageDatasetFacts,
+    SamplerGraphFacts,
+)
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
-from attar.registry.artifacts.image_facts import DenoiserFacts, ImageDatasetFacts, SamplerGraphFacts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
     BehaviourFacts,

@@ -20,11 +20,14 @@ from attar.compressors.distill.teachers.denoiser import DenoiserStudent
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
+from attar.stages.finetune.classifier import check_classifier_training, refuse_classes
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.encoder import check_encoder_training, refuse_vectors
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_rows import Mixture
@@ -189,3 +192,24 @@ def _teacher_sources(
         elif teacher is not None and name == "teacher":
             sources[name] = OtherModel(DenoiserStudent(teacher.net.requires_grad_(False)).eval())
     return sources
+
+
+CHECKS = {
+    ENCODER: check_encoder_training,
+    CLASSIFIER: check_classifier_training,
+    DENOISER: check_denoiser_training,
+}
+
+
+def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
+    """Raise ValueError for what a model of this subject does not learn by, or from."""
+    subject, objectives = subject_of(model), config.reduction.objectives
+    if (check := CHECKS.get(subject)) is not None:
+        check(config, has_teacher=bool(teacher))
+    else:
+        refuse_vectors(objectives)
+        refuse_classes(objectives)
+    if subject is DENOISER:
+        check_denoiser_data(config, model, data, teacher)
+    else:
+        refuse_images(objectives, data)

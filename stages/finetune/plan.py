@@ -15,9 +15,8 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
-from attar.registry.artifacts.encoder_facts import EncoderFacts
+from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts
 from attar.registry.artifacts.handles import Trainable
-from attar.registry.artifacts.image_facts import DenoiserFacts
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind

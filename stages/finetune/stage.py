@@ -30,12 +30,11 @@ from attar.stages.contract import Forecast, check_covers, check_vocabulary, stag
 from attar.stages.finetune.adapt_config import check_adapt
 from attar.stages.finetune.classifier import build_classifier_run, check_same_classes
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
-from attar.stages.finetune.denoiser import build_denoiser_run
+from attar.stages.finetune.denoiser import build_denoiser_run, check_subject
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.encoder import build_encoder_run
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.subject_checks import check_subject
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states

@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.encoder_facts import ImageDatasetFacts
 from attar.registry.artifacts.fingerprint import file_digest
 from attar.registry.artifacts.handles import Facts, ImageDatasetArtifact
-from attar.registry.artifacts.image_facts import ImageDatasetFacts
 from attar.stages.artifacts.images.dataset import BYTES, ImageRow, write_image_rows
 from attar.stages.contract import Forecast, NoInputs, StageConfig, stage
 from attar.stages.runtime.progress import bar

@@ -13,9 +13,9 @@ import pytest
 from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.denoiser.folder import load_denoiser
+from attar.stages.compare.sample.config import SampleConfig
+from attar.stages.compare.sample.stage import sample
 from attar.stages.contract import NoInputs
-from attar.stages.evaluate.sample.config import SampleConfig
-from attar.stages.evaluate.sample.stage import sample
 from attar.stages.export.config import ExportConfig
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig

@@ -14,8 +14,8 @@ from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtif
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.denoiser.folder import folder_facts, load_denoiser
 from attar.stages.artifacts.denoiser.images import read_images
-from attar.stages.evaluate.sample.config import SampleConfig, SampleInputs
-from attar.stages.evaluate.sample.stage import sample
+from attar.stages.compare.sample.config import SampleConfig, SampleInputs
+from attar.stages.compare.sample.stage import sample
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.stage import export
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs

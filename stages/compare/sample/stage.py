@@ -20,10 +20,10 @@ from attar.registry.artifacts.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD
+from attar.stages.compare.sample.config import SampleConfig, SampleInputs
+from attar.stages.compare.sample.drawing import Drawing, opened
+from attar.stages.compare.sample.grid import write_grid
 from attar.stages.contract import Forecast, stage
-from attar.stages.evaluate.sample.config import SampleConfig, SampleInputs
-from attar.stages.evaluate.sample.drawing import Drawing, opened
-from attar.stages.evaluate.sample.grid import write_grid
 from attar.stages.runtime.progress import bar, metric, note
 
 RESULT, GRID = "evaluation.json", "grid.png"

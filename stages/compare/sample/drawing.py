@@ -13,7 +13,7 @@ from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.onnx_session import open_session
-from attar.stages.evaluate.sample.config import SampleConfig
+from attar.stages.compare.sample.config import SampleConfig
 from attar.stages.runtime.device import pick_device
 
 
