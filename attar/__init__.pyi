@@ -20,6 +20,7 @@ from attar.runs import load_run as load_run
 from attar.runs import run as run
 from attar.registry.artifacts.handles import AdapterArtifact
 from attar.registry.artifacts.handles import BehaviourArtifact
+from attar.registry.artifacts.handles import CTranslate2Artifact
 from attar.registry.artifacts.handles import ClassifierArtifact
 from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
@@ -33,6 +34,7 @@ from attar.registry.artifacts.handles import GgufArtifact
 from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
+from attar.registry.artifacts.handles import OpenVinoArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
 from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.handles import ScanArtifact
@@ -70,7 +72,7 @@ class Stages:
         columns: Mapping[str, Any] = ...,
         assistant_turns: Literal["every", "last"] = "every",
         blank_rows: Literal["refuse", "drop"] = "refuse",
-        verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto",
+        verifier: Literal["number", "choice", "contains", "exact", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto",
         max_rows: int = 0,
         words_a_row: int = 0,
         heldout_fraction: float = 0.1,
@@ -196,6 +198,7 @@ class Stages:
         drawing: Mapping[str, Any] = ...,
         recorded: Mapping[str, Any] = ...,
         free_texts: Mapping[str, Any] = ...,
+        drafts: Mapping[str, Any] = ...,
         batch_size: int = 32,
         rows_per_shard: int = 256,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
@@ -347,6 +350,19 @@ class Stages:
         store: Store | None = None,
     ) -> DatasetArtifact:
         """Turn answers into a judge's questions, each with its grade: one digit, from 0 to 9."""
+
+    def label_pairs(
+        self,
+        *,
+        models: EncoderArtifact | ClassifierArtifact | Source | Sequence[EncoderArtifact | ClassifierArtifact | Source],
+        data: DatasetArtifact | Source,
+        batch_size: int = 16,
+        precision: Literal["auto", "float32", "bfloat16"] = "auto",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> DatasetArtifact:
+        """Give each pair the mean of what the models say of it, in [0, 1]. Held-out pairs keep their own grade."""
 
     def judge(
         self,
@@ -537,7 +553,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | SamplerGraphArtifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
@@ -589,12 +605,13 @@ class Stages:
         original: ModelArtifact | Source | None = None,
         beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
+        form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,
         perplexity_window: int = 512,
         num_samples: int = 4,
-        num_prompt_tokens: int = 128,
+        timing: Mapping[str, Any] = ...,
         harness: Mapping[str, Any] = ...,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
@@ -605,7 +622,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> EvaluationArtifact:
-        """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft."""
+        """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft."""
 
     def compare(
         self,
@@ -691,7 +708,7 @@ class Stages:
         baseline: EvaluationArtifact | Source,
         onnx: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | Source] = (),
         onnx_evaluation: EvaluationArtifact | Source | Sequence[EvaluationArtifact | Source] = (),
-        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | Source] = (),
+        forms: OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source | Sequence[OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | Source] = (),
         comparison: ComparisonArtifact | Source | None = None,
         behaviour: BehaviourArtifact | Source | None = None,
         name: str,

@@ -105,6 +105,7 @@ def _commit() -> str:
 
 
 def _shown(word: str) -> str:
-    """Return a word of the command line without the folders of this machine."""
-    path = Path(word)
-    return path.name if path.is_absolute() else word
+    """Return a word of the command line, such as PATH or NAME=PATH, without the folders of this machine."""
+    name, mark, value = word.rpartition("=")
+    path = Path(value)
+    return f"{name}{mark}{path.name}" if path.is_absolute() else word

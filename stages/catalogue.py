@@ -27,6 +27,7 @@ from attar.stages.label.curate import curate
 from attar.stages.label.grade import grade
 from attar.stages.label.judge import judge
 from attar.stages.label.learn_skills import learn_skills
+from attar.stages.label.pair_labels import label_pairs
 from attar.stages.label.record import record
 from attar.stages.label.revise import revise
 from attar.stages.merge.adapters import merge_adapters
@@ -62,6 +63,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         choose_answers,
         choose_teacher,
         grade,
+        label_pairs,
         judge,
         align,
         compose_tasks,

@@ -21,11 +21,15 @@ class TextClassifier(nn.Module):
     """A transformer with a head over classes, as one module and as an `EmbeddingRunner` whose rows are logits.
 
     A head with `num_subclasses` outputs a class, class by class, is summed: a class's logit is the log of their summed exponentials.
+    A head of a single output reads pairs of texts: of "apart" the logit is 0, of "alike" that output, so that its sigmoid is the share of "alike".
     """
 
     def __init__(self, model: PreTrainedModel, num_subclasses: int = 1) -> None:
         super().__init__()
         self.model, self.num_subclasses = model, num_subclasses
+        self.reads_pairs = model.config.num_labels == 1
+        has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+        self._separator = getattr(model.config, "sep_token_id", None) if self.reads_pairs and has_segments else None
 
     @property
     def device(self) -> torch.device:
@@ -38,7 +42,8 @@ class TextClassifier(nn.Module):
 
     def outputs(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B CS"]:
         """Return what the head gives, a number for each subclass."""
-        return self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+        more = {} if self._separator is None else {"token_type_ids": segments(input_ids, self._separator)}
+        return self.model(input_ids=input_ids, attention_mask=attention_mask, **more).logits
 
     @torch.inference_mode()
     def embed(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B C"]:
@@ -47,10 +52,18 @@ class TextClassifier(nn.Module):
 
 
 def of_classes(outputs: Float[Tensor, "... CS"], num_subclasses: int) -> Float[Tensor, "... C"]:
-    """Return the logits of classes from those of their subclasses: probabilities are added."""
+    """Return the logits of classes from those of their subclasses: probabilities are added. A single output gets its other side, 0."""
+    if outputs.shape[-1] == 1:
+        return torch.cat([torch.zeros_like(outputs), outputs], dim=-1)
     if num_subclasses == 1:
         return outputs
     return outputs.unflatten(-1, (-1, num_subclasses)).logsumexp(dim=-1)
+
+
+def segments(input_ids: Int[Tensor, "B T"], separator: int) -> Int[Tensor, "B T"]:
+    """Return 0 for tokens of a pair's first text, its separator included, and 1 for those behind it."""
+    ends = (input_ids == separator).long()
+    return (ends.cumsum(dim=1) - ends).clamp(max=1)
 
 
 def last_layer(model: PreTrainedModel) -> nn.Linear:
@@ -77,7 +90,7 @@ def with_head(encoder: PreTrainedModel, names: Sequence[str], seed: int) -> PreT
 
     config = copy.deepcopy(encoder.config)
     config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
-    config.problem_type = "single_label_classification"
+    config.problem_type = "single_label_classification" if len(names) > 1 else None
     # transformers initialises from the global generator; forked, so that the caller's stays as it was
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -55,6 +55,8 @@ class TracedClassifier(nn.Module):
 
     def forward(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Tensor:
         self._hidden.mask = attention_mask.to(torch.int32)
+        if self.classifier.reads_pairs:  # one logit a pair, as cross-encoders give
+            return self.classifier.outputs(input_ids, attention_mask)
         return self.classifier(input_ids, attention_mask)
 
 
@@ -70,7 +72,8 @@ def export_encoder(encoder: SentenceEncoder, opset: int = OPSETS[1]) -> ir.Model
 
 def export_classifier(classifier: TextClassifier, opset: int = OPSETS[1]) -> ir.Model:
     """Return the graph of a classifier as `export_encoder` does; its subclasses are summed inside."""
-    num_classes = classifier.model.config.num_labels // classifier.num_subclasses
+    num_outputs: Any = classifier.model.config.num_labels
+    num_classes = num_outputs // classifier.num_subclasses
     shapes = {LOGITS: ["batch_size", num_classes]}
     return _export(lambda hidden: TracedClassifier(classifier, hidden), classifier.model, shapes, opset)
 

@@ -31,5 +31,7 @@ class GraphEncoder:
     def embed(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B T"]) -> Float[Tensor, "B D"]:
         """Return the vectors or logits of a batch padded on the right."""
         read = zip(INPUTS, (input_ids, attention_mask), strict=True)
-        (vectors,) = self.session.run([self._output], {name: tensor.numpy() for name, tensor in read})
-        return torch.from_numpy(vectors)
+        (made,) = self.session.run([self._output], {name: tensor.numpy() for name, tensor in read})
+        rows = torch.from_numpy(made)
+        # a single logit, of a scorer of pairs: of "apart" it is 0
+        return torch.cat([torch.zeros_like(rows), rows], dim=-1) if rows.shape[-1] == 1 else rows

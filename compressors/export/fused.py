@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 INTERFACE = "attar_graph"
 RMS_NORM_OPSET = 23
+# How a graph attends, from the trace, queries, keys and values of one size, the past of both, sinks and the settings, to what the heads
+# give (rows, tokens, heads, size), and the grown keys and values.
+Attend = Callable[[Tracing, list[Tensor], list[Tensor], Tensor | None, dict[str, Any]], list[Tensor]]
 
 
 @contextmanager
@@ -50,17 +53,25 @@ def fused_operators(model: PreTrainedModel, parts: Sequence[CachePart], *, fuse_
     """Trace attention, recurrences and experts (and rotary embeddings and norms that allow it) as single nodes inside the block."""
     tracing = Tracing(parts, model.config.num_hidden_layers)
     with ExitStack() as stack:
-        stack.enter_context(attending_by(model, _attention_door(tracing, model.config)))
-        for module in model.modules():
-            if fuse_norms and (norm := _norm_door(module)):
-                stack.enter_context(patch.object(module, "forward", norm))
+        stack.enter_context(attending_by(model, attention_door(tracing, model.config, _grouped_attention)))
+        if fuse_norms:
+            fuse_rms_norms(model, stack)
         fuse_rotary(model, lambda: tracing.position_ids, stack)
         fuse_recurrent(model, tracing, stack)
         fuse_experts(model, stack)
         yield tracing
 
 
-def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor, None]]:
+def fuse_rms_norms(model: PreTrainedModel, stack: ExitStack) -> None:
+    """Trace RMS norms as one node of ONNX' own each."""
+    for module in model.modules():
+        if norm := _norm_door(module):
+            stack.enter_context(patch.object(module, "forward", norm))
+
+
+def attention_door(tracing: Tracing, config: Any, attend_by: Attend) -> Callable[..., tuple[Tensor, None]]:
+    """Return what stands behind transformers' attention interface during the trace. `attend_by` makes the nodes."""
+
     def attend(
         module: nn.Module,
         query: Float[Tensor, "B H T D"],
@@ -75,18 +86,15 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
     ) -> tuple[Tensor, None]:
         if options.get("position_bias") is not None:
             raise ValueError(f"{type(module).__name__} adds a position bias to its scores; no graph is built for it")
-        index, bias = block_of(module), tracing.bias
-        assert bias is not None, "begun before the model is called"
+        index = block_of(module)
         source, value_size = tracing.keys_of(key, index), value.shape[-1]
         settings = {
             "scale": float(scaling if scaling is not None else query.shape[-1] ** -0.5),
             "softcap": float(softcap or 0.0),
             "local_window_size": sliding_window or _window(config, index) or -1,
         }
-        query, key, value = _of_one_size(query, key, value)
         past = [tracing.past[source, name] for name in GROWING]
-        ends = [tracing.last_columns, tracing.num_columns, *[None] * 3, bias, *([] if s_aux is None else [s_aux])]
-        heads, *present = _grouped_attention([query, key, value], [*past, *ends], bias.shape[3], settings)
+        heads, *present = attend_by(tracing, _of_one_size(query, key, value), past, s_aux, settings)
         if source == index:
             tracing.present |= {(index, name): states for name, states in zip(GROWING, present, strict=True)}
         return heads if value_size == heads.shape[-1] else heads[..., :value_size], None
@@ -95,16 +103,23 @@ def _attention_door(tracing: Tracing, config: Any) -> Callable[..., tuple[Tensor
 
 
 def _grouped_attention(
-    states: list[Float[Tensor, "B H T D"]], others: list[Any], num_columns: int, settings: dict[str, Any]
+    tracing: Tracing,
+    states: list[Float[Tensor, "B H T D"]],
+    past: list[Tensor],
+    sinks: Float[Tensor, "H"] | None,
+    settings: dict[str, Any],
 ) -> list[Tensor]:
-    """Trace the node; return what the heads give (rows, tokens, heads, size), and the grown keys and values."""
+    """Trace onnxruntime's node. See `Attend`."""
+    bias = tracing.bias
+    assert bias is not None, "begun before the model is called"
+    ends = [tracing.last_columns, tracing.num_columns, *[None] * 3, bias, *([] if sinks is None else [sinks])]
     num_rows, num_heads, num_new, width = states[0].shape
     flat = [entry.transpose(1, 2).reshape(num_rows, num_new, -1) for entry in states]
     num_shared = states[1].shape[1]
-    grown = (num_rows, num_shared, num_columns, width)
+    grown = (num_rows, num_shared, bias.shape[3], width)
     output, *present = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        [*flat, *others],
+        [*flat, *past, *ends],
         {"num_heads": num_heads, "kv_num_heads": num_shared, **settings},
         dtypes=[states[0].dtype] * 3,
         shapes=[flat[0].shape, grown, grown],

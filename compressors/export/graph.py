@@ -8,7 +8,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from attar.compressors.export.block_kinds import block_kinds, representatives
 from attar.compressors.export.cache_parts import cache_parts, of_blocks
 from attar.compressors.export.fused import fused_operators
-from attar.compressors.export.names import PAST, PRESENT, CachePart, cache_names
+from attar.compressors.export.names import APPENDED, CACHE, PAST, PRESENT, CachePart, cache_names
 from attar.compressors.export.segments import NotRepeatedError
+from attar.compressors.export.standard import refuse_other_nodes, standard_operators
 from attar.compressors.export.tidy import tidy
 from attar.compressors.export.tracing import Tracing
 from attar.compressors.export.unroll import unroll
@@ -36,6 +37,8 @@ BLOCK_KINDS = {
     *("mlp", "moe", "dense", "sparse", "experts"),
 }
 OPSETS = (20, 23)
+# Nodes of onnxruntime's own for attention, rotary embedding, recurrences and experts; or ONNX' own alone.
+Operators = Literal["fused", "standard"]
 
 
 class CachedForward(nn.Module):
@@ -67,25 +70,37 @@ class CachedForward(nn.Module):
         return (output.logits, *self._tracing.outputs())
 
 
-def export_graph(model: PreTrainedModel, opset: int = OPSETS[1]) -> ir.Model:
+def export_graph(model: PreTrainedModel, opset: int = OPSETS[1], operators: Operators = "fused") -> ir.Model:
     """Return the graph of a model in float32; batch, input, cache and total lengths dynamic. Weights stay the model's own until saved.
 
     Attention is one GroupQueryAttention node a block: it appends to the cache, in place where the caller binds one buffer to both
     ends, keeps sliding windows, and leaves out what attention_mask hides, left or right. A convolution or recurrence is one node that
-    moves its state on, and the experts of a block one that multiplies by those chosen. Raises ValueError for a model without such a graph.
+    moves its state on, and the experts of a block one that multiplies by those chosen. With standard operators attention is products
+    and a softmax, the cache grows by columns at its end, and any runtime of ONNX reads the graph.
+
+    Raises ValueError for a model without such a graph.
     """
     _check_exportable(model)
     kinds, parts = block_kinds(model), cache_parts(model)
+    if operators == "standard":
+        refuse_other_nodes(model, parts)
     traced = representatives(kinds)
-    program = _few_repeated(model, opset, parts, kinds, traced) if len(traced) < len(kinds) else None
-    program = program or _trace(model, opset, parts)
+    program = _few_repeated(model, opset, operators, parts, kinds, traced) if len(traced) < len(kinds) else None
+    program = program or _trace(model, opset, operators, parts)
     tidy(program)
     _name_axes(program, parts)
+    if operators == "standard":
+        program.metadata_props[CACHE] = APPENDED
     return program
 
 
 def _few_repeated(
-    model: PreTrainedModel, opset: int, parts: Sequence[CachePart], kinds: list[int], traced: list[int]
+    model: PreTrainedModel,
+    opset: int,
+    operators: Operators,
+    parts: Sequence[CachePart],
+    kinds: list[int],
+    traced: list[int],
 ) -> ir.Model | None:
     """Trace these blocks and repeat them for the others; None where that cannot be done."""
     blocks = decoder_blocks(model)
@@ -96,16 +111,17 @@ def _few_repeated(
         return None
     try:
         with only_blocks(model, traced):
-            program = _trace(model, opset, of_blocks(parts, traced))
+            program = _trace(model, opset, operators, of_blocks(parts, traced))
         unroll(program.graph, model, prefix, parts, kinds, traced)
     except NotRepeatedError:
         return None
     return program
 
 
-def _trace(model: PreTrainedModel, opset: int, parts: Sequence[CachePart]) -> ir.Model:
+def _trace(model: PreTrainedModel, opset: int, operators: Operators, parts: Sequence[CachePart]) -> ir.Model:
     example, shapes = _example_inputs(parts)
-    with fused_operators(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
+    traced_by = standard_operators if operators == "standard" else fused_operators
+    with traced_by(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
         try:
             program = torch.onnx.export(
                 CachedForward(model, tracing).eval(),

@@ -9,6 +9,8 @@ PAST, PRESENT = "past_key_values", "present"
 # Keys and values grow with the text; the states of convolutions and recurrences do not. Names as onnxruntime-genai has them.
 KEY, VALUE, CONVOLUTION, RECURRENCE = "key", "value", "conv_state", "recurrent_state"
 GROWING = (KEY, VALUE)
+# In a graph's metadata: its cache grows by new columns at the end, a copy each time, instead of being written in place.
+CACHE, APPENDED = "attar.cache", "appended"
 
 
 @dataclass(frozen=True)

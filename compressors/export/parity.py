@@ -18,6 +18,8 @@ from attar.compressors.models.slots import pad_left, pad_right
 NUM_KEPT_LOGITS = 64
 # Continuations written at once.
 NUM_TOGETHER = 8
+# How a runtime that keeps its cache to itself writes. From a prompt to what it writes greedily, its last token an end of text or the last asked for.
+Write = Callable[[Sequence[int]], list[int]]
 
 
 @dataclass(frozen=True)
@@ -51,10 +53,12 @@ def listen_to(
     *,
     num_new_tokens: int,
     on_prompt: Callable[[int], None] = lambda count: None,
+    write: Write | None = None,
 ) -> list[DecodedPrompt]:
     """Record what the exported graph says, as it is used. Each prompt alone, all in a batch padded on the left, and decoded over a cache.
 
-    Recorded, with the logits in `folder`, so that two models need not be in memory at once.
+    Recorded, with the logits in `folder`, so that two models need not be in memory at once. `write`: how it goes on from a prompt,
+    where that is not by the runner's slots.
     """
     folder.mkdir(parents=True, exist_ok=True)
     ids, mask = pad_left(prompts, runner.device)
@@ -62,7 +66,13 @@ def listen_to(
     files = [folder / f"{index}.npy" for index in range(len(prompts))]
     for file, prompt in zip(files, prompts, strict=True):
         np.save(file, _logits(runner, prompt)[-NUM_KEPT_LOGITS:].numpy())
-    written = _continuations(runner, prompts, num_new_tokens, on_prompt)
+    if write is None:
+        written = _continuations(runner, prompts, num_new_tokens, on_prompt)
+    else:
+        written = []
+        for prompt in prompts:
+            written.append(write(prompt))
+            on_prompt(1)
     return [DecodedPrompt(*parts) for parts in zip(prompts, files, ends[:, -1].float().cpu(), written, strict=True)]
 
 
@@ -74,7 +84,6 @@ def measure_parity(
     Agreement counts the tokens before the first one that differs: after it the texts are two different texts. Differences are
     absolute, over the prompt's last tokens.
     """
-    num_new_tokens = len(answers[0].token_ids)
     largest, total, num_logits, agreed = 0.0, 0.0, 0, 0
     for answer in answers:
         own = _logits(original, [*answer.prompt, *answer.token_ids[:-1]]).numpy()
@@ -86,11 +95,12 @@ def measure_parity(
         largest = float(np.max([largest, difference.max(), of_end.max()]))
         total, num_logits = total + float(difference.sum(dtype=np.float64)), num_logits + difference.size
         pairs = zip(would_write, answer.token_ids, strict=True)
-        agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), num_new_tokens)
+        agreed += next((index for index, (a, b) in enumerate(pairs) if a != b), len(answer.token_ids))
         on_prompt(1)
     if not np.isfinite(largest):
         largest = float("inf")
-    return Parity(largest, total / num_logits, agreed / (len(answers) * num_new_tokens), len(answers), num_new_tokens)
+    lengths = [len(answer.token_ids) for answer in answers]
+    return Parity(largest, total / num_logits, agreed / sum(lengths), len(answers), max(lengths))
 
 
 def _logits(runner: CausalRunner, text: Sequence[int]) -> Float[Tensor, "T V"]:

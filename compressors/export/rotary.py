@@ -36,13 +36,18 @@ def fuse_rotary(model: PreTrainedModel, positions: Callable[[], Tensor | None], 
         stack.enter_context(patch.object(source, "apply_rotary_pos_emb", _rotary_door(positions)))
 
 
-def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+def refuse_changing(module: nn.Module) -> None:
+    """Raise ValueError for a rotary embedding whose angles depend on the text's length."""
     kinds = getattr(module, "rope_type", "default")
     kinds = set(kinds.values()) if isinstance(kinds, dict) else {kinds}
     if depends := kinds & {"dynamic", "longrope"}:
         raise ValueError(
             f"rotary embedding of type {depends.pop()!r} changes with the text's length; a graph has one table"
         )
+
+
+def _tables_door(module: nn.Module, config: Any) -> Callable[..., tuple[Tensor, Tensor]]:
+    refuse_changing(module)
     positions = torch.arange(config.max_position_embeddings)[None]
     has_kinds = "layer_type" in inspect.signature(module.forward).parameters
     with torch.no_grad():

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.export.names import GROWING, PAST, PRESENT
+from attar.compressors.export.appending import run_appending
+from attar.compressors.export.names import APPENDED, CACHE, GROWING, PAST, PRESENT
 from attar.compressors.models.runner import positions_of
 from attar.compressors.models.slots import Slots, pad_right, prefill_chunks
 
@@ -39,6 +40,7 @@ class OnnxRunner:
         # of each tensor: its names coming in and going out, and its size behind the batch, 0 for the columns of keys and values
         self.ports = [(entry.name, entry.name.replace(PAST, PRESENT, 1)) for entry in past]
         self.sizes = [tuple(dim if isinstance(dim, int) else 0 for dim in entry.shape[1:]) for entry in past]
+        self.is_appending = session.get_modelmeta().custom_metadata_map.get(CACHE) == APPENDED
         self.has_states = any(not name.endswith(GROWING) for name, _ in self.ports)
         self._vocab_size = session.get_outputs()[0].shape[2]
 
@@ -136,6 +138,8 @@ class OnnxCache:
 
     def run(self, input_ids: Int[Tensor, "B T"], attention_mask: Int[Tensor, "B S"]) -> Float[Tensor, "B T V"]:
         """Feed new tokens to all rows and return their logits. Their keys and values are written behind those of the row."""
+        if self._runner.is_appending:
+            return run_appending(self._runner.session, self._runner.ports, self.tensors, input_ids, attention_mask)
         if self._binding is None:
             self._binding, self._states = self._runner.bind(self.tensors)
         logits = self._runner.run(self._binding, input_ids, attention_mask)

@@ -29,9 +29,12 @@ class Tracing:
     last_columns: Int[Tensor, "B"] | None = None
     num_columns: Int[Tensor, "1"] | None = None
     bias: Float[Tensor, "B 1 T S"] | None = None
+    distances: Int[Tensor, "B 1 T S"] | None = None  # from a token back to a column, counted in tokens
     is_token: Float[Tensor, "B T"] | None = None
     block: int = 0  # of the state that was asked for last
     keys: list[tuple[Tensor, int]] = field(default_factory=list)  # and the block that made them
+    # whether the bias hides what comes later too, which onnxruntime's attention does by itself
+    is_causal: bool = False
 
     def begin(self, past: list[Tensor], attention_mask: Int[Tensor, "B S"], position_ids: Int[Tensor, "B T"]) -> Cache:
         """Read the inputs; return a cache that leaves all as it is. The nodes append keys and values and move states on."""
@@ -42,13 +45,26 @@ class Tracing:
         # the last real column of each row: the row's end, be its padding before the tokens or behind them
         self.last_columns = (attention_mask * columns).amax(dim=-1).to(torch.int32)
         self.num_columns = torch.full((1,), num_columns, dtype=torch.int32)
-        hidden = torch.where(attention_mask == 0, MASKED, 0.0)
-        self.bias = hidden[:, None, None, :].expand(num_rows, 1, num_new, num_columns)
+        if self.is_causal:
+            self._hide_later(attention_mask, position_ids)
+        else:
+            hidden = torch.where(attention_mask == 0, MASKED, 0.0)
+            self.bias = hidden[:, None, None, :].expand(num_rows, 1, num_new, num_columns)
         if any(not part.is_growing for part in self.parts):
             new = attention_mask.index_select(1, torch.arange(num_new) + (num_columns - num_new))
             # a single token is none of padding, wherever its row ends
             self.is_token = torch.maximum(new, (torch.full((1, 1), num_new) == 1).long()).float()
         return Cache(layers=[_layer(self, index) for index in range(self.num_blocks)])
+
+    def _hide_later(self, attention_mask: Int[Tensor, "B S"], position_ids: Int[Tensor, "B T"]) -> None:
+        """Hide padding and what comes behind a token. Here and not in a block: all blocks share it."""
+        num_columns, num_new = attention_mask.shape[1], position_ids.shape[1]
+        ends = torch.arange(num_new) + (num_columns - num_new)
+        is_earlier = torch.arange(num_columns)[None, :] <= ends[:, None]
+        is_seen = is_earlier[None] & (attention_mask[:, None, :] > 0)
+        self.bias = torch.where(is_seen, 0.0, MASKED)[:, None]
+        columns = attention_mask.cumsum(dim=-1) - 1
+        self.distances = (position_ids[:, :, None] - columns[:, None, :])[:, None]
 
     def state(self, name: str) -> Tensor:
         """Return the state that comes into the block whose cache was asked for last."""

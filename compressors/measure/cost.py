@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 # What has one shape takes about the same time: apart by more than a third, it is the machine that was measured.
 MAX_APART = 1.0 / 3.0
+# From a prompt, a row of tokens, and a number of new ones to (seconds to prefill, seconds a new token).
+Timer = Callable[[torch.Tensor, int], tuple[float, float]]
 
 
 def num_parameters(model: PreTrainedModel) -> int:
@@ -103,22 +106,48 @@ def measure_in_turns(
     num_rounds: int = 3,
     on_round: Callable[[], None] = lambda: None,
 ) -> list[Latency]:
-    """Time prefill and decode on random tokens. In each round every model has its turn, and what the machine does meanwhile meets all.
+    """Time prefill and decode of models on random tokens. See `time_in_turns`."""
+    return time_in_turns(
+        [timer_of(runner) for runner in runners],
+        vocab_size=vocab_size,
+        num_prompt_tokens=num_prompt_tokens,
+        num_new_tokens=num_new_tokens,
+        num_rounds=num_rounds,
+        on_round=on_round,
+    )
+
+
+def timer_of(runner: CausalRunner) -> Timer:
+    """Return what times a model once."""
+    return partial(_time_once, runner)
+
+
+def time_in_turns(
+    timers: Sequence[Timer],
+    *,
+    vocab_size: int,
+    num_prompt_tokens: int = 128,
+    num_new_tokens: int = 32,
+    num_rounds: int = 3,
+    on_round: Callable[[], None] = lambda: None,
+) -> list[Latency]:
+    """Time prefill and decode on random tokens. In each round every timer has its turn, and what the machine does meanwhile meets all.
 
     The first round warms up and is not counted.
     """
     generator = torch.Generator().manual_seed(0)
     prompt = torch.randint(vocab_size, (1, num_prompt_tokens), generator=generator)
-    rounds: list[list[tuple[float, float]]] = [[] for _ in runners]
+    rounds: list[list[tuple[float, float]]] = [[] for _ in timers]
     for _ in range(num_rounds + 1):
-        for runner, own in zip(runners, rounds, strict=True):
-            own.append(_time_once(runner, prompt.to(runner.device), num_new_tokens))
+        for timer, own in zip(timers, rounds, strict=True):
+            own.append(timer(prompt, num_new_tokens))
         on_round()
     timed = [tuple(zip(*own[1:], strict=True)) for own in rounds]
     return [Latency(num_prompt_tokens, num_rounds, Spread.of(prefill), Spread.of(decode)) for prefill, decode in timed]
 
 
 def _time_once(runner: CausalRunner, prompt: torch.Tensor, num_new_tokens: int) -> tuple[float, float]:
+    prompt = prompt.to(runner.device)
     mask, cache = torch.ones_like(prompt), None
     started = _now(runner.device)
     logits, cache = runner.forward(prompt, mask, cache, last_only=True)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
+from attar.compressors.models.ragged.lookup import Drafts
 from attar.compressors.models.runner import SlotSource
-from attar.compressors.models.sampling import GREEDY, Generation, Sampling, uniform_numbers
+from attar.compressors.models.sampling import (
+    GREEDY,
+    Generation,
+    Sampling,
+    Scores,
+    Trace,
+    num_right,
+    uniform_numbers,
+)
 
 # A prompt is read at about the cost of a step, so finished rows wait until this share of the batch has room, then go together.
 REFILL_FRACTION = 1 / 8
@@ -29,6 +37,7 @@ def decode(
     seeds: Sequence[int] = (),
     num_recorded: int = 0,
     is_scored: bool = False,
+    drafts: Drafts | None = None,
     on_finished: Callable[[int], None] = lambda count: None,
 ) -> list[Generation]:
     """Return the continuation of each prompt (token ids, at least one each), `batch_size` of them at a time.
@@ -37,36 +46,72 @@ def decode(
     `seeds`: one a prompt when sampling; a row draws by the same numbers whatever batch it is in.
     `num_recorded` K: keep the K most probable tokens and their log-probabilities (nats, at temperature 1) at every step.
     `is_scored`: sum the log-probability of the drawn tokens; recording does so too.
+    `drafts`: read likely next tokens in the same pass. Each is drawn as it would be without, so the texts are the same.
     """
     if not prompts:
         return []
-    batch = _Batch(runner, prompts, max_new_tokens, batch_size)
+    batch = _Batch(runner, prompts, max_new_tokens, batch_size, drafts)
     stops = set(stop_ids)
-    traces = [_Trace() for _ in prompts]
-    if not sampling.is_greedy:
-        for trace, seed in zip(traces, seeds or range(len(prompts)), strict=True):
-            trace.uniforms = uniform_numbers(seed, max_new_tokens)
+    traces = _traces(len(prompts), sampling, seeds, max_new_tokens)
     while batch.refill():
-        logits = batch.step()
-        live = batch.live()
-        chosen = sampling.pick(logits, _uniforms(len(logits), () if sampling.is_greedy else live, traces))
-        scores = _Scores.of(logits, chosen, num_recorded) if is_scored or num_recorded else None
+        passed = batch.passed([len(trace.token_ids) for trace in traces])
+        logits = batch.step(passed)
+        chosen = sampling.pick(logits, _uniforms(len(logits), () if sampling.is_greedy else passed, traces))
         tokens = chosen.tolist()  # the step waits for the device once, not once a row
-        for (row, index), token in zip(live, [tokens[row] for row, _ in live], strict=True):
-            traces[index].append(token, row, scores, is_last=token in stops)
-            if token in stops or len(traces[index].token_ids) == max_new_tokens:
-                batch.release(row)
+        new = [_written(tokens[row.first : row.first + len(row.draft) + 1], row.draft, stops) for row in passed]
+        is_read = is_scored or num_recorded
+        scores = Scores.of(logits, chosen, _positions(passed, new), num_recorded) if is_read else None
+        for row in passed:
+            trace, own = traces[row.index], new.pop(0)
+            trace.extend(own, row.draft, scores, is_last=own[-1] in stops)
+            if trace.is_finished or len(trace.token_ids) == max_new_tokens:
+                batch.release(row.slot)
                 on_finished(1)
             else:
-                batch.advance(row, token)
+                batch.advance(row, own)
     return [trace.generation() for trace in traces]
 
 
-def _uniforms(num_rows: int, live: Sequence[tuple[int, int]], traces: Sequence[_Trace]) -> Tensor:
-    """Return the next number in [0, 1) of every live row's own sequence, 0 for the others."""
-    uniforms = torch.zeros(num_rows)
-    for row, index in live:
-        uniforms[row] = traces[index].next_uniform()
+def _traces(num_prompts: int, sampling: Sampling, seeds: Sequence[int], max_new_tokens: int) -> list[Trace]:
+    if sampling.is_greedy:
+        return [Trace() for _ in range(num_prompts)]
+    drawn = zip(range(num_prompts), seeds or range(num_prompts), strict=True)
+    return [Trace(uniforms=uniform_numbers(seed, max_new_tokens)) for _, seed in drawn]
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of one pass: its slot, its prompt, the first of its logits, and what was drafted behind its next token."""
+
+    slot: int
+    index: int
+    first: int
+    draft: list[int]
+
+
+def _written(drawn: Sequence[int], draft: Sequence[int], stops: set[int]) -> list[int]:
+    """Return the drawn tokens up to the first that was not drafted, or that ends the text: behind it others were read."""
+    written = []
+    for token, drafted in zip(drawn, [*draft, None], strict=True):
+        written.append(token)
+        if token != drafted or token in stops:
+            break
+    return written
+
+
+def _positions(rows: Sequence[_Row], written: Sequence[Sequence[int]]) -> list[int]:
+    """Return which logits drew a token that is written."""
+    return [row.first + offset for row, new in zip(rows, written, strict=True) for offset in range(len(new))]
+
+
+def _uniforms(num_logits: int, rows: Sequence[_Row], traces: Sequence[Trace]) -> Tensor:
+    """Return the next numbers in [0, 1) of every live row's own sequence, 0 for the others."""
+    uniforms = torch.zeros(num_logits)
+    for row in rows:
+        trace, last = traces[row.index], row.first + len(row.draft) + 1
+        assert trace.uniforms is not None, "drawn when sampling"
+        start = len(trace.token_ids)
+        uniforms[row.first : last] = trace.uniforms[start : start + last - row.first]
     return uniforms
 
 
@@ -74,13 +119,21 @@ class _Batch:
     """Which prompt each row of the batch is decoding, what it is fed next, and who waits."""
 
     def __init__(
-        self, runner: SlotSource, prompts: Sequence[Sequence[int]], max_new_tokens: int, batch_size: int
+        self,
+        runner: SlotSource,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int,
+        batch_size: int,
+        drafts: Drafts | None,
     ) -> None:
-        self._prompts = prompts
+        self._prompts, self._max_new_tokens = prompts, max_new_tokens
         self._queue = deque(sorted(range(len(prompts)), key=lambda index: -len(prompts[index])))
         self._num_rows = min(batch_size, len(prompts))
         self._num_free_wanted = max(1, int(self._num_rows * REFILL_FRACTION))
-        self._slots = runner.open_slots(self._num_rows, len(prompts[self._queue[0]]), max_new_tokens)
+        shape = self._num_rows, len(prompts[self._queue[0]]), max_new_tokens
+        self._ragged = drafts.source.open_ragged(*shape) if drafts else None
+        self._slots = self._ragged or runner.open_slots(*shape)
+        self._lookup = drafts.open(prompts) if drafts and self._ragged else None
         self._indices: list[int | None] = []  # the prompt of each row; None where it is done
         self._tokens: list[int] = []
         self._lengths: list[int] = []
@@ -96,18 +149,33 @@ class _Batch:
             self._close_gaps()
         return bool(self._indices)
 
-    def step(self) -> Float[Tensor, "B V"]:
-        """Feed every row its next token."""
-        return self._slots.step(self._tokens, self._lengths)
+    def passed(self, num_written: Sequence[int]) -> list[_Row]:
+        """Return the rows that are not done, with what is drafted for each; `num_written` tokens are there of each prompt's text."""
+        live = [(row, index) for row, index in enumerate(self._indices) if index is not None]
+        if self._lookup is None:
+            return [_Row(row, index, row, []) for row, index in live]
+        rows, first = [], 0
+        for row, index in live:
+            draft = self._lookup.draft(index, len(live), self._max_new_tokens - num_written[index])
+            rows.append(_Row(row, index, first, draft))
+            first += len(draft) + 1
+        return rows
 
-    def live(self) -> list[tuple[int, int]]:
-        """Return (row, prompt index) of the rows that are not done."""
-        return [(row, index) for row, index in enumerate(self._indices) if index is not None]
+    def step(self, rows: Sequence[_Row]) -> Float[Tensor, "N V"]:
+        """Feed every row its next token and its draft."""
+        if self._ragged is None:
+            return self._slots.step(self._tokens, self._lengths)
+        tokens: list[list[int]] = [[] for _ in self._indices]
+        for row in rows:
+            tokens[row.slot] = [self._tokens[row.slot], *row.draft]
+        return self._ragged.read(tokens, self._lengths)
 
-    def advance(self, row: int, token: int) -> None:
-        """Go on with this token."""
-        self._tokens[row] = token
-        self._lengths[row] += 1
+    def advance(self, row: _Row, new: Sequence[int]) -> None:
+        """Go on behind these tokens."""
+        self._tokens[row.slot] = new[-1]
+        self._lengths[row.slot] += len(new)
+        if self._lookup is not None:
+            self._lookup.learn(row.index, len(row.draft), new, num_right(row.draft, new))
 
     def release(self, row: int) -> None:
         """Mark the row as done; until it is given away it stays in the batch as one token that nobody reads."""
@@ -133,61 +201,3 @@ class _Batch:
                 self._indices[row] = self._indices[last]
                 self._tokens[row], self._lengths[row] = self._tokens[last], self._lengths[last]
                 del self._indices[last], self._tokens[last], self._lengths[last]
-
-
-@dataclass(frozen=True)
-class _Scores:
-    """Of one step: log-probabilities of the chosen tokens, and the recorded candidates."""
-
-    chosen: list[float]
-    top_ids: Int[Tensor, "B K"] | None
-    top_logprobs: Float[Tensor, "B K"] | None
-
-    @classmethod
-    def of(cls, logits: Float[Tensor, "B V"], chosen: Int[Tensor, "B"], num_recorded: int) -> _Scores:
-        """Normalise without writing a vocabulary of log-probabilities: a logit minus the log of the sum of exponentials."""
-        logits = logits.float()
-        log_total = logits.logsumexp(dim=-1, keepdim=True)
-        own = (logits.gather(-1, chosen[:, None]) - log_total).squeeze(-1).tolist()
-        if not num_recorded:
-            return cls(own, None, None)
-        values, ids = logits.topk(min(num_recorded, logits.shape[-1]), dim=-1)
-        return cls(own, ids.cpu(), (values - log_total).cpu())
-
-
-@dataclass
-class _Trace:
-    """One prompt's continuation while it grows."""
-
-    token_ids: list[int] = field(default_factory=list)
-    is_finished: bool = False
-    uniforms: Float[Tensor, "T"] | None = None
-    _logprobs: list[float] = field(default_factory=list)
-    _top_ids: list[Int[Tensor, "K"]] = field(default_factory=list)
-    _top_logprobs: list[Float[Tensor, "K"]] = field(default_factory=list)
-
-    def next_uniform(self) -> float:
-        """Return the random number of the next token."""
-        assert self.uniforms is not None, "drawn when sampling"
-        return float(self.uniforms[len(self.token_ids)])
-
-    def append(self, token: int, row: int, scores: _Scores | None, *, is_last: bool) -> None:
-        """Take the token that was drawn in this row."""
-        self.token_ids.append(token)
-        self.is_finished = is_last
-        if scores is not None:
-            self._logprobs.append(scores.chosen[row])
-            if scores.top_ids is not None and scores.top_logprobs is not None:
-                self._top_ids.append(scores.top_ids[row])
-                self._top_logprobs.append(scores.top_logprobs[row])
-
-    def generation(self) -> Generation:
-        """Return what was written."""
-        return Generation(
-            token_ids=self.token_ids,
-            is_finished=self.is_finished,
-            logprob_nats=math.fsum(self._logprobs) if self._logprobs else None,
-            top_ids=torch.stack(self._top_ids) if self._top_ids else None,
-            top_logprobs=torch.stack(self._top_logprobs) if self._top_logprobs else None,
-            token_logprobs=tuple(self._logprobs),
-        )

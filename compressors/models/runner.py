@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attar.compressors.models.slots import Slots
+from attar.compressors.models.slots import RaggedSlots, Slots
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -55,6 +55,7 @@ class TorchRunner:
         # a recurrent state is of every token that was read, padding too
         self.shares_prefixes = not getattr(model, "_is_stateful", False)
         self._parameters = inspect.signature(model.forward).parameters
+        self._reads_ragged: bool | None = None  # not tried yet
 
     @property
     def torch_model(self) -> PreTrainedModel:
@@ -86,6 +87,15 @@ class TorchRunner:
             num_prompt=num_prompt,
             num_new=num_new,
         )
+
+    def open_ragged(self, num_rows: int, num_prompt: int, num_new: int) -> RaggedSlots | None:
+        from attar.compressors.models.ragged.slots import RaggedTorchSlots, reads_ragged  # as above
+
+        if self._reads_ragged is None:
+            self._reads_ragged = reads_ragged(self.model)
+        if not self._reads_ragged:
+            return None
+        return RaggedTorchSlots(self.model, num_rows=num_rows, num_prompt=num_prompt, num_new=num_new)
 
 
 def positions_of(attention_mask: Int[Tensor, "B S"], num_tokens: int) -> Int[Tensor, "B T"]:

@@ -40,12 +40,35 @@ class Slots(Protocol):
         ...
 
 
-def prefill_chunks(rows: Sequence[int], prompts: Sequence[Sequence[int]]) -> list[list[tuple[int, Sequence[int]]]]:
+class RaggedSlots(Slots, Protocol):
+    """Slots that take several tokens of a row in one pass, and none of another."""
+
+    def read(self, tokens: Sequence[Sequence[int]], lengths: Sequence[int]) -> Float[Tensor, "N V"]:
+        """Feed tokens to each of the first rows; return the logits behind every token, row after row.
+
+        `lengths` tokens are there before. What was fed and is not counted in the next `lengths` is forgotten.
+        """
+        ...
+
+
+class RaggedSource(Protocol):
+    """What drafts need of a model: passes that take several tokens of a row."""
+
+    device: torch.device
+
+    def open_ragged(self, num_rows: int, num_prompt: int, num_new: int) -> RaggedSlots | None:
+        """Return an empty cache of the same kind for ragged rows; None where the model's attention does not take them."""
+        ...
+
+
+def prefill_chunks(
+    rows: Sequence[int], prompts: Sequence[Sequence[int]], max_tokens: int = MAX_PREFILL_TOKENS
+) -> list[list[tuple[int, Sequence[int]]]]:
     """Return (row, prompt) pairs in groups that one forward pass takes. Prompts of one token need none and are left out."""
     pairs = [(row, prompt) for row, prompt in zip(rows, prompts, strict=True) if len(prompt) > 1]
     if not pairs:
         return []
-    size = max(1, MAX_PREFILL_TOKENS // max(len(prompt) for _, prompt in pairs))
+    size = max(1, max_tokens // max(len(prompt) for _, prompt in pairs))
     return [pairs[start : start + size] for start in range(0, len(pairs), size)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -18,7 +18,9 @@ SIZES = (16, 32, 64, 128)
 
 
 class Rounding(Protocol):
-    """A format's grid of numbers."""
+    """A format's grid of numbers. `runtime`: what multiplies by it as it is stored."""
+
+    runtime: ClassVar[str]
 
     def __call__(self, weight: Float[Tensor, "N K"]) -> Float[Tensor, "N K"]:
         """Return the numbers that stand for the weights. Raises ValueError for a width of no whole blocks."""
@@ -32,6 +34,7 @@ class BlockIntegers:
     bits: int = 4
     block_size: int = 32
     symmetric: bool = False
+    runtime: ClassVar[str] = "onnxruntime"
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -49,6 +52,8 @@ class BlockIntegers:
 class GgmlQ4:
     """ggml's Q4_0: 4 bits in blocks of 32 around 8, the scale stored in float16."""
 
+    runtime: ClassVar[str] = "llama.cpp"
+
     def __call__(self, weight: Tensor) -> Tensor:
         blocks = _ggml_blocks(weight)
         scale = blocks.gather(-1, blocks.abs().argmax(-1, keepdim=True)) / -8
@@ -60,6 +65,8 @@ class GgmlQ4:
 @dataclass(frozen=True, kw_only=True)
 class GgmlQ8:
     """ggml's Q8_0: 8 bits in blocks of 32, symmetric, the scale stored in float16."""
+
+    runtime: ClassVar[str] = "llama.cpp"
 
     def __call__(self, weight: Tensor) -> Tensor:
         blocks = _ggml_blocks(weight)

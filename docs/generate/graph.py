@@ -22,6 +22,8 @@ COLORS = {
     "classifier_onnx": ("#dff3f6", "#11727f"),
     "sampler_onnx": ("#dff3f6", "#11727f"),
     "gguf": ("#dff3f6", "#11727f"),
+    "openvino": ("#dff3f6", "#11727f"),
+    "ctranslate2": ("#dff3f6", "#11727f"),
 }
 OTHER = ("#eeeef0", "#5b6470")
 

@@ -15,7 +15,7 @@ from attar.pipelines.cli.tables import print_json, print_table
 out = Console(soft_wrap=True)
 QUESTIONS = {
     "model": "Model (a folder, a .gguf file, hub:OWNER/NAME@REVISION, wheel:..., random:llama)",
-    "questions": "Questions and answers (a .jsonl, .csv or .parquet file, hub:..., reasoning_gym:TASK)",
+    "questions": "Questions and answers (a .jsonl, .csv or .parquet file, hub:..., reasoning_gym:TASK, template:NAME)",
     "num_blocks": "Decoder blocks to remove",
     "name": "Name of the result in the registry",
 }

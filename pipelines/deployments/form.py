@@ -86,8 +86,8 @@ class CompressForm(BaseModel):
     questions: str = Field(
         "jsonl:shipped/everyday.jsonl",
         title="Questions and answers",
-        description="What it is healed and tested on: jsonl:PATH, csv:PATH, parquet:PATH, hub:OWNER/NAME@REVISION:SPLIT or reasoning_gym:TASK.",
-        pattern=r"^(jsonl:|csv:|tsv:|parquet:|hub:|reasoning_gym:).+",
+        description="Healed and tested on: jsonl:PATH, csv:PATH, parquet:PATH, hub:OWNER/NAME@REVISION:SPLIT, reasoning_gym:TASK, template:NAME.",
+        pattern=r"^(jsonl:|csv:|tsv:|parquet:|hub:|reasoning_gym:|template:).+",
         max_length=500,
         json_schema_extra=_at(2),
     )

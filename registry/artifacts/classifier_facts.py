@@ -27,6 +27,8 @@ class ClassifierFacts(ArtifactFacts):
     companion_bytes: int | None = None
     labels: tuple[str, ...] = NOT_KNOWN
     num_subclasses: int = NOT_KNOWN
+    # of a pair scorer: a row is two texts, and the head's single logit says how alike they are
+    reads_pairs: bool | None = None
     max_tokens: int = NOT_KNOWN
     num_tokens_without_row: int | None = None
     license: str | None = None
@@ -45,6 +47,8 @@ class ClassifierGraphFacts(ArtifactFacts):
     companion_bytes: int | None = None
     labels: tuple[str, ...] = NOT_KNOWN
     num_subclasses: int = NOT_KNOWN
+    # of a pair scorer: a row is two texts, and the head's single logit says how alike they are
+    reads_pairs: bool | None = None
     max_tokens: int = NOT_KNOWN
     format: str = NOT_KNOWN
     quantization: str | None = None

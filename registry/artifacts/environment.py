@@ -26,6 +26,9 @@ PACKAGES = (
     "onnx",
     "onnxruntime",
     "onnxruntime-gpu",
+    "openvino",
+    "openvino-genai",
+    "ctranslate2",
     "lm_eval",
     "bitsandbytes",
 )

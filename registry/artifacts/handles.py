@@ -26,6 +26,7 @@ from attar.registry.artifacts.kind_facts import (
     ModelFacts,
     OnnxFacts,
     ReleaseFacts,
+    RuntimeFormFacts,
     ScanFacts,
     VisionModelFacts,
 )
@@ -73,13 +74,8 @@ class Artifact(Generic[F]):
 
     def as_dict(self) -> dict[str, Any]:
         """Return the handle as plain JSON values."""
-        return {
-            "kind": self.kind,
-            "path": str(self.path),
-            "key": self.key,
-            "fingerprint": self.fingerprint,
-            "facts": dict(self.facts),
-        }
+        content = {"path": str(self.path), "key": self.key, "fingerprint": self.fingerprint}
+        return {"kind": self.kind, **content, "facts": dict(self.facts)}
 
 
 class ModelArtifact(Artifact[ModelFacts]):
@@ -198,6 +194,22 @@ class GgufArtifact(Artifact[GgufFacts]):
 
     kind = "gguf"
     facts_type = GgufFacts
+    is_whole_model = True
+
+
+class OpenVinoArtifact(Artifact[RuntimeFormFacts]):
+    """`openvino_model.xml` and `.bin` with the cache inside; tokenizer, detokenizer and config beside them."""
+
+    kind = "openvino"
+    facts_type = RuntimeFormFacts
+    is_whole_model = True
+
+
+class CTranslate2Artifact(Artifact[RuntimeFormFacts]):
+    """`model.bin`, `config.json` and `vocabulary.json` of CTranslate2; tokenizer beside them."""
+
+    kind = "ctranslate2"
+    facts_type = RuntimeFormFacts
     is_whole_model = True
 
 

@@ -76,6 +76,8 @@ class OnnxFacts(ArtifactFacts):
     quantization: str | None = None
     # of the weights alone, in integers
     weight_bytes: float | None = None
+    # standard: of ONNX' own operators alone; none: with onnxruntime's own
+    operators: str | None = None
     token_agreement: float | None = None
     is_guided: bool | None = None
     kl_nats: float | None = None
@@ -113,6 +115,34 @@ class GgufFacts(ArtifactFacts):
     readers: tuple[str, ...] = NOT_KNOWN
     token_agreement: float | None = None
     max_logit_difference: float | None = None
+    kl_nats: float | None = None
+    agreement: float | None = None
+    decode_seconds_per_token: float | None = None
+    original_decode_seconds_per_token: float | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RuntimeFormFacts(ArtifactFacts):
+    """Of a folder in a runtime's own form: the sizes of its model, type and bytes of its weights. What the runtime made of it beside torch."""
+
+    num_blocks: int = NOT_KNOWN
+    vocab_size: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    num_matmul_parameters: int = NOT_KNOWN
+    attention_width: int = NOT_KNOWN
+    companion_bytes: int | None = None
+    format: str = NOT_KNOWN
+    architecture: str | None = None
+    # the type of the matrices; bytes of the weights as they lie in the file
+    quantization: str | None = None
+    weight_bytes: float | None = None
+    bits_per_weight: float | None = None
+    # programs that read it and wrote what torch writes
+    readers: tuple[str, ...] = NOT_KNOWN
+    token_agreement: float | None = None
+    max_logit_difference: float | None = None
+    # what rounding cost; times of the runtime and of torch, in turns
     kl_nats: float | None = None
     agreement: float | None = None
     decode_seconds_per_token: float | None = None

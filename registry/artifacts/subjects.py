@@ -19,7 +19,7 @@ class Subject:
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
 DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
-CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "max_tokens"))
+CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "reads_pairs", "max_tokens"))
 
 SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, DENOISER)
 

@@ -97,7 +97,7 @@ THRESHOLDS = {
 }
 # Those of them that encoders alone have, and those of classifiers.
 ENCODER_METRICS = {"spearman", "mrr", "embed_seconds", "embed_seconds_32"}
-CLASSIFIER_METRICS = {"accuracy", "macro_f1", "embed_seconds", "embed_seconds_32"}
+CLASSIFIER_METRICS = {"accuracy", "macro_f1", "spearman", "embed_seconds", "embed_seconds_32"}
 
 
 def run_gate(

@@ -122,18 +122,21 @@ def disk_bytes(folder: Path) -> int:
     return sum((folder / name).stat().st_size for name in (GRAPH, DATA))
 
 
-def copy_companions(source: Path, folder: Path) -> None:
-    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read."""
+def copy_companions(source: Path, folder: Path, *, is_in_place: bool = True) -> None:
+    """Copy config, generation config and tokenizer of a model or ONNX folder, and write what onnxruntime-genai and transformers.js read.
+
+    `is_in_place`: the graph's attention writes the cache in place.
+    """
     copy_tokenizer(source, folder)
     if (source / "generation_config.json").exists():
         shutil.copy2(source / "generation_config.json", folder / "generation_config.json")
-    _write_tokenizer_config(folder)
+    write_tokenizer_config(folder)
     config = json.loads((source / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers.js_config": JS_CONFIG}, indent=2) + "\n")
-    (folder / GENAI).write_text(json.dumps(_genai_config(folder), indent=1))
+    (folder / GENAI).write_text(json.dumps(_genai_config(folder, is_in_place=is_in_place), indent=1))
 
 
-def _write_tokenizer_config(folder: Path) -> None:
+def write_tokenizer_config(folder: Path) -> None:
     """Say in the tokenizer's config what others read there alone: the chat template (transformers.js), names that transformers 4 knows."""
     template, path = folder / "chat_template.jinja", folder / "tokenizer_config.json"
     if not path.exists():
@@ -151,7 +154,7 @@ def _ends(folder: Path, configured: Any) -> Any:
     return configured if len(ends) == len(configured_ends(folder)) else ends
 
 
-def _genai_config(folder: Path) -> dict[str, Any]:
+def _genai_config(folder: Path, *, is_in_place: bool) -> dict[str, Any]:
     """Return the description of the graph that onnxruntime-genai wants. https://onnxruntime.ai/docs/genai/reference/config.html"""
     from transformers import AutoConfig  # seconds to import
 
@@ -187,7 +190,7 @@ def _genai_config(folder: Path) -> dict[str, Any]:
             "do_sample": False,
             "max_length": config.max_position_embeddings,
             # the attention node writes the cache in place, a recurrence beside it
-            "past_present_share_buffer": not has_states,
+            "past_present_share_buffer": is_in_place and not has_states,
         },
     }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from attar.compressors.models.decode import decode
+from attar.compressors.models.ragged.lookup import Drafts
 from attar.compressors.models.runner import SlotSource
 from attar.compressors.models.sampling import Generation, Sampling
 
@@ -48,6 +49,7 @@ class RunnerSampler:
     runner: SlotSource
     stop_ids: Sequence[int]
     batch_size: int
+    drafts: Drafts | None = None
 
     def sample(
         self,
@@ -69,6 +71,7 @@ class RunnerSampler:
             seeds=[prompt.seed for prompt in prompts],
             num_recorded=num_recorded,
             is_scored=is_scored,
+            drafts=self.drafts,
             on_finished=on_finished,
         )
 

@@ -11,13 +11,13 @@ import torch
 
 from attar.compressors.encode.encoder import EmbeddingRunner, SentenceEncoder
 from attar.compressors.encode.session import LOGITS, VECTORS, GraphEncoder
-from attar.registry.artifacts.handles import Artifact, EncoderArtifact
+from attar.registry.artifacts.handles import Artifact, EncoderArtifact, Facts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, Subject
 from attar.stages.artifacts.classifier.folder import load_classifier, save_classifier
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.encoder.folder import load_encoder, save_encoder
 from attar.stages.artifacts.encoder.modules_file import read_form
-from attar.stages.artifacts.encoder.texts import asked_texts, texts_of
+from attar.stages.artifacts.encoder.texts import asked_texts, pair_texts, texts_of
 from attar.stages.artifacts.onnx_session import open_session
 
 # What a model that was cut or trained keeps of the facts of the one before it.
@@ -34,7 +34,7 @@ class TextModels:
     load: Callable[[Path, torch.dtype | str, torch.device | None], Any]
     save: Callable[[Any, Path, Path], Artifact[Any]]
     output: str
-    texts: Callable[[Iterable[Row]], list[str]]
+    texts: Callable[[Facts, Iterable[Row]], list[Any]]
 
 
 def _save_encoder(encoder: SentenceEncoder, content: Path, source: Path) -> EncoderArtifact:
@@ -43,9 +43,14 @@ def _save_encoder(encoder: SentenceEncoder, content: Path, source: Path) -> Enco
     return save_encoder(encoder, content, form, tokenizer_from=source)
 
 
+def classified_texts(facts: Facts, rows: Iterable[Row]) -> list[Any]:
+    """Return what of rows a classifier reads: texts, or pairs of them."""
+    return pair_texts(rows) if facts.get("reads_pairs") else asked_texts(rows)
+
+
 TEXT_MODELS: dict[Subject, TextModels] = {
-    ENCODER: TextModels(load_encoder, _save_encoder, VECTORS, texts_of),
-    CLASSIFIER: TextModels(load_classifier, save_classifier, LOGITS, asked_texts),
+    ENCODER: TextModels(load_encoder, _save_encoder, VECTORS, lambda facts, rows: texts_of(rows)),
+    CLASSIFIER: TextModels(load_classifier, save_classifier, LOGITS, classified_texts),
 }
 
 

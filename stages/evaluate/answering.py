@@ -55,6 +55,11 @@ class Answering:
         return tuple(row_prompt(self.tokenizer, row))
 
 
+def guessed_share(rows: Sequence[Row]) -> float:
+    """Return the share of questions that guessing answers right: of choices one of so many, of open questions none."""
+    return sum(1.0 / len(row.choices) for row in rows if row.choices) / len(rows)
+
+
 def by_kind(rows: Mapping[str, Sequence[Row]]) -> dict[str, list[Row]]:
     """Return rows by the name of the task they make: a data set with both kinds of question makes two."""
     counts: dict[str, list[Row]] = {}

@@ -45,9 +45,9 @@ def classifier_ratios(candidate: Mapping[str, Any], baseline: Mapping[str, Any])
     own, other = candidate.get("classes") or {}, baseline.get("classes") or {}
     if not own or not other or candidate.get("asked") != baseline.get("asked"):
         return {}
-    sides = [[_of_columns(some[name]) for name in own] for some in (own, other)]
-    count = sum(len(some.labels) for some in sides[0])
-    return {"macro_f1": interval_ratio(ratio(macro_f1, *sides), f"{count} rows")}
+    above, below = ([_of_columns(some[name]) for name in own] for some in (own, other))
+    count = sum(len(some.labels) for some in above)
+    return {"macro_f1": interval_ratio(ratio(macro_f1, above, below), f"{count} rows")}
 
 
 def columns_of(predictions: Predictions) -> dict[str, list[float]]:

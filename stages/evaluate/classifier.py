@@ -18,6 +18,8 @@ from attar.stages.evaluate.class_scores import classifier_headline, columns_of
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.encoder import RESULT, row_times, sizes_measured
 from attar.stages.evaluate.labelled import LabelledTask, read_labelled
+from attar.stages.evaluate.rankings import encoder_headline
+from attar.stages.evaluate.retrieval import read_task
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.runtime.progress import bar, metric, note
 
@@ -26,6 +28,12 @@ NUM_TIMED_TEXTS = 96
 
 
 def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
+    """Measure a classifier of texts, or a scorer of pairs. Raises ValueError, before anything runs, for rows that are none of its."""
+    model: Any = inputs.model
+    return (evaluate_pair_scorer if model.facts.reads_pairs else evaluate_classes)(config, inputs, content)
+
+
+def evaluate_classes(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
     """Measure how well a classifier tells its classes, its size and speed. Raises ValueError, before anything runs, for classes it has not."""
     model: Any = inputs.model
     names, labels = unique_names(inputs.tasks, "task"), model.facts.labels
@@ -58,17 +66,72 @@ def evaluate_classifier(config: EvaluateConfig, inputs: EvaluateInputs, content:
     }
     beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
     evaluation["latency"] = row_times(inputs, runner, beside, reader(timed_texts(list(tasks.values()))))
-    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
     headline = classifier_headline(evaluation)
-    for name, value in headline.items():
-        metric(name, value)
     note(
         f"accuracy {headline['accuracy']:.3f}, macro F1 {headline['macro_f1']:.3f}, calibration error {headline['calibration_error']:.3f}"
     )
-    facts = EvaluationFacts(
-        format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
+    return _written(evaluation, headline, content)
+
+
+def evaluate_pair_scorer(config: EvaluateConfig, inputs: EvaluateInputs, content: Path) -> EvaluationArtifact:
+    """Measure how well a scorer orders graded pairs, its size and speed. Raises ValueError, before anything runs, for rows without a grade."""
+    model: Any = inputs.model
+    tasks = {
+        name: read_task(data, name, None, config.max_rows, config.part)
+        for name, data in zip(unique_names(inputs.tasks, "task"), inputs.tasks, strict=True)
+    }
+    if ungraded := [name for name, task in tasks.items() if not task.is_graded]:
+        raise ValueError(
+            f"task {ungraded[0]}: its rows have no similarity, and the model scores pairs; set columns.similarity"
+        )
+    device = pick_device()
+    dtype = pick_dtype(config.precision, device)
+    runner, reader = opened(model, config.provider, dtype, device), TextReader.of(model)
+    pairs = {name: list(zip(*task.texts, strict=True)) for name, task in tasks.items()}
+    evaluation: dict[str, Any] = {
+        "format": model.kind,
+        "num_blocks": model.facts.num_blocks,
+        "model_fingerprint": model.fingerprint,
+        "part": config.part,
+        **sizes_measured(model),
+        "tasks": {},
+        "right": {},
+        "perplexity": None,
+        "text_pieces": [],
+        "samples": [],
+        # the logit of each pair, in the column where an encoder has the cosine
+        "pairs": {
+            name: {
+                "cosines": _scores(runner, reader, some, config.batch_size, name),
+                "similarities": list(tasks[name].similarities),
+            }
+            for name, some in pairs.items()
+        },
+        "retrieval": {},
+        "asked": {name: task.digest for name, task in tasks.items()},
+    }
+    beside = opened(inputs.beside, config.provider, dtype, device) if inputs.beside is not None else None
+    share = max(1, NUM_TIMED_TEXTS // len(tasks))
+    evaluation["latency"] = row_times(
+        inputs, runner, beside, reader([p for some in pairs.values() for p in some[:share]])
     )
-    return EvaluationArtifact.at(content, facts)
+    return _written(evaluation, encoder_headline(evaluation), content)
+
+
+def _written(evaluation: dict[str, Any], headline: dict[str, float], content: Path) -> EvaluationArtifact:
+    """Write an evaluation, and tell its headline."""
+    (content / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
+    for name, value in headline.items():
+        metric(name, value)
+    named = {name: evaluation[name] for name in ("format", "model_fingerprint", "part")}
+    return EvaluationArtifact.at(content, EvaluationFacts(**named, others=headline))
+
+
+def _scores(
+    runner: Any, reader: TextReader, pairs: Sequence[tuple[str, str]], batch_size: int, name: str
+) -> list[float]:
+    counter = bar(f"scoring {name}", len(pairs), "pairs")
+    return encoded(runner, reader(pairs), batch_size * 128, counter.advance)[:, 1].tolist()
 
 
 def timed_texts(tasks: Sequence[LabelledTask]) -> list[str]:

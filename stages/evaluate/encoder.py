@@ -37,12 +37,12 @@ CAUSAL_FIELDS = (
     "harness",
     "drafts",
     "stop",
-    "num_prompt_tokens",
+    "timing",
 )
 # What models that read whole texts are asked.
 QUESTIONS_OF = {
     ENCODER: "pairs with a similarity, or questions with their texts",
-    CLASSIFIER: "texts with the names of their classes as answers",
+    CLASSIFIER: "texts with the names of their classes as answers, or graded pairs",
 }
 # Context at which the FLOPs of a token are counted: about the length of a sentence or two.
 NUM_CONTEXT_TOKENS = 64

@@ -12,6 +12,7 @@ from attar.compressors.measure.betting import Wagered
 from attar.compressors.measure.bootstrap import PairedRetention, mean_over
 from attar.compressors.measure.evidence import Exact
 from attar.compressors.measure.newcombe import Cells, PairedDrop
+from attar.compressors.measure.paired import share
 from attar.compressors.measure.rounds import PairedRounds
 from attar.registry.release.interval_gate import Claim, Evidence
 from attar.stages.evaluate.gate_check import GateCheck
@@ -21,6 +22,11 @@ from attar.stages.evaluate.question_pairs import all_pairs
 ROUNDS = {
     "prefill_latency_ratio": "prefill_seconds_rounds",
     "decode_latency_ratio": "decode_seconds_per_token_rounds",
+}
+# Of a served model, of each number of clients.
+SERVED_ROUNDS = {
+    "served_throughput_ratio": "tokens_per_second_rounds",
+    "served_latency_ratio": "request_seconds_rounds",
 }
 EXACT = {"memory_ratio": "memory_bytes", "bytes_ratio": "disk_bytes", "parameters_ratio": "num_parameters"}
 
@@ -35,27 +41,45 @@ def check_known(data: str, known: Sequence[str], where: str) -> None:
 def evaluation_claim(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
     """Return a check with its evidence in two evaluations. Raises ValueError where what it needs was not measured."""
     if check.measure in ("accuracy_drop", "accuracy_retention"):
-        return check.claim(_accuracy(check, candidate, baseline))
+        return _accuracy(check, candidate, baseline)
     if check.measure in ROUNDS:
         return _rounds(check, candidate, baseline)
+    if check.measure in SERVED_ROUNDS:
+        return _served(check, candidate, baseline)
     if check.measure in EXACT:
         return check.claim(_exact(check, candidate, baseline))
     return _perplexity(check, candidate, baseline)
 
 
-def _accuracy(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Evidence:
+def _accuracy(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
     names = sorted(candidate.get("right", {}).keys() & baseline.get("right", {}).keys())
     check_known(check.data, names, f"gate check {check.measure}")
     if not names:
         raise ValueError(f"gate check {check.measure}: no task was measured; give evaluate the input tasks")
-    pairs = list(all_pairs(candidate, baseline, [check.data] if check.data else names))
+    chosen = [check.data] if check.data else names
+    pairs = list(all_pairs(candidate, baseline, chosen))
     is_ratio = check.measure == "accuracy_retention"
+    if is_ratio and (why := _at_chance(chosen, baseline)):
+        return check.claim(None, why)
     # an interval for a fixed number of questions is none once the answers decide how many
     if candidate.get("stopping") is not None:
-        chosen = [check.data] if check.data else names
-        return wagered(check, candidate, {name: other for name, (_, other) in zip(chosen, pairs, strict=True)})
+        return check.claim(
+            wagered(check, candidate, {name: other for name, (_, other) in zip(chosen, pairs, strict=True)})
+        )
     cells = tuple(Cells.of(*pair) for pair in pairs)
-    return PairedRetention(cells) if is_ratio else PairedDrop(cells)
+    return check.claim(PairedRetention(cells) if is_ratio else PairedDrop(cells))
+
+
+def _at_chance(names: Sequence[str], baseline: Mapping[str, Any]) -> str:
+    """Say which task is no measure of what was kept, as the original answers it no better than guessing does; empty where none is."""
+    for name in names:
+        accuracy, guessed = share(baseline["right"][name]), baseline.get("guessed", {}).get(name, 0.0)
+        if accuracy.low <= guessed:
+            return (
+                f"{name} is no measure: the original answers {accuracy.value:.0%} of {len(baseline['right'][name])} questions right, "
+                f"at least {accuracy.low:.0%}, and guessing {guessed:.0%}; check a task that it knows"
+            )
+    return ""
 
 
 def wagered(check: GateCheck, candidate: Mapping[str, Any], original: Mapping[str, Sequence[float]]) -> Wagered:
@@ -89,6 +113,26 @@ def _rounds(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[st
     if beside.get("model_fingerprint") != baseline.get("model_fingerprint"):
         return check.claim(None, "measured apart from the original; give evaluate the input beside")
     return check.claim(PairedRounds.of(own[name], beside[name]))
+
+
+def _served(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
+    """Return the ratio of served figures, measured in turns; without a number of clients the geometric mean over all numbers."""
+    own = candidate.get("served") or {}
+    if not own:
+        raise ValueError(f"gate check {check.measure}: the candidate was not served; set evaluate.timing.served")
+    check_known(check.data, list(own["clients"]), f"gate check {check.measure}")
+    beside = own.get("beside") or {}
+    if beside.get("model_fingerprint") != baseline.get("model_fingerprint"):
+        return check.claim(None, "served apart from the original; give evaluate the input beside")
+    name, chosen = SERVED_ROUNDS[check.measure], [check.data] if check.data else list(own["clients"])
+    first, second = (
+        [
+            float(np.prod(some) ** (1 / len(chosen)))
+            for some in zip(*(side["clients"][key][name] for key in chosen), strict=True)
+        ]
+        for side in (own, beside)
+    )
+    return check.claim(PairedRounds.of(first, second))
 
 
 def _perplexity(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:

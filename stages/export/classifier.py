@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -13,14 +14,15 @@ from attar.compressors.encode.session import LOGITS, GraphEncoder
 from attar.compressors.export.runtime import CPU
 from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.subjects import form_of
-from attar.stages.artifacts.classifier.class_form import SUBCLASSES, ClassForm, named_outputs
+from attar.stages.artifacts.classifier.class_form import SUBCLASSES, ClassForm, named_outputs, read_class_form
 from attar.stages.artifacts.classifier.folder import load_classifier
 from attar.stages.artifacts.dataset.rows import read_rows
-from attar.stages.artifacts.encoder.texts import TextReader, asked_texts
+from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.model.size_forecast import exported
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer
 from attar.stages.artifacts.onnx_folder import JS_CONFIG, write_graph
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.text_models import classified_texts
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.runtime.progress import bar, metric, note
@@ -34,7 +36,7 @@ def export_classifier_graph(config: ExportConfig, inputs: ExportInputs, content:
     from attar.compressors.encode.graph import export_classifier  # its libraries are in an extra
 
     folder, facts, form = inputs.model.path, inputs.model.facts, cast(OnnxFormat, config.format)
-    texts = asked_texts(read_rows(inputs.data.path / "rows.jsonl"))[: config.num_prompts]
+    texts = classified_texts(facts, read_rows(inputs.data.path / "rows.jsonl"))[: config.num_prompts]
     if not texts:
         raise ValueError("input data: no row has a text to compare the graph on")
     ids = TextReader.of(inputs.model)(texts)
@@ -43,7 +45,7 @@ def export_classifier_graph(config: ExportConfig, inputs: ExportInputs, content:
     graph = export_classifier(classifier, form.opset)
     steps.advance()
     write_graph(graph, content)
-    write_graph_companions(folder, content, facts["labels"])
+    write_graph_companions(folder, content, read_class_form(folder))
     runners = (classifier, GraphEncoder(open_session(content), CPU, LOGITS))
     expected, actual = (encoded(runner, ids).log_softmax(dim=-1) for runner in runners)
     difference = float((expected - actual).abs().max())
@@ -57,10 +59,10 @@ def export_classifier_graph(config: ExportConfig, inputs: ExportInputs, content:
     return ClassifierGraphArtifact.at(content, made)
 
 
-def write_graph_companions(source: Path, content: Path, labels: tuple[str, ...]) -> None:
+def write_graph_companions(source: Path, content: Path, form: ClassForm) -> None:
     """Copy config and tokenizer of a classifier: what names the graph's logits, and what transformers.js reads."""
     copy_tokenizer(source, content)
     config = json.loads((source / "config.json").read_text())
     config.pop(SUBCLASSES, None)
-    whole = {**config, **named_outputs(ClassForm(labels=tuple(labels))), "transformers.js_config": JS_CONFIG}
+    whole = {**config, **named_outputs(replace(form, num_subclasses=1)), "transformers.js_config": JS_CONFIG}
     (content / "config.json").write_text(json.dumps(whole, indent=2) + "\n")

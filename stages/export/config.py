@@ -11,19 +11,25 @@ from pydantic import Field
 from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ImageDatasetArtifact, Trainable
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
+from attar.stages.export.formats.ctranslate2 import CTranslate2Format
 from attar.stages.export.formats.gguf import GgufFormat
 from attar.stages.export.formats.onnx import OnnxFormat
+from attar.stages.export.formats.openvino import OpenVinoFormat
 from attar.stages.runtime.older_fields import Moved
 
 # To add a format: its config in `formats`, a member here, a room, a row in `rooms.py`.
-Format = Annotated[OnnxFormat | GgufFormat | CompressedTensorsFormat, Field(discriminator="kind"), default_kind("onnx")]
+Format = Annotated[
+    OnnxFormat | GgufFormat | CompressedTensorsFormat | OpenVinoFormat | CTranslate2Format,
+    Field(discriminator="kind"),
+    default_kind("onnx"),
+]
 
 
 class ExportConfig(StageConfig):
     """The form that is written, and how much proof it owes."""
 
     format: Format = OnnxFormat()
-    """What is written: onnx, gguf, compressed_tensors."""
+    """What is written: onnx, gguf, compressed_tensors, openvino, ctranslate2."""
 
     num_prompts: int = Field(default=4, ge=1)
     """Questions of the data set on which torch and the written form are compared; of an encoder its texts, of a denoiser images of noise."""

@@ -39,6 +39,8 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seq
     what = subject_of(model).words
     if config.format.kind != "onnx":
         raise ValueError(f"format.kind is {config.format.kind!r}, but the model is {what}; accepted: 'onnx'")
+    if config.format.operators != "fused":
+        raise ValueError(f"format.operators is {config.format.operators!r}, but the model is {what}; accepted: 'fused'")
     if other_inputs:
         raise ValueError(
             f"input {other_inputs[0]} is for causal language models, and the model is {what}; accepted: none"

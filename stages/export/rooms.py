@@ -9,8 +9,10 @@ from typing import Any
 from attar.registry.artifacts.handles import Artifact, Facts
 from attar.stages.contract import Forecast
 from attar.stages.export.compressed_tensors.room import export_compressed_tensors, forecast_compressed_tensors
+from attar.stages.export.ctranslate2.room import export_ctranslate2, forecast_ctranslate2
 from attar.stages.export.gguf.room import export_gguf, forecast_gguf
 from attar.stages.export.onnx.room import export_onnx, forecast_onnx
+from attar.stages.export.openvino.room import export_openvino, forecast_openvino
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,14 @@ class Room:
 
     forecast: Callable[[Any, Facts], Forecast]
     run: Callable[..., Artifact]
-    # Whether guidance adapters can stay adapters in it.
-    takes_guidance: bool = False
+    # Whether guidance adapters can stay adapters in it, as its config says.
+    takes_guidance: Callable[[Any], bool] = lambda form: False
 
 
 ROOMS: dict[str, Room] = {
-    "onnx": Room(forecast_onnx, export_onnx, takes_guidance=True),
+    "onnx": Room(forecast_onnx, export_onnx, takes_guidance=lambda form: form.operators == "fused"),
     "gguf": Room(forecast_gguf, export_gguf),
     "compressed_tensors": Room(forecast_compressed_tensors, export_compressed_tensors),
+    "openvino": Room(forecast_openvino, export_openvino),
+    "ctranslate2": Room(forecast_ctranslate2, export_ctranslate2),
 }

@@ -9,10 +9,12 @@ from attar.registry.artifacts.handles import (
     AnyGraph,
     Artifact,
     ClassifierGraphArtifact,
+    CTranslate2Artifact,
     EncoderGraphArtifact,
     Facts,
     GgufArtifact,
     ModelArtifact,
+    OpenVinoArtifact,
     SamplerGraphArtifact,
 )
 from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, Subject, subject_of
@@ -45,8 +47,10 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         )
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
-    if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance:
-        raise ValueError(f"format.kind is {form.kind!r}, which has no input for guidance_scale; accepted: onnx")
+    if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
+        is_graph = form.kind == "onnx"
+        field = "format.operators is 'standard'" if is_graph else f"format.kind is {form.kind!r}"
+        raise ValueError(f"{field}, which has no input for guidance_scale; accepted: {'fused' if is_graph else 'onnx'}")
     return ROOMS[form.kind].forecast(form, model)
 
 
@@ -57,11 +61,12 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
 @stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
-) -> AnyGraph | GgufArtifact | ModelArtifact | SamplerGraphArtifact:
+) -> AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
+    openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
     Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier one that gives a logit a class; of a
     denoiser its whole sampler, compared by its images.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.

@@ -130,6 +130,9 @@ class QuantizationAware(StageConfig):
     head: Annotated[Rounding, MethodField(ROUNDINGS, "rounding", "blocks")] = BlockIntegers(bits=8)
     """The grid of embedding and output head, which stay as they are."""
 
+    runtime: Literal["any", "onnxruntime", "llama.cpp"] = "any"
+    """Where the integers will run: a grid that it does not have is refused. any: not checked."""
+
     blocks: AdaptedBlocks = "all"
     """after_cut: the blocks before the cut are rounded and stay."""
 
@@ -142,6 +145,16 @@ class QuantizationAware(StageConfig):
     def method(self) -> AdaptMethod:
         """The method that makes weights trainable."""
         return QuantizationAwareMethod(rounding=self.rounding, head=self.head)
+
+    @model_validator(mode="after")
+    def _runtime_has_grids(self) -> QuantizationAware:
+        for name, grid in (("rounding", self.rounding), ("head", self.head)):
+            if self.runtime not in ("any", grid.runtime):
+                own = ", ".join(f"{{kind: {kind}}}" for kind, some in ROUNDINGS.items() if some.runtime == self.runtime)
+                raise ValueError(
+                    f"adapt.{name} is a grid of {grid.runtime}, which runtime {self.runtime!r} does not have; accepted: {own}"
+                )
+        return self
 
 
 AdaptKind = LowRank | AllWeights | LastBlocks | QuantizationAware

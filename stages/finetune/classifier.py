@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.distillation_config import uses_teacher
-from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens
+from attar.stages.finetune.encoder import SentenceRows, check_text_training, refuse_other_tokens, refuse_vectors
 from attar.stages.finetune.plan import Source, TrainingPlan
 from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
@@ -86,8 +86,14 @@ def check_same_classes(model: Facts, others: Sequence[Facts]) -> None:
             )
 
 
-def refuse_classes(objectives: Any) -> None:
-    """Raise ValueError for an objective that reads labels of classes, which a causal model's rows do not have."""
+def reads_grades(config: FinetuneConfig, model: Facts) -> bool:
+    """Say whether the teacher of a scorer of pairs is what the rows' similarities say."""
+    return bool(model.get("reads_pairs")) and config.teacher.kind in ("auto", "recorded")
+
+
+def refuse_other_views(objectives: Mapping[str, Objective]) -> None:
+    """Raise ValueError for an objective that reads vectors of texts or classes of rows. A causal model gives neither."""
+    refuse_vectors(objectives)
     for name, objective in objectives.items():
         if "labels" in objective.requires.facts:
             raise ValueError(
@@ -103,6 +109,8 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
 
     def examples_of(row: Row, source: str) -> list[Sentence]:
+        if model.facts.reads_pairs:
+            return [Sentence(ids, teacher=_grade(row, source, plan)) for ids in reader([(row.question, row.answer)])]
         text = row.text or row.question
         label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
         return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
@@ -118,7 +126,9 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         part.to(torch.float32).requires_grad_(True)
     split = plan.teaching.split
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
+    teacher_sources: dict[ViewName, TeacherSource] = {"teacher": RecordedClasses()}  # the grades of pairs
+    if not (model.facts.reads_pairs and plan.teaching.reads_record):
+        teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
     trainer = Trainer(
         student,
@@ -131,6 +141,19 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
     return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _grade(row: Row, source: str, plan: TrainingPlan) -> Tensor | None:
+    """Return how alike a pair is as logits of its two classes, where grades teach. Raises ValueError for a row without one, or beyond 0 to 1."""
+    if not row.answer:
+        raise ValueError(f"{source}: row {row.id} is no pair of texts; accepted: two texts a row")
+    if not plan.teaching.reads_record:
+        return None
+    if row.similarity is None or not 0 <= row.similarity <= 1:
+        raise ValueError(
+            f"{source}: row {row.id} has similarity {row.similarity}, learned as a share; accepted: 0 to 1, as `label_pairs` writes it"
+        )
+    return torch.tensor([1.0 - row.similarity, row.similarity]).clamp(min=1e-6).log()
 
 
 def _reads_labels(objective: Objective) -> bool:

@@ -25,9 +25,9 @@ from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
-from attar.stages.finetune.classifier import check_classifier_training, refuse_classes
+from attar.stages.finetune.classifier import check_classifier_training, reads_grades, refuse_other_views
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
-from attar.stages.finetune.encoder import check_encoder_training, refuse_vectors
+from attar.stages.finetune.encoder import check_encoder_training
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_rows import Mixture
@@ -205,10 +205,9 @@ def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], t
     """Raise ValueError for what a model of this subject does not learn by, or from."""
     subject, objectives = subject_of(model), config.reduction.objectives
     if (check := CHECKS.get(subject)) is not None:
-        check(config, has_teacher=bool(teacher))
+        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
     else:
-        refuse_vectors(objectives)
-        refuse_classes(objectives)
+        refuse_other_views(objectives)
     if subject is DENOISER:
         check_denoiser_data(config, model, data, teacher)
     else:

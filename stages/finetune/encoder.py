@@ -40,7 +40,13 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         raise ValueError(
             "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
         )
-    if not has_teacher and config.teacher.rule is None:
+    graded = {name: "grades" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
+    if any(graded.values()) and not all(graded.values()):
+        other = next(name for name, is_graded in graded.items() if not is_graded)
+        raise ValueError(
+            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance alone, or without it"
+        )
+    if not has_teacher and config.teacher.rule is None and not any(graded.values()):
         raise ValueError(
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
             "input, or kind self"
@@ -49,7 +55,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance, token_distance"
+                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance"
             )
     if config.teacher.split is not None:
         raise ValueError("teacher.split splits classes, and the model is an encoder; accepted: null")
@@ -126,7 +132,12 @@ class SentenceRows:
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
-    rows = SentenceRows.read(inputs.data, lambda row, name: [Sentence(ids) for ids in reader(texts_of([row]))])
+    is_graded = any("grades" in objective.requires.facts for objective in plan.reduction.objectives.values())
+
+    def examples_of(row: Row, name: str) -> list[Sentence]:
+        return _pair(row, name, reader) if is_graded else [Sentence(ids) for ids in reader(texts_of([row]))]
+
+    rows = SentenceRows.read(inputs.data, examples_of)
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder)
@@ -143,6 +154,16 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
     return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _pair(row: Row, name: str, reader: TextReader) -> list[Sentence]:
+    """Return a row as a pair with its grade. Raises ValueError for a row without one, or beyond -1 to 1."""
+    if row.similarity is None or not -1 <= row.similarity <= 1:
+        raise ValueError(
+            f"{name}: row {row.id} has similarity {row.similarity}, and pair_distance brings a cosine to it; accepted: -1 to 1"
+        )
+    first, second = reader([row.question, row.answer])
+    return [Sentence(first, other=second, similarity=row.similarity)]
 
 
 def _teacher_sources(

@@ -15,6 +15,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
+from attar.registry.artifacts.classifier_facts import ClassifierFacts
 from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kind_facts import ModelFacts
@@ -25,6 +26,7 @@ from attar.stages.finetune.distillation_config import uses_teacher
 from attar.stages.finetune.schedule_config import CheckpointConfig, HeldoutConfig, ScheduleConfig, StopOn
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
+    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -131,6 +133,7 @@ class TrainingPlan:
     rows: LearnedRows
     schedule: Schedule
     average_decay: float
+    max_minutes: float
     seed: int
     passes: Passes
     heldout: Evaluations
@@ -154,7 +157,7 @@ class TrainingPlan:
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=None if config.teacher.split is None else config.teacher.split.rule,
+                split=_split(config.teacher.split),
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -162,6 +165,7 @@ class TrainingPlan:
             rows=LearnedRows(learn=learned.learn, max_tokens=learned.max_tokens, shares=tuple(learned.shares)),
             schedule=schedule_of(config.schedule, compute.tokens_per_micro_batch, device),
             average_decay=config.schedule.average_decay,
+            max_minutes=config.schedule.max_minutes,
             seed=config.schedule.seed,
             passes=Passes(
                 is_packed=compute.is_packed,
@@ -193,7 +197,7 @@ def checkpoints_of(config: CheckpointConfig) -> Checkpoints:
     return Checkpoints(every=config.every, minutes=config.minutes)
 
 
-def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | DenoiserFacts) -> Adaptation:
+def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | ClassifierFacts | DenoiserFacts) -> Adaptation:
     """Return what learns. Raises ValueError under after_cut when the model's record does not say where it was cut."""
     first_block = 0 if adapt.blocks == "all" else first_block_after_cut(facts)
     return Adaptation(
@@ -206,12 +210,16 @@ def adaptation_of(adapt: AdaptKind, facts: ModelFacts | EncoderFacts | DenoiserF
     )
 
 
-def first_block_after_cut(facts: ModelFacts | EncoderFacts | DenoiserFacts) -> int:
+def first_block_after_cut(facts: ModelFacts | EncoderFacts | ClassifierFacts | DenoiserFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
     removed = facts.removed_blocks
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)
+
+
+def _split(split: SubclassSplit | None) -> Split | None:
+    return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
 
 
 def _sources(

@@ -23,6 +23,10 @@ class ScheduleConfig(StageConfig):
     max_steps: int = Field(default=0, ge=0)
     """End after this many optimizer steps, with the learning rate falling over them; 0: after the epochs."""
 
+    max_minutes: float = Field(default=0.0, ge=0.0)
+    """End behind the last whole pass that fits into so many minutes; too few for one pass are refused after a few steps. 0: no limit.
+    How many passes fit depends on the machine."""
+
     tokens_per_step: int = Field(default=2048, ge=16)
     """Tokens, prompts included, behind one optimizer step."""
 

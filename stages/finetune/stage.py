@@ -28,7 +28,7 @@ from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
 from attar.stages.finetune.adapt_config import check_adapt
-from attar.stages.finetune.classifier import build_classifier_run, check_same_classes
+from attar.stages.finetune.classifier import build_classifier_run, check_same_classes, reads_grades
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_inputs
 from attar.stages.finetune.denoiser import build_denoiser_run, check_subject
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
@@ -66,7 +66,8 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
     objectives = config.reduction.objectives
     check_subject(config, model, data, teacher)
-    if reads_record(config.teacher.record, bool(teacher)) and uses_teacher(objectives, policy_of(config.rollout)):
+    is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
+    if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
@@ -176,7 +177,8 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         rollouts=rollouts,
         average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
     )
-    return TrainingRun(trainer, rows, tokenizer, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    ends: dict[str, Any] = {"heldout": plan.heldout, "checkpoints": plan.checkpoints, "max_minutes": plan.max_minutes}
+    return TrainingRun(trainer, rows, tokenizer, workdir, **ends)
 
 
 def _rows(plan: TrainingPlan, inputs: FinetuneInputs, tokenizer: Any) -> TrainingRows:

@@ -26,14 +26,13 @@ from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality
 from attar.stages.finetune.plan import Adaptation, Checkpoints, Evaluations
 from attar.stages.finetune.saved_steps import SavedSteps
+from attar.stages.finetune.time_budget import TimeBudget
 from attar.stages.finetune.training_rows import is_checkable
 from attar.stages.runtime.progress import Metric, bar, emit, metric, note
 
 WEIGHTS_FILE = "weights.safetensors"
 # Longest answer that an evaluation by quality waits for.
 QUALITY_NEW_TOKENS = 256
-
-
 # What evaluations are compared by, where it is not the weighted sum of the objectives as they are: see compressors/distill/loop/fixed_measure.py.
 MEASURE = "heldout_measure_nats"
 
@@ -66,6 +65,7 @@ class TrainingRun:
         *,
         heldout: Evaluations,
         checkpoints: Checkpoints,
+        max_minutes: float = 0.0,
     ) -> None:
         self.heldout, self.checkpoints = heldout, checkpoints
         self.trainer, self.rows, self.tokenizer = trainer, rows, tokenizer
@@ -75,6 +75,7 @@ class TrainingRun:
         self.best: dict[str, Any] = {"score": [float("inf")], "step": 0, "weights": {}}
         self.num_worse = 0
         self._saved_at = time.monotonic()
+        self.budget = TimeBudget(max_minutes, trainer.steps.num_per_epoch)
 
     @property
     def student(self) -> Any:
@@ -89,6 +90,7 @@ class TrainingRun:
             return
         self.trainer.restore(saved["trainer"])
         self.best, self.num_worse = saved["best"], saved["num_worse"]
+        self.budget.seconds, self.budget.is_used_up = saved.get("budget", (0.0, False))
         for entry in saved["history"]:  # told again, so that the curve of a resumed run is whole
             self._record(Metric(**entry))
         note(f"continuing at step {self.trainer.step} of {self.trainer.num_steps}")
@@ -104,16 +106,17 @@ class TrainingRun:
                 counter.advance()
                 self._after(record)
                 if self._is_over():
-                    note(f"stopped early at step {record.step}: nothing better in {self.num_worse} looks")
+                    note(
+                        f"stopped early at step {record.step}: {self.budget.why or f'nothing better in {self.num_worse} looks'}"
+                    )
                     return
         except NotFiniteError as error:
             rows = ", ".join(sorted({self.rows.ids[index] for index in error.examples})[:8])
             self._save_checkpoint()  # the step never reached the weights: they are the last good ones
-            where_kept = (
-                f"the weights of step {self.trainer.step} are kept in {self.saved_steps.path(self.trainer.step)}"
-            )
+            path = self.saved_steps.path(self.trainer.step)
             raise ValueError(
-                f"{error} (rows {rows}); {where_kept}; lower learning_rate or set precision to float32"
+                f"{error} (rows {rows}); the weights of step {self.trainer.step} are kept in {path}; "
+                "lower learning_rate or set precision to float32"
             ) from error
 
     def gather(self) -> None:
@@ -139,7 +142,9 @@ class TrainingRun:
 
     def _after(self, record: StepRecord) -> None:
         self._report(record)
-        is_last = record.step == self.trainer.num_steps
+        if not (is_last := record.step == self.trainer.num_steps):
+            self.budget.after(record.step)
+            is_last = self.budget.is_used_up = self.saved_steps.agreed(self.budget.is_used_up)
         if record.step % self.heldout.every == 0 or is_last:
             self._evaluate(record.step)
         every = self.checkpoints.every
@@ -148,7 +153,7 @@ class TrainingRun:
             self._save_checkpoint()
 
     def _is_over(self) -> bool:
-        return bool(self.heldout.patience) and self.num_worse >= self.heldout.patience
+        return self.budget.is_used_up or (bool(self.heldout.patience) and self.num_worse >= self.heldout.patience)
 
     def _report(self, record: StepRecord) -> None:
         for name, loss in record.losses.items():
@@ -201,6 +206,7 @@ class TrainingRun:
             "trainer": self.trainer.state(),
             "best": self.best,
             "num_worse": self.num_worse,
+            "budget": (self.budget.used(), self.budget.is_used_up),
             "history": self.history,
         }
         self.saved_steps.write(state, self.trainer.step)

@@ -12,6 +12,7 @@ from attar.compressors.encode.classifier import TextClassifier, with_head
 from attar.compressors.encode.encoder import Pooling
 from attar.registry.artifacts.handles import Artifact, ClassifierArtifact, Facts
 from attar.stages.artifacts.classifier.class_form import (
+    PAIR_FORM,
     ClassForm,
     has_head,
     read_class_form,
@@ -70,26 +71,48 @@ class ClassifierModel(StageConfig):
         return value
 
     @property
-    def fresh_form(self) -> ClassForm:
-        """The classes of a fresh head."""
-        return ClassForm(labels=tuple(self.labels), num_subclasses=self.num_subclasses)
+    def fresh_form(self) -> ClassForm | None:
+        """The classes of a fresh head; None where none are named."""
+        return ClassForm(labels=tuple(self.labels), num_subclasses=self.num_subclasses) if self.labels else None
 
 
-def check_classifier_source(source: ModelSource, config: ClassifierModel, strip_from_names: list[str]) -> None:
+class PairScorerModel(StageConfig):
+    """A model that reads two texts at once and says how alike they are: a cross-encoder."""
+
+    kind: Literal["pair_scorer"]
+    """A model that reads two texts at once and says how alike they are, by one logit; an encoder gets a fresh head of one output."""
+
+    seed: int = Field(default=0, ge=0)
+    """Of a fresh head: what its weights are drawn with."""
+
+    max_tokens: int = Field(default=0, ge=0)
+    """Where pairs are cut, both texts and special tokens together; 0: as the tokenizer says, without that at the last position."""
+
+    artifact: ClassVar[type[Artifact[Any]]] = ClassifierArtifact
+    labels: ClassVar[tuple[str, ...]] = ()
+    num_subclasses: ClassVar[int] = 1
+    fresh_form: ClassVar[ClassForm | None] = PAIR_FORM
+
+
+Head = ClassifierModel | PairScorerModel
+
+
+def check_classifier_source(source: ModelSource, config: Head, strip_from_names: list[str]) -> None:
     """Raise ValueError for a source that no classifier comes from, or that has no head and no labels."""
-    check_text_source(source, strip_from_names, "classifier")
-    if source.scheme == "random" and not config.labels:
+    check_text_source(source, strip_from_names, config.kind)
+    if source.scheme == "random" and config.fresh_form is None:
         raise ValueError(
             "model.labels is empty, and a random: model has no labels of its own; accepted: two names at least"
         )
 
 
-def classifier_forecast(source: ModelSource, config: ClassifierModel) -> Facts:
+def classifier_forecast(source: ModelSource, config: Head) -> Facts:
     """Return the facts that can be told before fetching. Raises ValueError for a folder whose classes have no names."""
-    if source.scheme == "random":
+    fresh = config.fresh_form
+    if source.scheme == "random" and fresh is not None:
         model = random_encoder(source.parts["family"], **random_options(source))[0]
-        head = with_head(model, config.fresh_form.output_names, config.seed)
-        return classifier_facts(head, config.fresh_form, cut_length(model.config, config.max_tokens, NO_LIMIT))
+        head = with_head(model, fresh.output_names, config.seed)
+        return classifier_facts(head, fresh, cut_length(model.config, config.max_tokens, NO_LIMIT))
     if source.scheme == "folder":
         folder = source.path
         refuse_unsafe(folder)
@@ -100,16 +123,18 @@ def classifier_forecast(source: ModelSource, config: ClassifierModel) -> Facts:
         refuse_no_encoder(folder)
         model = with_head(read_whole(folder, "auto", device_map="meta"), form.output_names, config.seed)
         return classifier_facts(model, form, _longest(folder, config, model.config))
-    return {"labels": tuple(config.labels), "num_subclasses": config.num_subclasses} if config.labels else {}
+    # where texts are cut is known when the model is there
+    return {name: value for name, value in fresh.facts(0).items() if name != "max_tokens"} if fresh is not None else {}
 
 
 def ingest_classifier(
-    source: ModelSource, config: ClassifierModel, sha256: str, scratch: Path, content: Path
+    source: ModelSource, config: Head, sha256: str, scratch: Path, content: Path
 ) -> ClassifierArtifact:
     """Write the classifier of a source as transformers lays it out, and prove it. Raises ValueError as `load_classifier` does."""
     quiet_transformers()
     folder = source_folder(source, sha256, scratch)
     if folder is None:
+        assert config.fresh_form is not None, "a random model without labels is refused while the recipe loads"
         encoder, tokenizer = random_encoder(source.parts["family"], **random_options(source))
         model, form = with_head(encoder, config.fresh_form.output_names, config.seed), config.fresh_form
         longest = cut_length(model.config, config.max_tokens, NO_LIMIT)
@@ -119,6 +144,8 @@ def ingest_classifier(
         tokenizer, form = load_tokenizer(folder), _form(folder, config)
         model = _model(folder, config, form)
         longest = _longest(folder, config, model.config)
+    if form.reads_pairs:  # by which the tokens of the second text are known
+        model.config.sep_token_id = tokenizer.sep_token_id
     is_fresh = folder is None or not has_head(folder)
     classifier = TextClassifier(with_names(model, form), form.num_subclasses).eval()
     expected = probe_vectors(classifier, "ingest_model")
@@ -130,29 +157,42 @@ def ingest_classifier(
     head = (
         f"; the head is fresh, drawn with seed {config.seed}: train it before anything is measured" if is_fresh else ""
     )
-    note(f"a classifier of {len(form.labels)} classes, {shortened(form.labels)}; texts cut at {longest} tokens{head}")
+    what = (
+        "a scorer of pairs"
+        if form.reads_pairs
+        else f"a classifier of {len(form.labels)} classes, {shortened(form.labels)}"
+    )
+    note(f"{what}; texts cut at {longest} tokens{head}")
     beyond = {"num_tokens_without_row": len(without_rows(tokenizer)) or None}
     facts = artifact.facts | form.facts(longest) | beyond
     return ClassifierArtifact.at(content, facts, companion_bytes=companion_bytes(content))
 
 
-def _form(folder: Path, config: ClassifierModel) -> ClassForm:
+def _form(folder: Path, config: Head) -> ClassForm:
     """Return the classes of a folder, or those of the head that it gets. Raises ValueError where nothing names them."""
     if has_head(folder):
         form = read_class_form(folder, config.labels)
+        if form.reads_pairs != (config.kind == "pair_scorer"):
+            has = (
+                "one output, which scores pairs"
+                if form.reads_pairs
+                else f"{len(form.labels)} classes, {shortened(form.labels)}"
+            )
+            kind = "pair_scorer" if form.reads_pairs else "classifier"
+            raise ValueError(f"model.kind is {config.kind!r}, but {folder} has a head of {has}; accepted: {kind}")
         if config.num_subclasses not in (1, form.num_subclasses):
             raise ValueError(
                 f"model.num_subclasses is {config.num_subclasses}, but {folder} has a head of {form.num_subclasses} a class; it is for fresh heads"
             )
         return form
-    if not config.labels:
+    if config.fresh_form is None:
         raise ValueError(
             f"model.labels is empty, but {folder} has no head over classes to take them from; accepted: the names of a fresh head's classes"
         )
     return config.fresh_form
 
 
-def _model(folder: Path, config: ClassifierModel, form: ClassForm) -> transformers.PreTrainedModel:
+def _model(folder: Path, config: Head, form: ClassForm) -> transformers.PreTrainedModel:
     if has_head(folder):
         return load_classifier(folder, form=form).model
     refuse_no_encoder(folder)
@@ -161,7 +201,7 @@ def _model(folder: Path, config: ClassifierModel, form: ClassForm) -> transforme
     return with_head(encoder, form.output_names, config.seed)
 
 
-def _longest(folder: Path, config: ClassifierModel, model_config: Any) -> int:
+def _longest(folder: Path, config: Head, model_config: Any) -> int:
     """Return where texts are cut: as asked for, as sentence-transformers or the tokenizer say, at the last position."""
     from transformers import AutoConfig  # a second that a plan need not wait for
 

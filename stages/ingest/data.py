@@ -27,6 +27,7 @@ from attar.stages.ingest.records.record_sources import (
     HUB,
     HUB_PATTERN,
     Record,
+    fill_templates,
     generate_tasks,
     read_hub,
     read_jsonl,
@@ -45,10 +46,12 @@ FORMS = {
     "text": "text:PATH.txt",
     "hub": HUB,
     "reasoning_gym": "reasoning_gym:TASK[,TASK...]",
+    "template": "template:NAME[,NAME...]",
     "docstrings": "docstrings:PACKAGE[,PACKAGE...]",
 }
-# Sources that are a file here.
-LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")
+READERS = {"jsonl": read_jsonl, "parquet": read_parquet, **dict.fromkeys(DELIMITERS, read_table)}
+GENERATED = ("reasoning_gym", "template")
+LOCAL = ("jsonl", "csv", "tsv", "parquet", "text")  # a file here
 # Our own small data sets lie in the folder of that name beside this file.
 SHIPPED = "shipped/"
 
@@ -88,7 +91,7 @@ class IngestDataConfig(StageConfig):
 
     source: str
     """One of: jsonl:PATH, csv:PATH, tsv:PATH, parquet:PATH, text:PATH, hub:OWNER/NAME@REVISION[:SPLIT], reasoning_gym:TASK[,TASK],
-    docstrings:PACKAGE[,PACKAGE] (functions of installed packages); shipped/NAME is a file of ours."""
+    template:NAME[,NAME], docstrings:PACKAGE[,PACKAGE] (functions of installed packages); shipped/NAME is a file of ours."""
 
     name: str = ""
     """Name in results and tables; empty: taken from the source, such as the file's name."""
@@ -105,7 +108,9 @@ class IngestDataConfig(StageConfig):
     blank_rows: Literal["refuse", "drop"] = "refuse"
     """What happens to a row whose question, answer or turn is null, NaN or blank; drop says how many. Blank text rows are always dropped."""
 
-    verifier: Literal["number", "choice", "contains", "pattern", "json_schema", "unit_tests", "none", "auto"] = "auto"
+    verifier: Literal[
+        "number", "choice", "contains", "exact", "pattern", "json_schema", "unit_tests", "none", "auto"
+    ] = "auto"
     """How an answer is checked against the reference; under pattern, json_schema and unit_tests a row's answer is that. auto: choice
     where there are choices, else the row's own `verifier`, else none."""
 
@@ -154,7 +159,7 @@ class IngestDataConfig(StageConfig):
 
 
 def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
-    if config.source.startswith("reasoning_gym:") and config.max_rows == 0:
+    if config.source.partition(":")[0] in GENERATED and config.max_rows == 0:
         raise ValueError("max_rows is 0: say how many tasks to generate")
     num_rows, num_bytes = config.max_rows, 0.0
     scheme = config.source.partition(":")[0]
@@ -167,10 +172,10 @@ def _forecast(config: IngestDataConfig, inputs: Mapping[str, tuple[Facts, ...]])
 
 
 def _outside(config: IngestDataConfig) -> str:
-    if config.source.startswith("docstrings:"):
-        return packages_digest(config.source.partition(":")[2])
-    is_local = config.source.partition(":")[0] in LOCAL
-    return file_digest(_local_path(config.source)) if is_local else ""
+    scheme, _, rest = config.source.partition(":")
+    if scheme == "docstrings":
+        return packages_digest(rest)
+    return file_digest(_local_path(config.source)) if scheme in LOCAL else ""
 
 
 @stage("ingest_data", version=4, forecast=_forecast, outside=_outside, is_light=True)
@@ -208,12 +213,8 @@ def ingest_data(config: IngestDataConfig, inputs: NoInputs, workdir: Path) -> Da
 
 def _records(config: IngestDataConfig) -> Iterator[Record]:
     scheme, _, rest = config.source.partition(":")
-    if scheme == "jsonl":
-        return read_jsonl(_local_path(config.source), config.source)
-    if scheme in DELIMITERS:
-        return read_table(_local_path(config.source), config.source)
-    if scheme == "parquet":
-        return read_parquet(_local_path(config.source), config.source)
+    if scheme in READERS:
+        return READERS[scheme](_local_path(config.source), config.source)
     if scheme == "text":
         return read_text(_local_path(config.source), config.source, config.words_a_row)
     if scheme == "hub":
@@ -221,7 +222,8 @@ def _records(config: IngestDataConfig) -> Iterator[Record]:
     if scheme == "docstrings":
         return read_docstrings(rest, config.source, config.columns.question, config.columns.answer)
     names = {"question_field": config.columns.question, "answer_field": config.columns.answer}
-    return generate_tasks(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
+    generate = generate_tasks if scheme == "reasoning_gym" else fill_templates
+    return generate(rest, config.source, num_rows=config.max_rows, seed=config.seed, **names)
 
 
 def _columns(config: IngestDataConfig) -> Columns:
@@ -245,7 +247,7 @@ def _skipped(typed: TypedRows) -> str:
 
 def _name_of(source: str) -> str:
     scheme, _, rest = source.partition(":")
-    if scheme in ("reasoning_gym", "docstrings"):
+    if scheme in (*GENERATED, "docstrings"):
         return rest.replace(",", "_")[:60]
     return Path(rest.partition("@")[0]).stem
 

@@ -18,6 +18,7 @@ from attar.stages.contract import Forecast, NoInputs, StageConfig, default_kind,
 from attar.stages.ingest.arrival import arrival_facts
 from attar.stages.ingest.classifier import (
     ClassifierModel,
+    PairScorerModel,
     check_classifier_source,
     classifier_forecast,
     ingest_classifier,
@@ -47,11 +48,13 @@ from attar.stages.runtime.progress import bar
 FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
     "encoder": encoder_forecast,
     "classifier": classifier_forecast,
+    "pair_scorer": classifier_forecast,
     "denoiser": denoiser_forecast,
 }
 INGESTS: dict[str, Callable[..., Any]] = {
     "encoder": ingest_encoder,
     "classifier": ingest_classifier,
+    "pair_scorer": ingest_classifier,
     "denoiser": ingest_denoiser,
 }
 
@@ -64,13 +67,13 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ClassifierModel | ImageDenoiser,
+        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageDenoiser,
         Field(discriminator="kind"),
         default_kind("causal"),
     ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
-    {kind: classifier, labels: [yes, no]}, which puts texts into classes (of an encoder with a fresh head where it has none), or
-    {kind: denoiser}, which makes images of noise."""
+    {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are (both of an
+    encoder with a fresh head where it has none), or {kind: denoiser}, which makes images of noise."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -114,8 +117,9 @@ class IngestModelConfig(StageConfig):
         scheme = parse_source(self.source).scheme
         if self.model.kind == "encoder":
             check_text_source(parse_source(self.source), self.strip_from_names)
-        if self.model.kind == "classifier":
-            check_classifier_source(parse_source(self.source), self.model, self.strip_from_names)
+        head: Any = self.model
+        if head.kind in ("classifier", "pair_scorer"):
+            check_classifier_source(parse_source(self.source), head, self.strip_from_names)
         if self.model.kind == "denoiser":
             check_denoiser_source(parse_source(self.source), self.strip_from_names, self.expect)
         if self.strip_from_names and scheme not in FOLDERS:

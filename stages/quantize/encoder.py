@@ -81,7 +81,7 @@ def rows_of_both(
     """
     source, models = inputs.model.path, TEXT_MODELS[inputs.model.subject]
     rows = read_rows(inputs.data.path / "rows.jsonl")
-    texts = models.texts(split_rows(rows, "heldout") or rows)[: config.measured.max_rows or None]
+    texts = models.texts(inputs.model.facts, split_rows(rows, "heldout") or rows)[: config.measured.max_rows or None]
     if not texts:
         raise ValueError("input data: no row has a text to measure the loss on")
     ids = TextReader.of(inputs.model)(texts)

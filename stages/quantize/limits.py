@@ -12,7 +12,7 @@ from pydantic import Field
 
 from attar.compressors.data.prompts import text_windows
 from attar.compressors.measure.closeness import closeness
-from attar.compressors.measure.cost import measure_in_turns
+from attar.compressors.measure.cost import Timer, time_in_turns, timer_of
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import CausalRunner
 from attar.registry.artifacts.handles import DatasetArtifact
@@ -157,7 +157,7 @@ def measure_quality(quantized: CausalRunner, original: Original, *, size_fractio
         original_perplexity=math.exp(sum(text.original_loss_nats for text in texts) / num_tokens),
         num_tokens=num_tokens,
         size_fraction=size_fraction,
-        **_decode_seconds(quantized, original),
+        **(decode_seconds(timer_of(quantized), original.reopen(), original.vocab_size) if original.reopen else {}),
     )
     for name, value in quality.facts().items():
         metric(name, value)
@@ -183,14 +183,15 @@ def broken_limits(limits: Limits, quality: Quality) -> list[str]:
     ]
 
 
-def _decode_seconds(quantized: CausalRunner, original: Original) -> dict[str, float]:
-    """Return seconds a token of both. Each round gives both their turn, so that what the machine does meanwhile meets both."""
-    if original.reopen is None:
-        return {}
+def decode_seconds(timer: Timer, original: CausalRunner, vocab_size: int) -> dict[str, float]:
+    """Return seconds a token of what `timer` times and of the original, by the names of facts. Medians of rounds, and the quartiles.
+
+    Each round gives both their turn, so that what the machine does meanwhile meets both.
+    """
     rounds = bar("timing both", NUM_TIMED_ROUNDS + 1, "rounds")
-    spreads = measure_in_turns(
-        [quantized, original.reopen()],
-        vocab_size=original.vocab_size,
+    spreads = time_in_turns(
+        [timer, timer_of(original)],
+        vocab_size=vocab_size,
         num_prompt_tokens=32,
         num_new_tokens=16,
         num_rounds=NUM_TIMED_ROUNDS,

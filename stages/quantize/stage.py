@@ -38,6 +38,7 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         raise ValueError(
             f"weights.bits is {config.weights.bits}, but the input is quantized already ({model['quantization']})"
         )
+    _refuse_standard(config, model)
     subject = subject_of(model)
     if config.limits.kind != LIMITS[subject]:
         raise ValueError(
@@ -58,6 +59,15 @@ def _forecast(config: QuantizeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     )
 
 
+def _refuse_standard(config: QuantizeConfig, model: Facts) -> None:
+    """Raise ValueError for a graph of ONNX' own operators: what integers need would be nodes of another domain in it."""
+    if model.get("operators") == "standard":
+        raise ValueError(
+            f"weights.bits is {config.weights.bits}, but the input's graph has ONNX' own operators alone, and products with weights in 8 or "
+            "4 bits are onnxruntime's own (com.microsoft); accepted: a graph of export with format.operators fused"
+        )
+
+
 @stage("quantize", version=6, forecast=_forecast, follows="model")
 def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> AnyGraph:
     """Quantize an exported graph and compare it with the float one: KL, greedy agreement, perplexity, size, speed.
@@ -66,6 +76,7 @@ def quantize(config: QuantizeConfig, inputs: QuantizeInputs, workdir: Path) -> A
 
     Raises ValueError when a limit does not hold, with the products that cost most.
     """
+    _refuse_standard(config, inputs.model.facts)
     source, content = inputs.model.path, workdir / "content"
     if (run := RUNS.get(inputs.model.subject)) is not None:
         return run(config, inputs, content, _label(config))

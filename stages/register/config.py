@@ -15,13 +15,12 @@ from attar.registry.artifacts.handles import (
     BehaviourArtifact,
     ComparisonArtifact,
     EvaluationArtifact,
-    GgufArtifact,
-    ModelArtifact,
 )
 from attar.registry.release.gate import THRESHOLDS
 from attar.registry.release.interval_gate import Multiplicity
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
+from attar.stages.register.forms import Form
 
 
 class IntervalGate(StageConfig):
@@ -99,6 +98,6 @@ class RegisterInputs:
     onnx: tuple[AnyGraph, ...] = ()
     onnx_evaluation: tuple[EvaluationArtifact, ...] = ()
     # any number, of any kind that `export` and `quantize` make
-    forms: tuple[AnyGraph | GgufArtifact | ModelArtifact, ...] = ()
+    forms: tuple[Form, ...] = ()
     comparison: ComparisonArtifact | None = None
     behaviour: BehaviourArtifact | None = None

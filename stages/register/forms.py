@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from attar.registry.artifacts.handles import AnyGraph, GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    AnyGraph,
+    CTranslate2Artifact,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+    OpenVinoArtifact,
+)
 
-Form = AnyGraph | GgufArtifact | ModelArtifact
+Form = AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact
 # Words of a quantization that its folder need not repeat.
 PLAIN_WORDS = ("none", "weights")
 
@@ -34,9 +41,9 @@ def forms_by_folder(graphs: Iterable[AnyGraph], others: Iterable[Form]) -> dict[
 
 
 def folder_of(form: Form) -> str:
-    """Return the name of a form's folder in the version: its format, and how its weights are held."""
-    words = (word for word in quantization(form).lower().split() if word not in PLAIN_WORDS)
-    return "-".join([format_of(form), *words])
+    """Return the name of a form's folder in the version. Its format, how its weights are held, a graph's operators unless the usual."""
+    words = [word for word in quantization(form).lower().split() if word not in PLAIN_WORDS]
+    return "-".join([format_of(form), *words, *([str(form.facts["operators"])] if "operators" in form.facts else [])])
 
 
 def format_of(form: Form) -> str:

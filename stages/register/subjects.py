@@ -60,6 +60,8 @@ RELEASES: dict[Subject, Releases] = {
             forms={
                 "onnx": "ONNX graph with a KV cache: onnxruntime, tokenizers",
                 "gguf": "GGUF file with its Modelfile: llama.cpp, Ollama, LM Studio, OpenVINO GenAI",
+                "openvino": "OpenVINO folder with the cache inside: OpenVINO GenAI, optimum-intel",
+                "ctranslate2": "CTranslate2 folder: ctranslate2, tokenizers",
             },
         ),
         thresholds=set(THRESHOLDS) - OTHERS,

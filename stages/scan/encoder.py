@@ -50,7 +50,9 @@ def scan_encoder(config: ScanConfig, model: AnyModel, data: DatasetArtifact, con
     device = pick_device()
     models = TEXT_MODELS[model.subject]
     encoder = models.load(model.path, pick_dtype(config.calibration.precision, device), device)
-    texts = models.texts(split_rows(read_rows(data.path / "rows.jsonl"), "train"))[: config.calibration.num_samples]
+    texts = models.texts(model.facts, split_rows(read_rows(data.path / "rows.jsonl"), "train"))[
+        : config.calibration.num_samples
+    ]
     if not texts:
         raise ValueError("the data set has no training rows to calibrate on")
     ids = [some[: config.calibration.max_tokens] for some in TextReader.of(model)(texts)]

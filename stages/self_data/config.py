@@ -78,6 +78,13 @@ class RecordedConfig(StageConfig):
     """Which rows get a teacher: rewrites are recorded while generating; `all` also scores reference answers with one forward pass."""
 
 
+class DraftsConfig(StageConfig):
+    """Likely next tokens, looked up in the prompt, that the model reads in one pass. The texts are the same."""
+
+    max_tokens: int = Field(default=8, ge=0, le=31)
+    """Tokens drafted at a time at most, with sampler: torch; 0 drafts nothing. Fewer are drafted where they seldom stay."""
+
+
 class FreeTextsConfig(StageConfig):
     """Texts in the model's own words, to calibrate and heal on."""
 
@@ -111,6 +118,9 @@ class SelfDataConfig(StageConfig):
 
     free_texts: FreeTextsConfig = FreeTextsConfig()
     """Texts in the model's own words, to calibrate and heal on."""
+
+    drafts: DraftsConfig = DraftsConfig()
+    """Likely next tokens, looked up in the prompt, that the model reads in one pass. The texts are the same."""
 
     batch_size: int = Field(default=32, ge=1)
     """Texts decoded together."""

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from attar.compressors.catalogue import build
@@ -17,6 +18,8 @@ from attar.compressors.data.styles import AUTO, STYLES, rewrite_question, style_
 from attar.compressors.data.verifiers.catalogue import BannedPhrases
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.measure.likelihood import top_candidates
+from attar.compressors.models.ragged.lookup import Drafts
+from attar.compressors.models.row_products import lay_out_weights
 from attar.compressors.models.runner import CausalRunner, TorchRunner
 from attar.compressors.models.sampling import Generation, Sampling
 from attar.stages.artifacts.chat_server import ServerSampler
@@ -29,6 +32,7 @@ from attar.stages.artifacts.onnx_session import open_session
 from attar.stages.artifacts.samplers import Prompt, RunnerSampler, Sampler, row_seed
 from attar.stages.runtime.device import pick_device, pick_dtype
 from attar.stages.self_data.config import SelfDataConfig
+from attar.stages.self_data.drafting import DraftCounts, check_drafted
 
 Recorded = dict[str, tuple[Tensor, Tensor]]
 Tick = Callable[[float], None]
@@ -43,19 +47,30 @@ class OriginalWriter:
         self.stop_ids = _stop_ids(self.tokenizer, folder)
         self.banned = BannedPhrases(tuple(phrase.lower() for phrase in config.prompt.banned_phrases))
         self.chooser = build(CHOOSERS, config.drawing.choose)
-        self.sampler: Sampler = (
-            ServerSampler(config.server, self.tokenizer)
-            if config.server is not None
-            else RunnerSampler(self.runner, self.stop_ids, config.batch_size)
-        )
+        self.draft_counts = DraftCounts()
+        self.sampler = self._sampler()
+
+    def _sampler(self) -> Sampler:
+        config = self.config
+        if config.server is not None:
+            return ServerSampler(config.server, self.tokenizer)
+        drafts = None
+        if config.sampler == "torch" and config.drafts.max_tokens:
+            drafts = Drafts(self.torch_runner, config.drafts.max_tokens)
+        return RunnerSampler(self.runner, self.stop_ids, config.batch_size, drafts)
+
+    @cached_property
+    def torch_runner(self) -> TorchRunner:
+        """The model in torch."""
+        device = pick_device()
+        model = load_model(self._folder, pick_dtype(self.config.precision, device), device)
+        lay_out_weights(model)
+        return TorchRunner(model)
 
     @cached_property
     def runner(self) -> CausalRunner:
         """The model in this process, loaded when first needed: behind a server only to record distributions."""
-        if self.config.sampler == "onnx":
-            return OnnxRunner(open_session(self._folder))
-        device = pick_device()
-        return TorchRunner(load_model(self._folder, pick_dtype(self.config.precision, device), device))
+        return OnnxRunner(open_session(self._folder)) if self.config.sampler == "onnx" else self.torch_runner
 
     def rewrite(self, rows: Sequence[Row], shard_index: int, on_finished: Tick) -> tuple[list[Row], Recorded]:
         """Return the rows with their answers decided, and what the teacher said about each.
@@ -65,18 +80,23 @@ class OriginalWriter:
         config, num_samples = self.config, self.config.drawing.num_samples
         questions = [row for row in rows if self._reason_to_keep(row) is None]
         prompts = [self._prompt(row, sample) for row in questions for sample in range(num_samples)]
+        sampling = Sampling(temperature=config.drawing.temperature, top_p=config.drawing.top_p)
         generations = self.sampler.sample(
             prompts,
             max_new_tokens=config.drawing.max_new_tokens,
-            sampling=Sampling(temperature=config.drawing.temperature, top_p=config.drawing.top_p),
+            sampling=sampling,
             num_recorded=config.recorded.num_candidates,
             is_scored=num_samples > 1,
             on_finished=lambda count: on_finished(count / num_samples),
         )
+        if any(generation.num_drafted for generation in generations):
+            model = self.torch_runner.model
+            check_drafted(self.torch_runner, prompts, generations, sampling, is_exact=model.dtype == torch.float32)
         recorded: Recorded = {}
         decided = {}
         for index, row in enumerate(questions):
             its = slice(index * num_samples, (index + 1) * num_samples)
+            self.draft_counts.add(self._style(row), generations[its])
             decided[row.id] = self._decide(row, prompts[its], generations[its], recorded, shard_index)
         return [decided.get(row.id) or self._keep(row, recorded, shard_index) for row in rows], recorded
 
@@ -110,9 +130,11 @@ class OriginalWriter:
             )
         return written, recorded
 
+    def _style(self, row: Row) -> str:
+        return style_of(row.choices, row.verifier) if self.config.prompt.style == AUTO else self.config.prompt.style
+
     def _prompt(self, row: Row, sample_index: int) -> Prompt:
-        style = style_of(row.choices, row.verifier) if self.config.prompt.style == AUTO else self.config.prompt.style
-        template = self.config.prompt.template or STYLES[style]
+        template = self.config.prompt.template or STYLES[self._style(row)]
         row_asked = with_last_question(
             row, lambda question: rewrite_question(question, row.answer, row.choices, template)
         )

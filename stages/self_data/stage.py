@@ -84,6 +84,7 @@ def self_data(config: SelfDataConfig, inputs: SelfDataInputs, workdir: Path) -> 
         if index not in done:
             write = writer.rewrite if shard[0].question else writer.write_freely
             write_shard(folder, index, *write(shard, index, counter.advance))
+    writer.draft_counts.report()
     return _finish(config, inputs, workdir, gather_rows(folder, len(shards)))
 
 

@@ -112,6 +112,23 @@ class ContainsReference:
 
 
 @dataclass(frozen=True)
+class SameWords:
+    """The rewrite is the reference's words and nothing else; case, accents and punctuation aside. For answers asked for alone."""
+
+    def __call__(self, rewrite: str, reference: str, choices: Sequence[str]) -> str | None:
+        fault = self.reference_fault(reference, choices)
+        if fault:
+            return f"unusable reference ({fault})"
+        return None if self.value(rewrite, choices) == self.value(reference, choices) else "wrong answer (other words)"
+
+    def value(self, text: str, choices: Sequence[str]) -> Value | None:
+        return " ".join(word_form(text)) or sign_form(text) or None
+
+    def reference_fault(self, reference: str, choices: Sequence[str]) -> str | None:
+        return None if sign_form(reference) else "it is empty"
+
+
+@dataclass(frozen=True)
 class NoCheck:
     """Every rewrite passes: for open questions without a checkable answer."""
 
@@ -150,6 +167,7 @@ VERIFIERS: dict[str, type[Verifier]] = {
     "number": SameNumber,
     "choice": SameChoice,
     "contains": ContainsReference,
+    "exact": SameWords,
     "refusal": KeepsRefusal,
     "language": KeepsLanguage,
     "none": NoCheck,

@@ -14,8 +14,10 @@ from attar.compressors.distill.examples.chunks import Chunks
 
 Route = Literal["all", "correct", "wrong", "plain", "hinted"]
 # What an objective may need to know of sequences: that a policy drew them (the student, and with what probability), how a verifier or a
-# teacher judged them, that several answer one prompt, what `align` recorded, and the class of each.
-Fact = Literal["student_draws", "old_logprobs", "rewards", "groups", "pass_rates", "scores", "chunks", "labels"]
+# teacher judged them, that several answer one prompt, what `align` recorded, the class of each, the grade of a pair.
+Fact = Literal[
+    "student_draws", "old_logprobs", "rewards", "groups", "pass_rates", "scores", "chunks", "labels", "grades"
+]
 ROUTES: tuple[Route, ...] = ("all", "correct", "wrong", "plain", "hinted")
 
 

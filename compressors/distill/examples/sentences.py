@@ -16,7 +16,7 @@ from attar.compressors.distill.examples.sample_facts import SampleFacts
 class Sentence:
     """One text as token ids. Where the teacher was run once, its vector or logits of the text and the states that were pooled to it.
 
-    `label`: its class, -1 where it has none.
+    `label`: its class, -1 where it has none. `other`: of a pair the second text, and how alike the two are.
     """
 
     ids: Sequence[int]
@@ -24,15 +24,22 @@ class Sentence:
     teacher_tokens: Float[Tensor, "T D"] | None = None
     facts: SampleFacts = field(default_factory=SampleFacts)
     label: int = -1
+    other: Sequence[int] = ()
+    similarity: float = 0.0
 
     @property
     def num_tokens(self) -> int:
-        return len(self.ids)
+        return len(self.ids) + len(self.other)
+
+    @property
+    def rows(self) -> tuple[Sequence[int], ...]:
+        """Its texts, each a row of a batch."""
+        return (self.ids, self.other) if self.other else (self.ids,)
 
 
 @dataclass(frozen=True)
 class SentenceBatch:
-    """Several texts, padded on the right; a position is a text."""
+    """Several texts, padded on the right; a position is a text. Of pairs each has two rows, one behind the other."""
 
     input_ids: Int[Tensor, "B T"]
     attention_mask: Int[Tensor, "B T"]
@@ -40,6 +47,7 @@ class SentenceBatch:
     teacher: Float[Tensor, "B D"] | None = None
     teacher_tokens: Float[Tensor, "M D"] | None = None
     labels: Int[Tensor, "B"] | None = None
+    similarities: Float[Tensor, "N"] | None = None
 
     @property
     def num_positions(self) -> int:
@@ -76,12 +84,12 @@ def sentence_batches(
 
 def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
     """Return the batch of these texts."""
-    width = max(sentence.num_tokens for sentence in sentences)
-    ids = torch.zeros(len(sentences), width, dtype=torch.long)
+    texts = [text for sentence in sentences for text in sentence.rows]
+    ids = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, sentence in enumerate(sentences):
-        ids[row, : sentence.num_tokens] = torch.tensor(list(sentence.ids))
-        mask[row, : sentence.num_tokens] = 1
+    for row, text in enumerate(texts):
+        ids[row, : len(text)] = torch.tensor(list(text))
+        mask[row, : len(text)] = 1
     return SentenceBatch(
         ids,
         mask,
@@ -89,6 +97,7 @@ def collated(sentences: Sequence[Sentence]) -> SentenceBatch:
         _together(torch.stack, [sentence.teacher for sentence in sentences]),
         _together(torch.cat, [sentence.teacher_tokens for sentence in sentences]),
         torch.tensor([sentence.label for sentence in sentences]),
+        torch.tensor([sentence.similarity for sentence in sentences]) if len(texts) > len(sentences) else None,
     )
 
 

@@ -35,7 +35,7 @@ class SentenceTexts:
         others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
         tokens = {"student_tokens": student.projections.get(TOKEN_STATES)}
         tokens["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
-        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others, **tokens))}
+        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others, **tokens, similarities=batch.similarities))}
 
     def entropies(self, batch: SentenceBatch, teachers: Teachers) -> TokenStats:
         raise TypeError("vectors have no entropy; no loss between them asks for it")

@@ -30,6 +30,8 @@ class EmbeddingViews:
     # states of the last block at the texts' M tokens, where a loss reads them
     student_tokens: Float[Tensor, "M D"] | None = None
     teacher_tokens: Float[Tensor, "M E"] | None = None
+    # of pairs, each of whose texts has a row, one behind the other
+    similarities: Float[Tensor, "N"] | None = None
 
     def of_teacher(self) -> Float[Tensor, "N E"]:
         """Return the teacher's vectors. Raises ValueError where there is none."""
@@ -130,6 +132,28 @@ class TokenDistance:
         return None if "teacher" in moving else self
 
 
+@dataclass(frozen=True)
+class PairDistance:
+    """(cosine of a pair's two vectors - its similarity)^2, the loss of sentence-transformers for graded pairs. https://arxiv.org/abs/1908.10084"""
+
+    @property
+    def requires(self) -> Requires:
+        return Requires(views=EMBEDDINGS, facts=frozenset({"grades"}))
+
+    def num_terms(self, batch: SentenceBatch) -> int:
+        return 0 if batch.similarities is None else len(batch.similarities)
+
+    def terms(self, views: EmbeddingViews) -> Terms:
+        if views.similarities is None:
+            raise ValueError("pair_distance reads pairs of texts with a similarity, and these are single texts")
+        cosines = nn.functional.cosine_similarity(views.student[0::2].float(), views.student[1::2].float(), dim=-1)
+        values = (cosines - views.similarities.to(cosines.device)).square()
+        return Terms(values, torch.ones_like(values, dtype=torch.bool))
+
+    def held_out(self, moving: Collection[ViewName]) -> Objective | None:
+        return self
+
+
 def _check_by(by: str) -> None:
     if by not in ("cosine", "squared"):
         raise ValueError(f"by is {by!r}; accepted: cosine, squared")
@@ -151,4 +175,5 @@ EMBEDDING_LOSSES: dict[str, type[Objective]] = {
     "similarity_rows": SimilarityRows,
     "embedding_distance": EmbeddingDistance,
     "token_distance": TokenDistance,
+    "pair_distance": PairDistance,
 }

@@ -26,13 +26,14 @@ class ClassifierStudent(nn.Module):
     def __init__(self, classifier: TextClassifier, *, tells_subclasses: bool = False) -> None:
         super().__init__()
         self.model = classifier.model
+        self._classifier = (classifier,)  # no module of its own: its weights go by the model's names
         self._num_summed = 1 if tells_subclasses else classifier.num_subclasses
 
     def forward(self, batch: SentenceBatch) -> Float[Tensor, "N C"]:
         """Return the logits of the batch's texts."""
-        device = self.model.device
-        read = {"input_ids": batch.input_ids.to(device), "attention_mask": batch.attention_mask.to(device)}
-        return of_classes(self.model(**read).logits, self._num_summed)
+        device, (classifier,) = self.model.device, self._classifier
+        outputs = classifier.outputs(batch.input_ids.to(device), batch.attention_mask.to(device))
+        return of_classes(outputs, self._num_summed)
 
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
         """Return the logits as a teacher's outputs."""

@@ -18,25 +18,37 @@ UNNAMED = re.compile(r"LABEL_\d+")
 # Key of a config.json: outputs of the head a class. Class by class, named `label#0`, `label#1` and so on.
 SUBCLASSES, MARK = "num_subclasses", "#"
 ONE_CLASS_A_TEXT = "single_label_classification"
+# What a head of one output tells of two texts: its logit is that of the second, 0 that of the first.
+PAIR_LABELS = ("apart", "alike")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassForm:
-    """The names of the classes in the order of the logits, and how many outputs of the head each has."""
+    """The names of the classes in the order of the logits, and how many outputs of the head each has.
+
+    `reads_pairs`: a row is two texts, and the head has a single output, how alike they are.
+    """
 
     labels: tuple[str, ...]
     num_subclasses: int = 1
+    reads_pairs: bool = False
 
     @property
     def output_names(self) -> list[str]:
         """The names of the head's outputs."""
+        if self.reads_pairs:
+            return [self.labels[1]]
         if self.num_subclasses == 1:
             return list(self.labels)
         return [f"{label}{MARK}{index}" for label in self.labels for index in range(self.num_subclasses)]
 
     def facts(self, max_tokens: int) -> Facts:
         """Return what it adds to a classifier's facts."""
-        return {"labels": self.labels, "num_subclasses": self.num_subclasses, "max_tokens": max_tokens}
+        named: Facts = {"labels": self.labels, "num_subclasses": self.num_subclasses, "max_tokens": max_tokens}
+        return {**named, "reads_pairs": True} if self.reads_pairs else named
+
+
+PAIR_FORM = ClassForm(labels=PAIR_LABELS, reads_pairs=True)
 
 
 def has_head(folder: Path) -> bool:
@@ -54,7 +66,7 @@ def refuse_no_classifier(folder: Path) -> None:
         )
     if not what.endswith(HEAD):
         raise ValueError(f"{folder} is a {what or family}, which has no head over classes; accepted: a {HEAD}")
-    if config.get("problem_type") not in (None, ONE_CLASS_A_TEXT):
+    if config.get("problem_type") not in (None, ONE_CLASS_A_TEXT) and len(config.get("id2label") or "ab") > 1:
         raise ValueError(
             f"{folder}: problem_type is {config['problem_type']!r}; accepted: {ONE_CLASS_A_TEXT}, of which each text has a single class"
         )
@@ -72,6 +84,8 @@ def read_class_form(folder: Path, given: Sequence[str] = ()) -> ClassForm:
     if not isinstance(named, Mapping) or not isinstance(num_subclasses, int) or num_subclasses < 1:
         named, num_subclasses = {"0": "LABEL_0", "1": "LABEL_1"}, 1  # what transformers reads in no names
     outputs = [str(named[index]) for index in sorted(named, key=int)]
+    if len(outputs) == 1:
+        return PAIR_FORM
     labels = tuple(output.rpartition(MARK)[0] for output in outputs[::num_subclasses])
     labels = labels if num_subclasses > 1 else tuple(outputs)
     if len(labels) < 2 or len(labels) * num_subclasses != len(outputs):
@@ -96,7 +110,7 @@ def named_outputs(form: ClassForm) -> dict[str, Any]:
     named = {
         "id2label": dict(enumerate(outputs)),
         "label2id": {name: index for index, name in enumerate(outputs)},
-        "problem_type": ONE_CLASS_A_TEXT,
+        "problem_type": None if form.reads_pairs else ONE_CLASS_A_TEXT,
     }
     return named | ({SUBCLASSES: form.num_subclasses} if form.num_subclasses > 1 else {})
 

@@ -28,13 +28,15 @@ class TextReader:
         longest = int(facts["max_tokens"])
         return TextReader(model.path, min(longest, max_tokens or longest))
 
-    def __call__(self, texts: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each text, special tokens included. Raises ValueError for a text that has none."""
+    def __call__(self, texts: Sequence[str] | Sequence[tuple[str, str]]) -> list[list[int]]:
+        """Return the token ids of each text, or pair of texts, special tokens included. Raises ValueError for one that has none."""
         ids: list[list[int]] = []
         limit: dict[str, Any] = {"truncation": True, "max_length": self.max_tokens} if self.max_tokens else {}
         for start in range(0, len(texts), AT_ONCE):
             part = list(texts[start : start + AT_ONCE])
-            ids += self._tokenizer(part, add_special_tokens=True, **limit).input_ids
+            columns = part if isinstance(part[0], str) else [list(column) for column in zip(*part, strict=True)]
+            both = (columns,) if isinstance(part[0], str) else columns
+            ids += self._tokenizer(*both, add_special_tokens=True, **limit).input_ids
         if empty := [index for index, some in enumerate(ids) if not some]:
             raise ValueError(f"text {empty[0]} has no tokens; accepted: texts with one at least")
         return ids
@@ -43,6 +45,13 @@ class TextReader:
 def asked_texts(rows: Iterable[Row]) -> list[str]:
     """Return the texts of rows that are put into classes, each once. An answer is the name of a class, and no text."""
     return list(dict.fromkeys(text for row in rows if (text := row.text or row.question).strip()))
+
+
+def pair_texts(rows: Iterable[Row]) -> list[tuple[str, str]]:
+    """Return the pairs of texts of rows, each once."""
+    return list(
+        dict.fromkeys((row.question, row.answer) for row in rows if row.question.strip() and row.answer.strip())
+    )
 
 
 def texts_of(rows: Iterable[Row]) -> list[str]:

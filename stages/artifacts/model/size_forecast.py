@@ -31,6 +31,8 @@ BLOCK_FACTS = (
     "ffn_channel_parameters",
     "kv_group_parameters",
 )
+# Forms whose forecast tells the bytes of their weights.
+RUNTIME_FORMS = ("gguf", "openvino", "ctranslate2")
 # Bytes of a graph's weights by its fact `quantization`. A stage that makes another kind adds its row.
 GRAPH_WEIGHTS: dict[str, Callable[[Facts], float]] = {
     "none": lambda facts: 4.0 * float(facts["num_parameters"]),
@@ -118,7 +120,7 @@ def stored_bytes(facts: Facts) -> float:
     if "num_parameters" not in facts:
         return 0.0
     beside = float(facts.get("companion_bytes", 0))
-    if facts.get("format") == "gguf":  # the tokenizer is in the file
+    if facts.get("format") in RUNTIME_FORMS:  # all weights as the fact tells; of gguf the tokenizer is in the file
         return float(facts["weight_bytes"]) + beside
     if facts.get("format") == "onnx":
         graph = GRAPH_BYTES_PER_BLOCK * float(facts.get("num_blocks", 0))

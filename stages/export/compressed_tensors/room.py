@@ -32,7 +32,7 @@ from attar.stages.export.compressed_tensors.proof import listen_rounded, prove_r
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.schemes import SCHEMES, Scheme
-from attar.stages.export.proof_prompts import proof_prompts
+from attar.stages.export.proof.prompts import proof_prompts
 from attar.stages.quantize.limits import Quality, ask_original, broken_limits, heldout_pairs, measure_quality
 from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.free_memory import give_back

@@ -17,7 +17,11 @@ class OnnxFormat(StageConfig):
     """A graph for onnxruntime, optimum, transformers.js and onnxruntime-genai."""
 
     opset: int = Field(default=23, ge=20, le=23)
-    """ONNX operator set; below 23 an RMS norm is several nodes. Attention is onnxruntime's own node in any."""
+    """ONNX operator set; below 23 an RMS norm is several nodes."""
+
+    operators: Literal["fused", "standard"] = "fused"
+    """fused: attention, rotary embedding, recurrences and experts are onnxruntime's own nodes, and the cache is written in place.
+    standard: ONNX' own operators alone, for OpenVINO and any other runtime; no recurrences, no experts, and `quantize` refuses it."""
 
     num_steps: int = Field(default=1, ge=1, le=100)
     """Of a denoiser: steps of its sampler, all of them in the graph; a divisor of the scheduler's timesteps."""

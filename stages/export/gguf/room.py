@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.environment import attar_home
 from attar.registry.artifacts.handles import Artifact, Facts, GgufArtifact
 from attar.registry.artifacts.lineage import in_order, trace
@@ -29,22 +30,17 @@ from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.gguf import GgufFormat
 from attar.stages.export.gguf.modelfile import modelfile
-from attar.stages.export.gguf.proof import Prompts, measure_rounding, prove_by_runtimes, prove_by_transformers
+from attar.stages.export.gguf.proof import prove_by_transformers, read_weights
 from attar.stages.export.gguf.transformers_reader import reads_family
-from attar.stages.export.proof_prompts import proof_prompts
+from attar.stages.export.proof.prompts import proof_prompts
+from attar.stages.export.proof.rounding import measure_rounding, record_answers
+from attar.stages.export.proof.runtimes import LLAMA_CPP, OPENVINO
+from attar.stages.export.proof.shape import shape_of
+from attar.stages.export.proof.tokens import Prompts, prove_by_runtimes
 from attar.stages.runtime.free_memory import give_back
 from attar.stages.runtime.progress import metric, note
 
 MODELFILE, PROOF = "Modelfile", "proof.json"
-SHAPE_FACTS = (
-    "num_blocks",
-    "vocab_size",
-    "num_parameters",
-    "num_matmul_parameters",
-    "attention_width",
-    "companion_bytes",
-    "license",
-)
 # Of a model whose licence is not known; no key is written then.
 UNKNOWN_LICENSES = ("", "unknown")
 HUB = "https://huggingface.co"
@@ -59,7 +55,7 @@ def forecast_gguf(form: GgufFormat, model: Facts) -> Forecast:
     _refuse_width(form, model)
     num_numbers = float(model.get("num_parameters", 0))
     num_bytes = num_numbers * ELEMENT_TYPES[form.weights].bits / 8
-    facts = {**_shape(model), "format": "gguf", "quantization": form.weights, "weight_bytes": num_bytes}
+    facts = {**shape_of(model), "format": "gguf", "quantization": form.weights, "weight_bytes": num_bytes}
     # the proof holds the float32 model twice, once as the folder has it and once as a reader of the file gives it
     return Forecast(facts, peak_memory_bytes=9.0 * num_numbers, disk_bytes=stored_bytes(facts))
 
@@ -123,7 +119,7 @@ def export_gguf(form: GgufFormat, config: ExportConfig, inputs: ExportInputs, wo
     return GgufArtifact.at(
         content,
         {
-            **_shape(inputs.model.facts),
+            **shape_of(inputs.model.facts),
             "format": "gguf",
             "architecture": plan.architecture.family.arch,
             "quantization": form.weights,
@@ -181,12 +177,10 @@ def _proved(
 ) -> dict[str, Any]:
     """Prove the file and return what was seen, by the names of facts."""
     model = load_model(inputs.model.path, torch.float32)
-    rounding = measure_rounding(model, plan.architecture, path, prompts, config.num_new_tokens, workdir / "logits")
+    answers = record_answers(TorchRunner(model), prompts, config.num_new_tokens, workdir / "logits")
+    read_weights(model, plan.architecture, path)  # in place, so that there is one model in memory
+    rounding = measure_rounding(TorchRunner(model), answers, weights=form.weights, max_kl_nats=form.max_kl_nats)
     facts: dict[str, Any] = asdict(rounding)
-    if rounding.kl_nats > form.max_kl_nats:
-        raise ValueError(
-            f"rounding to {form.weights} costs {rounding.kl_nats:.3g} nats a token; accepted: {form.max_kl_nats:g} or less"
-        )
     readers = ["gguf"]
     if reads_family(plan.architecture):
         parity = prove_by_transformers(config, model, path, inputs.model.path, prompts, workdir / "read")
@@ -197,15 +191,15 @@ def _proved(
             f"transformers reads no GGUF file of {plan.architecture.family.arch}: a runtime alone can tell of its logits"
         )
     decides = ELEMENT_TYPES[form.weights].is_near_float and form.ends in ("same", "f32", "f16", "bf16", "q8_0")
-    for proof in prove_by_runtimes(config, model, path, prompts, ends=plan.stops, decides=decides):
+    runtimes = (LLAMA_CPP, OPENVINO)
+    reference = TorchRunner(model)
+    for proof in prove_by_runtimes(
+        config, reference, path, prompts, runtimes=runtimes, ends=plan.stops, decides=decides
+    ):
         readers.append(proof.name)
         facts.setdefault("token_agreement", proof.token_agreement)
         facts.setdefault("decode_seconds_per_token", proof.seconds_per_token)
     return {**facts, "readers": tuple(readers)}
-
-
-def _shape(model: Facts) -> dict[str, Any]:
-    return {name: model[name] for name in SHAPE_FACTS if name in model}
 
 
 def _origin(form: GgufFormat, model: Artifact) -> Origin:

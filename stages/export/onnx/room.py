@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from attar.compressors.export.parity import DecodedPrompt, Parity, listen_to, measure_parity
+from attar.compressors.export.parity import DecodedPrompt, listen_to
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.handles import Facts, OnnxArtifact
+from attar.stages.artifacts.model.expert_facts import float_fraction
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes
 from attar.stages.artifacts.onnx_folder import copy_companions, write_graph
@@ -20,32 +21,57 @@ from attar.stages.contract import Forecast
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.formats.onnx import OnnxFormat
 from attar.stages.export.onnx.guided import export_guided
-from attar.stages.export.proof_prompts import proof_prompts
+from attar.stages.export.proof.parity import prove_parity
+from attar.stages.export.proof.prompts import proof_prompts
 from attar.stages.runtime.free_memory import give_back
-from attar.stages.runtime.progress import bar, metric, note
+from attar.stages.runtime.progress import bar
 
 
 def forecast_onnx(form: OnnxFormat, model: Facts) -> Forecast:
-    """Return what a graph will be and take."""
+    """Return what a graph will be and take. Raises ValueError for experts in standard operators."""
     num_bytes = 4.0 * float(model.get("num_parameters", 0))
-    facts = exported(model)
+    if form.operators == "standard":
+        refuse_experts(model, "format.operators is 'standard'", "fused")
+    facts = {**exported(model), **_operators(form)}
     return Forecast(facts, peak_memory_bytes=2.5 * num_bytes, disk_bytes=stored_bytes(facts))
 
 
 def export_onnx(form: OnnxFormat, config: ExportConfig, inputs: ExportInputs, workdir: Path) -> OnnxArtifact:
     """Write the graph, float32, and have onnxruntime write what torch writes. Raises ValueError where they differ."""
     if inputs.guidance is not None:
+        if form.operators == "standard":
+            raise ValueError("format.operators is 'standard', which has no input for guidance_scale; accepted: fused")
         return export_guided(config, inputs, inputs.guidance, workdir)
     content = workdir / "content"
     prompts = proof_prompts(inputs, config.num_prompts)  # first: without a tokenizer nothing is traced
     _write(form, inputs, content)
-    copy_companions(inputs.model.path, content)
+    copy_companions(inputs.model.path, content, is_in_place=form.operators == "fused")
     give_back()  # the torch model: with the session's own weights it would be twice the memory
     answers = _listen(config, content, prompts, workdir / "said")
     give_back()  # the session's, before the torch model comes again
-    parity = _prove(config, answers, TorchRunner(load_model(inputs.model.path, torch.float32)))
+    parity = prove_parity(
+        config,
+        answers,
+        TorchRunner(load_model(inputs.model.path, torch.float32)),
+        reading="onnxruntime runs the graph",
+        refusal="the exported graph is not the model",
+    )
     (content / "parity.json").write_text(json.dumps(asdict(parity), indent=1))
-    return OnnxArtifact.at(content, exported(inputs.model.facts), token_agreement=parity.token_agreement)
+    facts = {**exported(inputs.model.facts), **_operators(form)}
+    return OnnxArtifact.at(content, facts, token_agreement=parity.token_agreement)
+
+
+def refuse_experts(model: Facts, field: str, accepted: str) -> None:
+    """Raise ValueError for a model with fused experts, whose node is onnxruntime's own."""
+    if float_fraction(model):
+        raise ValueError(
+            f"{field}, but the model has experts, which are multiplied by onnxruntime's own com.microsoft.MoE; accepted: {accepted}"
+        )
+
+
+def _operators(form: OnnxFormat) -> dict[str, str]:
+    """Return the fact by which a later stage knows that the graph is of ONNX' own operators; none for the usual graph."""
+    return {"operators": form.operators} if form.operators == "standard" else {}
 
 
 def _write(form: OnnxFormat, inputs: ExportInputs, content: Path) -> None:
@@ -53,7 +79,7 @@ def _write(form: OnnxFormat, inputs: ExportInputs, content: Path) -> None:
 
     model = load_model(inputs.model.path, torch.float32)
     steps = bar("tracing the graph", 1, "steps")
-    graph = export_graph(model, form.opset)
+    graph = export_graph(model, form.opset, form.operators)
     steps.advance()
     write_graph(graph, content)
 
@@ -62,18 +88,3 @@ def _listen(config: ExportConfig, content: Path, prompts: list[list[int]], scrat
     counter = bar("writing with the graph", len(prompts), "prompts")
     graph = OnnxRunner(open_session(content, is_frugal=True))
     return listen_to(graph, prompts, scratch, num_new_tokens=config.num_new_tokens, on_prompt=counter.advance)
-
-
-def _prove(config: ExportConfig, answers: list[DecodedPrompt], original: TorchRunner) -> Parity:
-    counter = bar("comparing with torch", len(answers), "prompts")
-    parity = measure_parity(answers, original, on_prompt=counter.advance)
-    for name in ("max_logit_difference", "mean_logit_difference", "token_agreement"):
-        metric(name, getattr(parity, name))
-    summary = f"max logit difference {parity.max_logit_difference:.2g}, greedy agreement {parity.token_agreement:.1%}"
-    note(f"{summary} over {parity.num_prompts} prompts")
-    if parity.token_agreement < config.min_token_agreement or parity.max_logit_difference > config.max_logit_difference:
-        raise ValueError(
-            f"the exported graph is not the model: {summary}; "
-            f"accepted: agreement >= {config.min_token_agreement:.0%}, difference <= {config.max_logit_difference:g}"
-        )
-    return parity

@@ -8,9 +8,11 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from attar.compressors.catalogue import did_you_mean
+from attar.compressors.data.templates import TEMPLATES
 from attar.stages.artifacts.dataset.cells import json_of
 from attar.stages.ingest.hub_id import asked_of_hub
 
@@ -131,6 +133,29 @@ def generate_tasks(
                     "verifier": "number" if is_number else "contains",
                 },
             )
+
+
+def fill_templates(
+    rest: str, source: str, *, num_rows: int, seed: int, question_field: str, answer_field: str
+) -> Iterator[Record]:
+    """Generate tasks from templates of ours, in turn. Raises ValueError for an unknown template, or one with too few questions."""
+    names = rest.split(",")
+    for name in names:
+        if name not in TEMPLATES:
+            raise ValueError(f"source {source!r}: there is no template {name!r}.{did_you_mean(name, TEMPLATES)}")
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"source {source!r} names {twice[0]!r} twice; accepted: each template once")
+    sources = [TEMPLATES[name].tasks(Random(task_seed(seed, name, 0))) for name in names]
+    for index in range(num_rows):
+        which = index % len(names)
+        try:
+            task = next(sources[which])
+        except ValueError as error:
+            raise ValueError(f"source {source!r}, max_rows {num_rows}: of {names[which]!r}, {error}") from None
+        yield (
+            f"{source} row {index}",
+            {question_field: task.question, answer_field: task.answer, "verifier": task.verifier},
+        )
 
 
 def task_seed(seed: int, name: str, repeat: int) -> int:

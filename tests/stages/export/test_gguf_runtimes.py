@@ -21,7 +21,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import save_model
 from attar.stages.contract import NoInputs
 from attar.stages.export.config import ExportConfig, ExportInputs
-from attar.stages.export.gguf.runtimes import RUNTIMES, Runtime
+from attar.stages.export.proof.runtimes import LLAMA_CPP, OPENVINO, Runtime
 from attar.stages.export.stage import export
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
@@ -50,7 +50,7 @@ FAMILIES = (
 )
 
 
-@pytest.fixture(params=RUNTIMES, ids=lambda runtime: runtime.name)
+@pytest.fixture(params=(LLAMA_CPP, OPENVINO), ids=lambda runtime: runtime.name)
 def runtime(request: pytest.FixtureRequest) -> Runtime:
     if request.param.command() is None:
         pytest.skip(f"{request.param.name} is not installed: {request.param.install}")
@@ -105,9 +105,8 @@ def trained_tokenizer(folder: Path) -> PreTrainedTokenizerFast:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_llama_cpp_runs_every_family(family: str, tmp_path: Path, store: Store, topics: DatasetArtifact) -> None:
     """Random weights of every family in f32: the header's settings and the order of every tensor are llama.cpp's own."""
-    llama_cpp = next(each for each in RUNTIMES if each.name == "llama.cpp")
-    if llama_cpp.command() is None:
-        pytest.skip(f"llama.cpp is not installed: {llama_cpp.install}")
+    if LLAMA_CPP.command() is None:
+        pytest.skip(f"llama.cpp is not installed: {LLAMA_CPP.install}")
     from transformers import AutoModelForCausalLM
 
     tokenizer = trained_tokenizer(tmp_path / "folder")

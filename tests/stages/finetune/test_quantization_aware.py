@@ -15,6 +15,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.export.config import ExportConfig, ExportInputs
 from attar.stages.export.stage import export
+from attar.stages.finetune.config import FinetuneConfig
 from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.merge.stage import MergeConfig, MergeInputs, merge
 from attar.stages.quantize.graph import QuantizedGraph
@@ -98,3 +99,23 @@ def test_refused_before_work(store: Store, model: ModelArtifact, questions: Data
         )
     with pytest.raises(ValueError, match=r"unknown rounding 'q5_9'"):
         train(store, model, questions, {"adapt": {"kind": "quantization_aware", "rounding": {"kind": "q5_9"}}})
+
+
+def test_a_grid_that_the_runtime_does_not_have_is_refused_in_one_line() -> None:
+    def read(**adapt: object) -> FinetuneConfig:
+        return FinetuneConfig.model_validate({"adapt": {"kind": "quantization_aware", **adapt}})
+
+    with pytest.raises(
+        ValueError,
+        match=r"adapt.rounding is a grid of llama.cpp, which runtime 'onnxruntime' does not have; accepted: \{kind: blocks\}",
+    ):
+        read(rounding={"kind": "q4_0"}, runtime="onnxruntime")
+    with pytest.raises(
+        ValueError, match=r"adapt.head is a grid of onnxruntime.* accepted: \{kind: q4_0\}, \{kind: q8_0\}"
+    ):
+        read(rounding={"kind": "q4_0"}, runtime="llama.cpp")
+    for grids in (
+        {"runtime": "onnxruntime"},
+        {"rounding": {"kind": "q4_0"}, "head": {"kind": "q8_0"}, "runtime": "llama.cpp"},
+    ):
+        assert read(**grids).adapt.kind == "quantization_aware"

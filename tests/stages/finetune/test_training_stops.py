@@ -44,6 +44,24 @@ def test_a_step_that_gives_no_number_is_told_with_its_rows_and_the_weights_befor
     assert all(weight.isfinite().all() for weight in checkpoint["trainer"]["weights"].values())
 
 
+def test_minutes_that_are_too_few_for_one_pass_are_refused_and_enough_end_behind_a_pass(
+    model: ModelArtifact, questions: DatasetArtifact, store: Store
+) -> None:
+    options = TRAINING | {"tokens_per_step": 64, "num_epochs": 400}
+    inputs = FinetuneInputs(model=model, data=(questions,))
+    too_few = FinetuneConfig(schedule={"max_minutes": 1e-5}, **options)
+    with pytest.raises(
+        ValueError, match=r"^schedule.max_minutes is 1e-05, but one pass of \d+ steps takes about .* minutes; accepted"
+    ):
+        finetune.execute(too_few, inputs, store)
+    notes: list[str] = []
+    enough = FinetuneConfig(schedule={"max_minutes": 0.02}, heldout={"every": 1000, "patience": 0}, **options)
+    with listen(lambda event: notes.append(event.text) if isinstance(event, Note) else None):
+        student = finetune.execute(enough, inputs, store).artifact
+    [stop] = [note for note in notes if note.startswith("stopped early at step")]
+    assert stop == f"stopped early at step {student.facts['num_steps']}: another pass does not fit into 0.02 minutes"
+
+
 def test_a_look_that_gives_no_number_ends_the_training(
     model: ModelArtifact, questions: DatasetArtifact, store: Store
 ) -> None:

@@ -39,6 +39,23 @@ def test_rows_from_jsonl_parquet_and_generated_tasks(store: Store, tmp_path: Pat
     assert sums == rows("reasoning_gym:chain_sum,basic_arithmetic", max_rows=8, heldout_fraction=0.25)
 
 
+def test_templates_give_rows_in_turn_with_a_verifier_each(store: Store) -> None:
+    config = IngestDataConfig(source="template:addition,record,copying", max_rows=60, heldout_fraction=0.5)
+    data = ingest_data.execute(config, NoInputs(), store).artifact
+    rows = read_rows(data.path / "rows.jsonl")
+    assert [row.verifier for row in rows[:3]] == ["number", "json_schema", "exact"]
+    assert len({row.question for row in rows}) == 60 and {row.split for row in rows} == {"train", "choose", "heldout"}
+    assert data.facts["name"] == "addition_record_copying"
+    for source, message in (
+        ("template:adition", "there is no template 'adition'. Did you mean 'addition'"),
+        ("template:record,record", "names 'record' twice; accepted: each template once"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ingest_data.execute(config.with_changes(source=source), NoInputs(), store)
+    with pytest.raises(ValueError, match="max_rows is 0: say how many tasks to generate"):
+        ingest_data.forecast(config.with_changes(max_rows=0), {})
+
+
 def test_a_text_file_in_rows_holds_some_out_and_is_measured_on_those(store: Store, tmp_path: Path) -> None:
     lines = [f"Day {day}: the boat came in at dawn and left at noon.\n" for day in range(40)]
     (tmp_path / "story.txt").write_text("".join(lines))

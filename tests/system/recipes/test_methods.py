@@ -177,6 +177,19 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "trans-encoder": Smoke(
+        {"pair_distance": 1.0},
+        changes={
+            "original.config.source": SMALL_ENCODER,
+            "fresh_scorer.config.source": SMALL_ENCODER,
+            "questions.config.source": "jsonl:shipped/sentences.jsonl",
+            "questions.config.verifier": "auto",
+            "questions.config.max_rows": 40,
+            "pruned.config.blocks": [1],
+            **encoder_quick("lesson", num_epochs=2),
+            **encoder_quick("student", num_epochs=6),
+        },
+    ),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},

@@ -107,7 +107,7 @@ def test_a_student_of_several_outputs_a_class_learns_what_classes_hide(
             {"architectures": ["BertForSequenceClassification"], "model_type": "gpt2"},
             "as a classifier are accepted: bert",
         ),
-        ({"id2label": {"0": "fruit"}}, "its head has 1 outputs; accepted: two classes at least"),
+        ({"id2label": {"0": "fruit"}}, "has a head of one output, which scores pairs; accepted: pair_scorer"),
     ],
 )
 def test_a_folder_without_classes_is_refused_in_a_line(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from attar.compressors.models.row_products import multiply_rows_at_once
+from attar.compressors.models.row_products import lay_out_weights, multiply_rows_at_once
 
 IDS = torch.arange(2, 14).reshape(3, 4)
 
@@ -57,3 +57,15 @@ def test_logits_are_those_of_the_plain_head_and_of_a_copy() -> None:
     twin = copy.deepcopy(model)
     nn.init.zeros_(twin.lm_head.weight)
     assert not twin(IDS).logits.any() and model(IDS).logits.any()  # the copy's head is its own
+
+
+def test_laid_out_weights_give_the_same_logits_in_float32_and_are_not_made_elsewhere() -> None:
+    model = small_model().float()
+    expected = model(IDS).logits
+    lay_out_weights(model)
+    lay_out_weights(model)  # a second time changes nothing
+    assert "forward" in vars(model.model.layers[0].mlp.up_proj)
+    torch.testing.assert_close(model(IDS).logits, expected, rtol=0, atol=1e-5)  # sums in another order
+    halves = small_model()
+    lay_out_weights(halves)
+    assert "forward" not in vars(halves.lm_head)

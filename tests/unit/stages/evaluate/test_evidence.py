@@ -141,3 +141,19 @@ def test_what_nobody_measured_is_refused(candidate: dict[str, Any], check: dict[
 def test_a_check_that_means_nothing_is_refused(check: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         GateCheck(**check)
+
+
+def test_a_task_on_which_the_original_is_at_chance_is_no_measure_of_retention() -> None:
+    unknowing = {**BASELINE, "right": {"facts": [0.0] * 8}}
+    claim = evaluation_claim(GateCheck(measure="accuracy_retention", limit=0.9), CANDIDATE, unknowing)
+    assert claim.evidence is None
+    assert claim.undecided.startswith(
+        "facts is no measure: the original answers 0% of 8 questions right, at least 0%, and guessing 0%"
+    )
+    guessing = {**BASELINE, "guessed": {"facts": 0.5}}
+    claim = evaluation_claim(GateCheck(measure="accuracy_retention", limit=0.9, data="facts"), CANDIDATE, guessing)
+    assert claim.evidence is None and "guessing 50%" in claim.undecided
+    knowing = {**BASELINE, "guessed": {"facts": 0.1}}
+    assert evaluation_claim(GateCheck(measure="accuracy_retention", limit=0.9), CANDIDATE, knowing).evidence is not None
+    # what is taken away needs no share to be taken from
+    assert evaluation_claim(GateCheck(measure="accuracy_drop", limit=0.1), CANDIDATE, unknowing).evidence is not None

@@ -6,7 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from attar.registry.artifacts.handles import GgufArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import (
+    CTranslate2Artifact,
+    GgufArtifact,
+    ModelArtifact,
+    OnnxArtifact,
+    OpenVinoArtifact,
+)
 from attar.stages.register.forms import forms_by_folder
 
 FLOAT = OnnxArtifact.at(Path("a"), quantization="none")
@@ -14,12 +20,18 @@ INT8 = OnnxArtifact.at(Path("b"), quantization="int8 weights")
 HALF = GgufArtifact.at(Path("c"), quantization="f16")
 FOUR = GgufArtifact.at(Path("d"), quantization="q4_0")
 PACKED = ModelArtifact.at(Path("e"), quantization="W4A16")
+INSIDE = OpenVinoArtifact.at(Path("f"), quantization="int8")
+CONVERTED = CTranslate2Artifact.at(Path("g"), quantization="float32")
 
 
 def test_each_form_has_a_folder_by_its_kind_and_weights() -> None:
     forms = forms_by_folder([INT8, FLOAT], [FOUR, PACKED, HALF])
     assert list(forms) == ["onnx", "onnx-int8", "gguf-q4_0", "model-w4a16", "gguf-f16"]
     assert forms["gguf-q4_0"] is FOUR and forms["onnx"] is FLOAT
+
+
+def test_forms_of_one_runtime_are_named_after_it() -> None:
+    assert list(forms_by_folder([], [INSIDE, CONVERTED])) == ["openvino-int8", "ctranslate2-float32"]
 
 
 def test_a_graph_may_be_given_as_any_form() -> None:

@@ -38,6 +38,9 @@ def test_named_choices(text: str, expected: set[int]) -> None:
         ("choice", "I choose red, not blue.", "blue", False),
         ("contains", "The capital is Paris!", "paris", True),
         ("contains", "The capital is Parisian.", "Paris", False),
+        ("exact", "Paris.", "paris", True),
+        ("exact", "The capital is Paris.", "Paris", False),
+        ("exact", "apple door", "door apple", False),
         ("none", "Whatever", "else", True),
     ],
 )

@@ -16,6 +16,9 @@ from attar.compressors.distill.losses.embeddings import (
     TokenDistance,
 )
 
+# Those toward a teacher's vectors: pairs have grades, and a test of their own.
+TAUGHT = [name for name in EMBEDDING_LOSSES if name != "pair_distance"]
+
 
 def views(seed: int = 0, noise: float = 0.3) -> EmbeddingViews:
     generator = torch.Generator().manual_seed(seed)
@@ -24,7 +27,7 @@ def views(seed: int = 0, noise: float = 0.3) -> EmbeddingViews:
     return EmbeddingViews(student, teacher.requires_grad_(), student_tokens=student, teacher_tokens=teacher)
 
 
-@pytest.mark.parametrize("name", EMBEDDING_LOSSES)
+@pytest.mark.parametrize("name", TAUGHT)
 def test_it_is_zero_between_equals_and_positive_else(name: str) -> None:
     loss = EMBEDDING_LOSSES[name]()
     same = views(noise=0.0)
@@ -32,7 +35,7 @@ def test_it_is_zero_between_equals_and_positive_else(name: str) -> None:
     assert (loss.terms(views()).values > 0).all()
 
 
-@pytest.mark.parametrize("name", EMBEDDING_LOSSES)
+@pytest.mark.parametrize("name", TAUGHT)
 def test_a_step_down_the_gradient_comes_nearer(name: str) -> None:
     loss, pair = EMBEDDING_LOSSES[name](), views()
     before = loss.terms(pair).values.sum()

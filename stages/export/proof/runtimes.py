@@ -1,4 +1,4 @@
-"""Programs that run GGUF files, each in a process of its own: llama.cpp by node-llama-cpp, and OpenVINO GenAI."""
+"""Programs that people run models with, each in a process of its own: llama.cpp by node-llama-cpp, and OpenVINO GenAI."""
 
 from __future__ import annotations
 
@@ -45,11 +45,17 @@ for (const prompt of asked.prompts) {
 console.log(JSON.stringify(written));
 process.exit(0);
 """
+# Sums and cache in float32: by itself OpenVINO takes what the processor is quick at, and a cache in 8 bits.
+OPENVINO_EXACT = {
+    "INFERENCE_PRECISION_HINT": "f32",
+    "KV_CACHE_PRECISION": "f32",
+    "DYNAMIC_QUANTIZATION_GROUP_SIZE": "0",
+}
 OPENVINO_PROGRAM = """
 import json, sys
 import numpy, openvino, openvino_genai
 asked = json.load(sys.stdin)
-pipeline = openvino_genai.LLMPipeline(asked["model"], "CPU", INFERENCE_NUM_THREADS=asked["threads"])
+pipeline = openvino_genai.LLMPipeline(asked["model"], "CPU", INFERENCE_NUM_THREADS=asked["threads"], **asked["exact"])
 config = openvino_genai.GenerationConfig()
 config.max_new_tokens, config.ignore_eos, config.apply_chat_template, config.do_sample = asked["tokens"], True, False, False
 written = []
@@ -63,7 +69,7 @@ print(json.dumps(written))
 
 @dataclass(frozen=True)
 class Runtime:
-    """A program that runs GGUF files. `command`: how it is started; None where it is not there. `install`: how to get it."""
+    """A program that runs models. `command`: how it is started; None where it is not there. `install`: how to get it."""
 
     name: str
     command: Callable[[], tuple[list[str], Path] | None]
@@ -93,10 +99,8 @@ def _openvino() -> tuple[list[str], Path] | None:
     return [sys.executable, "-c", OPENVINO_PROGRAM], Path.cwd()
 
 
-RUNTIMES = (
-    Runtime("llama.cpp", _llama_cpp, f"npm install node-llama-cpp, and its folder in {LLAMA_CPP_FOLDER}"),
-    Runtime("openvino-genai", _openvino, "pip install openvino-genai"),
-)
+LLAMA_CPP = Runtime("llama.cpp", _llama_cpp, f"npm install node-llama-cpp, and its folder in {LLAMA_CPP_FOLDER}")
+OPENVINO = Runtime("openvino-genai", _openvino, "pip install 'attar[openvino]'")
 
 
 def run_prompts(
@@ -112,6 +116,7 @@ def run_prompts(
         "prompts": [list(prompt) for prompt in prompts],
         "tokens": num_new_tokens,
         "threads": num_cores(),
+        "exact": OPENVINO_EXACT,
     }
     done = subprocess.run(
         command,

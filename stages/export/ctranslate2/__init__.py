@@ -1,0 +1,1 @@
+"""The CTranslate2 form: a folder written by its own converter."""

@@ -1,0 +1,1 @@
+"""The OpenVINO form: a folder in which the cache is inside the model."""
