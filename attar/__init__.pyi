@@ -25,6 +25,7 @@ from attar.registry.artifacts.handles import ClassifierArtifact
 from attar.registry.artifacts.handles import ClassifierGraphArtifact
 from attar.registry.artifacts.handles import ComparisonArtifact
 from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact
 from attar.registry.artifacts.handles import EncoderArtifact
 from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.handles import EvaluationArtifact
@@ -37,6 +38,7 @@ from attar.registry.artifacts.handles import ModelArtifact
 from attar.registry.artifacts.handles import OnnxArtifact
 from attar.registry.artifacts.handles import OpenVinoArtifact
 from attar.registry.artifacts.handles import ReleaseArtifact
+from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.handles import ScanArtifact
 from attar.registry.artifacts.handles import VisionModelArtifact
 
@@ -60,8 +62,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
-        """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact:
+        """Bring a model in as a plain safetensors folder."""
 
     def ingest_data(
         self,
@@ -420,9 +422,9 @@ class Stages:
     def finetune(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source | Sequence[DatasetArtifact | ImageDatasetArtifact | Source],
-        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
+        teacher: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
         anchor: ModelArtifact | Source | None = None,
         fitted: FittedArtifact | Source | None = None,
         adapt: Mapping[str, Any] = ...,
@@ -516,7 +518,7 @@ class Stages:
     def merge(
         self,
         *,
-        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source | None = None,
+        base: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source | None = None,
         students: AdapterArtifact | ModelArtifact | Source | Sequence[AdapterArtifact | ModelArtifact | Source],
         dev: DatasetArtifact | Source | Sequence[DatasetArtifact | Source] = (),
         method: str = "fold",
@@ -528,8 +530,8 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact:
-        """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them."""
+    ) -> ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact:
+        """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it."""
 
     def rejoin(
         self,
@@ -545,7 +547,7 @@ class Stages:
     def export(
         self,
         *,
-        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | Source,
+        model: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | DenoiserArtifact | Source,
         data: DatasetArtifact | ImageDatasetArtifact | Source,
         guidance: AdapterArtifact | Source | None = None,
         text: DatasetArtifact | Source | None = None,
@@ -557,7 +559,7 @@ class Stages:
         config: Mapping[str, Any] | None = None,
         output: Source | None = None,
         store: Store | None = None,
-    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact:
+    ) -> OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
         """Write a model in the form that a runtime reads, and compare that with torch on real prompts."""
 
     def quantize(
@@ -685,6 +687,24 @@ class Stages:
         store: Store | None = None,
     ) -> ComparisonArtifact:
         """Train a class-conditional denoiser, distil its guidance into adapters, and measure both kinds of training states."""
+
+    def sample(
+        self,
+        *,
+        model: DenoiserArtifact | SamplerGraphArtifact | Source,
+        data: ImageDatasetArtifact | Source,
+        num_steps: int = 25,
+        guidance_scale: float = 1.0,
+        num_images: int = 1000,
+        batch_size: int = 100,
+        seeds: Sequence[int] = ...,
+        classifier: Mapping[str, Any] = ...,
+        part: Literal["heldout", "choose"] = "heldout",
+        config: Mapping[str, Any] | None = None,
+        output: Source | None = None,
+        store: Store | None = None,
+    ) -> EvaluationArtifact:
+        """Draw images of every class and measure them against held-out ones by a classifier's features."""
 
     def register(
         self,

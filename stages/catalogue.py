@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from attar.stages.compare.behaviour.stage import check_behaviour
+from attar.stages.compare.sample.stage import sample
 from attar.stages.compare.stage import compare
 from attar.stages.contract import Stage
 from attar.stages.evaluate.stage import evaluate
@@ -80,6 +81,7 @@ STAGES: dict[str, Stage[Any, Any, Any]] = {
         compare,
         check_behaviour,
         denoise,
+        sample,
         register,
     )
 }

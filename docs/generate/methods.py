@@ -24,6 +24,7 @@ FAMILIES = {
     "embedding loss": "Between the vectors of texts; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "class loss": "Toward the labels of rows; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "image augmentation": "How images are changed at every step; in `rows.augment` of `finetune`.",
+    "denoising loss": "Of denoisers; in `objectives` of `finetune`, a name with its weight, with parameters its part `divergence`.",
     "target": "What the student is to become; part `target` of an objective.",
     "token weight": "How much each token counts; part `token_weight` of an objective.",
     "sample weight": "How much each sequence counts; part `sample_weight` of an objective.",

@@ -12,6 +12,7 @@ from attar.compressors.adapt.catalogue import ADAPT_METHODS, DIFFERENCES
 from attar.compressors.data.choose import CHOOSERS
 from attar.compressors.distill.examples.rollouts import ROLLOUTS
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
+from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
@@ -54,6 +55,7 @@ CATALOGUES: dict[str, dict[str, type]] = {
     "embedding loss": EMBEDDING_LOSSES,
     "class loss": CLASS_LOSSES,
     "image augmentation": AUGMENTATIONS,
+    "denoising loss": DENOISING_LOSSES,
     "target": TARGETS,
     "token weight": TOKEN_WEIGHTS,
     "sample weight": SAMPLE_WEIGHTS,

@@ -1,4 +1,4 @@
-"""The facts of a sentence encoder and of its graph."""
+"""The facts of sentence encoders, of denoisers and data sets of images, and of their graphs."""
 
 from __future__ import annotations
 
@@ -55,3 +55,44 @@ class EncoderGraphFacts(ArtifactFacts):
     # 1 - cosine to the vectors of the graph before it, mean over held-out texts
     cosine_distance: float | None = None
     size_fraction: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class DenoiserFacts(ArtifactFacts):
+    """Of a denoiser: its sizes, the images that it makes, and what its net predicts.
+
+    `sample_size`: height and width of its images. `num_labels`: classes that it can be told, with the one that means any, where it has
+    that. `prediction`: epsilon, v_prediction or sample.
+    """
+
+    sample_size: int = NOT_KNOWN
+    num_labels: int = NOT_KNOWN
+    prediction: str = NOT_KNOWN
+    num_image_channels: int = NOT_KNOWN
+    num_timesteps: int = NOT_KNOWN
+    architecture: str = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    # multiplications with weights that a forward of a single image takes
+    num_products: int | None = None
+    dtype: str = NOT_KNOWN
+    companion_bytes: int | None = None
+    license: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SamplerGraphFacts(ArtifactFacts):
+    """Of a graph that is a denoiser's whole sampler: noise and classes in, images out. `num_steps`: those that are in it."""
+
+    sample_size: int = NOT_KNOWN
+    num_labels: int = NOT_KNOWN
+    prediction: str = NOT_KNOWN
+    num_image_channels: int = NOT_KNOWN
+    num_timesteps: int = NOT_KNOWN
+    num_steps: int = NOT_KNOWN
+    num_parameters: int = NOT_KNOWN
+    num_products: int | None = None
+    companion_bytes: int | None = None
+    format: str = NOT_KNOWN
+    quantization: str | None = None
+    # largest difference of a pixel to torch's, where images lie in [-1, 1]
+    max_pixel_difference: float | None = None

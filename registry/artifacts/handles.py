@@ -13,7 +13,7 @@ from attar.registry.artifacts.classifier_facts import (
     ImageDatasetFacts,
     ImageGraphFacts,
 )
-from attar.registry.artifacts.encoder_facts import EncoderFacts, EncoderGraphFacts
+from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts, EncoderGraphFacts, SamplerGraphFacts
 from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
 from attar.registry.artifacts.kind_facts import (
     AdapterFacts,
@@ -30,7 +30,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject
 
 F = TypeVar("F", bound=ArtifactFacts)
 
@@ -139,6 +139,25 @@ class ImageGraphArtifact(Artifact[ImageGraphFacts]):
     is_whole_model = True
     is_graph = True
     subject = IMAGES
+
+
+class DenoiserArtifact(Artifact[DenoiserFacts]):
+    """A diffusers folder: `model_index.json`, the net in `unet/` or `transformer/` as safetensors, `scheduler/`."""
+
+    kind = "denoiser"
+    facts_type = DenoiserFacts
+    is_whole_model = True
+    subject = DENOISER
+
+
+class SamplerGraphArtifact(Artifact[SamplerGraphFacts]):
+    """`model.onnx` of a denoiser's whole sampler: noise and classes in, images out; the folder's `scheduler/` beside it."""
+
+    kind = "sampler_onnx"
+    facts_type = SamplerGraphFacts
+    is_whole_model = True
+    is_graph = True
+    subject = DENOISER
 
 
 class ImageDatasetArtifact(Artifact[ImageDatasetFacts]):
@@ -250,6 +269,8 @@ class ReleaseArtifact(Artifact[ReleaseFacts]):
 AnyModel = ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact
 AnyGraph = OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact
 AnyData = DatasetArtifact | ImageDatasetArtifact
+# What is trained, folded and exported.
+Trainable = AnyModel | DenoiserArtifact
 
 # Every class above.
 KINDS: dict[str, type[Artifact]] = {kind.kind: kind for kind in Artifact.__subclasses__()}

@@ -18,11 +18,12 @@ class Subject:
 
 CAUSAL = Subject("causal", "a causal language model")
 ENCODER = Subject("encoder", "an encoder", form=("pooling", "is_normalized", "max_tokens"))
+DENOISER = Subject("denoiser", "a denoiser", form=("sample_size", "num_labels", "prediction"))
 CLASSIFIER = Subject("classifier", "a classifier", form=("labels", "num_subclasses", "reads_pairs", "max_tokens"))
 
 IMAGES = Subject("image_classifier", "an image classifier", form=("image_size", "num_channels", "num_classes"))
 
-SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, IMAGES)
+SUBJECTS = (CAUSAL, ENCODER, CLASSIFIER, IMAGES, DENOISER)
 
 
 def subject_of(facts: Mapping[str, Any]) -> Subject:

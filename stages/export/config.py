@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from attar.registry.artifacts.handles import AdapterArtifact, AnyData, AnyModel, DatasetArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, AnyData, DatasetArtifact, Trainable
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.export.formats.compressed_tensors import CompressedTensorsFormat
 from attar.stages.export.formats.ctranslate2 import CTranslate2Format
@@ -32,7 +32,8 @@ class ExportConfig(StageConfig):
     """What is written: onnx, gguf, compressed_tensors, openvino, ctranslate2."""
 
     num_prompts: int = Field(default=4, ge=1)
-    """Questions of the data set on which torch and the written form are compared; of an encoder its texts, of an image classifier its images."""
+    """Questions of the data set on which torch and the written form are compared; of an encoder its texts, of an image classifier its images,
+    of a denoiser images of noise."""
 
     num_new_tokens: int = Field(default=64, ge=1)
     """Greedy tokens compared on each."""
@@ -55,7 +56,7 @@ class ExportInputs:
     Guidance adapters stay: `guidance_scale` is an input of the graph then. Of the formats onnx alone has it.
     """
 
-    model: AnyModel
+    model: Trainable
     data: AnyData
     guidance: AdapterArtifact | None = None
     text: DatasetArtifact | None = None

@@ -16,27 +16,36 @@ from attar.registry.artifacts.handles import (
     ImageGraphArtifact,
     ModelArtifact,
     OpenVinoArtifact,
+    SamplerGraphArtifact,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.contract import Forecast, stage
 from attar.stages.export.classifier import export_classifier_graph
 from attar.stages.export.config import ExportConfig, ExportInputs
+from attar.stages.export.denoiser import export_sampler_graph, sampler_graph_forecast
 from attar.stages.export.encoder import encoder_graph_forecast, export_encoder_graph
 from attar.stages.export.image_classifier import export_image_graph, image_graph_forecast
 from attar.stages.export.rooms import ROOMS
 
 # Of models of another subject than causal text: what is forecast and refused, how they are written, and as what.
-FORECASTS = {ENCODER: encoder_graph_forecast, CLASSIFIER: encoder_graph_forecast, IMAGES: image_graph_forecast}
-RUNS: dict[Subject, Callable[..., AnyGraph]] = {
+FORECASTS = {
+    ENCODER: encoder_graph_forecast,
+    CLASSIFIER: encoder_graph_forecast,
+    IMAGES: image_graph_forecast,
+    DENOISER: sampler_graph_forecast,
+}
+RUNS: dict[Subject, Callable[..., AnyGraph | SamplerGraphArtifact]] = {
     ENCODER: export_encoder_graph,
     CLASSIFIER: export_classifier_graph,
     IMAGES: export_image_graph,
+    DENOISER: export_sampler_graph,
 }
 GRAPHS: dict[Subject, type[Artifact]] = {
     ENCODER: EncoderGraphArtifact,
     CLASSIFIER: ClassifierGraphArtifact,
     IMAGES: ImageGraphArtifact,
+    DENOISER: SamplerGraphArtifact,
 }
 
 
@@ -63,14 +72,14 @@ def _makes(config: ExportConfig, kind: type[Artifact] | None) -> type[Artifact]:
 @stage("export", version=4, forecast=_forecast, output=_makes, follows="model")
 def export(
     config: ExportConfig, inputs: ExportInputs, workdir: Path
-) -> AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact:
+) -> AnyGraph | GgufArtifact | ModelArtifact | OpenVinoArtifact | CTranslate2Artifact | SamplerGraphArtifact:
     """Write a model in the form that a runtime reads, and compare that with torch on real prompts.
 
     onnx: float32, external data, what other runtimes read beside it. gguf: one file with tokenizer and template, and a Modelfile.
     compressed_tensors: a folder in 8 or 4 bits, codes chosen on the data's training rows, the loss held to limits on its held-out ones.
     openvino, ctranslate2: a folder in the runtime's own form, in floats or 8 bits, which that runtime reads beside torch.
     Of an encoder a graph that pools and normalizes itself, compared by its vectors; of a classifier, of texts or images, one that gives a
-    logit a class.
+    logit a class; of a denoiser its whole sampler, compared by its images.
     Raises ValueError for a family that the format cannot say, and when the text or the logits differ.
     """
     if (run := RUNS.get(inputs.model.subject)) is not None:

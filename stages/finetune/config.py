@@ -11,7 +11,7 @@ from pydantic import field_validator, model_validator
 from attar.compressors.distill.losses.embeddings import TOKEN_STATES
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.reduction import Reduction
-from attar.registry.artifacts.handles import AnyData, AnyModel, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AnyData, FittedArtifact, ModelArtifact, Trainable
 from attar.stages.contract import StageConfig
 from attar.stages.finetune.adapt_config import Adapt, LowRank, check_shards
 from attar.stages.finetune.distillation_config import (
@@ -199,9 +199,9 @@ class FinetuneInputs:
     and a number that an earlier stage fitted.
     """
 
-    model: AnyModel
+    model: Trainable
     data: tuple[AnyData, ...]
-    teacher: AnyModel | None = None
+    teacher: Trainable | None = None
     anchor: ModelArtifact | None = None
     fitted: FittedArtifact | None = None
 

@@ -14,6 +14,7 @@ from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.losses.chunkwise import ChunkwiseDistil
 from attar.compressors.distill.losses.classes import CLASS_LOSSES
 from attar.compressors.distill.losses.composite import Distil, Mean
+from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.divergences.catalogue import CHUNKWISE, DIVERGENCES, LISTWISE
 from attar.compressors.distill.losses.divergences.hidden import HIDDEN_LOSSES
 from attar.compressors.distill.losses.embeddings import EMBEDDING_LOSSES
@@ -30,9 +31,9 @@ from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.method_field import build_named
 
 T = TypeVar("T")
-KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES
-# Objectives by their own name: of distributions, between vectors, and toward labels.
-NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES
+KNOWN = DIVERGENCES | LISTWISE | CHUNKWISE | HIDDEN_LOSSES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
+# Objectives by their own name: of distributions, between vectors, toward labels, and of denoisers.
+NAMED = OBJECTIVES | EMBEDDING_LOSSES | CLASS_LOSSES | DENOISING_LOSSES
 # A name, or a name with its parameters: `gate`, or `{clip: {limit_nats: 2.0}}`.
 Component = str | dict[str, dict[str, Any]]
 # What a causal student cannot learn by, and why.
@@ -97,6 +98,11 @@ class ObjectiveSpec(DescribedModel):
         if name in CLASS_LOSSES:
             self._refuse_unused("the labels' loss is toward the data's own labels")
             return built(CLASS_LOSSES, self.divergence, "divergence")
+        if name in DENOISING_LOSSES:
+            self._refuse_unused("a denoiser's loss has no distribution")
+            if self.target != "identity":
+                raise ValueError("a denoiser's loss brings its own target; target has nothing to act on")
+            return built(DENOISING_LOSSES, self.divergence, "divergence")
         return Distil(
             divergence=built(KNOWN, self.divergence, "divergence"),  # type: ignore[type-var]
             target=built(TARGETS, self.target, "target"),

@@ -17,8 +17,8 @@ from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
 from attar.registry.artifacts.classifier_facts import ClassifierFacts, ImageClassifierFacts
-from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import AnyModel
+from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts
+from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
@@ -43,7 +43,7 @@ from attar.stages.finetune.teacher_config import (
 )
 from attar.stages.runtime.device import pick_device, pick_dtype
 
-AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts
+AnyModelFacts = ModelFacts | EncoderFacts | ClassifierFacts | ImageClassifierFacts | DenoiserFacts
 # Tokens in one forward and backward pass where none are asked for.
 CPU_MICRO_BATCH, ACCELERATOR_MICRO_BATCH = 512, 4096
 
@@ -69,7 +69,7 @@ class Source:
     With `random_seed` a model of random weights: of the other model's shape, or of the student's where none is given.
     """
 
-    model: AnyModel | None = None
+    model: Trainable | None = None
     rule: SelfRule | None = None
     random_seed: int | None = None
 
@@ -254,5 +254,5 @@ def _sources(
     return {name: source for name, source in sources.items() if name in read and source != Source()}
 
 
-def _source(rule: SelfRule | None, model: AnyModel | None, seed: int | None = None) -> Source:
+def _source(rule: SelfRule | None, model: Trainable | None, seed: int | None = None) -> Source:
     return Source(rule=rule) if rule is not None else Source(model=model, random_seed=seed)

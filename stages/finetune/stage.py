@@ -23,8 +23,7 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
-from attar.stages.artifacts.images.fit import refuse_other_data
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
 from attar.stages.contract import Forecast, check_covers, check_vocabulary, stage
@@ -33,15 +32,11 @@ from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs, check_i
 from attar.stages.finetune.distillation_config import check_record, uses_teacher
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.sentence_scores import with_scores
-from attar.stages.finetune.subjects.classifier import (
-    build_classifier_run,
-    check_classifier_training,
-    check_same_classes,
-    reads_grades,
-    refuse_other_views,
-)
-from attar.stages.finetune.subjects.encoder import build_encoder_run, check_encoder_training
-from attar.stages.finetune.subjects.images import build_image_run, check_image_training
+from attar.stages.finetune.subjects.checks import check_subject
+from attar.stages.finetune.subjects.classifier import build_classifier_run, check_same_classes, reads_grades
+from attar.stages.finetune.subjects.denoiser import build_denoiser_run
+from attar.stages.finetune.subjects.encoder import build_encoder_run
+from attar.stages.finetune.subjects.images import build_image_run
 from attar.stages.finetune.teacher_config import policy_of, reads_record
 from attar.stages.finetune.teaching import build_rollouts, build_teacher_sources, with_hints
 from attar.stages.finetune.training_rows import Mixture, TrainingRows, with_prefix, with_teacher_states
@@ -56,9 +51,13 @@ if TYPE_CHECKING:
 
 # Logits of packed and separate rows differ by rounding; examples that see each other differ by far more.
 PACKING_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2}
-# What is refused of models of another subject than causal text, and how their training is put together.
-CHECKS = {ENCODER: check_encoder_training, CLASSIFIER: check_classifier_training, IMAGES: check_image_training}
-BUILDS = {ENCODER: build_encoder_run, CLASSIFIER: build_classifier_run, IMAGES: build_image_run}
+# How the training of models of another subject than causal text is put together.
+BUILDS = {
+    ENCODER: build_encoder_run,
+    CLASSIFIER: build_classifier_run,
+    IMAGES: build_image_run,
+    DENOISER: build_denoiser_run,
+}
 
 
 def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
@@ -73,14 +72,10 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         has_fitted=bool(inputs.get("fitted")),
     )
     objectives = config.reduction.objectives
-    if (check := CHECKS.get(subject_of(model))) is not None:
-        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
-    else:
-        refuse_other_views(objectives)
+    check_subject(config, model, data, teacher)
     is_recorded = reads_record(config.teacher.record, bool(teacher)) and not reads_grades(config, model)
     if is_recorded and uses_teacher(objectives, policy_of(config.rollout)):
         check_record(objectives, data, config.teacher.context)
-    refuse_other_data(model, data)
     refuse_mixed(model, {"teacher": teacher, "anchor": inputs.get("anchor", ())})
     check_same_classes(model, teacher)
     for who, others in (("teacher", teacher), ("anchor", inputs.get("anchor", ()))):
@@ -103,7 +98,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
             is_frozen=not config.adapt.trains_base,
             is_rolled_out=policy_of(config.rollout) is not None,
         )
-        * (subject_of(model) is not IMAGES),  # counted by tokens, of which an image has none
+        * (subject_of(model) not in (IMAGES, DENOISER)),  # counted by tokens, of which an image has none
         peak_memory_bytes=12.0 * float(model.get("num_parameters", 0)),
     )
 

@@ -18,7 +18,7 @@ from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, T
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, AnyModel
+from attar.registry.artifacts.handles import AdapterArtifact, Trainable
 from attar.registry.artifacts.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.dataset.rows import Row, Split
@@ -221,7 +221,7 @@ def is_plain(trainer: Trainer) -> bool:
     )
 
 
-def save_adapter(run: TrainingRun, adaptation: Adaptation, base: AnyModel, content: Path) -> AdapterArtifact:
+def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, content: Path) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
     model = run.student.model

@@ -34,7 +34,7 @@ from attar.stages.ingest.records.record_sources import (
     read_parquet,
     read_text,
 )
-from attar.stages.ingest.typed_rows import Columns, TypedRows, typed_rows
+from attar.stages.ingest.records.typed_rows import Columns, TypedRows, typed_rows
 from attar.stages.runtime.older_fields import Moved, within
 from attar.stages.runtime.progress import note
 

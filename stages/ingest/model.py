@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
+from attar.registry.artifacts.handles import Facts, ModelArtifact, Trainable
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes
@@ -30,6 +30,7 @@ from attar.stages.ingest.encoder import (
     encoder_forecast,
     ingest_encoder,
 )
+from attar.stages.ingest.images.denoiser import ImageDenoiser, check_denoiser_source, denoiser_forecast, ingest_denoiser
 from attar.stages.ingest.images.model import (
     STATE_DICT,
     ImageClassifierModel,
@@ -56,12 +57,14 @@ FORECASTS: dict[str, Callable[[ModelSource, Any], Facts]] = {
     "classifier": classifier_forecast,
     "pair_scorer": classifier_forecast,
     "image_classifier": image_forecast,
+    "denoiser": denoiser_forecast,
 }
 INGESTS: dict[str, Callable[..., Any]] = {
     "encoder": ingest_encoder,
     "classifier": ingest_classifier,
     "pair_scorer": ingest_classifier,
     "image_classifier": ingest_image_classifier,
+    "denoiser": ingest_denoiser,
 }
 
 
@@ -73,13 +76,14 @@ class IngestModelConfig(StageConfig):
     (or /FOLDER/), hub:OWNER/NAME@REVISION, models:/NAME@ALIAS, random:FAMILY."""
 
     model: Annotated[
-        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageClassifierModel,
+        CausalModel | SentenceModel | ClassifierModel | PairScorerModel | ImageClassifierModel | ImageDenoiser,
         Field(discriminator="kind"),
         default_kind("causal"),
     ] = CausalModel()
     """What it is: {kind: causal}, a language model that writes, {kind: encoder, pooling: mean}, which makes vectors of texts,
     {kind: classifier, labels: [yes, no]}, which puts texts into classes, {kind: pair_scorer}, which says how alike two texts are (both of an
-    encoder with a fresh head where it has none), or {kind: image_classifier}, which tells what is on an image."""
+    encoder with a fresh head where it has none), {kind: image_classifier}, which tells what is on an image, or {kind: denoiser}, which makes
+    images of noise."""
 
     sha256: str = ""
     """Expected sha256 of the model file (gguf and wheel sources), 64 hexadecimal digits; empty: not checked against the recipe."""
@@ -132,6 +136,8 @@ class IngestModelConfig(StageConfig):
             raise ValueError(
                 f"source is a {STATE_DICT} file, but model.kind is {self.model.kind!r}; accepted: {FORMS['wheel']}, or kind image_classifier"
             )
+        if head.kind == "denoiser":
+            check_denoiser_source(parse_source(self.source), self.strip_from_names, self.expect)
         if self.strip_from_names and scheme not in FOLDERS:
             raise ValueError(f"strip_from_names is given, but the names of a {scheme}: source are its own")
         return self
@@ -162,8 +168,10 @@ def _forecast(config: IngestModelConfig, inputs: Mapping[str, tuple[Facts, ...]]
     is_light=True,
     output=lambda config, kind: config.model.artifact,
 )
-def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> AnyModel:
-    """Bring a model in as a plain safetensors folder. An encoder as sentence-transformers lays it out, an image classifier with its processor.
+def ingest_model(config: IngestModelConfig, inputs: NoInputs, workdir: Path) -> Trainable:
+    """Bring a model in as a plain safetensors folder.
+
+    An encoder is laid out as sentence-transformers does it, an image classifier with its processor, a denoiser as diffusers does.
 
     Raises ValueError for folders that could run code (pickle, auto_map), a wrong sha256, weights that are not all of those that the
     config describes or not finite, a tokenizer that changes when saved, or facts other than expected.

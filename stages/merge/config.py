@@ -12,7 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.merge.group import MergeMethod
 from attar.compressors.merge.methods import MERGE_METHODS
-from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, ModelArtifact, Trainable
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision
 
@@ -118,6 +118,6 @@ class MergeInputs:
     Methods that read no base merge whole models without one.
     """
 
-    base: AnyModel | None = None
+    base: Trainable | None = None
     students: tuple[AdapterArtifact | ModelArtifact, ...]
     dev: tuple[DatasetArtifact, ...] = ()

@@ -14,8 +14,8 @@ import torch
 
 from attar.compressors.merge.methods import check_num_models
 from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, Facts, ModelArtifact
-from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
+from attar.registry.artifacts.handles import AdapterArtifact, Artifact, Facts, ModelArtifact, Trainable
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts
 from attar.stages.artifacts.model.shared_vocabulary import refuse_other_ids
@@ -25,6 +25,7 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
+from attar.stages.merge.denoiser import check_denoiser_merge, fold_denoiser
 from attar.stages.merge.encoder import check_encoder_merge, fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
 from attar.stages.merge.image_classifier import check_image_merge, fold_classifier
@@ -42,11 +43,13 @@ CHECKS = {
     ENCODER: check_encoder_merge,
     CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER),
     IMAGES: check_image_merge,
+    DENOISER: check_denoiser_merge,
 }
-FOLDS: dict[Subject, Callable[..., AnyModel]] = {
+FOLDS: dict[Subject, Callable[..., Trainable]] = {
     ENCODER: fold_encoder,
     CLASSIFIER: fold_encoder,
     IMAGES: fold_classifier,
+    DENOISER: fold_denoiser,
 }
 
 
@@ -99,8 +102,8 @@ def _build(config: MergeConfig, params: dict[str, Any]) -> Any:
 
 
 @stage("merge", version=3, forecast=_forecast, follows="base")
-def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> AnyModel:
-    """Make one plain model of a base and its students. Encoders and classifiers take the weights that were trained on them.
+def merge(config: MergeConfig, inputs: MergeInputs, workdir: Path) -> Trainable:
+    """Make one plain model of a base and its students. One that does not write takes the weights that were trained on it.
 
     Every folded adapter is checked: merged logits equal the adapter's and differ from the base's. What was written is read again, loaded
     and decoded. Raises ValueError when a check fails, and for models that do not fit together or hold numbers that are not finite.
@@ -156,7 +159,7 @@ def _given(inputs: MergeInputs) -> dict[str, tuple[Any, ...]]:
 
 def _open(
     base: FolderSource | None,
-    artifact: AnyModel | None,
+    artifact: Artifact[Any] | None,
     student: AdapterArtifact | ModelArtifact,
 ) -> Source:
     if student.is_whole_model:
@@ -188,7 +191,7 @@ def _facts(order: MergeOrder) -> Facts:
     return {**model_facts(order.template.skeleton), "dtype": str(dtype).removeprefix("torch.")}
 
 
-def _cut(parts: Sequence[AdapterArtifact | AnyModel | None]) -> Facts:
+def _cut(parts: Sequence[Artifact[Any] | None]) -> Facts:
     """Return where the models were cut, if they agree: what was healed can be healed again behind its cut."""
     cuts = {
         several(part.facts, "removed_blocks")

@@ -6,21 +6,20 @@ from collections.abc import Iterable
 from typing import Any
 
 from attar.registry.artifacts.handles import Facts
-from attar.registry.artifacts.subjects import IMAGES, form_of, subject_of
+from attar.registry.artifacts.subjects import DENOISER, IMAGES, form_of, subject_of
 from attar.stages.artifacts.model.size_forecast import exported
 
 
 def refuse_other_data(model: Facts, data: Iterable[Facts]) -> None:
     """Raise ValueError where data and model are not both of images or both of texts, or do not fit."""
-    wants_images = subject_of(model) is IMAGES
+    subject = subject_of(model)
+    wants_images = subject in (IMAGES, DENOISER)
     for some in data:
         has_images = subject_of(some) is IMAGES
         if has_images != wants_images:
             given, accepted = ("images", "rows of ingest_data") if has_images else ("texts", "images of ingest_images")
-            raise ValueError(
-                f"input data is of {given}, but the model is {subject_of(model).words}; accepted: {accepted}"
-            )
-        if has_images:
+            raise ValueError(f"input data is of {given}, but the model is {subject.words}; accepted: {accepted}")
+        if subject is IMAGES:
             _refuse_unfit(model, some)
 
 

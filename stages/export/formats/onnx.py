@@ -1,4 +1,4 @@
-"""What the ONNX form is told: the graph's operator set."""
+"""What the ONNX form is told: the graph's operator set, and of a denoiser the steps in it."""
 
 from __future__ import annotations
 
@@ -22,5 +22,8 @@ class OnnxFormat(StageConfig):
     operators: Literal["fused", "standard"] = "fused"
     """fused: attention, rotary embedding, recurrences and experts are onnxruntime's own nodes, and the cache is written in place.
     standard: ONNX' own operators alone, for OpenVINO and any other runtime; no recurrences, no experts, and `quantize` refuses it."""
+
+    num_steps: int = Field(default=1, ge=1, le=100)
+    """Of a denoiser: steps of its sampler, all of them in the graph; a divisor of the scheduler's timesteps."""
 
     makes: ClassVar[type[Artifact]] = OnnxArtifact

@@ -1,1 +1,1 @@
-"""Images as they come in: data sets with their classes, and classifiers."""
+"""Images as they come in. Data sets with their classes, classifiers and denoisers."""

@@ -57,9 +57,27 @@ class SwitchDivergence:
         return (replace(objective, divergence=self.to) if is_later else objective), weight
 
 
+@dataclass(frozen=True, kw_only=True)
+class Staircase:
+    """A parameter that takes each of `values` in turn, for equal parts of the steps: 8, 4, 2, 1 segments. https://arxiv.org/abs/2404.13686"""
+
+    parameter: str
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "values", tuple(self.values))
+        if not self.values:
+            raise ValueError("values are empty; accepted: one number or more")
+
+    def at(self, objective: Any, weight: float, clock: Clock) -> tuple[Any, float]:
+        part = min(len(self.values) - 1, clock.step * len(self.values) // max(1, clock.num_steps))
+        return with_parameter(objective, self.parameter, self.values[part]), weight
+
+
 COEFFICIENT_SCHEDULES: dict[str, type[CoefficientSchedule]] = {
     "linear_ramp": LinearRamp,
     "switch_divergence": SwitchDivergence,
+    "staircase": Staircase,
 }
 
 

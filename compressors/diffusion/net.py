@@ -1,0 +1,39 @@
+"""How a denoiser's net is asked, as a function: (states, timesteps, classes) to what it predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+# (states, timesteps, classes) to what a net predicts there
+Predict = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+def predictor(net: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Predict:
+    """Return what asks a net of diffusers' form. `weights`: by name, in place of its own, which stay where they are."""
+
+    def predict(
+        states: Float[Tensor, "B C H W"], times: Int[Tensor, "B"], classes: Int[Tensor, "B"]
+    ) -> Float[Tensor, "B C H W"]:
+        inputs: dict[str, Any] = {"class_labels": classes, "return_dict": False}
+        if not weights:
+            return net(states, times, **inputs)[0]
+        return torch.func.functional_call(net, dict(weights), (states, times), inputs)[0]
+
+    return predict
+
+
+def guided(predict: Predict, scale: float, any_class: int) -> Predict:
+    """Return what guidance predicts: p_u + w (p_c - p_u), two forwards; w = 1 is the net itself, one. https://arxiv.org/abs/2207.12598"""
+    if scale == 1.0:
+        return predict
+
+    def both(states: Tensor, times: Tensor, classes: Tensor) -> Tensor:
+        unguided = predict(states, times, torch.full_like(classes, any_class))
+        return unguided + scale * (predict(states, times, classes) - unguided)
+
+    return both

@@ -1,0 +1,1 @@
+"""What stages read and write of denoisers: their folders, and images as they take them."""

@@ -1,0 +1,106 @@
+"""The nets of denoisers that are taken. Their names in diffusers, where they lie, and what is read of their configs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+
+@dataclass(frozen=True)
+class NetKind:
+    """A class of diffusers whose nets are class-conditional, and the pipeline that runs them."""
+
+    name: str
+    class_name: str
+    folder: str
+    pipeline: str
+    # key of the config that says how many classes the net can be told, and how many rows its table has beyond that
+    labels: str
+    num_extra: int
+    # by what the side of an image must be divided, and in what words
+    divisor: Callable[[Mapping[str, Any]], tuple[int, str]]
+
+    def num_labels(self, config: Mapping[str, Any]) -> int:
+        """Return how many classes the net can be told."""
+        return int(config[self.labels]) + self.num_extra
+
+    def check(self, folder: Path, config: Mapping[str, Any]) -> None:
+        """Raise ValueError for a config of another class, without classes, or of images that the net cannot part evenly."""
+        if config.get("_class_name") != self.class_name:
+            raise ValueError(
+                f"{folder}: {self.folder}/ holds a {config.get('_class_name')}; accepted: {self.class_name} there"
+            )
+        if not isinstance(config.get(self.labels), int) or config.get("class_embed_type"):
+            raise ValueError(
+                f"{folder}: {self.folder}/config.json gives {self.labels} {config.get(self.labels)!r}, so that the net is told no class; "
+                "accepted: a class-conditional denoiser"
+            )
+        if config.get("out_channels") not in (None, config.get("in_channels")):
+            raise ValueError(
+                f"{folder}: {self.folder}/config.json has in_channels {config.get('in_channels')} and out_channels "
+                f"{config['out_channels']}; accepted: as many, a net that predicts no variance"
+            )
+        side, (divisor, what) = config.get("sample_size"), self.divisor(config)
+        if not isinstance(side, int) or side % divisor:
+            raise ValueError(
+                f"{folder}: sample_size is {side}, which {what} {divisor} does not divide; accepted: a multiple of {divisor}"
+            )
+
+    def index(self, scheduler: str) -> dict[str, Any]:
+        """Return the content of `model_index.json`."""
+        parts = {self.folder: ["diffusers", self.class_name], "scheduler": ["diffusers", scheduler]}
+        without = {"vae": [None, None]} if self.pipeline == "DiTPipeline" else {}  # images are its latents
+        return {"_class_name": self.pipeline, "_diffusers_version": _version(), **parts, **without}
+
+    def prepared(self, net: nn.Module) -> nn.Module:
+        """Return a net that hides no class by itself: what is hidden is drawn with the rest of a step."""
+        for module in net.modules():
+            if hasattr(module, "token_drop"):
+                module.dropout_prob = 0.0
+        return net
+
+
+def sizes_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return (channels, side) of the images of a net."""
+    return int(config["in_channels"]), int(config["sample_size"])
+
+
+def net_of(kind: NetKind) -> Any:
+    """Return the class of a net. Raises ValueError where diffusers is not installed."""
+    return getattr(_diffusers(), kind.class_name)
+
+
+def scheduler_of(name: str) -> Any:
+    """Return a scheduler's class."""
+    return getattr(_diffusers(), name)
+
+
+def _diffusers() -> Any:
+    try:
+        import diffusers  # seconds to import, and in an extra
+    except ImportError as error:
+        raise ValueError("a denoiser needs diffusers: install attar[images]") from error
+    diffusers.utils.logging.set_verbosity_error()
+    return diffusers
+
+
+def _version() -> str:
+    return str(_diffusers().__version__)
+
+
+def _halvings(config: Mapping[str, Any]) -> tuple[int, str]:
+    return 2 ** (len(config.get("block_out_channels") or [0]) - 1), "halving it at each level, by"
+
+
+def _patches(config: Mapping[str, Any]) -> tuple[int, str]:
+    return int(config.get("patch_size") or 1), "patch_size"
+
+
+UNET = NetKind("unet", "UNet2DModel", "unet", "ConsistencyModelPipeline", "num_class_embeds", 0, _halvings)
+# the table of a transformer has a row more, for a class that is hidden
+DIT = NetKind("dit", "DiTTransformer2DModel", "transformer", "DiTPipeline", "num_embeds_ada_norm", 1, _patches)
+NETS = (UNET, DIT)

@@ -1,0 +1,61 @@
+"""What `sample` is told and given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from attar.registry.artifacts.handles import DenoiserArtifact, ImageDatasetArtifact, SamplerGraphArtifact
+from attar.stages.contract import StageConfig
+
+
+class ClassifierConfig(StageConfig):
+    """The classifier whose features images are compared by; it learns the data's training part."""
+
+    num_steps: int = Field(default=400, ge=1)
+    """Steps of 128 training images. Classifiers of one data set and one number of steps are the same one."""
+
+    num_draws: int = Field(default=50, ge=2)
+    """Draws of the images with replacement behind each interval."""
+
+
+class SampleConfig(StageConfig):
+    """How images are drawn, how many, and what they are compared with."""
+
+    num_steps: int = Field(default=25, ge=1, le=100)
+    """Steps of the sampler, a divisor of the scheduler's timesteps; of a graph those that are in it."""
+
+    guidance_scale: float = Field(default=1.0, ge=0.0)
+    """Guidance toward the class, at two forwards a step; 1: none, one forward."""
+
+    num_images: int = Field(default=1000, ge=20)
+    """Images drawn with each seed, the same number of each class."""
+
+    batch_size: int = Field(default=100, ge=1)
+    """Images drawn together."""
+
+    seeds: list[int] = Field(default=[0], min_length=1)
+    """Seeds of the noise; figures are means over them."""
+
+    classifier: ClassifierConfig = ClassifierConfig()
+    """The classifier whose features images are compared by; it learns the data's training part."""
+
+    part: Literal["heldout", "choose"] = "heldout"
+    """Which images the drawn ones are compared with: heldout, those that are reported, or choose, those that choices are made on."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _different(cls, value: list[int]) -> list[int]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"seeds are {value}; accepted: different ones")
+        return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleInputs:
+    """A denoiser or the graph of its sampler, and images. Their training part is for the classifier, the others to compare with."""
+
+    model: DenoiserArtifact | SamplerGraphArtifact
+    data: ImageDatasetArtifact

@@ -1,0 +1,74 @@
+"""A denoiser in torch or its sampler's graph, behind one call: noise and classes in, images out, forwards counted."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from attar.compressors.diffusion.net import guided, predictor
+from attar.compressors.diffusion.sampler import Counted, sampled
+from attar.compressors.diffusion.session import GraphSampler
+from attar.compressors.export.runtime import CPU
+from attar.registry.artifacts.handles import DenoiserArtifact, SamplerGraphArtifact
+from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
+from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.compare.sample.config import SampleConfig
+from attar.stages.runtime.device import pick_device
+
+
+class Drawing(Protocol):
+    """Draws images of noise. `num_forwards`: how often a batch went through the net so far; `num_classes`: those that can be asked for."""
+
+    num_classes: int
+
+    @property
+    def num_forwards(self) -> int: ...
+
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    def __call__(self, noise: Tensor, labels: Tensor) -> Tensor: ...
+
+
+class TorchDrawing:
+    """A denoiser under its deterministic sampler."""
+
+    def __init__(self, denoiser: Denoiser, config: SampleConfig, num_classes: int) -> None:
+        self._denoiser, self._num_steps, self.num_classes = denoiser, config.num_steps, num_classes
+        self._counted = Counted(predictor(denoiser.net))
+        self._predict = guided(self._counted, config.guidance_scale, denoiser.num_labels - 1)
+
+    @property
+    def num_forwards(self) -> int:
+        return self._counted.num_forwards
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self._denoiser.shape
+
+    def __call__(self, noise: Tensor, labels: Tensor) -> Tensor:
+        device = next(self._denoiser.net.parameters()).device
+        process = self._denoiser.process
+        return sampled(self._predict, process, noise.to(device), labels.to(device), self._num_steps).cpu()
+
+
+class GraphDrawing:
+    """The graph of a whole sampler: its steps are in it, each a forward."""
+
+    def __init__(self, session: Any, shape: tuple[int, int, int], num_steps: int, num_classes: int) -> None:
+        self._sampler, self.shape, self._num_steps, self.num_classes = session, shape, num_steps, num_classes
+        self.num_forwards = 0
+
+    def __call__(self, noise: Tensor, labels: Tensor) -> Tensor:
+        self.num_forwards += self._num_steps
+        return self._sampler(noise, labels)
+
+
+def opened(model: DenoiserArtifact | SamplerGraphArtifact, config: SampleConfig, num_classes: int) -> Drawing:
+    """Return a model ready to draw. Raises ValueError as loading it does."""
+    facts = model.facts
+    if model.is_graph:
+        shape = (facts.num_image_channels, facts.sample_size, facts.sample_size)
+        return GraphDrawing(GraphSampler(open_session(model.path), CPU), shape, config.num_steps, num_classes)
+    return TorchDrawing(load_denoiser(model.path, pick_device()), config, num_classes)

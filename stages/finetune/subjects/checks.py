@@ -1,0 +1,45 @@
+"""What a training of each subject is refused. Told from the config and from facts, before anything is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from attar.compressors.distill.losses.denoising.views import PREDICTIONS
+from attar.compressors.distill.losses.objective import Objective
+from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
+from attar.stages.artifacts.images.fit import refuse_other_data
+from attar.stages.finetune.config import FinetuneConfig
+from attar.stages.finetune.subjects.classifier import check_classifier_training, reads_grades, refuse_other_views
+from attar.stages.finetune.subjects.denoiser import check_denoiser_data, check_denoiser_training
+from attar.stages.finetune.subjects.encoder import check_encoder_training
+from attar.stages.finetune.subjects.images import check_image_training
+
+CHECKS: dict[Subject, Callable[..., None]] = {
+    ENCODER: check_encoder_training,
+    CLASSIFIER: check_classifier_training,
+    IMAGES: check_image_training,
+    DENOISER: check_denoiser_training,
+}
+
+
+def check_subject(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
+    """Raise ValueError for what a model of this subject does not learn by, or from."""
+    subject, objectives = subject_of(model), config.reduction.objectives
+    if (check := CHECKS.get(subject)) is not None:
+        check(config, has_teacher=bool(teacher) or reads_grades(config, model))
+    else:
+        refuse_other_views(objectives)
+    refuse_other_data(model, data)
+    if subject is DENOISER:
+        check_denoiser_data(config, model, data, teacher)
+    else:
+        _refuse_predictions(objectives, subject)
+
+
+def _refuse_predictions(objectives: Mapping[str, Objective], subject: Subject) -> None:
+    for name, objective in objectives.items():
+        if objective.requires.views == PREDICTIONS:
+            raise ValueError(
+                f"objectives.{name} reads what a denoiser predicts, and the model is {subject.words}; accepted: a denoiser"
+            )

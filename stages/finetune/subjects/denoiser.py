@@ -1,0 +1,178 @@
+"""Train a denoiser by the same stage and loop. Images are its examples, predictions its views, another denoiser its teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from attar.compressors.diffusion.process import NoiseProcess
+from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
+from attar.compressors.distill.examples.steps import Steps
+from attar.compressors.distill.loop.denoised import NoisedImages
+from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
+from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
+from attar.compressors.distill.losses.denoising.views import CRITIC, PREDICTIONS
+from attar.compressors.distill.losses.objective import projections_read
+from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.denoiser import DenoiserStudent
+from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
+from attar.compressors.models.trained_weights import WeightAverage, trained_weights
+from attar.registry.artifacts.handles import Facts
+from attar.stages.artifacts.dataset.partition import shared_rows_note
+from attar.stages.artifacts.dataset.rows import Row, Split
+from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
+from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
+from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.training_run import TrainingRun
+from attar.stages.runtime.progress import note
+
+ACCEPTED = ", ".join(DENOISING_LOSSES)
+# Parameters of losses that the class which means any stands behind, with what asks for nothing.
+OF_ANY_CLASS = {"drop_fraction": 0.0, "guidance_scale": 1.0}
+
+
+def check_denoiser_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
+    """Raise ValueError for what is asked of a training that a denoiser's has not."""
+    objectives = config.reduction.objectives
+    for name, objective in objectives.items():
+        if objective.requires.views != PREDICTIONS:
+            raise ValueError(
+                f"objectives.{name} reads {objective.requires.views}, and the model is a denoiser; accepted: {ACCEPTED}"
+            )
+        if "teacher" in objective.requires.sources and not has_teacher:
+            raise ValueError(
+                f"objectives.{name} reads the teacher, but the node has no input `teacher`; accepted: that input, another denoiser"
+            )
+    if not {objective.start for objective in objectives.values()} - {None}:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"objectives are {', '.join(objectives)}, which draw no states; accepted: score_distillation beside it"
+        )
+    if len({objective.start for objective in objectives.values()} - {None}) > 1:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"objectives {', '.join(objectives)} begin at other states; accepted: those of one training, a node each for the others"
+        )
+    reads = [CRITIC in objective.requires.projections for objective in objectives.values()]
+    if any(reads) and sum(reads) < 2:
+        raise ValueError(
+            "score_distillation and fake_score learn by each other; accepted: both, the second net following the first"
+        )
+    if config.teacher.kind not in ("auto", "input"):
+        raise ValueError(f"teacher.kind is {config.teacher.kind!r}; accepted for a denoiser: auto, the input `teacher`")
+    if config.teacher.context != NO_CONTEXT or config.teacher.run_once:
+        given = "run_once" if config.teacher.run_once else "context"
+        raise ValueError(f"teacher.{given} is for teachers that read text; accepted for a denoiser: none")
+    if config.adapt.kind != "full":
+        raise ValueError(
+            f"adapt.kind is {config.adapt.kind!r}, but the model is a denoiser, whose net learns whole; accepted: full"
+        )
+    if policy_of(config.rollout) is not None:
+        raise ValueError("rollout lets a model write, but a denoiser writes nothing; accepted: data")
+    if config.heldout.stop_on == "quality":
+        raise ValueError("heldout.stop_on is 'quality', which counts right answers; accepted for a denoiser: loss")
+    if config.compute.num_shards > 1 or config.compute.vocabulary_sample or config.compute.gradient_checkpointing:
+        raise ValueError(
+            "compute.num_shards, vocabulary_sample and gradient_checkpointing are for causal language models; accepted for a denoiser: none"
+        )
+
+
+def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Facts], teacher: Sequence[Facts]) -> None:
+    """Raise ValueError for images that the denoiser does not take, and a teacher of other images or another prediction."""
+    check_images(model, data)
+    for other in teacher:
+        for name in ("sample_size", "num_image_channels", "num_labels", "num_timesteps", "prediction"):
+            if name in other and name in model and other[name] != model[name]:
+                raise ValueError(
+                    f"the teacher's {name} is {other[name]}, the model's {model[name]}; accepted: the same, which one scheduler serves"
+                )
+    for name, objective in config.reduction.objectives.items():
+        for parameter, plain in OF_ANY_CLASS.items():
+            value = getattr(objective, parameter, plain)
+            if value != plain and not has_any_class(model, data):
+                raise ValueError(
+                    f"objectives.{name}: {parameter} is {value}, but the model has no class beside the data's that means any; accepted: {plain:g}"
+                )
+
+
+@dataclass(frozen=True)
+class ImageRows:
+    """Images to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+
+    train: list[NoisedImage] = field(default_factory=list)
+    heldout: list[NoisedImage] = field(default_factory=list)
+    sources: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
+    evaluated_parts: list[Split] = field(default_factory=list)
+    # a denoiser answers no question: none is checked
+    heldout_rows: Sequence[Row] = ()
+
+    @staticmethod
+    def read(datasets: Sequence[Any], denoiser: Denoiser) -> ImageRows:
+        """Read every data set once. Raises ValueError when nothing is left to train on."""
+        read, (num_channels, side, _) = ImageRows(), denoiser.shape
+        for source, data in enumerate(datasets):
+            some = read_images(data, "train", num_channels, side)
+            read.train.extend(map(NoisedImage, some.images, some.labels.tolist()))
+            read.sources.extend([source] * len(some))
+            read.ids.extend(some.ids)
+            part: Split = "choose" if len(read_images(data, "choose", num_channels, side)) else "heldout"
+            apart = read_images(data, part, num_channels, side)
+            if len(apart):
+                read.heldout.extend(map(NoisedImage, apart.images, apart.labels.tolist()))
+                read.evaluated_parts.append(part)
+                if part == "heldout":
+                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
+        if not read.train:
+            raise ValueError("the data has no training rows")
+        return read
+
+
+def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
+    """Return the training before its first step: student, teacher and images in place."""
+    check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
+    denoiser = load_denoiser(inputs.model.path, plan.device)
+    rows = ImageRows.read(inputs.data, denoiser)
+    states = _states(plan, denoiser.process, denoiser.num_labels - 1)
+    if rows.heldout:
+        rows.heldout[:] = states.drawn(rows.heldout, -1)
+    teacher = None if inputs.teacher is None else load_denoiser(inputs.teacher.path, plan.device)
+    critic = None
+    if CRITIC in projections_read(plan.reduction.objectives.values()):
+        assert teacher is not None, "checked before"
+        critic = teacher.net
+    student = DenoiserStudent(denoiser.net.requires_grad_(True), critic)
+    trainer = Trainer(
+        student,
+        rows.train,
+        Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule),
+        plan.reduction,
+        NoisedImages(denoiser.process, denoiser.num_labels - 1),
+        accelerator_on(plan.device),
+        teacher_sources=_teacher_sources(plan, student, teacher),
+        rollouts=states,
+        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
+    )
+    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+
+
+def _states(plan: TrainingPlan, process: NoiseProcess, any_class: int) -> NoisedStates:
+    starts = [objective.start for objective in plan.reduction.objectives.values()]  # type: ignore[attr-defined]
+    start = next(start for start in starts if start is not None)
+    return NoisedStates(process, start, any_class, plan.seed)
+
+
+def _teacher_sources(
+    plan: TrainingPlan, student: DenoiserStudent, teacher: Denoiser | None
+) -> Mapping[ViewName, TeacherSource]:
+    """Return who speaks beside the student."""
+    sources: dict[ViewName, TeacherSource] = {}
+    for name, source in plan.teaching.sources.items():
+        if source.rule is not None:
+            sources[name] = StudentItself(source.rule).begin(student)
+        elif teacher is not None and name == "teacher":
+            sources[name] = OtherModel(DenoiserStudent(teacher.net.requires_grad_(False)).eval())
+    return sources
