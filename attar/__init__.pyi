@@ -609,12 +609,13 @@ class Stages:
         original: ModelArtifact | Source | None = None,
         beside: ModelArtifact | EncoderArtifact | ClassifierArtifact | ImageClassifierArtifact | OnnxArtifact | EncoderGraphArtifact | ClassifierGraphArtifact | ImageGraphArtifact | Source | None = None,
         baseline: EvaluationArtifact | Source | None = None,
+        form: ModelArtifact | OnnxArtifact | GgufArtifact | Source | None = None,
         max_rows: int = 0,
         max_new_tokens: int = 128,
         batch_size: int = 16,
         perplexity_window: int = 512,
         num_samples: int = 4,
-        num_prompt_tokens: int = 128,
+        timing: Mapping[str, Any] = ...,
         harness: Mapping[str, Any] = ...,
         precision: Literal["auto", "float32", "bfloat16"] = "auto",
         provider: Literal["CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider", "MIGraphXExecutionProvider", "ROCMExecutionProvider", "OpenVINOExecutionProvider", "DnnlExecutionProvider", "VitisAIExecutionProvider", "QNNExecutionProvider", "NnapiExecutionProvider", "VSINPUExecutionProvider", "JsExecutionProvider", "CoreMLExecutionProvider", "DmlExecutionProvider", "RknpuExecutionProvider", "WebNNExecutionProvider", "WebGpuExecutionProvider", "XnnpackExecutionProvider", "CANNExecutionProvider", "AzureExecutionProvider"] = "CPUExecutionProvider",
@@ -625,7 +626,7 @@ class Stages:
         output: Source | None = None,
         store: Store | None = None,
     ) -> EvaluationArtifact:
-        """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft."""
+        """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft."""
 
     def compare(
         self,

@@ -11,7 +11,10 @@ NODES = {
     "prose": attar.node("ingest_data", source="text:shipped/prose.txt"),
     "smaller": attar.node("prune", model="original", blocks=[1]),
     "scores": attar.node(
-        "evaluate", model="smaller", text="prose", config={"num_prompt_tokens": 16, "perplexity_window": 128}
+        "evaluate",
+        model="smaller",
+        text="prose",
+        config={"timing": {"num_prompt_tokens": 16}, "perplexity_window": 128},
     ),
 }
 

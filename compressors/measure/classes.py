@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from attar.compressors.measure.closeness import Estimate
+from attar.compressors.measure.paired import mean_share, paired_retention
 
 NUM_RESAMPLES = 1000
 # Bins of equal width of the likeliest class's probability, as most tables of calibration have.
@@ -62,11 +63,17 @@ def mean_nats(predictions: Predictions) -> float:
 
 
 def estimate(measure: Callable[[Predictions], float], sets: Sequence[Predictions], seed: int = 0) -> Estimate:
-    """Return the mean of a measure over several sets, each counted alike. Their rows are drawn anew for the interval."""
+    """Return the mean of a measure over several sets, each counted alike. Their rows are drawn anew for the interval.
+
+    Where all draws are alike, as of rows that are all right, the interval is that of the share of right rows: drawing anew would know too much.
+    """
     value = float(np.mean([measure(some) for some in sets]))
     draws = [np.mean([measure(some) for some in drawn]) for drawn in _drawn(sets, seed)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return Estimate(value, float(low), float(high))
+    low, high = (float(end) for end in np.quantile(draws, [0.025, 0.975]))
+    if low == high:
+        right = mean_share([some.right.tolist() for some in sets])
+        low, high = min(low, right.low), max(high, right.high)
+    return Estimate(value, low, high)
 
 
 def ratio(
@@ -75,7 +82,10 @@ def ratio(
     baseline: Sequence[Predictions],
     seed: int = 0,
 ) -> Estimate:
-    """Return the candidate's mean of a measure / the baseline's, on the same rows, which are drawn anew together."""
+    """Return the candidate's mean of a measure / the baseline's, on the same rows, which are drawn anew together.
+
+    Where all draws are alike the interval is that of the ratio of right rows, as in `estimate`.
+    """
 
     def quotient(pairs: Sequence[tuple[Predictions, Predictions]]) -> float:
         above, below = (np.mean([measure(pair[side]) for pair in pairs]) for side in (0, 1))
@@ -89,6 +99,9 @@ def ratio(
         draws.append(quotient([(a.chosen(some), b.chosen(some)) for (a, b), some in zip(pairs, rows, strict=True)]))
     known = np.asarray([value for value in draws if np.isfinite(value)])
     low, high = np.quantile(known, [0.025, 0.975]) if len(known) else (float("nan"), float("nan"))
+    if low == high:
+        right = paired_retention([(first.right.tolist(), other.right.tolist()) for first, other in pairs])
+        low, high = min(low, right.low), max(high, right.high)
     return Estimate(quotient(pairs), float(low), float(high))
 
 

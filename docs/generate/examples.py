@@ -85,7 +85,8 @@ def _attar_mistakes(line: str, words: list[str]) -> Iterator[str]:
     if command not in command_names():
         yield f"`{line}`: attar has no command {command!r}"
         return
-    given = [word.partition("=")[0] for word in rest if word.startswith("--")]
+    own = rest[: rest.index("--")] if "--" in rest else rest  # behind `--` stand another program's options
+    given = [word.partition("=")[0] for word in own if word.startswith("--")]
     for option in given:
         if option not in command_names()[command]:
             yield f"`{line}`: attar {command} has no option {option!r}"

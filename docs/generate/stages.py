@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from functools import cache
 
 from attar.pipelines.cli.describe import describe
 from attar.pipelines.recipe.file import shipped_recipes
@@ -42,8 +43,12 @@ def unit(field: str) -> str:
 
 def users(stage: str) -> list[str]:
     """Return the shipped recipes that have a node of a stage."""
-    recipes = {name: load_recipe(name) for name in shipped_recipes()}
-    return [name for name, recipe in recipes.items() if any(node.stage.name == stage for node in recipe.nodes.values())]
+    return [name for name, stages in _stages_of_recipes().items() if stage in stages]
+
+
+@cache
+def _stages_of_recipes() -> dict[str, set[str]]:
+    return {name: {node.stage.name for node in load_recipe(name).nodes.values()} for name in shipped_recipes()}
 
 
 def _overview() -> str:

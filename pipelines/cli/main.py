@@ -16,6 +16,7 @@ from attar.pipelines.cli.guarded import DebugOption, guarded
 from attar.pipelines.cli.guarded import refusals as _refusals
 from attar.pipelines.cli.operate_commands import COMMANDS
 from attar.pipelines.cli.pool_commands import POOL_COMMANDS
+from attar.pipelines.cli.serve_command import SERVE_COMMANDS
 from attar.pipelines.cli.show import SHOW_COMMANDS, RunArgument
 from attar.pipelines.cli.suggest_command import suggest
 from attar.pipelines.cli.tables import print_json as _print_json
@@ -203,7 +204,7 @@ def gc(
     out.print(f"{'would free' if dry_run else 'freed'} {total:,.1f} MB in {len(removed)} artifacts", highlight=False)
 
 
-for command_name, command in SHOW_COMMANDS.items():
+for command_name, command in (SHOW_COMMANDS | SERVE_COMMANDS).items():
     app.command(command_name)(guarded(command))
 for command in (bisect, suggest, *AUTHOR_COMMANDS, *COMMANDS, *POOL_COMMANDS):
     app.command()(guarded(command))

@@ -12,8 +12,8 @@ import urllib.request
 import psutil
 
 from attar.pipelines.operate.postgres import is_ready
+from attar.stages.artifacts.serving.server import TIMEOUT_SECONDS, responds
 
-TIMEOUT_SECONDS = 5.0
 BETWEEN_SECONDS = 0.5
 
 
@@ -21,13 +21,7 @@ def is_healthy(url: str) -> bool:
     """Say whether the URL answers with a success; of postgres://HOST:PORT, when it takes connections."""
     if url.startswith("postgres://"):
         return is_ready(int(url.rpartition(":")[2]))
-    try:
-        # a proxy of the environment is for other machines
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=TIMEOUT_SECONDS) as answer:
-            return 200 <= answer.status < 300
-    except (OSError, urllib.error.URLError, ValueError):
-        return False
+    return responds(url)
 
 
 def answers(url: str) -> bool:

@@ -13,14 +13,17 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from attar.pipelines.operate.health import is_healthy
-from attar.pipelines.operate.process_tree import dump_stacks, end_tree, tree_of
 from attar.pipelines.operate.service_state import ServiceState, SiteState, mark_of
 from attar.pipelines.operate.site import Service, Site, services
 from attar.registry.artifacts.environment import configure_process
-from attar.stages.runtime.orphans import claim_children, owned_by
+from attar.stages.runtime.orphans import claim_children, end_tree, owned_by, tree_of
 
 logger = logging.getLogger("attar.services")
 LOOP_SECONDS = 0.5
@@ -146,6 +149,14 @@ def _stop(state: SiteState, keepers: dict[str, Keeper]) -> None:
         logger.info("%s stopped", keeper.service.name)
         state.save()
     end_tree([process for left in owned_by(os.getpid()) for process in tree_of(left)], grace_seconds=5.0)
+
+
+def dump_stacks(processes: Sequence[psutil.Process], *, grace_seconds: float) -> None:
+    """Abort Python processes that run with PYTHONFAULTHANDLER: each writes the stacks of its threads to its standard error and ends."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGABRT)
+    psutil.wait_procs(processes, timeout=grace_seconds)
 
 
 def _rotate(path: Path) -> None:

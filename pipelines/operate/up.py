@@ -18,13 +18,12 @@ from filelock import FileLock, Timeout
 
 from attar.pipelines.operate.health import is_port_free, listener
 from attar.pipelines.operate.postgres import binaries
-from attar.pipelines.operate.process_tree import end_tree, tree_of
 from attar.pipelines.operate.service_state import SiteState, read_state, state_path
 from attar.pipelines.operate.site import LOOPBACK, Site, client_environment, is_loopback
 from attar.registry.artifacts.environment import is_database_whole
 from attar.registry.artifacts.files import write_synced
 from attar.registry.artifacts.fingerprint import file_digest
-from attar.stages.runtime.orphans import OWNER, end_orphans, owned_by
+from attar.stages.runtime.orphans import OWNER, end_orphans, end_tree, owned_by, tree_of
 
 POLL_SECONDS = 0.3
 # The supervisor stops three services one after the other, each with its own grace.

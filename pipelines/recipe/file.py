@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,13 @@ TAG = "tag:yaml.org,2002:"
 
 def shipped_recipes() -> dict[str, Path]:
     """Return the recipes that come with Attar, by name: `folder/name`, whichever room of its folder a recipe lies in."""
-    folders = {path: path.relative_to(RECIPES_FOLDER).parts[:-1] for path in RECIPES_FOLDER.rglob("*.yaml")}
+    return dict(_named(RECIPES_FOLDER))
+
+
+@cache
+def _named(folder: Path) -> dict[str, Path]:
+    """Return a folder's recipes. Looked for once: what an installation ships stays, and a load asks three times."""
+    folders = {path: path.relative_to(folder).parts[:-1] for path in folder.rglob("*.yaml")}
     named = {"/".join([*rooms[:1], path.stem]): path for path, rooms in folders.items()}
     return dict(sorted(named.items(), key=lambda item: ("/" in item[0], item[0])))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +63,10 @@ IMAGE_COLUMNS = (
 )
 
 
+# What is told of a served model, of each number of clients: heading, name within the metric, digits, whether lower is better.
+SERVED_COLUMNS = (("tokens/s", "tokens_per_second", 1, False), ("s/request", "request_seconds", 2, True))
+
+
 def stored_artifact(record: RunRecord, store: Store, node: str) -> Artifact | None:
     """Return the artifact a node made, if the node finished and the artifact is still there."""
     entry = record.nodes[node]
@@ -91,7 +95,7 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     rows: list[dict[str, str]] = []
     by_node = evaluations(record, store)
     baseline = next(iter(by_node.values()), {})
-    columns = _columns(list(by_node.values()))
+    columns = columns_of(list(by_node.values()))
     for model, evaluation in by_node.items():
         ratios = paired_ratios(evaluation, baseline) if rows else {}
         rows_of = ", on the rows for choices" if evaluation.get("part") == "choose" else ""
@@ -103,16 +107,21 @@ def comparison_rows(record: RunRecord, store: Store) -> list[dict[str, str]]:
     return rows
 
 
-def _columns(measured: Sequence[dict[str, Any]]) -> list[Column]:
-    """Return the columns of a table: those of causal models, and of other subjects what is theirs."""
-    own = [
-        column
-        for column in (*ENCODER_COLUMNS, *IMAGE_COLUMNS)
-        if any(column.metric in some["facts"] for some in measured)
+def columns_of(measured: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Return the columns of a table. Those of causal models, of encoders what is theirs, and two a number of clients that a model was served to."""
+    subjects = (*ENCODER_COLUMNS, *IMAGE_COLUMNS)
+    own = [column for column in subjects if any(column.metric in some["facts"] for some in measured)]
+    numbers = {clients for some in measured for clients in (some.get("served") or {}).get("clients", ())}
+    served = [
+        Column(
+            f"{heading}, {clients} client{'s' * (clients != '1')}", f"served_{name}_{clients}", 1.0, digits, is_lower
+        )
+        for clients in sorted(numbers, key=int)
+        for heading, name, digits, is_lower in SERVED_COLUMNS
     ]
     if not own:
-        return [*COLUMNS]
-    return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured))]
+        return [*COLUMNS, *served]
+    return [*own, *(column for column in COLUMNS if any(column.metric in some["facts"] for some in measured)), *served]
 
 
 def warnings(record: RunRecord, store: Store) -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attar.pipelines.report.comparison import COLUMNS, ENCODER_COLUMNS, IMAGE_COLUMNS, evaluations
+from attar.pipelines.report.comparison import columns_of, evaluations
 from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio
@@ -88,7 +88,7 @@ def figure_differences(first: Recorded, second: Recorded) -> list[FigureDifferen
 
 def _figures(model: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[FigureDifference]:
     ratios = paired_ratios(after, before)
-    for column in (*COLUMNS, *ENCODER_COLUMNS, *IMAGE_COLUMNS):
+    for column in columns_of([before, after]):
         old, new = before["facts"].get(column.metric), after["facts"].get(column.metric)
         if column.is_count or old is None or new is None:
             continue

@@ -12,6 +12,7 @@ from filelock import Timeout
 from attar.registry.artifacts.files import delete, folder_bytes, key_lock
 from attar.registry.artifacts.lineage import needed_keys
 from attar.registry.artifacts.store import Store
+from attar.registry.release.cached_copy import remove_copies
 from attar.registry.release.model_registry import registered_keys
 from attar.registry.tracking.run_record import run_records
 
@@ -19,6 +20,8 @@ from attar.registry.tracking.run_record import run_records
 UNFINISHED = "unfinished work"
 # And for that of a damaged artifact.
 DAMAGED = "damaged"
+# And for that of a copy that something was served from.
+PULLED = "pulled copy"
 
 
 class DamagedLineageError(ValueError):
@@ -31,7 +34,8 @@ def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dic
     """Delete unneeded artifacts and abandoned work folders; return what went as {stage, key, num_bytes}.
 
     Kept: the whole lineage of every registered version, whatever its alias, and what the newest `keep_runs` runs made.
-    A work folder goes only if no process holds its lock. Damaged artifacts go too, but for those of the newest runs, which mend them.
+    Copies that nothing is served from go too. A work folder goes only if no process holds its lock. Damaged artifacts go
+    but for those of the newest runs, which mend them.
     Raises DamagedLineageError, with nothing deleted, where a registered version was made from one: only its manifest says from what else.
     """
     store = Store(home)
@@ -53,7 +57,10 @@ def collect_garbage(home: Path, *, keep_runs: int, is_dry_run: bool) -> list[dic
             removed.append({"stage": manifest["stage"], "key": artifact.key, "num_bytes": manifest["num_bytes"]})
             if not is_dry_run:
                 store.remove(artifact)
-    return removed + _abandoned_work(home, is_dry_run)
+    copies = [
+        {"stage": PULLED, "key": name, "num_bytes": size} for name, size in remove_copies(home, is_dry_run=is_dry_run)
+    ]
+    return removed + copies + _abandoned_work(home, is_dry_run)
 
 
 def _broken(store: Store, folders: Iterable[Path], is_dry_run: bool) -> list[dict[str, Any]]:

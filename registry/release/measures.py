@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# The two evaluations, the comparison of the model with its original, or the check of its behaviour.
-Source = Literal["evaluation", "comparison", "behaviour"]
+# The two evaluations, what they say of the served model, the comparison of the model with its original, or the check of its behaviour.
+Source = Literal["evaluation", "served", "comparison", "behaviour"]
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A figure that a limit is held against. `is_by_data`: it can be asked of a single task or text."""
+    """A figure that a limit is held against. `is_by_data`: it can be asked of a single task or text, or of a number of clients."""
 
     name: str
     is_lower_better: bool
@@ -44,6 +44,8 @@ MEASURES = {
         Measure("perplexity_ratio", True, "evaluation", "perplexity"),
         Measure("prefill_latency_ratio", True, "evaluation", "prefill seconds"),
         Measure("decode_latency_ratio", True, "evaluation", "decode seconds per token"),
+        Measure("served_throughput_ratio", False, "served", "served tokens a second", is_by_data=True),
+        Measure("served_latency_ratio", True, "served", "seconds of a served request", is_by_data=True),
         Measure("memory_ratio", True, "evaluation", "memory"),
         Measure("bytes_ratio", True, "evaluation", "bytes"),
         Measure("parameters_ratio", True, "evaluation", "parameters"),

@@ -63,7 +63,7 @@ def pull_version(
         client = open_client(attar_home())
         version = resolve(client, reference)
         who, digest = f"{reference}: version {version.version}", version.tags.get(CHECKSUMS_TAG, "")
-        _check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
+        check_registered(who, version, key, needs_checksums=needs_checksums or copy is not None)
         if copy is not None and copy.is_version(_who(version), digest, form):
             return Pulled(folder, str(version.version), 0, folder_bytes(folder))
         aside = folder.with_name(f".{folder.name}.part")
@@ -80,7 +80,7 @@ def pull_version(
     return Pulled(folder, str(version.version), total if moved is None else moved, total)
 
 
-def _check_registered(who: str, version: ModelVersion, key: str, *, needs_checksums: bool) -> None:
+def check_registered(who: str, version: ModelVersion, key: str, *, needs_checksums: bool) -> None:
     """Raise DamagedModelError where no checksums were recorded, UnsignedModelError where the key's holder did not sign them."""
     digest = version.tags.get(CHECKSUMS_TAG, "")
     if needs_checksums and not digest:

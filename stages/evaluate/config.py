@@ -17,8 +17,11 @@ from attar.registry.artifacts.handles import (
     AnyModel,
     DatasetArtifact,
     EvaluationArtifact,
+    GgufArtifact,
     ModelArtifact,
+    OnnxArtifact,
 )
+from attar.stages.artifacts.serving.load import ServedConfig
 from attar.stages.contract import StageConfig
 from attar.stages.evaluate.gate_check import GateCheck
 from attar.stages.runtime.device import Precision
@@ -62,6 +65,16 @@ class DraftsConfig(StageConfig):
 
     num_prompts: int = Field(default=8, ge=1)
     """Questions, of all tasks in turn, whose answers are drafted."""
+
+
+class TimingConfig(StageConfig):
+    """How fast the model is: alone, and served."""
+
+    num_prompt_tokens: int = Field(default=128, ge=1)
+    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
+
+    served: ServedConfig | None = None
+    """With the input tasks: throughput and latency behind an engine, by number of clients. Left out: not measured."""
 
 
 class HarnessConfig(StageConfig):
@@ -126,8 +139,8 @@ class EvaluateConfig(StageConfig):
     num_samples: int = Field(default=4, ge=0)
     """Answers kept word for word, to be read side by side."""
 
-    num_prompt_tokens: int = Field(default=128, ge=1)
-    """Prompt length at which prefill and decode are timed and FLOPs are counted."""
+    timing: TimingConfig = TimingConfig()
+    """At which prompt length the model is timed, and whether it is served for that."""
 
     harness: HarnessConfig = HarnessConfig()
     """Tasks of lm-eval to run besides the inputs."""
@@ -152,6 +165,7 @@ class EvaluateConfig(StageConfig):
         "tasks": Moved("harness.tasks"),
         "draft_lengths": Moved("drafts.lengths"),
         "num_draft_prompts": Moved("drafts.num_prompts"),
+        "num_prompt_tokens": Moved("timing.num_prompt_tokens"),
     }
 
     @model_validator(mode="after")
@@ -170,7 +184,8 @@ class EvaluateInputs:
     `original`: what the model is to draft for.
 
     `beside` is timed with it, in turns: only then does the ratio of the two mean more than the machine's mood. `baseline`: the original's
-    evaluation on the same questions, by which `stop` knows when enough were asked. Held-out rows are used where there are any.
+    evaluation on the same questions, by which `stop` knows when enough were asked. `form`: what is served in the model's stead where serving is
+    measured, such as its GGUF file. Held-out rows are used where there are any.
     """
 
     model: Measured
@@ -179,3 +194,4 @@ class EvaluateInputs:
     original: ModelArtifact | None = None
     beside: Measured | None = None
     baseline: EvaluationArtifact | None = None
+    form: ModelArtifact | OnnxArtifact | GgufArtifact | None = None

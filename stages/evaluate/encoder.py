@@ -37,7 +37,7 @@ CAUSAL_FIELDS = (
     "harness",
     "drafts",
     "stop",
-    "num_prompt_tokens",
+    "timing",
 )
 # What models that read whole texts are asked.
 QUESTIONS_OF = {

@@ -23,6 +23,11 @@ ROUNDS = {
     "prefill_latency_ratio": "prefill_seconds_rounds",
     "decode_latency_ratio": "decode_seconds_per_token_rounds",
 }
+# Of a served model, of each number of clients.
+SERVED_ROUNDS = {
+    "served_throughput_ratio": "tokens_per_second_rounds",
+    "served_latency_ratio": "request_seconds_rounds",
+}
 EXACT = {"memory_ratio": "memory_bytes", "bytes_ratio": "disk_bytes", "parameters_ratio": "num_parameters"}
 
 
@@ -39,6 +44,8 @@ def evaluation_claim(check: GateCheck, candidate: Mapping[str, Any], baseline: M
         return _accuracy(check, candidate, baseline)
     if check.measure in ROUNDS:
         return _rounds(check, candidate, baseline)
+    if check.measure in SERVED_ROUNDS:
+        return _served(check, candidate, baseline)
     if check.measure in EXACT:
         return check.claim(_exact(check, candidate, baseline))
     return _perplexity(check, candidate, baseline)
@@ -106,6 +113,26 @@ def _rounds(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[st
     if beside.get("model_fingerprint") != baseline.get("model_fingerprint"):
         return check.claim(None, "measured apart from the original; give evaluate the input beside")
     return check.claim(PairedRounds.of(own[name], beside[name]))
+
+
+def _served(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:
+    """Return the ratio of served figures, measured in turns; without a number of clients the geometric mean over all numbers."""
+    own = candidate.get("served") or {}
+    if not own:
+        raise ValueError(f"gate check {check.measure}: the candidate was not served; set evaluate.timing.served")
+    check_known(check.data, list(own["clients"]), f"gate check {check.measure}")
+    beside = own.get("beside") or {}
+    if beside.get("model_fingerprint") != baseline.get("model_fingerprint"):
+        return check.claim(None, "served apart from the original; give evaluate the input beside")
+    name, chosen = SERVED_ROUNDS[check.measure], [check.data] if check.data else list(own["clients"])
+    first, second = (
+        [
+            float(np.prod(some) ** (1 / len(chosen)))
+            for some in zip(*(side["clients"][key][name] for key in chosen), strict=True)
+        ]
+        for side in (own, beside)
+    )
+    return check.claim(PairedRounds.of(first, second))
 
 
 def _perplexity(check: GateCheck, candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> Claim:

@@ -16,6 +16,8 @@ MeasureName = Literal[
     "perplexity_ratio",
     "prefill_latency_ratio",
     "decode_latency_ratio",
+    "served_throughput_ratio",
+    "served_latency_ratio",
     "memory_ratio",
     "bytes_ratio",
     "parameters_ratio",
@@ -36,7 +38,7 @@ class GateCheck(StageConfig):
     """Where a model is no longer good enough. Drops and ratios of losses, times and sizes are upper limits, retention and agreement lower ones."""
 
     data: str = ""
-    """The task, the text of `compare` or the group of `check_behaviour`; empty: the mean over all tasks or groups, or all texts together."""
+    """The task, the text of `compare` or the group of `check_behaviour`, how many clients ask ("4"); empty: all of them together."""
 
     @model_validator(mode="after")
     def _limit_means_something(self) -> GateCheck:
@@ -45,6 +47,8 @@ class GateCheck(StageConfig):
             raise ValueError(
                 f"limit of {self.measure} is {self.limit}; accepted: above {measure.above:g} and below {measure.below:g}"
             )
+        if self.data and measure.source == "served" and not self.data.isdecimal():
+            raise ValueError(f"data is {self.data!r}; accepted with {self.measure}: a number of clients, or nothing")
         if self.data and not measure.is_by_data:
             raise ValueError(f"data is {self.data!r}, but {self.measure} is not measured by task; leave data out")
         return self

@@ -14,6 +14,8 @@ from attar.stages.evaluate.speculation import best_draft
 
 # Figures that are times.
 TIMES = ("prefill_seconds", "decode_seconds_per_token")
+# And those of a served model, of each number of clients.
+SERVED = ("tokens_per_second", "request_seconds")
 
 
 def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
@@ -39,9 +41,21 @@ def headline_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
             numbers |= _known(f"accuracy_{name}", share(right[name]) if right[name] else None)
             numbers[f"accuracy_{name}"] = value
             numbers |= _counted(f"{QUESTIONS}_{name}", len(right[name]))
+    if evaluation.get("served"):
+        numbers |= served_headline(evaluation["served"])
     if evaluation.get("speculation"):
         numbers |= best_draft(evaluation["speculation"])
     return {name: float(value) for name, value in numbers.items()}
+
+
+def served_headline(served: Mapping[str, Any]) -> dict[str, float]:
+    """Return `served_tokens_per_second_4` and `served_request_seconds_4` with their quartiles, and so for each number of clients."""
+    return {
+        f"served_{name}_{clients}{end}": figures[name + end]
+        for clients, figures in served["clients"].items()
+        for name in SERVED
+        for end in ("", LOW, HIGH)
+    }
 
 
 def perplexity_estimate(pieces: Sequence[Piece]) -> Estimate:

@@ -24,6 +24,7 @@ from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import flops_of_token
 from attar.stages.artifacts.onnx_session import open_session
+from attar.stages.artifacts.serving.load import check_served, served_figures
 from attar.stages.artifacts.work_forecast import FORWARD, TOKENS_PER_ROW, num_questions_of
 from attar.stages.contract import Forecast, stage
 from attar.stages.evaluate.answering import Answering, by_kind, guessed_share
@@ -43,16 +44,15 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-FORECASTS = {
-    ENCODER: encoder_evaluation_forecast,
-    CLASSIFIER: encoder_evaluation_forecast,
-    IMAGES: image_evaluation_forecast,
-}
+TEXTS = dict.fromkeys((ENCODER, CLASSIFIER), encoder_evaluation_forecast)
+FORECASTS = {**TEXTS, IMAGES: image_evaluation_forecast}
 MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier, IMAGES: evaluate_images}
 
 
 def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     refuse_other_data(inputs["model"][0], inputs.get("tasks", ()))
+    if inputs.get("form") and config.timing.served is None:
+        raise ValueError("form is read where serving is measured: set timing.served, or leave the input out")
     if (forecast := FORECASTS.get(subject_of(inputs["model"][0]))) is not None:
         return forecast(config, inputs)
     if not (inputs.get("tasks") or inputs.get("text") or config.harness.tasks):
@@ -69,11 +69,13 @@ def _forecast(config: EvaluateConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
         )
     if inputs.get("baseline") and config.stop is None:
         raise ValueError("baseline is read by stop alone: set stop, or leave the input out")
+    if config.timing.served is not None:
+        check_served(config.timing.served, inputs)
     others = (*inputs.get("original", ()), *inputs.get("beside", ()))
     num_original_bytes = 4.0 * sum(float(facts.get("num_parameters", 0)) for facts in others)
     num_parameters = float(inputs["model"][0].get("num_parameters", 0))
     num_rows = num_questions_of(inputs.get("tasks", ()), config.max_rows)
-    counted = flops_of_token(inputs["model"][0], config.num_prompt_tokens)
+    counted = flops_of_token(inputs["model"][0], config.timing.num_prompt_tokens)
     facts: Facts = {"part": config.part} | ({"flops_per_token": counted} if counted else {})
     if not config.harness.tasks and (names := names_ahead(inputs.get("tasks", ()))):
         facts = {**facts, "measured": names}
@@ -90,7 +92,7 @@ def _outside(config: EvaluateConfig) -> str:
 
 @stage("evaluate", version=7, forecast=_forecast, outside=_outside)
 def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> EvaluationArtifact:
-    """Measure accuracy, perplexity, parameters, FLOPs a token, disk size, latency, and what the model is worth as a draft.
+    """Measure accuracy, perplexity, sizes, FLOPs a token, latency alone and served, and what the model is worth as a draft.
 
     Of an encoder rank correlation, MRR, nDCG and recall; of a classifier accuracy, macro F1 and calibration error; size, and seconds a text.
     Raises ValueError when a text that it drafted, in float32, is not the original's own.
@@ -100,14 +102,13 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     if (measure := MEASURES.get(inputs.model.subject)) is not None:
         return measure(config, inputs, workdir / "content")
     folder = inputs.model.path
+    rows = _rows(config, inputs)
+    in_stead = inputs.model if inputs.form is None else inputs.form
+    served = served_figures(config.timing.served, in_stead, inputs.beside, in_turn(rows), workdir / "content")
     tokenizer = load_tokenizer(folder)
     model_config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     runner, has_settings = _runner(config, inputs.model), (folder / "generation_config.json").exists()
     generation_config = GenerationConfig.from_pretrained(folder) if has_settings else None
-    names = unique_names(inputs.tasks, "task")
-    rows = {
-        name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
-    }
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
         "num_blocks": inputs.model.facts.num_blocks,
@@ -116,7 +117,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     }
     _tell_part(config, inputs)
     evaluation |= _size(config, inputs.model, model_config)
-    evaluation["memory_bytes"] = held_bytes(runner, evaluation["disk_bytes"], config.num_prompt_tokens)
+    evaluation["memory_bytes"] = held_bytes(runner, evaluation["disk_bytes"], config.timing.num_prompt_tokens)
     evaluation |= _text(config, inputs, runner, tokenizer)
     stop_ids = stop_token_ids(tokenizer, generation_config)
     answering = Answering(runner, tokenizer, stop_ids, config.max_new_tokens, config.batch_size)
@@ -124,6 +125,7 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
     # what two evaluations can be compared on text by text
     evaluation["text"] = inputs.text.fingerprint if inputs.text is not None else ""
     evaluation["latency"] = _latency(config, inputs, runner, model_config.vocab_size)
+    evaluation["served"] = served
     if inputs.original is not None and runner.torch_model is not None:  # the forecast refuses a graph that is to draft
         evaluation["speculation"] = speculation(config, runner.torch_model, inputs.original, in_turn(rows))
     (workdir / "content" / RESULT).write_text(json.dumps(evaluation, indent=1, ensure_ascii=False))
@@ -134,6 +136,13 @@ def evaluate(config: EvaluateConfig, inputs: EvaluateInputs, workdir: Path) -> E
         format=inputs.model.kind, model_fingerprint=inputs.model.fingerprint, part=config.part, others=headline
     )
     return EvaluationArtifact.at(workdir / "content", facts)
+
+
+def _rows(config: EvaluateConfig, inputs: EvaluateInputs) -> dict[str, list[Row]]:
+    names = unique_names(inputs.tasks, "task")
+    return {
+        name: question_rows(data, config.max_rows, config.part) for name, data in zip(names, inputs.tasks, strict=True)
+    }
 
 
 def _tell_part(config: EvaluateConfig, inputs: EvaluateInputs) -> None:
@@ -158,7 +167,7 @@ def _size(config: EvaluateConfig, model: Measured, model_config: Any) -> dict[st
     weights = [path for path in model.path.iterdir() if path.suffix in (".safetensors", ".onnx", ".onnx_data")]
     return {
         "num_parameters": model.facts.num_parameters,
-        "flops_per_token": flops_per_token(num_matmul, model_config, config.num_prompt_tokens),
+        "flops_per_token": flops_per_token(num_matmul, model_config, config.timing.num_prompt_tokens),
         "disk_bytes": sum(path.stat().st_size for path in weights),
     }
 
@@ -167,7 +176,7 @@ def _latency(config: EvaluateConfig, inputs: EvaluateInputs, runner: CausalRunne
     beside = _runner(config, inputs.beside) if inputs.beside is not None else None
     if inputs.beside is not None:  # the prompt's tokens are drawn from those that both know
         vocab_size = min(vocab_size, inputs.beside.facts.vocab_size)  # type: ignore[union-attr] - the forecast refuses images
-    timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.num_prompt_tokens)
+    timing = timed(runner, beside, vocab_size=vocab_size, num_prompt_tokens=config.timing.num_prompt_tokens)
     if inputs.beside is not None:
         timing["beside"]["model_fingerprint"] = inputs.beside.fingerprint
     return timing

@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from attar.registry.artifacts.handles import Artifact
@@ -36,8 +37,9 @@ def by_slot(inputs: Any) -> dict[str, tuple[Artifact, ...]]:
     return slots
 
 
-def slots_of(input_type: type) -> list[InputSlot]:
-    """Return the inputs that a class of inputs declares."""
+@cache
+def slots_of(input_type: type) -> tuple[InputSlot, ...]:
+    """Return the inputs that a class of inputs declares. Read once: a recipe asks for them at every node, several times."""
     hints = typing.get_type_hints(input_type)
     slots = []
     for entry in dataclasses.fields(input_type):
@@ -48,7 +50,7 @@ def slots_of(input_type: type) -> list[InputSlot]:
         kinds = members(hint)
         has_default = entry.default is not dataclasses.MISSING
         slots.append(InputSlot(entry.name, kinds, is_required=not has_default, is_many=is_many))
-    return slots
+    return tuple(slots)
 
 
 def members(hint: Any) -> tuple[Any, ...]:

@@ -1,8 +1,9 @@
-"""Find and end what a killed run left behind: a local Prefect server outlives the process that started it."""
+"""End processes with all that they started, and what a killed run left behind. A server outlives the process that started it."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 import psutil
 
@@ -41,6 +42,40 @@ def owned_by(pid: int) -> list[int]:
         except psutil.Error:  # gone already, or not ours to look at
             continue
     return pids
+
+
+def tree_of(pid: int) -> list[psutil.Process]:
+    """Return a process and its descendants, the process first; empty when it is gone."""
+    try:
+        top = psutil.Process(pid)
+        return [top, *top.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
+
+
+def end_tree(processes: Sequence[psutil.Process], *, grace_seconds: float) -> None:
+    """Ask processes to end, and kill those that are still there after the grace."""
+    for process in processes:
+        try:
+            process.terminate()
+        except psutil.NoSuchProcess:
+            continue
+    _, alive = psutil.wait_procs(processes, timeout=grace_seconds)
+    for process in alive:
+        # what it started in the meantime goes with it
+        for member in (process, *_children(process)):
+            try:
+                member.kill()
+            except psutil.NoSuchProcess:
+                continue
+    psutil.wait_procs(alive, timeout=5.0)
+
+
+def _children(process: psutil.Process) -> list[psutil.Process]:
+    try:
+        return process.children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _is_alive(owner: int, child: psutil.Process) -> bool:

@@ -39,7 +39,7 @@ nodes["rewritten"]["config"] = {"max_new_tokens": 4}
 nodes["student"]["config"] |= {"num_epochs": 1, "rank": 2, "alpha": 4, "precision": "float32"}
 nodes["onnx"]["config"] = {"num_prompts": 1, "num_new_tokens": 4}
 for name in ("original_scores", "pruned_scores", "healed_scores", "onnx_scores"):
-    nodes[name]["config"] |= {"max_new_tokens": 4, "num_prompt_tokens": 8}
+    nodes[name]["config"] |= {"max_new_tokens": 4, "timing": {"num_prompt_tokens": 8}}
 nodes["release"]["config"]["gate"] = {"max_size_ratio": 1.0}
 made = run_nodes(build_recipe(document), Path(sys.argv[1]))
 for module in ("attar.pipelines.run.flow", "attar.pipelines.report.page", "attar.pipelines.report.charts"):

@@ -29,7 +29,7 @@ def everyday_nodes(folder: Path) -> dict[str, Any]:
         "heldout": {"every": 1000},
         "checkpoints": {"every": 1},
     }
-    small = {"num_prompt_tokens": 8}
+    small = {"timing": {"num_prompt_tokens": 8}}
     return {
         "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=4&hidden_size=64&seed=0"}},
         "sums": {"stage": "ingest_data", "config": {"source": "jsonl:sums.jsonl", "heldout_fraction": 0.25}},

@@ -32,8 +32,8 @@ RECIPE = {
         "original": {"stage": "ingest_model", "config": {"source": "random:llama?num_blocks=3&hidden_size=32&seed=0"}},
         "prose": {"stage": "ingest_data", "config": {"source": "text:prose.txt"}},
         "smaller": {"stage": "prune", "config": {"blocks": [1]}, "inputs": {"model": "original"}},
-        "before": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "original", "text": "prose"}},
-        "after": {"stage": "evaluate", "config": {"num_prompt_tokens": 8}, "inputs": {"model": "smaller", "text": "prose"}},
+        "before": {"stage": "evaluate", "config": {"timing": {"num_prompt_tokens": 8}}, "inputs": {"model": "original", "text": "prose"}},
+        "after": {"stage": "evaluate", "config": {"timing": {"num_prompt_tokens": 8}}, "inputs": {"model": "smaller", "text": "prose"}},
         "release": {
             "stage": "register",
             "config": {"name": "wee", "gate": {"max_perplexity_ratio": 2.0}},

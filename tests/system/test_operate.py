@@ -184,6 +184,8 @@ def test_promotion_waits_for_a_person_and_refuses_a_worse_model(
     waiting = api.trigger("promote", {"name": "wee", "max_quality_loss": 1.0})
     question = api.question(waiting)
     assert "model/perplexity" in question and f"wee version {number}" in question, "the report"
+    is_first = "champion: none yet" in question
+    assert is_first or "no question was put to both" in question or "answers lost" in question, "what changed"
     until(lambda: waiting not in command_lines(), 60.0, lambda: "a process waits with the person")
     answer = api.ask(f"flow_runs/{waiting}/resume", {"run_input": {"approve": True, "reason": "looks good"}})
     assert answer["status"] == "ACCEPT"

@@ -47,7 +47,7 @@ CAUSAL_FIELDS = (
     "harness",
     "drafts",
     "stop",
-    "num_prompt_tokens",
+    "timing",
 )
 Model = ImageClassifierArtifact | ImageGraphArtifact
 # Images that are timed.

@@ -159,7 +159,7 @@ def test_every_stage_takes_conversations(chat_model: ModelArtifact, store: Store
     assert sorted(len(sample.ids) for sample in samples) == sorted(
         len(prompt) + len(answer) - (not row.reply) for row, (prompt, answer) in zip(rows, exact, strict=True)
     )
-    scores = EvaluateConfig(max_new_tokens=2, num_samples=1, num_prompt_tokens=8, precision="float32")
+    scores = EvaluateConfig(max_new_tokens=2, num_samples=1, timing={"num_prompt_tokens": 8}, precision="float32")
     evaluated = evaluate.execute(scores, EvaluateInputs(model=chat_model, tasks=(data,)), store).artifact
     assert json.loads((evaluated.path / "evaluation.json").read_text())["num_rows"] == {"chat": 4}
     compared = compare.execute(

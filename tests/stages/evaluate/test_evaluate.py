@@ -22,7 +22,12 @@ from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.runtime.progress import Note, listen
 
 CONFIG = EvaluateConfig(
-    max_rows=6, max_new_tokens=8, num_samples=3, num_prompt_tokens=16, perplexity_window=64, precision="float32"
+    max_rows=6,
+    max_new_tokens=8,
+    num_samples=3,
+    timing={"num_prompt_tokens": 16},
+    perplexity_window=64,
+    precision="float32",
 )
 
 

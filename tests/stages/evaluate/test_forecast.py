@@ -61,7 +61,7 @@ def test_a_chain_of_stages_is_told_from_the_source_alone(store: Store, questions
     proof = ExportConfig(num_prompts=1, num_new_tokens=4)
     graph = export.execute(proof, ExportInputs(model=merged, data=questions), store).artifact
     graph_told = check(export, proof, {"model": (facts_now,), "data": ({},)}, graph, store)
-    scores = EvaluateConfig(max_rows=2, max_new_tokens=4, num_samples=0, num_prompt_tokens=48)
+    scores = EvaluateConfig(max_rows=2, max_new_tokens=4, num_samples=0, timing={"num_prompt_tokens": 48})
     for facts, artifact in ((facts_now, merged), (graph_told, graph)):
         inputs = EvaluateInputs(model=artifact, tasks=(questions,))
         counted = json.loads((evaluate.execute(scores, inputs, store).artifact.path / "evaluation.json").read_text())

@@ -18,7 +18,7 @@ from attar.stages.register.config import RegisterConfig
 from attar.stages.register.stage import register
 from attar.stages.runtime.progress import Note, listen
 
-SMALL = {"max_new_tokens": 4, "num_samples": 0, "num_prompt_tokens": 8, "precision": "float32"}
+SMALL = {"max_new_tokens": 4, "num_samples": 0, "timing": {"num_prompt_tokens": 8}, "precision": "float32"}
 
 
 def test_the_two_parts_are_other_questions_and_each_evaluation_says_which(

@@ -157,7 +157,7 @@ def test_perplexity_reads_every_window_behind_its_bos(kind: str, store: Store, t
     source = IngestDataConfig(source=f"text:{tmp_path / 'story.txt'}")
     text = ingest_data.execute(source, NoInputs(), store).artifact
     model = ingest_model.execute(IngestModelConfig(source=f"folder:{folder}"), NoInputs(), store).artifact
-    config = EvaluateConfig(num_samples=0, num_prompt_tokens=8, perplexity_window=32, precision="float32")
+    config = EvaluateConfig(num_samples=0, timing={"num_prompt_tokens": 8}, perplexity_window=32, precision="float32")
     made = evaluate.execute(config, EvaluateInputs(model=model, text=text), store).artifact
     tokenizer, loaded = load_tokenizer(folder), load_model(folder, "float32")
     ids = tokenizer(TEXT.text, add_special_tokens=False).input_ids

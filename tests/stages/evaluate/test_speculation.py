@@ -18,7 +18,7 @@ CONFIG = EvaluateConfig(
     max_rows=3,
     max_new_tokens=12,
     num_samples=0,
-    num_prompt_tokens=16,
+    timing={"num_prompt_tokens": 16},
     precision="float32",
     drafts={"lengths": [1, 3], "num_prompts": 2},
 )

@@ -17,7 +17,7 @@ from attar.stages.evaluate.stage import evaluate
 from attar.stages.ingest.data import IngestDataConfig, ingest_data
 from attar.stages.runtime.progress import hearing, listen
 
-CONFIG = EvaluateConfig(num_samples=1, max_new_tokens=4, num_prompt_tokens=16, precision="float32")
+CONFIG = EvaluateConfig(num_samples=1, max_new_tokens=4, timing={"num_prompt_tokens": 16}, precision="float32")
 STOP = {"checks": [{"measure": "accuracy_drop", "limit": 0.3}], "block_size": 12}
 
 

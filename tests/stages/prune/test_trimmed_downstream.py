@@ -108,7 +108,7 @@ def test_a_vocabulary_of_other_tokens_is_no_part_of_the_originals(
 def test_bits_a_byte_are_of_the_same_text_whatever_its_tokens(
     store: Store, original: ModelArtifact, small: ModelArtifact, prose: DatasetArtifact
 ) -> None:
-    config = EvaluateConfig(num_samples=0, num_prompt_tokens=8, precision="float32")
+    config = EvaluateConfig(num_samples=0, timing={"num_prompt_tokens": 8}, precision="float32")
     scores = {
         name: evaluate.execute(config, EvaluateInputs(model=model, text=prose, beside=beside), store).artifact
         for name, model, beside in (("original", original, small), ("small", small, original))

@@ -73,7 +73,7 @@ def test_more_bits_and_better_methods_lose_less(
 def test_the_evaluations_tasks_run_on_it_as_on_the_float_graph(
     shared_store: Store, graph: OnnxArtifact, questions: DatasetArtifact
 ) -> None:
-    config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8)
+    config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, timing={"num_prompt_tokens": 8})
     before, after = (
         evaluate.execute(config, EvaluateInputs(model=some_graph, tasks=(questions,)), shared_store).artifact.facts
         for some_graph in (graph, run(shared_store, graph, questions))

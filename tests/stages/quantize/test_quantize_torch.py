@@ -62,7 +62,9 @@ def test_a_model_is_quantized_the_same_by_blocks_and_whole(
 
 
 def test_the_evaluations_tasks_run_on_it(shared_store: Store, model: ModelArtifact, questions: DatasetArtifact) -> None:
-    config = EvaluateConfig(max_rows=3, max_new_tokens=4, num_samples=0, num_prompt_tokens=8, precision="float32")
+    config = EvaluateConfig(
+        max_rows=3, max_new_tokens=4, num_samples=0, timing={"num_prompt_tokens": 8}, precision="float32"
+    )
     before, after = (
         evaluate.execute(config, EvaluateInputs(model=some_model, tasks=(questions,)), shared_store).artifact.facts
         for some_model in (model, run(shared_store, model, questions, "nf4"))

@@ -22,7 +22,7 @@ from attar.stages.register.config import RegisterConfig, RegisterInputs
 from attar.stages.register.stage import register
 from attar.stages.runtime.progress import hearing, listen
 
-SCORES = EvaluateConfig(num_samples=0, max_new_tokens=4, num_prompt_tokens=16, precision="float32")
+SCORES = EvaluateConfig(num_samples=0, max_new_tokens=4, timing={"num_prompt_tokens": 16}, precision="float32")
 
 
 @pytest.fixture

@@ -41,7 +41,7 @@ SCORES = EvaluateConfig(
     max_rows=2,
     max_new_tokens=8,
     num_samples=0,
-    num_prompt_tokens=16,
+    timing={"num_prompt_tokens": 16},
     precision="float32",
     drafts={"lengths": [2], "num_prompts": 1},
 )

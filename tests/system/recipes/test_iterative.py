@@ -46,7 +46,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
         student = nodes[f"{folder_name}_student"]["config"]
         student["schedule"] |= {"num_epochs": 6, "learning_rate": 5.0e-3}
         student["compute"] = {"precision": "float32"}
-    nodes["healed_scores"]["config"] |= {"max_new_tokens": 8, "num_samples": 0, "num_prompt_tokens": 8}
+    nodes["healed_scores"]["config"] |= {"max_new_tokens": 8, "num_samples": 0, "timing": {"num_prompt_tokens": 8}}
     return build_recipe(document)
 
 

@@ -31,7 +31,12 @@ def test_one_plan_over_every_axis_meets_its_budget(tmp_path: Path, monkeypatch: 
     nodes["planned"]["config"]["patch"] |= {"num_samples": 8, "max_tokens": 64}
     nodes["retention"]["config"] = {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 6, "precision": "float32"}
     for name in ("original_scores", "planned_scores"):
-        nodes[name]["config"] = {"max_rows": 4, "max_new_tokens": 6, "num_samples": 0, "num_prompt_tokens": 8}
+        nodes[name]["config"] = {
+            "max_rows": 4,
+            "max_new_tokens": 6,
+            "num_samples": 0,
+            "timing": {"num_prompt_tokens": 8},
+        }
     del nodes["release"]
     made = run_nodes(build_recipe(document), tmp_path)
     problem, _ = read_problem(made["candidates"].path)

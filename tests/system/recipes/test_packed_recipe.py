@@ -26,7 +26,12 @@ def test_both_folders_are_made_and_the_smaller_is_measured(tmp_path: Path, monke
         form["calibration"] = {"num_samples": 4, "max_tokens": 24, "max_rows": 2}
         nodes[name]["config"] = {"format": form, "num_prompts": 1, "num_new_tokens": 4}
     for name in ("original_scores", "four_bits_scores"):
-        nodes[name]["config"] = {"max_rows": 2, "max_new_tokens": 4, "num_samples": 0, "num_prompt_tokens": 8}
+        nodes[name]["config"] = {
+            "max_rows": 2,
+            "max_new_tokens": 4,
+            "num_samples": 0,
+            "timing": {"num_prompt_tokens": 8},
+        }
     del nodes["release"]
     made = run_nodes(build_recipe(document), tmp_path)
     four, eight = made["four_bits"], made["eight_bits"]

@@ -35,7 +35,7 @@ def tiny(tmp_path: Path) -> Recipe:
     student["compute"] |= {"tokens_per_micro_batch": 256, "precision": "float32"}
     nodes["retention"]["config"] |= {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 8, "precision": "float32"}
     for name in ("original_scores", "healed_scores"):
-        nodes[name]["config"] = {"num_samples": 0, "num_prompt_tokens": 8}
+        nodes[name]["config"] = {"num_samples": 0, "timing": {"num_prompt_tokens": 8}}
     del nodes["release"]
     return build_recipe(document)
 

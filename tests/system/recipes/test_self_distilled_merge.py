@@ -44,7 +44,7 @@ def tiny() -> Recipe:
             "max_rows": 3,
             "max_new_tokens": 4,
             "num_samples": 0,
-            "num_prompt_tokens": 8,
+            "timing": {"num_prompt_tokens": 8},
         }
     del nodes["release"]
     return build_recipe(document)

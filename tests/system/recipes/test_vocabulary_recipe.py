@@ -28,7 +28,12 @@ def test_the_trimmed_model_is_the_original_over_its_tokens(tmp_path: Path, monke
         nodes[name]["config"]["max_rows"] = 16
     nodes["retention"]["config"] = {"max_rows": 4, "num_own_answers": 2, "max_new_tokens": 6, "precision": "float32"}
     for name in ("original_scores", "trimmed_scores"):
-        nodes[name]["config"] = {"max_rows": 4, "max_new_tokens": 6, "num_samples": 0, "num_prompt_tokens": 8}
+        nodes[name]["config"] = {
+            "max_rows": 4,
+            "max_new_tokens": 6,
+            "num_samples": 0,
+            "timing": {"num_prompt_tokens": 8},
+        }
     del nodes["release"]
     made = run_nodes(build_recipe(document), tmp_path)
     assert made["trimmed"].facts["vocab_size"] == len(load_tokenizer(made["trimmed"].path)) == 420

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from attar.compressors.encode.encoder import encoded
 from attar.registry.artifacts.handles import ClassifierArtifact, ClassifierGraphArtifact, DatasetArtifact
@@ -17,6 +18,9 @@ from attar.stages.artifacts.encoder.texts import TextReader, asked_texts
 from attar.stages.evaluate.config import EvaluateConfig, EvaluateInputs
 from attar.stages.evaluate.paired_evaluations import evaluation_of, paired_ratios
 from attar.stages.evaluate.stage import evaluate
+from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
+from attar.stages.finetune.stage import finetune
+from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.prune.config import PruneConfig, PruneInputs
 from attar.stages.prune.stage import prune
 from attar.stages.quantize.config import QuantizeConfig, QuantizeInputs
@@ -24,7 +28,7 @@ from attar.stages.quantize.stage import quantize
 from attar.stages.scan.config import ScanConfig
 from attar.stages.scan.stage import ScanInputs, scan
 from attar.stages.scan.tables import TABLE, read_scores
-from tests.stages.artifacts.classifier.conftest import LABELS, classifier_of, taught
+from tests.stages.artifacts.classifier.conftest import LABELS, LEARNED, classifier_of, taught
 
 TEACHER = {"kind": "input", "run_once": True}
 SOFT = {"taught": {"divergence": "forward_kl", "temperature": 2.0}}
@@ -106,6 +110,22 @@ def test_a_teacher_run_once_teaches_as_a_live_one(
         for run_once in (True, False)
     ]
     assert torch.allclose(*made, atol=1e-4) and not torch.allclose(made[0], logits_of(student, labelled), atol=1e-3)
+
+
+def test_a_random_teacher_is_a_control_of_the_same_recipe(
+    store: Store, classifier: ClassifierArtifact, labelled: DatasetArtifact
+) -> None:
+    recipe = FinetuneConfig(
+        **{**LEARNED, "objectives": SOFT, "teacher": TEACHER, "schedule": {"max_steps": 2, "tokens_per_step": 256}}
+    )
+    control = recipe.with_random_teacher()
+    assert control is not None and control.teacher.kind == "random"
+    student = classifier_of(store, labels=LABELS, max_tokens=64, seed=1)
+    inputs = FinetuneInputs(model=student, data=(labelled,), teacher=classifier)
+    weights = [
+        load_file(finetune.execute(config, inputs, store).artifact.path / WEIGHTS_FILE) for config in (recipe, control)
+    ]
+    assert not torch.equal(*(some["classifier.weight"] for some in weights))
 
 
 def test_the_graph_gives_the_classes_and_in_integers_nearly(

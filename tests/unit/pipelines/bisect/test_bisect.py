@@ -125,7 +125,7 @@ def test_a_tasks_questions_are_counted_by_stage(
 ) -> None:
     scores = {
         index: evaluate.execute(
-            EvaluateConfig(num_samples=0, num_prompt_tokens=16, precision="float32"),
+            EvaluateConfig(num_samples=0, timing={"num_prompt_tokens": 16}, precision="float32"),
             EvaluateInputs(model=chain[index], tasks=(choices,)),
             store,
         ).artifact

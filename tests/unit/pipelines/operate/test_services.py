@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from attar.pipelines.cli.main import app
 from attar.pipelines.operate.health import is_healthy, is_port_free, listener
-from attar.pipelines.operate.process_tree import end_tree, tree_of
 from attar.pipelines.operate.service_state import (
     ProcessMark,
     ServiceState,
@@ -28,6 +27,7 @@ from attar.pipelines.operate.service_state import (
 from attar.pipelines.operate.site import Service, client_environment, services
 from attar.pipelines.operate.supervisor import BACKOFF_SECONDS, NUM_MISSED, Keeper
 from attar.pipelines.operate.up import bring_down, bring_up
+from attar.stages.runtime.orphans import end_tree, tree_of
 from tests.unit.pipelines.operate.served import free_port, site_of
 
 SLEEPER = [sys.executable, "-c", "import time; print('asleep', flush=True); time.sleep(600)"]

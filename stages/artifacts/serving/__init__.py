@@ -1,0 +1,1 @@
+"""What has been released, run by an engine that speaks OpenAI's protocol."""
