@@ -74,7 +74,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     names = unique_names(inputs.tasks, "task")
     corpus = read_corpus(inputs.text) if inputs.text is not None else None
     tasks = {
-        name: read_task(data, name, corpus, config.max_rows, config.part)
+        name: read_task(data, name, corpus, config.max_rows, config.part)  # type: ignore[arg-type] - the forecast refuses images
         for name, data in zip(names, inputs.tasks, strict=True)
     }
     device = pick_device()

@@ -44,11 +44,8 @@ from attar.stages.runtime.progress import bar, metric, note
 
 RESULT = "evaluation.json"
 # How models of another subject than causal text are forecast and measured.
-FORECASTS = {
-    ENCODER: encoder_evaluation_forecast,
-    CLASSIFIER: encoder_evaluation_forecast,
-    IMAGES: image_evaluation_forecast,
-}
+TEXTS = dict.fromkeys((ENCODER, CLASSIFIER), encoder_evaluation_forecast)
+FORECASTS = {**TEXTS, IMAGES: image_evaluation_forecast}
 MEASURES = {ENCODER: evaluate_encoder, CLASSIFIER: evaluate_classifier, IMAGES: evaluate_images}
 
 
