@@ -13,8 +13,9 @@ from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, model_validator
 
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER, digest
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import CONTENT, Outcome, Slot, Store
 from attar.stages.runtime.described import DescribedModel
 from attar.stages.runtime.input_slots import InputSlot, by_slot, members, slots_of

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 from attar.pipelines.recipe.plan import PlannedNode
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 # The paper of the method (arXiv:2410.09982) removes 10 of 32 blocks at most.
 MAX_REMOVED_SHARE = 1 / 3

@@ -28,7 +28,7 @@ from attar.pipelines.deployments.search_space import Dimension, make_sampler
 from attar.pipelines.deployments.starting_points import suggested_values
 from attar.pipelines.deployments.workplace import enter_workplace
 from attar.pipelines.recipe.whole import Recipe, RecipeError, build_recipe, override, read_document
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import with_interval
 from attar.registry.tracking.run_record import RunRecord

@@ -11,8 +11,9 @@ from typing import Any, Literal
 from attar.pipelines.recipe.mistakes import Mistakes, RecipeError, shown
 from attar.pipelines.recipe.node import Node
 from attar.pipelines.recipe.whole import Recipe
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.files import free_bytes
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.rates import forecast_seconds
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.size_forecast import flops_of_token

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import Ratio, known

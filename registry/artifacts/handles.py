@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Generic, Self, TypeVar
-
-from attar.registry.artifacts.classifier_facts import (
+from attar.registry.artifacts.artifact import Artifact
+from attar.registry.artifacts.kinds.classifier_facts import (
     ClassifierFacts,
     ClassifierGraphFacts,
     ImageClassifierFacts,
     ImageDatasetFacts,
     ImageGraphFacts,
 )
-from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts, EncoderGraphFacts, SamplerGraphFacts
-from attar.registry.artifacts.facts import ArtifactFacts, Fact, Facts
-from attar.registry.artifacts.kind_facts import (
+from attar.registry.artifacts.kinds.encoder_facts import (
+    DenoiserFacts,
+    EncoderFacts,
+    EncoderGraphFacts,
+    SamplerGraphFacts,
+)
+from attar.registry.artifacts.kinds.kind_facts import (
     AdapterFacts,
     BehaviourFacts,
     ComparisonFacts,
@@ -30,9 +31,7 @@ from attar.registry.artifacts.kind_facts import (
     ScanFacts,
     VisionModelFacts,
 )
-from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject
-
-F = TypeVar("F", bound=ArtifactFacts)
+from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES
 
 # Name of the files in a data set's `records/` that describe it: .md for people, .json for programs
 DATA_CARD = "data_card"
@@ -40,40 +39,6 @@ TRIALS = "trials"  # name of the table in a merged model's `records/` that says 
 FLIPS = "flips.jsonl"  # name of the file of a behaviour check that holds the texts of what changed, a line each
 # Name of the file of a release that holds all figures of the version, as MLflow writes its tables
 FIGURES = "figures.json"
-
-
-@dataclass(frozen=True)
-class Artifact(Generic[F]):
-    """A folder on disk with a kind, a key, a fingerprint and facts. Key: how it was made; fingerprint: what is in it.
-
-    A stage returns an unsealed handle (`ModelArtifact.at(folder, ModelFacts(num_blocks=24))`); the store seals it with key and fingerprint.
-    """
-
-    kind: ClassVar[str] = "artifact"
-    facts_type: ClassVar[type[ArtifactFacts]] = ArtifactFacts
-    # what a model works on; a model that needs no other to run; a graph, which onnxruntime runs; a folder of rows
-    subject: ClassVar[Subject] = CAUSAL
-    is_whole_model: ClassVar[bool] = False
-    is_graph: ClassVar[bool] = False
-    holds_rows: ClassVar[bool] = False
-    path: Path
-    facts: F = field(default_factory=dict)  # type: ignore[assignment] - typed just below
-    key: str = ""
-    fingerprint: str = ""
-
-    def __post_init__(self) -> None:
-        # given by name, as a manifest has them, or typed already
-        object.__setattr__(self, "facts", self.facts_type.of(self.facts))
-
-    @classmethod
-    def at(cls, path: Path, facts: F | Facts | None = None, **named: Fact) -> Self:
-        """Return an unsealed handle on `path`. Its facts are of the kind's own class, or by name where names are made at work."""
-        return cls(path=path, facts={**(facts or {}), **named})  # type: ignore[arg-type]
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the handle as plain JSON values."""
-        plain = {"kind": self.kind, "path": str(self.path), "key": self.key, "fingerprint": self.fingerprint}
-        return {**plain, "facts": dict(self.facts)}
 
 
 class ModelArtifact(Artifact[ModelFacts]):

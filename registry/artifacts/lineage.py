@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.registry.artifacts.store import Store
 
 

@@ -11,7 +11,8 @@ import torch
 
 from attar.compressors.encode.encoder import EmbeddingRunner, SentenceEncoder
 from attar.compressors.encode.session import LOGITS, VECTORS, GraphEncoder
-from attar.registry.artifacts.handles import Artifact, EncoderArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, EncoderArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, Subject
 from attar.stages.artifacts.classifier.folder import load_classifier, save_classifier
 from attar.stages.artifacts.dataset.rows import Row

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 # Of a row, question and answer; what a stage reads is counted when it is there, and no plan waits for that.
 TOKENS_PER_ROW = 200.0

@@ -12,7 +12,8 @@ from typing import Any
 from attar.compressors.measure.closeness import Estimate, Sums, TextCloseness, closeness_of_each, ratio_of_sums
 from attar.compressors.measure.likelihood import Pair
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import ComparisonArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ComparisonArtifact, ModelArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.registry.release.gate import known
 from attar.stages.artifacts.dataset.measured_data import names_ahead, question_rows, unique_names

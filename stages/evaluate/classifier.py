@@ -12,7 +12,7 @@ from attar.compressors.encode.encoder import encoded
 from attar.compressors.measure.classes import Predictions
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import AnyData, EvaluationArtifact
-from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.stages.artifacts.classifier.row_classes import class_of
 from attar.stages.artifacts.dataset.measured_data import question_rows, unique_names
 from attar.stages.artifacts.dataset.rows import Split

@@ -13,8 +13,9 @@ from attar.compressors.encode.encoder import EmbeddingRunner, encoded
 from attar.compressors.export.runtime import CPU
 from attar.compressors.measure.cost import decode_flops
 from attar.compressors.measure.ranking import cosines, ranked
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts
-from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.encoder.texts import TextReader

@@ -10,7 +10,8 @@ import torch
 
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.measure.speculative import Speculation, measure_speculation
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.prompts import row_prompt
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer

@@ -13,9 +13,10 @@ from attar.compressors.measure.cost import flops_per_token
 from attar.compressors.measure.likelihood import perplexity_of, piece_losses
 from attar.compressors.measure.memory import held_bytes
 from attar.compressors.models.runner import CausalRunner, ForkingRunner, TorchRunner
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest, folder_digests
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts
-from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.dataset.measured_data import in_turn, names_ahead, plain_text, question_rows, unique_names
 from attar.stages.artifacts.dataset.partition import shared_rows_note

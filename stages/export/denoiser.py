@@ -13,7 +13,8 @@ from attar.compressors.diffusion.net import predictor
 from attar.compressors.diffusion.sampler import sampled
 from attar.compressors.diffusion.session import GraphSampler
 from attar.compressors.export.runtime import CPU
-from attar.registry.artifacts.handles import Facts, SamplerGraphArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import SamplerGraphArtifact
 from attar.registry.artifacts.subjects import form_of
 from attar.stages.artifacts.denoiser.folder import SCHEDULER, companion_bytes, load_denoiser
 from attar.stages.artifacts.model.size_forecast import stored_bytes

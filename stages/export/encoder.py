@@ -12,7 +12,8 @@ import torch
 from attar.compressors.encode.encoder import encoded
 from attar.compressors.encode.session import GraphEncoder
 from attar.compressors.export.runtime import CPU
-from attar.registry.artifacts.handles import EncoderGraphArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import EncoderGraphArtifact
 from attar.registry.artifacts.subjects import form_of, subject_of
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.artifacts.encoder.folder import copy_form, load_encoder

@@ -12,7 +12,8 @@ import torch
 from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import logits_of
 from attar.compressors.images.session import GraphClassifier
-from attar.registry.artifacts.handles import Facts, ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ImageClassifierArtifact, ImageDatasetArtifact, ImageGraphArtifact
 from attar.stages.artifacts.images.dataset import ImageBytes, part_rows, read_image_rows
 from attar.stages.artifacts.images.fit import graph_facts
 from attar.stages.artifacts.images.folder import load_classifier

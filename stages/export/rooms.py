@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.stages.contract import Forecast
 from attar.stages.export.compressed_tensors.room import export_compressed_tensors, forecast_compressed_tensors
 from attar.stages.export.ctranslate2.room import export_ctranslate2, forecast_ctranslate2

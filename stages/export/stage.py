@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import (
     AnyGraph,
     Artifact,
     ClassifierGraphArtifact,
     CTranslate2Artifact,
     EncoderGraphArtifact,
-    Facts,
     GgufArtifact,
     ImageGraphArtifact,
     ModelArtifact,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.losses.objective import Objective
 from attar.compressors.distill.teachers.contexts import ContextBuilder
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 
 def check_source(name: str, kind: str, adapt_kind: str, *, trains_base: bool) -> None:

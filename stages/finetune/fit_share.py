@@ -12,8 +12,9 @@ from pydantic import Field
 
 from attar.compressors.distill.losses.targets.target_ops import best_share, share_sums
 from attar.compressors.measure.likelihood import scoring_batches
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, FittedArtifact, ModelArtifact
-from attar.registry.artifacts.kind_facts import FittedFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, FittedArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import FittedFacts
 from attar.stages.artifacts.dataset.partition import choosing_part, shared_rows_note
 from attar.stages.artifacts.dataset.rows import read_rows, split_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens

@@ -16,10 +16,10 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
-from attar.registry.artifacts.classifier_facts import ClassifierFacts, ImageClassifierFacts
-from attar.registry.artifacts.encoder_facts import DenoiserFacts, EncoderFacts
 from attar.registry.artifacts.handles import Trainable
-from attar.registry.artifacts.kind_facts import ModelFacts
+from attar.registry.artifacts.kinds.classifier_facts import ClassifierFacts, ImageClassifierFacts
+from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderFacts
+from attar.registry.artifacts.kinds.kind_facts import ModelFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.finetune.adapt_config import AdaptKind

@@ -19,7 +19,7 @@ from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
 from attar.registry.artifacts.handles import AdapterArtifact, Trainable
-from attar.registry.artifacts.kind_facts import AdapterFacts
+from attar.registry.artifacts.kinds.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.finetune.heldout_quality import MAX_ROWS, heldout_quality

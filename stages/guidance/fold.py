@@ -10,7 +10,8 @@ import torch
 
 from attar.compressors.guidance.fold import fold_offsets
 from attar.compressors.merge.fold import check_fold
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
 from attar.stages.artifacts.guidance_files import check_base, load_guidance
 from attar.stages.artifacts.model.folder import save_model
 from attar.stages.artifacts.model.proof import kept_logits, prove_written

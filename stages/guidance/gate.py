@@ -11,7 +11,8 @@ from attar.compressors.distill.teachers.student import Student
 from attar.compressors.guidance.adapters import Scale
 from attar.compressors.guidance.gap import Gap, GuidedText, measure_gap
 from attar.compressors.models.adapted import is_adapted
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.original_losses import spread
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_model

@@ -17,8 +17,9 @@ from attar.compressors.guidance.adapters import ScaleRange, build_adapters
 from attar.compressors.guidance.student import guided_student
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.trained_weights import WeightAverage, set_weights, trained_weights
-from attar.registry.artifacts.handles import AdapterArtifact, Facts
-from attar.registry.artifacts.kind_facts import AdapterFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AdapterArtifact
+from attar.registry.artifacts.kinds.kind_facts import AdapterFacts
 from attar.stages.artifacts.adapter_files import write_adapters
 from attar.stages.artifacts.guidance_files import save_guidance
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.artifacts.model.tokenizer_files import without_rows
 from attar.stages.artifacts.model.weight_files import FLOATS, left_out_files, named, stored_dtype

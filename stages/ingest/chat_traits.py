@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 # What a template must show again of each message; letters alone, which no template quotes or cuts.
 SYSTEM, QUESTION = "attarsystemprobe", "attarquestionprobe"

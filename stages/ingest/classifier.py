@@ -10,7 +10,8 @@ from pydantic import Field, field_validator
 
 from attar.compressors.encode.classifier import TextClassifier, with_head
 from attar.compressors.encode.encoder import Pooling
-from attar.registry.artifacts.handles import Artifact, ClassifierArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, ClassifierArtifact
 from attar.stages.artifacts.classifier.class_form import (
     PAIR_FORM,
     ClassForm,

@@ -10,9 +10,10 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import file_digest
-from attar.registry.artifacts.handles import DatasetArtifact, Facts
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.registry.artifacts.manifest import printable
 from attar.stages.artifacts.dataset.answer_checks import refuse_unusable_references
 from attar.stages.artifacts.dataset.partition import check_fractions, parted

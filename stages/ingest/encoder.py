@@ -10,7 +10,8 @@ import torch
 from pydantic import Field
 
 from attar.compressors.encode.encoder import SentenceEncoder
-from attar.registry.artifacts.handles import Artifact, EncoderArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, EncoderArtifact, ModelArtifact
 from attar.stages.artifacts.encoder.folder import (
     default_form,
     described,

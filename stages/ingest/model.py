@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.handles import Facts, ModelArtifact, Trainable
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact, Trainable
 from attar.stages.artifacts.model.folder import load_tokenizer, save_model
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.size_forecast import DTYPE_BYTES, stored_bytes

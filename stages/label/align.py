@@ -10,8 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from attar.compressors.distill.examples.chunks import chunk_sums, common_ends
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.prompts import row_answer, row_prompt

@@ -13,8 +13,9 @@ from attar.compressors.measure.anchored import AnchorBudget, AnchoredRunner
 from attar.compressors.measure.likelihood import continuation_likelihoods
 from attar.compressors.models.runner import SlotSource
 from attar.compressors.models.sampling import Generation, Sampling
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard

@@ -17,8 +17,9 @@ from attar.compressors.data.trajectories import farthest_texts
 from attar.compressors.distill.losses.weights.sample_weights import teacher_score
 from attar.compressors.measure.likelihood import scoring_batches
 from attar.compressors.models.runner import CausalRunner
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Dropped
 from attar.stages.artifacts.dataset.partial_rows import by_shard

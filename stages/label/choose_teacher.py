@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact, Facts
+from attar.registry.artifacts.handles import AdapterArtifact, DatasetArtifact
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import read_rows
 from attar.stages.contract import Forecast, StageConfig, stage

@@ -23,8 +23,9 @@ from attar.compressors.data.code_tasks import (
 )
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.models.sampling import Sampling
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from attar.compressors.data.keep import reason_kind
-from attar.registry.artifacts.handles import DatasetArtifact, Facts
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Curation
 from attar.stages.artifacts.dataset.measured_data import measured_rows, unique_names

@@ -12,8 +12,9 @@ from attar.compressors.data.diversity import text_features
 from attar.compressors.data.judging import NUM_GRADES, REFERENCE_TEMPLATE, digit_ids, judge_question
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.data.styles import filled
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.model.folder import load_tokenizer

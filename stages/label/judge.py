@@ -13,8 +13,9 @@ from attar.compressors.catalogue import build
 from attar.compressors.data.judging import NUM_GRADES, digit_ids, expected_grade, judge_question, selective_accuracy
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.models.slots import pad_right
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.curation import Dropped

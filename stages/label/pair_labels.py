@@ -12,8 +12,9 @@ from pydantic import Field
 
 from attar.compressors.encode.encoder import encoded
 from attar.compressors.measure.ranking import cosines
-from attar.registry.artifacts.handles import ClassifierArtifact, DatasetArtifact, EncoderArtifact, Facts
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ClassifierArtifact, DatasetArtifact, EncoderArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows

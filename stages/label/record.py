@@ -12,8 +12,9 @@ from pydantic import Field
 from attar.compressors.data.prompts import first_tokens, text_windows
 from attar.compressors.measure.likelihood import Pair, top_candidates
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.rows import Row, piece_split, read_rows, write_rows
 from attar.stages.artifacts.dataset.samples import exact_tokens
 from attar.stages.artifacts.dataset.teacher_shards import (

@@ -13,8 +13,9 @@ from attar.compressors.catalogue import build
 from attar.compressors.data.prompts import chat_prompt
 from attar.compressors.distill.teachers.contexts import ContextParts, OwnAnswer, Wording
 from attar.compressors.models.sampling import Generation, Sampling
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.answer_checks import ANSWER_CHECKS
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.partial_rows import by_shard

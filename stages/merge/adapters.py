@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from attar.compressors.catalogue import build, did_you_mean
 from attar.compressors.merge.adapters import ADAPTER_MERGES, AdapterMerge, Factors, merged_updates
 from attar.compressors.merge.fold import PREFIX, adapter_pairs
-from attar.registry.artifacts.handles import AdapterArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import AdapterFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AdapterArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import AdapterFacts
 from attar.stages.artifacts.work_forecast import parameters_of
 from attar.stages.contract import Forecast, StageConfig, stage
 from attar.stages.merge.adapter_proof import prove_adapter

@@ -10,8 +10,9 @@ import torch
 from pydantic import field_validator
 
 from attar.compressors.measure.same_logits import SAME_KERNELS, difference, probe_ids
-from attar.registry.artifacts.handles import Facts, ModelArtifact, VisionModelArtifact
-from attar.registry.artifacts.kind_facts import VisionModelFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact, VisionModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import VisionModelFacts
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.vision_folder import (
     copy_companions_of_pictures,

@@ -13,8 +13,8 @@ from typing import Any, cast
 import torch
 
 from attar.compressors.merge.methods import check_num_models
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AdapterArtifact, Artifact, Facts, ModelArtifact, Trainable
+from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.handles import AdapterArtifact, Artifact, ModelArtifact, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.guidance_files import is_guidance
 from attar.stages.artifacts.model.folder import load_model, model_facts

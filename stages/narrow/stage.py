@@ -11,7 +11,8 @@ from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.width.budget import width_cost
 from attar.compressors.prune.width.cut import config_changes, cut_width, silenced
 from attar.compressors.prune.width.scores import WIDTH_SCORES
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.samples import mixed_samples
 from attar.stages.artifacts.model.folder import save_model
 from attar.stages.artifacts.model.placement import Placement

@@ -16,8 +16,8 @@ from attar.compressors.prune.depth.select import (
     choose_window,
     protected_blocks,
 )
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import Facts, ScanArtifact
+from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.handles import ScanArtifact
 from attar.stages.prune.config import PruneConfig
 from attar.stages.scan.tables import COST_TABLE, GREEDY_TABLE, TABLE, read_costs, read_order, read_scores
 

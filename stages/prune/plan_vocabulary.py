@@ -13,7 +13,7 @@ from attar.compressors.measure.same_logits import OTHER_ORDER, difference
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.document import piece_model, token_ids, trimmed_document
 from attar.compressors.prune.vocabulary.tables import cut_vocabulary, kept_logprobs, probe_logprobs
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.model.folder import load_tokenizer
 from attar.stages.artifacts.model.proof import kept_logits
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes, tokenizer_document

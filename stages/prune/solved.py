@@ -21,9 +21,9 @@ from attar.compressors.prune.solve.trials import repair_shares
 from attar.compressors.prune.width.layout import attention_parts, feed_forward_parts
 from attar.compressors.prune.width.parts import Part
 from attar.compressors.prune.width.refit import Refit
-from attar.registry.artifacts.facts import several
+from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import Facts, ScanArtifact
+from attar.registry.artifacts.handles import ScanArtifact
 from attar.stages.artifacts.dataset.samples import run_through
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.proof import check_kept, kept_logits

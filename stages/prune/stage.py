@@ -13,8 +13,8 @@ from attar.compressors.models.skeleton import check_cut
 from attar.compressors.prune.depth.block_refit import Matches
 from attar.compressors.prune.depth.patch import PatchFit, fold_patch
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import AnyModel, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts, several
+from attar.registry.artifacts.handles import AnyModel, ModelArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import heldout_samples, mixed_samples, run_through
 from attar.stages.artifacts.model.folder import load_model, save_model

@@ -18,7 +18,8 @@ from attar.compressors.measure.same_logits import OTHER_ORDER, difference
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.models.paging import bring
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.artifacts.model.expert_facts import float_fraction, refuse_float_experts
 from attar.stages.artifacts.model.folder import load_model, load_quantized
 from attar.stages.artifacts.model.older_form import write_older_config

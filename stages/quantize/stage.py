@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import cast
 
 from attar.compressors.export.runtime import OnnxRunner
-from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact, Facts, OnnxArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AnyGraph, DatasetArtifact, OnnxArtifact
 from attar.registry.artifacts.subjects import CAUSAL, CLASSIFIER, ENCODER, IMAGES, Subject, form_of, subject_of
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.images.fit import refuse_other_data

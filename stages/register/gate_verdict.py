@@ -11,7 +11,8 @@ import numpy as np
 
 from attar.compressors.measure.bootstrap import mean_over
 from attar.compressors.measure.newcombe import Cells, PairedDrop
-from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifact, EvaluationArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import BehaviourArtifact, ComparisonArtifact, EvaluationArtifact
 from attar.registry.release.gate import Ratio, run_gate
 from attar.registry.release.interval_gate import FAILED, PASSED, Claim, judge_claims, whole_verdict
 from attar.registry.release.measures import MEASURES

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from attar.registry.artifacts.facts import fact_text, several
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts, fact_text, several
 from attar.registry.artifacts.lineage import Ancestor
 from attar.registry.artifacts.subjects import subject_of
 from attar.registry.release.figures import HIGH, LOW

@@ -9,15 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from attar.registry.artifacts.environment import attar_home, tracking_uri
-from attar.registry.artifacts.facts import fact_text
+from attar.registry.artifacts.facts import Facts, fact_text
 from attar.registry.artifacts.fingerprint import digest
-from attar.registry.artifacts.handles import (
-    Artifact,
-    EvaluationArtifact,
-    Facts,
-    ReleaseArtifact,
-)
-from attar.registry.artifacts.kind_facts import ReleaseFacts
+from attar.registry.artifacts.handles import Artifact, EvaluationArtifact, ReleaseArtifact
+from attar.registry.artifacts.kinds.kind_facts import ReleaseFacts
 from attar.registry.artifacts.lineage import trace
 from attar.registry.artifacts.store import Store
 from attar.registry.artifacts.subjects import subject_of

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from attar.compressors.catalogue import did_you_mean
 from attar.compressors.prune.depth.calibration import CountedTokens
 from attar.compressors.prune.depth.metrics import BLOCK_METRICS, GRADIENT_METRICS, PATCH_METRICS, REMOVAL_METRICS
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.model.placement import InMemory
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision

@@ -13,7 +13,8 @@ from attar.compressors.prune.depth.select import protected_blocks
 from attar.compressors.prune.hidden.scores import HIDDEN, ROTATED
 from attar.compressors.prune.solve.vocabulary import FewerTokens
 from attar.compressors.prune.vocabulary.tables import num_rows
-from attar.registry.artifacts.handles import AnyData, AnyModel, DatasetArtifact, Facts, ScanArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AnyData, AnyModel, DatasetArtifact, ScanArtifact
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.dataset.samples import calibration_samples
 from attar.stages.artifacts.images.fit import refuse_other_data

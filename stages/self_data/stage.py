@@ -9,8 +9,9 @@ from pathlib import Path
 
 from attar.compressors.data.compact import bytes_per_token
 from attar.compressors.data.keep import reason_kind
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.original_losses import NUM_SCORED_ROWS, recorded_losses
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, write_rows

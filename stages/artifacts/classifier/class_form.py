@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.model.safe_folder import ENCODER_FAMILIES, read_object
 
 # End of the name of the class of a model with a head over classes.

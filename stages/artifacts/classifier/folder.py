@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from attar.compressors.encode.classifier import TextClassifier
-from attar.registry.artifacts.handles import ClassifierArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ClassifierArtifact
 from attar.stages.artifacts.classifier.class_form import (
     ClassForm,
     named_outputs,

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import zip_longest
 
-from attar.registry.artifacts.handles import AnyData, DatasetArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AnyData, DatasetArtifact
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 
 

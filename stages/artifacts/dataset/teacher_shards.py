@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from attar.compressors.data.compact import CompactCandidates, high_bits, pack, unpack
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.files import whole_file
-from attar.registry.artifacts.handles import Facts
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 
 FOLDER = "logprobs"

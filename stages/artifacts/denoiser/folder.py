@@ -12,7 +12,8 @@ from torch import nn
 
 from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.measure.cost import num_parameters
-from attar.registry.artifacts.handles import DenoiserArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DenoiserArtifact
 from attar.stages.artifacts.denoiser.nets import NETS, NetKind, net_of, sizes_of
 from attar.stages.artifacts.denoiser.scheduler import process_of, scheduler_config, write_scheduler
 from attar.stages.artifacts.model.load_report import one_line, refuse_not_finite

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from attar.registry.artifacts.handles import Facts, ImageDatasetArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ImageDatasetArtifact
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, read_image_rows
 

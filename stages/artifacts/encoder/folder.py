@@ -11,8 +11,9 @@ import torch
 from attar.compressors.encode.encoder import Pooling, SentenceEncoder
 from attar.compressors.measure.cost import attention_width, num_matmul_parameters, num_parameters
 from attar.compressors.models.blocks import decoder_blocks
-from attar.registry.artifacts.encoder_facts import EncoderFacts
-from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifact
+from attar.registry.artifacts.kinds.encoder_facts import EncoderFacts
 from attar.stages.artifacts.encoder.modules_file import SentenceForm, form_files, read_form, write_form
 from attar.stages.artifacts.model.folder import config_facts, quiet_transformers
 from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attar.registry.artifacts.handles import Artifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact
 from attar.stages.artifacts.dataset.rows import Row
 from attar.stages.artifacts.model.folder import load_tokenizer
 

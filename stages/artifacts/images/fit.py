@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import DENOISER, IMAGES, form_of, subject_of
 from attar.stages.artifacts.model.size_forecast import exported
 

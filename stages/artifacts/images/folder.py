@@ -12,7 +12,8 @@ from torch import nn
 from attar.compressors.images.classifier import ImageClassifier, last_layer
 from attar.compressors.images.layout import LAYOUTS, image_blocks
 from attar.compressors.measure.cost import num_parameters
-from attar.registry.artifacts.handles import Facts, ImageClassifierArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader
 from attar.stages.artifacts.model.folder import quiet_transformers
 from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report

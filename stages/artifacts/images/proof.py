@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attar.compressors.images.classifier import ImageClassifier
 from attar.compressors.measure.same_logits import OTHER_ORDER, SAME_KERNELS, difference
-from attar.registry.artifacts.classifier_facts import ImageClassifierFacts
+from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.runtime.free_memory import give_back

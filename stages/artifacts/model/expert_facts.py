@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from attar.compressors.models.experts import Routing, idle_parameters, moe_layers
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

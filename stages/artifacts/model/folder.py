@@ -15,7 +15,8 @@ from attar.compressors.measure.cost import attention_width, num_matmul_parameter
 from attar.compressors.models.experts import expert_fraction
 from attar.compressors.models.paging import pager_of
 from attar.compressors.models.row_products import take_fast_paths
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.model.expert_facts import expert_facts, refuse_float_experts
 from attar.stages.artifacts.model.load_report import one_line, read_model, read_skeleton, refuse_not_finite
 from attar.stages.artifacts.model.older_form import write_older_config

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from attar.compressors.measure.cost import decode_flops
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 DTYPE_BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0}
 # Context at which the plan counts the FLOPs of a token; `evaluate` has its own num_prompt_tokens, 128 unless told otherwise.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from attar.compressors.models.blocks import decoder_blocks
 from attar.compressors.prune.width.budget import WidthCost, width_cost
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

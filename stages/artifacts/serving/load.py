@@ -15,7 +15,8 @@ from pydantic import Field, field_validator
 
 from attar.compressors.measure.cost import Spread
 from attar.registry.artifacts.environment import machine_name
-from attar.registry.artifacts.handles import AnyGraph, AnyModel, Facts, GgufArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import AnyGraph, AnyModel, GgufArtifact
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.dataset.prompts import row_messages
 from attar.stages.artifacts.dataset.rows import Row

@@ -10,8 +10,9 @@ from pathlib import Path
 from attar.compressors.data.prompts import stop_token_ids
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import ForkingRunner, TorchRunner
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.files import write_synced
-from attar.registry.artifacts.handles import BehaviourArtifact, Facts, ModelArtifact, OnnxArtifact
+from attar.registry.artifacts.handles import BehaviourArtifact, ModelArtifact, OnnxArtifact
 from attar.stages.artifacts.dataset.measured_data import names_ahead, question_rows, unique_names
 from attar.stages.artifacts.dataset.rows import Row, read_rows, split_rows
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from attar.compressors.diffusion.classifier import Classified, FeatureClassifier, trained_classifier
-from attar.compressors.measure.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
-from attar.registry.artifacts.handles import EvaluationArtifact, Facts
-from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.compressors.diffusion.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.release.figures import HIGH, LOW
 from attar.stages.artifacts.denoiser.images import LabelledImages, check_images, has_any_class, read_images
 from attar.stages.artifacts.work_forecast import FORWARD

@@ -14,15 +14,15 @@ from attar.compressors.export.runtime import CPU
 from attar.compressors.images.classifier import ImageRunner, logits_of
 from attar.compressors.images.session import GraphClassifier
 from attar.compressors.images.statistics import without_open_gates
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import digest
 from attar.registry.artifacts.handles import (
     EvaluationArtifact,
-    Facts,
     ImageClassifierArtifact,
     ImageDatasetArtifact,
     ImageGraphArtifact,
 )
-from attar.registry.artifacts.kind_facts import EvaluationFacts
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import IMAGES
 from attar.stages.artifacts.dataset.measured_data import unique_names
 from attar.stages.artifacts.images.dataset import ImageBytes, ImageRow, part_rows, read_classes, read_image_rows

@@ -18,7 +18,8 @@ from attar.compressors.quantize.block_walk import round_blocks
 from attar.compressors.quantize.blocks import Grid
 from attar.compressors.quantize.methods import WEIGHT_METHODS
 from attar.compressors.quantize.rounded import Float8Rounding, IntegerRounding, RoundedMatrix, Rounding
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.samples import training_samples
 from attar.stages.artifacts.model.expert_facts import float_fraction
 from attar.stages.artifacts.model.folder import load_model

@@ -14,7 +14,8 @@ import torch
 
 from attar.compressors.export.parity import listen_to
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import CTranslate2Artifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import CTranslate2Artifact
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer, without_bars
 from attar.stages.artifacts.model.load_report import one_line
 from attar.stages.artifacts.model.safe_folder import read_object

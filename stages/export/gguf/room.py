@@ -13,7 +13,8 @@ import torch
 
 from attar.compressors.models.runner import TorchRunner
 from attar.registry.artifacts.environment import attar_home
-from attar.registry.artifacts.handles import Artifact, Facts, GgufArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, GgufArtifact
 from attar.registry.artifacts.lineage import in_order, trace
 from attar.registry.artifacts.manifest import CorruptArtifactError
 from attar.registry.artifacts.store import Store

@@ -11,7 +11,8 @@ import torch
 from attar.compressors.export.parity import DecodedPrompt, listen_to
 from attar.compressors.export.runtime import OnnxRunner
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import Facts, OnnxArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import OnnxArtifact
 from attar.stages.artifacts.model.expert_facts import float_fraction
 from attar.stages.artifacts.model.folder import load_model
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes

@@ -13,7 +13,8 @@ import torch
 from attar.compressors.export.parity import listen_to
 from attar.compressors.measure.cost import timer_of
 from attar.compressors.models.runner import TorchRunner
-from attar.registry.artifacts.handles import Facts, OpenVinoArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import OpenVinoArtifact
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer
 from attar.stages.artifacts.model.size_forecast import stored_bytes
 from attar.stages.artifacts.model.turn_end import all_ends

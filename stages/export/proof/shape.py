@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.runtime.progress import metric, note
 
 # Of the model, which its forms share.

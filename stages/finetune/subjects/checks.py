@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from attar.compressors.distill.losses.denoising.views import PREDICTIONS
 from attar.compressors.distill.losses.objective import Objective
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, Subject, subject_of
 from attar.stages.artifacts.images.fit import refuse_other_data
 from attar.stages.finetune.config import FinetuneConfig

@@ -25,8 +25,7 @@ from attar.compressors.encode.classifier import TextClassifier, head_parts, last
 from attar.compressors.encode.encoder import length_batches
 from attar.compressors.models.slots import pad_right
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.facts import several
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.subjects import CLASSIFIER
 from attar.stages.artifacts.classifier.class_form import shortened
 from attar.stages.artifacts.classifier.folder import load_classifier, random_classifier

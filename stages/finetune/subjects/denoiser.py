@@ -19,7 +19,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.denoiser import DenoiserStudent
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser

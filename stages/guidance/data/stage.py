@@ -16,8 +16,9 @@ from attar.compressors.guidance.two_pass import GuidedPrompt, TwoPassRunner
 from attar.compressors.models.decode import decode
 from attar.compressors.models.runner import TorchRunner
 from attar.compressors.models.sampling import Sampling
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
-from attar.registry.artifacts.kind_facts import DatasetFacts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
+from attar.registry.artifacts.kinds.kind_facts import DatasetFacts
 from attar.stages.artifacts.dataset.card import write_card
 from attar.stages.artifacts.dataset.rows import Row, read_rows, write_rows
 from attar.stages.artifacts.dataset.teacher_shards import (

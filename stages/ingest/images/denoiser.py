@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 
-from attar.registry.artifacts.handles import Artifact, DenoiserArtifact, Facts
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, DenoiserArtifact
 from attar.stages.artifacts.denoiser.folder import (
     Denoiser,
     denoiser_facts,

@@ -11,8 +11,9 @@ import torch
 from pydantic import field_validator
 
 from attar.compressors.images.classifier import ImageClassifier, with_classes
-from attar.registry.artifacts.classifier_facts import ImageClassifierFacts
-from attar.registry.artifacts.handles import Artifact, Facts, ImageClassifierArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import Artifact, ImageClassifierArtifact
+from attar.registry.artifacts.kinds.classifier_facts import ImageClassifierFacts
 from attar.stages.artifacts.images.folder import class_names, folder_facts, load_classifier, save_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, load_processor
 from attar.stages.artifacts.images.proof import probe_logits, prove_classifier

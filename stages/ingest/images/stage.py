@@ -8,10 +8,11 @@ from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
-from attar.registry.artifacts.classifier_facts import ImageDatasetFacts
 from attar.registry.artifacts.confinement import confined
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import file_digest
-from attar.registry.artifacts.handles import Facts, ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.kinds.classifier_facts import ImageDatasetFacts
 from attar.stages.artifacts.dataset.partition import check_fractions, parted
 from attar.stages.artifacts.images.dataset import BYTES, ImageRow, write_image_rows
 from attar.stages.artifacts.images.pixels import opened

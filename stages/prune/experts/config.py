@@ -10,7 +10,8 @@ from pydantic import Field, model_validator
 from attar.compressors.catalogue import build
 from attar.compressors.models.experts import Routing
 from attar.compressors.prune.experts.methods import EXPERT_METHODS
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.stages.artifacts.model.expert_facts import is_dense, known_routing
 from attar.stages.contract import StageConfig
 from attar.stages.runtime.device import Precision

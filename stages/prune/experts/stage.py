@@ -25,8 +25,9 @@ from attar.compressors.prune.experts.methods import (
     scores_of,
 )
 from attar.compressors.prune.experts.scan import ExpertScan, Routed
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.dataset.samples import mixed_samples, run_through
 from attar.stages.artifacts.model.expert_facts import with_experts
 from attar.stages.artifacts.model.folder import load_model, save_model

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from attar.compressors.measure.same_logits import difference
 from attar.compressors.prune.vocabulary.document import trimmed_document
 from attar.compressors.prune.vocabulary.tables import cut_vocabulary, kept_logprobs, num_rows, probe_logprobs
+from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
-from attar.registry.artifacts.handles import Facts, ModelArtifact
+from attar.registry.artifacts.handles import ModelArtifact
 from attar.stages.artifacts.model.folder import load_model, load_tokenizer, save_model
 from attar.stages.artifacts.model.proof import kept_logits, prove_written
 from attar.stages.artifacts.model.size_forecast import stored_bytes, with_tokens

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from attar.compressors.measure.cost import decode_flops, flops_per_token, num_matmul_parameters
 from attar.compressors.models.blocks import remove_blocks
-from attar.registry.artifacts.handles import DatasetArtifact, Facts, ModelArtifact
+from attar.registry.artifacts.facts import Facts
+from attar.registry.artifacts.handles import DatasetArtifact, ModelArtifact
 from attar.registry.artifacts.store import Store
 from attar.stages.artifacts.model.folder import load_model, save_model
 from attar.stages.artifacts.model.size_forecast import blocks_over, flops_of_token, stored_bytes

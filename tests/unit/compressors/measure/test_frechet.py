@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from attar.compressors.measure.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
+from attar.compressors.diffusion.frechet import bootstrap_deviations, frechet_distance, precision_and_recall
 
 
 def normal(num_points: int, seed: int, mean: float = 0.0, scale: float = 1.0) -> torch.Tensor:

@@ -12,7 +12,7 @@ import pytest
 
 from attar.registry.artifacts.facts import Fact, UnknownFactError, fact_text, is_fact, several
 from attar.registry.artifacts.handles import KINDS, EvaluationArtifact, ModelArtifact, OnnxArtifact
-from attar.registry.artifacts.kind_facts import EvaluationFacts, ModelFacts
+from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts, ModelFacts
 from attar.registry.artifacts.store import Slot, Store
 
 

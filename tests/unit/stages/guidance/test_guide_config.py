@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from attar.compressors.guidance.branches import WeakModel
-from attar.registry.artifacts.handles import Facts
+from attar.registry.artifacts.facts import Facts
 from attar.stages.guidance.config import GuideConfig
 from attar.stages.guidance.data.config import GuideDataConfig, ScalesConfig
 from attar.stages.guidance.data.stage import guide_data

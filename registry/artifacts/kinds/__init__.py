@@ -1,0 +1,1 @@
+"""The facts of each kind of artifact."""
