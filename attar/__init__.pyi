@@ -18,29 +18,29 @@ from attar.registry.artifacts.store import Store as Store
 from attar.runs import Run as Run
 from attar.runs import load_run as load_run
 from attar.runs import run as run
-from attar.registry.artifacts.artifact import AdapterArtifact
-from attar.registry.artifacts.artifact import BehaviourArtifact
-from attar.registry.artifacts.artifact import CTranslate2Artifact
-from attar.registry.artifacts.artifact import ClassifierArtifact
-from attar.registry.artifacts.artifact import ClassifierGraphArtifact
-from attar.registry.artifacts.artifact import ComparisonArtifact
-from attar.registry.artifacts.artifact import DatasetArtifact
-from attar.registry.artifacts.artifact import DenoiserArtifact
-from attar.registry.artifacts.artifact import EncoderArtifact
-from attar.registry.artifacts.artifact import EncoderGraphArtifact
-from attar.registry.artifacts.artifact import EvaluationArtifact
-from attar.registry.artifacts.artifact import FittedArtifact
-from attar.registry.artifacts.artifact import GgufArtifact
-from attar.registry.artifacts.artifact import ImageClassifierArtifact
-from attar.registry.artifacts.artifact import ImageDatasetArtifact
-from attar.registry.artifacts.artifact import ImageGraphArtifact
-from attar.registry.artifacts.artifact import ModelArtifact
-from attar.registry.artifacts.artifact import OnnxArtifact
-from attar.registry.artifacts.artifact import OpenVinoArtifact
-from attar.registry.artifacts.artifact import ReleaseArtifact
-from attar.registry.artifacts.artifact import SamplerGraphArtifact
-from attar.registry.artifacts.artifact import ScanArtifact
-from attar.registry.artifacts.artifact import VisionModelArtifact
+from attar.registry.artifacts.handles import AdapterArtifact
+from attar.registry.artifacts.handles import BehaviourArtifact
+from attar.registry.artifacts.handles import CTranslate2Artifact
+from attar.registry.artifacts.handles import ClassifierArtifact
+from attar.registry.artifacts.handles import ClassifierGraphArtifact
+from attar.registry.artifacts.handles import ComparisonArtifact
+from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DenoiserArtifact
+from attar.registry.artifacts.handles import EncoderArtifact
+from attar.registry.artifacts.handles import EncoderGraphArtifact
+from attar.registry.artifacts.handles import EvaluationArtifact
+from attar.registry.artifacts.handles import FittedArtifact
+from attar.registry.artifacts.handles import GgufArtifact
+from attar.registry.artifacts.handles import ImageClassifierArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageGraphArtifact
+from attar.registry.artifacts.handles import ModelArtifact
+from attar.registry.artifacts.handles import OnnxArtifact
+from attar.registry.artifacts.handles import OpenVinoArtifact
+from attar.registry.artifacts.handles import ReleaseArtifact
+from attar.registry.artifacts.handles import SamplerGraphArtifact
+from attar.registry.artifacts.handles import ScanArtifact
+from attar.registry.artifacts.handles import VisionModelArtifact
 
 __version__: str
 HOMES: dict[str, str]

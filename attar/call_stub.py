@@ -17,7 +17,8 @@ from pydantic import BaseModel
 
 from attar import HOMES
 from attar.folder_call import OWN_ARGUMENTS
-from attar.registry.artifacts.handles import Artifact
+from attar.registry.artifacts import handles
+from attar.registry.artifacts.artifact import Artifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import InputSlot, Stage
 
@@ -46,7 +47,7 @@ def stub_text() -> str:
     public = sorted((home, name) for name, home in HOMES.items())
     imports = [f"from {home} import {name} as {name}" for home, name in public]
     kinds = sorted({cls.__name__ for stage in STAGES.values() for cls in _artifact_types(stage)})
-    imports += [f"from {Artifact.__module__} import {kind}" for kind in kinds]
+    imports += [f"from {handles.__name__} import {kind}" for kind in kinds]
     methods = [f"    {line}".rstrip() for stage in STAGES.values() for line in ("", *_method(stage))]
     return "\n".join([HEAD.format(imports="\n".join(imports)).rstrip(), *methods, "", "stages: Stages", ""])
 

@@ -16,6 +16,7 @@ from attar.compressors.distill.teachers.contexts import ContextBuilder
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
+from attar.registry.artifacts.facts import several
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.kinds.classifier_facts import ClassifierFacts, ImageClassifierFacts
 from attar.registry.artifacts.kinds.encoder_facts import DenoiserFacts, EncoderFacts
@@ -228,7 +229,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
 
 def first_block_after_cut(facts: AnyModelFacts) -> int:
     """Return the block before the first removed one, which may hold the patch. Raises ValueError when no removed block is on record."""
-    removed = facts.removed_blocks
+    removed = several(facts, "removed_blocks")
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)

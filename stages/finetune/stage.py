@@ -23,7 +23,7 @@ from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.handles import AdapterArtifact, AnyModel
+from attar.registry.artifacts.handles import AdapterArtifact, Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, DENOISER, ENCODER, IMAGES, subject_of
 from attar.stages.artifacts.mixed_subjects import refuse_mixed
 from attar.stages.artifacts.model.folder import load_base, load_tokenizer
@@ -220,7 +220,7 @@ def _rollouts(
     )
 
 
-def _student(plan: TrainingPlan, model: AnyModel) -> tuple[PreTrainedModel, Student]:
+def _student(plan: TrainingPlan, model: Trainable) -> tuple[PreTrainedModel, Student]:
     """Return the base, and the student that learns on it."""
     adaptation = plan.adaptation
     is_sharded = plan.passes.num_shards > 1

@@ -57,7 +57,8 @@ class NoisedBatch:
     def on(self, device: torch.device) -> NoisedBatch:
         """Return the batch on a device."""
         names = ("images", "states", "times", "shown", "noises", "uniform")
-        return NoisedBatch(*(getattr(self, name).to(device) for name in names), self.facts)
+        moved: dict[str, Any] = {name: getattr(self, name).to(device) for name in names}
+        return replace(self, **moved)
 
     def for_teacher(self, *, is_hinted: bool, keeps_prefix: bool) -> NoisedBatch:
         return self

@@ -28,7 +28,7 @@ SCHEDULER = "scheduler"
 class Denoiser:
     """A net with its noise process, and what the folder says of both."""
 
-    net: nn.Module
+    net: Any  # one of diffusers, whose config is no member that a module declares
     process: NoiseProcess
     kind: NetKind
     scheduler: dict[str, Any]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 
 @dataclass(frozen=True)
 class NetKind:
@@ -56,7 +54,7 @@ class NetKind:
         without = {"vae": [None, None]} if self.pipeline == "DiTPipeline" else {}  # images are its latents
         return {"_class_name": self.pipeline, "_diffusers_version": _version(), **parts, **without}
 
-    def prepared(self, net: nn.Module) -> nn.Module:
+    def prepared(self, net: Any) -> Any:
         """Return a net that hides no class by itself: what is hidden is drawn with the rest of a step."""
         for module in net.modules():
             if hasattr(module, "token_drop"):

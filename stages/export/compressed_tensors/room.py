@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -84,14 +84,16 @@ def export_compressed_tensors(
     scheme, measured = SCHEMES[form.scheme], form.calibration
     choice = choose_matrices(read_skeleton(source), form.scheme, form.group_size, form.exclude, form.max_float_fraction)
     prompts = proof_prompts(inputs, config.num_prompts)
-    samples = training_samples(source, inputs.data, measured.num_samples, measured.max_tokens)
-    pairs = heldout_pairs(source, inputs.data, inputs.text, measured.max_rows, measured.max_tokens)
+    data: Any = inputs.data  # texts: the forecast refuses images
+    samples = training_samples(source, data, measured.num_samples, measured.max_tokens)
+    pairs = heldout_pairs(source, data, inputs.text, measured.max_rows, measured.max_tokens)
 
     def reopen() -> TorchRunner:
         return TorchRunner(load_model(source, torch.float32, device))
 
     loaded = load_model(source, torch.float32, device)
-    vocab_size = inputs.model.facts.vocab_size
+    facts: Any = inputs.model.facts  # as data
+    vocab_size: int = facts.vocab_size
     original = ask_original(
         TorchRunner(loaded), pairs, scratch=workdir / "logits", vocab_size=vocab_size, reopen=reopen
     )

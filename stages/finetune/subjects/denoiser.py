@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -167,7 +167,7 @@ def _states(plan: TrainingPlan, process: NoiseProcess, any_class: int) -> Noised
 
 def _teacher_sources(
     plan: TrainingPlan, student: DenoiserStudent, teacher: Denoiser | None
-) -> Mapping[ViewName, TeacherSource]:
+) -> dict[ViewName, TeacherSource]:
     """Return who speaks beside the student."""
     sources: dict[ViewName, TeacherSource] = {}
     for name, source in plan.teaching.sources.items():

@@ -13,7 +13,7 @@ from attar.registry.artifacts.store import Store
 from attar.stages.contract import NoInputs
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.stage import finetune
-from attar.stages.ingest.images.data import IngestImagesConfig, ingest_images
+from attar.stages.ingest.images.stage import IngestImagesConfig, ingest_images
 from attar.stages.ingest.model import IngestModelConfig, ingest_model
 from attar.stages.merge.config import MergeConfig, MergeInputs
 from attar.stages.merge.stage import merge
