@@ -50,7 +50,7 @@ def test_a_ramp_of_a_parameter_leaves_the_weight() -> None:
     [
         (
             "shar",
-            "parameter 'shar' is not there; known: divergence, target, token_weights, sample_weight, route, reduction",
+            "parameter 'shar' is not there; known: divergence, target, temperature, token_weights, sample_weight, route, reduction",
         ),
         ("target.shar", "parameter 'shar' is not there; known: share, first, second"),
         ("target.share.x", "parameter 'x' is not there; known: none"),

@@ -56,4 +56,12 @@ def _command(environment: Environment, arguments: tuple[str, ...], folder: Path,
     refresh_global_settings_context()  # Prefect read the environment when it was imported
     from attar.pipelines.cli.main import main
 
-    main()
+    try:
+        main()
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python's own end of a fork calls what threads of the parent registered, which did not come along: it may raise, and say 1
+    os._exit(code)

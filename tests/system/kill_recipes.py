@@ -123,3 +123,22 @@ def rare_nodes(tiny: Path) -> dict[str, Any]:
             data="snippets",
         ),
     }
+
+
+def subject_nodes() -> dict[str, Any]:
+    """One node a stage that takes images, denoisers or pairs of sentences, and what it reads."""
+    sentences = {"question": "sentence1", "answer": "sentence2", "similarity": "score"}
+    encoder = {"source": "random:bert?hidden_size=32&num_blocks=2", "model": {"kind": "encoder"}}
+    noise = {"source": "random:unet?sample_size=8&num_classes=10&width=8", "model": {"kind": "denoiser"}}
+    drawing = {"num_steps": 1, "num_images": 20, "classifier": {"num_steps": 20, "num_draws": 5}}
+    return {
+        "digits": {"stage": "ingest_images", "config": {"source": "digits:", "heldout_fraction": 0.3}},
+        "noise": {"stage": "ingest_model", "config": noise},
+        "drawn": {"stage": "sample", "config": drawing, "inputs": {"model": "noise", "data": "digits"}},
+        "encoder": {"stage": "ingest_model", "config": encoder},
+        "sentences": {
+            "stage": "ingest_data",
+            "config": {"source": "jsonl:shipped/sentences.jsonl", "columns": sentences, "heldout_fraction": 0.3},
+        },
+        "labelled": {"stage": "label_pairs", "inputs": {"models": ["encoder"], "data": "sentences"}},
+    }

@@ -23,7 +23,7 @@ from attar.registry.tracking.run_record import open_runs
 from attar.stages.catalogue import STAGES
 from tests.databases import copy_database
 from tests.system.forked import attar_forked
-from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes
+from tests.system.kill_recipes import everyday_nodes, planned_nodes, rare_nodes, subject_nodes
 from tests.system.operated import BETWEEN_POLLS
 
 # How far each run is asked to go, and the stage inside which it is killed. Each run also finishes what the one before left.
@@ -68,6 +68,8 @@ RARE_KILLS = (
     ("behaviour", "check_behaviour"),
     ("rejoined", "rejoin"),
 )
+# And for those that take images, denoisers or pairs of sentences.
+SUBJECT_KILLS = (("digits", "ingest_images"), ("drawn", "sample"), ("labelled", "label_pairs"))
 # A plan over every axis: its measurement, and the solve with its cuts and repairs.
 PLAN_KILLS = (("candidates", "scan"), ("planned", "prune"))
 NUM_MISSES = 5
@@ -86,7 +88,7 @@ def environment(
 
 
 def test_every_stage_is_killed_somewhere() -> None:
-    assert sorted(stage for _, stage in KILLS + RARE_KILLS) == sorted(STAGES)
+    assert sorted(stage for _, stage in KILLS + RARE_KILLS + SUBJECT_KILLS) == sorted(STAGES)
 
 
 @pytest.mark.timeout(900)  # four runs in a row
@@ -115,6 +117,13 @@ def test_so_is_one_killed_inside_a_stage_of_the_methods(
 ) -> None:
     (tmp_path / "rare.yaml").write_text(yaml.safe_dump({"name": "rare", "nodes": rare_nodes(tiny)}))
     kill_and_finish("rare.yaml", RARE_KILLS, environment, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_so_is_one_killed_inside_a_stage_of_other_subjects(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "subjects.yaml").write_text(yaml.safe_dump({"name": "subjects", "nodes": subject_nodes()}))
+    kill_and_finish("subjects.yaml", SUBJECT_KILLS, environment, tmp_path)
 
 
 def kill_and_finish(
