@@ -55,7 +55,7 @@ def _forecast(config: ExportConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> 
         raise ValueError(
             f"format.kind is {form.kind!r}, but the input is in {model['quantization']}: export first, then quantize"
         )
-    refuse_other_data(model, inputs["data"])
+    refuse_other_data(model, inputs.get("data", ()))
     if (forecast := FORECASTS.get(subject_of(model))) is not None:
         return forecast(config, model, [name for name in ("guidance", "text") if inputs.get(name)])
     if inputs.get("guidance") and not ROOMS[form.kind].takes_guidance(form):
