@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from attar.registry.artifacts.handles import AdapterArtifact, EncoderArtifact, ModelArtifact, ScanArtifact
+from attar.registry.artifacts.handles import AdapterArtifact, AnyModel, EncoderArtifact, ModelArtifact, ScanArtifact
 from attar.stages.catalogue import STAGES
 from attar.stages.contract import NoInputs, StageConfig
 from attar.stages.merge.stage import merge
@@ -20,10 +20,11 @@ from attar.stages.scan.stage import scan
 
 def test_slots_come_from_the_signature() -> None:
     slots = prune.slots
-    assert slots["model"].kinds == (ModelArtifact, EncoderArtifact) and slots["model"].is_required
+    assert slots["model"].kinds == get_args(AnyModel) and slots["model"].is_required
     assert slots["scan"].kinds == (ScanArtifact,) and not slots["scan"].is_required
     assert merge.slots["students"].is_many and merge.slots["students"].kinds == (AdapterArtifact, ModelArtifact)
-    assert prune.output_types == (ModelArtifact, EncoderArtifact) and prune.makes == "model or encoder"
+    assert prune.output_types == get_args(AnyModel)
+    assert prune.makes == "model or encoder or classifier or image_classifier"
     assert prune.follows == "model" and prune.output_type(PruneConfig(blocks=[1]), EncoderArtifact) is EncoderArtifact
     assert scan.output_types == (ScanArtifact,) and scan.makes == "scan"
 
