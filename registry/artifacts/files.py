@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,6 +57,18 @@ def folder_bytes(folder: Path) -> int:
     """Return the size of a file, or of all files under a folder; links count for themselves."""
     paths = [folder, *folder.rglob("*")] if folder.is_dir() and not folder.is_symlink() else [folder]
     return sum(path.lstat().st_size for path in paths if path.is_symlink() or path.is_file())
+
+
+def open_to_readers(folder: Path) -> None:
+    """Let files be read by whom the umask lets read. Some libraries write for their owner alone, as safetensors 0.8 does (mode 600)."""
+    probe = folder / f".{os.getpid()}.probe"
+    probe.touch()
+    readers = probe.stat().st_mode & 0o444
+    probe.unlink()
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and readers & ~status.st_mode and status.st_uid == os.geteuid():
+            path.chmod(stat.S_IMODE(status.st_mode) | readers)
 
 
 def make_way(folder: Path) -> None:

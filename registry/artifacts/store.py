@@ -21,6 +21,7 @@ from attar.registry.artifacts.files import (
     key_lock,
     make_way,
     num_bytes_requested,
+    open_to_readers,
     write_synced,
 )
 from attar.registry.artifacts.fingerprint import folder_digests
@@ -237,6 +238,7 @@ class Store:
         return replace(handle(home, read_manifest(home)))  # type: ignore[return-value]
 
     def _seal(self, slot: Slot, draft: Artifact, aside: Path, key: str, cost: dict[str, float]) -> None:
+        open_to_readers(aside / CONTENT)  # of a store that several users share
         manifest = manifest_of(slot, draft, key, folder_digests(aside / CONTENT), cost)
         check_files(aside, manifest)  # a link would be gone, or something else, on the next look
         write_synced(aside / MANIFEST, json.dumps(sealed(manifest), indent=1, sort_keys=True))

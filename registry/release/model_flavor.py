@@ -15,6 +15,7 @@ from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array
 
 from attar.registry.artifacts.environment import package_versions
+from attar.registry.artifacts.files import open_to_readers
 from attar.registry.artifacts.fingerprint import RECORDS_FOLDER
 from attar.registry.release.figures import write_figures
 
@@ -64,6 +65,7 @@ def write_version(
         _add_onnx_flavor(folder, graphs[0], versions)
     (folder / CARD).write_text(card)
     write_figures(folder, figures)
+    open_to_readers(folder)
 
 
 def _copy_words(source: Path, target: Path) -> None:

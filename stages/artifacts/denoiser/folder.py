@@ -102,7 +102,6 @@ def save_denoiser(denoiser: Denoiser, folder: Path) -> DenoiserArtifact:
     """Write a denoiser as diffusers lays it out, and return the handle with its facts."""
     kind = denoiser.kind
     denoiser.net.save_pretrained(folder / kind.folder, safe_serialization=True)
-    (folder / kind.folder / WEIGHTS).chmod(0o644)  # written for its owner alone
     write_scheduler(denoiser.scheduler, folder / SCHEDULER)
     (folder / INDEX).write_text(json.dumps(kind.index(denoiser.scheduler["_class_name"]), indent=2) + "\n")
     return DenoiserArtifact.at(folder, denoiser_facts(denoiser), companion_bytes=companion_bytes(folder))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import stat
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from attar.registry.artifacts import files
 from attar.registry.artifacts.files import (
@@ -13,6 +16,7 @@ from attar.registry.artifacts.files import (
     free_bytes,
     is_disk_full,
     num_bytes_requested,
+    open_to_readers,
     reserve,
     whole_file,
 )
@@ -78,3 +82,21 @@ def test_each_library_says_it_in_its_own_way(error: Exception, is_full: bool) ->
 
 def test_space_is_that_of_the_disk_a_folder_would_lie_on(tmp_path: Path) -> None:
     assert free_bytes(tmp_path / "not" / "made" / "yet") == pytest.approx(free_bytes(tmp_path), rel=0.05)
+
+
+def test_files_are_read_by_whom_the_umask_lets_read(tmp_path: Path) -> None:
+    """What a library wrote for its owner alone, a folder below too; what was made unreadable for others by the umask stays so."""
+    (tmp_path / "unet").mkdir()
+    for name in ("model.safetensors", "unet/model.safetensors"):
+        save_file({"weight": torch.zeros(2)}, tmp_path / name)
+    own = tmp_path / "config.json"
+    own.touch()
+    (tmp_path / "link").symlink_to(own)
+    program = tmp_path / "program"
+    program.touch(0o700)
+    open_to_readers(tmp_path)
+    modes = {str(path.relative_to(tmp_path)): stat.S_IMODE(path.lstat().st_mode) for path in tmp_path.rglob("*")}
+    readers = modes["config.json"] & 0o444
+    assert modes["model.safetensors"] & 0o444 == modes["unet/model.safetensors"] & 0o444 == readers
+    assert modes["program"] == 0o700 | readers
+    assert sorted(modes) == ["config.json", "link", "model.safetensors", "program", "unet", "unet/model.safetensors"]
