@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +12,7 @@ from attar.compressors.diffusion.net import predictor
 from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.diffusion.sampler import unrolled
 from attar.compressors.diffusion.session import IMAGES, INPUTS
+from attar.compressors.export.exporter import trace
 from attar.compressors.export.tidy import tidy
 
 if TYPE_CHECKING:
@@ -41,31 +40,16 @@ def export_sampler(
     batch = torch.export.Dim("batch_size")
     # above 1: the tracer specialises on 0 and 1
     example = (torch.zeros(3, *shape), torch.zeros(3, dtype=torch.long))
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            program = torch.onnx.export(
-                TracedSampler(net, process, num_steps).eval(),
-                example,
-                input_names=list(INPUTS),
-                output_names=[IMAGES],
-                dynamic_shapes=({0: batch}, {0: batch}),
-                opset_version=opset,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-    except torch.onnx.errors.OnnxExporterError as error:
-        raise ValueError(
-            f"{type(net).__name__} has no ONNX graph: {str(error).strip().partition(chr(10))[0]}"
-        ) from error
-    finally:
-        logger.setLevel(level)
-    assert program is not None, "the dynamo exporter returns a program"
-    graph = program.model
+    with torch.no_grad():
+        graph = trace(
+            TracedSampler(net, process, num_steps),
+            example,
+            name=type(net).__name__,
+            opset=opset,
+            input_names=list(INPUTS),
+            output_names=[IMAGES],
+            dynamic_shapes=({0: batch}, {0: batch}),
+        )
     tidy(graph)
     for value in (*graph.graph.inputs, *graph.graph.outputs):
         value.shape = ir.Shape(["batch_size"] if value.name == INPUTS[1] else ["batch_size", *shape])

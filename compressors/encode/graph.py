@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from attar.compressors.encode.session import INPUTS, LOGITS, TOKENS, VECTORS
+from attar.compressors.export.exporter import trace
 from attar.compressors.export.tidy import tidy
 
 if TYPE_CHECKING:
@@ -86,23 +85,16 @@ def _export(
     batch, tokens = torch.export.Dim("batch_size"), torch.export.Dim("sequence_length")
     # distinct and above 1: the tracer specialises on 0, 1 and on equal sizes
     example = {name: torch.ones(2, 5, dtype=torch.long) for name in INPUTS}
-    with _attention_nodes(model) as hidden, _quiet():
-        try:
-            program = torch.onnx.export(
-                traced(hidden).eval(),
-                kwargs=example,
-                input_names=list(INPUTS),
-                output_names=list(shapes),
-                dynamic_shapes={name: {0: batch, 1: tokens} for name in INPUTS},
-                opset_version=opset,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"{type(model).__name__} has no ONNX graph: {_reason(error)}") from error
-    assert program is not None, "the dynamo exporter returns a program"
-    graph = program.model
+    with _attention_nodes(model) as hidden:
+        graph = trace(
+            traced(hidden),
+            name=type(model).__name__,
+            opset=opset,
+            kwargs=example,
+            input_names=list(INPUTS),
+            output_names=list(shapes),
+            dynamic_shapes={name: {0: batch, 1: tokens} for name in INPUTS},
+        )
     tidy(graph)
     for value in graph.graph.inputs:
         value.shape = ir.Shape(["batch_size", "sequence_length"])
@@ -157,24 +149,3 @@ def _attention(hidden: Hidden) -> Callable[..., tuple[Tensor, None]]:
         return output.reshape(num_rows, num_tokens, num_heads, head_size), None
 
     return attend
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of the innermost cause, which is what the model itself said."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's advice."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)

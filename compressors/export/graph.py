@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
@@ -17,6 +14,7 @@ from torch import Tensor, nn
 
 from attar.compressors.export.block_kinds import block_kinds, representatives
 from attar.compressors.export.cache_parts import cache_parts, of_blocks
+from attar.compressors.export.exporter import trace
 from attar.compressors.export.fused import fused_operators
 from attar.compressors.export.names import APPENDED, CACHE, PAST, PRESENT, CachePart, cache_names
 from attar.compressors.export.segments import NotRepeatedError
@@ -121,28 +119,16 @@ def _few_repeated(
 def _trace(model: PreTrainedModel, opset: int, operators: Operators, parts: Sequence[CachePart]) -> ir.Model:
     example, shapes = _example_inputs(parts)
     traced_by = standard_operators if operators == "standard" else fused_operators
-    with traced_by(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing, _quiet():
-        try:
-            program = torch.onnx.export(
-                CachedForward(model, tracing).eval(),
-                kwargs=example,
-                input_names=[
-                    "input_ids",
-                    "attention_mask",
-                    "position_ids",
-                    *cache_names(parts, PAST),
-                ],
-                output_names=["logits", *cache_names(parts, PRESENT)],
-                dynamic_shapes=shapes,
-                opset_version=opset,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"{type(model).__name__} has no ONNX graph: {_reason(error)}") from error
-    assert program is not None, "the dynamo exporter returns a program"
-    return program.model
+    with traced_by(model, parts, fuse_norms=opset >= OPSETS[1]) as tracing:
+        return trace(
+            CachedForward(model, tracing),
+            name=type(model).__name__,
+            opset=opset,
+            kwargs=example,
+            input_names=["input_ids", "attention_mask", "position_ids", *cache_names(parts, PAST)],
+            output_names=["logits", *cache_names(parts, PRESENT)],
+            dynamic_shapes=shapes,
+        )
 
 
 def _check_exportable(model: PreTrainedModel) -> None:
@@ -156,27 +142,6 @@ def _check_exportable(model: PreTrainedModel) -> None:
         raise ValueError(f"{name} takes no position_ids or no cache; it has no cached graph")
     if others := set(getattr(config, "layer_types", None) or []) - BLOCK_KINDS:
         raise ValueError(f"{name} has blocks of {', '.join(sorted(others))}; no graph is built for these")
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of the innermost cause, which is what the model itself said."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's advice: torchvision is not installed, axes are merged, a tree is deprecated."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 def _example_inputs(parts: Sequence[CachePart]) -> tuple[dict[str, Any], dict[str, Any]]:

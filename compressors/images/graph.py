@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import copy
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from attar.compressors.export.exporter import trace
 from attar.compressors.images.classifier import ImageClassifier
 from attar.compressors.images.session import LOGITS, PIXELS
 from attar.compressors.images.statistics import without_open_gates
@@ -33,23 +30,16 @@ def export_classifier(
     # distinct from 1: the tracer specialises on 0 and 1
     example = torch.zeros(2, num_channels, *image_size)
     fuse_norms(whole, example[:1])
-    with _quiet():
-        try:
-            program = torch.onnx.export(
-                whole,
-                (example,),
-                input_names=[PIXELS],
-                output_names=[LOGITS],
-                dynamic_shapes=({0: torch.export.Dim("batch_size")},),
-                opset_version=opset,
-                dynamo=True,
-                optimize=True,
-                verbose=False,
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise ValueError(f"{type(classifier.model).__name__} has no ONNX graph: {_reason(error)}") from error
-    assert program is not None, "the dynamo exporter returns a program"
-    graph = program.model
+    graph = trace(
+        whole,
+        (example,),
+        name=type(classifier.model).__name__,
+        opset=opset,
+        optimize=True,
+        input_names=[PIXELS],
+        output_names=[LOGITS],
+        dynamic_shapes=({0: torch.export.Dim("batch_size")},),
+    )
     # the trace notes its call stack on every node, paths of this machine included
     common.ClearMetadataAndDocStringPass()(graph)
     graph.graph.inputs[0].shape = ir.Shape(["batch_size", num_channels, *image_size])
@@ -102,24 +92,3 @@ def fuse_norms(classifier: nn.Module, example: torch.Tensor) -> int:
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, module)
-
-
-def _reason(error: BaseException) -> str:
-    """Return the first line of the innermost cause, which is what the model itself said."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().partition("\n")[0] or type(error).__name__
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's advice."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
