@@ -18,7 +18,7 @@ from attar.compressors.distill.loop.modality import CausalText
 from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.targets.vocabulary import VocabularySample
 from attar.compressors.distill.teachers.student import Student
-from attar.compressors.distill.teachers.teacher_sources import RecordedStates, TeacherSource
+from attar.compressors.distill.teachers.teacher_sources import TeacherSource, recorded_states
 from attar.compressors.models.adapted import plain_model
 from attar.compressors.models.sharded import shard_blocks
 from attar.compressors.models.trained_weights import WeightAverage, trained_weights
@@ -171,7 +171,7 @@ def build_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> Trai
         note(f"the teacher begins with the same {student.first_block} blocks and goes on from there")
     if teaching.is_run_once and teacher is not None and teacher.own_model is not None:
         rows = with_teacher_states(rows, steps.used(), teacher, student, workdir, limit, is_packed)
-        teacher_sources["teacher"] = RecordedStates(teacher.own_model.head)
+        teacher_sources["teacher"] = recorded_states(teacher.own_model.head)
     sample = _sample(plan.passes.vocabulary_sample, rows.train, base.config.vocab_size, plan.seed)
     trainer = Trainer(
         student,

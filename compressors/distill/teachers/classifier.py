@@ -1,21 +1,16 @@
-"""A classifier of texts as training runs it, student or teacher, and a teacher's classes that were computed once."""
+"""A classifier of texts as training runs it, student or teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
-from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.outputs import ClassOutputs
-from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.classifier import TextClassifier, last_layer, of_classes
-from attar.compressors.models.trained_weights import Weights
 
 
 class ClassifierStudent(nn.Module):
@@ -38,34 +33,6 @@ class ClassifierStudent(nn.Module):
     def outputs(self, batch: SentenceBatch, weights: Mapping[str, Tensor] | None = None) -> ClassOutputs:
         """Return the logits as a teacher's outputs."""
         return ClassOutputs(self(batch))
-
-
-@dataclass
-class RecordedClasses:
-    """A teacher that was run once over all texts: each brings its logits."""
-
-    weights: Weights = field(default_factory=dict)
-
-    @property
-    def moves(self) -> bool:
-        return False
-
-    @property
-    def own_model(self) -> None:
-        return None
-
-    def follow(self, student: Any, example: Any) -> bool:
-        return False
-
-    def speak(self, student: TrainedModel, batch: SentenceBatch) -> ClassOutputs:
-        assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
-        return ClassOutputs(batch.teacher.to(next(student.parameters()).device))
-
-    def advance(self, student: TrainedModel, clock: Clock) -> None:
-        pass
-
-    def model_of(self, student: Any) -> AbstractContextManager[Any]:
-        raise TypeError("a classifier writes nothing")
 
 
 @contextmanager

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from attar.compressors.distill.examples.sentences import SentenceBatch
-from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.trained_model import TrainedModel
 from attar.compressors.encode.encoder import SentenceEncoder
-from attar.compressors.models.trained_weights import Weights
 
 
 @dataclass(frozen=True)
@@ -60,31 +56,9 @@ class EncoderStudent(nn.Module):
         return Vectors(self(batch), self.projections)
 
 
-@dataclass
-class RecordedVectors:
-    """A teacher that was run once over all texts: each brings its vector."""
-
-    weights: Weights = field(default_factory=dict)
-
-    @property
-    def moves(self) -> bool:
-        return False
-
-    @property
-    def own_model(self) -> None:
-        return None
-
-    def follow(self, student: Any, example: Any) -> bool:
-        return False
-
-    def speak(self, student: TrainedModel, batch: SentenceBatch) -> Vectors:
-        assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
-        device, tokens = next(student.parameters()).device, batch.teacher_tokens
-        beside = {} if tokens is None else {name: tokens.to(device) for name in student.reads}
-        return Vectors(batch.teacher.to(device), beside)
-
-    def advance(self, student: TrainedModel, clock: Clock) -> None:
-        pass
-
-    def model_of(self, student: Any) -> AbstractContextManager[Any]:
-        raise TypeError("an encoder writes nothing")
+def recorded_vectors(student: TrainedModel, batch: SentenceBatch) -> Vectors:
+    """Return the vectors that a batch of texts brings, and the states of its tokens where a loss reads them."""
+    assert batch.teacher is not None, "the teacher was run over every text that is learned or evaluated"
+    device, tokens = next(student.parameters()).device, batch.teacher_tokens
+    beside = {} if tokens is None else {name: tokens.to(device) for name in student.reads}
+    return Vectors(batch.teacher.to(device), beside)

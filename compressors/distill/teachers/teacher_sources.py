@@ -15,6 +15,7 @@ from attar.compressors.distill.examples.learned import LearnedBatch
 from attar.compressors.distill.examples.packing import Batch, Example, batches
 from attar.compressors.distill.examples.steps import Clock
 from attar.compressors.distill.teachers.outputs import LiveTeacher
+from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.student import Student, record_prefix
 from attar.compressors.distill.teachers.trained_model import TrainedModel
@@ -141,33 +142,14 @@ def run_once(
             yield index, states[batch.sequences == row]
 
 
-@dataclass
-class RecordedStates:
-    """A model that was run once over all examples. Of it only the head is left, which makes its kept states whole distributions."""
+def recorded_states(head: OutputHead) -> RecordedOutputs:
+    """Return a model that was run once over all examples. Of it only the head is left, which makes its kept states whole distributions."""
 
-    head: OutputHead
-    weights: Weights = field(default_factory=dict)
-
-    @property
-    def moves(self) -> bool:
-        return False
-
-    @property
-    def own_model(self) -> None:
-        return None
-
-    def follow(self, student: Any, example: Any) -> bool:
-        return False
-
-    def speak(self, student: TrainedModel, batch: Batch) -> LiveTeacher:
+    def outputs_of(student: TrainedModel, batch: Batch) -> LiveTeacher:
         assert batch.teacher_states is not None, "run_once goes over every example that is learned or evaluated"
-        return LiveTeacher(batch.teacher_states.to(self.head.weight.device), self.head)
+        return LiveTeacher(batch.teacher_states.to(head.weight.device), head)
 
-    def advance(self, student: TrainedModel, clock: Clock) -> None:
-        pass
-
-    def model_of(self, student: Any) -> AbstractContextManager[Any]:
-        raise TypeError("a teacher that was run once cannot write; a rollout needs a live one")
+    return RecordedOutputs(outputs_of)
 
 
 @dataclass

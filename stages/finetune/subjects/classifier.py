@@ -18,7 +18,8 @@ from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.classifier import ClassifierStudent, RecordedClasses, reading_features
+from attar.compressors.distill.teachers.classifier import ClassifierStudent, reading_features
+from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.subclasses import Split, Subclasses, split_by_chance
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
@@ -130,7 +131,9 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         part.to(torch.float32).requires_grad_(True)
     split = plan.teaching.split
     student = ClassifierStudent(classifier, tells_subclasses=split is not None)
-    teacher_sources: dict[ViewName, TeacherSource] = {"teacher": RecordedClasses()}  # the grades of pairs
+    teacher_sources: dict[ViewName, TeacherSource] = {
+        "teacher": RecordedOutputs(recorded_classes)
+    }  # the grades of pairs
     if not (model.facts.reads_pairs and plan.teaching.reads_record):
         teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
     steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
@@ -180,7 +183,7 @@ def _teacher_sources(
         other = _other(plan, inputs, source, name)
         if name == "teacher" and plan.teaching.is_run_once:
             rows = _with_classes(rows, other, plan.schedule.tokens_per_micro_batch, plan.teaching.split, num_subclasses)
-            sources[name] = RecordedClasses()
+            sources[name] = RecordedOutputs(recorded_classes)
         else:
             sources[name] = OtherModel(ClassifierStudent(other).eval())
     return sources, rows

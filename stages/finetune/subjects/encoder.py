@@ -15,7 +15,8 @@ from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.encoder import EncoderStudent, RecordedVectors
+from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
+from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.encoder import SentenceEncoder, length_batches
 from attar.compressors.models.slots import pad_right
@@ -183,7 +184,7 @@ def _teacher_sources(
             if name == "teacher" and plan.teaching.is_run_once:
                 reads = bool(projections_read(plan.reduction.objectives.values()))
                 rows = _with_vectors(rows, other, plan.schedule.tokens_per_micro_batch, with_tokens=reads)
-                sources[name] = RecordedVectors()
+                sources[name] = RecordedOutputs(recorded_vectors)
             else:
                 sources[name] = OtherModel(EncoderStudent(other).eval())
     return sources, rows

@@ -14,7 +14,8 @@ from attar.compressors.distill.loop.images import ImagesWithClasses
 from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.views import ViewName
-from attar.compressors.distill.teachers.image_classifier import ImageStudent, RecordedClasses
+from attar.compressors.distill.teachers.image_classifier import ImageStudent
+from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.images.classifier import ImageClassifier, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
@@ -173,7 +174,7 @@ def _teacher_sources(
             without_open_gates(other)
             if name == "teacher" and plan.teaching.is_run_once:
                 rows = _with_logits(rows, other, plan.schedule.tokens_per_micro_batch)
-                sources[name] = RecordedClasses()
+                sources[name] = RecordedOutputs(recorded_classes)
             else:
                 sources[name] = OtherModel(ImageStudent(other))
     return sources, rows
