@@ -6,7 +6,6 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -25,26 +24,21 @@ from attar.stages.contract import Forecast, stage
 from attar.stages.finetune.training_run import WEIGHTS_FILE
 from attar.stages.guidance.fold import check_guidance_fold, folded_guidance
 from attar.stages.merge.config import MergeConfig, MergeInputs
-from attar.stages.merge.denoiser import check_denoiser_merge, fold_denoiser
-from attar.stages.merge.encoder import check_encoder_merge, fold_encoder
+from attar.stages.merge.denoiser import fold_denoiser
+from attar.stages.merge.encoder import fold_encoder
 from attar.stages.merge.fold_check import check_folded_logits, check_learned
-from attar.stages.merge.image_classifier import check_image_merge, fold_classifier
+from attar.stages.merge.image_classifier import fold_classifier
 from attar.stages.merge.proof import prove_merged
 from attar.stages.merge.search import Search
 from attar.stages.merge.sources import FoldedAdapter, FoldedWeights, FolderSource, Source
 from attar.stages.merge.stream import MergeOrder, Passthrough, write_merged
+from attar.stages.merge.whole_weights import check_one_training
 from attar.stages.runtime.device import pick_device
 from attar.stages.runtime.progress import metric, note
 
 # What the interpreter's libraries and a chunk of every model may take beside the tensors.
 FIXED_MEMORY_BYTES = 300e6
-# What is refused of models of another subject than causal text, and how they take what was trained.
-CHECKS = {
-    ENCODER: check_encoder_merge,
-    CLASSIFIER: partial(check_encoder_merge, subject=CLASSIFIER),
-    IMAGES: check_image_merge,
-    DENOISER: check_denoiser_merge,
-}
+# How models of another subject than causal text take what was trained.
 FOLDS: dict[Subject, Callable[..., Trainable]] = {
     ENCODER: fold_encoder,
     CLASSIFIER: fold_encoder,
@@ -55,7 +49,9 @@ FOLDS: dict[Subject, Callable[..., Trainable]] = {
 
 def _forecast(config: MergeConfig, inputs: Mapping[str, tuple[Facts, ...]]) -> Forecast:
     students = inputs["students"]
-    CHECKS.get(subject_of(*inputs.get("base", ({},))), lambda config: None)(config)
+    subject = subject_of(*inputs.get("base", ({},)))
+    if subject in FOLDS:
+        check_one_training(config, subject)
     _check_inputs(config, inputs)
     check_guidance_fold(config.method, config.guidance_scale, students)
     who, facts = ("base", inputs["base"][0]) if "base" in inputs else ("student 1", students[0])
