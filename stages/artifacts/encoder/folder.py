@@ -16,11 +16,11 @@ from attar.registry.artifacts.handles import EncoderArtifact, EncoderGraphArtifa
 from attar.registry.artifacts.kinds.encoder_facts import EncoderFacts
 from attar.stages.artifacts.encoder.modules_file import SentenceForm, form_files, read_form, write_form
 from attar.stages.artifacts.model.folder import config_facts, quiet_transformers
-from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
+from attar.stages.artifacts.model.load_report import dtype_of, read_reported, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.older_form import write_older_tokenizer
 from attar.stages.artifacts.model.safe_folder import ENCODER_FAMILIES, read_object, refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import companion_bytes, copy_tokenizer
-from attar.stages.artifacts.model.weight_files import stored_dtype, stored_tensors
+from attar.stages.artifacts.model.weight_files import stored_tensors
 
 if TYPE_CHECKING:
     import transformers
@@ -153,32 +153,11 @@ def read_whole(
     folder: Path, dtype: torch.dtype | str, reader: str = "AutoModel", **options: Any
 ) -> transformers.PreTrainedModel:
     """Load a folder by transformers' class of that name. Raises ValueError unless its weights are those that its config describes."""
-    import transformers  # a second that a plan need not wait for
-
     stored = stored_tensors(folder)  # first: whole files, of which there is one choice
-    config = read_object(folder / "config.json")
-    if dtype == "auto" and not (config.get("dtype") or config.get("torch_dtype")):
-        dtype = stored_dtype(folder)[0]
-    try:
-        model, report = getattr(transformers, reader).from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            adapter_kwargs=dict(NO_ADAPTER),
-            ignore_mismatched_sizes=True,  # they are reported then, and refused with the rest
-            output_loading_info=True,
-            **options,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{folder}: transformers cannot load it: {one_line(error)}") from error
+    model, report = read_reported(folder, dtype_of(folder, dtype), reader, **options)
     if not any(UNREAD in name for name in stored) and getattr(model, "pooler", None) is not None:
-        model.pooler = (
-            None  # made up while loading, and read by nothing: it is not to be written as if it had been there
-        )
+        # made up while loading, and read by nothing: it is not to be written as if it had been there
+        setattr(model, "pooler", None)  # noqa: B010 - of a module, whose members are declared to be others
         report = {**report, "missing_keys": {name for name in report["missing_keys"] if UNREAD not in name}}
     unread = {name for name in report["unexpected_keys"] if name.endswith(COUNTED)}
     refuse_report(folder, {**report, "unexpected_keys": set(report["unexpected_keys"]) - unread})

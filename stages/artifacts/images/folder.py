@@ -16,9 +16,9 @@ from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import ImageClassifierArtifact
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader
 from attar.stages.artifacts.model.folder import quiet_transformers
-from attar.stages.artifacts.model.load_report import NO_ADAPTER, one_line, refuse_not_finite, refuse_report
+from attar.stages.artifacts.model.load_report import dtype_of, one_line, read_reported, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
-from attar.stages.artifacts.model.weight_files import stored_dtype, stored_tensors
+from attar.stages.artifacts.model.weight_files import stored_tensors
 
 if TYPE_CHECKING:
     import transformers
@@ -141,27 +141,7 @@ def folder_facts(folder: Path) -> Facts:
 
 
 def _read(folder: Path, dtype: torch.dtype | str, **options: Any) -> transformers.PreTrainedModel:
-    import transformers  # a second that a plan need not wait for
-
     stored_tensors(folder)  # first: whole files, of which there is one choice
-    config = read_object(folder / "config.json")
-    if dtype == "auto" and not (config.get("dtype") or config.get("torch_dtype")):
-        dtype = stored_dtype(folder)[0]
-    try:
-        model, report = transformers.AutoModelForImageClassification.from_pretrained(  # type: ignore[misc] - a pair, by output_loading_info
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            adapter_kwargs=dict(NO_ADAPTER),
-            ignore_mismatched_sizes=True,  # they are reported then, and refused with the rest
-            output_loading_info=True,
-            **options,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{folder}: transformers cannot load it: {one_line(error)}") from error
+    model, report = read_reported(folder, dtype_of(folder, dtype), "AutoModelForImageClassification", **options)
     refuse_report(folder, report)
     return model

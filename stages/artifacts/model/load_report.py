@@ -32,7 +32,7 @@ def read_model(
     With `auto` and no dtype in the config it has the one that rounds nothing. `strip_from_names` is what a wrapper left in the names.
     """
     stored_tensors(folder)  # first: whole files, of which there is one choice
-    model, report = _read(folder, _dtype(folder, dtype), strip_from_names, options)
+    model, report = _read_causal(folder, dtype_of(folder, dtype), strip_from_names, **options)
     if problems := _problems(report):
         raise ValueError(
             f"{folder}: the weights are not the model that config.json describes: {'; '.join(problems)}"
@@ -69,20 +69,23 @@ def refuse_report(name: str | Path, report: Mapping[str, Any]) -> None:
         raise ValueError(f"{name}: the weights are not the model that its config describes: {'; '.join(problems)}")
 
 
-def _read(
-    folder: Path, dtype: torch.dtype | str, strip_from_names: Sequence[str], options: Mapping[str, Any]
+def read_reported(
+    folder: Path, dtype: torch.dtype | str, reader: str, **options: Any
 ) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
-    import transformers  # a second that a plan need not wait for
+    """Return a folder's model by transformers' class `reader`, and the report of what was made up or left out.
+
+    Raises ValueError, in one line, where transformers cannot load it.
+    """
+    import transformers
 
     try:
-        return transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[return-value] - a pair, by output_loading_info
+        return getattr(transformers, reader).from_pretrained(
             folder,
             dtype=dtype,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
             adapter_kwargs=dict(NO_ADAPTER),
-            key_mapping=_renames(strip_from_names) or None,
             ignore_mismatched_sizes=True,  # they are reported then, and refused with the rest
             output_loading_info=True,
             **options,
@@ -93,11 +96,19 @@ def _read(
         raise ValueError(f"{folder}: transformers cannot load it: {one_line(error)}") from error
 
 
-def _dtype(folder: Path, dtype: torch.dtype | str) -> torch.dtype | str:
+def dtype_of(folder: Path, dtype: torch.dtype | str) -> torch.dtype | str:
+    """Return the dtype to load a folder in: with `auto` and none in its config, the one that rounds nothing."""
     config = read_object(folder / "config.json")
     if dtype != "auto" or config.get("dtype") or config.get("torch_dtype") or "quantization_config" in config:
         return dtype
     return stored_dtype(folder)[0]
+
+
+def _read_causal(
+    folder: Path, dtype: torch.dtype | str, strip_from_names: Sequence[str], **options: Any
+) -> tuple[transformers.PreTrainedModel, dict[str, Any]]:
+    renames = _renames(strip_from_names) or None
+    return read_reported(folder, dtype, "AutoModelForCausalLM", key_mapping=renames, **options)
 
 
 def _problems(report: Mapping[str, Any]) -> list[str]:
@@ -126,7 +137,7 @@ def _cure(folder: Path, report: Mapping[str, Any], strip_from_names: Sequence[st
     if strip_from_names or not names:
         return ""
     for parts in _candidates(names):
-        _, tried = _read(folder, "auto", parts, {"device_map": "meta"})
+        _, tried = _read_causal(folder, "auto", parts, device_map="meta")
         if not _problems(tried):
             return f"; a wrapper's names, which ingest_model removes with strip_from_names: [{', '.join(parts)}]"
     return ""

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attar.stages.artifacts.model.folder import quiet_transformers
-from attar.stages.artifacts.model.load_report import one_line, refuse_not_finite, refuse_report
+from attar.stages.artifacts.model.load_report import read_reported, refuse_not_finite, refuse_report
 from attar.stages.artifacts.model.safe_folder import read_object, refuse_unsafe
 from attar.stages.artifacts.model.tokenizer_files import copy_tokenizer, tokenizer_files
 
@@ -33,7 +33,7 @@ NOT_SETTINGS = {"model_type", "architectures", "dtype", "transformers_version", 
 
 def load_vision_model(folder: Path) -> PreTrainedModel:
     """Load a vision-language model in its stored dtype. Raises ValueError in one line unless it is whole and its processor is there."""
-    import transformers  # a second that a plan need not wait for
+    # a second that a plan need not wait for
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
     refuse_unsafe(folder)
@@ -45,19 +45,7 @@ def load_vision_model(folder: Path) -> PreTrainedModel:
             f"{folder} has no processor: none of {', '.join(PROCESSORS)} is there; a picture cannot be read without"
         )
     quiet_transformers()
-    try:
-        model, report = transformers.AutoModelForImageTextToText.from_pretrained(  # type: ignore[misc] - a pair
-            folder,
-            dtype="auto",
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (torch.OutOfMemoryError, MemoryError):
-        raise
-    except Exception as error:
-        raise ValueError(f"{folder} does not load: {one_line(error)}") from error
+    model, report = read_reported(folder, "auto", "AutoModelForImageTextToText")
     refuse_report(folder, report)
     refuse_not_finite(folder, model.state_dict())
     return model.eval()
