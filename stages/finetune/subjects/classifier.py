@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence
-from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.classes import ClassTexts
-from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.classes import UNLABELLED
 from attar.compressors.distill.losses.next_token import NextToken
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Objective
@@ -25,7 +23,6 @@ from attar.compressors.distill.teachers.teacher_sources import OtherModel, Stude
 from attar.compressors.encode.classifier import TextClassifier, head_parts, last_layer
 from attar.compressors.encode.encoder import length_batches
 from attar.compressors.models.slots import pad_right
-from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts, several
 from attar.registry.artifacts.subjects import CLASSIFIER
 from attar.stages.artifacts.classifier.class_form import shortened
@@ -41,8 +38,9 @@ from attar.stages.finetune.subjects.encoder import (
     check_text_training,
     refuse_other_tokens,
     refuse_vectors,
+    sentence_parts,
 )
-from attar.stages.finetune.training_rows import Mixture
+from attar.stages.finetune.subjects.examples import assembled
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -120,7 +118,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
         label = class_of(row, labels, source) if reads_labels and row.answer else UNLABELLED
         return [Sentence(ids, label=label) for ids in reader([text])] if text.strip() else []
 
-    rows = SentenceRows.read(inputs.data, examples_of)  # type: ignore[arg-type] - the forecast refuses images
+    rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     if reads_labels and all(sentence.label == UNLABELLED for sentence in rows.train):
         raise ValueError(
             "an objective reads labels, but no training row has a class; set columns.answer in ingest_data"
@@ -136,18 +134,7 @@ def build_classifier_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Pa
     }  # the grades of pairs
     if not (model.facts.reads_pairs and plan.teaching.reads_record):
         teacher_sources, rows = _teacher_sources(plan, inputs, student, rows, classifier.num_subclasses)
-    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
-    trainer = Trainer(
-        student,
-        rows.train,
-        steps,
-        plan.reduction,
-        ClassTexts(),
-        accelerator_on(plan.device),
-        teacher_sources=teacher_sources,
-        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
-    )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return assembled(plan, student, rows, ClassTexts(), teacher_sources, workdir)
 
 
 def _grade(row: Row, source: str, plan: TrainingPlan) -> Tensor | None:

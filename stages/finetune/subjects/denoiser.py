@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from attar.compressors.diffusion.process import NoiseProcess
 from attar.compressors.distill.examples.noised import NoisedImage, NoisedStates
-from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.denoised import NoisedImages
-from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.denoising.catalogue import DENOISING_LOSSES
 from attar.compressors.distill.losses.denoising.views import CRITIC, PREDICTIONS
 from attar.compressors.distill.losses.objective import projections_read
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.denoiser import DenoiserStudent
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.facts import Facts
-from attar.stages.artifacts.dataset.partition import shared_rows_note
-from attar.stages.artifacts.dataset.rows import Row, Split
+from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.denoiser.folder import Denoiser, load_denoiser
 from attar.stages.artifacts.denoiser.images import check_images, has_any_class, read_images
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
-from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
-from attar.stages.runtime.progress import note
 
 ACCEPTED = ", ".join(DENOISING_LOSSES)
 # Parameters of losses that the class which means any stands behind, with what asks for nothing.
@@ -98,44 +92,28 @@ def check_denoiser_data(config: FinetuneConfig, model: Facts, data: Sequence[Fac
                 )
 
 
-@dataclass(frozen=True)
-class ImageRows:
-    """Images to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+NoisedRows = ExampleRows[NoisedImage]
 
-    train: list[NoisedImage] = field(default_factory=list)
-    heldout: list[NoisedImage] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    evaluated_parts: list[Split] = field(default_factory=list)
-    # a denoiser answers no question: none is checked
-    heldout_rows: Sequence[Row] = ()
 
-    @staticmethod
-    def read(datasets: Sequence[Any], denoiser: Denoiser) -> ImageRows:
-        """Read every data set once. Raises ValueError when nothing is left to train on."""
-        read, (num_channels, side, _) = ImageRows(), denoiser.shape
-        for source, data in enumerate(datasets):
-            some = read_images(data, "train", num_channels, side)
-            read.train.extend(map(NoisedImage, some.images, some.labels.tolist()))
-            read.sources.extend([source] * len(some))
-            read.ids.extend(some.ids)
-            part: Split = "choose" if len(read_images(data, "choose", num_channels, side)) else "heldout"
-            apart = read_images(data, part, num_channels, side)
-            if len(apart):
-                read.heldout.extend(map(NoisedImage, apart.images, apart.labels.tolist()))
-                read.evaluated_parts.append(part)
-                if part == "heldout":
-                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
-        if not read.train:
-            raise ValueError("the data has no training rows")
-        return read
+def _noised_parts(denoiser: Denoiser) -> Callable[[Any, str], PartOf[NoisedImage]]:
+    """Return what reads a data set's parts: images of the denoiser's channels and size, with their classes."""
+    num_channels, side, _ = denoiser.shape
+
+    def parts_of(data: Any, name: str) -> PartOf[NoisedImage]:
+        def part_of(part: Split) -> list[tuple[str, NoisedImage]] | None:
+            some = read_images(data, part, num_channels, side)
+            return list(zip(some.ids, map(NoisedImage, some.images, some.labels.tolist()), strict=True)) or None
+
+        return part_of
+
+    return parts_of
 
 
 def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and images in place."""
     check_images(inputs.model.facts, [data.facts for data in inputs.data])  # what a plan could not know yet
     denoiser = load_denoiser(inputs.model.path, plan.device)
-    rows = ImageRows.read(inputs.data, denoiser)
+    rows = NoisedRows.read(inputs.data, _noised_parts(denoiser))
     states = _states(plan, denoiser.process, denoiser.num_labels - 1)
     if rows.heldout:
         rows.heldout[:] = states.drawn(rows.heldout, -1)
@@ -145,18 +123,11 @@ def build_denoiser_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path
         assert teacher is not None, "checked before"
         critic = teacher.net
     student = DenoiserStudent(denoiser.net.requires_grad_(True), critic)
-    trainer = Trainer(
-        student,
-        rows.train,
-        Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule),
-        plan.reduction,
+    modality, sources = (
         NoisedImages(denoiser.process, denoiser.num_labels - 1),
-        accelerator_on(plan.device),
-        teacher_sources=_teacher_sources(plan, student, teacher),
-        rollouts=states,
-        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
+        _teacher_sources(plan, student, teacher),
     )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return assembled(plan, student, rows, modality, sources, workdir, rollouts=states)
 
 
 def _states(plan: TrainingPlan, process: NoiseProcess, any_class: int) -> NoisedStates:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attar.compressors.distill.examples.sentences import Sentence
-from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.sentences import SentenceTexts
-from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS
 from attar.compressors.distill.losses.objective import Objective, projections_read
 from attar.compressors.distill.losses.views import ViewName
@@ -20,19 +19,17 @@ from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.encode.encoder import SentenceEncoder, length_batches
 from attar.compressors.models.slots import pad_right
-from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import DatasetArtifact
 from attar.registry.artifacts.subjects import ENCODER, Subject
-from attar.stages.artifacts.dataset.partition import shared_rows_note
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 from attar.stages.artifacts.encoder.folder import load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
-from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
-from attar.stages.runtime.progress import bar, note
+from attar.stages.runtime.progress import bar
 
 
 def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None:
@@ -94,40 +91,22 @@ def refuse_vectors(objectives: Mapping[str, Objective]) -> None:
             )
 
 
-@dataclass(frozen=True)
-class SentenceRows:
-    """Texts to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+SentenceRows = ExampleRows[Sentence]
 
-    train: list[Sentence] = field(default_factory=list)
-    heldout: list[Sentence] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    evaluated_parts: list[Split] = field(default_factory=list)
-    # an encoder answers no question: none is checked
-    heldout_rows: Sequence[Row] = ()
 
-    @staticmethod
-    def read(
-        datasets: Sequence[DatasetArtifact], examples_of: Callable[[Row, str], Sequence[Sentence]]
-    ) -> SentenceRows:
-        """Read every data set once: of each row, in the data set of that name, its examples. Raises ValueError when nothing is left to train on."""
-        read = SentenceRows()
-        for source, data in enumerate(datasets):
-            rows, name = read_rows(data.path / "rows.jsonl"), data.facts.name or f"data {source + 1}"
-            for row in split_rows(rows, "train"):
-                sentences = examples_of(row, name)
-                read.train.extend(sentences)
-                read.sources.extend([source] * len(sentences))
-                read.ids.extend([row.id] * len(sentences))
-            part: Split = "choose" if split_rows(rows, "choose") else "heldout"
-            if evaluated := split_rows(rows, part):
-                read.heldout.extend(sentence for row in evaluated for sentence in examples_of(row, name))
-                read.evaluated_parts.append(part)
-                if part == "heldout":
-                    note(shared_rows_note(name, "decide which state is kept"))
-        if not read.train:
-            raise ValueError("the data has no training rows")
-        return read
+def sentence_parts(examples_of: Callable[[Row, str], Sequence[Sentence]]) -> Callable[[Any, str], PartOf[Sentence]]:
+    """Return what reads a data set's parts: of each row, in the data set of that name, its examples."""
+
+    def parts_of(data: DatasetArtifact, name: str) -> PartOf[Sentence]:
+        rows = read_rows(data.path / "rows.jsonl")
+
+        def part_of(part: Split) -> list[tuple[str, Sentence]] | None:
+            some = split_rows(rows, part)
+            return [(row.id, sentence) for row in some for sentence in examples_of(row, name)] if some else None
+
+        return part_of
+
+    return parts_of
 
 
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
@@ -138,23 +117,12 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     def examples_of(row: Row, name: str) -> list[Sentence]:
         return _pair(row, name, reader) if is_graded else [Sentence(ids) for ids in reader(texts_of([row]))]
 
-    rows = SentenceRows.read(inputs.data, examples_of)  # type: ignore[arg-type] - the forecast refuses images
+    rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
-    trainer = Trainer(
-        student,
-        rows.train,
-        steps,
-        plan.reduction,
-        SentenceTexts(),
-        accelerator_on(plan.device),
-        teacher_sources=teacher_sources,
-        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
-    )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    return assembled(plan, student, rows, SentenceTexts(), teacher_sources, workdir)
 
 
 def _pair(row: Row, name: str, reader: TextReader) -> list[Sentence]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attar.compressors.distill.examples.images import LabelledImage
-from attar.compressors.distill.examples.steps import Steps
 from attar.compressors.distill.loop.images import ImagesWithClasses
-from attar.compressors.distill.loop.trainer import Trainer, accelerator_on
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
@@ -19,18 +18,16 @@ from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorde
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
 from attar.compressors.images.classifier import ImageClassifier, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
-from attar.compressors.models.trained_weights import WeightAverage, trained_weights
 from attar.registry.artifacts.handles import ImageDatasetArtifact
-from attar.stages.artifacts.dataset.partition import shared_rows_note
-from attar.stages.artifacts.dataset.rows import Row, Split
+from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
 from attar.stages.artifacts.images.folder import load_classifier
 from attar.stages.artifacts.images.pixels import PROCESSOR, PixelReader, pixel_batches
 from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
+from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
-from attar.stages.finetune.training_rows import Mixture
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
 
@@ -93,64 +90,36 @@ def _check_computing(config: FinetuneConfig) -> None:
         )
 
 
-@dataclass(frozen=True)
-class ImageRows:
-    """Images to learn and to evaluate; `sources[i]` and `ids[i]` say which data set and row `train[i]` came from."""
+ImageRows = ExampleRows[LabelledImage]
 
-    train: list[LabelledImage] = field(default_factory=list)
-    heldout: list[LabelledImage] = field(default_factory=list)
-    sources: list[int] = field(default_factory=list)
-    ids: list[str] = field(default_factory=list)
-    evaluated_parts: list[Split] = field(default_factory=list)
-    # a classifier answers no question: none is checked
-    heldout_rows: Sequence[Row] = ()
 
-    @staticmethod
-    def read(datasets: Sequence[ImageDatasetArtifact], reader: PixelReader) -> ImageRows:
-        """Read the rows of every data set. Raises ValueError when nothing is left to train on."""
-        read = ImageRows()
-        for source, data in enumerate(datasets):
-            rows, content = read_image_rows(data.path), ImageBytes(data)
-            part: Split = "choose" if any(row.split == "choose" for row in rows) else "heldout"
-            for row in rows:
-                example = LabelledImage(reader.stored(data, row, content), row.label)
-                if row.split == "train":
-                    read.train.append(example)
-                    read.sources.append(source)
-                    read.ids.append(row.id)
-                elif row.split == part:
-                    read.heldout.append(example)
-            if any(row.split == part for row in rows):
-                read.evaluated_parts.append(part)
-                if part == "heldout":
-                    note(shared_rows_note(data.facts.name or f"data {source + 1}", "decide which state is kept"))
-        if not read.train:
-            raise ValueError("the data has no training images")
-        return read
+def _image_parts(reader: PixelReader) -> Callable[[Any, str], PartOf[LabelledImage]]:
+    """Return what reads a data set's parts: images as the model reads them, with their labels."""
+
+    def parts_of(data: ImageDatasetArtifact, name: str) -> PartOf[LabelledImage]:
+        rows, content = read_image_rows(data.path), ImageBytes(data)
+
+        def part_of(part: Split) -> list[tuple[str, LabelledImage]] | None:
+            some = [row for row in rows if row.split == part]
+            return [(row.id, LabelledImage(reader.stored(data, row, content), row.label)) for row in some] or None
+
+        return part_of
+
+    return parts_of
 
 
 def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and images in place, batch norms measured on what is learned."""
     classifier = trained_classifier(inputs.model.path, plan.device)
     reader = PixelReader(inputs.model.path, classifier.model.config.num_channels)
-    rows = ImageRows.read(inputs.data, reader)  # type: ignore[arg-type] - the forecast refuses others
+    rows = ImageRows.read(inputs.data, _image_parts(reader), "images")
     learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
         note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
     student = ImageStudent(classifier)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    steps = Steps(Mixture(rows.train, rows.sources, plan.rows.shares, plan.seed), rows.train, plan.schedule)
-    trainer = Trainer(
-        student,
-        rows.train,
-        steps,
-        plan.reduction,
-        ImagesWithClasses(plan.rows.augment, plan.seed),
-        accelerator_on(plan.device),
-        teacher_sources=teacher_sources,
-        average=WeightAverage(plan.average_decay, trained_weights(student)) if plan.average_decay else None,
-    )
-    return TrainingRun(trainer, rows, None, workdir, heldout=plan.heldout, checkpoints=plan.checkpoints)
+    modality = ImagesWithClasses(plan.rows.augment, plan.seed)
+    return assembled(plan, student, rows, modality, teacher_sources, workdir)
 
 
 def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:
