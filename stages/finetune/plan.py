@@ -10,6 +10,7 @@ import torch
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.distill.examples.rollouts import RolloutPolicy
 from attar.compressors.distill.examples.steps import Schedule
+from attar.compressors.distill.loop.copies import at_exits
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
@@ -36,7 +37,6 @@ from attar.stages.finetune.schedule_config import (
 )
 from attar.stages.finetune.teacher_config import (
     NO_CONTEXT,
-    SubclassSplit,
     has_both_sides,
     policy_of,
     reads_record,
@@ -61,6 +61,8 @@ class Adaptation:
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
+    # of an encoder: after how many blocks its vector is learned; none: after the last alone
+    exits: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +166,12 @@ class TrainingPlan:
             device=device,
             dtype=pick_dtype("float32" if inputs.model.subject is IMAGES else config.compute.precision, device),
             adaptation=adaptation_of(config.adapt, inputs.model.facts),
-            reduction=reduction,
+            reduction=at_exits(reduction, config.adapt.exits),
             teaching=Teaching(
                 sources=_sources(config, inputs, reduction, reads_record=is_recorded),
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
-                split=_split(config.teacher.split),
+                split=None if config.teacher.split is None else config.teacher.split.rule,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),
@@ -224,6 +226,7 @@ def adaptation_of(adapt: AdaptKind, facts: AnyModelFacts) -> Adaptation:
         method=adapt.method,
         first_block=first_block,
         quantized_base=adapt.quantized_base,
+        exits=adapt.exits,
     )
 
 
@@ -233,10 +236,6 @@ def first_block_after_cut(facts: AnyModelFacts) -> int:
     if not removed:
         raise ValueError("adapt.blocks is 'after_cut', but the model's record names no removed block; use 'all'")
     return max(0, min(removed) - 1)
-
-
-def _split(split: SubclassSplit | None) -> Split | None:
-    return None if split is None else Split(by=split.by, temperature=split.temperature, seed=split.seed)
 
 
 def _sources(

@@ -87,6 +87,7 @@ def _forecast(config: FinetuneConfig, inputs: Mapping[str, tuple[Facts, ...]]) -
     check_adapt(config.adapt, model)
     facts: dict[str, Any] = {"method": config.adapt.kind}
     facts |= {"expert_rank": config.adapt.expert_rank} if config.adapt.expert_rank else {}
+    facts |= {"exits": config.adapt.exits} if config.adapt.exits else {}
     facts |= {"vocab_size": model["vocab_size"]} if "vocab_size" in model else {}
     return Forecast(
         facts,

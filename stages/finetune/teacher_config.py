@@ -10,6 +10,7 @@ from pydantic import Field
 from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
 from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
+from attar.compressors.distill.teachers.subclasses import Split
 from attar.stages.contract import StageConfig, default_kind
 from attar.stages.runtime.method_field import MethodField
 from attar.stages.runtime.older_fields import NOTHING, kind_of
@@ -61,6 +62,11 @@ class SubclassSplit(StageConfig):
 
     seed: int = Field(default=0, ge=0)
     """What the rotation of the directions, or chance, is drawn with."""
+
+    @property
+    def rule(self) -> Split:
+        """The split as the teacher's classes take it."""
+        return Split(by=self.by, temperature=self.temperature, seed=self.seed)
 
 
 class AutoTeacher(StageConfig):

@@ -249,6 +249,7 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
         num_steps=run.trainer.step,
         best_step=run.best["step"],
         base_fingerprint=base.fingerprint,
+        **({"exits": adaptation.exits} if adaptation.exits else {}),
         **{name: base.facts[name] for name in ("vocab_size",) if name in base.facts},  # type: ignore[arg-type] - an image has no tokens
         # which part of the data the kept state was chosen on: figures of that part flatter it
         chosen_on=tuple(dict.fromkeys(run.rows.evaluated_parts)),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
+from attar.compressors.distill.loop.copies import exit_name, kind_of_copy, teacher_name
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
@@ -18,7 +19,13 @@ from attar.compressors.distill.teachers.outputs import Teachers
 
 @dataclass(frozen=True)
 class SentenceTexts:
-    """Texts under an encoder: a position is a text, its view the vector."""
+    """Texts under an encoder: a position is a text, its view the vector. With `exits` each of them has views of its own.
+
+    `widths`: of a pool of teachers that were run once, the numbers of each one's vectors, which follow each other; none: one teacher.
+    """
+
+    exits: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
 
     def at(self, step: int) -> SentenceTexts:
         return self
@@ -33,9 +40,25 @@ class SentenceTexts:
     ) -> dict[str, Observed]:
         named = {name: getattr(teachers, name) for name in ("teacher", "past", "anchor")}
         others = {name: outputs.states["hidden"] for name, outputs in named.items() if outputs is not None}
-        tokens = {"student_tokens": student.projections.get(TOKEN_STATES)}
-        tokens["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
-        return {EMBEDDINGS: Whole(EmbeddingViews(output, **others, **tokens, similarities=batch.similarities))}
+        others["teacher_tokens"] = teachers.teacher_states.get(TOKEN_STATES)
+        tokens = student.projections.get(TOKEN_STATES)
+        views: dict[str, EmbeddingViews] = {}
+        for index, depth in enumerate(self.exits):
+            own = None if tokens is None else tokens[index]
+            kind = kind_of_copy(EMBEDDINGS, exit_name(depth))
+            views[kind] = EmbeddingViews(output[index], student_tokens=own, similarities=batch.similarities, **others)
+        if not self.exits:
+            views[EMBEDDINGS] = EmbeddingViews(
+                output, student_tokens=tokens, similarities=batch.similarities, **others
+            )
+        for kind, some in [*views.items()] if self.widths else ():
+            assert some.teacher is not None, "a pool was run once, over every text"
+            parts = some.teacher.split(self.widths, dim=-1)
+            views |= {
+                kind_of_copy(kind, teacher_name(number)): replace(some, teacher=part)
+                for number, part in enumerate(parts, start=1)
+            }
+        return {kind: Whole(some) for kind, some in views.items()}
 
     def entropies(self, batch: SentenceBatch, teachers: Teachers) -> TokenStats:
         raise TypeError("vectors have no entropy; no loss between them asks for it")

@@ -38,13 +38,14 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         raise ValueError(
             "teacher.kind is 'random', which draws a causal language model; accepted for an encoder: input, self"
         )
-    graded = {name: "grades" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
-    if any(graded.values()) and not all(graded.values()):
-        other = next(name for name, is_graded in graded.items() if not is_graded)
+    paired = {name: "pairs" in objective.requires.facts for name, objective in config.reduction.objectives.items()}
+    if any(paired.values()) and not all(paired.values()):
+        other = next(name for name, is_paired in paired.items() if not is_paired)
         raise ValueError(
-            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance alone, or without it"
+            f"objectives.{other} reads single texts, and the other objectives pairs; accepted: pair_distance and pair_contrast alone, or "
+            "neither"
         )
-    if not has_teacher and config.teacher.rule is None and not any(graded.values()):
+    if not has_teacher and config.teacher.rule is None and not any(paired.values()):
         raise ValueError(
             f"teacher.kind is {config.teacher.kind!r}, but the node has no input `teacher`, and an encoder's is not recorded; accepted: that "
             "input, or kind self"
@@ -53,7 +54,7 @@ def check_encoder_training(config: FinetuneConfig, *, has_teacher: bool) -> None
         if objective.requires.views != EMBEDDINGS:
             raise ValueError(
                 f"objectives.{name} reads {objective.requires.views} of a causal language model, and the model is an encoder; "
-                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance"
+                "accepted: similarity_rows, embedding_distance, token_distance, pair_distance, pair_contrast"
             )
     if config.teacher.split is not None:
         raise ValueError("teacher.split splits classes, and the model is an encoder; accepted: null")
@@ -112,27 +113,31 @@ def sentence_parts(examples_of: Callable[[Row, str], Sequence[Sentence]]) -> Cal
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
-    is_graded = any("grades" in objective.requires.facts for objective in plan.reduction.objectives.values())
+    facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
-        return _pair(row, name, reader) if is_graded else [Sentence(ids) for ids in reader(texts_of([row]))]
+        if "pairs" in facts:
+            return _pair(row, name, reader, is_graded="grades" in facts)
+        return [Sentence(ids) for ids in reader(texts_of([row]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
-    student = EncoderStudent(encoder)
+    student = EncoderStudent(encoder, plan.adaptation.exits)
     teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    return assembled(plan, student, rows, SentenceTexts(), teacher_sources, workdir)
+    return assembled(plan, student, rows, SentenceTexts(plan.adaptation.exits), teacher_sources, workdir)
 
 
-def _pair(row: Row, name: str, reader: TextReader) -> list[Sentence]:
-    """Return a row as a pair with its grade. Raises ValueError for a row without one, or beyond -1 to 1."""
-    if row.similarity is None or not -1 <= row.similarity <= 1:
+def _pair(row: Row, name: str, reader: TextReader, *, is_graded: bool) -> list[Sentence]:
+    """Return a row as a pair. Raises ValueError for one that is none, and where grades are learned for one without, or beyond -1 to 1."""
+    if not (row.question.strip() and row.answer.strip()):
+        raise ValueError(f"{name}: row {row.id} is no pair of texts; accepted: a question and an answer a row")
+    if is_graded and (row.similarity is None or not -1 <= row.similarity <= 1):
         raise ValueError(
             f"{name}: row {row.id} has similarity {row.similarity}, and pair_distance brings a cosine to it; accepted: -1 to 1"
         )
     first, second = reader([row.question, row.answer])
-    return [Sentence(first, other=second, similarity=row.similarity)]
+    return [Sentence(first, other=second, similarity=row.similarity or 0.0)]
 
 
 def _teacher_sources(
