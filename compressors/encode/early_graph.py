@@ -113,8 +113,7 @@ class _Decisions:
             return [told], [states, vectors, told.outputs[0]]
         told = self._depth(depth, "here")
         same = [
-            _node("Identity", [value], f"{name}_at_{depth}")
-            for value, name in ((states, TOKENS), (vectors, VECTORS))
+            _node("Identity", [value], f"{name}_at_{depth}") for value, name in ((states, TOKENS), (vectors, VECTORS))
         ]
         ends = [*(_typed(node.outputs[0], value) for node, value in zip(same, (states, vectors), strict=True))]
         here = ir.Graph([], [*ends, told.outputs[0]], nodes=[*same, told], name=f"end_at_{depth}")

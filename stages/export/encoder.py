@@ -115,7 +115,9 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     return EncoderGraphArtifact.at(content, made)
 
 
-def _difference(encoder: SentenceEncoder, session: Any, ids: Sequence[Sequence[int]], early: EarlyExits | None) -> float:
+def _difference(
+    encoder: SentenceEncoder, session: Any, ids: Sequence[Sequence[int]], early: EarlyExits | None
+) -> float:
     """Return the largest difference of a number of a vector; of a graph with early exits where all texts end at the first and where none does."""
     if early is None:
         return _apart(encoded(encoder, ids), encoded(GraphEncoder(session, CPU), ids))

@@ -14,6 +14,7 @@ from attar.compressors.distill.loop.copies import at_exits
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.contexts import ContextBuilder
+from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.compressors.images.augment import Augmentation
@@ -61,8 +62,7 @@ class Adaptation:
     method: AdaptMethod
     first_block: int
     quantized_base: QuantizedBase
-    # of an encoder: after how many blocks its vector is learned; none: after the last alone
-    exits: tuple[int, ...] = ()
+    exits: tuple[int, ...] = ()  # of an encoder: after how many blocks its vector is learned; none: after the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +87,7 @@ class Teaching:
     is_run_once: bool
     # of a classifier: how the teacher's classes are split; None: they are not
     split: Split | None
+    pool: PoolRule | None  # of several teachers: how they are weighed
     # None: what the student reads
     context: ContextBuilder | None
     # learn every row a second time, behind what the teacher reads
@@ -172,6 +173,7 @@ class TrainingPlan:
                 reads_record=is_recorded,
                 is_run_once=config.teacher.run_once,
                 split=None if config.teacher.split is None else config.teacher.split.rule,
+                pool=config.teacher.pool,
                 context=None if config.teacher.context == NO_CONTEXT else config.teacher.context,
                 has_both_sides=has_both_sides(config.rollout),
             ),

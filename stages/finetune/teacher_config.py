@@ -9,6 +9,7 @@ from pydantic import Field
 
 from attar.compressors.distill.examples.rollouts import ROLLOUTS, RolloutPolicy
 from attar.compressors.distill.teachers.contexts import CONTEXTS, ContextBuilder
+from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.sources import SELF_RULES, SelfRule
 from attar.compressors.distill.teachers.subclasses import Split
 from attar.stages.contract import StageConfig, default_kind
@@ -84,6 +85,7 @@ class AutoTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
+    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "without_input"
 
@@ -96,6 +98,7 @@ class RecordedTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
+    pool: ClassVar[PoolRule | None] = None
     context: ClassVar[ContextBuilder] = NO_CONTEXT
     run_once: ClassVar[bool] = False
     seed: ClassVar[int | None] = None
@@ -118,6 +121,7 @@ class InputTeacher(StageConfig):
     """Of classifiers: teach a student of several outputs a class what the teacher's classes hide, {by: directions}. null: classes alone."""
 
     rule: ClassVar[SelfRule | None] = None
+    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
@@ -136,6 +140,7 @@ class SelfTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     run_once: ClassVar[bool] = False
+    pool: ClassVar[PoolRule | None] = None
     seed: ClassVar[int | None] = None
     record: ClassVar[Record] = "never"
 
@@ -157,12 +162,41 @@ class RandomTeacher(StageConfig):
 
     split: ClassVar[SubclassSplit | None] = None
     rule: ClassVar[SelfRule | None] = None
+    pool: ClassVar[PoolRule | None] = None
     run_once: ClassVar[bool] = False
     record: ClassVar[Record] = "never"
 
 
+class PoolTeacher(StageConfig):
+    """The input `teachers`, two or more. Each run once, by how alike its features are to the target. https://arxiv.org/abs/2304.12314"""
+
+    kind: Literal["pool"]
+    """The input `teachers`, weighed by how alike their features are to the classes or pairs of the training rows."""
+
+    similarity: Literal["cka", "parc"] = "cka"
+    """How alike: centered kernel alignment (https://arxiv.org/abs/1905.00414), or rank correlation of distances (https://arxiv.org/abs/2111.06977)."""
+
+    power: float | None = Field(default=9.0, ge=0)
+    """A teacher's weight is its similarity to this power, as a share of all; 0: all alike. null: the nearest alone."""
+
+    num_samples: int = Field(default=512, ge=2)
+    """Training examples that they are compared on, at most about so many."""
+
+    context: ClassVar[ContextBuilder] = NO_CONTEXT
+    split: ClassVar[SubclassSplit | None] = None
+    rule: ClassVar[SelfRule | None] = None
+    run_once: ClassVar[bool] = True
+    seed: ClassVar[int | None] = None
+    record: ClassVar[Record] = "never"
+
+    @property
+    def pool(self) -> PoolRule:
+        """How the teachers are weighed."""
+        return PoolRule(similarity=self.similarity, power=self.power, num_samples=self.num_samples)
+
+
 Teacher = Annotated[
-    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher,
+    AutoTeacher | RecordedTeacher | InputTeacher | SelfTeacher | RandomTeacher | PoolTeacher,
     Field(discriminator="kind"),
     default_kind("auto"),
 ]

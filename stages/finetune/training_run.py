@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 
 from attar.compressors.adapt.quantization_aware import plain_name
 from attar.compressors.distill.examples.learned import LearnedExample
+from attar.compressors.distill.loop.fixed_measure import is_learned
 from attar.compressors.distill.loop.heldout import evaluate_heldout
 from attar.compressors.distill.loop.trainer import NotFiniteError, StepRecord, Trainer
+from attar.compressors.distill.teachers.pool import POOL_HEADS
 from attar.compressors.models.adapted import is_adapted
 from attar.compressors.models.sharded import gather_trained
 from attar.compressors.models.trained_weights import set_weights, trained_weights
@@ -134,7 +136,7 @@ class TrainingRun:
                     f"nothing to judge by, as {why}: patience is {self.heldout.patience}, but training goes to its last step, whose "
                     f"weights are kept{cure}"
                 )
-        elif not is_plain(self.trainer):
+        elif not is_learned(self.trainer.measure, self.trainer.reduction):
             note(
                 f"the objective changes while it is learned: evaluations are compared by {MEASURE}, its last form toward what does not move"
             )
@@ -172,7 +174,7 @@ class TrainingRun:
         self._refuse_no_numbers(evaluation.losses, step)
         for name, loss in evaluation.losses.items():
             self._record(Metric(f"heldout_{name}_nats", loss, step))
-        if evaluation.measure is not None and not is_plain(self.trainer):
+        if evaluation.measure is not None and not is_learned(self.trainer.measure, self.trainer.reduction):
             self._record(Metric(MEASURE, evaluation.measure, step))
         score = [] if evaluation.measure is None else [evaluation.measure]
         if self.heldout.stop_on == "quality":
@@ -212,15 +214,6 @@ class TrainingRun:
         self._saved_at = time.monotonic()
 
 
-def is_plain(trainer: Trainer) -> bool:
-    """Say whether evaluations are compared by the very objectives that are learned, with their weights."""
-    measure, learned = trainer.measure, trainer.reduction
-    return measure is None or (
-        not learned.schedules
-        and all(learned.objectives[name] == objective for name, objective in measure.objectives.items())
-    )
-
-
 def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, content: Path) -> AdapterArtifact:
     """Write the best weights: a PEFT folder, or where the base's own weights were trained those weights."""
     set_weights(run.student, run.best["weights"])
@@ -230,7 +223,9 @@ def save_adapter(run: TrainingRun, adaptation: Adaptation, base: Trainable, cont
     else:
         content.mkdir(parents=True, exist_ok=True)
         weights = {
-            plain_name(name.removeprefix("model.")): value.contiguous() for name, value in run.best["weights"].items()
+            plain_name(name.removeprefix("model.")): value.contiguous()
+            for name, value in run.best["weights"].items()
+            if not name.startswith(POOL_HEADS)  # of the training alone
         }
         save_file(weights, content / WEIGHTS_FILE)
     metric("best_step", run.best["step"])

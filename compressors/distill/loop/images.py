@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attar.compressors.distill.examples.images import ImageBatch, LabelledImage, image_batches
+from attar.compressors.distill.loop.classes import class_views
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.classes import ClassDistributions
-from attar.compressors.distill.losses.objective import DISTRIBUTIONS, Observed
+from attar.compressors.distill.losses.objective import Observed
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.outputs import Teachers
 from attar.compressors.images.augment import Augmentation
@@ -31,6 +32,8 @@ class ImagesWithClasses:
     augmentations: tuple[Augmentation, ...] = ()
     seed: int = 0
     step: int | None = None
+    # of a pool of teachers, as ClassTexts has them
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, step: int) -> ImagesWithClasses:
         return replace(self, step=step)
@@ -46,7 +49,7 @@ class ImagesWithClasses:
         self, student: Any, output: Tensor, batch: ImageBatch, teachers: Teachers, means: Means
     ) -> dict[str, Observed]:
         labels = batch.labels.to(output.device)
-        return {DISTRIBUTIONS: ClassDistributions(output, labels, teachers, batch.facts, means)}
+        return class_views(output, labels, teachers, batch.facts, means, self.widths)
 
     def entropies(self, batch: ImageBatch, teachers: Teachers) -> TokenStats:
         unread = torch.zeros(batch.num_positions, 1)  # of the student's logits only their number

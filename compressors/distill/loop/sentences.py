@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
-from attar.compressors.distill.loop.copies import exit_name, kind_of_copy, teacher_name
+from attar.compressors.distill.loop.copies import exit_name, kind_of_copy
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
@@ -21,11 +21,11 @@ from attar.compressors.distill.teachers.outputs import Teachers
 class SentenceTexts:
     """Texts under an encoder: a position is a text, its view the vector. With `exits` each of them has views of its own.
 
-    `widths`: of a pool of teachers that were run once, the numbers of each one's vectors, which follow each other; none: one teacher.
+    `widths`: of a pool of teachers that were run once, the width of each one's vectors, which follow each other, by its name.
     """
 
     exits: tuple[int, ...] = ()
-    widths: tuple[int, ...] = ()
+    widths: Mapping[str, int] = field(default_factory=dict)
 
     def at(self, step: int) -> SentenceTexts:
         return self
@@ -48,16 +48,12 @@ class SentenceTexts:
             kind = kind_of_copy(EMBEDDINGS, exit_name(depth))
             views[kind] = EmbeddingViews(output[index], student_tokens=own, similarities=batch.similarities, **others)
         if not self.exits:
-            views[EMBEDDINGS] = EmbeddingViews(
-                output, student_tokens=tokens, similarities=batch.similarities, **others
-            )
+            views[EMBEDDINGS] = EmbeddingViews(output, student_tokens=tokens, similarities=batch.similarities, **others)
         for kind, some in [*views.items()] if self.widths else ():
             assert some.teacher is not None, "a pool was run once, over every text"
-            parts = some.teacher.split(self.widths, dim=-1)
-            views |= {
-                kind_of_copy(kind, teacher_name(number)): replace(some, teacher=part)
-                for number, part in enumerate(parts, start=1)
-            }
+            parts = some.teacher.split(list(self.widths.values()), dim=-1)
+            named_parts = zip(self.widths, parts, strict=True)
+            views |= {kind_of_copy(kind, name): replace(some, teacher=part) for name, part in named_parts}
         return {kind: Whole(some) for kind, some in views.items()}
 
     def entropies(self, batch: SentenceBatch, teachers: Teachers) -> TokenStats:

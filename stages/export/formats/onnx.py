@@ -54,5 +54,7 @@ class OnnxFormat(StageConfig):
     @model_validator(mode="after")
     def _ends_one_way(self) -> OnnxFormat:
         if self.exit and self.early is not None:
-            raise ValueError("exit and early contradict: a graph ends at one exit, or at the first that is sure; accepted: one of them")
+            raise ValueError(
+                "exit and early contradict: a graph ends at one exit, or at the first that is sure; accepted: one of them"
+            )
         return self

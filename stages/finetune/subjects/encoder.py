@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence
 from attar.compressors.distill.loop.sentences import SentenceTexts
@@ -17,9 +19,9 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.encoder import EncoderStudent, recorded_vectors
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.encode.encoder import SentenceEncoder, length_batches
+from attar.compressors.encode.encoder import SentenceEncoder, encoded, length_batches
 from attar.compressors.models.slots import pad_right
-from attar.registry.artifacts.handles import DatasetArtifact
+from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
 from attar.stages.artifacts.encoder.folder import load_encoder
@@ -27,6 +29,7 @@ from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar
@@ -118,14 +121,44 @@ def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path)
     def examples_of(row: Row, name: str) -> list[Sentence]:
         if "pairs" in facts:
             return _pair(row, name, reader, is_graded="grades" in facts)
-        return [Sentence(ids) for ids in reader(texts_of([row]))]
+        alike = 1.0 if row.similarity is None else row.similarity
+        return [Sentence(ids, similarity=alike) for ids in reader(texts_of([row]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
     plan.adaptation.method(encoder.model, plan.adaptation.first_block)
     student = EncoderStudent(encoder, plan.adaptation.exits)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    return assembled(plan, student, rows, SentenceTexts(plan.adaptation.exits), teacher_sources, workdir)
+    pool = _pooled(plan, inputs, rows)
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    texts = SentenceTexts(plan.adaptation.exits, pool.widths)
+    sources = teacher_sources | pool.sources(recorded_vectors)
+    return assembled(pool.planned(plan), student, rows, texts, sources, workdir)
+
+
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> Pooled:
+    """Return the texts with the vectors of a pool's teachers, weighed by how near each makes the two texts of a row."""
+    keys = list(zip(rows.sources, rows.ids, strict=True))
+    counts = Counter(keys)
+
+    def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
+        refuse_other_tokens(inputs.model.path, model.path, name)
+        teacher = load_encoder(model.path, plan.dtype, plan.device)
+        counter = bar(f"running {name}", len(sentences), "texts")
+        ids = [sentence.ids for sentence in sentences]
+        vectors = encoded(teacher, ids, plan.schedule.tokens_per_micro_batch, counter.advance)
+        return vectors, vectors
+
+    def alike(indices: Sequence[int]) -> Tensor:
+        numbers = {key: number for number, key in enumerate(counts)}
+        grades = torch.tensor([rows.train[index].similarity for index in indices])
+        if not bool((grades.abs() <= 1).all()):
+            raise ValueError(
+                f"teacher.kind is 'pool', but a pair's similarity is {float(grades.abs().max()):g}; accepted: -1 to 1"
+            )
+        return (same_class([numbers[keys[index]] for index in indices]) * grades[:, None]).fill_diagonal_(1.0)
+
+    annotated = [index for index, key in enumerate(keys) if counts[key] > 1]
+    return Pooled.of(plan.teaching.pool, inputs.teachers, rows, read, alike, annotated)
 
 
 def _pair(row: Row, name: str, reader: TextReader, *, is_graded: bool) -> list[Sentence]:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from attar.compressors.distill.examples.images import LabelledImage
 from attar.compressors.distill.loop.images import ImagesWithClasses
 from attar.compressors.distill.losses.objective import DISTRIBUTIONS
 from attar.compressors.distill.losses.views import ViewName
+from attar.compressors.distill.teachers.classifier import reading_features
 from attar.compressors.distill.teachers.image_classifier import ImageStudent
 from attar.compressors.distill.teachers.recorded import RecordedOutputs, recorded_classes
 from attar.compressors.distill.teachers.teacher_sources import OtherModel, StudentItself, TeacherSource
-from attar.compressors.images.classifier import ImageClassifier, logits_of
+from attar.compressors.images.classifier import ImageClassifier, last_layer, logits_of
 from attar.compressors.images.statistics import measure_anew, without_open_gates
-from attar.registry.artifacts.handles import ImageDatasetArtifact
+from attar.registry.artifacts.handles import ImageDatasetArtifact, Trainable
 from attar.stages.artifacts.dataset.rows import Split
 from attar.stages.artifacts.images.dataset import ImageBytes, read_image_rows
 from attar.stages.artifacts.images.folder import load_classifier
@@ -27,6 +29,7 @@ from attar.stages.artifacts.model.safe_folder import read_object
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
+from attar.stages.finetune.subjects.pools import Pooled, same_class
 from attar.stages.finetune.teacher_config import NO_CONTEXT, policy_of
 from attar.stages.finetune.training_run import TrainingRun
 from attar.stages.runtime.progress import bar, note
@@ -116,10 +119,42 @@ def build_image_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -
     learned = [example.pixels for example in rows.train[:: -(-len(rows.train) // NUM_MEASURED)]]
     if count := measure_anew(classifier, pixel_batches(learned, MEASURED_AT_ONCE)):  # type: ignore[arg-type]
         note(f"{count} batch norms are measured anew on {len(learned)} training images; their statistics then stay")
-    student = ImageStudent(classifier)
-    teacher_sources, rows = _teacher_sources(plan, inputs, student, rows)
-    modality = ImagesWithClasses(plan.rows.augment, plan.seed)
-    return assembled(plan, student, rows, modality, teacher_sources, workdir)
+    pool = _pooled(plan, inputs, rows)
+    student = ImageStudent(classifier, [*pool.widths.values()])
+    teacher_sources, rows = _teacher_sources(plan, inputs, student, pool.rows)
+    modality = ImagesWithClasses(plan.rows.augment, plan.seed, widths=pool.widths)
+    sources = teacher_sources | pool.sources(recorded_classes)
+    return assembled(pool.planned(plan), student, rows, modality, sources, workdir)
+
+
+def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: ImageRows) -> Pooled:
+    """Return the images with the classes that a pool's teachers tell, weighed by how well their features tell the data's own."""
+
+    def read(model: Trainable, name: str, images: Sequence[LabelledImage]) -> tuple[Tensor, Tensor]:
+        teacher = _other(inputs, model, name, plan.device)
+        counter = bar(f"running {name}", len(images), "images")
+        pixels = pixel_batches([image.pixels for image in images], plan.schedule.tokens_per_micro_batch)  # type: ignore[misc]
+        with reading_features(last_layer(teacher.model)) as features:
+            logits = logits_of(teacher, pixels, counter.advance)
+        return logits, torch.cat(features).float().cpu()
+
+    labels = [image.label for image in rows.train]
+    return Pooled.of(
+        plan.teaching.pool,
+        inputs.teachers,
+        rows,
+        read,
+        lambda indices: same_class([labels[index] for index in indices]),
+        range(len(labels)),
+    )
+
+
+def _other(inputs: FinetuneInputs, model: Trainable, name: str, device: torch.device) -> ImageClassifier:
+    """Return a model that speaks beside the student."""
+    _refuse_other_reading(inputs.model.path, model.path, name)
+    other = load_classifier(model.path, torch.float32, device).requires_grad_(False)
+    without_open_gates(other)
+    return other
 
 
 def trained_classifier(folder: Path, device: torch.device) -> ImageClassifier:
@@ -138,9 +173,7 @@ def _teacher_sources(
         if source.rule is not None:
             sources[name] = StudentItself(source.rule).begin(student)
         elif source.model is not None:
-            _refuse_other_reading(inputs.model.path, source.model.path, name)
-            other = load_classifier(source.model.path, torch.float32, plan.device).requires_grad_(False)
-            without_open_gates(other)
+            other = _other(inputs, source.model, name, plan.device)
             if name == "teacher" and plan.teaching.is_run_once:
                 rows = _with_logits(rows, other, plan.schedule.tokens_per_micro_batch)
                 sources[name] = RecordedOutputs(recorded_classes)
