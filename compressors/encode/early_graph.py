@@ -109,20 +109,20 @@ class _Decisions:
 
         depth, (states, vectors, alike) = self.exits[index], self.values[index]
         if index + 1 == len(self.exits):
-            told = self._depth(depth, "last")
-            return [told], [states, vectors, told.outputs[0]]
-        told = self._depth(depth, "here")
+            depth_node = self._depth(depth, "last")
+            return [depth_node], [states, vectors, depth_node.outputs[0]]
+        depth_node = self._depth(depth, "here")
         same = [
             _node("Identity", [value], f"{name}_at_{depth}") for value, name in ((states, TOKENS), (vectors, VECTORS))
         ]
         ends = [*(_typed(node.outputs[0], value) for node, value in zip(same, (states, vectors), strict=True))]
-        here = ir.Graph([], [*ends, told.outputs[0]], nodes=[*same, told], name=f"end_at_{depth}")
+        here = ir.Graph([], [*ends, depth_node.outputs[0]], nodes=[*same, depth_node], name=f"end_at_{depth}")
         more, outputs = self._after(index + 1)
         goes_on = ir.Graph([], outputs, nodes=[*self.parts[index + 1], *more], name=f"beyond_{depth}")
         is_alike = _node("GreaterOrEqual", [alike, self.threshold], f"is_alike_at_{depth}")
         made = [
             _typed(ir.Value(name=f"{name}_from_{depth}"), value)
-            for name, value in ((TOKENS, states), (VECTORS, vectors), (DEPTH, told.outputs[0]))
+            for name, value in ((TOKENS, states), (VECTORS, vectors), (DEPTH, depth_node.outputs[0]))
         ]
         branches = {"then_branch": here, "else_branch": goes_on}
         choice = ir.node("If", [is_alike.outputs[0]], attributes=branches, outputs=made, name=f"decide_at_{depth}")

@@ -135,7 +135,7 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
 
     def read(model: Trainable, name: str, sentences: Sequence[Sentence]) -> tuple[Tensor, Tensor]:
         teacher = _other(plan, inputs, Source(model=model), name)
-        return _told(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
+        return _logits_and_features(teacher, sentences, plan.schedule.tokens_per_micro_batch, name)
 
     labels = [sentence.label for sentence in rows.train]
     labelled = [index for index, label in enumerate(labels) if label != UNLABELLED]
@@ -203,7 +203,7 @@ def _with_classes(
 ) -> SentenceRows:
     """Run the teacher once over every text, and give each its logits; under a split those of the subclasses that its features suggest."""
     every = [*rows.train, *rows.heldout]
-    taught, features = _told(teacher, every, tokens_per_batch, "the teacher")
+    taught, features = _logits_and_features(teacher, every, tokens_per_batch, "the teacher")
     if split is not None:
         taught = _split(split, taught, features, len(rows.train), teacher, num_subclasses)
     every = [replace(sentence, teacher=taught[index]) for index, sentence in enumerate(every)]
@@ -211,7 +211,7 @@ def _with_classes(
 
 
 @torch.no_grad()
-def _told(
+def _logits_and_features(
     teacher: TextClassifier, sentences: Sequence[Sentence], tokens_per_batch: int, name: str
 ) -> tuple[Tensor, Tensor]:
     """Return a teacher's logits of texts, and what its last layer reads of them."""

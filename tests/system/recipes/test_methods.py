@@ -190,6 +190,36 @@ SMOKES = {
             **encoder_quick("student", num_epochs=6),
         },
     ),
+    "hierarchical-self-distillation": Smoke(
+        {"pair_contrast_exit_1": 0.5, "pair_contrast_exit_2": 1.0},
+        share=0.95,  # of functions that no one has read: the losses of the two are learned apart elsewhere
+        changes={
+            "original.config.source": SMALL_ENCODER,
+            "functions.config.source": "docstrings:json",
+            "functions.config.max_rows": 60,
+            "functions.config.choose_fraction": 0.3,
+            "student.config.adapt.exits": [1, 2],
+            "exit_2.config.format.exit": 1,
+            "exit_4.config.format.exit": 2,
+            "early.config.format.early": {"exits": [1, 2], "min_agreement": 0.9},
+            **encoder_quick("student", num_epochs=8),
+        },
+    ),
+    "distill-weighted": Smoke(
+        {"labels": 0.5, "forward_kl_teacher_1": 0.5},
+        share=0.8,
+        changes={
+            "original.config.source": SMALL_ENCODER,
+            "fresh.config.source": SMALL_ENCODER,
+            "requests.config.max_rows": 80,
+            "questions.config.source": "jsonl:shipped/requests.jsonl",
+            "questions.config.verifier": "auto",
+            "questions.config.max_rows": 80,
+            "pruned.config.blocks": [1],
+            **encoder_quick("lesson", num_epochs=4),
+            **encoder_quick("student", num_epochs=6),
+        },
+    ),
     "cross-tokenizer-alm": Smoke({"alm": 1.0}, changes=quick(learning_rate=0.003)),
     "anchored-decoding": Smoke(
         {"next_token": 1.0},
