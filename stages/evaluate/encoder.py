@@ -19,6 +19,7 @@ from attar.registry.artifacts.handles import EvaluationArtifact
 from attar.registry.artifacts.kinds.kind_facts import EvaluationFacts
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, subject_of
 from attar.stages.artifacts.dataset.measured_data import unique_names
+from attar.stages.artifacts.encoder.folder import form_of
 from attar.stages.artifacts.encoder.texts import TextReader
 from attar.stages.artifacts.mixed_subjects import refuse_causal_fields, refuse_mixed
 from attar.stages.artifacts.text_models import opened
@@ -85,7 +86,7 @@ def evaluate_encoder(config: EvaluateConfig, inputs: EvaluateInputs, content: Pa
     reader = TextReader.of(inputs.model)
     exits = _exits(inputs.model)
     every = ExitVectors(runner, exits) if exits else runner  # type: ignore[arg-type] - of no graph
-    vectors = _Vectors(every, reader, config.batch_size * 128)
+    vectors = _Vectors(every, reader, config.batch_size * 128, form_of(inputs.model).prompts)  # type: ignore[arg-type] - an encoder
     made = {name: vectors.of(task, f"encoding {name}").chunk(len(exits) or 1, dim=-1) for name, task in tasks.items()}
     evaluation: dict[str, Any] = {
         "format": inputs.model.kind,
@@ -127,11 +128,13 @@ def _exits(model: Any) -> tuple[int, ...]:
 class _Vectors:
     """Makes the vectors of a task's texts, each text once in one call."""
 
-    def __init__(self, runner: EmbeddingRunner, reader: TextReader, tokens_per_batch: int) -> None:
-        self._runner, self._reader, self._tokens_per_batch = runner, reader, tokens_per_batch
+    def __init__(
+        self, runner: EmbeddingRunner, reader: TextReader, tokens_per_batch: int, prompts: tuple[str, str]
+    ) -> None:
+        self._runner, self._reader, self._tokens_per_batch, self._prompts = runner, reader, tokens_per_batch, prompts
 
     def of(self, task: Task, label: str) -> Tensor:
-        texts = [*task.texts[0], *task.texts[1]]
+        texts = task.prompted(self._prompts)
         unique = list(dict.fromkeys(texts))
         counter = bar(label, len(unique), "texts")
         made = encoded(self._runner, self._reader(unique), self._tokens_per_batch, counter.advance)

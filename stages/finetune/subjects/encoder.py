@@ -24,8 +24,8 @@ from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
-from attar.stages.artifacts.encoder.folder import load_encoder
-from attar.stages.artifacts.encoder.texts import TextReader, texts_of
+from attar.stages.artifacts.encoder.folder import form_of, load_encoder
+from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
 from attar.stages.finetune.plan import TrainingPlan
 from attar.stages.finetune.subjects.examples import ExampleRows, PartOf, assembled
@@ -116,13 +116,14 @@ def sentence_parts(examples_of: Callable[[Row, str], Sequence[Sentence]]) -> Cal
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
+    prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
 
     def examples_of(row: Row, name: str) -> list[Sentence]:
         if "pairs" in facts:
-            return _pair(row, name, reader, is_graded="grades" in facts)
+            return _pair(row, name, reader, prompts, is_graded="grades" in facts)
         alike = 1.0 if row.similarity is None else row.similarity
-        return [Sentence(ids, similarity=alike) for ids in reader(texts_of([row]))]
+        return [Sentence(ids, similarity=alike) for ids in reader(texts_of([prompted(row, prompts)]))]
 
     rows = SentenceRows.read(inputs.data, sentence_parts(examples_of))
     encoder = load_encoder(inputs.model.path, plan.dtype, plan.device)
@@ -161,7 +162,7 @@ def _pooled(plan: TrainingPlan, inputs: FinetuneInputs, rows: SentenceRows) -> P
     return Pooled.of(plan.teaching.pool, inputs.teachers, rows, read, alike, annotated)
 
 
-def _pair(row: Row, name: str, reader: TextReader, *, is_graded: bool) -> list[Sentence]:
+def _pair(row: Row, name: str, reader: TextReader, prompts: tuple[str, str], *, is_graded: bool) -> list[Sentence]:
     """Return a row as a pair. Raises ValueError for one that is none, and where grades are learned for one without, or beyond -1 to 1."""
     if not (row.question.strip() and row.answer.strip()):
         raise ValueError(f"{name}: row {row.id} is no pair of texts; accepted: a question and an answer a row")
@@ -169,6 +170,7 @@ def _pair(row: Row, name: str, reader: TextReader, *, is_graded: bool) -> list[S
         raise ValueError(
             f"{name}: row {row.id} has similarity {row.similarity}, and pair_distance brings a cosine to it; accepted: -1 to 1"
         )
+    row = prompted(row, prompts)
     first, second = reader([row.question, row.answer])
     return [Sentence(first, other=second, similarity=row.similarity or 0.0)]
 
