@@ -74,8 +74,8 @@ class _Decisions:
 
         outputs = list(graph.outputs)
         values = [tuple(outputs[start : start + 3]) for start in range(0, len(outputs), 3)]
-        # how alike the first exit is to itself, nobody asks
-        needed = [_ancestors(some[: 2 + (index > 0)]) for index, some in enumerate(values)]
+        # how alike to the one before the first exit and the last are, nobody asks
+        needed = [_ancestors(some[: 2 + (0 < index < len(exits) - 1)]) for index, some in enumerate(values)]
         parts, seen = [], set()
         for nodes in needed:
             parts.append([node for node in graph if node in nodes and node not in seen])
@@ -115,7 +115,7 @@ class _Decisions:
         same = [
             _node("Identity", [value], f"{name}_at_{depth}") for value, name in ((states, TOKENS), (vectors, VECTORS))
         ]
-        ends = [*(_typed(node.outputs[0], value) for node, value in zip(same, (states, vectors), strict=True))]
+        ends = [_typed(node.outputs[0], value) for node, value in zip(same, (states, vectors), strict=True)]
         here = ir.Graph([], [*ends, depth_node.outputs[0]], nodes=[*same, depth_node], name=f"end_at_{depth}")
         more, outputs = self._after(index + 1)
         goes_on = ir.Graph([], outputs, nodes=[*self.parts[index + 1], *more], name=f"beyond_{depth}")

@@ -13,8 +13,9 @@ from attar.stages.contract import StageConfig
 class EarlyExits(StageConfig):
     """Where a batch may end, and how sure of it an encoder must be."""
 
-    exits: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=2)]
-    """After how many blocks, such as [2, 4, 6]: at the first nothing ends, it is what the second is compared with; the last is the model's."""
+    exits: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=3)]
+    """After how many blocks, three or more, such as [2, 4, 6]: nothing ends at the first, with which the second is compared; the last is the
+    model's own."""
 
     min_agreement: float = Field(default=0.95, ge=-1.0, le=1.0)
     """Least cosine of each text's vectors at two exits in turn where a batch ends; the graph's input of that name is this unless set."""

@@ -191,17 +191,17 @@ SMOKES = {
         },
     ),
     "hierarchical-self-distillation": Smoke(
-        {"pair_contrast_exit_1": 0.5, "pair_contrast_exit_2": 1.0},
+        {"pair_contrast_exit_1": 1 / 3, "pair_contrast_exit_2": 2 / 3, "pair_contrast_exit_3": 1.0},
         share=0.95,  # of functions that no one has read: the losses of the two are learned apart elsewhere
         changes={
-            "original.config.source": SMALL_ENCODER,
+            "original.config.source": "random:bert?num_blocks=3&hidden_size=32",
             "functions.config.source": "docstrings:json",
             "functions.config.max_rows": 60,
             "functions.config.choose_fraction": 0.3,
-            "student.config.adapt.exits": [1, 2],
+            "student.config.adapt.exits": [1, 2, 3],
             "exit_2.config.format.exit": 1,
             "exit_4.config.format.exit": 2,
-            "early.config.format.early": {"exits": [1, 2], "min_agreement": 0.9},
+            "early.config.format.early": {"exits": [1, 2, 3], "min_agreement": 0.9},
             **encoder_quick("student", num_epochs=8),
         },
     ),

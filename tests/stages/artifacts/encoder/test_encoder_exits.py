@@ -145,7 +145,7 @@ FULL = {"kind": "full", "exits": [2, 6]}
         ),
         (
             export,
-            ExportConfig(format={"kind": "onnx", "early": {"exits": [1, 2]}}),
+            ExportConfig(format={"kind": "onnx", "early": {"exits": [1, 2, 3]}}),
             ENCODER,
             "accepted: a last exit at 4",
         ),
@@ -163,4 +163,4 @@ def test_exits_ascend() -> None:
     with pytest.raises(ValueError, match="each once, from the first to the last"):
         FinetuneConfig(**{**PAIRED, "adapt": {"kind": "full", "exits": [4, 2]}})
     with pytest.raises(ValueError, match="exit and early contradict"):
-        ExportConfig(format={"kind": "onnx", "exit": 2, "early": {"exits": [2, 4]}})
+        ExportConfig(format={"kind": "onnx", "exit": 2, "early": {"exits": [1, 2, 4]}})
