@@ -17,8 +17,9 @@ from attar.compressors.export.runtime import CPU
 from attar.compressors.models.blocks import remove_blocks
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import EncoderGraphArtifact
-from attar.registry.artifacts.subjects import ENCODER, form_of, subject_of
+from attar.registry.artifacts.subjects import form_of, subject_of
 from attar.stages.artifacts.dataset.rows import read_rows
+from attar.stages.artifacts.encoder.exits import check_exits
 from attar.stages.artifacts.encoder.folder import copy_form, load_encoder, sizes_of
 from attar.stages.artifacts.encoder.texts import TextReader, texts_of
 from attar.stages.artifacts.model.size_forecast import exported, stored_bytes, without_blocks
@@ -63,22 +64,11 @@ def encoder_graph_forecast(config: ExportConfig, model: Facts, other_inputs: Seq
 
 
 def refuse_exits(form: OnnxFormat, model: Facts) -> None:
-    """Raise ValueError for an exit that the model has not: of another subject, deeper than its blocks, or none at its end."""
-    exits = form.early.exits if form.early is not None else (form.exit,) if form.exit else ()
-    if not exits:
-        return
-    field = "format.early.exits" if form.early is not None else "format.exit"
-    if (subject := subject_of(model)) is not ENCODER:
-        raise ValueError(f"{field} is given, but the model is {subject.words}; accepted: an encoder")
-    num_blocks = int(model.get("num_blocks", exits[-1]))
-    if exits[-1] > num_blocks:
-        raise ValueError(
-            f"{field} has {exits[-1]}, deeper than the model of {num_blocks} blocks; accepted: 1 to {num_blocks}"
-        )
-    if form.early is not None and exits[-1] < num_blocks:
-        raise ValueError(
-            f"{field} ends at {exits[-1]}, and the model has {num_blocks} blocks; accepted: a last exit at {num_blocks}"
-        )
+    """Raise ValueError for an exit that the model, where its facts are known, has not."""
+    if form.early is not None:
+        check_exits(form.early.exits, model, "format.early.exits")
+    elif form.exit:
+        check_exits((form.exit,), model, "format.exit", ends_there=False)
 
 
 def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Path) -> EncoderGraphArtifact:
@@ -87,6 +77,7 @@ def export_encoder_graph(config: ExportConfig, inputs: ExportInputs, content: Pa
     from attar.compressors.encode.graph import export_encoder  # and so are these
 
     folder, facts, form = inputs.model.path, inputs.model.facts, cast(OnnxFormat, config.format)
+    refuse_exits(form, facts)  # a plan may not have known its blocks
     texts = texts_of(read_rows(inputs.data.path / "rows.jsonl"))[: config.num_prompts]
     if not texts:
         raise ValueError("input data: no row has a text to compare the graph on")

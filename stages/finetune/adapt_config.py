@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from attar.compressors.adapt.catalogue import AdaptMethod
 from attar.compressors.adapt.lora import Lora
@@ -14,7 +14,7 @@ from attar.compressors.adapt.weights import FullWeights
 from attar.compressors.adapt.weights import LastBlocks as LastBlocksMethod
 from attar.compressors.quantize.roundings import ROUNDINGS, BlockIntegers, Rounding
 from attar.registry.artifacts.facts import Facts
-from attar.registry.artifacts.subjects import ENCODER, subject_of
+from attar.stages.artifacts.encoder.exits import Exits, check_exits
 from attar.stages.artifacts.model.expert_facts import float_fraction, is_dense, refuse_float_experts
 from attar.stages.artifacts.model.folder import QuantizedBase
 from attar.stages.contract import StageConfig, default_kind
@@ -86,7 +86,7 @@ class AllWeights(StageConfig):
     blocks: AdaptedBlocks = "all"
     """after_cut: only the block before the first removed one and those behind it learn; what lies before is run once, not every epoch."""
 
-    exits: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    exits: Exits = ()
     """Of an encoder: after how many blocks its vector is learned, such as [2, 4, 6], each exit by every objective with weight i / N of N
     blocks; the last is N. Empty: after the last block alone."""
 
@@ -94,13 +94,6 @@ class AllWeights(StageConfig):
     quantized_base: ClassVar[QuantizedBase] = "none"
     rank: ClassVar[int] = 0
     expert_rank: ClassVar[int] = 0
-
-    @field_validator("exits")
-    @classmethod
-    def _exits_ascend(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)):
-            raise ValueError(f"exits are {list(value)}; accepted: each once, from the first to the last")
-        return value
 
     @property
     def method(self) -> AdaptMethod:
@@ -184,22 +177,7 @@ def check_adapt(adapt: AdaptKind, model: Facts) -> None:
         refuse_float_experts(float_fraction(model), "adapt.quantized_base", adapt.quantized_base)
     if adapt.expert_rank and is_dense(model):
         raise ValueError(f"adapt.expert_rank is {adapt.expert_rank}, but the model has no experts; accepted: 0")
-    if adapt.exits:
-        _check_exits(adapt.exits, model)
-
-
-def _check_exits(exits: tuple[int, ...], model: Facts) -> None:
-    if (subject := subject_of(model)) is not ENCODER:
-        raise ValueError(f"adapt.exits are {list(exits)}, but the model is {subject.words}; accepted: an encoder")
-    num_blocks = int(model.get("num_blocks", exits[-1]))
-    if exits[-1] > num_blocks:
-        raise ValueError(
-            f"adapt.exits has {exits[-1]}, deeper than the model of {num_blocks} blocks; accepted: 1 to {num_blocks}"
-        )
-    if exits[-1] < num_blocks:
-        raise ValueError(
-            f"adapt.exits ends at {exits[-1]}, and blocks behind it would learn nothing; accepted: a last exit at {num_blocks}"
-        )
+    check_exits(adapt.exits, model, "adapt.exits")
 
 
 def check_shards(

@@ -4,28 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from attar.registry.artifacts.handles import Artifact, OnnxArtifact
+from attar.stages.artifacts.encoder.exits import Exits
 from attar.stages.contract import StageConfig
 
 
 class EarlyExits(StageConfig):
     """Where a batch may end, and how sure of it an encoder must be."""
 
-    exits: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=3)]
+    exits: Annotated[Exits, Field(min_length=3)]
     """After how many blocks, three or more, such as [2, 4, 6]: nothing ends at the first, with which the second is compared; the last is the
     model's own."""
 
     min_agreement: float = Field(default=0.95, ge=-1.0, le=1.0)
     """Least cosine of each text's vectors at two exits in turn where a batch ends; the graph's input of that name is this unless set."""
-
-    @field_validator("exits")
-    @classmethod
-    def _exits_ascend(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if list(value) != sorted(set(value)):
-            raise ValueError(f"exits are {list(value)}; accepted: each once, from the first to the last")
-        return value
 
 
 class OnnxFormat(StageConfig):

@@ -24,6 +24,7 @@ from attar.compressors.models.slots import pad_right
 from attar.registry.artifacts.handles import DatasetArtifact, Trainable
 from attar.registry.artifacts.subjects import ENCODER, Subject
 from attar.stages.artifacts.dataset.rows import Row, Split, read_rows, split_rows
+from attar.stages.artifacts.encoder.exits import check_exits
 from attar.stages.artifacts.encoder.folder import form_of, load_encoder
 from attar.stages.artifacts.encoder.texts import TextReader, prompted, texts_of
 from attar.stages.finetune.config import FinetuneConfig, FinetuneInputs
@@ -115,6 +116,7 @@ def sentence_parts(examples_of: Callable[[Row, str], Sequence[Sentence]]) -> Cal
 
 def build_encoder_run(plan: TrainingPlan, inputs: FinetuneInputs, workdir: Path) -> TrainingRun:
     """Return the training before its first step: student, teacher and texts in place."""
+    check_exits(plan.adaptation.exits, inputs.model.facts, "adapt.exits")  # a plan may not have known its blocks
     reader = TextReader.of(inputs.model, plan.rows.max_tokens)
     prompts = form_of(inputs.model).prompts  # type: ignore[arg-type] - an encoder
     facts = {fact for objective in plan.reduction.objectives.values() for fact in objective.requires.facts}
