@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from attar.compressors.encode.encoder import SentenceEncoder
 
 
+def exit_name(depth: int) -> str:
+    """Return the name of an exit, in metrics and figures too."""
+    return f"exit_{depth}"
+
+
 @contextmanager
 def states_after(model: PreTrainedModel, depths: Sequence[int]) -> Iterator[list[Tensor]]:
     """Collect the states behind these numbers of blocks, in their order, in each forward pass inside the block.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from attar.compressors.distill.loop.copies import exit_name
+from attar.compressors.encode.early_exits import exit_name
 from attar.compressors.measure.closeness import Estimate, ratio_of_sums
 from attar.compressors.measure.ranking import Ranked, spearman_estimate, spearman_ratio
 from attar.registry.release.figures import HIGH, LOW

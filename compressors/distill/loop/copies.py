@@ -11,6 +11,7 @@ from attar.compressors.distill.losses.objective import Objective, Requires, Term
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.losses.weights.coefficients import CoefficientSchedule
+from attar.compressors.encode.early_exits import exit_name
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,6 @@ def at_exits(reduction: Reduction, exits: Sequence[int]) -> Reduction:
     https://arxiv.org/abs/2503.03008
     """
     return copied(reduction, {exit_name(depth): depth / exits[-1] for depth in exits}) if exits else reduction
-
-
-def exit_name(depth: int) -> str:
-    """Return the name of an exit, in metrics and figures too."""
-    return f"exit_{depth}"
 
 
 def teacher_name(number: int) -> str:

@@ -9,12 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, sentence_batches
-from attar.compressors.distill.loop.copies import exit_name, kind_of_copy
+from attar.compressors.distill.loop.copies import kind_of_copy
 from attar.compressors.distill.loop.modality import Means
 from attar.compressors.distill.losses.embeddings import EMBEDDINGS, TOKEN_STATES, EmbeddingViews
 from attar.compressors.distill.losses.objective import Observed, Whole
 from attar.compressors.distill.losses.token_stats import TokenStats
 from attar.compressors.distill.teachers.outputs import Teachers
+from attar.compressors.encode.early_exits import exit_name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from attar.compressors.distill.examples.sentences import Sentence, SentenceBatch, collated
 from attar.compressors.distill.examples.steps import Clock
-from attar.compressors.distill.loop.copies import at_exits, exit_name
+from attar.compressors.distill.loop.copies import at_exits
 from attar.compressors.distill.loop.sentences import SentenceTexts
 from attar.compressors.distill.losses.embeddings import EmbeddingDistance, PairContrast, TokenDistance
 from attar.compressors.distill.losses.objective import Objective
@@ -18,7 +18,7 @@ from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.losses.weights.coefficients import LinearRamp
 from attar.compressors.distill.teachers.encoder import EncoderStudent, Vectors
 from attar.compressors.distill.teachers.outputs import Teachers
-from attar.compressors.encode.early_exits import ExitVectors
+from attar.compressors.encode.early_exits import ExitVectors, exit_name
 from attar.compressors.encode.encoder import Pooling, SentenceEncoder
 from attar.compressors.encode.session import DEPTH, MIN_AGREEMENT, VECTORS, GraphEncoder
 from attar.compressors.models.blocks import decoder_blocks, remove_blocks
