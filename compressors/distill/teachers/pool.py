@@ -3,10 +3,10 @@
 DistillNearest and DistillWeighted, https://arxiv.org/abs/2304.12314. Of examples i, j of the target K_ij says how alike their annotations are:
 1 of one class or of a pair of texts (of a graded pair its grade), 0 apart. A teacher's similarity sim is
 
-    cka   <F, K> / (|F| |K|), F = X X^T of its features X, both centered                    https://arxiv.org/abs/1905.00414
-    parc  rank correlation of 1 - correlation(x_i, x_j) with 1 - K_ij, over i < j           https://arxiv.org/abs/2111.06977
+    cka   <F, K> / (|F| |K|), F = X X^T of its features X, both centered             https://arxiv.org/abs/1905.00414
+    parc  rank correlation of 1 - correlation(x_i, x_j) with 1 - K_ij, over i < j    https://arxiv.org/abs/2111.06977
 
-and its weight sim^p / sum_s sim_s^p: with p = 0 all alike, with p without end the nearest alone.
+of measure/ranking.py, and its weight sim^p / sum_s sim_s^p: with p = 0 all alike, with p without end the nearest alone.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attar.compressors.measure.ranking import spearman
-
 # Name of the heads that a student has for a pool's teachers, and not after training.
 POOL_HEADS = "pool_heads"
 
@@ -33,10 +31,6 @@ class PoolRule:
     similarity: Literal["cka", "parc"] = "cka"
     power: float | None = 9.0
     num_samples: int = 512
-
-    def similar(self, features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
-        """Return how alike a teacher's features of N examples are to their annotations, at most 1."""
-        return SIMILARITIES[self.similarity](features, annotations)
 
     def weights(self, similarities: Sequence[float]) -> list[float]:
         """Return each teacher's weight; they sum to 1. Raises ValueError where no teacher is alike to the target at all."""
@@ -53,29 +47,6 @@ class PoolRule:
         logs = [math.log(some) if some > 0 else -math.inf for some in similarities]
         # of the ratio to the largest: the power of a small number may be none
         return torch.tensor([self.power * (some - max(logs)) for some in logs], dtype=torch.float64).softmax(0).tolist()
-
-
-def cka(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
-    """Return the linear centered kernel alignment of features with annotations, in [-1, 1]; 0 where either is all alike."""
-    states = features.double() - features.double().mean(dim=0)
-    kernel = states @ states.T
-    known = annotations.double()
-    known = known - known.mean(dim=0) - known.mean(dim=1, keepdim=True) + known.mean()
-    sizes = kernel.norm() * known.norm()
-    return float((kernel * known).sum() / sizes) if sizes > 0 else 0.0
-
-
-def parc(features: Float[Tensor, "N D"], annotations: Float[Tensor, "N N"]) -> float:
-    """Return the rank correlation of pairs' distances in features with those in annotations, in [-1, 1]; 0 where either are all alike."""
-    centered = features.double() - features.double().mean(dim=1, keepdim=True)
-    unit = nn.functional.normalize(centered, dim=1)
-    rows, columns = torch.tril_indices(len(unit), len(unit), offset=-1)
-    distances, known = 1.0 - (unit @ unit.T)[rows, columns], 1.0 - annotations.double()[rows, columns]
-    value = spearman(distances.numpy(), known.numpy())
-    return 0.0 if math.isnan(value) else value
-
-
-SIMILARITIES: dict[str, Callable[[Tensor, Tensor], float]] = {"cka": cka, "parc": parc}
 
 
 def add_pool_heads(student: nn.Module, layer: nn.Linear, num_classes: Sequence[int]) -> PoolHeads:

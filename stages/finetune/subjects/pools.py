@@ -15,6 +15,7 @@ from attar.compressors.distill.losses.views import ViewName
 from attar.compressors.distill.teachers.pool import PoolRule
 from attar.compressors.distill.teachers.recorded import RecordedOutputs
 from attar.compressors.distill.teachers.teacher_sources import TeacherSource
+from attar.compressors.measure.ranking import SIMILARITIES
 from attar.registry.artifacts.facts import Facts
 from attar.registry.artifacts.handles import Trainable
 from attar.registry.artifacts.subjects import CLASSIFIER, ENCODER, IMAGES, subject_of
@@ -61,7 +62,8 @@ class Pooled:
             )
         known, examples = annotations(chosen), [rows.train[index] for index in chosen]
         named = {teacher_name(number): teacher for number, teacher in enumerate(teachers, start=1)}
-        similarities = [rule.similar(read(teacher, name, examples)[1], known) for name, teacher in named.items()]
+        similar = SIMILARITIES[rule.similarity]
+        similarities = [similar(read(teacher, name, examples)[1], known) for name, teacher in named.items()]
         shares = dict(zip(named, rule.weights(similarities), strict=True))
         for (name, share), similarity in zip(shares.items(), similarities, strict=True):
             metric(f"similarity_{name}", similarity)

@@ -14,10 +14,11 @@ from attar.compressors.distill.losses.composite import Distil
 from attar.compressors.distill.losses.divergences.kullback import ForwardKL
 from attar.compressors.distill.losses.reduction import Reduction
 from attar.compressors.distill.teachers.outputs import ClassOutputs, Teachers
-from attar.compressors.distill.teachers.pool import PoolRule, add_pool_heads, cka, parc
+from attar.compressors.distill.teachers.pool import PoolRule, add_pool_heads
+from attar.compressors.measure.ranking import SIMILARITIES, cka, parc
 
 ROWS, CLASSES, WIDTH = 90, 3, 12
-SIMILARITIES = [0.5, 0.7, 0.2]
+VALUES = [0.5, 0.7, 0.2]
 
 
 def annotations() -> torch.Tensor:
@@ -34,8 +35,8 @@ def features(strength: float, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize("similarity", ["cka", "parc"])
 def test_the_planted_nearest_teacher_wins(similarity: str) -> None:
-    rule = PoolRule(similarity=similarity, power=None)  # type: ignore[arg-type]
-    values = [rule.similar(features(strength, seed), annotations()) for seed, strength in enumerate((0.0, 2.0, 0.7))]
+    rule, similar = PoolRule(power=None), SIMILARITIES[similarity]
+    values = [similar(features(strength, seed), annotations()) for seed, strength in enumerate((0.0, 2.0, 0.7))]
     assert values[1] > values[2] > values[0] and max(values) <= 1.0
     assert rule.weights(values) == [0.0, 1.0, 0.0]
 
@@ -54,16 +55,16 @@ def test_a_similarity_knows_no_turn_no_scale_and_no_shift(similarity) -> None:
 
 @pytest.mark.parametrize("power", [0.0, 1.0, 9.0, 200.0, None])
 def test_weights_sum_to_one(power: float | None) -> None:
-    weights = PoolRule(power=power).weights(SIMILARITIES)
+    weights = PoolRule(power=power).weights(VALUES)
     assert sum(weights) == pytest.approx(1.0) and all(weight >= 0 for weight in weights)
 
 
 def test_a_power_without_end_is_the_nearest_and_none_is_all_alike() -> None:
-    nearest = PoolRule(power=None).weights(SIMILARITIES)
-    assert PoolRule(power=5000.0).weights(SIMILARITIES) == nearest == [0.0, 1.0, 0.0]
-    assert PoolRule(power=0.0).weights(SIMILARITIES) == [1 / 3] * 3
-    by_hand = [some**9 for some in SIMILARITIES]
-    assert PoolRule(power=9.0).weights(SIMILARITIES) == pytest.approx([some / sum(by_hand) for some in by_hand])
+    nearest = PoolRule(power=None).weights(VALUES)
+    assert PoolRule(power=5000.0).weights(VALUES) == nearest == [0.0, 1.0, 0.0]
+    assert PoolRule(power=0.0).weights(VALUES) == [1 / 3] * 3
+    by_hand = [some**9 for some in VALUES]
+    assert PoolRule(power=9.0).weights(VALUES) == pytest.approx([some / sum(by_hand) for some in by_hand])
 
 
 def test_who_is_not_alike_teaches_nothing_and_a_pool_of_such_is_refused() -> None:
